@@ -1,8 +1,10 @@
 """Process that fetches and checks weights that a tenant registers. The ingress starts one for each
 job: what strangers send is read in a process of its own.
 
-It reads the job as JSON from standard input, and writes one JSON object a line: ``state`` with
-``done`` and ``total`` while it works, and at the end ``result``, or ``refused`` with the reason.
+It reads the job as a line of JSON from standard input, and writes one JSON object a line:
+``state`` with ``done`` and ``total`` while it works, and at the end ``result``, or ``refused`` with
+the reason. When it has the files it waits for another line before it checks them, which takes much
+memory.
 """
 
 from __future__ import annotations
@@ -13,7 +15,7 @@ import os
 import resource
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -84,7 +86,9 @@ class CheckJob:
 class Reports:
     """Lines on standard output."""
 
-    def __init__(self) -> None:
+    def __init__(self, await_turn: Callable[[], object] = lambda: None) -> None:
+        """``await_turn`` returns when the check may begin."""
+        self._await_turn = await_turn
         self._last = 0.0
 
     def write(self, **line: Any) -> None:
@@ -98,12 +102,17 @@ class Reports:
             self._last = now
             self.write(state="fetching", done=done, total=total)
 
+    def fetched_all(self, done: int) -> None:
+        """Report that the files are here, and wait until they may be checked."""
+        self.write(state="checking", done=done, total=0)
+        self._await_turn()
+
 
 def run(job: CheckJob, reports: Reports) -> Mapping[str, Any]:
     """Fetch and check. ``WeightsUnavailable``, with the reason, if the weights are refused."""
     base = BaseFiles(job.base, job.store, _hub(job, None))
     files = _files(job, base, reports)
-    reports.write(state="checking", done=sum(each.size for each in files), total=0)
+    reports.fetched_all(sum(each.size for each in files))
     headers = read_headers(files)
     whole = "/" in files[0].path and files[0].path.partition("/")[0] in base.libraries()
     kind = job.kind or (FINETUNE if whole or len(files) > 1 else kind_of(headers[files[0].digest]))
@@ -196,8 +205,8 @@ def limit_memory(mapped_bytes: int) -> None:
 def main() -> None:
     """Run the job of standard input."""
     os.nice(5)  # requests of users come first
-    reports = Reports()
-    job = CheckJob.of(json.load(sys.stdin))
+    reports = Reports(sys.stdin.readline)
+    job = CheckJob.of(json.loads(sys.stdin.readline()))
     limit_memory(2 * max(job.limits.max_bytes, 0))
     try:
         reports.write(result=run(job, reports))

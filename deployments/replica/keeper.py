@@ -16,6 +16,7 @@ from serve_app.domain.endpoint import Endpoint
 from serve_app.domain.errors import DarkroomError
 from serve_app.domain.lease import KeptWeights, Work
 from serve_app.domain.operations import WeightsLevel
+from weights.store import Store
 
 if TYPE_CHECKING:  # it imports torch
     from deployments.engine.loading.loads import PipelineHandle
@@ -23,6 +24,7 @@ if TYPE_CHECKING:  # it imports torch
 log = logging.getLogger(__name__)
 
 LOOK_EVERY_S = 1.0
+USE_DISK_EVERY_S = 60.0
 RETRY_S = 60.0
 """Time after which weights that could not be held are tried again: building a pipeline takes
 seconds of a core before its size is known."""
@@ -61,6 +63,7 @@ class WeightKeeper:
         self._tried: dict[str, float] = {}  # of what runs next: when to try again
         self._no_room: dict[str, str] = {}  # of these, the reasons
         self._on_disk: set[str] = set()
+        self._use_disk_at = 0.0  # monotonic clock, s
         self._changed = asyncio.Event()
         self._decided = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
@@ -131,6 +134,7 @@ class WeightKeeper:
             self._changed.clear()
             self._protect()
             if not self._is_loading():
+                await self._use_disk()
                 if (missing := self._missing()) is not None:
                     await self._hold(*missing)
                     continue
@@ -228,6 +232,18 @@ class WeightKeeper:
         await asyncio.to_thread(weights.fetch, store, endpoint, lambda *_: None)
         self._on_disk.add(endpoint.id)
 
+    async def _use_disk(self) -> None:
+        """Use what is held on disk now and then, so that it is not evicted as the longest unused.
+        What was evicted all the same is no longer held."""
+        now = self._resources().clock.monotonic()
+        if now < self._use_disk_at:
+            return
+        self._use_disk_at = now + USE_DISK_EVERY_S
+        store = self._resources().store
+        for endpoint, _ in self._wanted:
+            if endpoint.id in self._on_disk and not await asyncio.to_thread(_use, store, endpoint):
+                self._on_disk.discard(endpoint.id)
+
     async def _load(self, endpoint: Endpoint) -> None:
         family = self._families.get(endpoint.family)
         if family is None:
@@ -241,6 +257,17 @@ class WeightKeeper:
         finally:
             if handle is not None:
                 resources.residency.release(handle)
+
+
+def _use(store: Store, endpoint: Endpoint) -> bool:
+    """Count the weights as used now. False: they are not on this node."""
+    try:
+        if not weights.is_here(store, endpoint):
+            return False
+        weights.fetch(store, endpoint, lambda *_: None)
+    except (DarkroomError, OSError):  # they were evicted just now; fetching them again says more
+        return False
+    return True
 
 
 def _is_no_room(error: Exception) -> bool:

@@ -22,7 +22,7 @@ from deployments.transfer.uploader import StorageRetry
 from serve_app.domain.errors import DarkroomError, InvalidInput, LoraRefused, WeightsUnavailable
 from serve_app.domain.lora import FileUrl, HubFile, LoraSource, RegisteredFile
 from serve_app.domain.ports import Clock
-from weights.folder import digest_of, known
+from weights.folder import SHA256_DIGITS, digest_of
 from weights.repository_files import RepositoryFiles
 from weights.selection import select_lora
 
@@ -257,8 +257,10 @@ class LoraFetcher:
                 message = f"the file is larger than {self._max_bytes} bytes"
                 limits = {"max_size": self._max_bytes}
                 raise InvalidInput.of_field(_UNNAMED, message, "file_too_large", limits)
-            if known(file.digest) and self._is_here(name.key_of(file.digest)):
-                return name.key_of(file.digest)
+            # A file outside of LFS is listed with an id of git, which no rule or record names.
+            listed = file.digest if len(file.digest) == SHA256_DIGITS else ""
+            if listed and self._is_here(name.key_of(listed)):
+                return name.key_of(listed)
         except WeightsUnavailable as error:
             raise _unread(error.message) from error
         with self._cache.part() as part:
@@ -268,7 +270,7 @@ class LoraFetcher:
                 self._hub.write(listing, file, path)
             except WeightsUnavailable as error:
                 raise _unread(error.message) from error
-            key = name.key_of(file.digest if known(file.digest) else digest_of(path, _SHA256))
+            key = name.key_of(listed or digest_of(path, _SHA256))
             self._keep(part, key)
             return key
 
@@ -352,7 +354,7 @@ def _unread(message: str) -> InvalidInput:
 
 
 _COMMIT = re.compile(r"[0-9a-f]{40}")
-_SHA256 = "0" * 64  # only selects the kind of digest to compute
+_SHA256 = "0" * SHA256_DIGITS  # only selects the kind of digest to compute
 _UNNAMED = "path"  # placeholder: several waiting callers have different fields
 
 

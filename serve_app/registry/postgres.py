@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any, LiteralString
 
 from serve_app.domain.operations import Actor
 from serve_app.postgres.database import Database, Lock
 from serve_app.registry.records import (
+    MAX_COUNTED,
     CheckedWeights,
     NewWeights,
     StoredWeightFile,
     TenantWeights,
     WeightQuota,
     WeightState,
+    still_used,
 )
 
 MAX_TRIES = 3
@@ -85,15 +87,25 @@ ORDER BY w.tenant = %(tenant)s DESC, w.created_at DESC, w.tenant, w.name LIMIT %
 """
 REMOVE: LiteralString = """
 -- name: remove_weights
-WITH removed AS (
-    DELETE FROM tenant_weights WHERE tenant = %(tenant)s AND name = %(name)s RETURNING tenant, name
+WITH unfinished AS (
+    SELECT count(*) AS number FROM (
+        SELECT FROM requests r JOIN tenant_weights w
+            ON r.tenant = w.tenant AND r.endpoint = w.endpoint
+        WHERE w.tenant = %(tenant)s AND w.name = %(name)s
+            AND r.state IN ('queued', 'following', 'running') LIMIT %(max_counted)s::integer
+    ) AS counted
+),
+removed AS (
+    DELETE FROM tenant_weights WHERE tenant = %(tenant)s AND name = %(name)s
+        AND (%(force)s::boolean OR (SELECT number FROM unfinished) = 0)
+    RETURNING tenant, name
 ),
 noted AS (
     INSERT INTO audit (actor, address, action, subject, detail)
     SELECT %(actor)s, %(address)s, 'weights.remove', tenant || '/' || name,
            json_build_object('tenant', tenant) FROM removed
 )
-SELECT name FROM removed
+SELECT (SELECT number FROM unfinished), EXISTS (SELECT FROM removed)
 """
 PUBLISH: LiteralString = """
 WITH changed AS (
@@ -130,9 +142,13 @@ WHERE w.endpoint IS NOT NULL AND w.state = 'ready' ORDER BY w.tenant, w.name
 TAKE: LiteralString = f"""
 -- name: take_weights
 WITH due AS (
-    SELECT tenant, name, tries FROM tenant_weights
+    SELECT tenant, name, tries FROM tenant_weights w
     WHERE state IN ('waiting', 'fetching', 'checking') AND due_at <= now()
-    ORDER BY tries, due_at LIMIT 1 FOR UPDATE SKIP LOCKED
+        AND tenant <> ALL (%(except_of)s::text[])
+    ORDER BY (
+        SELECT count(*) FROM tenant_weights o WHERE o.tenant = w.tenant
+            AND o.state IN ('fetching', 'checking') AND o.due_at > now()
+    ), tries, due_at LIMIT 1 FOR UPDATE SKIP LOCKED
 )
 UPDATE tenant_weights w SET
     state = CASE WHEN d.tries >= %(max_tries)s::integer THEN 'refused' ELSE 'fetching' END,
@@ -240,9 +256,13 @@ class PostgresWeightBook:
     async def page(self, tenant: str, limit: int) -> Sequence[TenantWeights]:
         return await self._rows(PAGE, {"tenant": tenant, "limit": limit})
 
-    async def remove(self, tenant: str, name: str, actor: Actor) -> bool:
-        given = {"tenant": tenant, "name": name, **_audited(actor)}
-        return bool(await self._database.rows(REMOVE, given))
+    async def remove(self, tenant: str, name: str, actor: Actor, *, force: bool = False) -> bool:
+        given = {"tenant": tenant, "name": name, "force": force, **_audited(actor)}
+        given["max_counted"] = MAX_COUNTED
+        ((unfinished, removed),) = await self._database.rows(REMOVE, given)
+        if unfinished and not removed:
+            raise still_used(name, unfinished)
+        return bool(removed)
 
     async def publish(self, tenant: str, name: str, actor: Actor, *, public: bool) -> bool:
         given = {"tenant": tenant, "name": name, "public": public, **_audited(actor)}
@@ -263,8 +283,10 @@ class PostgresWeightBook:
     async def endpoints(self) -> Sequence[TenantWeights]:
         return await self._rows(ENDPOINTS, {})
 
-    async def take(self, worker: str, lease_s: float) -> TenantWeights | None:
-        given = {"worker": worker, "lease_s": lease_s}
+    async def take(
+        self, worker: str, lease_s: float, except_of: Collection[str] = ()
+    ) -> TenantWeights | None:
+        given = {"worker": worker, "lease_s": lease_s, "except_of": [*except_of]}
         given |= {"max_tries": MAX_TRIES, "gave_up": TRIED_TOO_OFTEN}
         found = await self._rows(TAKE, given)
         return next((each for each in found if not each.state.final), None)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
 from typing import Any, Protocol
 
+from serve_app.domain.errors import RequestActive
 from serve_app.domain.operations import Actor
 
 
@@ -106,6 +107,21 @@ class CheckedWeights:
         return sum(each.size for each in self.files)
 
 
+MAX_COUNTED = 1000
+"""Unfinished requests of a private endpoint that are counted."""
+
+
+def still_used(name: str, unfinished: int) -> RequestActive:
+    """Error about weights whose private endpoint has ``unfinished`` requests."""
+    number = f"{MAX_COUNTED} or more" if unfinished >= MAX_COUNTED else unfinished
+    return RequestActive(
+        f"The private endpoint of the weights {name} has {number} queued or running requests, so "
+        "they were not removed. Cancel the requests or let them end first, or remove the weights "
+        "with `--force` (`?force=true`): queued requests then fail as soon as a replica would take "
+        "them."
+    )
+
+
 class WeightBook(Protocol):
     """Store of registered weights. Each change of a caller and its audit entry are written in one
     transaction. Methods raise ``DatabaseUnavailable``."""
@@ -124,8 +140,9 @@ class WeightBook(Protocol):
         """Weights of the tenant and those that were published, its own first, latest first."""
         ...
 
-    async def remove(self, tenant: str, name: str, actor: Actor) -> bool:
-        """Remove weights. A job about them ends. False: there are none."""
+    async def remove(self, tenant: str, name: str, actor: Actor, *, force: bool = False) -> bool:
+        """Remove weights. A job about them ends. False: there are none. ``RequestActive``: their
+        private endpoint has unfinished requests, and ``force`` is not set."""
         ...
 
     async def publish(self, tenant: str, name: str, actor: Actor, *, public: bool) -> bool:
@@ -152,9 +169,12 @@ class WeightBook(Protocol):
 
     # Calls of the processes that fetch and check.
 
-    async def take(self, worker: str, lease_s: float) -> TenantWeights | None:
-        """Take a job that waits, or whose process has not been heard of. Other processes do not get
-        it for ``lease_s``. A job that was taken too often is refused."""
+    async def take(
+        self, worker: str, lease_s: float, except_of: Collection[str] = ()
+    ) -> TenantWeights | None:
+        """Take a job that waits, or whose process has not been heard of: of the tenant that has the
+        fewest under way, and of none in ``except_of``. Other processes do not get it for
+        ``lease_s``. A job that was taken too often is refused."""
         ...
 
     async def report(

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import pytest
 
+from serve_app.domain.errors import RequestActive
 from serve_app.domain.operations import Actor
 from serve_app.domain.ports import Queue
 from serve_app.postgres.database import Database
@@ -23,6 +24,7 @@ from serve_app.registry.records import (
 from serve_app.telemetry.clock import SystemClock
 from tests.fakes.queue import FakeQueue
 from tests.fakes.weight_book import FakeWeightBook
+from tests.queue.requests import new
 
 ME = Actor("key-1", "192.0.2.1")
 STYLE = NewWeights("house", "style", "fal-ai/flux/dev", {"upload": "u/abc/style.safetensors"})
@@ -33,7 +35,7 @@ LEASE_S = 600.0
 @pytest.fixture
 async def book(at: str | None, queue: Queue) -> AsyncIterator[WeightBook]:
     if isinstance(queue, FakeQueue):
-        yield FakeWeightBook(SystemClock(), queue.operations.note)
+        yield FakeWeightBook(SystemClock(), queue.operations.note, queue.unfinished)
         return
     assert at is not None
     database = Database(at)
@@ -145,6 +147,23 @@ async def test_a_job_that_is_given_back_waits_and_does_not_count_as_taken(
     assert (waiting.state, waiting.done) == (WeightState.WAITING, 0)
 
 
+async def test_jobs_of_tenants_with_none_under_way_are_taken_first(book: WeightBook) -> None:
+    for name in ("a", "b", "c"):
+        await book.add(replace(STYLE, name=name), QUOTA, ME)
+    await book.add(replace(STYLE, tenant="other"), QUOTA, ME)
+    assert [(await taken(book)).tenant for _ in range(4)] == ["house", "other", "house", "house"]
+
+
+async def test_a_process_takes_no_job_of_a_tenant_that_it_names(book: WeightBook) -> None:
+    for name in ("a", "b"):
+        await book.add(replace(STYLE, name=name), QUOTA, ME)
+    await book.add(replace(STYLE, tenant="other"), QUOTA, ME)
+    job = await book.take("one", LEASE_S, ["house"])
+    assert job is not None
+    assert job.tenant == "other"
+    assert await book.take("one", LEASE_S, ["house", "other"]) is None
+
+
 async def test_removed_weights_end_their_job(book: WeightBook) -> None:
     await book.add(STYLE, QUOTA, ME)
     job = await taken(book)
@@ -152,6 +171,22 @@ async def test_removed_weights_end_their_job(book: WeightBook) -> None:
     assert not await book.remove("house", "style", ME)
     assert not await book.report(job, "one", WeightState.CHECKING, 1, LEASE_S)
     assert not await book.accept(job, "one", CheckedWeights("lora", [], ""))
+    assert await book.find("house", "style") is None
+
+
+async def test_weights_whose_endpoint_has_unfinished_requests_are_removed_only_by_force(
+    book: WeightBook, queue: Queue
+) -> None:
+    served = replace(STYLE, endpoint="house/style")
+    await made_ready(book, served)
+    other = replace(STYLE, name="other", endpoint="house/other")
+    await made_ready(book, other)
+    await queue.submit(new(endpoint="house/style", tenant="house"))
+    with pytest.raises(RequestActive, match="1 queued or running"):
+        await book.remove("house", "style", ME)
+    assert await book.find("house", "style") is not None
+    assert await book.remove("house", "other", ME)
+    assert await book.remove("house", "style", ME, force=True)
     assert await book.find("house", "style") is None
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Any
@@ -17,6 +18,7 @@ from serve_app.registry.records import (
     TenantWeights,
     WeightQuota,
     WeightState,
+    still_used,
 )
 
 Note = Callable[[Actor, str, str, Mapping[str, Any]], None]
@@ -27,6 +29,7 @@ Name = tuple[str, str]
 class FakeWeightBook:
     clock: Clock
     note: Note = lambda *_: None
+    unfinished: Callable[[str], int] = lambda _: 0  # requests of an endpoint
     _stored: dict[Name, TenantWeights] = field(default_factory=dict)
     _keys: dict[str, str] = field(default_factory=dict)
     _whole: set[str] = field(default_factory=set)
@@ -78,9 +81,13 @@ class FakeWeightBook:
         found.sort(key=lambda each: each.tenant != tenant)
         return found[:limit]
 
-    async def remove(self, tenant: str, name: str, actor: Actor) -> bool:
-        if (tenant, name) not in self._stored:
+    async def remove(self, tenant: str, name: str, actor: Actor, *, force: bool = False) -> bool:
+        found = self._stored.get((tenant, name))
+        if found is None:
             return False
+        number = 0 if found.endpoint is None else self.unfinished(found.endpoint)
+        if number and not force:
+            raise still_used(name, number)
         del self._stored[tenant, name]
         self._changes += 1
         self.note(actor, "weights.remove", f"{tenant}/{name}", {"tenant": tenant})
@@ -112,19 +119,28 @@ class FakeWeightBook:
         ready = [each for each in self._stored.values() if each.state is WeightState.READY]
         return [each for each in ready if each.endpoint is not None]
 
-    async def take(self, worker: str, lease_s: float) -> TenantWeights | None:
+    async def take(
+        self, worker: str, lease_s: float, except_of: Collection[str] = ()
+    ) -> TenantWeights | None:
         now = self.clock.now()
+        under_way: Counter[str] = Counter()
+        due: dict[Name, tuple[int, datetime]] = {}
         for name, each in self._stored.items():
-            _, until, tries = self._held.get(name, ("", now, 0))
-            if each.state not in UNFINISHED or until > now:
-                continue
-            self._held[name] = worker, now + timedelta(seconds=lease_s), tries + 1
-            if tries >= MAX_TRIES:
-                self._end(name, problem=TRIED_TOO_OFTEN)
-                return None
-            self._stored[name] = taken = replace(each, state=WeightState.FETCHING, done=0)
-            return taken
-        return None
+            _, until, tries = self._held.get(name, ("", each.created_at, 0))
+            if each.state in UNFINISHED and until > now:
+                under_way[each.tenant] += 1
+            elif each.state in UNFINISHED and each.tenant not in except_of:
+                due[name] = tries, until
+        if not due:
+            return None
+        name = min(due, key=lambda each: (under_way[each[0]], *due[each]))
+        tries, _ = due[name]
+        self._held[name] = worker, now + timedelta(seconds=lease_s), tries + 1
+        if tries >= MAX_TRIES:
+            self._end(name, problem=TRIED_TOO_OFTEN)
+            return None
+        self._stored[name] = taken = replace(self._stored[name], state=WeightState.FETCHING, done=0)
+        return taken
 
     async def report(
         self, job: TenantWeights, worker: str, state: WeightState, done: int, lease_s: float

@@ -190,7 +190,7 @@ async def built(
         access.signed_again,
     )
     stored = entries or FakeCatalogEntries(clock, queue.operations.note, queue.unfinished)
-    weights = FakeWeightBook(clock, queue.operations.note)
+    weights = FakeWeightBook(clock, queue.operations.note, queue.unfinished)
     live = LiveCatalog(stored, config, catalog, weights, queue.workflows.definitions)
     if config.models.models is not None:
         await live.use(config)

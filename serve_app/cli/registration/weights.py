@@ -103,11 +103,16 @@ def show_command(server: Server, name: str, *, as_json: bool) -> None:
 @weights_group.command("remove")
 @options.server
 @_name
+@click.option(
+    "--force",
+    is_flag=True,
+    help="Also while their endpoint has queued or running requests. Queued ones then fail.",
+)
 @options.as_json
-def remove_command(server: Server, name: str, *, as_json: bool) -> None:
+def remove_command(server: Server, name: str, *, force: bool, as_json: bool) -> None:
     """Remove weights, and their private endpoint."""
     with Client(server) as client:
-        answer = client.delete(_path(name))
+        answer = client.delete(_path(name), force="true" if force else None)
     click.echo(json.dumps(answer) if as_json else f"{name} is removed.")
 
 

@@ -1,26 +1,28 @@
 """Jobs that fetch, check and store the weights that tenants register.
 
-Every ingress process takes one job at a time from the database. The files are read by a process of
-their own, ``deployments.checking.worker``. If this process dies, another one takes the job a minute
-later and begins again.
+Every ingress process takes a few jobs at a time from the database, each of another tenant. The
+files are read by processes of their own, ``deployments.checking.worker``. If a process dies,
+another one takes the job a minute later and begins again.
 """
 
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import json
 import logging
+import os
 import secrets
 import shutil
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import suppress
+from contextlib import AsyncExitStack, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from serve_app.catalog.catalog import Catalog
-from serve_app.catalog.private import identity_of
+from serve_app.catalog.private import LORA, identity_of
 from serve_app.domain.endpoint import Weights
 from serve_app.domain.errors import ArtifactNotFound, DarkroomError, StorageUnavailable
 from serve_app.domain.ports import Storage
@@ -41,6 +43,8 @@ from serve_app.storage.keys import SAFETENSORS, weights_key
 log = logging.getLogger(__name__)
 
 WORKER = "deployments.checking.worker"
+AT_ONCE = 4
+"""Jobs of a process. A server that sends slowly holds one of them for hours."""
 LOOK_EVERY_S = 1.0
 COLLECT_EVERY_S = 600.0
 REPORT_EVERY_S = 2.0
@@ -112,30 +116,66 @@ class WeightJobs:
         self._token_of = token_of
         self._command = command
         self._name = secrets.token_hex(8)
+        self._running: dict[str, asyncio.Task[None]] = {}  # by tenant
+        self._turn = asyncio.Lock()  # to check: it takes gigabytes of memory
         work = {"weights": self.run_all}
         self._rounds = PeriodicTask(LOOK_EVERY_S, work)
-        self._collecting = PeriodicTask(COLLECT_EVERY_S, {"weight_files": book.collect})
+        collecting = {"weight_files": book.collect, "weight_folders": self.remove_abandoned}
+        self._collecting = PeriodicTask(COLLECT_EVERY_S, collecting)
 
     def start(self) -> None:
         self._rounds.start()
         self._collecting.start()
 
     async def aclose(self) -> None:
-        """Stop. A job under way is taken by another process, or after the next start."""
+        """Stop. Jobs under way are taken by another process, or after the next start."""
         await self._rounds.aclose()
+        for task in self._running.values():
+            task.cancel()
+        await asyncio.gather(*self._running.values(), return_exceptions=True)
         await self._collecting.aclose()
 
     async def run_all(self) -> None:
-        """Run the jobs that wait, one after the other."""
-        while (job := await self._book.take(self._name, LEASE_S)) is not None:
+        """Run the jobs that wait, a few at once, and one of each tenant."""
+        while await self._start_some():
+            running = self._running.values()
+            await asyncio.wait(running, timeout=LOOK_EVERY_S, return_when=asyncio.FIRST_COMPLETED)
+
+    async def _start_some(self) -> bool:
+        """Start jobs while there is place for them. False: none is under way."""
+        self._running = {who: task for who, task in self._running.items() if not task.done()}
+        while len(self._running) < AT_ONCE:
+            job = await self._book.take(self._name, LEASE_S, [*self._running])
+            if job is None:
+                break
+            self._running[job.tenant] = asyncio.create_task(self._run_beside_others(job))
+        return bool(self._running)
+
+    async def _run_beside_others(self, job: TenantWeights) -> None:
+        try:
             with work_of(job.tenant):
                 await self._run(job)
+        except DarkroomError as error:
+            log.warning("The check of %s/%s ended early: %s", job.tenant, job.name, error.message)
+        except Exception:
+            log.exception(
+                "The check of %s/%s failed; it begins again in a minute", job.tenant, job.name
+            )
+
+    async def remove_abandoned(self) -> None:
+        """Delete the files of jobs whose process was killed."""
+        await run_blocking(_remove_abandoned, self._arriving)
+
+    @property
+    def _arriving(self) -> Path:
+        return self._config().server.data_dir / "weights-arriving"
 
     async def _run(self, job: TenantWeights) -> None:
         """Work on a job while it is this process's."""
-        folder = self._config().server.data_dir / "weights-arriving" / secrets.token_hex(8)
+        await self.remove_abandoned()
+        folder = await run_blocking(_HeldFolder, self._arriving)
         progress = _Progress()
-        working = asyncio.create_task(self._work(job, folder, progress))
+        working = asyncio.create_task(self._work(job, folder.path, progress))
         try:
             while not working.done():
                 await asyncio.wait({working}, timeout=REPORT_EVERY_S)
@@ -156,7 +196,7 @@ class WeightJobs:
         finally:
             working.cancel()
             await asyncio.gather(working, return_exceptions=True)
-            await run_blocking(shutil.rmtree, folder, ignore_errors=True)
+            await run_blocking(folder.remove)
 
     async def _work(self, job: TenantWeights, folder: Path, progress: _Progress) -> None:
         entry = self._catalog.find(job.base)
@@ -164,7 +204,6 @@ class WeightJobs:
             raise Refused(NO_BASE.format(base=job.base))
         if not entry.endpoint.weights.source:
             raise Refused(NO_WEIGHTS.format(base=job.base))
-        await run_blocking(folder.mkdir, mode=0o700, parents=True)
         most = max_weights_bytes(self._config(), job.tenant)
         left = most - (await self._book.used(job.tenant) - job.size)
         uploaded = await self._uploads(job, folder, left)
@@ -190,6 +229,8 @@ class WeightJobs:
         self, job: TenantWeights, folder: Path, base: Weights, left: int
     ) -> dict[str, Any]:
         config = self._config()
+        if job.kind == LORA:
+            left = min(left, config.loras.max_adapter_bytes)
         store = config.weights.weights_dir
         return {
             "folder": str(folder),
@@ -237,18 +278,22 @@ class WeightJobs:
             limit=LINE_BYTES,
             env=checking_environment(),
         )
-        try:
-            return await self._talk(process, message, progress)
-        finally:
-            with suppress(ProcessLookupError):
-                process.kill()
-            await process.wait()
+        async with AsyncExitStack() as turn:
+            try:
+                return await self._talk(process, message, progress, turn)
+            finally:
+                with suppress(ProcessLookupError):
+                    process.kill()
+                await process.wait()
 
     async def _talk(
-        self, process: Any, message: Mapping[str, Any], progress: _Progress
+        self,
+        process: Any,
+        message: Mapping[str, Any],
+        progress: _Progress,
+        turn: AsyncExitStack,
     ) -> Mapping[str, Any]:
-        process.stdin.write(json.dumps(message).encode())
-        process.stdin.close()
+        process.stdin.write(json.dumps(message).encode() + b"\n")
         while True:
             limit = CHECK_S if progress.state is WeightState.CHECKING else None
             try:
@@ -262,7 +307,11 @@ class WeightJobs:
                 raise Refused(given["refused"])
             if "result" in given:
                 return given["result"]
-            progress.state, progress.done = WeightState(given["state"]), given["done"]
+            state, progress.done = WeightState(given["state"]), given["done"]
+            if state is WeightState.CHECKING and progress.state is not state:
+                await turn.enter_async_context(self._turn)
+                process.stdin.write(b"\n")  # it waits for this line
+            progress.state = state
 
     async def _store(self, file: Path, digest: str, size: int) -> None:
         """Store a file once. It is written again if it is there, so that a tenant cannot see by the
@@ -274,6 +323,43 @@ class WeightJobs:
             raise
         except DarkroomError as error:
             raise Refused(error.message) from error
+
+
+class _HeldFolder:
+    """New folder in ``parent``. It is locked (flock) until ``remove``, or until this process
+    ends."""
+
+    def __init__(self, parent: Path) -> None:
+        """Raises ``OSError`` if the disk refuses it."""
+        while True:
+            self.path = parent / secrets.token_hex(8)
+            self.path.mkdir(mode=0o700, parents=True)
+            try:
+                self._descriptor = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            except FileNotFoundError:  # deleted by another process before it was locked
+                continue
+            with suppress(OSError):  # network disks may have no locks: then none is deleted
+                fcntl.flock(self._descriptor, fcntl.LOCK_EX)
+            if self.path.exists():
+                return
+            os.close(self._descriptor)
+
+    def remove(self) -> None:
+        """Delete it with its files. Call once."""
+        shutil.rmtree(self.path, ignore_errors=True)
+        os.close(self._descriptor)
+
+
+def _remove_abandoned(parent: Path) -> None:
+    """Delete the folders in ``parent`` that no process holds."""
+    for path in parent.glob("*"):
+        with suppress(OSError):  # in use, or removed meanwhile
+            descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                shutil.rmtree(path, ignore_errors=True)
+            finally:
+                os.close(descriptor)
 
 
 async def _copy(chunks: AsyncIterator[bytes], into: Path) -> None:

@@ -26,7 +26,8 @@ def test_weights_are_added_listed_shown_and_removed(darkroom: Any) -> None:
     assert "0 of" in listed
     shown = json.loads(darkroom("weights", "show", "style", "--json").output)
     assert shown["source"] == "owner/name@main"
-    assert darkroom("weights", "remove", "style").output == "style is removed.\n"
+    removed = darkroom("weights", "remove", "style", "--force")
+    assert removed.output == "style is removed.\n"
     gone = darkroom("weights", "show", "style", fails=True)
     assert "no weights style" in gone.output
 

@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
-from serve_app.domain.endpoint import Endpoint, Weights
+from collections.abc import Generator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from deployments.replica import keeper
+from serve_app.domain.endpoint import Endpoint, StoreConfig, Weights
 from serve_app.domain.lease import LeaseKey, Presence, Work
 from tests.deployments.conftest import PROBE, MakeRig, Rig
 from tests.fakes.lease_port import FakeLeasePort
+from weights.source import OnProgress
+from weights.store import Store
 
 OTHER = Endpoint("other", "probe", Weights("other"), "probe")
 GONE = Endpoint("gone", "probe", Weights("missing"), "probe")
+OF_HUB = Endpoint("of-hub", "probe", Weights("house/small", "f" * 40), "probe")
 ROOM_FOR_ONE = 6  # bytes; the weights of each have 4
 
 
@@ -20,6 +30,26 @@ class UndecidedPort(FakeLeasePort):
         return Work()
 
 
+class Disk(Store):
+    """Disk of a node, from which other weights may evict those of the hub."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(StoreConfig(directory=folder))
+        self.here: set[Weights] = set()
+        self.uses = self.downloads = 0
+
+    def is_here(self, weights: Weights) -> bool:
+        return weights in self.here
+
+    @contextmanager
+    def open(self, weights: Weights, on_progress: OnProgress | None = None) -> Generator[Path]:
+        del on_progress
+        self.uses += 1
+        self.downloads += weights not in self.here
+        self.here.add(weights)
+        yield self.directory
+
+
 async def test_a_running_replica_loads_what_it_is_told_to_hold(make_rig: MakeRig) -> None:
     rig = await make_rig()
     await rig.port.until(lambda: rig.port.asks)
@@ -27,6 +57,22 @@ async def test_a_running_replica_loads_what_it_is_told_to_hold(make_rig: MakeRig
     rig.port.keep = ((PROBE, "hot"), (OTHER, "host")), "1"
     await rig.port.until(lambda: set(rig.port.asks[-1].hot) == {"probe", "other"})
     assert rig.port.asks[-1].kept == "1"
+
+
+async def test_weights_held_on_disk_count_as_used_and_come_back_after_their_eviction(
+    make_rig: MakeRig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(keeper, "LOOK_EVERY_S", 0.02)
+    monkeypatch.setattr(keeper, "USE_DISK_EVERY_S", 0.02)
+    disk = Disk(tmp_path)
+    port = FakeLeasePort(ask_wait_s=0.05, keep=(((OF_HUB, "disk"),), "1"))
+    rig = await make_rig(port=port, store=disk)
+    await rig.port.until(lambda: rig.port.asks and rig.port.asks[-1].on_disk == ("of-hub",))
+    await rig.port.until(lambda: disk.uses > 3)
+    assert disk.downloads == 1
+    disk.here.clear()
+    await rig.port.until(lambda: disk.downloads == 2)
+    await rig.port.until(lambda: rig.port.asks[-1].on_disk == ("of-hub",))
 
 
 async def test_it_says_what_it_cannot_hold_until_that_is_no_longer_wanted(

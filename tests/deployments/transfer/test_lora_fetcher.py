@@ -18,6 +18,7 @@ from serve_app.domain.endpoint import StoreConfig
 from serve_app.domain.errors import InvalidInput
 from tests.deployments.web import Web
 from tests.fakes.clock import FakeClock
+from tests.weights import hub_server
 from tests.weights.hub_server import HubServer, serving
 from weights.hub import Hub
 from weights.repository_files import RepositoryFiles
@@ -272,6 +273,16 @@ async def test_of_a_repository_the_file_that_is_meant_comes_alone(house, tmp_pat
     # Another replica on the node downloads nothing.
     assert await bring(house.fetcher(), f"house/style@{COMMIT}") == [safetensors()]
     assert len(house.hub.downloads(".safetensors")) == 2
+
+
+async def test_a_file_that_its_repository_stores_without_lfs_has_its_sha256_as_the_others(
+    house, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(hub_server, "LARGE", ())
+    house.publish(tmp_path / "one", "style.safetensors")
+    assert await bring(house.fetcher(), "house/style") == [safetensors()]
+    digest = hashlib.sha256(safetensors()).hexdigest()
+    assert [each.stem for each in house.folder.rglob("*.safetensors")] == [digest]
 
 
 async def test_without_a_revision_it_is_what_the_main_branch_is_now(house, tmp_path):

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
+import fcntl
 import json
+import os
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Collection
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +19,13 @@ from serve_app.domain.operations import Actor
 from serve_app.ingress.services import weight_jobs
 from serve_app.ingress.services.weight_jobs import WeightJobs
 from serve_app.registry.postgres import MAX_TRIES
-from serve_app.registry.records import NewWeights, TenantWeights, WeightQuota, WeightState
+from serve_app.registry.records import (
+    CheckedWeights,
+    NewWeights,
+    TenantWeights,
+    WeightQuota,
+    WeightState,
+)
 from serve_app.settings import Config
 from serve_app.telemetry.clock import SystemClock
 from tests.fakes.storage import FakeStorage
@@ -29,7 +38,7 @@ KEY = "u/abc/style.safetensors"
 CONTENT = b"weights"
 GOOD = """
 import json, sys, pathlib
-job = json.load(sys.stdin)
+job = json.loads(sys.stdin.readline())
 print(json.dumps({"state": "fetching", "done": 3, "total": 7}), flush=True)
 name, = job["files"].values()
 size = (pathlib.Path(job["folder"]) / name).stat().st_size
@@ -38,6 +47,28 @@ print(json.dumps({"result": {"kind": "lora", "files": [file], "facts": {"token":
 """
 REFUSES = 'print(\'{"refused": "It is a pickle."}\')'
 DIES = "import os; os._exit(9)"
+DRIPS_FOR_HOUSE = f"""
+import json, sys, time
+line = sys.stdin.readline()
+if json.loads(line)["token"] == "hf_tenants":
+    print(json.dumps({{"state": "fetching", "done": 1}}), flush=True)
+    time.sleep(600)
+import io; sys.stdin = io.StringIO(line)
+{GOOD}"""
+CHECKS_ALONE = """
+import json, os, pathlib, sys, time
+place = pathlib.Path(json.loads(sys.stdin.readline())["folder"]).parent / "checked"
+print(json.dumps({"state": "checking", "done": 1}), flush=True)
+sys.stdin.readline()
+try:
+    place.mkdir()
+except FileExistsError:
+    print(json.dumps({"refused": "Two at once."}))
+else:
+    time.sleep(0.3)
+    place.rmdir()
+    print(json.dumps({"refused": "It was alone."}))
+"""
 HANGS = 'import time; print(\'{"state": "checking", "done": 1}\', flush=True); time.sleep(600)'
 
 
@@ -70,12 +101,19 @@ class Bench:
 
     def jobs(self, program: str) -> WeightJobs:
         async def token_of(tenant: str) -> str | None:
-            assert tenant == "house"
-            return self.token
+            return self.token if tenant == "house" else f"hf_{tenant}"
 
         command = (sys.executable, "-c", program)
         given = self.book, self.storage, self.catalog, lambda: self.config, token_of
         return WeightJobs(*given, command=lambda: command)
+
+    async def add(self, tenant: str, *names: str, kind: str = "") -> None:
+        for name in names:
+            new = NewWeights(tenant, name, BASE, {"upload": KEY}, kind=kind)
+            assert await self.book.add(new, WeightQuota(10**9, 5), ME) == ""
+
+    async def states(self, tenant: str) -> list[WeightState]:
+        return [each.state for each in await self.book.page(tenant, 100)]
 
     def left(self) -> list[Path]:
         return [each for each in (self.path / "weights-arriving").rglob("*") if each.is_file()]
@@ -111,6 +149,34 @@ async def test_a_process_that_dies_is_not_the_end_of_the_job(bench: Bench) -> No
     assert bench.left() == []
 
 
+async def test_files_of_a_killed_process_go_with_the_next_job_and_those_in_use_stay(
+    bench: Bench,
+) -> None:
+    arriving = bench.path / "weights-arriving"
+    for name in ("killed", "in-use"):
+        (arriving / name).mkdir(parents=True)
+        (arriving / name / "0").write_bytes(CONTENT)
+    other = os.open(arriving / "in-use", os.O_RDONLY)
+    fcntl.flock(other, fcntl.LOCK_EX)
+    await bench.run(GOOD)
+    assert bench.left() == [arriving / "in-use" / "0"]
+    os.close(other)
+    await bench.jobs(GOOD).remove_abandoned()
+    assert bench.left() == []
+
+
+async def test_the_folder_of_a_job_under_way_is_no_abandoned_one(bench: Bench) -> None:
+    looks = """
+import fcntl, json, os, sys
+folder = os.open(json.loads(sys.stdin.readline())["folder"], os.O_RDONLY)
+try:
+    fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+except BlockingIOError:
+    print(json.dumps({"refused": "It is locked."}))
+"""
+    assert (await bench.run(looks)).problem == "It is locked."
+
+
 async def test_a_check_that_hangs_is_ended(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(weight_jobs, "CHECK_S", 0.2)
     refused = await bench.run(HANGS)
@@ -126,8 +192,10 @@ async def test_removed_weights_end_the_process(
     await bench.book.add(new, WeightQuota(10**9, 5), ME)
     take = bench.book.take
 
-    async def take_and_remove(worker: str, lease_s: float) -> TenantWeights | None:
-        job = await take(worker, lease_s)
+    async def take_and_remove(
+        worker: str, lease_s: float, except_of: Collection[str]
+    ) -> TenantWeights | None:
+        job = await take(worker, lease_s, except_of)
         await bench.book.remove("house", "style", ME)
         return job
 
@@ -199,7 +267,10 @@ async def test_what_storage_says_of_a_file_that_it_does_not_take_is_the_reason(
 
 
 async def test_the_job_has_no_secret_in_its_arguments(bench: Bench) -> None:
-    program = "import json, sys; t = json.load(sys.stdin)['token']; print(json.dumps({'refused': "
+    program = (
+        "import json, sys; t = json.loads(sys.stdin.readline())['token']; "
+        "print(json.dumps({'refused': "
+    )
     refused = await bench.run(program + "str(t in ' '.join(sys.argv))}))")
     assert refused.problem == json.dumps(False).capitalize()
 
@@ -210,7 +281,9 @@ async def test_the_checking_process_gets_no_secret_of_the_ingress(
     for name in ("DARKROOM_DATABASE_URL", "AWS_SECRET_ACCESS_KEY", "DARKROOM_S3_BUCKET"):
         monkeypatch.setenv(name, "secret")
     monkeypatch.setenv("HF_HOME", "/models")
-    program = "import json, os, sys; json.load(sys.stdin); print(json.dumps({'refused': "
+    program = (
+        "import json, os, sys; json.loads(sys.stdin.readline()); print(json.dumps({'refused': "
+    )
     refused = await bench.run(program + "json.dumps(dict(os.environ))}))")
     given = json.loads(refused.problem)
     assert given["HF_HOME"] == "/models"
@@ -228,3 +301,49 @@ async def test_a_check_that_takes_too_much_memory_is_refused(bench: Bench) -> No
     refused = await bench.run(greedy)
     assert refused.state is WeightState.REFUSED
     assert "of memory" in refused.problem
+
+
+async def test_a_tenant_whose_servers_drip_does_not_stop_the_weights_of_others(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await bench.add("house", *(f"style-{number}" for number in range(5)))
+    await bench.add("other", "style")
+    accept, accepted = bench.book.accept, asyncio.Event()
+
+    async def accept_and_say(job: TenantWeights, worker: str, checked: CheckedWeights) -> bool:
+        done = await accept(job, worker, checked)
+        accepted.set()
+        return done
+
+    monkeypatch.setattr(bench.book, "accept", accept_and_say)
+    jobs = bench.jobs(DRIPS_FOR_HOUSE)
+    jobs.start()
+    await asyncio.wait_for(accepted.wait(), 60.0)
+    assert await bench.states("other") == [WeightState.READY]
+    assert (await bench.states("house")).count(WeightState.FETCHING) == 1
+    await jobs.aclose()
+
+
+async def test_weights_are_fetched_together_and_checked_one_after_another(bench: Bench) -> None:
+    for tenant in ("house", "other", "third"):
+        await bench.add(tenant, "style")
+    await bench.jobs(CHECKS_ALONE).run_all()
+    for tenant in ("house", "other", "third"):
+        found = await bench.book.find(tenant, "style")
+        assert found is not None
+        assert found.problem == "It was alone."
+
+
+async def test_what_is_said_to_be_a_lora_is_fetched_no_further_than_a_lora_may_be_large(
+    tmp_path: Path,
+) -> None:
+    bench = Bench(tmp_path, max_adapter_bytes=1000)
+    await bench.uploaded()
+    await bench.add("house", "style", kind="lora")
+    await bench.jobs(
+        "import json, sys; limits = json.loads(sys.stdin.readline())['limits']; "
+        "print(json.dumps({'refused': str(limits['max_bytes'])}))"
+    ).run_all()
+    found = await bench.book.find("house", "style")
+    assert found is not None
+    assert found.problem == "1000"

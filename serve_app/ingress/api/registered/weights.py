@@ -179,16 +179,17 @@ async def shown(request: HttpRequest) -> Response:
 
 
 async def removed(request: HttpRequest) -> Response:
-    """Remove weights, and their private endpoint. Requests that were accepted may still use them
-    for a day."""
+    """Remove weights, and their private endpoint. Accepted requests that name them may use them for
+    a day. Queued ones of the endpoint fail: while it has some, this needs ``?force=true``."""
     context_of(request).route = "v1.weights.remove"
     caller = await authenticate(request)
     services, name = services_of(request), request.path_params["name"]
+    force = query.yes_no(request, "force", default=False)
     if caller.endpoints and (found := await services.weights.find(caller.tenant, name)):
         caller.require_endpoint(found.base)
         if found.endpoint is not None:
             caller.require_endpoint(found.endpoint)
-    if not await services.weights.remove(caller.tenant, name, actor_of(request)):
+    if not await services.weights.remove(caller.tenant, name, actor_of(request), force=force):
         raise _unknown(name)
     await services.entries.refresh()
     body: RemovedWeights = {"name": name}
@@ -377,8 +378,11 @@ REMOVE = Operation(
     "removeWeights",
     "Remove registered weights, and their private endpoint",
     {200: answer("They are removed.", RemovedWeights)},
-    errors=(403, 404),
-    parameters=(_NAME,),
+    errors=(400, 403, 404, 422),
+    parameters=(
+        _NAME,
+        in_query("force", "`true`: also while the endpoint has queued or running requests.", bool),
+    ),
 )
 PUBLISH = Operation(
     "publishWeights",

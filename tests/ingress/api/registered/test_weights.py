@@ -17,6 +17,7 @@ from serve_app.domain.media.safety import SafetyPolicy, SafetyRule
 from serve_app.registry.records import CheckedWeights, StoredWeightFile
 from tests.ingress.api.test_loras import loras, safetensors, upload
 from tests.ingress.house import CATALOG, MODELS, House, built
+from tests.queue.requests import new
 
 BASE = "test/probe"
 DIGEST = "d" * 64
@@ -326,6 +327,19 @@ async def test_removed_weights_take_their_endpoint_with_them(
     endpoint = await endpoint_of(house, client)
     await client.delete("/v1/weights/style")
     assert (await submit(client, endpoint, prompt="x")).status_code == 404
+
+
+async def test_weights_stay_while_requests_of_their_endpoint_wait_unless_by_force(
+    idle: House, idle_client: httpx.AsyncClient
+) -> None:
+    endpoint = await endpoint_of(idle, idle_client)
+    await idle.queue.submit(new(endpoint=endpoint, tenant="default"))
+    kept = await idle_client.delete("/v1/weights/style")
+    assert (kept.status_code, kept.json()["code"]) == (400, "request_active")
+    assert "`?force=true`" in kept.json()["message"]
+    assert (await idle_client.get("/v1/weights/style")).status_code == 200
+    assert (await idle_client.delete("/v1/weights/style?force=true")).status_code == 200
+    assert (await submit(idle_client, endpoint, prompt="x")).status_code == 404
 
 
 async def test_a_private_endpoint_is_its_base_with_other_files(
