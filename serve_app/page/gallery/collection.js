@@ -1,6 +1,6 @@
 // Results that the gallery has loaded: pages of requests, newest first, that are kept up to date.
 
-import { filesIn } from "../results/media.js";
+import { filesIn, RENEWED_MS } from "../results/media.js";
 import { dateOf, pathOf } from "./query.js";
 
 const FIRST_PAGE = 100;
@@ -8,7 +8,6 @@ const PAGE = 250;
 const MOST_REFRESHED = 500;
 const BUSY_MS = 2000;
 const IDLE_MS = 5000;
-const RENEWED_MS = 60_000; // a file that is gone is not asked for again and again
 
 /**
  * List of results that fit the filters. Dispatches `change` after each change.

@@ -23,7 +23,8 @@ const BY_EXTENSION = {
   flac: "audio/flac",
 };
 
-const RENEWED_MS = 60_000; // a file that is gone is not asked for again and again
+/** Pause between two tries to read a file again: one that is gone is not asked for again and again. */
+export const RENEWED_MS = 60_000;
 
 const blobs = new WeakMap(); // file of an output → Blob URL of its content
 

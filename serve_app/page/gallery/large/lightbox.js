@@ -2,13 +2,12 @@
 
 import { byId, element } from "../../interface/element.js";
 import { dragHandle } from "../../results/drag.js";
-import { isExpired } from "../../results/media.js";
+import { isExpired, RENEWED_MS } from "../../results/media.js";
 import { itemsOf } from "../collection.js";
 import { Panel } from "./panel.js";
 import { wordsOf } from "../tile.js";
 import { view } from "./viewer.js";
 
-const RENEWED_MS = 60_000; // a file that is gone is not asked for again and again
 const NEAR_END = 8; // items before the end at which more is loaded
 
 /**
