@@ -8,7 +8,7 @@ from datetime import datetime, timedelta
 
 import httpx
 import pytest
-from playwright.sync_api import BrowserContext, Page, expect
+from playwright.sync_api import BrowserContext, Page, Route, expect
 
 from serve_app.domain.request import State
 from serve_app.telemetry.clock import SystemClock
@@ -160,4 +160,34 @@ def test_large_results_whose_urls_have_expired_are_shown_and_saved(page: Page) -
         later(page, clock, 4)
         with page.expect_download() as saving:
             saved.click()
+        assert saving.value.failure() is None
+
+
+def test_a_download_waits_for_new_urls_that_are_being_read(page: Page) -> None:
+    clock = LateClock()
+    with page_darkroom(files="private", painting=False, clock=clock) as private:
+        names = ("one", "two", "three")
+        private.hang(
+            [Entry(name, timedelta(minutes=at + 1)) for at, name in enumerate(names)], private=True
+        )
+        gallery = Gallery(page, private)
+        gallery.open()
+        gallery.link("two").click()
+        expect(page.locator(".view-box img")).to_have_attribute("alt", "two")
+        held: list[Route] = []
+
+        def hold(route: Route) -> None:
+            held.append(route)
+
+        page.route("**/v1/requests?*limit=100*", lambda route: route.abort())  # of the newest ones
+        page.route("**/v1/requests?*limit=250*", hold)
+        later(page, clock, 2)
+        tile = page.locator(".tile img").first
+        with page.expect_request("**/v1/requests?*limit=250*"):
+            tile.evaluate("it => it.dispatchEvent(new Event('error'))")
+        page.locator(".panel a[download]").click()
+        with page.expect_download() as saving:
+            while not held:
+                page.wait_for_timeout(10)
+            held[0].continue_()
         assert saving.value.failure() is None

@@ -34,6 +34,7 @@ export class Collection extends EventTarget {
   #made = new WeakMap(); // request → its items
   #stale = new Set(); // ids of requests of which a file could not be shown
   #renewed = new Map(); // id → when it was asked for
+  #renewing = null; // promise of the end of what is stale
 
   constructor(api) {
     super();
@@ -160,36 +161,45 @@ export class Collection extends EventTarget {
   }
 
   /** Loads the request of an item again, of which a file could not be shown, with those that follow
-   * it: the URLs of private files end after a time. */
+   * it: the URLs of private files end after a time. Waits also for a load that another item began. */
   async renew(key) {
     const id = this.items[this.placeOf(key)]?.id;
-    if (id === undefined || Date.now() - (this.#renewed.get(id) ?? 0) < RENEWED_MS) return;
-    const isRunning = this.#stale.size > 0;
-    this.#stale.add(id);
-    if (isRunning) return;
-    for (const next of this.#stale) await this.#renew(next);
+    if (id === undefined) return;
+    if (!this.#isRenewed(id)) {
+      this.#stale.add(id);
+      this.#renewing ??= this.#renewStale();
+    }
+    await this.#renewing;
+  }
+
+  #isRenewed(id) {
+    return Date.now() - (this.#renewed.get(id) ?? 0) < RENEWED_MS;
+  }
+
+  async #renewStale() {
+    for (const id of this.#stale) {
+      this.#stale.delete(id);
+      if (!this.#isRenewed(id)) await this.#renew(id);
+    }
+    this.#renewing = null;
   }
 
   async #renew(id) {
     const version = this.#version;
+    const asked = Date.now(); // a device may sleep until the answer, which is old then
+    this.#renewed.set(id, asked);
     const from = this.#requests.find(({ request_id: each }) => each === id)?.created_at;
+    if (from === undefined) return;
     try {
-      if (from === undefined) return;
       const page = await this.#api.call("GET", pathOf(this.#filters, PAGE, { from }));
       if (version !== this.#version) return;
       const fresh = new Map(page.requests.map((request) => [request.request_id, request]));
-      for (const each of fresh.keys()) {
-        this.#renewed.set(each, Date.now());
-        this.#stale.delete(each);
-      }
+      for (const each of fresh.keys()) this.#renewed.set(each, asked);
       // The marks stay: the answer may be older than the last one.
       const renewed = (each) => ({ ...fresh.get(each.request_id), favourite: each.favourite });
       this.#take(this.#requests.map((each) => (fresh.has(each.request_id) ? renewed(each) : each)));
     } catch {
       // The page says that Darkroom does not answer; the tile says that the file is not there.
-    } finally {
-      this.#renewed.set(id, Date.now());
-      this.#stale.delete(id);
     }
   }
 

@@ -26,6 +26,7 @@ export class Lightbox {
   #zoom = null;
   #isOld = false; // its file could not be shown, as the URL of a private one that has expired
   #renewed = 0; // time at which one that is not in the collection was read again
+  #renewing = null; // promise of the end of that
   #keys = (event) => this.#key(event); // of the document: what has the focus may be removed
   #box = element("div", { class: "view-box", tabindex: -1 });
   #count = element("p", { class: "count", role: "status" });
@@ -160,9 +161,15 @@ export class Lightbox {
       await this.#collection.renew(key);
       return;
     }
-    if (Date.now() - this.#renewed < RENEWED_MS) return;
-    this.#renewed = Date.now();
-    this.#facts.forget(id);
+    if (Date.now() - this.#renewed >= RENEWED_MS) {
+      this.#renewed = Date.now();
+      this.#facts.forget(id);
+      this.#renewing = this.#readAgain(key);
+    }
+    await this.#renewing;
+  }
+
+  async #readAgain(key) {
     const item = await this.#alone(key);
     if (item?.file && this.#item?.key === key) this.#show(item);
   }
