@@ -156,16 +156,18 @@ class RequestMiddleware:
         services: Services = scope["app"].state.services
         context = RequestContext(services.new_id())
         attach_context(scope, context)
-        if services.tracing is None or not _is_traced(scope):
-            await self._call(services, context, scope, receive, send)
-            return
-        span = services.tracing.begin_call(scope["headers"])
-        context.trace = span.trace
+        span = None
+        if services.tracing is not None and _is_traced(scope):
+            span = services.tracing.begin_call(scope["headers"])
+            context.trace = span.trace
         try:
             await self._call(services, context, scope, receive, send)
         finally:
-            method = scope.get("method", "GET")
-            span.end_call(method, context.route, context.request_id, context.status, context.error)
+            if context.close is not None:
+                context.close()
+            if span is not None:
+                method, route = scope.get("method", "GET"), context.route
+                span.end_call(method, route, context.request_id, context.status, context.error)
 
     async def _call(
         self,

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import resource
 from collections.abc import Sequence
 from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
@@ -56,6 +57,7 @@ def flags(run_dir: Path) -> dict[str, str]:
     return common | {
         "RAY_SERVE_ENABLE_HA_PROXY": "1",
         "RAY_SERVE_HAPROXY_NBTHREAD": "2",
+        "RAY_SERVE_HAPROXY_MAXCONN": str(most_connections()),
         "RAY_SERVE_HAPROXY_CONFIG_FILE_LOC": str(sockets / "haproxy.cfg"),
         "RAY_SERVE_HAPROXY_SOCKET_PATH": str(sockets / "admin.sock"),
         "RAY_SERVE_HAPROXY_METRICS_SOCKET_PATH": str(sockets / "metrics.sock"),
@@ -69,6 +71,21 @@ def flags(run_dir: Path) -> dict[str, str]:
         "RAY_SERVE_HAPROXY_STATS_PORT": str(stats),
         "RAY_SERVE_FALLBACK_PROXY_HTTP_PORT": str(fallback),
     }
+
+
+MOST_CONNECTIONS = 16_384
+"""Of HAProxy: as many as four ingress processes allow open calls. Ray's default, 4,096, is what one
+of them allows."""
+OTHER_DESCRIPTORS = 1_000
+
+
+def most_connections() -> int:
+    """Connections that HAProxy may accept. Each takes two file descriptors, and HAProxy does not
+    start if the hard limit of the process allows fewer."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard == resource.RLIM_INFINITY:
+        return MOST_CONNECTIONS
+    return max(min(MOST_CONNECTIONS, (hard - OTHER_DESCRIPTORS) // 2), 100)
 
 
 def protect_token(home: Path) -> None:

@@ -1,5 +1,5 @@
-"""Admission control of an ingress process: how many calls of a tenant it works on at once, how much
-memory their bodies take, and how fast large bodies follow each other.
+"""Admission control of an ingress process: how many calls of a tenant it works on at once, how many
+may be open, how much memory their bodies take, and how fast large bodies follow each other.
 
 All calls share one event loop and Python's lock, so a tenant with a thousand clients would be
 before everyone else a thousand times. Beside other tenants each has a few calls in work; its other
@@ -12,7 +12,7 @@ of its request.
 from __future__ import annotations
 
 import asyncio
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
 from contextvars import ContextVar
@@ -37,6 +37,11 @@ RESTS = 10
 wait beside a tenant whose calls do not. On a busy machine calls take longer: there, who has many
 clients slows down before those with few do. Measured on two cores, with the attacker beside: p95 of
 the others 1.7 to 2.0 times that of alone; with 3, 3.5 times, and without, 5.5 times."""
+
+OPEN_CALLS = 4_000
+"""Open calls of a process, streams among them. Each takes a connection of HAProxy and two file
+descriptors, one there and one here."""
+OPEN_RETRY_S = 5.0
 
 MAX_WAITING_BODIES = 32
 """Bodies of a tenant that wait for memory."""
@@ -90,6 +95,7 @@ class AdmissionControl:
         """``body_bytes``: memory of bodies, at least twice the largest. ``later``: for rests; None:
         the event loop's timers."""
         self.bodies = BodyMemory(body_bytes)
+        self.open_calls = OpenCalls(OPEN_CALLS)
         self._clock = clock
         self._later = later or _later
         # The tenant that was active last comes last.
@@ -279,6 +285,44 @@ class CallAdmission:
     async def pace_body(self, cost: int) -> None:
         """See ``AdmissionControl.pace``."""
         await self._control.pace(self._tenant, cost)
+
+
+class OpenCalls:
+    """Calls in a process whose responses have not ended. A stream of events, a WebSocket, and a run
+    until its end last for minutes, and need no work meanwhile. Use on one event loop.
+
+    A tenant may open one more while it has fewer than are free. So one alone leaves half of them,
+    and each further one half of the rest.
+    """
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._open: Counter[str] = Counter()
+        self._number = 0
+
+    @property
+    def number(self) -> int:
+        return self._number
+
+    def begin(self, tenant: str) -> None:
+        """Count a call in. ``Overloaded``: the tenant has too many."""
+        held = self._open[tenant]
+        if held >= self._most - self._number:
+            raise Overloaded(
+                f"You have {held} open calls and streams, the most that one tenant can have here "
+                "beside those of others. Close some, or poll the status.",
+                OPEN_RETRY_S,
+                "open_calls_limit",
+            )
+        self._open[tenant] = held + 1
+        self._number += 1
+
+    def end(self, tenant: str) -> None:
+        """Count a call out."""
+        self._number -= 1
+        self._open[tenant] -= 1
+        if not self._open[tenant]:
+            del self._open[tenant]
 
 
 class BodyMemory:

@@ -46,7 +46,7 @@ ERRORS = ErrorFormat(
         404: "Not found, or no endpoint takes any workflow.",
         410: "Deleted.",
         413: "Too large.",
-        429: "Too many requests are waiting; `Retry-After` says when to try again.",
+        429: "Too many requests wait, or calls are open; `Retry-After` says when to try again.",
         503: "A service that Darkroom depends on does not answer.",
         507: "Not enough disk space.",
     },

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Collection, Generator, Sequence
 from contextlib import contextmanager, suppress
+from functools import partial
 
 from starlette.requests import HTTPConnection
 from starlette.routing import Route
@@ -70,11 +71,15 @@ async def authenticate(
 
 
 async def _admit(connection: HTTPConnection, tenant: str) -> None:
-    """Wait for the tenant's turn. ``Overloaded``: too many of its calls wait. A WebSocket lasts
-    longer than a call, and has limits of its own."""
+    """Wait for the tenant's turn. ``Overloaded``: too many of its calls wait, or are open. The work
+    for a WebSocket has limits of its own."""
     context = context_of(connection)
+    admission = services_of(connection).admission
+    if context.close is None:
+        admission.open_calls.begin(tenant)
+        context.close = partial(admission.open_calls.end, tenant)
     if connection.scope["type"] == "http" and context.admission is None:
-        context.admission = await services_of(connection).admission.admit(tenant)
+        context.admission = await admission.admit(tenant)
 
 
 async def _identity(request: HTTPConnection, header: str | None) -> Caller:

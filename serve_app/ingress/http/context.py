@@ -32,6 +32,7 @@ class RequestContext:
         error_reply  # builds an error response in the call's protocol
     )
     admission: CallAdmission | None = None  # once its caller is authenticated
+    close: Callable[[], None] | None = None  # counts the call out of the open ones
 
     def end_work(self) -> None:
         """The call needs no more work of this process than to send its response."""

@@ -92,7 +92,7 @@ FAL_ERRORS = ErrorFormat(
         413: "Too large.",
         416: "The range is outside the file.",
         422: "A field is not valid; `detail` names each.",
-        429: "Too many requests are waiting; `Retry-After` says when to try again.",
+        429: "Too many requests wait, or calls are open; `Retry-After` says when to try again.",
         499: "The request was cancelled.",
         500: "The attempt failed, or Darkroom has a defect.",
         503: "A service that Darkroom depends on does not answer.",
@@ -111,7 +111,7 @@ class Operation:
     name: str  # unique in the document
     summary: str
     responses: Mapping[int, Answer]
-    errors: Sequence[int] = ()  # statuses; 401 and 403 are added if the call takes a key
+    errors: Sequence[int] = ()  # statuses; a call with a key adds 401, 403 and 429
     parameters: Sequence[Parameter] = ()
     body: Any = None  # type of a JSON body
     content: Mapping[str, Any] = field(default_factory=dict[str, Any])  # bodies of other types
@@ -160,7 +160,7 @@ class Renderer:
         }
 
     def _operation(self, call: Operation) -> Json:
-        statuses = [*call.errors, *([401, 403] if call.key else [])]
+        statuses = [*call.errors, *([401, 403, 429] if call.key else [])]
         answers = {**call.responses, **call.error_format.answers(statuses)}
         written: Json = {
             "operationId": call.name,

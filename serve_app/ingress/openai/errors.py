@@ -55,7 +55,7 @@ ERRORS = ErrorFormat(
         404: "There is no such model, or it was not found.",
         410: "Deleted.",
         413: "Too large.",
-        429: "Too many requests are waiting; `Retry-After` says when to try again.",
+        429: "Too many requests wait, or calls are open; `Retry-After` says when to try again.",
         499: "The request was cancelled.",
         500: "The attempt failed, or Darkroom has a defect.",
         503: "A service that Darkroom depends on does not answer.",

@@ -52,7 +52,7 @@ ERRORS = ErrorFormat(
         404: "Not found.",
         413: "Too large.",
         422: "A field is not valid; `invalid_fields` names each.",
-        429: "Too many requests are waiting; `Retry-After` says when to try again.",
+        429: "Too many requests wait, or calls are open; `Retry-After` says when to try again.",
         503: "A service that Darkroom depends on does not answer.",
         507: "Not enough disk space.",
     },

@@ -1,6 +1,7 @@
 """What `darkroom serve` hands to Ray's processes, and what it keeps from them."""
 
 import os
+import resource
 from pathlib import Path
 
 import pytest
@@ -45,3 +46,13 @@ def test_processes_that_are_started_inherit_no_secret(
 def test_ray_does_not_end_this_process_when_its_raylet_is_stopped(tmp_path: Path) -> None:
     """Ray looks whether this process lives, not at the parent, which may be process 1."""
     assert ray_flags.flags(tmp_path)["RAY_RAYLET_PID"] == str(os.getpid())
+
+
+@pytest.mark.parametrize(
+    ("hard", "most"), [(resource.RLIM_INFINITY, 16_384), (20_000, 9_500), (500, 100)]
+)
+def test_haproxy_accepts_no_more_connections_than_its_file_descriptors_allow(
+    monkeypatch: pytest.MonkeyPatch, hard: int, most: int
+) -> None:
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (256, hard))
+    assert ray_flags.most_connections() == most

@@ -23,6 +23,7 @@ from serve_app.domain.sharing.admission import (
     AdmissionControl,
     BodyMemory,
     CallAdmission,
+    OpenCalls,
 )
 from tests.fakes.clock import FakeClock
 
@@ -424,3 +425,49 @@ async def test_too_many_waiting_bodies_are_refused() -> None:
     for _, task in bodies.waiting:
         task.cancel()
     await asyncio.wait([task for _, task in bodies.waiting])
+
+
+OPENINGS = st.lists(
+    st.one_of(
+        st.tuples(st.just("begin"), st.sampled_from(TENANTS), NUMBER),
+        st.tuples(st.just("begin"), st.sampled_from(TENANTS), NUMBER),
+        st.tuples(st.just("end"), st.just(""), NUMBER),
+    ),
+    max_size=60,
+)
+
+
+@given(OPENINGS)
+def test_open_calls_are_never_too_many_and_always_leave_room_for_another_tenant(
+    events: list[tuple[str, str, int]],
+) -> None:
+    calls, held = OpenCalls(20), list[str]()
+    for what, tenant, number in events:
+        if what == "end":
+            if held:
+                calls.end(held.pop(number % len(held)))
+            continue
+        if held.count(tenant) < 20 - len(held):
+            calls.begin(tenant)
+            held.append(tenant)
+        else:
+            with pytest.raises(Overloaded) as refused:
+                calls.begin(tenant)
+            assert refused.value.reason == "open_calls_limit"
+    assert calls.number == len(held) <= 20
+
+
+def test_each_tenant_alone_may_have_half_of_the_open_calls() -> None:
+    calls = OpenCalls(20)
+    for _ in range(10):
+        calls.begin("a")
+    with pytest.raises(Overloaded, match="You have 10 open calls and streams"):
+        calls.begin("a")
+    for _ in range(5):
+        calls.begin("b")
+    with pytest.raises(Overloaded):
+        calls.begin("b")
+    calls.begin("c")
+    calls.end("a")
+    calls.end("a")
+    calls.begin("b")

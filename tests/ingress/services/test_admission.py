@@ -11,7 +11,7 @@ import httpx
 import pytest
 
 from serve_app.domain.request import NewRequest, Request
-from serve_app.domain.sharing.admission import CALLS, BodyMemory
+from serve_app.domain.sharing.admission import CALLS, BodyMemory, OpenCalls
 from serve_app.ingress.fal import requests
 from serve_app.ingress.http.body import MAX_VALUES
 from tests.deployments.waiting import until
@@ -227,3 +227,27 @@ async def test_memory_of_a_body_is_free_while_its_run_waits(house: House) -> Non
         assert not run.done()
         run.cancel()
         await asyncio.gather(run, return_exceptions=True)
+
+
+async def test_a_tenant_s_streams_leave_room_for_the_calls_of_others(house: House) -> None:
+    house.services.admission.open_calls = OpenCalls(8)
+    async with (
+        asyncio.timeout(PATIENCE_S),
+        house.client() as mallory,
+        house.client(house.other_key) as bob,
+    ):
+        submitted = await mallory.post(SUBMIT, json={})
+        status = f"/v1/requests/{submitted.json()['request_id']}?wait=60"
+        held = [asyncio.create_task(mallory.get(status)) for _ in range(4)]
+        open_calls = house.services.admission.open_calls
+        await until(lambda: open_calls.number == 4)
+        refused = await mallory.get("/v1/requests")
+        assert refused.status_code == 429
+        assert refused.headers["retry-after"] == "5"
+        assert "You have 4 open calls and streams" in refused.json()["message"]
+        assert (await bob.post(SUBMIT, json={})).status_code == 200
+        for each in held:
+            each.cancel()
+        await asyncio.gather(*held, return_exceptions=True)
+        await until(lambda: open_calls.number == 0)
+        assert (await mallory.get("/v1/requests")).status_code == 200
