@@ -191,3 +191,28 @@ def test_a_download_waits_for_new_urls_that_are_being_read(page: Page) -> None:
                 page.wait_for_timeout(10)
             held[0].continue_()
         assert saving.value.failure() is None
+
+
+ARE_DECODED = """() => {
+    const images = [...document.querySelectorAll(".compared img")];
+    return Promise.all(images.map((each) => each.decode())).then(() => true, () => false);
+}"""
+
+
+def test_results_are_compared_after_their_urls_have_expired(page: Page) -> None:
+    clock = LateClock()
+    with page_darkroom(files="private", painting=False, clock=clock) as private:
+        names = ("one", "two", "three")
+        private.hang(
+            [Entry(name, timedelta(minutes=at + 1)) for at, name in enumerate(names)], private=True
+        )
+        gallery = Gallery(page, private)
+        gallery.open()
+        for name in names[:2]:
+            page.get_by_role("checkbox", name=f"Select {name}", exact=True).click()
+        page.route("**/v1/requests?*limit=100*", lambda route: route.abort())  # of the newest ones
+        later(page, clock, 2)
+        with page.expect_response("**/v1/requests?*limit=250*"):
+            page.get_by_role("button", name="Compare").click()
+        expect(page.locator(".compared img")).to_have_count(2)
+        page.wait_for_function(ARE_DECODED)

@@ -194,11 +194,12 @@ class Cell {
   #results = element("p", { class: "results" });
   #actions;
   #act;
+  #kind;
 
   constructor(draft, number, file, act) {
     this.draft = draft;
     this.number = number;
-    this.picture = file?.kind === "image" ? file.url : (file?.poster ?? null);
+    this.#kind = file?.kind;
     this.gone = false;
     this.busy = false;
     this.#act = act;
@@ -237,6 +238,13 @@ class Cell {
       this.#standing,
       this.#results,
     );
+  }
+
+  /** URL of the preview; null if there is none. The one of a private file is renewed where it is shown. */
+  get picture() {
+    const shown = this.preview.querySelector("img, video");
+    if (this.#kind === "image") return shown.src;
+    return (this.#kind === "video" && shown.poster) || null;
   }
 
   get selected() {

@@ -69,7 +69,8 @@ class Gallery {
       remove: (items) => this.#remove(items),
     });
     this.#facts = new Facts(page.api);
-    this.#comparison = new Comparison(this.#facts, () => page.address.leave("compare"));
+    const renewed = (item) => this.#renewed(item);
+    this.#comparison = new Comparison(this.#facts, renewed, () => page.address.leave("compare"));
     this.#lightbox = new Lightbox(page, this.#collection, this.#actions, this.#facts, {
       share: ({ id }) => share(page.api, id),
       remove: (items) => this.#remove(items),
@@ -242,15 +243,23 @@ class Gallery {
 
   /** Compares the items with these keys, which need not be loaded. */
   async #showCompared(keys) {
-    const found = keys.split(",", MOST_COMPARED).map(async (key) => {
-      const place = this.#collection.placeOf(key);
-      if (place >= 0 || key === "") return this.#collection.items[place];
-      const whole = await this.#facts.of(key.split(".")[0]).catch(() => null);
-      return whole === null ? undefined : itemsOf(whole.request).find((each) => each.key === key);
-    });
+    const found = keys.split(",", MOST_COMPARED).map((key) => this.#find(key));
     const items = await Promise.all(found);
     if ((this.#page.address.now.compare ?? "") !== keys) return; // the user has gone on
     this.#comparison.show(items.filter((each) => each?.file));
+  }
+
+  async #find(key) {
+    const place = this.#collection.placeOf(key);
+    if (place >= 0 || key === "") return this.#collection.items[place];
+    const whole = await this.#facts.of(key.split(".")[0]).catch(() => null);
+    return whole === null ? undefined : itemsOf(whole.request).find((each) => each.key === key);
+  }
+
+  async #renewed({ key, id }) {
+    if (this.#collection.placeOf(key) >= 0) await this.#collection.renew(key);
+    else this.#facts.forget(id);
+    return this.#find(key);
   }
 
   /** Goes to a day: loads what is between, if that is not much. The list of days knows few of the

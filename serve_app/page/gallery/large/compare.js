@@ -1,6 +1,7 @@
 // Two to four results beside each other, or two on top of each other with a slider between them.
 
 import { element } from "../../interface/element.js";
+import { isExpired } from "../../results/media.js";
 import { factsOf, listOf, settingsOf } from "./facts.js";
 import { wordsOf } from "../tile.js";
 import { imageOf, sidesOf, view } from "./viewer.js";
@@ -8,9 +9,11 @@ import { Zoom } from "./zoom.js";
 
 export const MOST_COMPARED = 4;
 
-/** Comparison of items. `facts` are `Facts`; `closed()` is called at its end. */
+/** Comparison of items. `facts` are `Facts`; `renewed(item)` reads an item again, whose URL has
+ * expired; `closed()` is called at its end. */
 export class Comparison {
   #facts;
+  #renewed;
   #closed;
   #dialog = null;
   #items = [];
@@ -23,9 +26,11 @@ export class Comparison {
     "Slider",
   );
 
-  constructor(facts, closed) {
+  constructor(facts, renewed, closed) {
     this.#facts = facts;
+    this.#renewed = renewed;
     this.#closed = closed;
+    this.#body.addEventListener("error", () => this.#renew(), true); // of an image: it does not bubble
     this.#slider.addEventListener("click", () => this.#toggle());
   }
 
@@ -84,6 +89,16 @@ export class Comparison {
     for (const each of this.#zooms) each.stop();
     this.#zooms = [];
     this.#body.replaceChildren();
+  }
+
+  /** Shows the items with new URLs, if one that has expired was used. */
+  async #renew() {
+    const items = this.#items;
+    if (!items.some(isOld)) return;
+    const fresh = await Promise.all(items.map((item) => this.#renewed(item)));
+    if (this.#items !== items || fresh.some((item) => !item?.file || isOld(item))) return;
+    this.#items = fresh;
+    this.#draw();
   }
 
   #toggle() {
@@ -179,6 +194,10 @@ export class Comparison {
     else if (target.matches("input") || zoom === undefined || !zoom.key(event)) return;
     event.preventDefault();
   }
+}
+
+function isOld({ file }) {
+  return isExpired(file.url);
 }
 
 function caption(item) {

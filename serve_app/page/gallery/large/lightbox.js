@@ -291,7 +291,11 @@ export class Lightbox {
       four: (item, whole) => make(item, whole, act.four),
       useAsInput: () =>
         act.useAsInput &&
-        ((item, whole) => use(() => act.useAsInput(item.file, known(item, whole)))),
+        (async (item, whole) => {
+          if (isExpired(item.file.url)) await this.#renew(item);
+          const { file } = this.#item?.key === item.key ? this.#item : item;
+          use(() => act.useAsInput(file, known(item, whole)));
+        }),
     };
   }
 }
