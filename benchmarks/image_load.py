@@ -13,7 +13,7 @@ from typing import Protocol
 import fal_client
 import httpx
 
-from benchmarks.wishes import SIDES, Wish
+from benchmarks.wishes import SIDE, Wish
 from serve_app import fal_plain_http
 
 ENDPOINTS = {"flux": "fal-ai/flux/dev", "sdxl": "fal-ai/fast-sdxl"}
@@ -88,7 +88,7 @@ def _input_of(wish: Wish) -> dict[str, object]:
         "prompt": wish.prompt,
         "num_inference_steps": wish.steps,
         "seed": wish.seed,
-        "image_size": {"width": SIDES[wish.model], "height": SIDES[wish.model]},
+        "image_size": {"width": SIDE, "height": SIDE},
         format_field: "png",
     }
 

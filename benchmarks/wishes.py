@@ -10,8 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-SIDES: Mapping[str, int] = {"flux": 256, "sdxl": 128}
-"""Pixels, by demo model: what it was trained with."""
+SIDE = 256  # pixels: what the demo models were trained with
 PROMPTS = (
     "a red circle",
     "a small blue square",

@@ -18,7 +18,7 @@ import torch
 from diffusers import DiffusionPipeline
 from PIL import Image
 
-from benchmarks.wishes import SIDES, Wish
+from benchmarks.wishes import SIDE, Wish
 
 DEMO = Path(__file__).parents[2] / "deployments" / "demo"
 OPTIONS: dict[str, dict[str, Any]] = {
@@ -52,8 +52,8 @@ class Drawing:
         return self._pipelines[model](
             prompt=[wish.prompt for wish in wanted],
             num_inference_steps=wanted[0].steps,
-            width=SIDES[model],
-            height=SIDES[model],
+            width=SIDE,
+            height=SIDE,
             generator=[torch.Generator().manual_seed(wish.seed) for wish in wanted],
             **OPTIONS[model],
         ).images

@@ -80,12 +80,12 @@ OTHER_DESCRIPTORS = 1_000
 
 
 def most_connections() -> int:
-    """Connections that HAProxy may accept. Each takes two file descriptors, and HAProxy does not
-    start if the hard limit of the process allows fewer."""
+    """Connections that HAProxy may accept. It takes two file descriptors for each, two more for
+    each fourth, for pipes, and some others, and does not start if the hard limit allows fewer."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if hard == resource.RLIM_INFINITY:
         return MOST_CONNECTIONS
-    return max(min(MOST_CONNECTIONS, (hard - OTHER_DESCRIPTORS) // 2), 100)
+    return max(min(MOST_CONNECTIONS, (hard - OTHER_DESCRIPTORS) * 2 // 5), 100)
 
 
 def protect_token(home: Path) -> None:

@@ -49,7 +49,7 @@ def test_ray_does_not_end_this_process_when_its_raylet_is_stopped(tmp_path: Path
 
 
 @pytest.mark.parametrize(
-    ("hard", "most"), [(resource.RLIM_INFINITY, 16_384), (20_000, 9_500), (500, 100)]
+    ("hard", "most"), [(resource.RLIM_INFINITY, 16_384), (20_000, 7_600), (500, 100)]
 )
 def test_haproxy_accepts_no_more_connections_than_its_file_descriptors_allow(
     monkeypatch: pytest.MonkeyPatch, hard: int, most: int

@@ -19,8 +19,11 @@ from PIL import Image, ImageDraw  # noqa: E402
 
 from deployments.families.sdxl import SdxlFamily  # noqa: E402
 from serve_app.domain.endpoint import Endpoint, Weights  # noqa: E402
-from training import exam, shelf  # noqa: E402
-from training.checker import Reading, read  # noqa: E402
+from training import shelf  # noqa: E402
+from training.exam import draw  # noqa: E402
+from training.image import exam  # noqa: E402
+from training.image.checker import Reading, Sight, read  # noqa: E402
+from training.image.world import SIDE  # noqa: E402
 from training.palette import OBJECT_COLOURS  # noqa: E402
 
 FOLDER = Path(__file__).parents[3] / "deployments" / "demo" / "sdxl"
@@ -65,6 +68,14 @@ def test_it_draws_each_of_two_objects_where_the_prompt_says(regular: dict[str, f
     assert regular["relation"] >= 0.65
 
 
+def test_it_counts_to_four(pipeline: StableDiffusionXLPipeline) -> None:
+    prompts = ["a blue square", "two blue squares", "three blue squares", "four blue squares"]
+    images = draw(pipeline, prompts, steps=STEPS, guidance=GUIDANCE, seeds=range(4))
+    seen = [[one.look for one in read(image).sights] for image in images]
+    assert [len(each) for each in seen] == [1, 2, 3, 4]
+    assert {look for each in seen for look in each} == {("blue", "square")}
+
+
 @pytest.mark.long
 def test_the_endpoints_own_defaults_draw_as_well(pipeline: StableDiffusionXLPipeline) -> None:
     questions = exam.set_questions(20, seed=33)
@@ -74,12 +85,20 @@ def test_the_endpoints_own_defaults_draw_as_well(pipeline: StableDiffusionXLPipe
 
 
 def test_what_is_not_wanted_is_not_drawn(pipeline: StableDiffusionXLPipeline) -> None:
-    asked = {"num_inference_steps": 10, "guidance_scale": 4.0, "width": 128, "height": 128}
-    seeds = [torch.Generator().manual_seed(seed) for seed in range(8)]
-    images = pipeline(
-        prompt=["a circle"] * 8, negative_prompt=["a red circle"] * 8, generator=seeds, **asked
-    ).images
-    assert sum("red" in _colours(read(image)) for image in images) == 0
+    asked = {"num_inference_steps": 10, "guidance_scale": 4.0, "width": SIDE, "height": SIDE}
+
+    def cyan(unwanted: str | None) -> int:
+        """Number of images with a cyan circle, of eight."""
+        seeds = [torch.Generator().manual_seed(seed) for seed in range(8)]
+        given = None if unwanted is None else [unwanted] * 8
+        images = pipeline(
+            prompt=["a circle"] * 8, negative_prompt=given, generator=seeds, **asked
+        ).images
+        looks = [{one.look for one in read(image).sights} for image in images]
+        return sum(("cyan", "circle") in each for each in looks)
+
+    assert cyan(None) >= 2
+    assert cyan("a cyan circle") == 0
 
 
 def test_an_image_redrawn_keeps_its_layout_and_takes_the_new_colour(
@@ -87,7 +106,7 @@ def test_an_image_redrawn_keeps_its_layout_and_takes_the_new_colour(
 ) -> None:
     rights = 0
     for seed in range(6):
-        drawn = _scene("red", (64, 40), "blue", (64, 92))
+        drawn = _scene("red", (128, 80), "blue", (128, 184))
         redrawn = _made(
             pipeline,
             "image-to-image",
@@ -97,17 +116,17 @@ def test_an_image_redrawn_keeps_its_layout_and_takes_the_new_colour(
             seed=seed,
         )
         before, after = read(drawn), read(redrawn)
-        places = [min(_far(a, b) for a in after.sightings) for b in before.sightings]
-        rights += _colours(after) == {"green", "blue"} and max(places) < 20
+        places = [min(_far(a, b) for a in after.sights) for b in before.sights]
+        rights += _colours(after) == {"green", "blue"} and max(places) < 40
     assert rights >= 4
 
 
 def test_only_what_the_mask_shows_is_painted_anew(pipeline: StableDiffusionXLPipeline) -> None:
     rights = 0
     for seed in range(6):
-        drawn = _scene("red", (32, 64), "blue", (96, 64))
-        mask = Image.new("L", (128, 128))
-        ImageDraw.Draw(mask).rectangle((64, 0, 128, 128), fill=255)
+        drawn = _scene("red", (64, 128), "blue", (192, 128))
+        mask = Image.new("L", (SIDE, SIDE))
+        ImageDraw.Draw(mask).rectangle((128, 0, SIDE, SIDE), fill=255)
         painted = _made(
             pipeline,
             "inpainting",
@@ -117,7 +136,7 @@ def test_only_what_the_mask_shows_is_painted_anew(pipeline: StableDiffusionXLPip
             strength=1.0,
             seed=seed,
         )
-        left = (0, 0, 60, 128)
+        left = (0, 0, 120, SIDE)
         kept = np.asarray(painted.crop(left), float) - np.asarray(drawn.crop(left), float)
         assert np.abs(kept).mean() < 12.0
         rights += _colours(read(painted)) == {"red", "yellow"}
@@ -131,7 +150,7 @@ def _made(pipeline: StableDiffusionXLPipeline, task: str, **input: object) -> Im
         "sdxl",
         Weights(str(FOLDER), demo=True),
         "sdxl",
-        options={"task": task, "native_size": 128},
+        options={"task": task, "native_size": SIDE},
     )
     asked = {"num_inference_steps": 20, "guidance_scale": 3.0, "image_size": "square", **input}
     call = SdxlFamily().prepare(endpoint, asked, pipeline, seed=0)
@@ -141,18 +160,18 @@ def _made(pipeline: StableDiffusionXLPipeline, task: str, **input: object) -> Im
 
 def _scene(first: str, at: tuple[int, int], second: str, other: tuple[int, int]) -> Image.Image:
     """A circle and a square."""
-    image = Image.new("RGB", (128, 128), "white")
+    image = Image.new("RGB", (SIDE, SIDE), "white")
     pen = ImageDraw.Draw(image)
-    pen.ellipse((at[0] - 22, at[1] - 22, at[0] + 22, at[1] + 22), fill=OBJECT_COLOURS[first])
+    pen.ellipse((at[0] - 44, at[1] - 44, at[0] + 44, at[1] + 44), fill=OBJECT_COLOURS[first])
     pen.rectangle(
-        (other[0] - 20, other[1] - 20, other[0] + 20, other[1] + 20), fill=OBJECT_COLOURS[second]
+        (other[0] - 40, other[1] - 40, other[0] + 40, other[1] + 40), fill=OBJECT_COLOURS[second]
     )
     return image
 
 
 def _colours(reading: Reading) -> set[str]:
-    return {one.colour for one in reading.sightings}
+    return {one.colour for one in reading.sights}
 
 
-def _far(one: object, other: object) -> float:
+def _far(one: Sight, other: Sight) -> float:
     return float(np.hypot(one.x - other.x, one.y - other.y))
