@@ -214,5 +214,11 @@ def test_results_are_compared_after_their_urls_have_expired(page: Page) -> None:
         page.route("**/v1/requests?*limit=100*", lambda route: route.abort())  # of the newest ones
         later(page, clock, 2)
         page.get_by_role("button", name="Compare").click()
-        expect(page.locator(".compared img")).to_have_count(2)
+        shown = page.locator(".compared img")
+        expect(shown).to_have_count(2)
+        before = str(shown.nth(1).get_attribute("src"))
+        shown.first.evaluate(
+            "it => it.dispatchEvent(new Event('error'))"
+        )  # the browser may have it
+        expect(shown.nth(1)).not_to_have_attribute("src", before)
         page.wait_for_function(ARE_DECODED)
