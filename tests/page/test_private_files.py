@@ -163,6 +163,14 @@ def test_large_results_whose_urls_have_expired_are_shown_and_saved(page: Page) -
         assert saving.value.failure() is None
 
 
+def wait_for_tiles(gallery: Gallery, number: int) -> None:
+    """Until all are loaded: one that is late finds its URL expired, and has it renewed."""
+    tiles = gallery.page.locator(".tile img")
+    expect(tiles).to_have_count(number)
+    for each in tiles.all():
+        each.evaluate("image => image.decode()")
+
+
 def test_a_download_waits_for_new_urls_that_are_being_read(page: Page) -> None:
     clock = LateClock()
     with page_darkroom(files="private", painting=False, clock=clock) as private:
@@ -172,6 +180,7 @@ def test_a_download_waits_for_new_urls_that_are_being_read(page: Page) -> None:
         )
         gallery = Gallery(page, private)
         gallery.open()
+        wait_for_tiles(gallery, 3)
         gallery.link("two").click()
         large = page.locator(".view-box img")
         expect(large).to_have_attribute("alt", "two")
@@ -186,7 +195,7 @@ def test_a_download_waits_for_new_urls_that_are_being_read(page: Page) -> None:
         later(page, clock, 2)
         tile = page.locator(".tile img").first
         tile.evaluate("it => it.dispatchEvent(new Event('error'))")
-        while not held:  # it may have been asked for before: a tile loads late
+        while not held:
             page.wait_for_timeout(10)
         page.locator(".panel a[download]").click()
         with page.expect_download() as saving:
@@ -209,6 +218,7 @@ def test_results_are_compared_after_their_urls_have_expired(page: Page) -> None:
         )
         gallery = Gallery(page, private)
         gallery.open()
+        wait_for_tiles(gallery, 3)
         for name in names[:2]:
             page.get_by_role("checkbox", name=f"Select {name}", exact=True).click()
         page.route("**/v1/requests?*limit=100*", lambda route: route.abort())  # of the newest ones
