@@ -4,7 +4,7 @@ import { byId, element } from "../interface/element.js";
 import { say } from "../interface/toast.js";
 import { Actions } from "./actions.js";
 import { Bar } from "./bar.js";
-import { Collection, itemsOf } from "./collection.js";
+import { Collection } from "./collection.js";
 import { Comparison, MOST_COMPARED } from "./large/compare.js";
 import { Days } from "./days.js";
 import { Facts } from "./large/facts.js";
@@ -252,8 +252,7 @@ class Gallery {
   async #find(key) {
     const place = this.#collection.placeOf(key);
     if (place >= 0 || key === "") return this.#collection.items[place];
-    const whole = await this.#facts.of(key.split(".")[0]).catch(() => null);
-    return whole === null ? undefined : itemsOf(whole.request).find((each) => each.key === key);
+    return this.#facts.itemOf(key);
   }
 
   async #renewed({ key, id }) {

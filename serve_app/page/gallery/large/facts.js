@@ -4,6 +4,7 @@ import * as json from "../../client/json.js";
 import { requestPath, resultOf } from "../../client/watch.js";
 import { element } from "../../interface/element.js";
 import { bytes, clock, seconds } from "../../interface/words.js";
+import { itemsOf } from "../collection.js";
 
 const MOST_CHARACTERS = 120; // of a setting
 const MOST_KEPT = 60; // requests
@@ -26,6 +27,12 @@ export class Facts {
       looking.catch(() => this.#kept.delete(id));
     }
     return this.#kept.get(id);
+  }
+
+  /** Item with this key, which need not be loaded. `undefined` if there is none, or no answer. */
+  async itemOf(key) {
+    const whole = await this.of(key.split(".")[0]).catch(() => null);
+    return whole === null ? undefined : itemsOf(whole.request).find((each) => each.key === key);
   }
 
   /** Lets the next call read the request again. */

@@ -3,7 +3,6 @@
 import { byId, element } from "../../interface/element.js";
 import { dragHandle } from "../../results/drag.js";
 import { isExpired, RENEWED_MS } from "../../results/media.js";
-import { itemsOf } from "../collection.js";
 import { Panel } from "./panel.js";
 import { wordsOf } from "../tile.js";
 import { view } from "./viewer.js";
@@ -72,7 +71,7 @@ export class Lightbox {
     }
     if (this.#item?.key === key && this.isOpen) return;
     const place = this.#collection.placeOf(key);
-    const item = place >= 0 ? this.#collection.items[place] : await this.#alone(key);
+    const item = place >= 0 ? this.#collection.items[place] : await this.#facts.itemOf(key);
     if (this.#page.address.now.item !== key) return; // the user has gone on
     if (item === undefined || item.file === null) {
       this.#act.say("This result does not exist any more.");
@@ -81,16 +80,6 @@ export class Lightbox {
     }
     this.#open();
     this.#show(item);
-  }
-
-  /** Item of a link, which is not among the loaded ones. */
-  async #alone(key) {
-    try {
-      const { request } = await this.#facts.of(key.split(".")[0]);
-      return itemsOf(request).find((each) => each.key === key);
-    } catch {
-      return undefined;
-    }
   }
 
   #open() {
@@ -170,7 +159,7 @@ export class Lightbox {
   }
 
   async #readAgain(key) {
-    const item = await this.#alone(key);
+    const item = await this.#facts.itemOf(key);
     if (item?.file && this.#item?.key === key) this.#show(item);
   }
 
@@ -293,7 +282,8 @@ export class Lightbox {
         act.useAsInput &&
         (async (item, whole) => {
           if (isExpired(item.file.url)) await this.#renew(item);
-          const { file } = this.#item?.key === item.key ? this.#item : item;
+          if (this.#item?.key !== item.key) return; // the user has gone on
+          const { file } = this.#item;
           use(() => act.useAsInput(file, known(item, whole)));
         }),
     };
