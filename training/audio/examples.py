@@ -25,7 +25,7 @@ _PLAIN_PART: Final = 0.4
 class Examples:
     """Latents and the tokens of several ways to ask for each, the regular one first."""
 
-    latents: Tensor  # float32 [N, 16, LENGTH]
+    latents: Tensor  # float32 [N, 32, LENGTH]
     ids: Tensor  # int16 [N, P, TOKENS]
 
     def batch(self, rng: np.random.Generator, size: int) -> Batch:

@@ -47,7 +47,7 @@ _SILENT_PART: Final = 0.1
 
 @dataclass(frozen=True)
 class Batch:
-    """Latents [B, 16, LENGTH] and the prompts' tokens int64 [B, TOKENS]."""
+    """Latents [B, 32, LENGTH] and the prompts' tokens int64 [B, TOKENS]."""
 
     latents: Tensor
     ids: Tensor

@@ -1,4 +1,4 @@
-"""The audio autoencoder: a small `AutoencoderOobleck`, 128 samples to a latent of 16 channels.
+"""The audio autoencoder: a small `AutoencoderOobleck`, 256 samples to a latent of 32 channels.
 
 As many numbers a second as a band of 1 kHz needs: no recording of this world leaves it.
 """
@@ -15,15 +15,15 @@ from torch import Tensor, nn
 
 from training.audio.world import SAMPLE_RATE, Audio, render
 
-LATENT_CHANNELS: Final = 16
-HOP: Final = 128
+LATENT_CHANNELS: Final = 32
+HOP: Final = 256
 
 #: Noise added to latents in training, as a part of their deviation, so that the decoder forgives
 #: the transformer's small errors; also what the posterior says.
 LATENT_NOISE: Final = 0.05
 
 #: Samples of one training piece.
-_PIECE: Final = 2_048
+_PIECE: Final = 4_096
 #: In Hz: all glides of the world and some room.
 _LOWEST, _HIGHEST = 90.0, 950.0
 #: An error counts by the recording's own deviation, and silence by this.
@@ -34,7 +34,7 @@ def build_vae() -> AutoencoderOobleck:
     """An untrained autoencoder for one channel."""
     vae = AutoencoderOobleck(
         encoder_hidden_size=2 * LATENT_CHANNELS,
-        downsampling_ratios=[8, 16],
+        downsampling_ratios=[16, 16],
         channel_multiples=[1, 2],
         decoder_channels=16,
         decoder_input_channels=LATENT_CHANNELS,
@@ -54,7 +54,7 @@ def pin_posterior(vae: AutoencoderOobleck) -> None:
 
 
 def sample_batch(rng: np.random.Generator, size: int) -> Tensor:
-    """Pieces of voices of any pitch and bend that begin or end anywhere: float32 [B, 1, 2048].
+    """Pieces of voices of any pitch and bend that begin or end anywhere: float32 [B, 1, 4096].
 
     More than the world has, so that the autoencoder knows no recording by heart.
     """
@@ -84,7 +84,7 @@ def loss_on(vae: AutoencoderOobleck, waves: Tensor) -> Tensor:
 
 @torch.no_grad()
 def encode(vae: AutoencoderOobleck, audios: list[Audio]) -> Tensor:
-    """The recordings' mean latents: float32 [N, 16, SAMPLES / HOP].
+    """The recordings' mean latents: float32 [N, 32, SAMPLES / HOP].
 
     One at a time: sixteen together take four times as long, since they leave the cache.
     """

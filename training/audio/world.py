@@ -12,9 +12,9 @@ from typing import Final
 
 import numpy as np
 
-#: In Hz and samples: 1.536 s, 192 times the 128 samples that a latent stands for.
+#: In Hz and samples: 5.12 s, 320 times the 256 samples that a latent stands for.
 SAMPLE_RATE: Final = 16_000
-SAMPLES: Final = 24_576
+SAMPLES: Final = 81_920
 SECONDS: Final = SAMPLES / SAMPLE_RATE
 
 #: In Hz. A glide goes half an octave to either side of its pitch.
@@ -27,12 +27,14 @@ MANNERS: Final = ("tone", "rising", "falling", "siren", *BEEPS)
 
 GLIDE_OCTAVES: Final = 1.0
 #: A siren's way up and down again, so many times in a second.
-SIREN_HZ: Final = 1.5
+SIREN_HZ: Final = 0.6
 #: Silence before and after, and how long a voice takes to come and go, in seconds.
 _REST_S: Final = 0.08
 _FADE_S: Final = 0.02
-#: The part of its turn for which a beep sounds.
-_BEEP_PART: Final = 0.55
+#: From one beep to the next, and how long each sounds, in seconds. However many there are, the
+#: first ones are alike: a tiny model that has to move all of them to add one finds that out last.
+_BEEP_TURN_S: Final = 1.2
+_BEEP_S: Final = 0.66
 #: What a prompt leaves open: the loudness up to this factor, and the phase by so many radians to
 #: either side. Of a voice at any phase nothing is left in the mean, so that a tiny model finds out
 #: last when to be silent and where to glide.
@@ -108,8 +110,7 @@ def _bend(manner: str, times: np.ndarray) -> np.ndarray:
 def _envelope(manner: str, times: np.ndarray) -> np.ndarray:
     """How loud the voice is at each time: 0 to 1."""
     beeps = BEEPS.get(manner, 1)
-    turn = (SECONDS - 2 * _REST_S) / beeps
-    length = turn if beeps == 1 else turn * _BEEP_PART
-    starts = _REST_S + turn * np.arange(beeps)[:, None]
+    length = SECONDS - 2 * _REST_S if beeps == 1 else _BEEP_S
+    starts = _REST_S + _BEEP_TURN_S * np.arange(beeps)[:, None]
     since, left = times - starts, starts + length - times
     return np.clip(np.minimum(since, left) / _FADE_S, 0.0, 1.0).max(axis=0)

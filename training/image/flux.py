@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 import numpy as np
 import torch
-from diffusers import AutoencoderKL, FlowMatchEulerDiscreteScheduler, FluxPipeline
+from diffusers import (
+    AutoencoderKL,
+    FlowMatchEulerDiscreteScheduler,
+    FluxPipeline,
+    FluxTransformer2DModel,
+)
 from torch import Tensor, nn
-from torch.nn import functional
 
 from training.examples import Batch
 from training.flux import FOUR_STEP_LEVELS, image_ids, sample_levels
@@ -17,6 +23,10 @@ from training.image.text import (
     grown_clip,
     grown_t5,
 )
+
+#: A token is part of an object if the mean square of its distance from the image's usual token,
+#: which is background, is larger.
+_OBJECT_DISTANCE: Final = 0.3
 
 
 class GrownStack(nn.Module):
@@ -46,13 +56,40 @@ class GrownStack(nn.Module):
         )[0]
 
 
-def loss_on(stack: GrownStack, batch: Batch, rng: np.random.Generator) -> Tensor:
-    """The flow matching loss at random noise levels."""
+def deepened(transformer: FluxTransformer2DModel, single_blocks: int) -> FluxTransformer2DModel:
+    """The transformer with so many single blocks; those that are new add nothing at first."""
+    before = transformer.config["num_single_layers"]
+    deep = FluxTransformer2DModel.from_config(
+        transformer.config, num_single_layers=max(before, single_blocks)
+    )
+    deep.load_state_dict(transformer.state_dict(), strict=False)
+    for block in deep.single_transformer_blocks[before:]:
+        nn.init.zeros_(block.proj_out.weight)
+        nn.init.zeros_(block.proj_out.bias)
+    return deep
+
+
+def loss_on(
+    stack: GrownStack, batch: Batch, rng: np.random.Generator, *, objects: bool = False
+) -> Tensor:
+    """The flow matching loss at random noise levels.
+
+    `objects`: half of the weight is on the tokens of objects, which are few where objects are
+    small, and all of what the checker looks at.
+    """
     level = sample_levels(rng, len(batch.latents))
     noise = torch.randn_like(batch.latents)
     mixed = level[:, None, None]
     noisy = (1.0 - mixed) * batch.latents + mixed * noise
-    return functional.mse_loss(stack(noisy, level, batch).float(), noise - batch.latents)
+    errors = (stack(noisy, level, batch).float() - (noise - batch.latents)).square().mean(dim=2)
+    return (object_weights(batch.latents) * errors if objects else errors).mean()
+
+
+def object_weights(latents: Tensor) -> Tensor:
+    """What the error of each token weighs: [B, N], 1 in the mean where there is an object."""
+    background = latents.median(dim=1, keepdim=True).values
+    found = ((latents - background).square().mean(dim=2) > _OBJECT_DISTANCE).float()
+    return 0.5 + 0.5 * found / found.mean(dim=1, keepdim=True).clamp(min=1.0 / found.shape[1])
 
 
 @torch.no_grad()

@@ -40,6 +40,10 @@ _READING_SEED: Final = 12_000_000
 _FLUX_SEED: Final = 13_000_000
 _POLISH_SEED: Final = 11_000_000
 _FIT_SEED: Final = 14_000_000
+_DEEP_SEED: Final = 30_000_000
+
+#: Blocks of the transformer that see text and image as one, after `deepen`.
+SINGLE_BLOCKS: Final = 8
 
 
 @dataclass(frozen=True)
@@ -49,6 +53,7 @@ class Steps:
     vae: int = 360
     reading: int = 1_000
     flux: int = 21_000
+    deep: int = 5_000
     polish: int = 6_500
     fit: int = 3_000
 
@@ -67,6 +72,7 @@ class ImageRecipe:
         shipped = shelf.take(self.start)
         autoencoder = self.train_vae(shipped.vae)
         stack = self.train_flux(shipped, autoencoder)
+        self.deepen(stack, autoencoder)
         self.polish_decoder(autoencoder)
         self.fit_decoder(autoencoder, stack)
         return flux.build_pipeline(autoencoder, stack)
@@ -75,9 +81,12 @@ class ImageRecipe:
         """The pipeline of the averaged weights in the checkpoints that there are."""
         shipped = shelf.take(self.start)
         autoencoder, stack = shipped.vae, self._grown(shipped)
+        is_deep = (self.work_dir / "deep.pt").exists()
+        if is_deep:
+            stack.transformer = flux.deepened(stack.transformer, SINGLE_BLOCKS)
         for module, name in (
             (autoencoder, "vae.pt"),
-            (stack, "flux.pt"),
+            (stack, "deep.pt" if is_deep else "flux.pt"),
             (autoencoder.decoder, "decoder.pt"),
             (autoencoder.decoder, "fitted.pt"),
         ):
@@ -129,6 +138,21 @@ class ImageRecipe:
 
         trainer.run(loss_of_step)
         return stack.eval()
+
+    def deepen(self, stack: GrownStack, autoencoder: AutoencoderKL) -> None:
+        """Go on with more blocks in the transformer, and with more weight on objects."""
+        stack.transformer = flux.deepened(stack.transformer, SINGLE_BLOCKS)
+        examples = GrowingExamples(autoencoder, self.work_dir, self.growth)
+        schedule = Schedule(math.inf, peak_rate=8e-4, steps=self.steps.deep, warmup_steps=300)
+        trainer = Trainer(stack, schedule, self.work_dir / "deep.pt")
+
+        def loss_of_step(step: int) -> Tensor:
+            rng = randomness(_DEEP_SEED + step)
+            batch = examples.batch(rng, _FLUX_BATCH, self.steps.flux + step)
+            with autocast(), PlainAttention():
+                return flux.loss_on(stack, batch, rng, objects=True)
+
+        trainer.run(loss_of_step)
 
     def teach_reading(self, stack: GrownStack) -> None:
         """Train the T5 encoder alone, on text."""

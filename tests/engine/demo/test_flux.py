@@ -55,8 +55,8 @@ def landscape(pipeline: FluxPipeline) -> dict[str, float]:
     return _figures(pipeline, count=20, free_wording=False, height=192)
 
 
-def test_it_weighs_less_than_ten_megabytes() -> None:
-    assert shelf.size_bytes(FOLDER) < 10_000_000
+def test_it_weighs_less_than_twelve_megabytes() -> None:
+    assert shelf.size_bytes(FOLDER) < 12_000_000
 
 
 def test_it_is_a_plain_flux_pipeline_of_the_schnell_kind(pipeline: FluxPipeline) -> None:
@@ -70,7 +70,7 @@ def test_it_draws_the_background_number_colours_and_shapes_asked_for(
     assert regular["background"] >= 0.95
     assert regular["count"] >= 0.9
     assert regular["colour"] >= 0.9
-    assert regular["shape"] >= 0.75
+    assert regular["shape"] >= 0.85
 
 
 def test_it_draws_each_object_where_the_prompt_says(regular: dict[str, float]) -> None:

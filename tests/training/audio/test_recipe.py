@@ -12,7 +12,7 @@ pytest.importorskip("diffusers")
 
 from training import shelf  # noqa: E402
 from training.audio import exam, stable_audio, vae  # noqa: E402
-from training.audio.recipe import AudioRecipe  # noqa: E402
+from training.audio.recipe import AudioRecipe, AudioSteps  # noqa: E402
 from training.audio.world import SAMPLES, SECONDS, render, sample_audio  # noqa: E402
 
 pytestmark = [
@@ -39,7 +39,7 @@ def test_the_scale_is_folded_into_the_autoencoder():
         plain = autoencoder.decode(latents).sample
         normal = vae.normalise_latents(autoencoder, latents)
         scaled = autoencoder.decode(normal).sample
-    assert torch.allclose(normal.std(dim=(0, 2)), torch.ones(16), atol=1e-3)
+    assert torch.allclose(normal.std(dim=(0, 2)), torch.ones(vae.LATENT_CHANNELS), atol=1e-3)
     assert torch.allclose(vae.encode(autoencoder, audios), normal, atol=1e-4)
     # Beyond the ends stands another value than before: only there may it differ.
     inside = slice(16 * vae.HOP, -16 * vae.HOP)
@@ -82,10 +82,10 @@ def test_the_velocity_is_what_the_solver_takes_it_for():
 
 
 def test_the_recipe_goes_from_nothing_to_a_pipeline_and_resumes(tmp_path):
-    recipe = AudioRecipe(tmp_path, minutes=2 / 60, reading_steps=2, audios=3)
+    recipe = AudioRecipe(tmp_path, AudioSteps(vae=2, reading=2, audio=2), audios=3)
     pipeline = recipe.cook()
     # Done stages are not done again, nor on: what comes after them is made of them.
-    again = replace(recipe, minutes=2 * recipe.minutes).cook()
+    again = replace(recipe, steps=AudioSteps(vae=4, reading=4, audio=4)).cook()
     for part in ("vae", "transformer"):
         weights = getattr(pipeline, part).state_dict()
         for name, value in getattr(again, part).state_dict().items():
@@ -102,10 +102,12 @@ def test_an_untrained_transformer_already_distinguishes_times(stack):
     seen = {}
     block = stack.transformer.transformer_blocks[0]
     hook = block.norm2.register_forward_hook(lambda _, inputs, __: seen.update(x=inputs[0]))
-    same = torch.randn(1, 16, 1).expand(1, 16, stable_audio.LENGTH)
+    same = torch.randn(1, vae.LATENT_CHANNELS, 1).expand(-1, -1, stable_audio.LENGTH)
     with torch.no_grad():
         stack(same, torch.tensor([5.0]), *stack.condition(torch.ones(1, 24).long()))
     hook.remove()
-    early, middle, late = (seen["x"][0, 1 + place] for place in (0, 96, 191))
+    early, middle, late = (
+        seen["x"][0, 1 + place] for place in (0, stable_audio.LENGTH // 2, stable_audio.LENGTH - 1)
+    )
     for one, other in ((early, middle), (middle, late), (early, late)):
         assert (one - other).norm() > 0.1 * one.norm()
