@@ -10,8 +10,8 @@
     scripts/train_demo_models.py --out deployments/demo/flux --evaluate --sheet sheet.png
 
 Training resumes from the files in --work-dir. A finished stage is not trained further, even with
-more --minutes. The SDXL model takes its autoencoder and its examples from the work directory of the
-Flux model. --evaluate prints the held-out metrics as JSON.
+more --minutes. Audio has steps and no --minutes. The SDXL model takes its autoencoder and its
+examples from the work directory of the Flux model. --evaluate prints the held-out metrics as JSON.
 """
 
 from __future__ import annotations
@@ -118,7 +118,9 @@ def _recipe(
     work_dir, minutes = arguments.work_dir, arguments.minutes
     if arguments.model == "sdxl":
         return SdxlRecipe(work_dir, minutes, arguments.flux_dir)
-    recipes = {"flux": Recipe, "wan": VideoRecipe, "stable-audio": AudioRecipe}
+    if arguments.model == "stable-audio":
+        return AudioRecipe(work_dir)
+    recipes = {"flux": Recipe, "wan": VideoRecipe}
     return recipes[arguments.model](work_dir, minutes)
 
 
@@ -135,7 +137,9 @@ def _parse() -> argparse.Namespace:
     parser.add_argument(
         "--flux-dir", type=Path, help="for SDXL: the Flux model's --work-dir, which is only read"
     )
-    parser.add_argument("--minutes", type=float, default=90.0, help="total training time")
+    parser.add_argument(
+        "--minutes", type=float, default=90.0, help="total training time; audio has steps"
+    )
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--evaluate", action="store_true", help="only evaluate the model in --out")
     parser.add_argument("--sheet", type=Path, help="where to save a contact sheet (PNG)")

@@ -42,6 +42,7 @@ from deployments.checking.fitting import (
 )
 from serve_app.domain.endpoint import Weights
 from serve_app.domain.errors import DarkroomError, WeightsUnavailable
+from serve_app.domain.lora import LoraMetadata
 from weights.folder import ListedFile, default_directory, digest_of
 from weights.hub import Hub
 
@@ -130,7 +131,10 @@ def run(job: CheckJob, reports: Reports) -> Mapping[str, Any]:
             {"path": path, "file": each.file.name, "size": each.size, "digest": each.digest}
             for path, each in found.items()
         ],
-        "facts": {"metadata": {k: v for k, v in metadata.items() if k.startswith("modelspec.")}},
+        "facts": {
+            "metadata": {k: v for k, v in metadata.items() if k.startswith("modelspec.")},
+            "trigger_words": list(LoraMetadata.of(metadata).trigger_words),
+        },
     }
 
 

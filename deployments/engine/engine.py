@@ -23,6 +23,7 @@ from typing import Any, Unpack
 
 import torch
 
+from deployments.engine.accelerator.cpu import host_bytes, process_bytes
 from deployments.engine.accelerator.errors import is_out_of_memory
 from deployments.engine.accelerator.interface import Accelerator
 from deployments.engine.accelerator.selection import accelerator_for
@@ -91,6 +92,7 @@ class Engine:
             self.options.lora_bytes, self.accelerator, self._inbox.wake, self._compile_later
         )
         self._memory = CommonMemory(self.accelerator.memory)
+        self._host_bytes = host_bytes()  # does not change, and each poll of a replica asks for it
         self._loop = Loop(
             self.accelerator, self.options, self._inbox, self._loras, self._memory, monotonic
         )
@@ -363,3 +365,7 @@ class Engine:
     def device_bytes(self) -> int:
         """Total device memory in bytes; 0 if the device is the CPU."""
         return self._memory.total() or 0
+
+    def process_memory(self) -> tuple[int, int]:
+        """Bytes of this process and of its machine; zeros on a GPU, whose memory counts."""
+        return (0, 0) if self.device_bytes() else (process_bytes(), self._host_bytes)

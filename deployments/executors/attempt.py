@@ -10,6 +10,7 @@ from typing import Any
 
 from PIL import Image
 
+from deployments.engine.media.images import SHOWN
 from deployments.executors.base import (
     AppExecutor,
     ExecutorWork,
@@ -305,7 +306,7 @@ class ExecutorAttempt:
 
 def _small(picture: bytes, *, marked: bool) -> bytes:
     """A picture as a JPEG of at most ``PREVIEW_SIDE`` pixels."""
-    with Image.open(io.BytesIO(picture)) as opened:
+    with Image.open(io.BytesIO(picture), formats=SHOWN) as opened:
         small = opened.convert("RGB")
     small.thumbnail((PREVIEW_SIDE, PREVIEW_SIDE))
     written = io.BytesIO()

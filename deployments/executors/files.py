@@ -6,7 +6,9 @@ import asyncio
 import base64
 import mimetypes
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -28,6 +30,7 @@ from deployments.executors.places import (
     replaced,
     suffix_of,
 )
+from deployments.replica.files import Thumbnail, ThumbnailUploads, thumbnail_of
 from deployments.safety.outputs import resized
 from deployments.transfer.fetcher import Fetcher, OwnFiles
 from deployments.transfer.uploader import FileSink, MediaFile
@@ -37,6 +40,12 @@ from serve_app.domain.executors.hosted import moves
 from serve_app.domain.lease import Lease
 from serve_app.domain.ports import MAX_FILES, AppSource, FileSigner
 from serve_app.domain.progress import MAX_PARTIAL_BYTES, Progress, Stage
+
+THUMBNAIL_WAIT_S = 20.0
+"""Time for thumbnails after the files themselves: what may have been paid for does not wait for
+storage that falls silent."""
+_DRAWING = ThreadPoolExecutor(1, thread_name_prefix="thumbnails")
+"""Draws the thumbnails of all requests, one at a time: a large image takes 200 MB meanwhile."""
 
 
 class RequestFiles:
@@ -129,18 +138,26 @@ class RequestFiles:
             output = replaced(output, place, stored)
         if files and self._lease.output_rules:
             output, files = await self._checks.checked(output, files)
+
+        def thumbnail(file: MediaFile) -> Awaitable[Thumbnail]:
+            marked = self._lease.marked and file.ticket.key not in unmade
+            draw = partial(thumbnail_of, file, marked=marked)
+            return asyncio.get_running_loop().run_in_executor(_DRAWING, draw)
+
+        thumbnails = ThumbnailUploads(files, thumbnail, self._uploader, self._uploaded)
         artifacts: list[Artifact] = []
-        for number, each in enumerate(files):
-            on_progress(Progress(Stage.UPLOADING, number, len(files)))
-            file = each
-            if each.ticket.key not in unmade:
-                file = await self._marks.signed(await self._marks.marked(each, number), number)
-                output = resized(output, {file.ticket.key: file.size})
-            artifact = await asyncio.to_thread(file.artifact)
-            self._uploaded.append(file.ticket)
-            await self._uploader.put(file, without_end=self._is_paid)
-            artifacts.append(artifact)
-        return output, tuple(artifacts)
+        with thumbnails:
+            for number, each in enumerate(files):
+                on_progress(Progress(Stage.UPLOADING, number, len(files)))
+                file = each
+                if each.ticket.key not in unmade:
+                    file = await self._marks.signed(await self._marks.marked(each, number), number)
+                    output = resized(output, {file.ticket.key: file.size})
+                artifact = await asyncio.to_thread(file.artifact)
+                self._uploaded.append(file.ticket)
+                await self._uploader.put(file, without_end=self._is_paid)
+                artifacts.append(artifact)
+            return output, await thumbnails.added_to(artifacts, THUMBNAIL_WAIT_S)
 
     async def inline(self, output: Mapping[str, Any]) -> Mapping[str, Any]:
         """A partial result with its files as data URIs: they are in no storage, so nothing is left

@@ -6,7 +6,7 @@ import asyncio
 import json
 import logging
 import mmap
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from functools import partial
 from io import BytesIO
@@ -25,7 +25,7 @@ from deployments.replica.resume import MadeDraft, draft_ticket, media_tickets
 from deployments.safety.outputs import Decision, OutputPolicy, resized
 from deployments.transfer.fetcher import OwnFiles
 from deployments.transfer.manifest import GenerationFacts, ManifestWriter, lora_facts
-from deployments.transfer.uploader import MediaFile
+from deployments.transfer.uploader import FileSink, MediaFile
 from serve_app.domain.artifact import Artifact, UploadTicket
 from serve_app.domain.endpoint import Endpoint
 from serve_app.domain.errors import ContentBlocked, MarkMissing, NotSigned
@@ -208,45 +208,21 @@ class ArtifactDelivery:
 
     async def _upload(self, product: Product, artifacts: Files) -> Files:
         """Upload the files, and meanwhile make and upload their thumbnails."""
-        thumbnails = asyncio.create_task(self._thumbnails(product.files))
-        try:
+        uploader = self._resources.uploader
+        thumbnails = ThumbnailUploads(product.files, self._thumbnail, uploader, self._uploaded)
+        with thumbnails:
             for number, file in enumerate(product.files):
                 self._on_progress(Progress(Stage.UPLOADING, number, len(product.files)))
                 self._uploaded.append(file.ticket)
-                await self._resources.uploader.put(file)
-            small = await thumbnails
-        finally:
-            thumbnails.cancel()
-        return tuple(
-            replace(artifact, thumbnail=each)
-            for artifact, each in zip(artifacts, small, strict=True)
-        )
+                await uploader.put(file)
+            return await thumbnails.added_to(artifacts)
 
-    async def _thumbnails(self, files: Sequence[MediaFile]) -> list[Artifact | None]:
-        """Thumbnail of each file, where it has a ticket for one and one can be made."""
-        loop, made = asyncio.get_running_loop(), list[Artifact | None]()
-        for file in files:
-            ticket, artifact = file.ticket.thumbnail, None
-            if ticket is not None:
-                try:
-                    small = await loop.run_in_executor(
-                        self._resources.encoders, self._thumbnail, file, ticket
-                    )
-                    self._uploaded.append(ticket)
-                    await self._resources.uploader.put(small)
-                    artifact = small.artifact()
-                except Exception as error:
-                    # The request has what it asked for. Storage may have the object nevertheless.
-                    log.warning("A file has no thumbnail: %r", error)
-                    await self._resources.uploader.delete(ticket)
-            made.append(artifact)
-        return made
+    def _thumbnail(self, file: MediaFile) -> Awaitable[Thumbnail]:
+        def draw() -> Thumbnail:
+            with self.scratch.busy():
+                return thumbnail_of(file, marked=self._lease.marked)
 
-    def _thumbnail(self, file: MediaFile, ticket: UploadTicket) -> MediaFile:
-        from deployments.engine.media.images import thumbnail  # noqa: PLC0415
-
-        with self.scratch.busy():
-            return MediaFile(ticket, *thumbnail(shown_image(file), marked=self._lease.marked))
+        return asyncio.get_running_loop().run_in_executor(self._resources.encoders, draw)
 
     def _end_recording(self) -> None:
         if self._recording is not None:
@@ -327,6 +303,68 @@ class ArtifactDelivery:
         self._on_progress(Progress(Stage.ENCODING_MEDIA, done, total))
 
 
+Thumbnail = tuple[bytes, int, int]
+"""A WebP, its width and its height."""
+
+
+def thumbnail_of(file: MediaFile, *, marked: bool) -> Thumbnail:
+    """Small picture of a file, with the mark of AI-generated files if ``marked``."""
+    from deployments.engine.media.images import thumbnail  # noqa: PLC0415
+
+    return thumbnail(shown_image(file), marked=marked)
+
+
+class ThumbnailUploads:
+    """Thumbnails of files, drawn and uploaded while the block runs. Use on one event loop."""
+
+    def __init__(
+        self,
+        files: Sequence[MediaFile],
+        draw: Callable[[MediaFile], Awaitable[Thumbnail]],
+        uploader: FileSink,
+        uploaded: list[UploadTicket],
+    ) -> None:
+        """``uploaded`` gets the tickets that are used."""
+        self._files = files
+        self._draw = draw
+        self._uploader = uploader
+        self._uploaded = uploaded
+        self._made = list[Artifact | None]()
+
+    def __enter__(self) -> None:
+        self._task = asyncio.create_task(self._run())
+
+    def __exit__(self, *exc: object) -> None:
+        self._task.cancel()
+
+    async def added_to(
+        self, artifacts: Sequence[Artifact], wait_s: float | None = None
+    ) -> tuple[Artifact, ...]:
+        """``artifacts`` of the files with their thumbnails, as far as there are some within
+        ``wait_s``."""
+        await asyncio.wait({self._task}, timeout=wait_s)
+        missing = [None] * (len(artifacts) - len(self._made))
+        return tuple(
+            replace(artifact, thumbnail=small)
+            for artifact, small in zip(artifacts, [*self._made, *missing], strict=True)
+        )
+
+    async def _run(self) -> None:
+        for file in self._files:
+            ticket, artifact = file.ticket.thumbnail, None
+            if ticket is not None:
+                try:
+                    small = MediaFile(ticket, *await self._draw(file))
+                    self._uploaded.append(ticket)
+                    await self._uploader.put(small)
+                    artifact = small.artifact()
+                except Exception as error:
+                    # The request has what it asked for. Storage may have the object nevertheless.
+                    log.warning("A file has no thumbnail: %r", error)
+                    await self._uploader.delete(ticket)
+            self._made.append(artifact)
+
+
 def shown_image(file: MediaFile) -> Image:
     """Image that stands for a file: itself, the first frame, or the waveform."""
     if file.image is not None:
@@ -340,11 +378,9 @@ def shown_image(file: MediaFile) -> Image:
             from deployments.engine.media.audio import outline  # noqa: PLC0415
 
             return outline(content)
-        from PIL.Image import open as open_image  # noqa: PLC0415
+        from deployments.engine.media.images import stored_image  # noqa: PLC0415
 
-        with open_image(content) as image:
-            image.draft("RGB", (1024, 1024))  # a large JPEG is read at a fraction of its size
-            return image.convert("RGB")
+        return stored_image(content)
 
 
 # The mark of AI-generated files. The encoders write it, but a family of the operator's own may

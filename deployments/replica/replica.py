@@ -207,6 +207,7 @@ class Replica:
         loading = self._loading()
         identity = self._link.identity
         offer = self._offer()
+        process_bytes, host_bytes = self._resources.engine.process_memory()
         return Ask(
             replica_id=identity.replica_id,
             actor_id=identity.actor_id,
@@ -228,6 +229,8 @@ class Replica:
             kept=self._keeper.version,
             not_kept=self._keeper.not_kept,
             upcoming=self._keeper.upcoming,
+            process_bytes=process_bytes,
+            host_bytes=host_bytes,
         )
 
     def _offer(self) -> SlotOffer:

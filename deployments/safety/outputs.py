@@ -162,7 +162,9 @@ def _images(file: MediaFile) -> Iterator[Image]:
             return
         from PIL.Image import open as open_image  # noqa: PLC0415
 
-        with BytesIO(file.in_memory()) as content, open_image(content) as image:
+        from deployments.engine.media.images import SHOWN  # noqa: PLC0415
+
+        with BytesIO(file.in_memory()) as content, open_image(content, formats=SHOWN) as image:
             yield image.convert("RGB")
         return
     from deployments.engine.media.video_reader import sampled_frames  # noqa: PLC0415

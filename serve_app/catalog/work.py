@@ -6,7 +6,7 @@ import math
 import re
 from collections.abc import Mapping
 from decimal import Decimal
-from typing import Any
+from typing import Any, cast
 
 from serve_app.catalog.fields.fields import STEPS
 from serve_app.domain.billing.price import Quantities, rounded_megapixels
@@ -50,7 +50,7 @@ def expected_quantities(input: Mapping[str, Any], left: float = 1.0) -> Quantiti
 
     ``left``: share of the steps that are left after the draft from which it goes on.
     """
-    outputs = _seeds(input) * _number_of_drafts(input)
+    outputs = _seeds(input) * number_of_drafts(input)
     images = int(_number(input.get("num_images"))) * outputs
     share = Decimal(str(round(_share_of_draft(input) * left, 6))).normalize()
     length = length_of(input)
@@ -86,29 +86,43 @@ def check_request(endpoint: Endpoint, input: Mapping[str, Any], device_bytes: in
 
 def _seeds(input: Mapping[str, Any]) -> int:
     """Number of seeds, unless they are already counted as images."""
-    seeds = None if DRAFT in input else input.get("seeds")
+    seeds = None if drafting_of(input) else input.get("seeds")
     return len(seeds) if isinstance(seeds, list) and seeds and "num_images" not in input else 1
 
 
 def _drafts(input: Mapping[str, Any]) -> float:
     """Whole outputs that take as many steps as the drafts; 1 without drafts."""
-    drafting = input.get(DRAFT)
+    drafting = drafting_of(input)
     if drafting is None:
         return 1.0
     share = drafting.get("until") or max(0.05, 1 - drafting["noise"])
     return drafting["count"] * share
 
 
-def _number_of_drafts(input: Mapping[str, Any]) -> int:
+def drafting_of(input: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """What the drafts of a validated input should be: their ``count``, and ``until`` or ``noise``.
+
+    None: it asks for none. A field of an app may have the same name, and any value.
+    """
+    found = input.get(DRAFT)
+    if not isinstance(found, Mapping):
+        return None
+    drafting = cast("Mapping[str, Any]", found)
+    share = drafting.get("until") or drafting.get("noise")
+    wanted = isinstance(drafting.get("count"), int) and isinstance(share, int | float)
+    return drafting if wanted else None
+
+
+def number_of_drafts(input: Mapping[str, Any]) -> int:
     """Previews that are made in place of each output; 1 without drafts."""
-    drafting = input.get(DRAFT)
+    drafting = drafting_of(input)
     return 1 if drafting is None else drafting["count"]
 
 
 def _share_of_draft(input: Mapping[str, Any]) -> float:
     """Share of its steps that a draft makes. 1 without drafts, and where the input does not tell
     their number: a draft never costs more than a whole output."""
-    until = (input.get(DRAFT) or {}).get("until")
+    until = (drafting_of(input) or {}).get("until")
     given = next((found for name in STEPS if (found := _read(input.get(name)))), None)
     if until is None or given is None:
         return 1.0

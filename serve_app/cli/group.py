@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import click
+from click.core import ParameterSource
 
 from serve_app.cli.connection.text import in_lines
 from serve_app.domain.errors import DarkroomError
@@ -38,6 +39,34 @@ class LazyGroup(click.Group):
         module, _, name = self._places[cmd_name].partition(":")
         command: click.Command = getattr(importlib.import_module(module), name)
         return command
+
+
+class InheritingGroup(click.Group):
+    """Group that is a command too. Its options hold for a subcommand that has them and does not set
+    them itself. For one that does not have them, they are an error: they would have no effect."""
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        name, command, rest = super().resolve_command(ctx, args)
+        if command is not None:
+            ctx.default_map = {str(name): _inherited(ctx, command, f"{ctx.command_path} {name}")}
+        return name, command, rest
+
+
+def _inherited(ctx: click.Context, command: click.Command, path: str) -> dict[str, Any]:
+    """Options that were set in ``ctx``, by their names in ``command``. Raises ``UsageError``."""
+    known = {option: each.name for each in command.params for option in each.opts}
+    found: dict[str, Any] = {}
+    for each in ctx.command.params:
+        if ctx.get_parameter_source(each.name or "") is not ParameterSource.COMMANDLINE:
+            continue
+        name = next((known[option] for option in each.opts if option in known), None)
+        if name is not None:
+            found[name] = ctx.params[each.name or ""]
+        elif not ctx.resilient_parsing:
+            raise click.UsageError(f"`{path}` does not have the option {each.opts[-1]}.", ctx)
+    return found
 
 
 class ErrorReportingGroup(LazyGroup):

@@ -14,6 +14,7 @@ DarkroomError
 │   ├── RequestNotFound
 │   └── ArtifactNotFound
 ├── NotFinished               the outcome was read before there is one
+├── EntryExists               the call is only for what does not exist yet (`If-None-Match: *`)
 ├── RequestActive             the action is possible only after the request's end
 ├── RequestDeleted            the request of this idempotency key was deleted
 ├── OutcomeForgotten          the outcome was not to be kept, and the time to fetch it is over
@@ -174,6 +175,10 @@ class ArtifactNotFound(NotFound):
 class NotFinished(DarkroomError):
     code = "not_finished"
     retryable = True
+
+
+class EntryExists(DarkroomError):
+    code = "entry_exists"
 
 
 class RequestActive(DarkroomError):

@@ -101,6 +101,16 @@ class Ask:
     # endpoints of these, or of what it runs next, that it cannot hold, with the reason
     not_kept: tuple[tuple[str, str], ...] = ()
     upcoming: str | None = None  # version of what it runs next; None: it loads nothing beforehand
+    process_bytes: int = 0  # memory of its process on a CPU
+    host_bytes: int = 0  # memory of its machine or container, on a CPU
+
+    @property
+    def memory(self) -> tuple[int, int] | None:
+        """Used and total bytes: of its device, or on a CPU of its process and its machine. None:
+        not known."""
+        if self.device_bytes:
+            return self.device_bytes - self.free_bytes, self.device_bytes
+        return (self.process_bytes, self.host_bytes) if self.host_bytes else None
 
     @property
     def left_out(self) -> LeftOut:

@@ -1,11 +1,14 @@
 """Paths that a request may use for a LoRA: a URL, a repository of the hub, or registered weights.
-Never a local file of our machines."""
+Never a local file of our machines. And what the files of LoRAs say about themselves."""
 
 from __future__ import annotations
 
+import json
 import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
+from typing import Any
 
 MAX_LORAS = 8  # per request
 MAX_SCALE = 4.0  # fal's limit; a negative scale, which fal lacks, inverts the LoRA's effect
@@ -94,3 +97,46 @@ def parse_lora_path(path: str) -> LoraSource:
     if file and not file.endswith(_SUFFIX):
         raise ValueError("Only *.safetensors files are loaded: pickle files can run code")
     return HubFile(f"{owner}/{name}", file or None, revision or None)
+
+
+MAX_WORDS = 12
+MAX_WORD_LENGTH = 200  # characters
+
+
+@dataclass(frozen=True, slots=True)
+class LoraMetadata:
+    """What a LoRA file says about itself."""
+
+    trigger_words: Sequence[str] = ()
+    base_model: str | None = None
+
+    @classmethod
+    def of(cls, metadata: Mapping[str, Any]) -> LoraMetadata:
+        """Read the metadata of a safetensors file. It is from a stranger: what cannot be read is
+        left out."""
+        phrase = metadata.get("modelspec.trigger_phrase")
+        words = phrase.split(",") if isinstance(phrase, str) and phrase.strip() else _tags(metadata)
+        trimmed = (each.strip()[:MAX_WORD_LENGTH] for each in words)
+        unique = tuple(dict.fromkeys(each for each in trimmed if each))
+        bases = (metadata.get("modelspec.architecture"), metadata.get("ss_base_model_version"))
+        base = next((each for each in bases if isinstance(each, str) and each), None)
+        return cls(unique[:MAX_WORDS], base[:MAX_WORD_LENGTH] if base else None)
+
+
+def _tags(metadata: Mapping[str, Any]) -> list[str]:
+    """Captions of the training, the most frequent first. Kohya's trainer counts them by folder."""
+    counts: dict[str, int] = {}
+    for folder in json_object(metadata.get("ss_tag_frequency")).values():
+        for tag, count in folder.items() if isinstance(folder, dict) else ():
+            if isinstance(count, int):
+                counts[tag] = counts.get(tag, 0) + count
+    return sorted(counts, key=lambda tag: -counts[tag])
+
+
+def json_object(text: object) -> dict[str, Any]:
+    """Object in a JSON text; empty if there is none."""
+    try:
+        found = json.loads(text) if isinstance(text, str | bytes) else None
+    except (ValueError, RecursionError):
+        return {}
+    return found if isinstance(found, dict) else {}

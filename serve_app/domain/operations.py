@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:  # its imports need the audit log
     from serve_app.domain.audit.chain import SealedAct
-    from serve_app.domain.request import Priority, State
+    from serve_app.domain.request import CancelVerdict, Priority, State
 
 
 class PauseKind(StrEnum):
@@ -102,6 +102,20 @@ class LaneFigures:
 
 
 @dataclass(frozen=True, slots=True)
+class QueueEntry:
+    """A queued request, without its input."""
+
+    request_id: str
+    tenant: str
+    endpoint: str
+    pool: str
+    priority: Priority
+    attempt: int
+    created_at: datetime
+    place: int  # ascending in the order of submits
+
+
+@dataclass(frozen=True, slots=True)
 class RunningLease:
     request_id: str
     attempt: int
@@ -158,6 +172,10 @@ class Operations(Protocol):
         left as it is. Raises ``AlreadyFinal``, ``RequestNotFound``."""
         ...
 
+    async def cancel(self, tenant: str, request_id: str, actor: Actor) -> CancelVerdict:
+        """Cancel a request of any tenant, as its owner would. Raises ``RequestNotFound``."""
+        ...
+
     async def fail(self, request_id: str, actor: Actor, reason: str) -> State:
         """End a queued or running request as failed, with ``reason`` for its owner. Its replica is
         fenced. Raises ``AlreadyFinal``, ``RequestNotFound``."""
@@ -169,7 +187,22 @@ class Operations(Protocol):
         and ``RequestActive`` if it runs or is a realtime session."""
         ...
 
-    async def overview(self) -> Overview: ...
+    async def overview(self) -> Overview:
+        """Overview of the queue. It may be some seconds old, but not older than what an operator
+        last did by this process."""
+        ...
+
+    async def waiting(
+        self,
+        *,
+        tenant: str | None = None,
+        endpoints: Sequence[str] = (),
+        after: int = 0,
+        limit: int = 50,
+    ) -> Sequence[QueueEntry]:
+        """Queued requests, the longest wait first. ``tenant`` and ``endpoints``: only theirs;
+        none: all. ``after``: ``place`` of the last request of the previous page."""
+        ...
 
     async def set_warm(self, target: WarmTarget, actor: Actor) -> WarmTarget:
         """Set the warm target of an endpoint, in place of an earlier one. Returns it with its time

@@ -145,7 +145,8 @@ class ExecutorCalls:
         access, policy = request.file_access, request.upload_policy
         ticket = self._terms.file_ticket(held, tenant, number, known, access, policy)
         if policy is None:  # otherwise the file goes to the client's own bucket
-            await self._leases.expect_file(ticket.key)
+            small = () if ticket.thumbnail is None else (ticket.thumbnail.key,)
+            await self._leases.expect_files([ticket.key, *small])
         return ticket
 
     async def _named_secrets(self, held: LeaseKey, tenant: str) -> tuple[Secret, ...]:

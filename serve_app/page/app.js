@@ -6,7 +6,6 @@ import * as json from "./client/json.js";
 import { KeptKey } from "./client/key.js";
 import { Models } from "./client/models.js";
 import { SignIn } from "./client/sign_in.js";
-import { Uploads } from "./client/uploads.js";
 import { showFacts, showModels } from "./form/chooser.js";
 import { forgetDraft } from "./form/draft.js";
 import { DemoWords } from "./form/demo_words.js";
@@ -19,7 +18,8 @@ import { forgetUsed, LORAS, PROMPTS } from "./form/used.js";
 import { listenForDrops } from "./history/drops.js";
 import { Recent } from "./history/recent.js";
 import { Attention } from "./interface/attention.js";
-import { Address, takeKey } from "./interface/address.js";
+import { Address, takeLink } from "./interface/address.js";
+import { endWork, followWork } from "./interface/dialog.js";
 import { Door } from "./interface/door.js";
 import { byId } from "./interface/element.js";
 import { tool } from "./interface/late.js";
@@ -36,22 +36,16 @@ const AGAIN_MS = 2000;
 const NOT_LOADED = "The form of this model could not be loaded. Try again.";
 const NOUNS = { image: "an image", video: "a video", audio: "the audio" };
 
-const linked = takeKey(); // before anything else reads the address
+const linked = takeLink(); // before anything else reads the address
 const key = new KeptKey(forget);
 const api = new Api(key);
 const signIn = new SignIn(api);
 const answer = signIn.takeAnswer();
 const caller = new Caller(api);
 const models = new Models(api);
-const uploads = new Uploads(api);
+let uploads = null; // promise of the client of the upload calls, which only large files need
 const address = new Address(moved);
-const form = new InputForm({
-  upload: (...given) => uploads.send(...given),
-  edit: (name, field, control) => use(name, ({ edit }) => edit(control, form.rows, field, api)),
-  describe: (_, control) =>
-    tool("loras").then(({ describe }) => describe(control, form.rows, api), () => {}),
-  recall: () => use("prompts", ({ recall }) => recall((prompt) => form.change({ prompt }))),
-});
+const form = formIn();
 let program = null; // the dialog of the code, when it is loaded
 let model = null; // the chosen one, with its schema
 let goingOn = null; // the draft that the form goes on from, when there is one
@@ -63,11 +57,17 @@ let again = null; // timer of its next try
 
 const act = {
   again: useAgain,
+  attempt: (id, input) => fillForm(id, input),
   vary: (request) => submitter.repeat(request, 1),
   four: (request) => submitter.repeat(request, 4),
   cancel,
   details: ({ id }) => details.show(id),
   code: showCode,
+  formIn,
+  generate: async (...given) => {
+    const here = location.hash;
+    if ((await submitter.generate(...given)) && location.hash === here) leaveView();
+  },
   useAsInput,
   ended,
   cell: (request) => submitter.cell(request),
@@ -81,6 +81,10 @@ const act = {
     await fillForm(request.endpoint, { ...base, from_draft: draft.id }, origin);
   },
   showDraft,
+  drafts: (request) => {
+    if (views.current !== null) leaveView();
+    stage.bring({ ...request, ...namesOf(request.endpoint) });
+  },
   prepareGrids: () => submitter.loadGrids().catch(() => {}),
   moved: (parts) => attention.show(parts),
 };
@@ -92,7 +96,7 @@ const demoWords = new DemoWords();
 const offer = new RealModelOffer({ api, caller });
 byId("real-model").append(offer.node);
 const estimate = new EstimateLine(api, () =>
-  model === null || door.isOpen || views.current !== null
+  model === null || !byId("form").checkVisibility()
     ? null
     : { endpoint: model.id, input: entered() },
 );
@@ -113,6 +117,32 @@ const door = new Door({
   forget,
   asked: stopEntering,
 });
+
+/** Form of a model, with `complain`, in `place`: both are the page's own by default. */
+function formIn(place, report = complain) {
+  const made = new InputForm(
+    {
+      upload: async (...given) => {
+        uploads ??= tool("uploads").then(({ Uploads }) => new Uploads(api));
+        uploads.catch(() => (uploads = null));
+        return await (await uploads).send(...given);
+      },
+      sign: async (path) =>
+        (await api.call("POST", "v1/files/sign", { path, expires_in: 3600 })).url,
+      edit: (name, field, control) =>
+        use(name, async ({ edit }) => {
+          await made.renew();
+          await edit(control, made.rows, field, api, address);
+        }, report),
+      describe: (_, control) =>
+        tool("loras").then(({ describe }) => describe(control, made.rows, api), () => {}),
+      recall: () =>
+        use("prompts", ({ recall }) => recall((prompt) => changeForm({ prompt }, made)), report),
+    },
+    place,
+  );
+  return made;
+}
 
 function forget() {
   stopEntering();
@@ -253,8 +283,8 @@ function showModel(chosen) {
   byId("inputs").scrollTop = 0;
   showFacts(model);
   showExamples(model, (input) => {
+    changeForm(input);
     goingOn?.leave();
-    form.change(input);
   });
   byId("empty-words").textContent = `Describe ${NOUNS[model.makes] ?? "what you want"} and generate it.`;
   complain("");
@@ -290,9 +320,9 @@ function namesOf(endpoint) {
 
 /** Shows what the address names, after Back, Forward, or a change by hand. */
 async function moved() {
-  const given = takeKey();
+  const given = takeLink();
   if (given !== null) return door.follow(given);
-  if (door.isOpen) return;
+  if (door.isOpen || followWork(address)) return;
   const { model: wanted, request, code } = address.now;
   views.follow(address.now);
   estimate.soon();
@@ -302,11 +332,11 @@ async function moved() {
   if (wanted !== null && wanted !== model?.id && isServed(wanted)) await choose(wanted);
 }
 
-function ended({ endpoint, input, restored, at }, { error }) {
+function ended({ id, endpoint, input, restored, at }, { error }) {
   if (!restored) announce(error ? error.message : `Finished: ${promptOf(input)}`);
   if (error?.problems.length && endpoint === model?.id && !restored)
     form.tell(error.problems, { go: false });
-  if (!restored) attention.ended(at, promptOf(input));
+  if (!restored) attention.ended({ id, at }, promptOf(input));
   recent.look();
 }
 
@@ -324,9 +354,41 @@ async function useAgain(request) {
   await fillForm(endpoint, seed === undefined || seed === null ? whole : { ...whole, seed }, origin);
 }
 
-/** Fills the form of `endpoint`. With `from_draft` in the input it goes on from that draft, whose place
- * on the stage is `origin`, if it is known. */
+/** Writes `input` over what the form has. */
+function changeForm(input, changed = form) {
+  const back = changed.holding(input, { partly: true });
+  changed.change(input);
+  if (changed === form) offerUndo(back, goingOn?.given);
+}
+
+/** Offers to bring back what was entered for `before`, the model then, and the draft `from`. */
+function offerUndo(back, from, before = model) {
+  if (back === null) return;
+  const undo = async () => {
+    goingOn?.leave();
+    if (views.current !== null) leaveView();
+    await choose(before.id);
+    if (model?.id !== before.id) return complain(NOT_LOADED);
+    back();
+    if (from) await goOn(from);
+    byId("fields").querySelector("textarea, input")?.focus();
+  };
+  say("The form was filled. What you had entered was replaced.", { name: "Undo", call: undo });
+}
+
+function goOn(given) {
+  const left = () => (goingOn = null);
+  return use("goingOn", ({ GoingOn }) => {
+    goingOn?.leave();
+    goingOn = new GoingOn({ ...given, form, left });
+  });
+}
+
+/** Fills the form of `endpoint`; with null as the input, keeps what is entered. With `from_draft` it goes
+ * on from that draft, whose place on the stage is `origin`, if known. */
 async function fillForm(endpoint, input, origin) {
+  const [before, from] = [model, goingOn?.given];
+  const back = input === null ? null : form.holding(input);
   if (views.current !== null) leaveView();
   if (model?.id !== endpoint) await choose(endpoint);
   if (model?.id !== endpoint) {
@@ -335,16 +397,11 @@ async function fillForm(endpoint, input, origin) {
     return;
   }
   goingOn?.leave();
-  form.fill(input);
+  if (input !== null) form.fill(input);
   form.keep();
-  const { from_draft: id, new_noise: noise, noise_seed: noiseSeed, ...base } = input;
-  if (id) {
-    const left = () => (goingOn = null);
-    await use("goingOn", ({ GoingOn }) => {
-      goingOn?.leave();
-      goingOn = new GoingOn({ form, id, base, noise, noiseSeed, origin, left });
-    });
-  }
+  offerUndo(back, from, before);
+  const { from_draft: id, new_noise: noise, noise_seed: noiseSeed, ...base } = input ?? {};
+  if (id) await goOn({ id, base, noise, noiseSeed, origin });
   scrollTo({ top: 0 });
   byId("fields").querySelector("textarea, input")?.focus();
 }
@@ -361,7 +418,7 @@ function draft() {
   use("draftSettings", ({ drafting }) => submitter.generate(model, { draft: drafting() }));
 }
 
-/** Goes to a draft on its light table; without that, to the details of its request. */
+/** Goes to a draft on its light table, or else to the details of its request. */
 function showDraft({ request, id }) {
   const preview = document.querySelector(`[data-draft="${CSS.escape(id)}"]`);
   if (preview === null) return details.show(request);
@@ -371,12 +428,13 @@ function showDraft({ request, id }) {
 
 /** True if the user sees an input of the form that takes such a file. */
 function hasInput(kind) {
-  const isForm = views.current === null && document.querySelector("dialog[open]") === null;
-  return isForm && form.inputFor(kind) !== null;
+  return document.querySelector("dialog[open]") === null && form.inputFor(kind) !== null;
 }
 
-/** Closes the dialogs, and takes them out of the address, in which Back would undo what follows. */
-function closeDialogs() {
+/** Closes the dialogs, and takes them out of the address, in which Back would undo what follows. With
+ * `aside`, a dialog of a tool comes back when the user has signed in again. */
+function closeDialogs({ aside = false } = {}) {
+  endWork(address, { aside });
   address.correct({ request: null, item: null, code: null });
   for (const each of document.querySelectorAll("dialog[open]")) each.close();
 }
@@ -419,12 +477,12 @@ async function showCode(request) {
 }
 
 /** Loads a tool and calls `what` with its module. */
-async function use(name, what) {
-  complain("");
+async function use(name, what, report = complain) {
+  report("");
   try {
     await what(await tool(name));
   } catch (error) {
-    complain(error.message);
+    report(error.message);
   }
 }
 
@@ -438,8 +496,8 @@ async function cancel({ id }) {
   recent.look();
 }
 
-function complain(words) {
-  byId("form-problem").textContent = words;
+function complain(words, ...more) {
+  byId("form-problem").replaceChildren(words, ...more);
   byId("form-problem").hidden = words === "";
 }
 
@@ -454,7 +512,7 @@ api.addEventListener("locked", () => {
   if (door.isOpen) return;
   clearTimeout(again);
   accepted = null;
-  closeDialogs(); // they would be over the form for the key
+  closeDialogs({ aside: true }); // they would be over the form for the key
   door.end();
 });
 byId("model").addEventListener("change", async () => {

@@ -34,6 +34,8 @@ STATEMENT_LIMIT_S = 8.0
 earlier, so a connection that reaches the limit is silent."""
 SILENT_S = 3.0
 """Limit of what a healthy server answers at once: set-up, probes, and leases of leadership."""
+STOOD_STILL = 0.1
+"""A limit that is noticed later than by this part of it was missed by this process."""
 MAX_TRIES = 3
 RECONNECT_POLL_S = 0.3
 
@@ -339,16 +341,23 @@ async def answers_within(
     ``NoAnswer`` in the block.
 
     A cancellation would not do: psycopg first asks the server to cancel the statement, and waits up
-    to 10 s for a server that says nothing.
+    to 10 s for a server that says nothing. Time in which this process stood still is not counted:
+    the answer may have come meanwhile.
     """
-    expired = False
+    expired = extended = False
+    loop = asyncio.get_running_loop()
 
     def close() -> None:
-        nonlocal expired
+        nonlocal expired, extended, timer
+        late = loop.time() - timer.when()
+        if late > STOOD_STILL * limit_s and not extended:
+            extended = True
+            timer = loop.call_later(min(late, limit_s), close)
+            return
         expired = True
         shut_down(connection)
 
-    timer = asyncio.get_running_loop().call_later(limit_s, close)
+    timer = loop.call_later(limit_s, close)
     try:
         yield
     except psycopg.Error as error:
@@ -357,6 +366,9 @@ async def answers_within(
         raise
     finally:
         timer.cancel()
+        if expired:
+            # If the answer came in the same turn of the loop, only the next statement would fail.
+            await connection.close()
 
 
 def _milliseconds(limit_s: float) -> str:

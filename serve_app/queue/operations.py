@@ -1,4 +1,4 @@
-"""Operator actions and overview: PostgreSQL behind the port ``Operations``."""
+"""Operator actions: PostgreSQL behind the port ``Operations``."""
 
 from __future__ import annotations
 
@@ -8,21 +8,21 @@ from serve_app.domain.errors import AlreadyFinal, RequestActive, RequestNotFound
 from serve_app.domain.lease import LeaseKey
 from serve_app.domain.operations import (
     Actor,
-    LaneFigures,
     NewAct,
-    OpenTransaction,
-    Overview,
     Pause,
     PauseKind,
-    RunningLease,
 )
 from serve_app.domain.outcome import Outcome
-from serve_app.domain.request import Priority, State
+from serve_app.domain.ports import Clock
+from serve_app.domain.request import CancelVerdict, Priority, State
 from serve_app.postgres.database import Database
+from serve_app.postgres.fair_reads import FairReads
 from serve_app.queue.after_commit import AfterCommit
 from serve_app.queue.audit_log import PostgresAuditLog
 from serve_app.queue.fairness.fair_queue import HEAD_START_S
 from serve_app.queue.fairness.pauses import Pauses
+from serve_app.queue.overview import OverviewReader
+from serve_app.queue.removal import Removal
 from serve_app.queue.state.warm import StoredWarmTargets
 from serve_app.queue.store import messages
 from serve_app.queue.store.config import QueueLimits
@@ -30,37 +30,6 @@ from serve_app.queue.store.rows import audit_columns, known_id
 from serve_app.queue.transactions.cancel import fail_request
 from serve_app.queue.transactions.end_attempt import EndAttempts
 
-MAX_LANES, MAX_LEASES = 500, 500
-
-# Each half uses the index of its state.
-LANES = f"""
--- name: show_lanes
-SELECT pool, tenant, sum(queued)::bigint, sum(running)::bigint,
-       extract(epoch FROM now() - min(oldest))::double precision
-FROM (
-    SELECT pool, tenant, count(*) AS queued, 0 AS running, min(created_at) AS oldest
-    FROM requests WHERE state = 'queued' GROUP BY 1, 2
-    UNION ALL
-    SELECT pool, tenant, 0, count(*), NULL FROM requests WHERE state = 'running' GROUP BY 1, 2
-) halves
-GROUP BY 1, 2 ORDER BY 3 DESC, 4 DESC, 1, 2 LIMIT {MAX_LANES}
-"""
-LEASES = f"""
--- name: show_leases
-SELECT id::text, attempt, tenant, endpoint, pool, replica_id,
-       extract(epoch FROM now() - started_at)::double precision,
-       extract(epoch FROM lease_until - now())::double precision
-FROM requests WHERE state = 'running' ORDER BY started_at LIMIT {MAX_LEASES}
-"""
-# PostgreSQL shows other roles' transactions only to members of `pg_read_all_stats`.
-OLDEST_TRANSACTION = """
-SELECT extract(epoch FROM now() - xact_start)::double precision, coalesce(state, ''),
-       coalesce(application_name, ''), pid
-FROM pg_stat_activity
-WHERE datname = current_database() AND pid <> pg_backend_pid() AND xact_start IS NOT NULL
-  AND backend_type = 'client backend'
-ORDER BY xact_start LIMIT 1
-"""
 CURRENT = """
 SELECT CASE state WHEN 'following' THEN 'queued' ELSE state END, attempt, lease_nonce
 FROM requests WHERE id = %(id)s::uuid
@@ -105,16 +74,22 @@ class PostgresOperations:
     def __init__(
         self,
         database: Database,
+        reads: FairReads,
         limits: QueueLimits,
         pauses: Pauses,
         warm: StoredWarmTargets,
+        removal: Removal,
         after: AfterCommit,
+        clock: Clock,
     ) -> None:
         self._database = database
         self._pauses = pauses
         self.set_warm = warm.set
         self.end_warm = warm.end
         self.warm_targets = warm.read
+        self._removal = removal
+        self._seen = OverviewReader(reads, pauses, clock)
+        self.overview, self.waiting = self._seen.overview, self._seen.waiting
         log = self.log = PostgresAuditLog(database)
         self.audit, self.audit_chain, self.seal_audit = log.page, log.chain, log.seal
         self._attempts = EndAttempts(database, limits)
@@ -146,6 +121,11 @@ class PostgresOperations:
                 return after
         raise _keeps_changing(id_)
 
+    async def cancel(self, tenant: str, request_id: str, actor: Actor) -> CancelVerdict:
+        verdict = await self._removal.cancel(tenant, request_id, actor)
+        self._seen.forget()
+        return verdict
+
     async def fail(self, request_id: str, actor: Actor, reason: str) -> State:
         id_, failure = known_id(request_id), messages.failed_by_hand(reason)
         noted = _audit_params(actor, "request.fail", {"reason": messages.clean(reason)})
@@ -158,6 +138,7 @@ class PostgresOperations:
                 continue
             removed = await fail_request(self._database, id_, failure, noted)
             if removed is not None:
+                self._seen.forget()
                 self._after.removed([removed], failure)
                 return removed.state
         raise _keeps_changing(id_)
@@ -185,18 +166,6 @@ class PostgresOperations:
             if state is State.RUNNING:
                 raise RequestActive(messages.RUNS_ALREADY)
         raise _keeps_changing(id_)
-
-    async def overview(self) -> Overview:
-        pauses = await self._pauses.refresh()
-        lanes = await self._database.rows(LANES)
-        leases = await self._database.rows(LEASES)
-        oldest = await self._database.rows(OLDEST_TRANSACTION)
-        return Overview(
-            lanes=[LaneFigures(*row) for row in lanes],
-            leases=[RunningLease(*row) for row in leases],
-            halts=[*pauses],
-            oldest_transaction=OpenTransaction(*oldest[0]) if oldest else None,
-        )
 
     async def record(self, acts: Sequence[NewAct]) -> None:
         rows = [
@@ -226,6 +195,7 @@ class PostgresOperations:
     ) -> State | None:
         """End the attempt by hand. None if it has already ended."""
         ended = await self._attempts.end_by_operator(held, messages.REQUEUED, failure, noted)
+        self._seen.forget()
         outcomes = {} if failure is None else {held: failure}
         self._after.ended(ended, outcomes, fenced=True)
         return ended[0].state if ended else None

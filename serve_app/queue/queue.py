@@ -114,8 +114,11 @@ def assemble(
     election = LeaderElection(database, clock, ingress_id)
     warm = StoredWarmTargets(database)
     kept = retention or Retention()
-    operations = PostgresOperations(database, limits, state.pauses, warm, after)
+    long_reads = FairReads(reads or database)
     removal = Removal(database, kept, garbage, state.requests, after)
+    operations = PostgresOperations(
+        database, long_reads, limits, state.pauses, warm, removal, after, clock
+    )
     parts = QueueParts(
         state=state,
         after=after,
@@ -136,7 +139,7 @@ def assemble(
         election=election,
         metrics=metrics,
     )
-    return PostgresQueue(database, FairReads(reads or database), limits, parts)
+    return PostgresQueue(database, long_reads, limits, parts)
 
 
 class PostgresQueue:

@@ -93,6 +93,7 @@ class Submitter:
         """Store ``new``, or return the request that it repeats. Once begun it continues if the
         caller disconnects.
         """
+        new.require_validated()
         reusing = await self._outcomes.store_reused(new)
         if reusing is not None:
             self._state.requests.update(reusing)

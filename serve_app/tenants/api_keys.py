@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Protocol
 
-from serve_app.domain.errors import TenantDisabled
+from serve_app.domain.errors import TenantDisabled, Unauthenticated
 from serve_app.domain.operations import Actor
 from serve_app.tenants.credentials import Credential
 from serve_app.tenants.scopes import API, Caller
@@ -32,6 +32,17 @@ class KeyInfo:
     last_used_at: datetime | None = None  # about a minute exact; None: not since this is recorded
     successor: str | None = None  # id of the key that its rotation made
     person: str = ""  # who signed in; empty for a key of a program
+
+
+LINK_NAME = "sign-in link"
+"""Name of the keys of one-time links."""
+
+
+def ended_link() -> Unauthenticated:
+    """Refusal of a one-time link that has ended, whatever the reason."""
+    return Unauthenticated(
+        "This link was used already, or has expired. `darkroom keys link` prints another one."
+    )
 
 
 def disabled(tenant: str) -> TenantDisabled:
@@ -105,6 +116,18 @@ class Keys(Protocol):
         """Create a key of a person who signed in, from ``address``. Old keys of the same person are
         forgotten some days after their end. The audit log has the provider's id of the person too:
         many providers let people change their names."""
+        ...
+
+    async def offer_link(self, actor: Actor, expires_at: datetime) -> str:
+        """Token of a one-time link that gives a browser a key with the rights of the actor's."""
+        ...
+
+    async def take_link(self, token: str, address: str) -> Credential:
+        """Create the key of a link, for a browser at ``address``. The link ends with it.
+
+        The key expires when the one that offered the link does. Raises ``Unauthenticated`` if the
+        link was used, or has expired, or its key is no longer valid.
+        """
         ...
 
     async def revoke(self, key_id: str, actor: Actor | None = None) -> bool:

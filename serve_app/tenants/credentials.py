@@ -30,11 +30,21 @@ class Credential:
     @property
     def digest(self) -> bytes:
         """SHA-256 of the secret. A slow hash is not necessary: the secret has 256 random bits."""
-        return hashlib.sha256(self.secret.encode()).digest()
+        return digest_of(self.secret)
 
 
 def new_credential(token: Callable[[int], str] = secrets.token_hex) -> Credential:
     return Credential(id=f"dk_{token(8)}", secret=token(32))
+
+
+def new_token() -> str:
+    """Secret of a link: 192 random bits, short enough for a QR code."""
+    return secrets.token_urlsafe(24)
+
+
+def digest_of(secret: str) -> bytes:
+    """What is stored in place of a secret, which is random, so that its hash need not be slow."""
+    return hashlib.sha256(secret.encode()).digest()
 
 
 def parse(text: str) -> Credential | None:

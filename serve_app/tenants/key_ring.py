@@ -16,8 +16,14 @@ from serve_app.domain.errors import DatabaseUnavailable, Unauthenticated
 from serve_app.domain.operations import Actor
 from serve_app.domain.ports import Clock
 from serve_app.postgres.database import Database
-from serve_app.tenants.api_keys import KeyInfo, disabled
-from serve_app.tenants.credentials import Credential, from_header, new_credential
+from serve_app.tenants.api_keys import LINK_NAME, KeyInfo, disabled, ended_link
+from serve_app.tenants.credentials import (
+    Credential,
+    digest_of,
+    from_header,
+    new_credential,
+    new_token,
+)
 from serve_app.tenants.scopes import API, Caller
 from serve_app.tenants.sign_in import Person, Rights
 
@@ -127,6 +133,39 @@ made AS (
 )
 INSERT INTO audit (actor, address, action, subject, detail)
 VALUES (%(id)s, %(address)s, 'sign-in', %(person)s, %(detail)s::json)
+"""
+OFFER_LINK: LiteralString = """
+WITH ended AS (DELETE FROM sign_in_links WHERE expires_at <= %(now)s),
+offered AS (
+    INSERT INTO sign_in_links (digest, key_id, expires_at)
+    VALUES (%(digest)s, %(actor)s, %(expires_at)s)
+)
+INSERT INTO audit (actor, address, action, subject, detail)
+SELECT id, %(address)s, 'key.link', id,
+       json_build_object('tenant', tenant, 'expires_at', %(expires_at)s::timestamptz)
+FROM api_keys WHERE id = %(actor)s
+"""
+TAKE_LINK: LiteralString = """
+WITH taken AS (
+    DELETE FROM sign_in_links WHERE digest = %(digest)s AND expires_at > %(now)s
+    RETURNING key_id
+),
+source AS (
+    SELECT k.* FROM api_keys k JOIN taken t ON t.key_id = k.id
+    WHERE k.revoked_at IS NULL AND (k.expires_at IS NULL OR k.expires_at > %(now)s)
+),
+made AS (
+    INSERT INTO api_keys (id, tenant, digest, scopes, name, expires_at, endpoints, created_at)
+    SELECT %(id)s, tenant, %(key_digest)s, scopes, %(name)s, expires_at, endpoints, %(now)s
+    FROM source
+),
+noted AS (
+    INSERT INTO audit (actor, address, action, subject, detail)
+    SELECT id, %(address)s, 'key.create', %(id)s,
+           json_build_object('tenant', tenant, 'alias', %(name)s::text, 'scopes', scopes)
+    FROM source
+)
+SELECT id FROM source
 """
 FORGET_SIGN_INS = timedelta(days=7)
 USED: LiteralString = """
@@ -251,6 +290,32 @@ class KeyRing:
             "forgotten": now - FORGET_SIGN_INS,
         }
         await self._rows(SIGN_IN, params)
+        return made
+
+    async def offer_link(self, actor: Actor, expires_at: datetime) -> str:
+        token = new_token()
+        params = {
+            "digest": digest_of(token),
+            "actor": actor.key_id,
+            "address": actor.address,
+            "expires_at": expires_at,
+            "now": self._clock.now(),
+        }
+        await self._rows(OFFER_LINK, params)
+        return token
+
+    async def take_link(self, token: str, address: str) -> Credential:
+        made = new_credential()
+        params = {
+            "digest": digest_of(token),
+            "now": self._clock.now(),
+            "id": made.id,
+            "key_digest": made.digest,
+            "name": LINK_NAME,
+            "address": address,
+        }
+        if not await self._rows(TAKE_LINK, params):
+            raise ended_link()
         return made
 
     async def list(self, tenant: str) -> Sequence[KeyInfo]:

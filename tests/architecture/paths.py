@@ -6,17 +6,17 @@ begins (``trace``), and looks for those functions in that order.
 
 **What counts.** The way begins where the first function of the list begins, and ends where the last
 one begins. A module is on the way if a function of it begins in between, in each of the repeated
-requests (so that a periodic task which happens to run is not on it), and if the body of such a
+requests (so that what happens to run beside one is not on it), and if the body of such a
 function has at least ``MIN_LINES`` lines: a property, a one-line function or the generated method
 of a dataclass sends no reader to its file. Importing a module does not count. Not on any way:
-``serve_app.telemetry`` (clock, log context, metrics), because everything calls it. Not on way (b):
+``serve_app.telemetry`` (clock, log context, metrics), because everything calls it, and periodic
+tasks (``PERIODIC``), which run meanwhile where each request takes seconds. Not on way (b):
 
 - calls that serve the upload of the artifacts, in the task of that HTTP request and in what it
   begins: it is a request of its own, and with S3 the server is not ours. The replica's part, the
   uploader, counts;
 - calls on the engine's thread, and modules inside ``deployments.engine`` other than its face
-  ``engine.py``: way (c) is about them;
-- periodic tasks (``PERIODIC``).
+  ``engine.py``: way (c) is about them.
 
 ``all`` is the same count without ``MIN_LINES``.
 """
@@ -132,11 +132,11 @@ def way(calls: Sequence[Call], spine: Sequence[str], name: str) -> Way:
 
 
 def _counts(call: Call, name: str) -> bool:
-    if call.module.startswith(TELEMETRY):
+    if call.module.startswith(TELEMETRY) or call.task in PERIODIC:
         return False
     if name != "b":
         return True
-    if call.thread == "engine" or call.task in PERIODIC or call.origin == UPLOAD:
+    if call.thread == "engine" or call.origin == UPLOAD:
         return False
     return not call.module.startswith(f"{ENGINE}.") or call.module == f"{ENGINE}.engine"
 

@@ -53,6 +53,7 @@ def own(fallback: Any = None, options: Any = PROMPT) -> dict[str, Any]:
         ({"endpoint": "a/text", "max_wait_s": 0}, "greater than 0"),
         ({"endpoint": "a/text", "after": 3}, "unknown key `after`"),
         ({"endpoint": "a/text", "fields": {"prompt": "text"}, "budget": "20 EUR/day"}, ""),
+        ({"endpoint": "a/text", "fields": {"prompt": "text"}, "errors": ["unavailable"]}, ""),
     ],
 )
 def test_a_mistake_is_named_with_its_line(tmp_path: Path, fallback: Any, words: str) -> None:

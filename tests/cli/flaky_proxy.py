@@ -35,6 +35,9 @@ def flaky_proxy(behind: Address, trouble: Trouble) -> Generator[Address]:
         def do_POST(self) -> None:
             self.do_GET()
 
+        def do_PUT(self) -> None:
+            self.do_GET()
+
         def do_DELETE(self) -> None:
             self.do_GET()
 
@@ -74,7 +77,7 @@ class _Handler(BaseHTTPRequestHandler):
         kept = {
             name: value
             for name, value in self.headers.items()
-            if name.lower() in ("authorization", "content-type")
+            if name.lower() in ("authorization", "content-type", "idempotency-key")
         }
         url = f"{self.origin}{self.path}"
         return httpx.request(self.command, url, headers=kept, content=body, timeout=30)

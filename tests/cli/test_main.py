@@ -100,17 +100,15 @@ def test_a_wish_with_an_image_or_a_mask_goes_to_an_endpoint_that_takes_them(
     from_image = GenerateOptions("a", image=str(image), strength=0.6)
     assert from_image.endpoint() == "fal-ai/flux/dev/image-to-image"
     uri = f"data:image/png;base64,{base64.b64encode(PIXEL).decode()}"
-    assert from_image.body(output_format="png") == {
+    assert from_image.body() == {
         "prompt": "a",
-        "output_format": "png",
         "image_url": uri,
         "strength": 0.6,
     }
     masked = GenerateOptions("a", image="https://example.test/a.png", mask=str(image), count=2)
     assert masked.endpoint() == "fal-ai/fast-sdxl/inpainting"
-    assert masked.body(format="jpeg") == {
+    assert masked.body() == {
         "prompt": "a",
-        "format": "jpeg",
         "image_url": "https://example.test/a.png",
         "mask_url": uri,
         "num_images": 2,

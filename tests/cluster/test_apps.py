@@ -8,11 +8,13 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
+from PIL import Image
 
 from tests.cluster.darkroom import CALL_S, Darkroom, eventually
 from tests.cluster.executor_calls import (
@@ -45,6 +47,12 @@ class Shop(darkroom.App):
     @darkroom.endpoint("/poster")
     def poster(self, prompt: str) -> darkroom.Image:
         return darkroom.Image.from_bytes(b"\\x89PNG\\r\\n\\x1a\\n a poster", "image/png")
+
+    @darkroom.endpoint("/card")
+    def card(self) -> darkroom.Image:
+        from PIL import Image
+
+        return darkroom.Image.from_pil(Image.new("RGB", (600, 300), "red"))
 
     @darkroom.endpoint("/process")
     def process(self) -> dict[str, int]:
@@ -142,6 +150,18 @@ def called(darkroom: Darkroom, endpoint: str) -> tuple[dict[str, Any], list[str]
     return result, logs
 
 
+def shows_a_thumbnail(darkroom: Darkroom) -> None:
+    """A picture of an app has a small one in the list of requests."""
+    (card,) = darkroom.http.post("/run/house/shop/card", json={}).json().values()
+    (request, *_) = darkroom.http.get("/v1/requests").json()["requests"]
+    (file,) = request["files"]
+    assert file["url"] == card["url"]
+    small = httpx.get(file["thumbnail"]["url"], trust_env=False, timeout=CALL_S)
+    assert small.headers["Content-Type"] == "image/webp"
+    with Image.open(BytesIO(small.content)) as picture:
+        assert picture.size == (512, 256)
+
+
 def deployed(darkroom: Darkroom, folder: Path) -> None:
     path = folder / "shop.py"
     path.write_text(APP)
@@ -194,6 +214,7 @@ def test_an_app_serves_from_nothing_also_through_a_hosted_endpoint_and_its_death
     assert httpx.get(image["url"], trust_env=False, timeout=CALL_S).content == PNG
     assert "drawing" in logs
 
+    shows_a_thumbnail(darkroom)
     once, sketch, upon = streamed(darkroom, tmp_path / "told")
     assert (once, upon) == ("once", "upon")
     assert sketch["url"] == "data:image/png;base64,YSBza2V0Y2g="

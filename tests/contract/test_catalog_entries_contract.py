@@ -3,6 +3,7 @@ PostgreSQL."""
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 
 import pytest
@@ -50,6 +51,15 @@ async def test_an_entry_is_read_as_it_was_written(entries: CatalogEntries) -> No
     one, other = await entries.all()
     assert (one.endpoint, one.entry, one.changed_by) == (ONE, ENTRY, "key-1")
     assert one.changed_at >= other.changed_at
+
+
+async def test_an_entry_is_added_only_where_there_is_none(entries: CatalogEntries) -> None:
+    added = await asyncio.gather(*(entries.add(ONE, {"n": n}, ADMIN) for n in range(5)))
+    assert sorted(added) == [False] * 4 + [True]
+    (kept,) = await entries.all()
+    assert kept.entry == {"n": added.index(True)}
+    assert not await entries.add(ONE, ENTRY, ADMIN)
+    assert await entries.all() == [kept]
 
 
 async def test_each_change_gives_another_version(entries: CatalogEntries) -> None:

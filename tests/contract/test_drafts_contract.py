@@ -7,14 +7,14 @@ from datetime import datetime, timedelta
 import pytest
 
 from serve_app.domain.artifact import Lifecycles
-from serve_app.domain.media.draft import DraftOrigin
+from serve_app.domain.media.draft import DraftOrigin, DraftSpace
 from serve_app.domain.operations import Actor
 from serve_app.domain.ports import Queue
 from serve_app.queue.queue import PostgresQueue
 from serve_app.queue.transactions.deletion import PostgresLifecycles
 from tests.contract.test_workflows_contract import DRAW, call, started
 from tests.fakes.queue import FakeQueue
-from tests.queue.requests import TENANT, new
+from tests.queue.requests import TENANT, done, lease, new
 from tests.queue.test_drafts import SEED, drafted, key_of
 
 
@@ -52,6 +52,26 @@ async def test_the_drafts_of_a_request_are_found_with_its_input(queue: Queue) ->
     assert await drafts.newest(TENANT, 1, before=(one.created_at, one.id)) == []
 
 
+async def test_drafts_of_unfinished_requests_are_expected_to_take_space(queue: Queue) -> None:
+    drafts, endpoint = queue.drafts, new().endpoint
+    assert await drafts.space(TENANT, endpoint) == DraftSpace(0, 0, 0)
+    await drafted(queue, new(draft_bytes=100), "one", size=5)
+    await drafted(queue, new(draft_bytes=100), "two", "three", size=7)
+    assert await drafts.space(TENANT, endpoint) == DraftSpace(19, 0, 7)
+    assert await drafts.space(TENANT, "fal-ai/flux/dev") == DraftSpace(19, 0, 0)
+    waiting, running = new(draft_bytes=100), new(draft_bytes=20)
+    await queue.submit(running)
+    held = (await lease(queue)).held
+    for request in (new(), waiting, new(tenant="bob", draft_bytes=3)):
+        await queue.submit(request)
+    assert held.request_id == running.id
+    assert await drafts.space(TENANT, endpoint) == DraftSpace(19, 120, 7)
+    assert await drafts.space("bob", endpoint) == DraftSpace(0, 3, 0)
+    await queue.cancel(TENANT, waiting.id)
+    await queue.finish(done(held))
+    assert await drafts.space(TENANT, endpoint) == DraftSpace(19, 0, 7)
+
+
 async def test_a_draft_belongs_to_its_tenant(queue: Queue) -> None:
     drafts = queue.drafts
     await drafted(queue, new(), "one")
@@ -81,6 +101,30 @@ async def test_the_drafts_of_a_deleted_request_are_not_found(queue: Queue) -> No
     assert await queue.drafts.used(TENANT) == 0
 
 
+async def test_a_request_keeps_the_draft_that_it_goes_on_from_when_the_draft_is_deleted(
+    queue: Queue,
+) -> None:
+    drafts, dropped, deleted = queue.drafts, new(), new()
+    await drafted(queue, dropped, "one")
+    await drafted(queue, deleted, "two")
+    for first in (dropped, deleted):
+        await queue.submit(new(draft_key=key_of(first)))
+    assert await drafts.delete(TENANT, "one", Actor("key-1", "192.0.2.1"))
+    await queue.delete(TENANT, deleted.id)
+    assert not await drafts.delete(TENANT, "one")
+    assert await drafts.newest(TENANT, 10) == []
+    assert await drafts.used(TENANT) == 0
+    for id_ in ("one", "two"):
+        assert await drafts.get(TENANT, id_) is None
+        assert await drafts.look(TENANT, id_) is None
+        assert await drafts.open(TENANT, id_) is None
+    urls = [(await lease(queue)).draft_url for _ in range(2)]
+    assert [url and url.partition("files/")[2] for url in urls] == [
+        key_of(dropped),
+        key_of(deleted),
+    ]
+
+
 async def test_a_draft_expires_with_the_files_of_its_request_if_their_time_is_shorter(
     queue: Queue, lifecycles: Lifecycles
 ) -> None:
@@ -107,3 +151,31 @@ async def test_a_draft_of_a_step_outlasts_the_time_of_files_that_begins_with_its
     draft = await queue.drafts.get(TENANT, "one")
     assert draft is not None
     assert draft.expires_at - draft.created_at > timedelta(hours=23)
+
+
+async def test_drafts_are_found_by_patterns_of_endpoints_and_by_their_request(queue: Queue) -> None:
+    names = ("a/b_c", "a/bxc", "a/b%c", "a\\b", "z")
+    made = [new(endpoint=name) for name in names]
+    for request in made:
+        await drafted(queue, request, f"of {request.endpoint}")
+
+    async def found(*patterns: str, limit: int = 10) -> list[str]:
+        listed = await queue.drafts.newest(TENANT, limit, endpoints=patterns)
+        return [each.endpoint for each in reversed(listed)]
+
+    assert await found() == [*names]
+    assert await found("*") == [*names]
+    assert await found("a/*") == [*names[:3]]
+    assert await found("a/b_c", "z") == ["a/b_c", "z"]
+    assert await found("a/b%c") == ["a/b%c"]
+    assert await found("a\\*") == ["a\\b"]
+    assert await found("*b*c*") == [*names[:3]]
+    assert await found("a/*", limit=1) == ["a/b%c"]  # not a page that is filtered afterwards
+    assert await found("no") == []
+    (own,) = await queue.drafts.newest(TENANT, 10, request_id=made[1].id)
+    assert own.id == "of a/bxc"
+    assert await queue.drafts.newest(TENANT, 10, request_id=new().id) == []
+    assert await queue.drafts.newest(TENANT, 10, endpoints=("a/b_c",), request_id=made[1].id) == []
+    before = (own.created_at, own.id)
+    (older,) = await queue.drafts.newest(TENANT, 10, before, endpoints=("a/*",))
+    assert older.id == "of a/b_c"

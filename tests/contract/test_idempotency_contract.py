@@ -30,6 +30,14 @@ def keyed(key: str = "k", body: int = 1, **changes: Any) -> NewRequest:
     return new(idempotency_key=key, body_digest=bytes([body]) * 32, **changes)
 
 
+async def test_a_repeat_that_was_not_validated_is_never_stored(queue: Queue) -> None:
+    first = await queue.submit(keyed())
+    for repeat in (keyed(), keyed("another"), new()):
+        with pytest.raises(ValueError, match="was not validated"):
+            await queue.submit(replace(repeat, repeats=first))
+    assert [each.id for each in await queue.page(TENANT, limit=10)] == [first.id]
+
+
 async def test_the_same_key_and_body_is_the_same_request_at_every_stage(queue: Queue) -> None:
     first = await queue.submit(keyed())
     assert (await queue.submit(keyed())).id == first.id

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, replace
 from datetime import timedelta
@@ -251,3 +252,58 @@ async def test_ended_sign_ins_of_a_person_are_forgotten_at_a_later_one(ring: Rin
     found = await ring.keys.list("studio")
     assert [each.person for each in found] == ["", "bob", "ada"]
     assert {kept.id, last.id} <= {each.id for each in found}
+
+
+async def test_a_link_gives_one_browser_a_key_with_the_same_rights(ring: Ring) -> None:
+    until = ring.clock.now() + timedelta(days=30)
+    scopes = frozenset({READ, CANCEL})
+    first = await ring.keys.create(
+        "studio", name="ci", scopes=scopes, expires_at=until, endpoints=("test/*",)
+    )
+    token = await ring.keys.offer_link(
+        Actor(first.id, "10.0.0.5"), ring.clock.now() + timedelta(hours=12)
+    )
+    assert token not in repr(await ring.acts())
+    made = await ring.keys.take_link(token, "10.0.0.7")
+    who = await ring.keys.authenticate(f"Key {made}")
+    assert (who.tenant, who.scopes, who.endpoints) == ("studio", scopes, ("test/*",))
+    info = await ring.keys.find(made.id)
+    assert info is not None
+    assert (info.name, info.expires_at) == ("sign-in link", until)
+    detail = {"tenant": "studio", "alias": "sign-in link", "scopes": ["cancel", "read"]}
+    (offer, *acts) = await ring.acts()
+    assert offer[:3] == (Actor(first.id, "10.0.0.5"), "key.link", first.id)
+    assert offer[3]["tenant"] == "studio"
+    assert acts == [(Actor(first.id, "10.0.0.7"), "key.create", made.id, detail)]
+    for used in (token, "never-offered"):
+        with pytest.raises(Unauthenticated, match="used already, or has expired"):
+            await ring.keys.take_link(used, "10.0.0.7")
+    assert len(await ring.keys.list("studio")) == 2
+
+
+async def test_of_two_browsers_that_open_a_link_at_once_one_gets_a_key(ring: Ring) -> None:
+    first = await ring.keys.create("studio")
+    token = await ring.keys.offer_link(
+        Actor(first.id, "10.0.0.5"), ring.clock.now() + timedelta(hours=12)
+    )
+    taken = await asyncio.gather(
+        *(ring.keys.take_link(token, f"10.0.0.{each}") for each in range(5)),
+        return_exceptions=True,
+    )
+    assert [type(each) for each in taken].count(Credential) == 1
+    assert len(await ring.keys.list("studio")) == 2
+
+
+async def test_a_link_ends_by_its_time_and_with_its_key(ring: Ring) -> None:
+    ends, gone, short = [await ring.keys.create("studio") for _ in range(3)]
+    now = ring.clock.now()
+    revoked = await ring.keys.offer_link(Actor(gone.id, "10.0.0.5"), now + timedelta(hours=12))
+    late = await ring.keys.offer_link(Actor(short.id, "10.0.0.5"), now + timedelta(minutes=1))
+    rotated = await ring.keys.offer_link(Actor(ends.id, "10.0.0.5"), now + timedelta(hours=12))
+    await ring.keys.revoke(gone.id)
+    await ring.keys.rotate(ends.id, overlap_s=0)
+    ring.clock.advance(60)
+    for token in (revoked, late, rotated):
+        with pytest.raises(Unauthenticated, match="used already, or has expired"):
+            await ring.keys.take_link(token, "10.0.0.7")
+    assert len(await ring.keys.list("studio")) == 4

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import pytest
 
@@ -19,6 +20,7 @@ from serve_app.domain.operations import Actor, PauseKind, WarmTarget, WeightsLev
 from serve_app.domain.ports import Queue
 from serve_app.domain.request import Priority, State, WaitReason
 from tests.contract.queues import Make
+from tests.contract.test_reuse_contract import shared
 from tests.contract.waiting import eventually
 from tests.queue.database import LONG_ASKS, LONG_LEASES
 from tests.queue.requests import POOL, TENANT, ask, done, failure, lease, new, new_id, report
@@ -240,6 +242,27 @@ async def test_the_overview_shows_lanes_leases_and_halts(make: Make) -> None:
     assert [(each.endpoint, each.kind) for each in seen.halts] == [(OTHER, PauseKind.PAUSED)]
 
 
+async def test_the_overview_shows_what_an_operator_has_just_done(make: Make) -> None:
+    queue = await make()
+    for _ in range(3):
+        await queue.submit(new())
+    granted = await lease(queue)
+
+    async def figures() -> list[tuple[int, int]]:
+        return [(lane.queued, lane.running) for lane in (await queue.operations.overview()).lanes]
+
+    assert await figures() == [(2, 1)]
+    await queue.operations.requeue(granted.request_id, ADMIN)
+    assert await figures() == [(3, 0)]
+    await queue.operations.fail(granted.request_id, ADMIN, "")
+    assert await figures() == [(2, 0)]
+    (first, *_) = await queue.operations.waiting()
+    assert await queue.operations.cancel(TENANT, first.request_id, ADMIN) == "cancelled"
+    assert await figures() == [(1, 0)]
+    await queue.operations.pause(ENDPOINT, ADMIN)
+    assert [each.endpoint for each in (await queue.operations.overview()).halts] == [ENDPOINT]
+
+
 async def test_the_audit_is_read_in_pages(make: Make) -> None:
     queue = await make()
     for n in range(5):
@@ -268,3 +291,49 @@ async def test_a_warm_target_stands_until_it_is_ended_or_its_time_is_over(queue:
         (ADMIN, "warm.set", ENDPOINT),
         (ADMIN, "warm.end", OTHER),
     ]
+
+
+async def waiting(queue: Queue, **chosen: Any) -> list[str]:
+    """Ids over all pages of two."""
+    ids: list[str] = []
+    after = 0
+    while page := await queue.operations.waiting(**chosen, after=after, limit=2):
+        ids += [each.request_id for each in page]
+        after = page[-1].place
+    return ids
+
+
+async def test_what_waits_is_listed_from_the_longest_wait_by_tenant_and_endpoint(
+    make: Make,
+) -> None:
+    queue = await make()
+    first = (await queue.submit(new(id=new_id()))).id
+    second = (await queue.submit(new(id=new_id(), tenant="bob", priority=Priority.HIGH))).id
+    third = (await queue.submit(new(id=new_id(), endpoint=OTHER, priority=Priority.LOW))).id
+    fourth = (await queue.submit(new(id=new_id(), tenant="bob", pool="second"))).id
+    fifth = (await queue.submit(new(id=new_id(), tenant="bob", endpoint=OTHER))).id
+    gone = (await queue.submit(new(id=new_id()))).id
+    await queue.cancel(TENANT, gone)
+    assert await waiting(queue) == [first, second, third, fourth, fifth]
+    assert await waiting(queue, tenant="bob") == [second, fourth, fifth]
+    assert await waiting(queue, tenant="nobody") == []
+    assert await waiting(queue, endpoints=[OTHER]) == [third, fifth]
+    assert await waiting(queue, endpoints=["none/such", ENDPOINT]) == [first, second, fourth]
+    assert await waiting(queue, tenant="bob", endpoints=[OTHER]) == [fifth]
+    (shown,) = await queue.operations.waiting(tenant="bob", limit=1)
+    request = await queue.get("bob", second)
+    assert (shown.endpoint, shown.pool, shown.priority, shown.attempt, shown.created_at) == (
+        *(request.endpoint, request.pool, Priority.HIGH, 0, request.created_at),
+    )
+
+
+async def test_a_request_that_waits_for_the_outcome_of_another_is_listed_as_waiting(
+    make: Make,
+) -> None:
+    queue = await make(LONG_LEASES)
+    await queue.submit(shared())
+    leader = await lease(queue)
+    follower = await queue.submit(shared())
+    assert follower.follows == leader.request_id
+    for chosen in ({}, {"tenant": TENANT}, {"endpoints": [ENDPOINT]}):
+        assert await waiting(queue, **chosen) == [follower.id]

@@ -34,6 +34,12 @@ class FakeCatalogEntries:
         self._stored[endpoint] = KeptEntry(endpoint, dict(entry), now, actor.key_id)
         self._note(actor, "model.add", endpoint, {"entry": dict(entry)})
 
+    async def add(self, endpoint: str, entry: Mapping[str, Any], actor: Actor) -> bool:
+        if endpoint in self._stored:
+            return False
+        await self.put(endpoint, entry, actor)
+        return True
+
     async def remove(self, endpoint: str, actor: Actor, *, force: bool) -> EntryRemoval:
         unfinished = self._unfinished(endpoint)
         if endpoint not in self._stored or (unfinished and not force):

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from datetime import datetime
 
-from serve_app.domain.media.draft import DRAFTS, DraftOrigin, StoredDraft
+from serve_app.domain.media.draft import DRAFTS, DraftOrigin, DraftSpace, StoredDraft
 from serve_app.domain.operations import Actor
 from serve_app.domain.ports import Clock
+from serve_app.tenants.scopes import Caller
 from tests.fakes.queue_row import Row
 
 
@@ -21,6 +22,16 @@ class FakeDrafts:
     async def used(self, tenant: str) -> int:
         return sum(each.draft.size for each in self._all(tenant))
 
+    async def space(self, tenant: str, endpoint: str) -> DraftSpace:
+        coming = sum(
+            row.draft_bytes
+            for row in self._rows.values()
+            if row.request.tenant == tenant and row.request.outcome is None
+        )
+        own = [each.draft for each in self._all(tenant)]
+        sizes = [each.size for each in own if each.endpoint == endpoint]
+        return DraftSpace(sum(each.size for each in own), coming, max(sizes, default=0))
+
     async def open(self, tenant: str, draft_id: str) -> DraftOrigin | None:
         found = (each for each in self._all(tenant) if each.draft.id == draft_id)
         return next(found, None)
@@ -33,9 +44,17 @@ class FakeDrafts:
         return None if found is None else found.draft
 
     async def newest(
-        self, tenant: str, limit: int, before: tuple[datetime, str] | None = None
+        self,
+        tenant: str,
+        limit: int,
+        before: tuple[datetime, str] | None = None,
+        *,
+        endpoints: Collection[str] = (),
+        request_id: str | None = None,
     ) -> Sequence[StoredDraft]:
-        own = [each.draft for each in self._all(tenant)]
+        caller = Caller("", tenant, frozenset(), endpoints=tuple(endpoints))
+        own = [each.draft for each in self._all(tenant) if caller.allows(each.draft.endpoint)]
+        own = [each for each in own if request_id in (None, each.request_id)]
         own = [each for each in own if before is None or (each.created_at, each.id) < before]
         return sorted(own, key=lambda each: (each.created_at, each.id), reverse=True)[:limit]
 

@@ -12,8 +12,8 @@ from typing import Any
 from serve_app.domain.errors import Unauthenticated
 from serve_app.domain.operations import Actor
 from serve_app.domain.ports import Clock
-from serve_app.tenants.api_keys import KeyInfo, disabled
-from serve_app.tenants.credentials import Credential, from_header, new_credential
+from serve_app.tenants.api_keys import LINK_NAME, KeyInfo, disabled, ended_link
+from serve_app.tenants.credentials import Credential, from_header, new_credential, new_token
 from serve_app.tenants.scopes import API, Caller
 from serve_app.tenants.sign_in import Person, Rights
 
@@ -28,6 +28,7 @@ class FakeKeyRing:
         self._note = note
         self._keys: dict[str, tuple[bytes, KeyInfo]] = {}
         self._used: set[str] = set()
+        self._links: dict[str, tuple[str, datetime]] = {}  # token → key, and when it ends
         self.disabled: set[str] = set()  # tenants
 
     async def authenticate(self, header: str | None) -> Caller:
@@ -109,6 +110,31 @@ class FakeKeyRing:
         named = {"person": person.name, "sub": person.subject}
         detail = {"tenant": rights.tenant} | named | {"scopes": sorted(rights.scopes)}
         self._note(Actor(made.id, address), "sign-in", person.name, detail)
+        return made
+
+    async def offer_link(self, actor: Actor, expires_at: datetime) -> str:
+        token = new_token()
+        self._links[token] = (actor.key_id, expires_at)
+        detail = {
+            "tenant": self._keys[actor.key_id][1].tenant,
+            "expires_at": expires_at.isoformat(),
+        }
+        self._note(actor, "key.link", actor.key_id, detail)
+        return token
+
+    async def take_link(self, token: str, address: str) -> Credential:
+        key_id, until = self._links.pop(token, ("", self._clock.now()))
+        _, info = self._keys.get(key_id, (b"", None))
+        now = self._clock.now()
+        if until <= now or info is None or info.revoked_at is not None:
+            raise ended_link()
+        if info.expires_at is not None and info.expires_at <= now:
+            raise ended_link()
+        made = new_credential()
+        rights = (info.tenant, info.scopes, LINK_NAME, now, info.expires_at)
+        self._keys[made.id] = (made.digest, KeyInfo(made.id, *rights, endpoints=info.endpoints))
+        detail = {"tenant": info.tenant, "alias": LINK_NAME, "scopes": sorted(info.scopes)}
+        self._note(Actor(key_id, address), "key.create", made.id, detail)
         return made
 
     async def find(self, key_id: str) -> KeyInfo | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -22,35 +22,40 @@ from serve_app.domain.operations import (
     Overview,
     Pause,
     PauseKind,
+    QueueEntry,
     RunningLease,
     WarmTarget,
 )
 from serve_app.domain.outcome import Outcome
 from serve_app.domain.ports import Clock
-from serve_app.domain.request import Priority, State
+from serve_app.domain.request import CancelVerdict, Priority, State
 from serve_app.queue.audit_log import chained
 from serve_app.queue.store import messages
 from tests.fakes.lane_order import ranked_at
 from tests.fakes.queue_row import Row
 
+Cancel = Callable[[str, str, Actor | None], Awaitable[CancelVerdict]]
 End = Callable[[Row, Outcome | None], None]
 Log = Callable[[Row, str], None]
 
 
 class FakeOperations:
-    """``end`` ends a request that has not ended with a failure, or queues the running one again;
-    ``changed`` wakes all that wait; ``log`` adds a line to the log of a request."""
+    """``cancel``: of the queue. ``end`` ends a request that has not ended with a failure, or queues
+    the running one again; ``changed`` wakes all that wait; ``log`` adds a line to the log of a
+    request."""
 
     def __init__(
         self,
         clock: Clock,
         rows: Mapping[str, Row],
+        cancel: Cancel,
         end: End,
         changed: Callable[[], None],
         log: Log,
     ) -> None:
         self._clock = clock
         self._rows = rows
+        self.cancel = cancel
         self._end = end
         self._changed = changed
         self._log = log
@@ -147,6 +152,28 @@ class FakeOperations:
         held = [row for row in self._rows.values() if row.request.state is State.RUNNING]
         leases = [_lease(row, self._clock) for row in held]
         return Overview(lanes, leases, [*self._halts.values()], None)
+
+    async def waiting(
+        self,
+        *,
+        tenant: str | None = None,
+        endpoints: Sequence[str] = (),
+        after: int = 0,
+        limit: int = 50,
+    ) -> Sequence[QueueEntry]:
+        places = [(row.place + 1, row.request) for row in self._rows.values()]
+        found = [
+            QueueEntry(
+                *(each.id, each.tenant, each.endpoint, each.pool, each.priority, each.attempt),
+                *(each.created_at, place),
+            )
+            for place, each in sorted(places, key=lambda one: one[0])
+            if each.state is State.QUEUED
+            and place > after
+            and tenant in (None, each.tenant)
+            and (not endpoints or each.endpoint in endpoints)
+        ]
+        return found[:limit]
 
     async def record(self, acts: Sequence[NewAct]) -> None:
         for each in acts:

@@ -15,7 +15,6 @@ from serve_app.domain.operations import Actor
 from serve_app.domain.outcome import Outcome, Usage
 from serve_app.domain.progress import Preview
 from serve_app.domain.request import (
-    CancelVerdict,
     LogLine,
     NewRequest,
     Priority,
@@ -41,6 +40,7 @@ class ClientSide(QueueRows):
     """Submits, waits, cancels, looks."""
 
     async def submit(self, new: NewRequest, most_queued: int | None = None) -> Request:
+        new.require_validated()
         await self._look()
         if (earlier := self._repeats.of(new)) is not None:
             return self._rows[earlier].request
@@ -171,25 +171,6 @@ class ClientSide(QueueRows):
         here = [each for each in self._presence.values() if each.pool == request.pool]
         why = why_it_waits(request.endpoint, here)
         return Waiting(position, why.reason, why.detail, why.stage, why.share)
-
-    async def cancel(
-        self, tenant: str, request_id: str, actor: Actor | None = None
-    ) -> CancelVerdict:
-        await self._look()
-        row = self._row(tenant, request_id)
-        if row.request.state.final:
-            return CancelVerdict.ALREADY_FINAL
-        if actor is not None and not row.request.cancel_requested:
-            self.operations.note(actor, "request.cancel", row.request.id, {"tenant": tenant})
-        if row.request.state is State.QUEUED:
-            row.request = replace(row.request, cancel_requested=True)
-            self._end(row, State.CANCELLED, messages.cancelled())
-            return CancelVerdict.CANCELLED
-        if not row.request.cancel_requested:
-            row.request = replace(row.request, cancel_requested=True)
-            self._line(row, messages.CANCEL_REQUESTED)
-            self._changed()
-        return CancelVerdict.REQUESTED
 
     async def page(
         self,

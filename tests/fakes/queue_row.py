@@ -30,6 +30,7 @@ class Row:
         self.input = dict(new.input)  # whole, for a replica
         self.webhook = new.webhook
         self.key_id = new.key_id
+        self.draft_bytes = new.draft_bytes
         self.steps_stay = new.steps_stay
         self.reserved: Decimal | None = None  # of its tenant's budget
         self.endpoint_digest = new.endpoint_digest

@@ -14,9 +14,18 @@ from serve_app.domain.billing.price import NOTHING, made_by, made_by_session
 from serve_app.domain.errors import RequestNotFound
 from serve_app.domain.executors.shadow import SHADOW_TENANT
 from serve_app.domain.lease import Ask, LeaseKey, LeaseTerms, Presence, Signal, lease_of
+from serve_app.domain.operations import Actor
 from serve_app.domain.outcome import Outcome, Usage
 from serve_app.domain.ports import Clock, Liveness
-from serve_app.domain.request import MAX_FAILURES, Cause, LogLine, Priority, Request, State
+from serve_app.domain.request import (
+    MAX_FAILURES,
+    CancelVerdict,
+    Cause,
+    LogLine,
+    Priority,
+    Request,
+    State,
+)
 from serve_app.domain.workflows.definition import POOL
 from serve_app.queue.store import messages
 from serve_app.queue.store.config import QueueLimits
@@ -63,7 +72,7 @@ class QueueRows:
         self._last_busy: dict[str, float] = {}
         self._wake = asyncio.Event()
         self.operations = FakeOperations(
-            *(clock, self._rows, self._end_by_hand, self._changed, self._line)
+            *(clock, self._rows, self.cancel, self._end_by_hand, self._changed, self._line)
         )
         self.outbox = FakeOutbox(clock, self._rows, self.operations.note)
         self.ledger = FakeLedger(self._rows)
@@ -272,6 +281,25 @@ class QueueRows:
         self._line(row, messages.reused(leader))
         self.outbox.ended(row)
         self._changed()
+
+    async def cancel(
+        self, tenant: str, request_id: str, actor: Actor | None = None
+    ) -> CancelVerdict:
+        await self._look()
+        row = self._row(tenant, request_id)
+        if row.request.state.final:
+            return CancelVerdict.ALREADY_FINAL
+        if actor is not None and not row.request.cancel_requested:
+            self.operations.note(actor, "request.cancel", row.request.id, {"tenant": tenant})
+        if row.request.state is State.QUEUED:
+            row.request = replace(row.request, cancel_requested=True)
+            self._end(row, State.CANCELLED, messages.cancelled())
+            return CancelVerdict.CANCELLED
+        if not row.request.cancel_requested:
+            row.request = replace(row.request, cancel_requested=True)
+            self._line(row, messages.CANCEL_REQUESTED)
+            self._changed()
+        return CancelVerdict.REQUESTED
 
     def _end_by_hand(self, row: Row, failure: Outcome | None) -> None:
         if row.request.state is State.RUNNING:

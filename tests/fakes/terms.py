@@ -74,12 +74,7 @@ class FakeTerms:
         key = f"{held.request_id}/{held.attempt}/{held.nonce}/0.png"
         if file_access:
             key = f"p/{file_access}/{key}"
-        ticket = UploadTicket(key, f"memory://{key}", "image/png", max_bytes=2**20)
-        if self.thumbnails:
-            small = f"{key}.webp"
-            thumbnail = UploadTicket(small, f"memory://{small}", "image/webp", max_bytes=2**18)
-            ticket = replace(ticket, thumbnail=thumbnail)
-        return (ticket,)
+        return (self._ticket(key, "image/png"),)
 
     def file_ticket(
         self,
@@ -96,7 +91,15 @@ class FakeTerms:
         key = f"r/{held.request_id}/{held.attempt}/{number}.bin"
         if file_access:
             key = f"p/{file_access}/{key}"
-        return UploadTicket(key, f"memory://{key}", media_type, max_bytes=2**20)
+        return self._ticket(key, media_type)
+
+    def _ticket(self, key: str, media_type: str) -> UploadTicket:
+        ticket = UploadTicket(key, f"memory://{key}", media_type, max_bytes=2**20)
+        if self.thumbnails:
+            small = f"{key}.webp"
+            thumbnail = UploadTicket(small, f"memory://{small}", "image/webp", max_bytes=2**18)
+            ticket = replace(ticket, thumbnail=thumbnail)
+        return ticket
 
     def leftovers(
         self, held: LeaseKey, endpoint: Endpoint, input: Mapping[str, Any], file_access: str = ""

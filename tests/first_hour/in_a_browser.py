@@ -8,6 +8,7 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import httpx
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 from tests.first_hour.rehearsal import Rehearsal
@@ -36,13 +37,20 @@ def chromium() -> Iterator[Browser]:
         browser.close()
 
 
+def _link(url: str, key: str) -> str:
+    """One-time link, as the start prints it on a terminal."""
+    headers = {"authorization": f"Key {key}"}
+    answer = httpx.post(f"{url}/v1/sign-in/links", json={}, headers=headers, timeout=30)
+    return f"{url}{answer.raise_for_status().json()['path']}"
+
+
 def hobbyist(rehearsal: Rehearsal, url: str, key: str) -> None:
     """Opens the link that the start printed, tries an example, and then the word cat."""
     who = "hobbyist"
     with chromium() as browser:
         page = browser.new_page(viewport={"width": 1440, "height": 900})
-        with rehearsal.step(who, "opens the link with the key", clicks=1):
-            page.goto(f"{url}/#key={key}")
+        with rehearsal.step(who, "opens the one-time link", clicks=1):
+            page.goto(_link(url, key))
             expect(page.get_by_role("button", name="Generate")).to_be_visible()
         with rehearsal.step(who, "tries the first example", clicks=2):
             page.locator(".examples:visible button").first.click()
@@ -56,7 +64,7 @@ def hobbyist(rehearsal: Rehearsal, url: str, key: str) -> None:
             expect(page.locator(".sheet").first.locator(".made img")).to_have_count(4)
         phone = browser.new_page(viewport={"width": 390, "height": 844}, has_touch=True)
         with rehearsal.step(who, "opens it on a phone, and generates", clicks=3):
-            phone.goto(f"{url}/#key={key}")
+            phone.goto(_link(url, key))
             phone.locator(PROMPT_FIELD).fill(PROMPT)
             _generate(phone)
 
@@ -66,7 +74,7 @@ def designer(rehearsal: Rehearsal, url: str, key: str) -> None:
     who = "designer"
     with chromium() as browser:
         page = browser.new_page(viewport={"width": 1440, "height": 900})
-        page.goto(f"{url}/#key={key}")
+        page.goto(_link(url, key))
         with rehearsal.step(who, "makes a picture", clicks=2):
             page.locator(PROMPT_FIELD).fill(PROMPT)
             _generate(page)

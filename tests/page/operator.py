@@ -29,6 +29,8 @@ REPLICA: Mapping[str, Any] = {
     "not_kept": [],
     "node": "10.0.0.7",
     "device": "NVIDIA L4",
+    "memory_used": 18_250_000_000,
+    "memory_total": 24_000_000_000,
     "seen_s": 0.5,
 }
 

@@ -12,6 +12,9 @@ from tests.page.darkroom import PageDarkroom
 FLUX = "fal-ai/flux/schnell"
 PROBE = "test/probe"
 
+CONTROLS = "input, select, textarea, button"
+TRIAL = ".trial"  # form on the page of a model
+
 
 class Reader:
     """User that finds elements by their labels, like a person or a screen reader."""
@@ -36,13 +39,13 @@ class Reader:
 
     def field(self, name: str) -> Locator:
         """Control of an input field, by its name in the schema."""
-        return self.page.locator(f'[id^="field-{name}-"]:is(input, select, textarea, button)')
+        return self.page.locator(f'[id^="field-{name}-"]:is({CONTROLS}):not({TRIAL} *)')
 
     def problem_of(self, name: str) -> Locator:
-        return self.page.locator(f'[id^="field-{name}-"][id$="-problem"]')
+        return self.page.locator(f'[id^="field-{name}-"][id$="-problem"]:not({TRIAL} *)')
 
     def unfold(self) -> None:
-        self.page.get_by_text("More settings").click()
+        self.page.locator("#more").get_by_text("More settings").click()
 
     def generate(self, prompt: str, **fields: Any) -> Locator:
         """Fill in the form and submit it; returns the new card as soon as it appears."""
@@ -103,7 +106,7 @@ def expect_said(page: Page, words: str) -> None:
     expect(toast).to_contain_text(words)
     on_top = """toast => {
         const { left, top, width, height } = toast.getBoundingClientRect();
-        return document.elementFromPoint(left + width / 2, top + height / 2) === toast;
+        return toast.contains(document.elementFromPoint(left + width / 2, top + height / 2));
     }"""
     assert toast.evaluate(on_top)
     expect(page.locator("#announcer")).to_contain_text(words)

@@ -48,7 +48,7 @@ def shown(reader: Reader, language: str) -> str:
     expect(reader.page.get_by_role("button", name=language, exact=True)).to_have_attribute(
         "aria-pressed", "true"
     )
-    return reader.page.locator("#program").inner_text()
+    return reader.page.locator("dialog pre").inner_text()
 
 
 @pytest.fixture

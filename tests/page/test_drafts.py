@@ -154,6 +154,26 @@ def test_a_changed_draft_keeps_what_it_has_decided(reader: Reader) -> None:
     expect(reader.field("seed")).to_be_enabled()
 
 
+def test_undo_brings_back_also_the_draft_that_the_form_went_on_from(reader: Reader) -> None:
+    table = draft(reader)
+    table.get_by_role("button", name="Change draft 2").click()
+    chip = reader.page.get_by_role("group", name="From draft 2")
+    chip.get_by_label("New noise").fill("0.3")
+    reader.field("prompt").fill("a hill at night")
+    table.get_by_role("button", name="Change draft 3").click()
+    expect(reader.page.get_by_role("group", name="From draft 3")).to_be_visible()
+    reader.page.get_by_role("button", name="Undo").click()
+    expect(chip).to_contain_text("30 %")
+    expect(reader.field("prompt")).to_have_value("a hill at night")
+    expect(reader.field("seed")).to_have_value("11")
+    expect(reader.field("seed")).to_be_disabled()
+    sent = submitted(reader)
+    reader.page.get_by_role("button", name="Generate").click()
+    expect_images(reader.page.locator(".sheet[data-from]"), 1)
+    assert (sent[0]["prompt"], sent[0]["seed"]) == ("a hill at night", 11)
+    assert sent[0]["new_noise"] == pytest.approx(0.3)
+
+
 def test_fields_that_a_draft_decides_are_those_of_the_server(page: Page, reader: Reader) -> None:
     assert reader.darkroom
     found = page.evaluate("import('/page/drafts/going_on.js').then(({ DECIDED }) => DECIDED)")
@@ -183,6 +203,30 @@ def test_the_light_table_is_there_again_after_a_reload(reader: Reader) -> None:
     expect(preview(table, 4)).to_have_accessible_name("Draft 4, seed 13, 1 of 4 steps, dropped")
     table.get_by_role("button", name="Finish draft 1").click()
     expect(table.get_by_role("button", name="Draft 1: Finished")).to_be_visible()
+
+
+@pytest.mark.parametrize("way", ["details", "gallery"])
+def test_drafts_that_another_tab_made_are_finished_here(reader: Reader, way: str) -> None:
+    page = reader.page
+    table = draft(reader)
+    made = reader.sheets.first.get_attribute("data-request")
+    expect_images(reader.generate("a lake"), 1)  # this is what a new tab shows
+    page.evaluate("sessionStorage.clear()")
+    page.reload()
+    expect_images(reader.sheets.first, 1)
+    expect(table).to_have_count(0)
+    if way == "details":
+        reader.listed.filter(has_text="a hill").get_by_role("button").first.click()
+        page.get_by_role("dialog").get_by_role("button", name="Drafts").click()
+    else:
+        page.get_by_role("link", name="Gallery").click()
+        page.locator(".tile a").last.click()
+        page.get_by_role("group", name="Make more").get_by_role("button", name="Drafts").click()
+    expect(page.get_by_role("dialog")).to_have_count(0)
+    expect(table.locator(".preview")).to_have_count(4)
+    assert reader.sheets.first.get_attribute("data-request") == made
+    table.get_by_role("button", name="Finish draft 2").click()
+    expect(table.get_by_role("button", name="Draft 2: Finished")).to_be_visible()
 
 
 def test_expired_drafts_say_so_and_cannot_be_finished(reader: Reader) -> None:

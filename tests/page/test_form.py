@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from playwright.sync_api import Page, expect
+from playwright.sync_api import Page, Route, expect
 
 from tests.page.painter import image
 from tests.page.reader import Reader
@@ -117,9 +117,14 @@ def strange(page: Page, idle: Any) -> Reader:
     return reader
 
 
+def refuse(route: Route) -> None:
+    """Answer a submit so that the page does not repeat it."""
+    route.fulfill(status=400, json={"detail": "Not now."})
+
+
 def sent(reader: Reader) -> dict[str, Any]:
     """Input that the form submits in its current state."""
-    reader.page.route("**/queue/some/model", lambda route: route.abort())
+    reader.page.route("**/queue/some/model", refuse)
     with reader.page.expect_request("**/queue/some/model") as submitting:
         reader.page.get_by_role("button", name="Generate").click()
     return submitting.value.post_data_json

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -121,6 +122,128 @@ def test_a_grid_that_is_cancelled_submits_no_more_requests(waiting: Reader) -> N
     expect(grid).to_contain_text("2 of 2 requests have ended; 2 more were not submitted.")
     expect(grid.get_by_role("button", name="Cancel all")).to_be_hidden()
     assert len(posted) == 2
+
+
+def start(reader: Reader, seeds: str) -> Locator:
+    """Start a grid over seeds. Returns its table with what is above it."""
+    found = dialog(reader)
+    axis(found, "Columns", "Seed", seeds)
+    axis(found, "Rows", "–")
+    found.get_by_role("button", name="Start").click()
+    return reader.page.locator("article.grid")
+
+
+class Posts:
+    """Submits of the page, of which the test answers some itself."""
+
+    def __init__(self, reader: Reader) -> None:
+        self.answer: dict[int, Callable[[Route], object]] = {}
+        self.keys: list[str | None] = []
+        self.seeds: list[int] = []
+        reader.page.route("**/queue/**", self._pass)
+
+    def _pass(self, route: Route) -> None:
+        if route.request.method != "POST":
+            route.continue_()
+            return
+        self.keys.append(route.request.header_value("idempotency-key"))
+        self.seeds.append(route.request.post_data_json["seed"])
+        self.answer.get(len(self.keys), Route.continue_)(route)
+
+
+def refuse(route: Route) -> None:
+    route.fulfill(status=500, json={"detail": "It broke."})
+
+
+def test_a_grid_waits_for_room_and_for_lost_answers(reader: Reader) -> None:
+    posts = Posts(reader)
+
+    def lose(route: Route) -> None:
+        assert route.fetch().ok
+        route.abort()
+
+    full = {"status": 429, "json": {"detail": "The queue is full."}}
+    held: list[Route] = []
+    posts.answer = {
+        2: lambda route: route.fulfill(**full, headers={"Retry-After": "1"}),
+        3: held.append,
+        5: lose,
+    }
+    reader.field("prompt").fill("a hill")
+    grid = start(reader, "1..4")
+    expect(grid).to_contain_text("The queue is full. Trying again in 1 s.")
+    while not held:
+        reader.page.wait_for_timeout(50)
+    held[0].continue_()
+    expect(grid.locator(".sheet[data-phase='succeeded']")).to_have_count(4)
+    expect(grid).to_contain_text("4 of 4 requests have ended.")
+    expect(grid.get_by_role("button", name="Submit the rest")).to_be_hidden()
+    assert posts.seeds == [1, 2, 2, 3, 4, 4]
+    assert posts.keys[1] == posts.keys[2]
+    assert len(set(posts.keys)) == 4
+    expect(reader.listed).to_have_count(4)
+
+
+def test_a_grid_stops_waiting_for_room_and_goes_on_later(reader: Reader) -> None:
+    posts = Posts(reader)
+    full = {"status": 503, "json": {"detail": "The disk is full."}}
+    posts.answer = {1: lambda route: route.fulfill(**full, headers={"Retry-After": "300"})}
+    reader.field("prompt").fill("a hill")
+    grid = start(reader, "1..2")
+    expect(grid).to_contain_text("Trying again in 300 s.")
+    grid.get_by_role("button", name="Stop waiting").click()
+    expect(grid).to_contain_text("2 more were not submitted.")
+    grid.get_by_role("button", name="Submit the rest").click()
+    expect(grid.locator(".sheet[data-phase='succeeded']")).to_have_count(2)
+    assert posts.seeds == [1, 1, 2]
+
+
+def test_the_rest_of_a_grid_that_ended_early_is_submitted(reader: Reader) -> None:
+    posts = Posts(reader)
+    posts.answer = {3: refuse}
+    reader.field("prompt").fill("a hill")
+    grid = start(reader, "1..4")
+    expect(grid).to_contain_text("2 of 2 requests have ended; 2 more were not submitted.")
+    expect(reader.page.get_by_text("2 of 4 requests were submitted. It broke.")).to_be_visible()
+    reader.field("prompt").fill("another hill")  # the grid keeps its own
+    grid.get_by_role("button", name="Submit the rest").click()
+    expect(grid).to_contain_text("4 of 4 requests have ended.")
+    expect(grid.get_by_role("button", name="Submit the rest")).to_be_hidden()
+    assert posts.seeds == [1, 2, 3, 3, 4]
+    assert {each["prompt"] for each in inputs(reader)} == {"a hill"}
+
+
+@pytest.mark.parametrize("prompt", ["a hill", "a hill " * 700])
+def test_the_rest_of_a_grid_is_submitted_after_a_reload(reader: Reader, prompt: str) -> None:
+    posts = Posts(reader)
+
+    def hang(route: Route) -> None:
+        if len(prompt) < 100:
+            assert route.fetch().ok  # it was accepted, but the page never knows
+
+    posts.answer = {2: hang}
+    reader.field("prompt").fill(prompt.strip())
+    grid = start(reader, "1..3")
+    expect(grid.locator(".sheet[data-phase='succeeded']")).to_have_count(1)
+    while len(posts.keys) < 2:
+        reader.page.wait_for_timeout(50)
+    reader.page.reload()
+    expect(grid).to_contain_text("1 of 1 requests have ended; 2 more were not submitted.")
+    grid.get_by_role("button", name="Submit the rest").click()
+    expect(grid.locator(".sheet[data-phase='succeeded']")).to_have_count(3)
+    assert posts.seeds == [1, 2, 2, 3]
+    expect(reader.listed).to_have_count(3)
+    sent = reader.page.evaluate(
+        """async () => {
+            const headers = { authorization: `Key ${localStorage.getItem("darkroom.key")}` };
+            const list = await (await fetch("v1/requests", { headers })).json();
+            const of = async ({ request_id: id }) =>
+                (await (await fetch(`v1/requests/${id}`, { headers })).json()).input;
+            return Promise.all(list.requests.map(of));
+        }"""
+    )
+    assert sorted(each["seed"] for each in sent) == [1, 2, 3]
+    assert {each["prompt"] for each in sent} == {prompt.strip()}
 
 
 def test_more_than_64_requests_and_values_that_are_none_are_refused(reader: Reader) -> None:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
+from typing import Any
 
 import pytest
-from playwright.sync_api import Page, Route, expect
+from playwright.sync_api import Page, Request, Route, expect
 
 from tests.ingress.api.test_loras import safetensors
 from tests.page.painter import image
 from tests.page.reader import Reader
-from tests.page.test_form import fill_required, sent, strange  # noqa: F401 a fixture
+from tests.page.test_form import fill_required, refuse, sent, strange  # noqa: F401 a fixture
 
 SAFE = "lines.safetensors"
 
@@ -119,7 +121,7 @@ def test_generate_waits_for_a_file_that_is_being_uploaded(reader: Reader, tmp_pa
     generate = reader.page.get_by_role("button", name="Generate")
     with reader.page.expect_request("**/files/**"):
         reader.page.get_by_label("Image: choose a file").set_input_files(file)
-    reader.page.route("**/queue/some/model", lambda route: route.abort())
+    reader.page.route("**/queue/some/model", refuse)
     with reader.page.expect_request("**/queue/some/model") as submitting:
         generate.click()
         expect(generate).to_have_attribute("aria-busy", "true")
@@ -144,12 +146,12 @@ def held(reader: Reader, tmp_path: Path) -> list[Route]:
 
 
 def submissions(page: Page) -> list[str]:
-    """URLs that the page submits to from now on. None of them answers."""
+    """URLs that the page submits to from now on. They are refused."""
     made: list[str] = []
 
     def note(route: Route) -> None:
         made.append(route.request.url)
-        route.abort()
+        refuse(route)
 
     page.route("**/queue/**", note)
     return made
@@ -164,7 +166,7 @@ def test_generate_that_is_pressed_again_during_an_upload_submits_one_request(
     generate.click()
     reader.page.keyboard.press("Control+Enter")
     held[0].continue_()
-    expect(reader.page.locator("#form-problem")).to_contain_text("did not answer")
+    expect(reader.page.locator("#form-problem")).to_have_text("Not now.")
     expect(generate).not_to_have_attribute("aria-busy", "true")
     assert len(made) == 1
 
@@ -177,6 +179,72 @@ def test_an_upload_that_is_refused_says_why_and_is_not_sent(reader: Reader, tmp_
     expect(reader.page.locator(".media-state.bad")).to_contain_text("larger than this Darkroom")
     reader.page.get_by_role("button", name="Generate").click()
     expect(reader.problem_of("image_url")).to_contain_text("larger than this Darkroom")
+
+
+def test_an_upload_that_stalls_ends_and_can_be_tried_again(reader: Reader, tmp_path: Path) -> None:
+    page = reader.page
+    page.clock.install()
+    file = tmp_path / "hill.png"
+    file.write_bytes(bytes(3_000_000))
+    unanswered: list[Route] = []
+
+    def hold(route: Route) -> None:
+        unanswered.append(route)
+
+    page.route("**/files/**", hold)
+    with page.expect_request("**/files/**"):
+        page.get_by_label("Image: choose a file").set_input_files(file)
+    page.clock.run_for(200_000)  # Chromium may have sent all, and waits for the response
+    expect(page.locator(".media-state.bad")).to_contain_text(re.compile("stalled|not answer"))
+    page.unroute("**/files/**")
+    page.get_by_role("button", name="Try again: hill.png").click()
+    expect(page.locator(".media-state").first).to_have_text("3.0 MB")
+    expect(page.get_by_role("button", name="Remove hill.png")).to_be_focused()
+    assert "/files/" in sent(reader)["image_url"]
+
+
+@pytest.fixture
+def parts(reader: Reader) -> list[str]:
+    """Numbers of the parts of files whose upload the page begins."""
+    numbers: list[str] = []
+
+    def note(request: Request) -> None:
+        if "/multipart/" in request.url and request.method == "PUT":
+            numbers.append(request.url.rpartition("/")[2])
+
+    reader.page.on("request", note)
+    return numbers
+
+
+def test_a_part_of_a_file_that_is_interrupted_is_sent_again_by_itself(
+    reader: Reader, tmp_path: Path, parts: list[str]
+) -> None:
+    content = image(8, 8, 1, "image/png") + bytes(16_800_000)  # the third part is small
+    file = tmp_path / "hill.png"
+    file.write_bytes(content)
+    reader.page.route("**/multipart/*/3", lambda route: route.abort(), times=1)
+    reader.page.get_by_label("Image: choose a file").set_input_files(file)
+    expect(reader.page.locator(".media-state").first).to_have_text("16.8 MB")
+    assert parts == ["1", "2", "3", "3"]
+    assert "/files/" in sent(reader)["image_url"]
+    assert content in reader.darkroom.house.storage.objects.values()
+
+
+def test_a_failed_upload_goes_on_with_the_parts_that_are_missing(
+    reader: Reader, tmp_path: Path, parts: list[str]
+) -> None:
+    content = image(8, 8, 1, "image/png") + bytes(16_800_000)  # the third part is small
+    file = tmp_path / "hill.png"
+    file.write_bytes(content)
+    reader.page.route("**/multipart/*/3", lambda route: route.abort())
+    reader.page.get_by_label("Image: choose a file").set_input_files(file)
+    expect(reader.page.locator(".media-state.bad")).to_contain_text("interrupted")
+    reader.page.unroute("**/multipart/*/3")
+    parts.clear()
+    reader.page.get_by_role("button", name="Try again: hill.png").click()
+    expect(reader.page.locator(".media-state").first).to_have_text("16.8 MB")
+    assert parts == ["3"]
+    assert content in reader.darkroom.house.storage.objects.values()
 
 
 def test_loras_are_rows_with_a_place_and_a_scale(reader: Reader) -> None:
@@ -246,6 +314,57 @@ def test_an_uploaded_lora_can_be_found_and_chosen_again(reader: Reader, tmp_path
     paths = [each["path"] for each in sent(reader)["loras"]]
     assert paths[0] == "house/waves"
     assert paths[1].endswith(f"/{SAFE}")
+
+
+def lora(path: str, name: str, *words: str) -> dict[str, Any]:
+    """LoRA as ``/v1/loras`` has it."""
+    about = {"size": 1000, "base_model": "flux", "created_at": "2026-01-01T00:00:00Z"}
+    return {"path": path, "name": name, "trigger_words": list(words), "expires_at": None, **about}
+
+
+def test_a_registered_lora_beyond_the_first_hundred_is_found_and_shows_its_trigger_words(
+    reader: Reader,
+) -> None:
+    first = [lora(f"weights:style-{at}", f"style-{at}") for at in range(100)]
+    old = lora("weights:inkline", "inkline", "thin ink")
+
+    def answer(route: Route) -> None:
+        searched = "q=inkline" in route.request.url
+        route.fulfill(json={"loras": [old] if searched else first})
+
+    reader.page.route("**/v1/loras?*", answer)
+    add = reader.page.get_by_role("button", name="Add LoRA")
+    add.click()
+    row = reader.page.get_by_role("group", name="LoRA 1")
+    row.get_by_role("button", name="Choose a LoRA").click()
+    menu = reader.page.get_by_role("dialog", name="Choose a LoRA")
+    expect(menu.get_by_role("button", name="style-99")).to_be_visible()
+    menu.get_by_label("Search LoRAs").fill("inkline")
+    menu.get_by_role("button", name="inkline").click()
+    expect(row.get_by_label("Path", exact=True)).to_have_value("weights:inkline")
+    expect(row.get_by_role("group", name="Trigger words")).to_have_text("thin ink")
+    reader.page.reload()
+    expect(row.get_by_role("group", name="Trigger words")).to_have_text("thin ink")
+
+
+def test_a_lora_that_was_uploaded_since_the_last_choice_can_be_chosen(
+    reader: Reader, tmp_path: Path
+) -> None:
+    page = reader.page
+    page.get_by_role("button", name="Add LoRA").click()
+    row = page.get_by_role("group", name="LoRA 1")
+    choose = row.get_by_role("button", name="Choose a LoRA")
+    menu = page.get_by_role("dialog", name="Choose a LoRA")
+    choose.click()
+    expect(menu).to_contain_text("None yet.")
+    page.keyboard.press("Escape")
+    file = tmp_path / SAFE
+    file.write_bytes(safetensors({}))
+    row.get_by_label("Path: choose a file").set_input_files(file)
+    expect(row.locator(".media-state")).to_contain_text("B")
+    row.get_by_role("button", name=f"Remove {SAFE}").click()
+    choose.click()
+    expect(menu.get_by_role("button", name="lines")).to_be_visible()
 
 
 def test_a_lora_that_the_server_refuses_is_named(reader: Reader) -> None:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import base64
 import io
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 from PIL import Image
-from playwright.sync_api import Locator, expect
+from playwright.sync_api import Locator, Page, expect
 
 from tests.page.painter import image
 from tests.page.reader import Reader
@@ -138,6 +139,79 @@ def test_escape_asks_before_it_loses_what_was_painted(painter: Reader) -> None:
     opened(painter)
     painter.page.keyboard.press("Escape")
     expect(dialog).to_be_hidden()
+
+
+def press_cancel(page: Page) -> None:
+    page.get_by_role("dialog").get_by_role("button", name="Cancel").click()
+
+
+def press_close(page: Page) -> None:
+    page.get_by_role("dialog").get_by_role("button", name="Close").click()
+
+
+WAYS: Any = pytest.mark.parametrize("leave", [Page.go_back, press_cancel, press_close])
+
+
+@WAYS
+def test_each_way_out_asks_before_it_loses_what_was_painted(
+    painter: Reader, leave: Callable[[Page], object]
+) -> None:
+    page = painter.page
+    before = page.url
+    dialog = opened(painter)
+    stroke(painter, (0.1, 0.5), (0.4, 0.5))
+    leave(page)
+    expect(dialog).to_contain_text("again to discard this mask")
+    dialog.get_by_role("button", name="Use mask").click()
+    expect(dialog).to_be_hidden()
+    expect(page).to_have_url(before)
+    assert picture(asked(painter, "paints")["mask_url"]).convert("L").getpixel((75, 100)) == 255
+    page.get_by_role("button", name="Remove mask.png").click()
+    opened(painter)
+    stroke(painter, (0.1, 0.5), (0.4, 0.5))
+    leave(page)
+    expect(dialog).to_contain_text("again to discard this mask")
+    leave(page)
+    expect(dialog).to_be_hidden()
+    expect(page).to_have_url(before)
+    assert "mask_url" not in asked(painter, "paints")
+
+
+def test_back_leaves_a_mask_without_paint_and_forward_does_not_open_it(painter: Reader) -> None:
+    page = painter.page
+    before = page.url
+    dialog = opened(painter)
+    page.go_back()
+    expect(dialog).to_be_hidden()
+    expect(page).to_have_url(before)
+    page.go_forward()
+    expect(page).to_have_url(before)
+    expect(dialog).to_be_hidden()
+    expect(page.get_by_label("Model", exact=True)).to_have_value("some/paints")
+
+
+def test_back_asks_before_it_loses_a_frame(painter: Reader) -> None:
+    dialog = opened(painter, "Crop")
+    dialog.get_by_label("Zoom", exact=True).fill("2")
+    painter.page.go_back()
+    expect(dialog).to_contain_text("Go back again to discard this frame")
+    dialog.get_by_role("button", name="Use image").click()
+    assert picture(asked(painter, "paints")["image_url"]).size == (256, 256)
+
+
+def test_what_was_painted_comes_back_after_a_sign_in(painter: Reader) -> None:
+    page = painter.page
+    dialog = opened(painter)
+    stroke(painter, (0.1, 0.5), (0.4, 0.5))
+    polls = "**/v1/requests?*"
+    page.route(polls, lambda route: route.fulfill(status=401, json={"detail": "No."}))
+    expect(page.get_by_text("The key is no longer valid.")).to_be_visible()
+    expect(dialog).to_be_hidden()
+    page.unroute(polls)
+    painter.give_key(painter.darkroom.key)
+    expect(dialog).to_be_visible()
+    dialog.get_by_role("button", name="Use mask").click()
+    assert picture(asked(painter, "paints")["mask_url"]).convert("L").getpixel((75, 100)) == 255
 
 
 def test_a_soft_edge_is_grey(painter: Reader) -> None:

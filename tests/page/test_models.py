@@ -7,14 +7,14 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import BrowserContext, Locator, Page, expect
+from playwright.sync_api import BrowserContext, Locator, Page, Route, expect
 
 from serve_app.catalog.catalog import load
 from tests.ingress.house import DEMO
 from tests.page.axe import look
 from tests.page.darkroom import PageDarkroom, page_darkroom
 from tests.page.operator import REPLICA, give_pool
-from tests.page.reader import FLUX, Reader
+from tests.page.reader import FLUX, Reader, expect_images
 
 OpenContext = Callable[..., BrowserContext]
 
@@ -126,6 +126,137 @@ def test_an_example_fills_the_form(reader: Reader) -> None:
     expect(reader.field("num_images").last).to_have_value("2")
 
 
+def test_to_try_a_model_without_examples_keeps_what_was_typed(reader: Reader) -> None:
+    reader.field("prompt").fill("a lighthouse in the fog")
+    models_of(reader).filter(has_text="Portraits").get_by_role("link").click()
+    reader.page.get_by_role("button", name="Try it").click()
+    expect(reader.page.get_by_label("Model", exact=True)).to_have_value("house/portraits")
+    expect(reader.field("prompt")).to_have_value("a lighthouse in the fog")
+    expect(reader.page.get_by_role("button", name="Undo")).to_have_count(0)
+
+
+def test_an_example_that_replaces_what_was_typed_can_be_undone(reader: Reader) -> None:
+    reader.choose("house/portraits")
+    reader.unfold()
+    reader.field("prompt").fill("a lighthouse in the fog")
+    reader.field("seed").fill("12")
+    models_of(reader).filter(has_text="FLUX.1 [schnell]").get_by_role("link").click()
+    reader.page.get_by_role("button", name="Try it: a red circle on white").click()
+    expect(reader.field("prompt")).to_have_value("a red circle on white")
+    reader.page.get_by_role("button", name="Undo").click()
+    expect(reader.page.get_by_label("Model", exact=True)).to_have_value("house/portraits")
+    expect(reader.field("prompt")).to_have_value("a lighthouse in the fog")
+    expect(reader.field("prompt")).to_be_focused()
+    reader.page.reload()
+    expect(reader.field("prompt")).to_have_value("a lighthouse in the fog")
+    expect(reader.field("seed")).to_have_value("12")
+
+
+def test_what_was_submitted_is_replaced_without_an_offer_to_undo(reader: Reader) -> None:
+    expect_images(reader.generate("a lighthouse"), 1)
+    models_of(reader).filter(has_text="FLUX.1 [schnell]").get_by_role("link").click()
+    reader.page.get_by_role("button", name="Try it: a red circle on white").click()
+    expect(reader.field("prompt")).to_have_value("a red circle on white")
+    expect(reader.page.get_by_role("button", name="Undo")).to_have_count(0)
+
+
+def test_examples_play_their_audio_and_their_videos(reader: Reader) -> None:
+    models_of(reader).filter(has_text="FLUX.1 [schnell]").get_by_role("link").click()
+    examples = reader.page.get_by_role("region", name="Examples")
+    expect(examples.get_by_role("img", name="a red circle on white")).to_be_visible()
+    bell = examples.get_by_label("a bell", exact=True)
+    expect(bell).to_have_attribute("src", f"{reader.darkroom.url}/page/bell.wav")
+    expect(bell).to_have_attribute("controls", "")
+    wave = examples.get_by_label("a wave", exact=True)
+    expect(wave).to_have_attribute("src", f"{reader.darkroom.url}/page/wave.mp4")
+    expect(wave).to_have_attribute("poster", f"{reader.darkroom.url}/page/examples/wan-1.webp")
+
+
+def trial_of(reader: Reader, name: str) -> Locator:
+    models_of(reader).filter(has_text=name).get_by_role("link").click()
+    return reader.page.get_by_role("region", name="Try it here")
+
+
+def test_a_request_is_made_on_the_page_of_its_model_and_back_leads_there(reader: Reader) -> None:
+    reader.choose("house/portraits")
+    reader.field("prompt").fill("a lighthouse in the fog")
+    trial = trial_of(reader, "FLUX.1 [schnell]")
+    expect(trial.get_by_text("Next in line.")).to_be_visible()
+    trial.get_by_label("Prompt").fill("a blue square")
+    trial.get_by_role("button", name="Generate").click()
+    sheet = reader.sheets.first
+    expect(sheet).to_contain_text("a blue square")
+    expect_images(sheet, 2)  # as in the example
+    # What was entered in the form of another model is still there.
+    expect(reader.page.get_by_label("Model", exact=True)).to_have_value("house/portraits")
+    expect(reader.field("prompt")).to_have_value("a lighthouse in the fog")
+    reader.page.go_back()
+    expect(trial.get_by_label("Prompt")).to_have_value("a blue square")
+    expect(trial.locator("form .help").last).not_to_be_empty()  # what it will take
+
+
+def test_a_model_is_tried_while_the_form_for_creating_waits_for_a_lost_answer(
+    reader: Reader,
+) -> None:
+    def lose(route: Route) -> None:
+        is_lost = route.request.method == "POST" and "a hill" in (route.request.post_data or "")
+        route.abort() if is_lost else route.continue_()
+
+    reader.page.route("**/queue/**", lose)
+    reader.field("prompt").fill("a hill")
+    reader.page.get_by_role("button", name="Generate").click()
+    expect(reader.page.get_by_text("The page tries again")).to_be_visible()
+    trial = trial_of(reader, "FLUX.1 [schnell]")
+    trial.get_by_label("Prompt").fill("a blue square")
+    trial.get_by_role("button", name="Generate").click()
+    expect_images(reader.sheets.first, 2)
+    expect(reader.page.get_by_text("The page tries again")).to_be_visible()
+    reader.page.get_by_role("button", name="Stop", exact=True).click()
+
+
+def test_the_page_of_a_model_shows_the_form_as_json_and_as_programs(reader: Reader) -> None:
+    trial = trial_of(reader, "FLUX.1 [schnell]")
+    trial.get_by_label("Prompt").fill("a blue square")
+    for tab, words in [
+        ("Python", "fal_client"),
+        ("JavaScript", "@fal-ai/client"),
+        ("curl", "curl"),
+        ("HTTP queue", "/queue/"),
+        ("OpenAI", "openai"),
+        ("Replicate", "replicate"),
+        ("MCP", "mcp"),
+    ]:
+        trial.get_by_role("button", name=tab, exact=True).click()
+        expect(trial.locator("pre")).to_contain_text(words)
+        if tab != "MCP":
+            expect(trial.locator("pre")).to_contain_text("a blue square")
+    trial.get_by_role("button", name="JSON", exact=True).click()
+    box = trial.get_by_label("Input as JSON")
+    expect(box).to_have_value(re.compile('"a blue square"'))
+    box.fill('{"prompt": "a green star"')
+    trial.get_by_role("button", name="Use in the form").click()
+    expect(trial.get_by_role("alert")).to_contain_text("This is not JSON")
+    box.fill('{"prompt": "a green star"}')
+    trial.get_by_role("button", name="curl", exact=True).click()
+    trial.get_by_role("button", name="JSON", exact=True).click()
+    expect(box).to_have_value(re.compile("a green star"))  # what was changed stays
+    trial.get_by_role("button", name="Use in the form").click()
+    expect(trial.get_by_label("Prompt")).to_have_value("a green star")
+
+
+def test_the_form_of_a_model_s_page_names_the_field_that_is_wrong(reader: Reader) -> None:
+    trial = trial_of(reader, "FLUX.1 [schnell]")
+    trial.get_by_label("Prompt").fill("")
+    trial.get_by_label("Prompt").press("Control+Enter")
+    expect(trial.get_by_text("This field is required.")).to_be_visible()
+    expect(trial.get_by_label("Prompt")).to_be_focused()
+
+
+def test_the_form_of_a_model_s_page_begins_with_an_example(reader: Reader) -> None:
+    trial = trial_of(reader, "FLUX.1 [schnell]")
+    expect(trial.get_by_label("Prompt")).to_have_value("a red circle on white")
+
+
 def test_the_code_of_a_model_is_shown_over_its_page(reader: Reader) -> None:
     models_of(reader).filter(has_text="FLUX.1 [schnell]").get_by_role("link").click()
     page = reader.page
@@ -141,6 +272,59 @@ def test_a_model_that_is_not_there_is_named(reader: Reader) -> None:
     reader.page.get_by_role("link", name="All models").click()
     expect(reader.page.locator(".card")).to_have_count(3)
     expect(reader.page.get_by_role("alert")).to_be_hidden()
+
+
+def lose(page: Page, pattern: str) -> None:
+    """Let the calls fail as if Darkroom could not be reached."""
+    page.route(pattern, lambda route: route.abort())
+
+
+def test_a_list_that_fails_late_leaves_the_page_of_a_model_alone(reader: Reader) -> None:
+    page = reader.page
+    unanswered: list[Route] = []
+
+    def hold(route: Route) -> None:
+        unanswered.append(route)
+
+    page.route("**/v1/models?limit=100", hold)
+    with page.expect_request("**/v1/models?limit=100"):
+        page.get_by_role("link", name="Models").click()
+    page.goto(f"{reader.darkroom.url}/#view=models&id={FLUX}")
+    expect(page.get_by_role("table", name="Output")).to_be_visible()
+    with page.expect_event("requestfailed"):
+        unanswered[0].abort()
+    with page.expect_response(lambda response: response.url.endswith("schnell")):
+        pass  # the page goes on to read the state of its model
+    expect(page.get_by_role("table", name="Output")).to_be_visible()
+    expect(page.get_by_role("alert")).to_have_count(0)
+
+
+def test_a_page_of_a_model_that_could_not_be_loaded_is_shown_when_darkroom_answers(
+    reader: Reader,
+) -> None:
+    page = reader.page
+    page.clock.install()
+    lose(page, "**/v1/models?endpoint_id=*")
+    page.goto(f"{reader.darkroom.url}/#view=models&id=house/portraits")
+    expect(page.get_by_role("alert")).to_contain_text("Darkroom does not answer.")
+    page.unroute("**/v1/models?endpoint_id=*")
+    page.clock.run_for(6000)
+    expect(page.get_by_role("heading", name="Portraits")).to_be_visible()
+    expect(page.get_by_role("alert")).to_have_count(0)
+
+
+def test_a_list_of_models_that_could_not_be_loaded_is_tried_again_by_the_user(
+    reader: Reader,
+) -> None:
+    page = reader.page
+    page.clock.install()
+    lose(page, "**/v1/models?limit=100")
+    page.get_by_role("link", name="Models").click()
+    expect(page.get_by_role("alert")).to_contain_text("Darkroom does not answer.")
+    page.unroute("**/v1/models?limit=100")
+    page.get_by_role("alert").get_by_role("button", name="Try again").click()
+    expect(page.locator(".card")).to_have_count(3)
+    expect(page.get_by_role("alert")).to_have_count(0)
 
 
 def test_a_tenant_s_key_sees_no_replicas_on_the_page_of_a_model(

@@ -1,8 +1,11 @@
-"""The browser's Back, Forward and links, and the one-time link with a key."""
+"""The browser's Back, Forward and links, and the links that sign in."""
 
 from __future__ import annotations
 
-from playwright.sync_api import Page, expect
+from collections.abc import Callable
+
+import httpx
+from playwright.sync_api import BrowserContext, Page, expect
 
 from tests.page.darkroom import PageDarkroom
 from tests.page.reader import FLUX, PROBE, Reader, expect_images
@@ -105,3 +108,58 @@ def test_a_link_that_is_followed_in_an_open_page_works_too(
     expect(page.get_by_label("API key", exact=True)).to_be_visible()
     page.evaluate("hash => { location.hash = hash; }", f"key={served.key}")
     expect(page.get_by_role("button", name="Generate")).to_be_visible()
+
+
+def one_time_link(served: PageDarkroom) -> str:
+    answer = httpx.post(
+        f"{served.url}/v1/sign-in/links",
+        json={},
+        headers={"authorization": f"Key {served.key}"},
+        timeout=30,
+    )
+    return f"{served.url}{answer.raise_for_status().json()['path']}"
+
+
+STORED = "localStorage.getItem('darkroom.key')"
+
+
+def test_a_one_time_link_opens_the_page_with_a_key_of_its_own_and_only_once(
+    page: Page, served: PageDarkroom, open_context: Callable[..., BrowserContext]
+) -> None:
+    link = one_time_link(served)
+    page.goto(link)
+    expect(page.get_by_role("button", name="Generate")).to_be_visible()
+    assert "link" not in page.url
+    assert page.evaluate(STORED) not in (None, served.key)
+    page.reload()
+    expect(page.get_by_role("button", name="Generate")).to_be_visible()
+    second = open_context().new_page()
+    second.goto(link)
+    expect(second.get_by_role("alert")).to_contain_text("This link was used already")
+    expect(second.get_by_role("alert")).to_contain_text("`darkroom keys link` prints another")
+    assert second.evaluate(STORED) is None
+
+
+def test_a_browser_whose_key_works_keeps_it_and_does_not_use_the_link_up(
+    reader: Reader, open_context: Callable[..., BrowserContext]
+) -> None:
+    link = one_time_link(reader.darkroom)
+    reader.page.goto("about:blank")
+    reader.page.goto(link)
+    expect(reader.field("prompt")).to_be_visible()
+    expect(reader.page.locator(".toast")).to_contain_text("the link was not used")
+    assert reader.page.evaluate(STORED) == reader.darkroom.key
+    phone = open_context().new_page()
+    phone.goto(link)
+    expect(phone.get_by_role("button", name="Generate")).to_be_visible()
+
+
+def test_a_one_time_link_replaces_a_stored_key_that_is_not_valid_any_more(
+    page: Page, served: PageDarkroom
+) -> None:
+    page.goto(served.url)
+    page.evaluate("key => localStorage.setItem('darkroom.key', key)", f"dk_gone:{'0' * 64}")
+    page.goto("about:blank")
+    page.goto(one_time_link(served))
+    expect(page.get_by_role("button", name="Generate")).to_be_visible()
+    assert page.evaluate(STORED) != f"dk_gone:{'0' * 64}"

@@ -67,10 +67,11 @@ def test_the_pools_show_replicas_with_what_they_hold_and_load(
     for words in ("1 ready", "0 to 4"):
         expect(pool).to_contain_text(words)
     replica = operator.row("Replicas", "r-1")
-    for words in ("NVIDIA L4", "test/probe", f"loading {FLUX}, 25 % of 12.0 GB"):
+    for words in ("NVIDIA L4", "18.3 of 24.0 GB", "test/probe", f"loading {FLUX}, 25 % of 12.0 GB"):
         expect(replica).to_contain_text(words)
-    replicas[:] = [{**REPLICA, "hot": [FLUX], "loading": []}]
+    replicas[:] = [{**REPLICA, "hot": [FLUX], "loading": [], "memory_used": 9_000_000_000}]
     expect(replica).not_to_contain_text("25 %")  # without a reload
+    expect(replica).to_contain_text("9.0 of 24.0 GB")
     expect(replica.locator(".pill.hot")).to_have_text(FLUX)
     assert axe(page) == []
 
@@ -176,6 +177,54 @@ def test_a_request_of_another_tenant_ends_with_a_reason(page: Page, idle: PageDa
     operator.expect_said("The request is failed.")
     shown = page.request.get(f"{idle.url}/v1/requests/{request_id}", headers=other).json()
     assert "Too large for this machine." in shown["error"]["message"]
+
+
+def test_a_request_of_another_tenant_is_cancelled_for_it(page: Page, idle: PageDarkroom) -> None:
+    other = {"authorization": f"Key {idle.house.other_key}"}
+    made = page.request.post(f"{idle.url}/queue/test/probe", headers=other, data={})
+    request_id = made.json()["request_id"]
+    operator = Operator(page, idle)
+    operator.open("Queue")
+    operator.row("Waiting", "other").get_by_role("button", name="Cancel").click()
+    expect(operator.dialog).to_contain_text("The tenant other")
+    operator.dialog.get_by_role("button", name="Cancel the request").click()
+    operator.expect_said("The request: cancelled.")
+    expect(page.get_by_text("No request waits.")).to_be_visible()
+    shown = page.request.get(f"{idle.url}/v1/requests/{request_id}", headers=other).json()
+    assert shown["state"] == "cancelled"
+
+
+def test_the_filters_of_an_empty_queue_offer_all(page: Page, idle: PageDarkroom) -> None:
+    Operator(page, idle).open("Queue")
+    expect(page.get_by_text("No request waits.")).to_be_visible()
+    for label, every in (("Tenant", "All tenants"), ("Endpoint", "All endpoints")):
+        expect(page.get_by_label(label, exact=True).locator("option:checked")).to_have_text(every)
+
+
+def test_the_requests_that_waited_longest_are_shown_and_the_others_after_them(
+    page: Page, idle: PageDarkroom
+) -> None:
+    keys = {"default": idle.key, "other": idle.house.other_key}
+    for tenant, many in (("other", 1), ("default", 55), ("other", 1)):
+        for _ in range(many):
+            header = {"authorization": f"Key {keys[tenant]}"}
+            page.request.post(f"{idle.url}/queue/test/probe", headers=header, data={})
+    operator = Operator(page, idle)
+    operator.open("Queue")
+    rows = operator.table("Waiting").locator("tbody tr")
+    expect(rows).to_have_count(50)
+    expect(rows.first).to_contain_text("other")
+    page.get_by_role("button", name="Show more").click()
+    expect(rows).to_have_count(57)
+    expect(rows.last).to_contain_text("other")
+    expect(page.get_by_role("button", name="Show more")).to_be_hidden()
+    page.get_by_label("Tenant", exact=True).select_option("other")
+    expect(rows).to_have_count(2)
+    page.get_by_label("Endpoint", exact=True).select_option(FLUX)
+    expect(page.get_by_text("No request waits.")).to_be_visible()
+    page.get_by_label("Endpoint", exact=True).select_option("All endpoints")
+    expect(rows).to_have_count(2)
+    assert axe(page) == []
 
 
 def test_a_running_request_is_queued_again(operator: Operator) -> None:

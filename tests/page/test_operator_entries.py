@@ -69,6 +69,22 @@ def test_a_model_is_checked_added_and_removed(operator: Operator) -> None:
     expect(model).to_have_count(0)
 
 
+def test_a_model_that_a_colleague_has_just_added_is_not_replaced(operator: Operator) -> None:
+    operator.open("Models")
+    page, dialog = operator.page, operator.dialog
+    page.get_by_role("button", name="Add a model").click()
+    path = f"{operator.darkroom.url}/v1/models/entries/house/portraits"
+    own = {"authorization": f"Key {operator.darkroom.key}"}
+    theirs = OPEN | {"display_name": "Theirs"}
+    assert page.request.put(path, headers=own, data=theirs).status == 200
+    dialog.get_by_label("Id", exact=True).fill("house/portraits")
+    dialog.get_by_label("Weights", exact=True).fill("/srv/weights/others")
+    dialog.get_by_label("Like").select_option("test/deep/path/probe")
+    dialog.get_by_role("button", name="Add it").click()
+    expect(dialog.get_by_role("alert")).to_contain_text("There is a model house/portraits already")
+    assert page.request.get(path, headers=own).json()["entry"] == theirs
+
+
 def test_models_show_what_is_being_loaded_and_weights_are_downloaded(operator: Operator) -> None:
     operator.open("Models")
     expect(operator.row("Models", FLUX)).to_contain_text("loading, 25 %")

@@ -16,6 +16,7 @@ from tests.page.album import Entry, entries
 from tests.page.darkroom import PageDarkroom, page_darkroom
 from tests.page.gallery import Gallery
 from tests.page.reader import Reader, expect_images
+from tests.page.test_reuse import CHANGES, offer
 
 
 @pytest.fixture
@@ -232,3 +233,50 @@ def test_results_are_compared_after_their_urls_have_expired(page: Page) -> None:
         )  # the browser may have it
         expect(shown.nth(1)).not_to_have_attribute("src", before)
         page.wait_for_function(ARE_DECODED)
+
+
+SHOWN = """() => document.querySelector(".media-chosen img")?.naturalWidth > 0"""
+
+
+def test_a_private_image_in_the_form_is_shown_and_cropped_after_its_url_has_expired(
+    page: Page,
+) -> None:
+    clock = LateClock()
+    with page_darkroom(files="private", clock=clock) as private:
+        reader = Reader(page, private)
+        offer(page, CHANGES)
+        reader.enter()
+        sheet = reader.generate("a quiet harbour")
+        expect_images(sheet, 1)
+        sheet.get_by_role("button", name="Use as input").click()
+        menu = page.get_by_role("dialog", name="Use this image as input")
+        menu.get_by_role("button", name="Changes").click()
+        page.wait_for_function(SHOWN)
+        shown = page.locator(".media-chosen img")
+        before = str(shown.get_attribute("src"))
+        later(page, clock, 2)
+        page.get_by_role("button", name="Crop").click()
+        expect(page.get_by_role("dialog").locator("canvas").first).to_be_visible()
+        page.keyboard.press("Escape")
+        expect(shown).not_to_have_attribute("src", before)
+        later(page, clock, 4)
+        page.reload()
+        page.wait_for_function(SHOWN)
+
+
+def test_an_image_of_the_form_that_is_gone_says_so(page: Page) -> None:
+    clock = LateClock()
+    with page_darkroom(files="private", clock=clock) as private:
+        reader = Reader(page, private)
+        offer(page, CHANGES)
+        reader.enter()
+        sheet = reader.generate("a quiet harbour")
+        expect_images(sheet, 1)
+        sheet.get_by_role("button", name="Use as input").click()
+        menu = page.get_by_role("dialog", name="Use this image as input")
+        menu.get_by_role("button", name="Changes").click()
+        page.wait_for_function(SHOWN)
+        private.house.storage.objects.clear()
+        later(page, clock, 2)
+        page.reload()
+        expect(page.locator(".media-state.bad")).to_contain_text("not there any more")

@@ -15,8 +15,11 @@ NOTIFICATIONS = """() => {
     window.shown = [];
     window.Notification = class extends EventTarget {
         static permission = "default";
-        static async requestPermission() { this.permission = "granted"; }
-        constructor(title, { body }) { super(); shown.push(body); }
+        static async requestPermission() { return this.permission = "granted"; }
+        constructor(title, { body } = {}) {
+            super();
+            if (Notification.permission === "granted") shown.push(body);
+        }
     };
 }"""
 
@@ -98,11 +101,9 @@ def test_the_title_shows_how_far_a_request_is_and_what_ended_unseen(waiting: Rea
     expect(waiting.page).to_have_title("Darkroom")
 
 
-def test_the_end_of_a_long_request_is_a_notification_if_the_user_has_asked_for_it(
-    waiting: Reader,
-) -> None:
+def ends_unseen(waiting: Reader) -> None:
+    """A long request ends while the page is hidden, after its user has asked for notifications."""
     page = waiting.page
-    page.evaluate(NOTIFICATIONS)
     page.clock.install()
     sheet = waiting.generate("a hill")
     expect_phase(sheet, "queued")
@@ -114,4 +115,74 @@ def test_the_end_of_a_long_request_is_a_notification_if_the_user_has_asked_for_i
     page.evaluate(HIDE.format("true"))
     waiting.darkroom.start_painting()  # type: ignore[union-attr]
     expect_phase(sheet, "succeeded")
+
+
+def test_the_end_of_a_long_request_is_a_notification_if_the_user_has_asked_for_it(
+    waiting: Reader,
+) -> None:
+    page = waiting.page
+    page.evaluate("delete Navigator.prototype.serviceWorker")
+    page.evaluate(NOTIFICATIONS)
+    ends_unseen(waiting)
+    page.wait_for_function("() => shown.length > 0")
     assert page.evaluate("shown") == ["a hill"]
+
+
+def test_a_service_worker_shows_the_notification_and_its_click_opens_the_request(
+    waiting: Reader,
+) -> None:
+    page = waiting.page
+    page.evaluate(
+        """() => {
+            let asked = false;
+            Object.defineProperty(Notification, "permission", {
+                get: () => asked ? "granted" : "default",
+            });
+            Notification.requestPermission = async () => {
+                asked = true;
+                return "granted";
+            };
+            window.shown = [];
+            // A browser without windows denies the permission whatever it is asked.
+            ServiceWorkerRegistration.prototype.showNotification = async function (title, words) {
+                if (this.active === null) throw new TypeError("There is no active worker.");
+                shown.push(words);
+            };
+        }"""
+    )
+    with page.context.expect_event("serviceworker") as started:
+        ends_unseen(waiting)
+    page.wait_for_function("() => shown.length > 0")
+    (words,) = page.evaluate("shown")
+    assert words["body"] == "a hill"
+    # Only a user can click on it. Without that, the browser refuses the focus.
+    started.value.evaluate(
+        """data => {
+            const click = new Event("notificationclick");
+            const waitUntil = (done) => done.catch(() => {});
+            const notification = { close() {}, data };
+            self.dispatchEvent(Object.assign(click, { notification, waitUntil }));
+        }""",
+        words["data"],
+    )
+    expect(page.get_by_role("dialog")).to_contain_text("a hill")
+    assert "request=" in page.url
+
+
+def test_notifications_are_not_offered_where_nothing_can_show_them(waiting: Reader) -> None:
+    page = waiting.page
+    page.evaluate("delete Navigator.prototype.serviceWorker")
+    page.evaluate(
+        """() => {
+            window.Notification = class {
+                static permission = "default";
+                constructor() { throw new TypeError("Illegal constructor."); }
+            };
+        }"""
+    )
+    page.clock.install()
+    sheet = waiting.generate("a hill")
+    expect_phase(sheet, "queued")
+    page.clock.fast_forward(25_000)
+    expect(sheet.locator(".elapsed")).to_have_text(re.compile(r"^(2[5-9]|[3-9]\d) s$|min"))
+    expect(sheet.get_by_role("button", name="Notify me")).to_be_hidden()

@@ -247,4 +247,4 @@ def test_the_code_of_a_result_has_its_whole_input_after_a_reload_too(
     reader = Reader(page, idle)
     reader.enter()
     reader.sheets.get_by_role("button", name="Code").click()
-    expect(page.locator("#program")).to_contain_text('"guidance_scale": 9.5')
+    expect(page.locator("dialog pre")).to_contain_text('"guidance_scale": 9.5')

@@ -14,7 +14,7 @@ from tests.page.album import Entry
 from tests.page.darkroom import PageDarkroom
 from tests.page.painter import image
 from tests.page.reader import Reader, expect_images
-from tests.page.test_form import model
+from tests.page.test_form import model, refuse
 from tests.page.test_lightbox import tone, video
 
 IMAGE = {"type": "string", "description": "An http(s) URL, or a data URI."}
@@ -54,7 +54,7 @@ def offer(page: Page, *models: dict[str, Any]) -> None:
 
 def asked(reader: Reader, name: str) -> dict[str, Any]:
     """Input that the form submits to ``some/name``."""
-    reader.page.route(f"**/queue/some/{name}", lambda route: route.abort())
+    reader.page.route(f"**/queue/some/{name}", refuse)
     with reader.page.expect_request(f"**/queue/some/{name}") as submitting:
         reader.page.get_by_role("button", name="Generate").click()
     return submitting.value.post_data_json or {}
@@ -270,7 +270,7 @@ def test_an_upload_of_a_form_that_was_left_holds_up_no_other_model(
 
     def note(route: Route) -> None:
         made.append(route.request.url)
-        route.abort()
+        refuse(route)
 
     page.route("**/files/**", hold)
     page.route("**/queue/**", note)
@@ -285,7 +285,7 @@ def test_an_upload_of_a_form_that_was_left_holds_up_no_other_model(
     expect(generate).not_to_have_attribute("aria-busy", "true")
     assert made == []  # what was asked for is not in the form any more
     generate.click()
-    expect(page.locator("#form-problem")).to_contain_text("did not answer")
+    expect(page.locator("#form-problem")).to_have_text("Not now.")
     assert [each.rpartition("/")[2] for each in made] == ["moves"]
 
 
@@ -367,3 +367,29 @@ def test_what_was_entered_for_a_model_does_not_break_the_form_of_one_with_other_
     reader.field("style").fill('{"a": 1}')
     reader.choose("some/lists")
     assert asked(reader, "lists") == {"prompt": "a hill"}
+
+
+def test_a_file_that_was_being_uploaded_comes_back_when_use_again_is_undone(
+    reader: Reader, tmp_path: Path
+) -> None:
+    page = reader.page
+    sheet = reader.generate("a hill")
+    expect_images(sheet, 1)
+    file = tmp_path / "hill.png"
+    file.write_bytes(bytes(3_000_000))
+    unanswered: list[Route] = []
+
+    def hold(route: Route) -> None:
+        unanswered.append(route)
+
+    page.route("**/files/**/upload/**", hold)
+    reader.choose("some/changes")
+    with page.expect_request("**/files/**/upload/**"):
+        page.get_by_label("Image: choose a file").set_input_files(file)
+    sheet.get_by_role("button", name="Use again").click()
+    expect(page.get_by_label("Model", exact=True)).to_have_value("fal-ai/flux/schnell")
+    page.unroute("**/files/**/upload/**")
+    page.get_by_role("button", name="Undo").click()
+    expect(page.get_by_label("Model", exact=True)).to_have_value("some/changes")
+    expect(page.locator(".media-chosen").first).to_contain_text("hill.png")
+    assert "/files/" in asked(reader, "changes")["image_url"]

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from playwright.sync_api import Page, expect
+from typing import Any
+
+import pytest
+from playwright.sync_api import Page, Route, expect
 
 from tests.page.darkroom import PageDarkroom
 from tests.page.reader import Reader, expect_images, expect_phase
@@ -10,6 +13,8 @@ from tests.page.reader import Reader, expect_images, expect_phase
 AWAY = "Darkroom does not answer. Trying again"
 AGAIN_MS = 2000  # between two attempts of the page
 SILENT = "No contact with Darkroom."
+REPEATING = "The page tries again for up to a minute"
+UNKNOWN = "may or may not have been accepted"
 
 
 def test_a_restart_while_requests_wait_is_reported_and_survived(waiting: Reader) -> None:
@@ -27,15 +32,63 @@ def test_a_restart_while_requests_wait_is_reported_and_survived(waiting: Reader)
     expect(waiting.page.get_by_text(AWAY)).to_be_hidden()
 
 
-def test_a_submit_without_an_answer_keeps_the_input_and_says_so(reader: Reader) -> None:
+def test_a_submit_without_an_answer_is_repeated_until_the_user_stops_it(reader: Reader) -> None:
     reader.darkroom.stop_http()
     reader.field("prompt").fill("a hill")
-    reader.page.get_by_role("button", name="Generate").click()
-    expect(reader.page.get_by_text("may or may not have been accepted")).to_be_visible()
+    generate = reader.page.get_by_role("button", name="Generate")
+    generate.click()
+    expect(reader.page.get_by_text(REPEATING)).to_be_visible()
+    generate.click()  # it would be a second request
+    reader.page.get_by_role("button", name="Stop", exact=True).click()
+    expect(reader.page.get_by_text(UNKNOWN)).to_be_visible()
     expect(reader.field("prompt")).to_have_value("a hill")
     reader.darkroom.start_http()
-    reader.page.get_by_role("button", name="Generate").click()
+    generate.click()
     expect_images(reader.sheets.first, 1)
+    expect(reader.listed).to_have_count(1)
+    expect(reader.page.get_by_text(UNKNOWN)).to_be_hidden()
+
+
+LOST: Any = pytest.mark.parametrize("status", [0, 502, 504])
+
+
+@LOST
+def test_a_submit_whose_answer_is_lost_is_one_request(reader: Reader, status: int) -> None:
+    keys: list[str | None] = []
+
+    def lose_the_first(route: Route) -> None:
+        if route.request.method != "POST":
+            route.continue_()
+            return
+        keys.append(route.request.header_value("idempotency-key"))
+        if len(keys) > 1:
+            route.continue_()
+            return
+        assert route.fetch().ok  # Darkroom has accepted it
+        if status:
+            route.fulfill(status=status, body="<h1>Bad gateway")
+        else:
+            route.abort()
+
+    reader.page.route("**/queue/**", lose_the_first)
+    expect_images(reader.generate("a hill"), 1)
+    expect(reader.page.get_by_text(REPEATING)).to_be_hidden()
+    expect(reader.listed).to_have_count(1)
+    assert keys[0]
+    assert keys == [keys[0]] * 2
+    expect_images(reader.generate("a hill"), 1)  # the next press is another request
+    assert keys[2] != keys[0]
+
+
+def test_a_submit_without_an_answer_for_a_minute_says_so(page: Page, waiting: Reader) -> None:
+    page.clock.install()
+    page.route("**/queue/**", lambda route: route.abort())
+    waiting.field("prompt").fill("a hill")
+    page.get_by_role("button", name="Generate").click()
+    expect(page.get_by_text(REPEATING)).to_be_visible()
+    while not page.get_by_text(UNKNOWN).is_visible():
+        page.clock.fast_forward(2000)
+    expect(page.get_by_role("button", name="Generate")).not_to_have_attribute("aria-busy", "true")
 
 
 def test_a_page_that_was_opened_too_early_comes_up_by_itself(

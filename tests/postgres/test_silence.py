@@ -10,7 +10,7 @@ import psycopg
 import pytest
 
 from serve_app.domain.errors import DatabaseUnavailable, Misconfigured
-from serve_app.postgres.database import Database, wait_until_reachable
+from serve_app.postgres.database import Database, answers_within, wait_until_reachable
 from serve_app.postgres.leader_election import LEADS_S, LeaderElection
 from serve_app.queue.queue import PostgresQueue, assemble
 from serve_app.queue.store import diagnostics
@@ -92,6 +92,30 @@ async def test_when_all_connections_fall_silent_everything_answers_again_within_
         works_again(lambda: election.leads("another")),
     )
     await queue.aclose()
+
+
+async def test_a_process_that_stood_still_takes_the_answer_that_came_meanwhile(
+    conninfo: str,
+) -> None:
+    database = Database(conninfo, connections=1, limit_s=0.5)
+    await database.start()
+    try:
+        ((session,),) = await database.rows("SELECT pg_backend_pid()")
+        asyncio.get_running_loop().call_later(0.05, time.sleep, 1.0)
+        assert await database.rows("SELECT pg_backend_pid() FROM pg_sleep(0.2)") == [(session,)]
+        assert await database.rows("SELECT pg_backend_pid()") == [(session,)]
+    finally:
+        await database.aclose()
+
+
+async def test_a_connection_that_reached_its_limit_is_closed_also_if_its_answer_came_then(
+    conninfo: str,
+) -> None:
+    async with await psycopg.AsyncConnection.connect(conninfo) as connection:
+        async with answers_within(connection, 0.1):
+            await connection.execute("SELECT 1")
+            await asyncio.sleep(3.0)  # the limit passes, and nothing is read any more
+        assert connection.closed
 
 
 async def test_a_call_that_waits_for_a_repair_fails_as_unavailable_if_the_database_is_closed(

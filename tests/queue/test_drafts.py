@@ -12,8 +12,8 @@ from serve_app.domain.ports import Queue
 from serve_app.domain.request import NewRequest
 from serve_app.postgres.database import Database
 from serve_app.queue.drafts import PostgresDrafts
-from serve_app.queue.store.config import QueueLimits
-from serve_app.queue.transactions.deletion import PostgresLifecycles
+from serve_app.queue.store.config import QueueLimits, Retention
+from serve_app.queue.transactions.deletion import Deletion, PostgresLifecycles
 from serve_app.settings import Config
 from tests.queue.database import Ingress
 from tests.queue.requests import TENANT, done, lease, new
@@ -166,6 +166,62 @@ async def test_drafts_are_deleted_with_their_request(ingress: Ingress, database:
         await queue.delete(TENANT, request.id)
     assert await unwanted(database) == {key_of(plain), key_of(keyed)}
     assert await drafts.newest(TENANT, 10) == []
+
+
+async def test_a_draft_in_use_outlasts_its_deletion_and_its_requests(
+    ingress: Ingress, database: Database
+) -> None:
+    queue, drafts = await ingress(), PostgresDrafts(database)
+    dropped, plain, keyed = new(), new(), new(idempotency_key="k")
+    for request, id_ in ((dropped, "one"), (plain, "two"), (keyed, "three")):
+        await drafted(queue, request, id_)
+    for request in (dropped, plain, keyed):
+        await queue.submit(new(draft_key=key_of(request)))
+    assert await drafts.delete(TENANT, "one", Actor("key-1", "192.0.2.1"))
+    for request in (plain, keyed):
+        await queue.delete(TENANT, request.id)
+    await drafts.expire()
+    assert await unwanted(database) == set()
+    for _ in range(3):
+        await queue.finish(done((await lease(queue)).held))
+    await drafts.expire()
+    assert await unwanted(database) == {key_of(each) for each in (dropped, plain, keyed)}
+    assert await database.rows("SELECT * FROM drafts") == []
+    rows = await database.rows("SELECT actor, subject FROM audit WHERE action = 'draft.delete'")
+    assert rows == [("key-1", "one")]
+
+
+async def test_a_draft_that_was_found_outlasts_its_deletion_until_its_request_is_stored(
+    ingress: Ingress, database: Database
+) -> None:
+    queue, drafts = await ingress(), PostgresDrafts(database)
+    dropped, deleted = new(), new()
+    for request, id_ in ((dropped, "one"), (deleted, "two")):
+        await drafted(queue, request, id_)
+        assert await drafts.open(TENANT, id_) is not None  # a submit is under way
+    assert await drafts.delete(TENANT, "one")
+    await queue.delete(TENANT, deleted.id)
+    await drafts.expire()
+    assert await unwanted(database) == set()
+    await later(database, 601)
+    await drafts.expire()
+    assert await unwanted(database) == {key_of(dropped), key_of(deleted)}
+
+
+async def test_a_draft_in_use_outlasts_the_retention_of_its_request(
+    ingress: Ingress, database: Database
+) -> None:
+    queue, drafts = await ingress(), PostgresDrafts(database)
+    first = new()
+    await drafted(queue, first, "one")
+    await queue.submit(new(draft_key=key_of(first)))
+    await Deletion(database, Retention()).delete_of_tenant(TENANT)
+    assert await drafts.get(TENANT, "one") is None
+    await drafts.expire()
+    assert await unwanted(database) == set()
+    await queue.finish(done((await lease(queue)).held))
+    await drafts.expire()
+    assert await unwanted(database) == {key_of(first)}
 
 
 async def test_drafts_go_with_the_files_of_a_request_whose_client_limited_their_time(

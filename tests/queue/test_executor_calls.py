@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from serve_app.domain.artifact import Artifact
+from serve_app.domain.artifact import Artifact, UploadTicket
 from serve_app.domain.endpoint import Endpoint, Weights
 from serve_app.domain.errors import Fenced, Unsupported
 from serve_app.domain.executors.fallback import FallbackMove, FallbackReason
@@ -128,16 +128,38 @@ async def test_a_file_of_an_attempt_that_ends_without_it_is_deleted_after_its_ti
     assert key in await unwanted.take(10)  # beside those of its other tickets
 
 
+async def test_the_thumbnail_of_a_file_is_kept_or_deleted_with_it(
+    desk: Desk, database: Database
+) -> None:
+    desk.terms.thumbnails = True
+    await desk.queue.submit(new())
+    attempts = list[tuple[str, str]]()
+    for _ in range(2):
+        held = (await lease(desk.queue)).held
+        ticket: UploadTicket = await desk.calls.call("file_ticket", held, TENANT, 0, "image/png")
+        assert ticket.thumbnail is not None
+        attempts.append((ticket.key, ticket.thumbnail.key))
+        if len(attempts) == 1:
+            await desk.queue.hand_back(held, "r1", "It ends.")
+    file, small = (Artifact(key, "image/png", 3, "ab" * 32) for key in attempts[1])
+    stored = (replace(file, thumbnail=small),)
+    await desk.queue.finish(done(held, Outcome(output={}, artifacts=stored)))
+    await all_due(database)
+    taken = await UnwantedFiles(database).take(100)
+    assert {*attempts[0]} <= {*taken}
+    assert not {*attempts[1]} & {*taken}
+
+
 async def test_a_file_that_a_success_names_stays(desk: Desk, database: Database) -> None:
     await desk.queue.submit(new())
     held = (await lease(desk.queue)).held
     key, other = await file_of(desk, held), "r/other/1/a.png"
     leases = ExecutorLeases(database)
-    await leases.expect_file(other)
+    await leases.expect_files([other])
     file = Artifact(key, "image/png", 3, "ab" * 32, width=8, height=8)
     await desk.queue.finish(done(held, Outcome(output={"file": key}, artifacts=(file,))))
     assert await database.rows("SELECT key FROM unwanted") == [(other,)]
-    await leases.expect_file(key)  # a call that was on its way when the request ended
+    await leases.expect_files([key])  # a call that was on its way when the request ended
     await all_due(database)
     assert await UnwantedFiles(database).take(10) == [other]
 

@@ -167,6 +167,34 @@ async def test_weights_that_a_replica_loads_are_counted_by_where_they_were(
     assert await scrapes.value("weights_loads_total", **held, source="host") == 1
 
 
+async def test_the_memory_of_a_replica_comes_with_its_polls(
+    start: Processes, conninfo: str
+) -> None:
+    queue, _ = await start(replace(LONG_LEASES, ask_wait_s=0.01))
+    database = Database(conninfo)
+    await database.start()
+
+    async def until(**figures: tuple[int | None, int | None]) -> None:
+        async def shown() -> bool:
+            rows = await replicas.roster(database)
+            found = {r["replica_id"]: (r["memory_used"], r["memory_total"]) for r in rows}
+            return found == figures
+
+        await eventually(shown)
+
+    try:
+        await queue.announce(Presence("new", "actor-new", POOL, ReplicaStage.STARTING))
+        await queue.ask(replace(ask(replica="gpu"), free_bytes=3 * 2**33, device_bytes=5 * 2**33))
+        await queue.ask(replace(ask(replica="cpu"), process_bytes=2**31, host_bytes=2**34))
+        memory = {"gpu": (2 * 2**33, 5 * 2**33), "cpu": (2**31, 2**34), "new": (None, None)}
+        await until(**memory)
+        await queue.announce(Presence("gpu", "actor-gpu", POOL, ReplicaStage.DRAINING))
+        await queue.ask(replace(ask(replica="cpu"), process_bytes=2**32, host_bytes=2**34))
+        await until(**memory | {"cpu": (2**32, 2**34)})
+    finally:
+        await database.aclose()
+
+
 async def test_the_status_of_a_replica_names_the_weights_that_its_last_poll_named(
     start: Processes, conninfo: str
 ) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Any
 
@@ -282,6 +282,24 @@ async def test_the_same_is_used_after_lines_are_settled(
     await queue.submit(new(**ONE))
     assert (before, await used(database)) == (2, 3)
     assert await database.rows("SELECT settled FROM tenant_quotas") == [(1,)]
+
+
+async def test_what_is_summed_up_for_a_refused_request_is_not_summed_up_again(
+    ingress: Ingress, database: Database
+) -> None:
+    free = await ingress(LONG_LEASES)
+    for _ in range(2):
+        await free.submit(new(**ONE))
+        await free.finish(done((await lease(free)).held, images(SQUARE)))
+    queue = await ingress(budget(2))
+    with pytest.raises(BudgetExhausted):
+        await queue.submit(new(**ONE))
+    assert await database.rows("SELECT reserved, unit FROM tenant_quotas") == [(2, "month")]
+    await database.rows("UPDATE tenant_quotas SET settled_at = settled_at - interval '10 min'")
+    with pytest.raises(BudgetExhausted):
+        await queue.submit(new(**ONE))
+    ((settled,),) = await database.rows("SELECT now() - settled_at FROM tenant_quotas")
+    assert settled < timedelta(minutes=2)
 
 
 async def test_a_repeat_reserves_nothing(ingress: Ingress, database: Database) -> None:

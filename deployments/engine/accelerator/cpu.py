@@ -36,6 +36,11 @@ def host_bytes() -> int:
     return min(total, limit)
 
 
+def process_bytes() -> int:
+    """Bytes of memory that this process uses."""
+    return int(psutil.Process().memory_info().rss)
+
+
 def adapters_share(total: int) -> int:
     """Bytes for LoRAs on a device with ``total`` bytes."""
     return max(_MIN_ADAPTERS_BYTES, int(total * _ADAPTERS_SHARE))

@@ -1,7 +1,7 @@
-"""Encoding of tensors as image files.
+"""Encoding of tensors as image files, and reading of image files.
 
 Never on the engine's thread: a large image takes tens of milliseconds, and every generation would
-wait for it.
+wait for it. Imports no torch: executors, which draw thumbnails, do without.
 """
 
 from __future__ import annotations
@@ -11,16 +11,18 @@ import struct
 import warnings
 from collections.abc import Mapping
 from io import BytesIO
-from typing import Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 from PIL.PngImagePlugin import PngInfo
 
 from serve_app.domain.errors import InvalidInput, PipelineFailed, Unsupported
 from serve_app.domain.media.marking import XMP
+
+if TYPE_CHECKING:
+    import torch
 
 SOFTWARE = "Darkroom"
 _SOFTWARE_TAG, _EXIF_IFD, _USER_COMMENT = 0x0131, 0x8769, 0x9286  # of EXIF 2.32
@@ -39,7 +41,7 @@ def levels_of(pixels: torch.Tensor) -> torch.Tensor:
 
     ``pixels``: [n, 3, height, width] from 0 to 1, on any device and of any float type.
     """
-    levels = pixels.detach().float().clamp(0, 1).mul(255).round().to(torch.uint8)
+    levels = pixels.detach().float().clamp(0, 1).mul(255).round().byte()
     return levels.permute(0, 2, 3, 1).contiguous()
 
 
@@ -178,7 +180,7 @@ def read_image(body: bytes, field: str, least_side: int = 1) -> Image.Image:
             warnings.filterwarnings("ignore", "(Possibly )?corrupt EXIF", UserWarning)
             with Image.open(BytesIO(body), formats=FORMATS) as opened:
                 _check_size(opened, field, least_side)
-                return _on_white(_in_8_bits(_upright(opened)))
+                return flat(opened)
     except UnidentifiedImageError:
         if (name := _format_of(body)) is not None:
             message = f"the image is {name}, which is not supported (use {', '.join(FORMATS)})"
@@ -191,6 +193,28 @@ def read_image(body: bytes, field: str, least_side: int = 1) -> Image.Image:
         # Pillow's decoders raise all of these for damaged files.
         message = f"the image cannot be read: {error}"
     raise InvalidInput.of_field(field, message, "image_load_error")
+
+
+SHOWN = *FORMATS, "AVIF", "BMP", "TIFF"
+"""Formats of files that have a thumbnail. Pillow hands some others to programs of the machine, and
+the files of apps may be anything."""
+
+
+def stored_image(file: BinaryIO) -> Image.Image:
+    """Decode an image as ``read_image`` does, for a thumbnail. ``ValueError`` or ``OSError`` if it
+    cannot be read or has more than ``MAX_PIXELS``."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+        with Image.open(file, formats=SHOWN) as opened:
+            opened.draft("RGB", (1024, 1024))  # a large JPEG is read at a fraction of its size
+            if opened.width * opened.height > MAX_PIXELS:
+                raise ValueError(f"The image has more than {MAX_PIXELS} pixels.")
+            return flat(opened)
+
+
+def flat(image: Image.Image) -> Image.Image:
+    """An opened image as RGB, upright, on white where it is transparent; the first of several."""
+    return _on_white(_in_8_bits(_upright(image)))
 
 
 def _check_size(image: Image.Image, field: str, least_side: int) -> None:

@@ -50,7 +50,7 @@ def read_input(kind: InputKind, body: bytes, field: str) -> Any:
 MAX_FRAME_PIXELS = 4096 * 4096
 """Pixels of one frame of a video. FFmpeg decodes frames already to open a file."""
 
-_LIMITED = {
+LIMITED = {
     "protocol_whitelist": "pipe",
     "enable_drefs": "0",
     "use_absolute_path": "0",
@@ -85,7 +85,7 @@ class InputMedia:
         if demuxer == "mov" and (why := isobmff.refusal(self.body)) is not None:
             raise self.unread(why)
         try:
-            with av.open(BytesIO(self.body), "r", format=demuxer, options=_LIMITED) as container:
+            with av.open(BytesIO(self.body), "r", format=demuxer, options=LIMITED) as container:
                 yield container
         except (av.FFmpegError, ValueError) as error:
             raise self.unread(str(error)) from None

@@ -7,6 +7,7 @@ reads any. Tables can claim them in a few bytes: a file of 2 kB with 50 million 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from mmap import mmap
 from struct import unpack_from
 
 MAX_SAMPLES = 2_000_000
@@ -18,7 +19,7 @@ MAX_BOXES = 100_000
 _CONTAINERS = frozenset({b"moov", b"trak", b"mdia", b"minf", b"stbl", b"moof", b"traf"})
 
 
-def refusal(body: bytes) -> str | None:
+def refusal(body: bytes | mmap) -> str | None:
     """Reason not to let FFmpeg read the file; None if its counts are within the limits."""
     samples = 0
     for number, (kind, start, end) in enumerate(_boxes(body, 0, len(body))):
@@ -46,7 +47,7 @@ def _claimed(table: bytes, kind: bytes, file_bytes: int) -> int:
     return 0
 
 
-def _boxes(body: bytes, start: int, end: int) -> Iterator[tuple[bytes, int, int]]:
+def _boxes(body: bytes | mmap, start: int, end: int) -> Iterator[tuple[bytes, int, int]]:
     """Iterate over (type, start of the content, end) of the boxes, and of those inside them."""
     while start + 8 <= end:
         size, kind = unpack_from(">I4s", body, start)

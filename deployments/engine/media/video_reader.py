@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from fractions import Fraction
+from io import UnsupportedOperation
 from math import floor
+from mmap import ACCESS_READ, mmap
 from typing import BinaryIO
 
 import av
@@ -12,8 +14,15 @@ from av.container import InputContainer
 from av.video.frame import VideoFrame
 from PIL import Image
 
+from deployments.engine.media import isobmff
 from deployments.engine.media.images import fit
-from deployments.engine.media.input import MAX_FRAME_PIXELS, InputMedia, is_isobmff, is_matroska
+from deployments.engine.media.input import (
+    LIMITED,
+    MAX_FRAME_PIXELS,
+    InputMedia,
+    is_isobmff,
+    is_matroska,
+)
 from serve_app.domain.errors import InvalidInput
 
 FORMATS = ("MP4", "WebM", "GIF")
@@ -132,24 +141,50 @@ def read_video(body: bytes, field: str) -> InputVideo:
 
 
 def first_frame(file: BinaryIO) -> Image.Image:
-    """First frame of a video that Darkroom wrote. ``ValueError`` or ``OSError`` if it has none."""
-    with av.open(file, "r") as container:
+    """First frame of a video that Darkroom or an app wrote. ``ValueError`` or ``OSError`` if it has
+    none."""
+    with _opened(file) as container:
         for frame in container.decode(video=0):
             return _upright(frame)
     raise ValueError("The video has no frames.")
 
 
 def sampled_frames(file: BinaryIO, most: int) -> Iterator[Image.Image]:
-    """At most ``most`` frames of a video that Darkroom wrote, evenly spread from the first to the
-    last one. Reads the file twice; only one frame is in memory."""
-    with av.open(file, "r") as container:
+    """At most ``most`` frames of a video that Darkroom or an app wrote, evenly spread from first to
+    last. Reads the file twice; only one frame is in memory. ``ValueError`` or ``OSError`` if it
+    cannot be read."""
+    with _opened(file) as container:
         count = sum(1 for packet in container.demux(video=0) if packet.size)
     wanted = {round(place * (count - 1) / max(1, most - 1)) for place in range(most)}
     file.seek(0)
-    with av.open(file, "r") as container:
+    with _opened(file) as container:
         for number, frame in enumerate(container.decode(video=0)):
             if number in wanted:
                 yield _upright(frame)
+
+
+def _opened(file: BinaryIO) -> InputContainer:
+    """Open a video as ``InputMedia`` does, without reading all of it: it may be large."""
+    body = _mapped(file)
+    try:
+        demuxer = _demuxer(body[:16])
+        if demuxer is None:
+            raise ValueError(f"The file is not a supported video file ({', '.join(FORMATS)}).")
+        if demuxer == "mov" and (why := isobmff.refusal(body)) is not None:
+            raise ValueError(f"The video file cannot be read: {why}")
+    finally:
+        if isinstance(body, mmap):
+            body.close()
+    return av.open(file, "r", format=demuxer, options=LIMITED)
+
+
+def _mapped(file: BinaryIO) -> bytes | mmap:
+    try:
+        return mmap(file.fileno(), 0, access=ACCESS_READ)
+    except UnsupportedOperation:  # it is in memory
+        body = file.read()
+        file.seek(0)
+        return body
 
 
 def _upright(frame: VideoFrame) -> Image.Image:

@@ -13,6 +13,7 @@ import click
 from serve_app.cli.connection import options
 from serve_app.cli.connection.client import Client
 from serve_app.cli.connection.server import Server
+from serve_app.cli.group import InheritingGroup
 from serve_app.telemetry.clock import SystemClock
 
 COLUMNS = {
@@ -30,8 +31,8 @@ COLUMNS = {
 NUMBERS = frozenset({"requests", "successes", "images", "run_s", "cost"})
 
 
-@click.group("usage", invoke_without_command=True)
-@options.server
+@click.group("usage", cls=InheritingGroup, invoke_without_command=True)
+@options.server_options
 @click.option(
     "--by",
     multiple=True,
@@ -46,7 +47,6 @@ NUMBERS = frozenset({"requests", "successes", "images", "run_s", "cost"})
 @click.pass_context
 def usage_group(
     ctx: click.Context,
-    server: Server,
     by: Sequence[str],
     since: str | None,
     until: str | None,
@@ -54,6 +54,7 @@ def usage_group(
     *,
     as_csv: bool,
     as_json: bool,
+    **given: Any,
 ) -> None:
     """Show usage and costs."""
     if ctx.invoked_subcommand is not None:
@@ -65,7 +66,7 @@ def usage_group(
         asked["tenant"] = tenant
     query = {name: value for name, value in asked.items() if value is not None}
     query.setdefault("start", _month_before(until))
-    with Client(server) as client:
+    with Client(options.named_server(given)) as client:
         if as_csv:
             click.echo(client.text(f"/v1/usage.csv?{urlencode(query)}"), nl=False)
             return

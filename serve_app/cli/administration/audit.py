@@ -15,13 +15,14 @@ from serve_app.cli.connection.client import Client
 from serve_app.cli.connection.server import Server
 from serve_app.cli.connection.text import one_line
 from serve_app.cli.connection.whole_file import whole_file
+from serve_app.cli.group import InheritingGroup
 from serve_app.domain.audit.chain import BrokenChain, ChainCheck, verify
 from serve_app.domain.errors import Misconfigured
 
 STDOUT = Path("-")
 
 
-@click.group("audit", invoke_without_command=True)
+@click.group("audit", cls=InheritingGroup, invoke_without_command=True)
 @options.server_options
 @click.option("--limit", type=click.IntRange(1, 500), default=20, show_default=True)
 @click.option("--tenant", help="Only the acts about this tenant.")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -13,7 +14,7 @@ from serve_app.cli.connection.client import Client
 from serve_app.cli.connection.installation import Installation
 from serve_app.domain.endpoint import Endpoint, Weights
 from serve_app.domain.errors import DarkroomError
-from serve_app.settings import Config
+from serve_app.settings import Config, read_config
 from weights.eviction import gigabytes
 from weights.fetch import FetchPlan
 from weights.store import Store, repositories_of
@@ -79,6 +80,14 @@ class Download:
             "missing_bytes": self.plan.missing_bytes if self.plan else None,
             "error": self.trouble or None,
         }
+
+
+def pull_command(data_dir: Path, *endpoints: str) -> str:
+    """Command that downloads weights for the installation with this data directory."""
+    words = ["darkroom", "models", "pull", *endpoints]
+    if data_dir != read_config({}).server.data_dir:
+        words += ["--data-dir", str(data_dir)]
+    return shlex.join(words)
 
 
 def chosen_endpoints(config: Config, ids: Sequence[str]) -> list[Endpoint]:

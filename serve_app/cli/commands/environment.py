@@ -7,6 +7,7 @@ this: the proxy port answers for all of fal's host names and forwards none of th
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 import shutil
@@ -19,10 +20,12 @@ from urllib.parse import urlsplit
 import click
 
 from serve_app.cli.connection import options
+from serve_app.cli.connection.contexts import contexts_file
 from serve_app.cli.connection.remote import Remote
 from serve_app.cli.connection.server import Server
 from serve_app.domain.errors import Misconfigured
-from serve_app.gateway.certificate_authority import CertificateAuthority
+from serve_app.gateway import private_file
+from serve_app.gateway.certificate_authority import CertificateAuthority, trusted_roots
 from serve_app.telemetry.clock import SystemClock
 
 MODES = ("proxy", "hosts", "plain")
@@ -211,11 +214,31 @@ def _certificates(server: Server) -> tuple[str, str] | None:
     """PEM files with the server's own authority, and with all trusted ones. None if it has none of
     its own."""
     if isinstance(server, Remote):
-        return None if server.ca_file is None else (server.ca_file, server.ca_file)
+        return None if server.ca_file is None else (server.ca_file, _bundle(server, server.ca_file))
     if server.tls_url() is None:
         return None
     files = CertificateAuthority(server.tls_dir, (), SystemClock())
     return str(files.certificate), str(files.bundle)
+
+
+def _bundle(server: Remote, ca_file: str) -> str:
+    """Path of a file beside the saved contexts with all roots that this machine trusts and the
+    server's authority, as an installation on this machine has one. Raises ``Misconfigured``."""
+    name = hashlib.sha256(server.address.encode()).hexdigest()[:12]
+    path = contexts_file().with_name(f"bundle-{name}.pem")
+    try:
+        own = Path(ca_file).read_bytes()
+    except OSError as error:
+        raise Misconfigured(
+            f"The authority of {server.address} in {ca_file} cannot be read: "
+            f"{error.strerror or error}. Log in again with another --ca-file."
+        ) from None
+    try:
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        private_file.write(path, b"".join((*trusted_roots(besides=path), own)))
+    except OSError as error:
+        raise Misconfigured(f"{path} cannot be written: {error.strerror or error}.") from None
+    return str(path)
 
 
 @click.command("env")

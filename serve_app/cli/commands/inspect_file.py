@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import mmap
 import shlex
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,8 @@ import click
 
 from serve_app.cli.connection import options
 from serve_app.cli.connection.text import one_line, printable
+from serve_app.cli.generation.endpoint_input import FORMAT_FIELDS, SUFFIXES
+from serve_app.cli.generation.files import FORMATS
 from serve_app.domain.errors import NotFound
 from serve_app.domain.media.file_metadata import FileMetadata, find
 
@@ -36,7 +38,7 @@ def inspect_command(file: Path, *, as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps(asdict(found)))
         return
-    for line in lines(found):
+    for line in lines(found, file):
         click.echo(line)
 
 
@@ -50,8 +52,8 @@ def read_metadata(file: Path) -> FileMetadata | None:
             return None
 
 
-def lines(found: FileMetadata) -> Iterator[str]:
-    """Description as text, with the command that repeats it."""
+def lines(found: FileMetadata, file: Path) -> Iterator[str]:
+    """Description as text, with the command that repeats it and what that lacks."""
     yield f"prompt    {one_line(found.prompt)}"
     yield f"endpoint  {one_line(found.endpoint)}{' (demo model)' if found.demo else ''}"
     if found.model:
@@ -64,15 +66,44 @@ def lines(found: FileMetadata) -> Iterator[str]:
         width = max(map(len, found.settings))
         for name, value in found.settings.items():
             yield f"  {one_line(name):<{width}}  {_shown(value)}"
-    yield f"again     {again(found)}"
+    missing = _missing(found)
+    yield f"again     {again(found, file, missing)}"
+    if missing:
+        names = ", ".join(_NAMES.get(each, one_line(each)) for each in missing)
+        why = _TOO_LONG if "settings" in missing else _WITHOUT_URLS
+        yield f"          Add {names}: the file does not have all of them. {why}"
+    if one_line(found.prompt) != found.prompt.strip():
+        yield "          The line breaks of the prompt are left out."
 
 
-def again(found: FileMetadata) -> str:
-    """Command that repeats the generation. Files that the input named have to be added."""
+_NAMES = {"settings": "the settings", "prompt": "the rest of the prompt"}
+_TOO_LONG = "They were too long for it."
+_WITHOUT_URLS = "URLs and inlined files are left out of descriptions."
+
+
+def _missing(found: FileMetadata) -> Sequence[str]:
+    """Input fields that the file does not have as they were."""
+    missing = {*found.left_out}
+    # Files of older versions do not say what was left out.
+    loras = found.settings.get("loras")
+    if isinstance(loras, list):
+        cut = [isinstance(each, dict) and "path" not in each for each in loras]
+        missing |= {"loras"} if any(cut) else set()
+    return sorted(missing)
+
+
+def again(found: FileMetadata, file: Path, missing: Sequence[str] = ()) -> str:
+    """Command that repeats the generation into a file of the same format, without the input fields
+    that are ``missing``."""
     prompt = one_line(found.prompt)
     words = ["darkroom", "generate", prompt, "-m", found.endpoint, "--seed", str(found.seed)]
     for name, value in found.settings.items():
-        words += ["--field", f"{name}={json.dumps(value, ensure_ascii=False)}"]
+        if name not in missing:
+            words += ["--field", f"{name}={json.dumps(value, ensure_ascii=False)}"]
+    formats = [str(found.settings.get(each)) for each in FORMAT_FIELDS]
+    formats += [FORMATS.get(file.suffix.lower(), "")]
+    suffix = next((SUFFIXES[each] for each in formats if each in SUFFIXES), None)
+    words += ["-o", f"out{suffix}"] if suffix else []
     return printable(shlex.join(words))
 
 

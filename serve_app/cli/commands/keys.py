@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
+import sys
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime, timedelta
 from functools import wraps
@@ -16,15 +17,19 @@ import click
 from serve_app.cli.commands.warm import Duration
 from serve_app.cli.connection import options
 from serve_app.cli.connection.client import Client
+from serve_app.cli.connection.one_time_link import network_lines, offer_link
+from serve_app.cli.connection.remote import Remote
+from serve_app.cli.connection.remote import origin as origin_of
 from serve_app.cli.connection.server import Server
 from serve_app.tenants.scopes import API, SCOPES
 
 DAY_S = 86_400.0
+MINUTE_S = 60.0
 
 
 @click.group("keys")
 def keys_group() -> None:
-    """Create, list, rotate and revoke API keys."""
+    """Create, list, rotate and revoke API keys, and sign browsers in."""
 
 
 @keys_group.command("list")
@@ -145,6 +150,41 @@ def revoke(server: Server, key_id: str, *, as_json: bool) -> None:
         if as_json
         else f"{key_id} is revoked. All replicas refuse it within 5 s."
     )
+
+
+@keys_group.command("link")
+@options.server
+@click.option(
+    "--for",
+    "valid_s",
+    type=Duration(),
+    default="12h",
+    show_default=True,
+    help="Time in which it can be opened, such as 10m.",
+)
+@click.option(
+    "--at",
+    "origin",
+    default=None,
+    help="Address at which the browser reaches Darkroom. Default: the one that this command uses.",
+)
+@options.as_json
+def link(server: Server, valid_s: float, origin: str | None, *, as_json: bool) -> None:
+    """Print a link that opens the page signed in, once. The browser gets a key of its own, with the
+    rights of the key that this command uses."""
+    if not MINUTE_S <= valid_s <= 7 * DAY_S:
+        raise click.UsageError("--for takes a time from 1m to 7d.")
+    at = origin_of(origin or server.url())
+    with Client(server) as client:
+        answer = offer_link(client, valid_s=valid_s)
+    url = f"{at}{answer['path']}"
+    if as_json:
+        click.echo(json.dumps({"url": url, "expires_at": answer["expires_at"]}))
+    elif sys.stdout.isatty() and not Remote(at, "").is_this_machine:
+        for line in network_lines(url):
+            click.echo(line)
+    else:
+        click.echo(url)
 
 
 def _key_path(key_id: str) -> str:

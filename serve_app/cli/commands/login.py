@@ -16,6 +16,7 @@ from serve_app.cli.connection import options
 from serve_app.cli.connection.client import Client
 from serve_app.cli.connection.contexts import contexts_file, read_contexts, write_contexts
 from serve_app.cli.connection.remote import Remote, origin
+from serve_app.cli.group import InheritingGroup
 from serve_app.domain.errors import DarkroomError, NotFound
 
 SLOWER_S = 5.0
@@ -122,7 +123,7 @@ def _end_sign_in(remote: Remote) -> None:
         )
 
 
-@click.group("contexts", invoke_without_command=True)
+@click.group("contexts", cls=InheritingGroup, invoke_without_command=True)
 @options.as_json
 @click.pass_context
 def contexts_group(context: click.Context, *, as_json: bool) -> None:

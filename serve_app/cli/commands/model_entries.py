@@ -11,8 +11,10 @@ from urllib.parse import quote
 
 import click
 
+from serve_app.cli.commands.downloads import pull_command
 from serve_app.cli.connection import completion, options
 from serve_app.cli.connection.client import Client
+from serve_app.cli.connection.remote import Remote
 from serve_app.cli.connection.server import Server
 from serve_app.cli.inspection.pipeline_call import read_call
 from serve_app.cli.inspection.proposal import completed, like, proposed
@@ -83,13 +85,17 @@ def add_command(
         entry |= {"cpu": {}} if cpu else {}
         if not replace and not dry_run:
             _refuse_existing(client, endpoint)
-        stored = client.put(_path(endpoint), entry, dry_run="true" if dry_run else None)
+        # The server checks it again, because another operator may add it now.
+        only_new = {} if replace else {"if-none-match": "*"}
+        stored = client.put(_path(endpoint), entry, only_new, dry_run="true" if dry_run else None)
     if as_json:
         facts = {"pipeline": call.name, "weight_bytes": repository.sizes, "dry_run": dry_run}
         click.echo(json.dumps({**stored, **facts, "weights_are_here": repository.is_here}))
         return
     for line in _lines(stored, call.name, repository, dry_run=dry_run):
         click.echo(line)
+    if note := _download_note(server, stored["endpoint_id"], repository):
+        click.echo(f"    download {note}")
     if dry_run:
         click.echo(json.dumps(stored["entry"], indent=2))
 
@@ -126,11 +132,23 @@ def _lines(
             "    recipes  none: the weights are loaded whole. For a smaller GPU, copy those of a "
             "similar endpoint with --like."
         )
-    if not repository.is_here:
-        yield (
-            "    download The weights are not on this machine. The first request downloads them; "
-            f"`darkroom models pull {endpoint}` does it now."
+
+
+def _download_note(server: Server, endpoint: str, repository: Repository) -> str:
+    """Sentence about a download of the weights; empty if none follows."""
+    if isinstance(server, Remote):
+        if "hub" not in repository.weights:
+            return ""
+        return (
+            "The first request downloads the weights, if they are not there yet; "
+            f"`darkroom models pull {endpoint}` on the machine of {server.address} does it now."
         )
+    if repository.is_here:
+        return ""
+    return (
+        "The weights are not on this machine. The first request downloads them; "
+        f"`{pull_command(server.data_dir, endpoint)}` does it now."
+    )
 
 
 @click.command("remove")
@@ -158,10 +176,10 @@ def remove_command(server: Server, endpoint: str, *, force: bool, as_json: bool)
 
 
 @click.command("check")
-@options.server
+@options.server_options
 @click.argument("file", required=False, type=click.Path(path_type=Path))
 @options.as_json
-def check_command(server: Server, file: Path | None, *, as_json: bool) -> None:
+def check_command(file: Path | None, *, as_json: bool, **given: Any) -> None:
     """Check a catalogue FILE, without a running Darkroom, or the entries of the database.
 
     The exit status is 1 if there are mistakes.
@@ -172,7 +190,7 @@ def check_command(server: Server, file: Path | None, *, as_json: bool) -> None:
 
         found, notes = [each.message for each in mistakes_in_file(file)], []
     else:
-        with Client(server) as client:
+        with Client(options.named_server(given)) as client:
             answer = client.get(ENTRIES)
         found = [
             f"{each['endpoint_id']}: {each['problem']}"

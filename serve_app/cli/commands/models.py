@@ -5,18 +5,23 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from serve_app.cli.commands import model_entries, model_list
 from serve_app.cli.commands.downloads import Download, chosen_endpoints, downloads
 from serve_app.cli.connection import completion, options
-from serve_app.cli.connection.server import Server
+from serve_app.cli.generation.progress import columns_of, draw_bar, progress_bar
+from serve_app.cli.group import InheritingGroup
 from serve_app.domain.errors import DarkroomError, WeightsUnavailable
 from serve_app.settings import Config
 from weights import eviction
 from weights.eviction import gigabytes
 from weights.store import Store, repositories_of
+
+if TYPE_CHECKING:
+    from click._termui_impl import ProgressBar  # it has no public name
 
 # ``darkroom models pull``: downloads real weights, without a running Darkroom.
 
@@ -90,25 +95,22 @@ def _pull(store: Store, download: Download, *, quiet: bool) -> tuple[str, str]:
         if quiet or not download.plan.missing:
             with store.open(download.weights) as path:
                 return str(path), ""
+        columns = columns_of(sys.stderr)
         with (
-            click.progressbar(
-                length=download.plan.total_bytes, label=download.name, file=sys.stderr
-            ) as bar,
-            store.open(download.weights, _moving(bar.update)) as path,
+            progress_bar(sys.stderr, columns, download.name, estimate=columns >= WIDE) as bar,
+            store.open(download.weights, _moving(bar, download.name)) as path,
         ):
             return str(path), ""
     except DarkroomError as error:
         return "", error.message
 
 
-def _moving(update: Callable[[int], None]) -> Callable[[int, int], None]:
-    """Adapter from absolute progress, which can go back, to the relative steps of the bar."""
-    at = 0
+WIDE = 60  # columns of a terminal that has room for the name and an estimate
 
-    def move(done: int, total: int) -> None:  # noqa: ARG001  the bar knows it
-        nonlocal at
-        update(done - at)
-        at = done
+
+def _moving(bar: ProgressBar[int], name: str) -> Callable[[int, int], None]:
+    def move(done: int, total: int) -> None:
+        draw_bar(bar, name, 100 * done // total if total else 0, columns_of(sys.stderr))
 
     return move
 
@@ -173,8 +175,8 @@ def push_mirror(config: Config, ids: Sequence[str], *, as_json: bool) -> int:
 _endpoints = click.argument("endpoints", nargs=-1, shell_complete=completion.endpoints)
 
 
-@click.group("models", invoke_without_command=True)
-@options.server
+@click.group("models", cls=InheritingGroup, invoke_without_command=True)
+@options.server_options
 @click.option(
     "--all",
     "everything",
@@ -184,16 +186,15 @@ _endpoints = click.argument("endpoints", nargs=-1, shell_complete=completion.end
 )
 @options.as_json
 @click.pass_context
-def models_group(
-    context: click.Context, server: Server, *, everything: bool, as_json: bool
-) -> None:
+def models_group(context: click.Context, *, everything: bool, as_json: bool, **given: Any) -> None:
     """List the served endpoints, by what they make."""
     if context.invoked_subcommand is None:
+        server = options.named_server(given)
         model_list.list_models(server, as_json=as_json, everything=everything)
 
 
 @models_group.command("pull")
-@options.config
+@options.config_of_data_dir
 @_endpoints
 @click.option("-y", "--yes", is_flag=True, help="Do not ask for confirmation.")
 @options.as_json
@@ -218,7 +219,7 @@ def verify_command(config: Config, *, as_json: bool) -> None:
 
 
 @models_group.command("push-mirror")
-@options.config
+@options.config_of_data_dir
 @_endpoints
 @options.as_json
 def push_mirror_command(config: Config, endpoints: tuple[str, ...], *, as_json: bool) -> None:

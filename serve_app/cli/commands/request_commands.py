@@ -76,10 +76,11 @@ def requests_show(server: Server, request_id: str, *, as_json: bool) -> None:
 @requests_group.command("cancel")
 @options.server
 @click.argument("request_id", shell_complete=completion.requests)
+@click.option("--tenant", help="Tenant of the request. Requires a key with the scope operator.")
 @options.as_json
-def requests_cancel(server: Server, request_id: str, *, as_json: bool) -> None:
+def requests_cancel(server: Server, request_id: str, *, tenant: str | None, as_json: bool) -> None:
     """Cancel a queued or running request."""
-    requests.cancel(server, request_id, as_json=as_json)
+    requests.cancel(server, request_id, tenant=tenant, as_json=as_json)
 
 
 @requests_group.command("delete")

@@ -11,6 +11,7 @@ from typing import Any
 from urllib.parse import quote
 
 import click
+import httpx
 
 from serve_app.cli.commands.warm import target_lines
 from serve_app.cli.connection.client import ApiFailure, Client
@@ -137,8 +138,14 @@ def pool_lines(
             one["detail"],
         ]
         if said := "; ".join(part for part in held if part):
-            on = ", ".join(part for part in (one["node"], one["device"]) if part)
+            on = ", ".join(filter(None, (one["node"], one["device"], memory_words(one))))
             yield f"  {one['replica_id']}{f' ({on})' if on else ''}: {said}"
+
+
+def memory_words(replica: Mapping[str, Any]) -> str:
+    """Memory of a replica's device or process; empty if it is not known."""
+    used, total = replica.get("memory_used"), replica.get("memory_total")  # not of older servers
+    return f"{used / 1e9:.1f} of {total / 1e9:.1f} GB" if used is not None and total else ""
 
 
 def requests(
@@ -238,9 +245,10 @@ def _facts(one: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         yield "deleted", ", ".join(one["forgotten"])
 
 
-def cancel(server: Server, request_id: str, *, as_json: bool) -> None:
+def cancel(server: Server, request_id: str, *, tenant: str | None, as_json: bool) -> None:
+    query = "" if tenant is None else f"?{httpx.QueryParams({'tenant': tenant})}"
     with Client(server) as client:
-        answer = client.put(f"{request_path(request_id)}/cancel")
+        answer = client.put(f"{request_path(request_id)}/cancel{query}")
     click.echo(json.dumps(answer) if as_json else answer["verdict"])
 
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 import ssl
 import sys
 import time
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Mapping
 from contextlib import closing, contextmanager
 from itertools import chain, repeat
 from pathlib import Path
 from typing import Any, Self, TypeVar
+from uuid import uuid4
 
 import click
 import httpx
@@ -24,7 +25,9 @@ T = TypeVar("T")
 
 RESTART_S = 60.0  # the time that a restart of the server, or of a proxy before it, may take
 PAUSES_S = (0.5, 1.0, 2.0, 4.0)  # between the tries meanwhile; then always the last one
-RESTARTING = frozenset({502, 503, 504})
+PASSED_ON = frozenset({502, 504})
+"""Statuses of a proxy that may have passed the call on."""
+RESTARTING = PASSED_ON | {503}
 """Statuses of a proxy whose server is away, and of a server whose database is."""
 
 
@@ -55,6 +58,12 @@ class ServerAway(Misconfigured):
     """Lost connection, or none."""
 
 
+def is_lost(error: DarkroomError, statuses: Collection[int] = PASSED_ON) -> bool:
+    """True if the server may have done what the call asked for: there is no answer, or one of
+    ``statuses``."""
+    return isinstance(error, ServerAway) or getattr(error, "status", None) in statuses
+
+
 class Client:
     """HTTP client of one Darkroom, with its own key; use it in a ``with`` statement.
 
@@ -64,14 +73,24 @@ class Client:
     def __init__(self, server: Server) -> None:
         self.url = server.url()
         key = server.key()
-        self._http = httpx.Client(
-            base_url=self.url,
-            headers={"Authorization": f"Key {key}"} if key else {},  # none before a sign-in
-            timeout=30,
-            verify=_trusted(server),
-            # Proxies of the environment do not apply to this machine.
-            trust_env=isinstance(server, Remote) and not server.is_this_machine,
-        )
+        if not (key.isascii() and key.isprintable()):
+            raise Misconfigured(
+                "The API key has characters that no API key has. Copy the whole key again, and "
+                "nothing else."
+            )
+        try:
+            self._http = httpx.Client(
+                base_url=self.url,
+                headers={"Authorization": f"Key {key}"} if key else {},  # none before a sign-in
+                timeout=30,
+                verify=_trusted(server),
+                # Proxies of the environment do not apply to this machine.
+                trust_env=isinstance(server, Remote) and not server.is_this_machine,
+            )
+        except httpx.InvalidURL as error:
+            raise Misconfigured(
+                f"{self.url} is not the address of a Darkroom: {error}. Use http(s)://HOST[:PORT]."
+            ) from None
 
     def __enter__(self) -> Self:
         return self
@@ -86,9 +105,10 @@ class Client:
         """State of what is being waited for: ``get`` that outlasts a restart of the server."""
         return self.patiently(lambda: self.get(path, **query))
 
-    def patiently(self, call: Callable[[], T]) -> T:
-        """Result of ``call``, which only reads. It is repeated for up to ``RESTART_S`` seconds
-        while the server does not answer, and standard error says so."""
+    def patiently(self, call: Callable[[], T], statuses: Collection[int] = RESTARTING) -> T:
+        """Result of ``call``, which changes nothing if it is repeated. It is, for up to
+        ``RESTART_S`` seconds, while the server does not answer or answers one of ``statuses``, and
+        standard error says so."""
         pauses = chain(PAUSES_S, repeat(PAUSES_S[-1]))
         deadline: float | None = None
         while True:
@@ -96,7 +116,7 @@ class Client:
                 result = call()
             except (ServerAway, ApiFailure) as error:
                 over = deadline is not None and time.monotonic() >= deadline
-                if over or not (isinstance(error, ServerAway) or error.status in RESTARTING):
+                if over or not is_lost(error, statuses):
                     raise
                 if deadline is None:
                     deadline = time.monotonic() + RESTART_S
@@ -140,8 +160,14 @@ class Client:
                 "there, and repeat the command."
             ) from None
 
-    def put(self, path: str, body: dict[str, Any] | None = None, **query: Any) -> Any:
-        return self._call("PUT", path, json=body, params=_given(query))
+    def put(
+        self,
+        path: str,
+        body: dict[str, Any] | None = None,
+        headers: Mapping[str, str] | None = None,
+        **query: Any,
+    ) -> Any:
+        return self._call("PUT", path, json=body, headers=headers, params=_given(query))
 
     def post(
         self, path: str, body: dict[str, Any], headers: Mapping[str, str] | None = None
@@ -190,7 +216,11 @@ class Client:
     def submit(
         self, endpoint: str, body: dict[str, Any], headers: Mapping[str, str] | None = None
     ) -> dict[str, Any]:
-        return dict(self._call("POST", f"/queue/{endpoint}", json=body, headers=headers))
+        """Submit a request. If the response is lost, the call is repeated with its idempotency key,
+        so there is one request."""
+        path, once = f"/queue/{endpoint}", {"Idempotency-Key": str(uuid4())}
+        sent = {**(headers or {}), **once}
+        return dict(self.patiently(lambda: self.post(path, body, sent), PASSED_ON))
 
     def follow(self, submitted: dict[str, Any]) -> Iterator[dict[str, Any]]:
         """Yield statuses until the request has completed. The last status is the completed one."""
@@ -266,6 +296,10 @@ class Client:
     def _response(self, method: str, url: str, **arguments: Any) -> httpx.Response:
         try:
             return self._http.request(method, url, **arguments)
+        except UnicodeEncodeError:
+            raise Misconfigured(
+                "An argument is not text in UTF-8, so it cannot be sent. Nothing was done."
+            ) from None
         except httpx.TransportError as error:
             raise self._unreachable(url, error) from None
 

@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 import click
 
 from serve_app.cli.connection.server import Server, chosen_server, local_installation
+from serve_app.domain.errors import Misconfigured
 from serve_app.settings import Config, read_config, refuse_unknown
 from serve_app.settings.config_file import read
 
@@ -32,7 +33,18 @@ SERVER = ("server_data_dir", "server_url", "server_key", "server_context")
 
 
 def named_server(given: Mapping[str, Any]) -> Server:
-    """Darkroom that the parameters of a command choose. Raises as ``chosen_server`` does."""
+    """Darkroom that the parameters of a command choose. Raises as ``chosen_server`` does, and
+    ``Misconfigured`` if the command's group got another value of one."""
+    context = click.get_current_context(silent=True)
+    before = context.parent.params if context is not None and context.parent is not None else {}
+    for name in SERVER:
+        # One of two keys would go to the wrong server.
+        if before.get(name) is not None and before[name] != given.get(name):
+            option = f"--{name.removeprefix('server_').replace('_', '-')}"
+            raise Misconfigured(
+                f"{option} has one value before the subcommand and another one after it. Use it "
+                "once."
+            )
     return chosen_server(*(given.get(name) for name in SERVER))
 
 
@@ -70,6 +82,20 @@ def installation_settings(command: Callable[..., Any]) -> Callable[..., Any]:
         given = file_arguments(config_path)
         here = local_installation(own_data_dir or given.get("data_dir"))
         return command(*args, config=read_config(given | {"data_dir": here.data_dir}), **own)
+
+    return data_dir("own_data_dir")(config_file("config_path")(call))
+
+
+def config_of_data_dir(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add ``--config`` and ``--data-dir``; the command gets the settings as ``config``. For
+    commands that do not need a running Darkroom, whichever one the environment names."""
+
+    @functools.wraps(command)
+    def call(*args: Any, own_data_dir: Path | None, config_path: Path | None, **own: Any) -> Any:
+        refuse_unknown()
+        given = {} if config_path is None else read(config_path).arguments
+        given |= {} if own_data_dir is None else {"data_dir": own_data_dir}
+        return command(*args, config=read_config(given), **own)
 
     return data_dir("own_data_dir")(config_file("config_path")(call))
 

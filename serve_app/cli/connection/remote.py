@@ -52,9 +52,14 @@ class Remote:
 
 def origin(url: str) -> str:
     """``url`` as an origin. Raises ``Misconfigured`` if it has a path or is not HTTP."""
-    parts = urlsplit(url if "://" in url else f"https://{url}")
-    if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise Misconfigured(f"{url} is not the address of a Darkroom. Use http(s)://HOST[:PORT].")
+    wrong = Misconfigured(f"{url} is not the address of a Darkroom. Use http(s)://HOST[:PORT].")
+    try:
+        parts = urlsplit(url if "://" in url else f"https://{url}")
+        reachable = bool(parts.hostname) and parts.port != 0
+    except ValueError:  # brackets without an IPv6 address, or no number as the port
+        raise wrong from None
+    if parts.scheme not in ("http", "https") or not reachable or any(map(str.isspace, url)):
+        raise wrong
     if parts.path.strip("/") or parts.query or parts.fragment or "@" in parts.netloc:
         raise Misconfigured(f"{url} has more than host and port. Use {parts.scheme}://HOST[:PORT].")
     return f"{parts.scheme}://{parts.netloc}"

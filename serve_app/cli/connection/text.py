@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import sys
+
+from serve_app.domain.errors import InvalidInput
+
 UNPRINTABLE = "\N{REPLACEMENT CHARACTER}"
 
 
@@ -24,3 +28,13 @@ def shortened(text: str, most: int = 60) -> str:
     """``text`` in one line of at most ``most`` characters, for a terminal."""
     line = one_line(text)
     return line if len(line) <= most else f"{line[: most - 1]}…"
+
+
+def standard_input() -> str:
+    """All text on standard input. ``InvalidInput``: it is not UTF-8."""
+    try:
+        text = sys.stdin.read()
+        text.encode()  # in some locales, Python reads other bytes as lone surrogates
+    except UnicodeError:
+        raise InvalidInput("Standard input is not text in UTF-8.") from None
+    return text

@@ -15,7 +15,7 @@ from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-from serve_app.cli.commands.downloads import chosen_endpoints, downloads
+from serve_app.cli.commands.downloads import chosen_endpoints, downloads, pull_command
 from serve_app.cli.connection.installation import Installation
 from serve_app.cli.serve import ports
 from serve_app.diagnosis.checks import Check, artifact_directory
@@ -162,7 +162,7 @@ def _downloads(config: Config, store: Store) -> str:
         return "all weights are downloaded"
     return (
         f"{eviction.gigabytes(missing)} are not downloaded yet; "
-        "`darkroom models pull` downloads them"
+        f"`{pull_command(config.server.data_dir)}` downloads them"
     )
 
 

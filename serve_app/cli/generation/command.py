@@ -8,13 +8,14 @@ from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import click
 
-from serve_app.cli.connection.client import ApiFailure, Client, ServerAway
+from serve_app.cli.connection.client import ApiFailure, Client, is_lost
 from serve_app.cli.connection.server import Server
-from serve_app.cli.generation.endpoint_input import draft_endpoint, look_up
+from serve_app.cli.connection.text import standard_input
+from serve_app.cli.generation.endpoint_input import SUFFIXES, draft_endpoint, look_up
 from serve_app.cli.generation.files import (
     STDOUT,
     MediaKind,
@@ -32,8 +33,6 @@ from serve_app.cli.group import INTERRUPTED
 from serve_app.domain.errors import DarkroomError, InvalidInput
 
 STDIN = "-"
-PASSED_ON = frozenset({502, 504})
-"""Statuses of a proxy that may have passed the call on."""
 MAYBE_ACCEPTED = (
     "The request may have been accepted all the same; `darkroom requests list` shows it."
 )
@@ -70,7 +69,9 @@ def run(
         submitted: list[str] = []
         with _named(submitted):
             result, files, contents = _make(
-                *(client, wish, model, body, submitted), show=not as_json, on_status=on_status
+                *(client, wish, model, body, submitted),
+                screen=None if as_json else sys.stderr,
+                on_status=on_status,
             )
     if not files:
         if output is not None:
@@ -95,11 +96,17 @@ def _input(
     client: Client, model: str, wish: GenerateOptions, named: Path | None
 ) -> tuple[Path, dict[str, Any]]:
     """File for the output, and the input that makes one of its format."""
-    accepted = look_up(client, model)
-    place = named or accepted.default_output()
-    accepted.check_format(place)
+    accepted, body = look_up(client, model), wish.body()
     name = accepted.format_field
-    body = wish.body(**({name: format_of(place)} if name else {}))
+    wanted = str(body[name]) if name and name in body else None
+    place = named or accepted.default_output(wanted)
+    accepted.check_format(place)
+    if wanted in SUFFIXES and wanted != format_of(place):
+        raise InvalidInput(
+            f"-o {place} and --field {name}={wanted} name two formats. Leave out one of them."
+        )
+    if name:
+        body.setdefault(name, format_of(place))
     accepted.check_fields((each for each in body if each != name), wish)
     return place, body
 
@@ -133,7 +140,7 @@ def _named(submitted: Sequence[str]) -> Generator[None]:
         yield
     except DarkroomError as error:
         if not submitted:
-            if isinstance(error, ServerAway) or getattr(error, "status", None) in PASSED_ON:
+            if is_lost(error):
                 raise ApiFailure(f"{error.message}\n{MAYBE_ACCEPTED}") from None
             raise
         (request_id,) = submitted
@@ -147,7 +154,7 @@ def _with_prompt(wish: GenerateOptions) -> GenerateOptions:
     """Options whose prompt was read from standard input, if ``-`` was given."""
     if wish.prompt != STDIN:
         return wish
-    prompt = sys.stdin.read().strip()
+    prompt = standard_input().strip()
     if not prompt:
         raise InvalidInput("Standard input has no prompt. Pipe one in, or name it in place of `-`.")
     return replace(wish, prompt=prompt)
@@ -176,22 +183,22 @@ def generate(
     model: str,
     body: dict[str, Any],
     *,
-    show: bool,
+    screen: TextIO | None,
     on_status: Callable[[Mapping[str, Any]], None] = _ignore,
     on_submitted: Callable[[str], None] = _ignore,
 ) -> dict[str, Any]:
     """Submit, follow until the request has completed, and return the output.
 
-    ``on_submitted`` is called with the request's id, ``on_status`` with each status. Raises
-    ``ApiFailure`` with the server's reason.
+    ``screen`` shows the progress. ``on_submitted`` is called with the request's id, ``on_status``
+    with each status. Raises ``ApiFailure`` with the server's reason.
     """
     submitted = client.submit(model, body)
     on_submitted(submitted["request_id"])
     status: dict[str, Any] = {}
-    if show:
-        with progress_bar(sys.stderr, columns_of(sys.stderr)) as bar:
+    if screen is not None:
+        with progress_bar(screen, columns_of(screen)) as bar:
             for status in client.follow(submitted):
-                update_bar(bar, status, columns_of(sys.stderr))
+                update_bar(bar, status, columns_of(screen))
                 on_status(status)
     else:
         for status in client.follow(submitted):

@@ -45,9 +45,12 @@ class EndpointInput:
         schema = self.fields.get(self.format_field or "", {})
         return tuple(str(each) for each in schema.get("enum", ()))
 
-    def default_output(self) -> Path:
-        """File for the output if the user names none: ``out`` with the suffix of its kind."""
+    def default_output(self, wanted: str | None = None) -> Path:
+        """File for the output if the user names none: ``out`` with the suffix of its kind, or of
+        the ``wanted`` format if that is known."""
         found = next((each for each in PREFERRED if each in self.formats), None)
+        if wanted in SUFFIXES:
+            found = wanted
         if found is None:
             kind = self.category.rpartition("-")[2]
             found = BY_KIND[MediaKind(kind)] if kind in BY_KIND else PREFERRED[0]

@@ -74,11 +74,8 @@ class GenerateOptions:
             )
         return found
 
-    def body(self, **more: Any) -> dict[str, Any]:
-        """Input for the endpoint, including ``more``.
-
-        Raises ``InvalidInput`` with the option that is wrong.
-        """
+    def body(self) -> dict[str, Any]:
+        """Input for the endpoint. Raises ``InvalidInput`` with the option that is wrong."""
         named = {each.partition("=")[0] for each in self.fields}
         if self.mask and not self.image and "image_url" not in named:
             raise InvalidInput("--mask says which part of an image to repaint. Add --image.")
@@ -86,8 +83,7 @@ class GenerateOptions:
         of_an_app = self.model is not None and bool(self.image or named - {"prompt"})
         if self.prompt is None and not (self.from_draft or "prompt" in named or of_an_app):
             raise InvalidInput("Add a PROMPT, or --from-draft ID to finish a draft.")
-        body: dict[str, Any] = dict(more)
-        given = {
+        given: dict[str, Any] = {
             "prompt": self.prompt,
             "seed": self.seed,
             "num_inference_steps": self.steps,
@@ -100,8 +96,12 @@ class GenerateOptions:
             "from_draft": self.from_draft,
             "new_noise": self.new_noise,
         }
-        body |= {name: value for name, value in given.items() if value is not None}
-        return body | dict(_field(one) for one in self.fields)
+        body = {name: value for name, value in given.items() if value is not None}
+        body |= dict(_field(one) for one in self.fields)
+        for name, value in body.items():
+            if problem := _unsendable({name: value}):
+                raise InvalidInput(f"{self.option_of(name)} is {problem}, so it cannot be sent.")
+        return body
 
     def _draft(self) -> dict[str, Any] | None:
         if self.draft is None:
@@ -117,6 +117,17 @@ class GenerateOptions:
         if any(each.partition("=")[0] == field for each in self.fields):
             return f"--field {field}"
         return f"{OPTIONS[field]} ({field})" if field in OPTIONS else field
+
+
+def _unsendable(value: Any) -> str:
+    """Why ``value`` cannot be sent as JSON; empty if it can."""
+    try:
+        json.dumps(value, ensure_ascii=False, allow_nan=False).encode()
+    except UnicodeEncodeError:
+        return "not text in UTF-8"
+    except ValueError:
+        return "NaN or infinite"
+    return ""
 
 
 def _size(text: str) -> str | dict[str, int]:

@@ -83,21 +83,36 @@ BAR_COLUMNS = 20  # at most; a quarter of a narrow terminal
 _AROUND = (
     len("  [" + "]   100%") + 1
 )  # and the last column, in which some terminals begin a new line
+_ESTIMATE = len("  9d 00:00:00")
 
 
-def progress_bar(stream: TextIO, columns: int) -> ProgressBar[int]:
-    """Bar in a terminal so wide. Without ``click``'s estimate: a status has the server's."""
+def progress_bar(
+    stream: TextIO, columns: int, label: str = "queued", *, estimate: bool = False
+) -> ProgressBar[int]:
+    """Bar of 100 steps in a terminal so wide. ``estimate``: with ``click``'s, since a status has
+    the server's."""
     width = min(BAR_COLUMNS, columns // 4)
-    return click.progressbar(length=100, label="queued", width=width, show_eta=False, file=stream)
+    bar = click.progressbar(length=100, width=width, show_eta=estimate, file=stream)
+    bar.label = _label(bar, label, columns)
+    return bar
 
 
 def update_bar(bar: ProgressBar[int], status: Mapping[str, Any], columns: int) -> None:
     """Show a status in one line of a terminal so wide: ``click`` draws only a single line anew."""
-    words, done = progress_text(status)
+    draw_bar(bar, *progress_text(status), columns)
+
+
+def draw_bar(bar: ProgressBar[int], words: str, done: int, columns: int) -> None:
+    """Show ``words`` and so many percent in one line, as ``update_bar`` does."""
     bar.width = min(BAR_COLUMNS, columns // 4)
-    bar.label = shortened(words, max(1, columns - bar.width - _AROUND))
+    bar.label = _label(bar, words, columns)
     bar.update(max(0, done - bar.pos))
     bar.render_progress()
+
+
+def _label(bar: ProgressBar[int], words: str, columns: int) -> str:
+    around = _AROUND + (_ESTIMATE if bar.show_eta else 0)
+    return shortened(words, max(1, columns - bar.width - around))
 
 
 def columns_of(stream: TextIO) -> int:

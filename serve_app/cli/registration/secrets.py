@@ -12,6 +12,7 @@ import click
 from serve_app.cli.connection import options
 from serve_app.cli.connection.client import Client
 from serve_app.cli.connection.server import Server
+from serve_app.cli.connection.text import standard_input
 from serve_app.domain.errors import Misconfigured
 
 SECRETS = "/v1/secrets"
@@ -46,7 +47,7 @@ def set_command(
     if sys.stdin.isatty():
         value = str(click.prompt(f"Value of {name}", hide_input=True))
     else:
-        value = sys.stdin.read().removesuffix("\n").removesuffix("\r")
+        value = standard_input().removesuffix("\n").removesuffix("\r")
     if not value:
         raise Misconfigured(f"The value of {name} is empty. Send it to standard input.")
     with Client(server) as client:

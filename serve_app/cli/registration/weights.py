@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote, urlsplit
@@ -13,9 +13,11 @@ from urllib.parse import quote, urlsplit
 import click
 
 from serve_app.cli.connection import options
-from serve_app.cli.connection.client import Client
+from serve_app.cli.connection.client import ApiFailure, Client, is_lost
 from serve_app.cli.connection.server import Server
-from serve_app.domain.errors import Misconfigured
+from serve_app.cli.connection.text import standard_input
+from serve_app.cli.group import INTERRUPTED
+from serve_app.domain.errors import DarkroomError, InvalidInput, Misconfigured
 
 WEIGHTS = "/v1/weights"
 POLL_S = 0.5
@@ -53,16 +55,17 @@ def add_command(
     the hub: owner/name or owner/name/file.safetensors, with @revision. They are checked against the
     base before they are accepted.
     """
+    asked = {"name": name} | {key: value for key, value in given.items() if value is not None}
+    files = _files_of(source)
     with Client(server) as client:
+        if files:
+            _check(client, asked, sum(path.stat().st_size for path in files.values()))
         uploads: list[str] = []
-        body = {"name": name, **_source(client, source, uploads)}
-        body |= {key: value for key, value in given.items() if value is not None}
-        answer = client.post(WEIGHTS, body)
-        while not no_wait and answer["state"] not in FINAL:
-            time.sleep(POLL_S)
-            answer = client.poll(_path(name))
-        for url in uploads if answer["state"] in FINAL else ():  # they are stored, or of no use
-            client.delete(f"/v1/uploads/{urlsplit(url).path.removeprefix('/files/')}")
+        answer = _registered(client, asked, source, files, uploads)
+        if not no_wait:
+            answer = _waited(client, name, answer)
+        if answer["state"] in FINAL:  # they are stored, or of no use
+            _delete(client, uploads)
     click.echo(json.dumps(answer) if as_json else described(answer))
     if answer["state"] == "refused":
         sys.exit(1)
@@ -148,7 +151,7 @@ def hub_token_command(server: Server, tenant: str, *, remove: bool, as_json: boo
         if remove:
             answer = client.delete(path)
         else:
-            answer = client.put(path, {"token": sys.stdin.read().strip()})
+            answer = client.put(path, {"token": standard_input().strip()})
     done = "is set" if answer["own"] else "is removed"
     click.echo(json.dumps(answer) if as_json else f"The hub token of {tenant} {done}.")
 
@@ -164,23 +167,119 @@ def described(weights: Mapping[str, Any]) -> str:
     return f"{line}\n    {weights['problem']}" if weights["problem"] else line
 
 
-def _source(client: Client, source: str, uploads: list[str]) -> dict[str, Any]:
-    """Source of the call. Files of this machine are uploaded, and their URLs added to
-    ``uploads``."""
-
-    def upload(file: Path) -> str:
-        uploads.append(client.upload(file))
-        return uploads[-1]
-
+def _files_of(source: str) -> Mapping[str, Path]:
+    """Files of this machine, by their path below ``source``; "" for ``source`` itself. None if
+    ``source`` is of another machine."""
     path = Path(source)
-    if path.is_dir():
-        found = sorted(path.rglob("*.safetensors"))
-        if not found:
-            raise Misconfigured(f"{path} has no safetensors. Pickle files are never loaded.")
-        return {"files": {each.relative_to(path).as_posix(): upload(each) for each in found}}
     if path.is_file():
-        return {"source": upload(path)}
-    return {"source": source}
+        return {"": path}
+    if not path.is_dir():
+        return {}
+    found = sorted(path.rglob("*.safetensors"))
+    if not found:
+        raise Misconfigured(f"{path} has no safetensors. Pickle files are never loaded.")
+    return {each.relative_to(path).as_posix(): each for each in found}
+
+
+def _check(client: Client, asked: Mapping[str, Any], size: int) -> None:
+    """Raise ``InvalidInput`` for weights that the server would refuse after an upload of so many
+    bytes, as far as that is known before."""
+    name, base = asked["name"], asked["base"]
+    models = client.get("/v1/models", endpoint_id=base)["models"]
+    if not models:
+        raise InvalidInput(f"There is no endpoint {base}. `darkroom models --all` lists them.")
+    if not models[0]["darkroom"]["weights"]["source"]:
+        raise InvalidInput(
+            f"{base} has no weights of its own, so nothing can be compared with them. Name another "
+            "--base."
+        )
+    page = client.get(WEIGHTS)
+    for each in page["weights"]:
+        if each["path"] != f"weights:{each['name']}":  # of another tenant
+            continue
+        if each["name"] == name and each["state"] != "refused":
+            raise InvalidInput(
+                f"You have weights `{name}` already. Choose another name, or remove them with "
+                f"`darkroom weights remove {name}`."
+            )
+        endpoint = each["endpoint"] or ""
+        if each["name"] != name and endpoint.partition("/")[2] == asked.get("endpoint"):
+            raise InvalidInput(
+                f"Your weights `{each['name']}` have the endpoint {endpoint}. Choose another "
+                "--endpoint."
+            )
+    left = max(0, page["max_bytes"] - page["used_bytes"])
+    if size > left:
+        raise InvalidInput(
+            f"The files have {size} bytes, but your weights may take {left} more of "
+            f"{page['max_bytes']}. `darkroom weights remove NAME` makes room."
+        )
+
+
+def _registered(
+    client: Client,
+    asked: Mapping[str, Any],
+    source: str,
+    files: Mapping[str, Path],
+    uploads: list[str],
+) -> dict[str, Any]:
+    """Upload the files, register the weights, and return the answer. ``uploads`` gets the URLs of
+    the files. If that fails or is stopped, they are deleted."""
+    try:
+        urls: dict[str, str] = {}
+        for place, path in files.items():
+            urls[place] = client.upload(path)
+            uploads.append(urls[place])
+        if not urls:
+            given: dict[str, Any] = {"source": source}
+        else:
+            given = {"source": urls[""]} if "" in urls else {"files": urls}
+        return dict(_posted(client, {**asked, **given}))
+    except _Unknown:
+        raise
+    except (DarkroomError, KeyboardInterrupt):
+        _delete(client, uploads)
+        raise
+
+
+class _Unknown(ApiFailure):
+    """The answer was lost, so the weights may have been registered: their check needs the files."""
+
+
+def _posted(client: Client, body: dict[str, Any]) -> Any:
+    try:
+        return client.post(WEIGHTS, body)
+    except DarkroomError as error:
+        if is_lost(error):
+            raise _Unknown(
+                f"{error.message}\n`darkroom weights show {body['name']}` shows whether the "
+                "weights were registered all the same."
+            ) from None
+        raise
+
+
+def _waited(client: Client, name: str, answer: dict[str, Any]) -> dict[str, Any]:
+    """Weights after their check. Ctrl-C ends the command, and not the check."""
+    try:
+        while answer["state"] not in FINAL:
+            time.sleep(POLL_S)
+            answer = client.poll(_path(name))
+    except KeyboardInterrupt:
+        click.echo(
+            f"\nThe check of {name} goes on. `darkroom weights show {name}` shows it. It needs the "
+            "uploaded files, so they stay.",
+            err=True,
+        )
+        sys.exit(INTERRUPTED)
+    return answer
+
+
+def _delete(client: Client, uploads: Sequence[str]) -> None:
+    for url in uploads:
+        try:
+            client.delete(f"/v1/uploads/{urlsplit(url).path.removeprefix('/files/')}")
+        except DarkroomError as error:
+            click.echo(f"{url} could not be deleted: {error.message}", err=True)
 
 
 def _path(name: str) -> str:

@@ -64,7 +64,7 @@ def serve_command(
         print_welcome,
     )
     from serve_app.cli.serve.server import ServeCommand  # noqa: PLC0415
-    from serve_app.cli.serve.sign_in_link import link_lines, network_origin  # noqa: PLC0415
+    from serve_app.cli.serve.sign_in_link import network_origin, print_links  # noqa: PLC0415
     from serve_app.settings.config_file import ConfigFile, read  # noqa: PLC0415
 
     refuse_unknown()
@@ -86,9 +86,10 @@ def serve_command(
         print_not_tuned(config, print_line)
         if server.console.is_terminal if link is None else link:
             network = network_origin(host, port, config.server.public_url)
-            for line in link_lines(server.url, network, installation.key()):
-                print_line(line)
-        print_welcome(installation, server.url, print_line, sample=sample, demo=demo)
+            print_links(installation, server.url, network, print_line)
+        # In a log file, each step of the progress would be a line.
+        screen = server.console.stream if server.console.is_terminal else None
+        print_welcome(installation, server.url, print_line, sample=sample, demo=demo, screen=screen)
         print_real_model(config, print_line)  # last: it may wait for the hub
 
     server.run(settings, after_start=after_start)

@@ -7,6 +7,7 @@ are redirected to a file, and only text written through the console reaches the 
 from __future__ import annotations
 
 import contextlib
+import io
 import os
 import shutil
 import sys
@@ -15,6 +16,19 @@ from pathlib import Path
 from typing import TextIO
 
 STDOUT, STDERR = 1, 2
+
+
+class _Terminal(io.TextIOWrapper):
+    """Terminal that may be closed while Darkroom runs. What is written then is lost."""
+
+    def write(self, text: str, /) -> int:
+        with contextlib.suppress(OSError):
+            return super().write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        with contextlib.suppress(OSError):
+            super().flush()
 
 
 class Console:
@@ -38,7 +52,9 @@ class Console:
             return
         self._noise.parent.mkdir(parents=True, exist_ok=True)
         _flush()
-        self.stream = os.fdopen(os.dup(STDERR), "w", buffering=1, encoding="utf-8")
+        self.stream = _Terminal(
+            os.fdopen(os.dup(STDERR), "wb"), encoding="utf-8", line_buffering=True
+        )
         with self._noise.open("ab") as noise:
             for descriptor in (STDOUT, STDERR):
                 self._kept[descriptor] = os.dup(descriptor)

@@ -8,10 +8,15 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 from serve_app.cli.commands import model_list
-from serve_app.cli.commands.downloads import Download, chosen_endpoints, downloads
+from serve_app.cli.commands.downloads import (
+    Download,
+    chosen_endpoints,
+    downloads,
+    pull_command,
+)
 from serve_app.cli.commands.model_list import all_models
 from serve_app.cli.commands.tune import MINUTES_PER_MODEL
 from serve_app.cli.connection.client import Client
@@ -41,10 +46,12 @@ def print_welcome(
     *,
     sample: bool,
     demo: bool,
+    screen: TextIO | None = None,
 ) -> None:
     """Print the API key once, print example calls, and with ``sample`` generate an image.
 
-    Without ``demo``, progress is shown, because the weights may have to be downloaded first.
+    Without ``demo``, ``screen`` shows the progress, because the weights may have to be downloaded
+    first.
     """
     marker = installation.data_dir / KEY_SHOWN
     if not marker.exists():
@@ -74,7 +81,7 @@ def print_welcome(
         echo("No sample image: none of the served models generates an image from a prompt.")
         return
     try:
-        echo(_make_sample(installation, model, show=not demo))
+        echo(_make_sample(installation, model, None if demo else screen))
     except DarkroomError as error:
         echo(f"The sample image failed: {error.message}")
 
@@ -111,12 +118,12 @@ def _image_of(installation: Installation) -> Path:
     return installation.data_dir / "sample.png"
 
 
-def _make_sample(installation: Installation, model: str, *, show: bool) -> str:
+def _make_sample(installation: Installation, model: str, screen: TextIO | None) -> str:
     started = time.monotonic()
     body = {"prompt": PROMPT, "image_size": "square", "output_format": "png"}
     image = _image_of(installation)
     with Client(installation) as client:
-        result = generate(client, model, body, show=show)
+        result = generate(client, model, body, screen=screen)
         client.save(result["images"][0]["url"], image)
     took = time.monotonic() - started
     return f'"{PROMPT}" took {took:.1f} s: {image}'
@@ -127,8 +134,7 @@ def _make_sample(installation: Installation, model: str, *, show: bool) -> str:
 HUB_CALL_TIMEOUT_S = 3.0  # timeout of one call to the hub
 TIMEOUT_S = 4.0  # timeout of all calls together, so that the start is not delayed for longer
 HUB_TIMEOUT_MESSAGE = (
-    "The hub does not answer, so the missing weights are not known. "
-    "Run `darkroom models pull` to try again."
+    "The hub does not answer, so the missing weights are not known. Run `{pull}` to try again."
 )
 
 
@@ -140,7 +146,7 @@ def print_missing_weights(config: Config, out: Callable[[str], None]) -> None:
     if config.models.serves_demo:
         return
     store = Store(config.weights.store(), lambda: Hub(answer_s=HUB_CALL_TIMEOUT_S, tries=1))
-    endpoints = chosen_endpoints(config, ())
+    endpoints, pull = chosen_endpoints(config, ()), pull_command(config.server.data_dir)
     found: list[Download] = []
     # A mirror that hangs, or a slow name lookup, may take longer than the timeouts.
     asking = threading.Thread(
@@ -149,13 +155,13 @@ def print_missing_weights(config: Config, out: Callable[[str], None]) -> None:
     asking.start()
     asking.join(TIMEOUT_S)
     if asking.is_alive():
-        out(HUB_TIMEOUT_MESSAGE)
+        out(HUB_TIMEOUT_MESSAGE.format(pull=pull))
         return
-    for line in lines(store, found, model_list.smallest_gpu_bytes()):
+    for line in lines(store, found, model_list.smallest_gpu_bytes(), pull):
         out(line)
 
 
-def lines(store: Store, found: Sequence[Download], memory: int | None) -> Iterator[str]:
+def lines(store: Store, found: Sequence[Download], memory: int | None, pull: str) -> Iterator[str]:
     waiting = [each for each in found if each.plan is None or each.plan.missing]
     if not waiting:
         return
@@ -170,7 +176,7 @@ def lines(store: Store, found: Sequence[Download], memory: int | None) -> Iterat
     yield (
         f"In total {eviction.gigabytes(missing)} to {store.directory}, where "
         f"{eviction.gigabytes(eviction.free_bytes(store.directory))} are free. "
-        "`darkroom models pull` downloads them now."
+        f"`{pull}` downloads them now."
     )
 
 

@@ -1,13 +1,15 @@
-"""Link that opens the page signed in, and its QR code for a phone."""
+"""Links that ``darkroom serve`` prints: they open the page signed in, once."""
 
 from __future__ import annotations
 
-import io
 import socket
-from collections.abc import Iterator
-from urllib.parse import quote
+from collections.abc import Callable, Iterator
 
+from serve_app.cli.connection.client import Client
+from serve_app.cli.connection.installation import Installation
+from serve_app.cli.connection.one_time_link import network_lines, offer_link
 from serve_app.cli.serve.ports import is_loopback
+from serve_app.domain.errors import DarkroomError
 from serve_app.gateway.gateway import WILDCARD_ADDRESSES, host_port
 
 PROBES = (
@@ -16,14 +18,6 @@ PROBES = (
 )
 """Addresses for documentation (RFC 5737, RFC 3849). A UDP socket that is connected to one sends
 nothing, but has the address with which this machine reaches others."""
-
-
-def sign_in_link(origin: str, key: str) -> str:
-    """Address of the page with the key in its fragment, which browsers do not send.
-
-    The page stores the key and removes it from the address bar.
-    """
-    return f"{origin}/#key={quote(key, safe=':')}"
 
 
 def network_origin(host: str, port: int, public_url: str | None) -> str | None:
@@ -39,28 +33,26 @@ def network_origin(host: str, port: int, public_url: str | None) -> str | None:
     return None if address is None else f"http://{host_port((address, port))}"
 
 
-def link_lines(origin: str, network: str | None, key: str) -> Iterator[str]:
-    """Lines for a terminal: the link, and the one of other machines with its QR code."""
-    yield f"Open the page, signed in: {sign_in_link(origin, key)}"
-    if network is None:
-        return
-    link = sign_in_link(network, key)
-    yield f"From a phone or another machine: {link}\n"
-    yield qr_code(link)
-    if network.startswith("http:"):
-        yield (
-            "The link has the key: keep it to yourself. Without HTTPS, others on the network can "
-            "read it."
-        )
+def link_lines(origin: str, network: str | None, offer: Callable[[], str]) -> Iterator[str]:
+    """Lines for a terminal: a link, and one for other machines with its QR code. Each is a link of
+    its own, from ``offer``, since the first browser that opens one ends it."""
+    yield f"Open the page, signed in: {origin}{offer()}"
+    if network is not None:
+        yield from network_lines(f"{network}{offer()}")
+    yield f"{'Each link' if network else 'The link'} works once, for 12 hours."
 
 
-def qr_code(text: str) -> str:
-    """QR code in half blocks, for a dark terminal."""
-    import segno  # noqa: PLC0415 only terminals need it
-
-    drawn = io.StringIO()
-    segno.make(text, error="l", micro=False).terminal(drawn, border=2, compact=True)
-    return drawn.getvalue()
+def print_links(
+    installation: Installation, origin: str, network: str | None, echo: Callable[[str], None]
+) -> None:
+    """Print the links of a Darkroom that has started. A key that may not make any, such as one that
+    was revoked, does not make the start fail."""
+    try:
+        with Client(installation) as client:
+            for line in link_lines(origin, network, lambda: str(offer_link(client)["path"])):
+                echo(line)
+    except DarkroomError as error:
+        echo(f"Open {origin} and paste an API key. There is no link: {error.message}")
 
 
 def _own_address() -> str | None:

@@ -18,7 +18,7 @@ from serve_app.domain.errors import InvalidInput, Misconfigured
 from serve_app.provenance.certificates import CERTIFICATES_FILE
 from serve_app.provenance.checker import has_mark
 from serve_app.provenance.reader import SignatureState, Verified, verify
-from serve_app.settings import Config
+from serve_app.settings import read_config
 
 EXIT = {
     SignatureState.TRUSTED: 0,
@@ -98,7 +98,7 @@ def trusted_certificates(named: Path | None, data_dir: Path | None) -> str:
     """
     if named is not None:
         _require_readable(named)
-    path = named or (data_dir or Config().server.data_dir) / CERTIFICATES_FILE
+    path = named or (data_dir or read_config({}).server.data_dir) / CERTIFICATES_FILE
     try:
         return path.read_text()
     except FileNotFoundError:

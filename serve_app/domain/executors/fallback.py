@@ -21,14 +21,13 @@ from serve_app.domain.errors import (
     OutOfMemory,
     ReplicaDied,
     SecretMissing,
+    Unavailable,
     UploadPolicyFailed,
     WeightsUnavailable,
 )
 
-USUAL_ERRORS = tuple(
-    each.code
-    for each in (AppNotStarted, OutOfMemory, ReplicaDied, SecretMissing, WeightsUnavailable)
-)
+_USUAL = (AppNotStarted, OutOfMemory, ReplicaDied, SecretMissing, Unavailable, WeightsUnavailable)
+USUAL_ERRORS = tuple(each.code for each in _USUAL)
 """Codes of failures that are not the request's fault, so that another endpoint may succeed."""
 
 NEVER = {
@@ -41,7 +40,12 @@ NEVER = {
 }
 """Codes of failures that no fallback may follow, with the reason."""
 
-ERRORS = frozenset(each.code for each in GenerationError.__subclasses__() if each.code not in NEVER)
+ERRORS = frozenset(
+    # A replica's full disk is ``Unavailable``, although that is no error of a generation.
+    each.code
+    for each in (*GenerationError.__subclasses__(), Unavailable)
+    if each.code not in NEVER
+)
 """Codes of failures that a fallback may follow."""
 
 _BUDGET = re.compile(r"([0-9]+(?:\.[0-9]+)?) ([A-Z]{3})/(day|month)")

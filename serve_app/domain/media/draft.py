@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any, Protocol
@@ -54,12 +54,25 @@ class DraftOrigin:
     endpoint_digest: str
 
 
+@dataclass(frozen=True, slots=True)
+class DraftSpace:
+    """Bytes of a tenant's drafts, as far as a request for more of them needs to know."""
+
+    used: int  # by those that have not expired
+    coming: int  # those of unfinished requests, as was expected when these were stored
+    largest: int  # of the tenant's newest drafts, one of the same endpoint; 0: there is none
+
+
 class DraftBook(Protocol):
     """Registry of drafts. The queue writes it at the end of a request. Every method may raise
     ``DatabaseUnavailable``. A draft that has expired is not found, also before it is deleted."""
 
     async def used(self, tenant: str) -> int:
         """Bytes that the tenant's drafts take now."""
+        ...
+
+    async def space(self, tenant: str, endpoint: str) -> DraftSpace:
+        """Bytes that the tenant's drafts take and will take, and those of one of ``endpoint``."""
         ...
 
     async def open(self, tenant: str, draft_id: str) -> DraftOrigin | None:
@@ -76,15 +89,23 @@ class DraftBook(Protocol):
         ...
 
     async def newest(
-        self, tenant: str, limit: int, before: tuple[datetime, str] | None = None
+        self,
+        tenant: str,
+        limit: int,
+        before: tuple[datetime, str] | None = None,
+        *,
+        endpoints: Collection[str] = (),
+        request_id: str | None = None,
     ) -> Sequence[StoredDraft]:
         """Drafts of the tenant, latest first. ``before``: time and id of the last draft of the
-        previous page."""
+        previous page. ``endpoints``: patterns of these, in which ``*`` stands for any characters;
+        empty: all. ``request_id``: only those that this request made."""
         ...
 
     async def delete(self, tenant: str, draft_id: str, actor: Actor | None = None) -> bool:
-        """Delete a draft for its tenant. False if the tenant has no such draft. ``actor``: who
-        asked for it, for the audit log."""
+        """Delete a draft for its tenant. False if the tenant has no such draft. One that is held,
+        or that an unfinished request goes on from, is not found any more, and its file stays until
+        then. ``actor``: who asked for it, for the audit log."""
         ...
 
 

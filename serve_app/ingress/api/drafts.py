@@ -11,11 +11,20 @@ from typing_extensions import TypedDict
 
 from serve_app.domain.errors import NotFound
 from serve_app.domain.media.draft import StoredDraft
+from serve_app.ingress.http import query
 from serve_app.ingress.http.auth import actor_of, authenticate
 from serve_app.ingress.http.context import context_of
 from serve_app.ingress.http.errors import json_reply
 from serve_app.ingress.http.json_schema import Time
-from serve_app.ingress.http.openapi import Answer, DocumentedRoute, Operation, answer, in_path
+from serve_app.ingress.http.openapi import (
+    Answer,
+    DocumentedRoute,
+    Operation,
+    answer,
+    in_path,
+    in_query,
+)
+from serve_app.ingress.services import request_ids
 from serve_app.ingress.services.services import services_of
 from serve_app.ingress.submission.drafts import max_bytes
 
@@ -48,9 +57,14 @@ async def listed(request: HttpRequest) -> Response:
     context_of(request).route = "v1.drafts"
     caller = await authenticate(request)
     services, tenant = services_of(request), caller.tenant
-    found = await services.queue.drafts.newest(tenant, MAX_LISTED)
+    request_id = request.query_params.get("request_id")
+    if request_id is not None and not request_ids.valid(request_id):
+        raise query.invalid("request_id", "should be the id of a request", request_id)
+    found = await services.queue.drafts.newest(
+        tenant, MAX_LISTED, endpoints=caller.endpoints, request_id=request_id
+    )
     body: Drafts = {
-        "drafts": [_draft(each) for each in found if caller.allows(each.endpoint)],
+        "drafts": [_draft(each) for each in found],
         "bytes": await services.queue.drafts.used(tenant),
         "max_bytes": max_bytes(services, tenant),
     }
@@ -70,7 +84,7 @@ async def shown(request: HttpRequest) -> Response:
 
 
 async def delete(request: HttpRequest) -> Response:
-    """Delete a draft. Requests that go on from it and have not ended may fail."""
+    """Delete a draft. Requests that already go on from it still do, and new ones are refused."""
     context_of(request).route = "v1.draft.delete"
     caller = await authenticate(request)
     draft_id: str = request.path_params["draft_id"]
@@ -106,6 +120,8 @@ LIST = Operation(
     "listDrafts",
     "List the tenant's drafts, newest first",
     {200: answer(f"Drafts that have not expired, at most {MAX_LISTED}.", Drafts)},
+    errors=(422,),
+    parameters=(in_query("request_id", "Only the drafts that this request made."),),
 )
 SHOW = Operation(
     "getDraft",
@@ -116,7 +132,7 @@ SHOW = Operation(
 )
 DELETE = Operation(
     "deleteDraft",
-    "Delete a draft. Requests that go on from it and have not ended may fail",
+    "Delete a draft. Requests that already go on from it still do, and new ones are refused",
     {204: Answer("It is deleted.")},
     errors=(404,),
     parameters=(DRAFT_ID,),

@@ -168,10 +168,11 @@ async def create(request: HttpRequest) -> Response:
         endpoints=new.endpoints,
         actor=actor_of(request),
     )
-    return _created(credential)
+    return created(credential)
 
 
-def _created(credential: Credential) -> Response:
+def created(credential: Credential) -> Response:
+    """Answer with a key that was made, and its secret."""
     body: CreatedKey = {
         "key_id": credential.id,
         "key_secret": credential.secret,
@@ -198,7 +199,7 @@ async def rotated(request: HttpRequest) -> Response:
         raise AlreadyFinal(
             f"The key {found.id} was revoked, has expired, or was rotated before. Create a new one."
         )
-    return _created(credential)
+    return created(credential)
 
 
 async def _managed(request: HttpRequest, caller: Caller) -> KeyInfo:

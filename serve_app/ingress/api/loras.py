@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import json
-from collections.abc import AsyncIterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Annotated, Any
+from collections.abc import AsyncIterator, Sequence
+from typing import Annotated
 
 from pydantic import Field
 from starlette.requests import Request as HttpRequest
@@ -14,6 +12,7 @@ from starlette.responses import Response
 from typing_extensions import TypedDict
 
 from serve_app.domain.errors import ArtifactNotFound
+from serve_app.domain.lora import LoraMetadata, json_object
 from serve_app.domain.ports import Storage
 from serve_app.domain.upload import KeptFile
 from serve_app.ingress.http import query
@@ -40,9 +39,6 @@ FIRST_BYTES = 64 * 1024
 MAX_HEADER_BYTES = 2 * 1024 * 1024
 MAX_READS = 4  # files that one call reads at the same time
 
-MAX_WORDS = 12
-MAX_WORD_LENGTH = 200  # characters
-
 
 class UploadedLora(TypedDict):
     """Registered LoRA, or uploaded LoRA file."""
@@ -68,27 +64,24 @@ class UploadedLoras(TypedDict):
     loras: list[UploadedLora]
 
 
-@dataclass(frozen=True, slots=True)
-class LoraMetadata:
-    """What a LoRA file says about itself."""
-
-    trigger_words: Sequence[str] = ()
-    base_model: str | None = None
-
-
 async def listed(request: HttpRequest) -> Response:
     """List the LoRAs that the tenant has registered, then those that it has only uploaded, latest
-    first."""
+    first; with ``q``, only those whose names have its words."""
     context_of(request).route = "v1.loras"
     caller = await authenticate(request)
     limit = query.page_size(request, default=50, most=MAX_PAGE)
+    words = (query.text(request, "q") or "").casefold().split()
     files, origin = services_of(request).files, origin_of(request)
-    found = [each async for each in _uploads(files, caller, limit)]
+    found = [each async for each in _uploads(files, caller, limit, words)]
     slots = asyncio.Semaphore(MAX_READS)
     described = await asyncio.gather(*(_described(files.storage, each, slots) for each in found))
     loras = [_lora(*each, origin) for each in zip(found, described, strict=True)]
     page = await services_of(request).weights.page(caller.tenant, MAX_REGISTERED)
-    registered = [_registered(each, caller.tenant) for each in page if _is_lora(each)]
+    registered = [
+        _registered(each, caller.tenant)
+        for each in page
+        if _is_lora(each) and _has_words(each.name, words)
+    ]
     loras = [*registered, *loras][:limit]
     body: UploadedLoras = {"loras": loras}
     return json_reply(body)
@@ -99,19 +92,25 @@ LIST = Operation(
     "List the LoRAs that the tenant has registered, then those that it has uploaded",
     {200: answer("LoRA files.", UploadedLoras)},
     errors=(422,),
-    parameters=(in_query("limit", "1 to 100; default 50.", int),),
+    parameters=(
+        in_query("q", "Only LoRAs whose names have all these words, or words with them."),
+        in_query("limit", "1 to 100; default 50.", int),
+    ),
 )
 
 ROUTES = [DocumentedRoute("/v1/loras", listed, {"GET": LIST})]
 
 
-async def _uploads(files: Files, caller: Caller, limit: int) -> AsyncIterator[KeptFile]:
-    """The latest ``limit`` uploads of the tenant that are safetensors files."""
+async def _uploads(
+    files: Files, caller: Caller, limit: int, words: Sequence[str]
+) -> AsyncIterator[KeptFile]:
+    """The latest ``limit`` uploads of the tenant that are safetensors files with these words in
+    their names."""
     before, found = None, 0
     for _ in range(MAX_UPLOADS // UPLOADS_PAGE):
         page = await files.uploads.page(caller, before, UPLOADS_PAGE)
         for each in page:
-            if each.media_type == SAFETENSORS:
+            if each.media_type == SAFETENSORS and _has_words(_name(each), words):
                 yield each
                 found += 1
             if found == limit:
@@ -151,34 +150,17 @@ async def _bytes(storage: Storage, key: str, start: int, end: int) -> bytes:
 def lora_metadata(header: bytes) -> LoraMetadata:
     """Metadata in the JSON ``header`` of a safetensors file. The header is from a stranger: what
     cannot be read is left out."""
-    metadata = _object(header).get("__metadata__")
-    if not isinstance(metadata, dict):
-        return LoraMetadata()
-    phrase = metadata.get("modelspec.trigger_phrase")
-    words = phrase.split(",") if isinstance(phrase, str) and phrase.strip() else _tags(metadata)
-    trimmed = (each.strip()[:MAX_WORD_LENGTH] for each in words)
-    unique = tuple(dict.fromkeys(each for each in trimmed if each))
-    bases = (metadata.get("modelspec.architecture"), metadata.get("ss_base_model_version"))
-    base = next((each for each in bases if isinstance(each, str) and each), None)
-    return LoraMetadata(unique[:MAX_WORDS], base[:MAX_WORD_LENGTH] if base else None)
+    metadata = json_object(header).get("__metadata__")
+    return LoraMetadata.of(metadata) if isinstance(metadata, dict) else LoraMetadata()
 
 
-def _tags(metadata: Mapping[str, Any]) -> list[str]:
-    """Captions of the training, the most frequent first. Kohya's trainer counts them by folder."""
-    counts: dict[str, int] = {}
-    for folder in _object(metadata.get("ss_tag_frequency")).values():
-        for tag, count in folder.items() if isinstance(folder, dict) else ():
-            if isinstance(count, int):
-                counts[tag] = counts.get(tag, 0) + count
-    return sorted(counts, key=lambda tag: -counts[tag])
+def _has_words(name: str, words: Sequence[str]) -> bool:
+    folded = name.casefold()
+    return all(each in folded for each in words)
 
 
-def _object(text: object) -> dict[str, Any]:
-    try:
-        found = json.loads(text) if isinstance(text, str | bytes) else None
-    except (ValueError, RecursionError):
-        return {}
-    return found if isinstance(found, dict) else {}
+def _name(file: KeptFile) -> str:
+    return file.key.rpartition("/")[2].removesuffix(".safetensors")
 
 
 def _is_lora(weights: TenantWeights) -> bool:
@@ -187,15 +169,16 @@ def _is_lora(weights: TenantWeights) -> bool:
 
 def _registered(weights: TenantWeights, tenant: str) -> UploadedLora:
     own = weights.tenant == tenant
-    phrase = str(weights.facts.get("metadata", {}).get("modelspec.trigger_phrase", ""))
-    words = [each.strip()[:MAX_WORD_LENGTH] for each in phrase.split(",") if each.strip()]
+    words = weights.facts.get("trigger_words")
+    if words is None:  # registered by an earlier version
+        words = LoraMetadata.of(weights.facts.get("metadata", {})).trigger_words
     return {
         "path": f"weights:{weights.name}" if own else f"weights:{weights.tenant}/{weights.name}",
         "name": weights.name,
         "size": weights.files[0].size,
         "created_at": weights.created_at.isoformat(),
         "expires_at": None,
-        "trigger_words": words[:MAX_WORDS],
+        "trigger_words": list(words),
         "base_model": weights.base,
     }
 
@@ -203,7 +186,7 @@ def _registered(weights: TenantWeights, tenant: str) -> UploadedLora:
 def _lora(file: KeptFile, metadata: LoraMetadata, origin: str) -> UploadedLora:
     return {
         "path": file_url(origin, file.key),
-        "name": file.key.rpartition("/")[2].removesuffix(".safetensors"),
+        "name": _name(file),
         "size": file.size,
         "created_at": file.created_at.isoformat(),
         "expires_at": iso(file.expires_at),

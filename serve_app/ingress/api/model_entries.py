@@ -21,7 +21,14 @@ from serve_app.ingress.http.body import read_body, read_json
 from serve_app.ingress.http.context import context_of
 from serve_app.ingress.http.errors import json_reply
 from serve_app.ingress.http.json_schema import Binary, Time
-from serve_app.ingress.http.openapi import DocumentedRoute, Operation, answer, in_path, in_query
+from serve_app.ingress.http.openapi import (
+    DocumentedRoute,
+    Operation,
+    answer,
+    in_header,
+    in_path,
+    in_query,
+)
 from serve_app.ingress.services.services import Services, services_of
 
 MAX_BODY_BYTES = 256 * 1024
@@ -146,7 +153,8 @@ async def put(request: HttpRequest) -> Response:
     """Store an entry, in place of the one with this id in the database, the file or the built-in
     catalogue. It is in force here at once, and everywhere within about a second.
 
-    ``?dry_run=true`` checks it and stores nothing.
+    ``If-None-Match: *`` only adds: ``EntryExists`` if there is one. ``?dry_run=true`` checks it
+    and stores nothing.
     """
     services = await _admin(request, "v1.models.entry")
     dry_run = query.yes_no(request, "dry_run", default=False)
@@ -154,10 +162,14 @@ async def put(request: HttpRequest) -> Response:
     if not isinstance(body, dict):
         raise InvalidInput("The body must be a JSON object with the keys of an entry.")
     entry, endpoint = cast("dict[str, Any]", body), _endpoint(request)
+    new = request.headers.get("if-none-match")
+    if new not in (None, "*"):
+        raise InvalidInput("`If-None-Match` should be `*`, for an entry that does not exist yet.")
     if dry_run:
         checked = await services.entries.check(endpoint, entry)
     else:
-        checked = await services.entries.put(endpoint, entry, actor_of(request))
+        store = services.entries.put if new is None else services.entries.add
+        checked = await store(endpoint, entry, actor_of(request))
     return json_reply(_written(services, checked))
 
 
@@ -220,8 +232,12 @@ PUT = Operation(
     "putModelEntry",
     "Add an endpoint to the catalog, or replace its entry. Needs the scope `operator`",
     {200: answer("The entry in force.", WrittenEntry)},
-    errors=(403, 413, 422),
-    parameters=(_ID, in_query("dry_run", "`true`: check the entry and store nothing.", bool)),
+    errors=(403, 412, 413, 422),
+    parameters=(
+        _ID,
+        in_query("dry_run", "`true`: check the entry and store nothing.", bool),
+        in_header("If-None-Match", "`*`: only add it. 412 if the catalog has the id."),
+    ),
     body=ModelEntry,
 )
 REMOVE = Operation(

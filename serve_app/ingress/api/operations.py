@@ -14,6 +14,7 @@ from serve_app.domain.operations import (
     Operations,
     Pause,
     PauseKind,
+    QueueEntry,
     RunningLease,
 )
 from serve_app.domain.request import Priority, State
@@ -33,6 +34,8 @@ from serve_app.ingress.http.openapi import (
 from serve_app.ingress.services.services import services_of
 
 MAX_REASON = 1000  # characters
+MAX_PAGE = 500
+MAX_PLACE = 2**63 - 1  # of PostgreSQL's bigint
 PRIORITIES = {each.name.lower(): each for each in Priority if each is not Priority.REALTIME}
 
 
@@ -77,6 +80,23 @@ class OldestTransaction(TypedDict):
     pid: int
 
 
+class WaitingItem(TypedDict):
+    """Request that waits, without its input."""
+
+    request_id: str
+    tenant: str
+    endpoint_id: str
+    pool: str
+    priority: str
+    attempt: int
+    created_at: Time
+
+
+class QueuePage(TypedDict):
+    requests: list[WaitingItem]
+    next_after: int | None
+
+
 class QueueOverview(TypedDict):
     lanes: list[Lane]
     leases: list[LeaseStatus]
@@ -99,6 +119,27 @@ async def queue(request: HttpRequest) -> Response:
         "leases": [_lease(each) for each in seen.leases],
         "halts": [_pause(each) for each in seen.halts],
         "oldest_transaction": None if oldest is None else _transaction(oldest),
+    }
+    return json_reply(body)
+
+
+async def waiting(request: HttpRequest) -> Response:
+    """List the requests that wait, the longest wait first.
+
+    Parameters: ``tenant``, ``endpoint_id`` (repeated, or with commas), ``limit``, ``after``.
+    """
+    operations, _ = await _admin(request, "v1.queue.requests")
+    limit = query.page_size(request, default=50, most=MAX_PAGE)
+    found = await operations.waiting(
+        tenant=query.text(request, "tenant") or None,
+        endpoints=query.several(request, "endpoint_id"),
+        after=query.whole(request, "after", default=0, most=MAX_PLACE),
+        limit=limit + 1,
+    )
+    page = found[:limit]
+    body: QueuePage = {
+        "requests": [_waiting(each) for each in page],
+        "next_after": page[-1].place if len(found) > limit else None,
     }
     return json_reply(body)
 
@@ -154,8 +195,26 @@ async def prioritised(request: HttpRequest) -> Response:
 SEE_QUEUE = Operation(
     "getQueue",
     "Show lanes, leases and paused endpoints. Needs the scope `operator`",
-    {200: answer("An overview of the queue.", QueueOverview)},
+    {200: answer("An overview, up to a few seconds old.", QueueOverview)},
     errors=(403,),
+)
+
+
+SEE_WAITING = Operation(
+    "listQueuedRequests",
+    "List the requests that wait, the longest wait first. Needs the scope `operator`",
+    {200: answer("A page.", QueuePage)},
+    errors=(403, 422),
+    parameters=(
+        in_query("tenant", "Only requests of this tenant."),
+        in_query(
+            "endpoint_id",
+            "Only requests of these endpoints; repeated or separated by commas.",
+            list[str],
+        ),
+        in_query("after", "`next_after` of the previous page.", int),
+        in_query("limit", "1 to 500; default 50.", int),
+    ),
 )
 
 
@@ -195,6 +254,7 @@ PRIORITISE = _request_call(
 
 ROUTES = [
     DocumentedRoute("/v1/queue", queue, {"GET": SEE_QUEUE}),
+    DocumentedRoute("/v1/queue/requests", waiting, {"GET": SEE_WAITING}),
     DocumentedRoute("/v1/endpoints/{endpoint_id:path}/pause", paused, {"PUT": PAUSE}),
     DocumentedRoute("/v1/endpoints/{endpoint_id:path}/drain", drained, {"PUT": DRAIN}),
     DocumentedRoute("/v1/endpoints/{endpoint_id:path}/resume", resumed, {"PUT": RESUME}),
@@ -246,6 +306,18 @@ def _lease(lease: RunningLease) -> LeaseStatus:
         "replica_id": lease.replica_id,
         "age_s": lease.age_s,
         "expires_in_s": lease.expires_in_s,
+    }
+
+
+def _waiting(request: QueueEntry) -> WaitingItem:
+    return {
+        "request_id": request.request_id,
+        "tenant": request.tenant,
+        "endpoint_id": request.endpoint,
+        "pool": request.pool,
+        "priority": request.priority.name.lower(),
+        "attempt": request.attempt,
+        "created_at": request.created_at.isoformat(),
     }
 
 

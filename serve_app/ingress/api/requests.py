@@ -43,6 +43,8 @@ from serve_app.ingress.submission.rendering import (
     retries_body,
     waiting_body,
 )
+from serve_app.tenants.scopes import CANCEL as CANCEL_SCOPE
+from serve_app.tenants.scopes import OPERATOR
 
 MAX_PAGE = 500
 MAX_WAIT_S = 60
@@ -234,13 +236,17 @@ async def shown(request: HttpRequest) -> Response:
 
 
 async def cancelled(request: HttpRequest) -> Response:
-    """Cancel a request. The verdict is ``cancelled``, ``requested`` or ``already_final``."""
+    """Cancel a request. The verdict is ``cancelled``, ``requested`` or ``already_final``.
+
+    ``?tenant=``: an operator cancels a request of this tenant.
+    """
     context_of(request).route = "v1.request.cancel"
-    caller = await authenticate(request)
+    named = query.text(request, "tenant")
+    caller = await authenticate(request, CANCEL_SCOPE if named is None else OPERATOR)
     queue = services_of(request).queue
-    verdict = await queue.cancel(
-        caller.tenant, request.path_params["request_id"], actor_of(request)
-    )
+    cancel = queue.cancel if named is None else queue.operations.cancel
+    request_id = request.path_params["request_id"]
+    verdict = await cancel(named or caller.tenant, request_id, actor_of(request))
     body: CancelResult = {"verdict": verdict}
     return json_reply(body)
 
@@ -301,8 +307,11 @@ CANCEL = Operation(
     "cancelRequest",
     "Cancel a queued or running request",
     {200: answer("The result.", CancelResult)},
-    errors=(404,),
-    parameters=(REQUEST_ID,),
+    errors=(403, 404, 422),
+    parameters=(
+        REQUEST_ID,
+        in_query("tenant", "The request's tenant, if it may be another. Needs `operator`."),
+    ),
 )
 
 

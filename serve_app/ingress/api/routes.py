@@ -103,6 +103,16 @@ class ReplicaStatus(TypedDict):
     ]
     node: Annotated[str, Field(description="Address of its machine.")]
     device: Annotated[str, Field(description="Name of its GPU; empty on a CPU.")]
+    memory_used: Annotated[
+        int | None,
+        Field(
+            description="Used bytes of its GPU, or on a CPU those of its process. Null: it has not "
+            "reported them."
+        ),
+    ]
+    memory_total: Annotated[
+        int | None, Field(description="Bytes of its GPU, or on a CPU of its machine or container.")
+    ]
     seen_s: float
 
 

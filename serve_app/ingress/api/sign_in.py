@@ -1,4 +1,5 @@
-"""``/v1/sign-in``: people sign in at an OpenID Connect provider, and get a short-lived key.
+"""``/v1/sign-in``: people sign in at an OpenID Connect provider, and get a short-lived key, or open
+a one-time link.
 
 The page holds that key as it holds any other, and sends it in a header. There is no cookie, so no
 other site can make calls in its name.
@@ -15,6 +16,7 @@ from starlette.responses import Response
 from typing_extensions import TypedDict
 
 from serve_app.domain.errors import Forbidden, NotFound
+from serve_app.ingress.api.keys import CreatedKey, created
 from serve_app.ingress.http.auth import (
     actor_of,
     allowed_rights,
@@ -33,6 +35,8 @@ from serve_app.ingress.services.sign_in import SignIn
 from serve_app.tenants.sign_in import Pending, Person
 
 MAX_BODY_BYTES = 16 * 1024
+LINK_VALID_S = 43_200.0
+MAX_LINK_VALID_S = 7 * 86_400.0
 
 
 class SignInOffer(TypedDict):
@@ -84,6 +88,30 @@ class PendingDevice(TypedDict):
 
     pending: bool
     slower: Annotated[bool, Field(description="Wait 5 seconds longer from now on.")]
+
+
+class NewLink(BaseModel):
+    """How long a one-time link is valid."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    valid_s: float = Field(default=LINK_VALID_S, ge=60, le=MAX_LINK_VALID_S)
+
+
+class OneTimeLink(TypedDict):
+    """Link to the page for one browser."""
+
+    token: Annotated[str, Field(description="Secret.")]
+    path: Annotated[str, Field(description="The page that takes the token: `/#link=…`.")]
+    expires_at: Time
+
+
+class FollowedLink(BaseModel):
+    """Token of a one-time link that a browser has opened."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    token: str = Field(min_length=1, max_length=256)
 
 
 class SignedOut(TypedDict):
@@ -176,6 +204,37 @@ async def _signed_in(request: HttpRequest, sign_in: SignIn, person: Person) -> S
     }
 
 
+async def linked(request: HttpRequest) -> Response:
+    """Make a one-time link, which gives the browser that opens it first a key with the rights of
+    the calling key."""
+    context_of(request).route = "v1.sign-in.links"
+    caller = await authenticate(request)
+    given = await read_model(request, NewLink, MAX_BODY_BYTES)
+    services = services_of(request)
+    found = await services.identity.keys.find(caller.key_id)
+    if found is None or found.person:
+        raise Forbidden("A sign-in of a person offers no links. Use an API key.")
+    until = services.clock.now() + timedelta(seconds=given.valid_s)
+    token = await services.identity.keys.offer_link(actor_of(request), until)
+    body: OneTimeLink = {
+        "token": token,
+        "path": f"/#link={token}",
+        "expires_at": until.isoformat(),
+    }
+    return json_reply(body, 201)
+
+
+async def followed(request: HttpRequest) -> Response:
+    """Exchange the token of a one-time link for a key. The link ends with it."""
+    context_of(request).route = "v1.sign-in.links.take"
+    given = await read_model(request, FollowedLink, MAX_BODY_BYTES)
+    with counted_failure(request, always=True):
+        credential = await services_of(request).identity.keys.take_link(
+            given.token, client_address(request)
+        )
+    return created(credential)
+
+
 async def signed_out(request: HttpRequest) -> Response:
     """End the sign-in that the calling key is of. Unlike other keys, it revokes itself."""
     context_of(request).route = "v1.sign-in.end"
@@ -234,6 +293,21 @@ FINISH_DEVICE = Operation(
     body=DeviceAnswer,
     key=False,
 )
+LINK = Operation(
+    "createSignInLink",
+    "Make a one-time link to the page. Needs the scope `tenant-admin`",
+    {201: answer("The link. Its token is shown only once.", OneTimeLink)},
+    errors=(400, 403, 413, 422),
+    body=NewLink,
+)
+TAKE_LINK = Operation(
+    "takeSignInLink",
+    "Exchange the token of a one-time link for a key",
+    {201: answer("The key. Its secret is shown only once.", CreatedKey)},
+    errors=(400, 401, 413, 422),
+    body=FollowedLink,
+    key=False,
+)
 END = Operation(
     "signOut",
     "End the sign-in that the key is of",
@@ -248,6 +322,8 @@ ROUTES = [
     DocumentedRoute("/v1/sign-in", begun, {"POST": BEGIN}),
     DocumentedRoute("/v1/sign-in", signed_out, {"DELETE": END}),
     DocumentedRoute("/v1/sign-in/finish", finished, {"POST": FINISH}),
+    DocumentedRoute("/v1/sign-in/links", linked, {"POST": LINK}),
+    DocumentedRoute("/v1/sign-in/links/take", followed, {"POST": TAKE_LINK}),
     DocumentedRoute("/v1/sign-in/device", begun_device, {"POST": DEVICE}),
     DocumentedRoute("/v1/sign-in/device/finish", finished_device, {"POST": FINISH_DEVICE}),
 ]

@@ -91,17 +91,18 @@ async def created(request: HttpRequest) -> Response:
     if (known := await services.comfyui.current()) is not None:
         nodes.check_graph(given["prompt"], known)
     given["files"] = await named_files(services, caller, origin, given["prompt"])
+    options = parse_options(request, caller)
+    if chosen := given.get("prompt_id"):
+        key, digest = prompt.idempotency(chosen)
+        options = replace(options, idempotency_key=key, repeat_digest=digest)
     new = await submission.validate(
         services,
         caller,
         entry.endpoint.id,
         given,
-        parse_options(request, caller),
+        options,
         request_id=context_of(request).request_id,
     )
-    if chosen := given.get("prompt_id"):
-        key, digest = prompt.idempotency(chosen)
-        new = replace(new, idempotency_key=key, body_digest=digest)
     stored = await asyncio.shield(submission.submit(services, new))
     services.comfyui.arrivals.announce(caller.tenant)
     body: QueuedPrompt = {

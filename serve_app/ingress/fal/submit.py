@@ -109,9 +109,9 @@ async def validate_call(
     """Build the validated request, and the origin of the URLs in the response."""
     origin = origin_of(request)  # may be refused, so read it before anything is stored
     caller.require_endpoint(endpoint_id)
-    services.catalog_of(caller).get(
-        endpoint_id
-    )  # before the body: a wrong id is the more likely mistake
+    if "idempotency-key" not in request.headers:  # with one, the endpoint may be gone meanwhile
+        # Before the body: a wrong id is the more likely mistake.
+        services.catalog_of(caller).get(endpoint_id)
     webhook = await parse_webhook(request, services.webhooks, origin, caller.tenant)
     body = await read_json(request, services.config.limits.max_body_bytes)
     options = parse_options(

@@ -45,6 +45,7 @@ TABLE: Mapping[type[DarkroomError], ErrorResponse] = {
     errors.TenantBeingDeleted: ErrorResponse(400, "tenant_being_deleted"),
     errors.NotFound: ErrorResponse(404, "not_found"),
     errors.NotFinished: ErrorResponse(400, "not_finished"),
+    errors.EntryExists: ErrorResponse(412, "entry_exists"),
     errors.RequestActive: ErrorResponse(400, "request_active"),
     errors.RequestDeleted: ErrorResponse(410, "request_deleted"),
     errors.OutcomeForgotten: ErrorResponse(410, "outcome_forgotten"),

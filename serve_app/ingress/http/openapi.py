@@ -89,6 +89,7 @@ FAL_ERRORS = ErrorFormat(
         404: "Not found.",
         405: "The path does not take this method.",
         410: "Deleted.",
+        412: "It exists already.",
         413: "Too large.",
         416: "The range is outside the file.",
         422: "A field is not valid; `detail` names each.",

@@ -65,6 +65,7 @@ SCOPES: Mapping[str, Mapping[str, str]] = {
         "/v1/models/analytics": USAGE,
         "/v1/storage": OPERATOR,
         "/v1/queue": OPERATOR,
+        "/v1/queue/requests": OPERATOR,
         "/v1/audit": TENANT_ADMIN,  # `operator` for other tenants
         "/v1/audit/export": OPERATOR,
         "/v1/audit/head": OPERATOR,
@@ -159,6 +160,8 @@ SCOPES: Mapping[str, Mapping[str, str]] = {
         "/v1/keys/{key_id}/rotate": TENANT_ADMIN,
         "/v1/sign-in": NO_KEY,
         "/v1/sign-in/finish": NO_KEY,  # the provider's code
+        "/v1/sign-in/links": TENANT_ADMIN,
+        "/v1/sign-in/links/take": NO_KEY,  # the link's token
         "/v1/sign-in/device": NO_KEY,
         "/v1/sign-in/device/finish": NO_KEY,  # the provider's code
         "/v1/tenants": OPERATOR,
@@ -196,7 +199,7 @@ SCOPES: Mapping[str, Mapping[str, str]] = {
         "/files/{key:path}": NO_KEY,  # replicas, with a ticket
         "/files/{key:path}/upload/{upload_id}": FILES,  # if it has a key at all
         "/files/{key:path}/multipart/{upload_id}/{number}": FILES,
-        "/v1/requests/{request_id}/cancel": CANCEL,
+        "/v1/requests/{request_id}/cancel": BY_CALL,  # `operator` for other tenants
         "/v1/requests/{request_id}/webhook/redeliver": SUBMIT,
         "/v1/requests/{request_id}/requeue": OPERATOR,
         "/v1/requests/{request_id}/fail": OPERATOR,

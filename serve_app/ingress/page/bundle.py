@@ -33,7 +33,9 @@ _EXPORT = re.compile(
 _LATE = re.compile(r'\bimport\("(?P<path>\.[^"]*)"\)')
 _DOCUMENTATION = re.compile(r"^ */\*\*.*?\*/\n", re.MULTILINE | re.DOTALL)
 _COMMENT = re.compile(r"^ *//.*\n", re.MULTILINE)
+_COMMENT_AT_END = re.compile(r" +// [^\"'`\n]*$", re.MULTILINE)  # no end of a text follows
 _INDENTATION = re.compile(r"^ +", re.MULTILINE)
+_EMPTY_LINES = re.compile(r"\n{2,}")
 _STYLE_COMMENT = re.compile(r"/\*.*?\*/\n?", re.DOTALL)
 _SHEET = re.compile(r'<link rel="stylesheet" href="(?:\.\./)*page/(?P<path>[^"]+)" />')
 _SCRIPT = re.compile(r'<script src="(?:\.\./)*page/(?P<path>[^"]+)"></script>')
@@ -123,14 +125,15 @@ def stripped_styles(sheet: str) -> str:
 
 
 def _stripped(source: str) -> str:
-    """Module without its comments and indentation, a tenth of the bytes that are sent.
+    """Module without its comments, indentation and empty lines, a tenth of the bytes that are sent.
 
     A module that may have a template of several lines keeps its lines, because they may be text. It
     is one with a line in which the number of backticks is odd.
     """
     if any(line.count("`") % 2 for line in source.split("\n")):
         return source
-    return _INDENTATION.sub("", _COMMENT.sub("", source))
+    bare = _INDENTATION.sub("", _COMMENT_AT_END.sub("", _COMMENT.sub("", source)))
+    return _EMPTY_LINES.sub("\n", bare)
 
 
 def _exports(source: str) -> list[str]:

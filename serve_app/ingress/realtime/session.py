@@ -10,6 +10,7 @@ from dataclasses import replace
 from typing import Any, Protocol, TypeVar
 
 from serve_app.catalog.catalog import CatalogEntry
+from serve_app.catalog.work import drafting_of
 from serve_app.domain.artifact import UploadTicket
 from serve_app.domain.errors import (
     BudgetExhausted,
@@ -151,7 +152,7 @@ class RealtimeSession:
                 of_frame = self._new.tenant, self._new.endpoint, valid.input
                 given = await with_registered(self._services, *of_frame)
                 valid = replace(valid, input=given)
-                if DRAFT in valid.input:
+                if drafting_of(valid.input):
                     raise InvalidInput.of_field(DRAFT, "Frames of a session make no drafts")
             except DarkroomError as error:
                 self._count("refused")

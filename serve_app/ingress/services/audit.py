@@ -1,5 +1,5 @@
-"""Entries of the audit log about calls that change nothing: failed logins, and reads of tenants by
-operators.
+"""Entries of the audit log about calls that change nothing: failed logins, reads of tenants by
+operators, and signed URLs.
 
 An attacker can cause failed logins without end, so they are counted in memory and written once a
 minute: a row for each address, up to a limit, and one row for all others.
@@ -93,6 +93,18 @@ class AuditTrail:
             return
         detail = {"call": call} | ({"request_id": request_id} if request_id else {})
         await self._operations.record([NewAct(actor, "tenant.read", tenant, detail)])
+        self._read.put(name, True, self._clock.monotonic())  # noqa: FBT003
+
+    async def file_signed(
+        self, actor: Actor, tenant: str, key: str, expires_in_s: float | None
+    ) -> None:
+        """Record that a URL of a private file is signed, before it is answered. ``expires_in_s``:
+        None for one that does not expire."""
+        name = "\0".join(("sign", actor.key_id, actor.address, key, str(expires_in_s)))
+        if self._read.get(name, self._clock.monotonic()):
+            return
+        detail = {"tenant": tenant, "expires_in": expires_in_s}
+        await self._operations.record([NewAct(actor, "file.sign", key, detail)])
         self._read.put(name, True, self._clock.monotonic())  # noqa: FBT003
 
     async def input_refused(self, tenant: str, endpoint: str, reason: str) -> None:

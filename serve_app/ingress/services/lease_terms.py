@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -24,6 +25,9 @@ TICKET_VALID_S = 6 * 3600.0
 """Seconds, longer than any generation. Late uploads are prevented by the fence, not by expiry."""
 
 MAX_THUMBNAIL_BYTES = 2**18
+DEPICTED = re.compile(r"(image|video)/(?!svg)")
+"""Media types of executors' files that have a thumbnail. No library here draws SVG, and the code
+that draws audio needs torch, which executors do without."""
 MAX_SNAPSHOT_BYTES = 2 * 2**30
 SNAPSHOT_TICKET_VALID_S = 600.0
 """Seconds. A snapshot's ticket is requested when the snapshot is taken, and used at once."""
@@ -155,8 +159,9 @@ class CatalogLeaseTerms:
     ) -> UploadTicket:
         if upload_policy is not None:
             return self._post_ticket(held, number, media_type, upload_policy)
-        token = self._token(held, number)
-        planned = _PlannedFile(held, media_type, self._max_artifact_bytes, token, file_access)
+        planned = self._planned(held, number, media_type, file_access)
+        if not DEPICTED.match(media_type):
+            planned = replace(planned, thumbnail=None)
         return self._ticket(planned, self._places.of_tenant(tenant))
 
     def leftovers(

@@ -23,7 +23,7 @@ from serve_app.catalog.catalog import (
 from serve_app.catalog.entries import CatalogEntry
 from serve_app.catalog.private import PrivateEndpoint, private_entry, why_not_private
 from serve_app.catalog.workflows.entry import workflow_entry
-from serve_app.domain.errors import NotFound, RequestActive
+from serve_app.domain.errors import EntryExists, NotFound, RequestActive
 from serve_app.domain.lora import RegisteredFileFacts
 from serve_app.domain.operations import Actor
 from serve_app.domain.workflows.runs import RegisteredWorkflow, WorkflowDefinitions
@@ -112,6 +112,19 @@ class LiveCatalog:
         """Store an entry and put it in force here. ``InvalidInput`` names every mistake."""
         checked = await self.check(endpoint, entry)
         await self._entries.put(endpoint, entry, actor)
+        await self.refresh()
+        return self._catalog.find(endpoint) or checked
+
+    async def add(self, endpoint: str, entry: Mapping[str, Any], actor: Actor) -> CatalogEntry:
+        """Store an entry of a new id. ``InvalidInput`` names every mistake. ``EntryExists``: the
+        catalogue has this id, from any place; of the database, also one of this moment."""
+        checked = await self.check(endpoint, entry)
+        listed = any(each.endpoint.id == endpoint for each in self._catalog.every())
+        if listed or not await self._entries.add(endpoint, entry, actor):
+            raise EntryExists(
+                f"There is a model {endpoint} already, so nothing was stored. Choose another id, "
+                "or replace it: `--replace`, or a call without `If-None-Match`."
+            )
         await self.refresh()
         return self._catalog.find(endpoint) or checked
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections import Counter
 from collections.abc import (
     Awaitable,
     Callable,
@@ -233,6 +234,9 @@ class Services:
     replies: Replies = field(default_factory=Replies)
     background: Background = field(default_factory=Background)
     session_counts: SessionCounts = field(default_factory=SessionCounts)
+    drafts_storing: Counter[str] = field(  # by tenant: drafts of requests that are being stored
+        default_factory=Counter[str]
+    )
     mask_decoding: asyncio.Semaphore = field(  # around the decoding of a mask
         default_factory=lambda: asyncio.Semaphore(MASKS_AT_ONCE)
     )

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import AsyncGenerator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, replace
 from typing import Any, cast
 
 from serve_app.catalog.catalog import CatalogEntry, ValidInput
 from serve_app.catalog.fields.drafts import beneath
+from serve_app.catalog.work import drafting_of, number_of_drafts
 from serve_app.domain.errors import InvalidInput, StorageFull
 from serve_app.domain.media.draft import (
     DRAFT,
@@ -26,6 +28,8 @@ from serve_app.settings import NO_LIMITS
 UNKNOWN = "There is no such draft. It may have expired, or its request was deleted. Make a new one"
 ERROR_TYPE = "unprocessable_draft"
 MAX_ID_CHARACTERS = 100
+LEAST_BYTES, UNKNOWN_BYTES = 2**20, 4 * 2**20
+"""Bytes that a draft to come counts as: at least, and where its tenant has none of the endpoint."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,23 +83,43 @@ def with_noise_seed(valid: ValidInput) -> ValidInput:
 
 def require_kept(input: Mapping[str, Any], options: SubmitOptions) -> None:
     """Raise ``InvalidInput`` if a request with drafts is not to be kept."""
-    if DRAFT in input and not options.store_io:
+    if drafting_of(input) and not options.store_io:
         what = "A draft needs the input of its request, which X-Fal-Store-IO: 0 deletes"
         raise InvalidInput.of_field(DRAFT, what)
 
 
-async def require_space(services: Services, new: NewRequest) -> None:
-    """Raise ``StorageFull`` if the tenant's drafts take all the bytes that they may, and the
-    request makes more."""
-    if DRAFT not in new.input:
+@asynccontextmanager
+async def space_for(services: Services, new: NewRequest) -> AsyncGenerator[NewRequest]:
+    """Count the drafts that the request makes while it is stored in this context: yield it with the
+    bytes that they are expected to take.
+
+    Raise ``StorageFull`` if the tenant's drafts take all the bytes that they may, with those that
+    its unfinished requests are expected to make. So the limit is passed by the drafts of one
+    request in each ingress process at most, and by what drafts are larger than expected.
+    """
+    if drafting_of(new.input) is None:
+        yield new
         return
-    most = max_bytes(services, new.tenant)
-    if await services.queue.drafts.used(new.tenant) >= most:
-        raise StorageFull(
-            f"Your drafts take all of the {most} bytes that they may "
-            "(DARKROOM_MAX_DRAFTS_BYTES_PER_TENANT, or max_drafts_bytes of the tenant). Delete "
-            "some: DELETE /v1/drafts/{draft_id}. Otherwise they expire."
-        )
+    asked, tenant, storing = number_of_drafts(new.input), new.tenant, services.drafts_storing
+    # Read first: one that is stored meanwhile is counted twice, but none is missed.
+    before = storing[tenant]
+    storing[tenant] += asked
+    try:
+        space = await services.queue.drafts.space(tenant, new.endpoint)
+        each = max(LEAST_BYTES, space.largest) if space.largest else UNKNOWN_BYTES
+        most = max_bytes(services, tenant)
+        if space.used + space.coming + before * each >= most:
+            raise StorageFull(
+                f"Your drafts take all of the {most} bytes that they may "
+                "(DARKROOM_MAX_DRAFTS_BYTES_PER_TENANT, or max_drafts_bytes of the tenant), with "
+                "those that your unfinished requests may make. Delete some: DELETE "
+                "/v1/drafts/{draft_id}, or wait until these requests have ended. Drafts expire."
+            )
+        yield replace(new, draft_bytes=asked * each)
+    finally:
+        storing[tenant] -= asked
+        if not storing[tenant]:
+            del storing[tenant]
 
 
 def max_bytes(services: Services, tenant: str) -> int:

@@ -128,6 +128,7 @@ class SubmitOptions:
     end_within_s: float | None = None
     deterministic: bool = False
     idempotency_key: str | None = None
+    repeat_digest: bytes = b""  # of a submit that repeats it; empty: of the endpoint and the body
     cache: bool | None = None  # may outcomes be shared? None: the endpoint's default
     previews: bool = True
     retries: Mapping[Cause, int] | None = None  # None: the installation's default

@@ -1,4 +1,4 @@
-"""Responses to submits: detection of lost ones, and headers of repeats and cache hits.
+"""Repeated submits: how they are recognised, detection of lost responses, and headers.
 
 A server learns that its client is gone only when the connection ends: a write to a connection that
 is no longer read still succeeds. Therefore the last byte of the response is held back for a
@@ -9,19 +9,27 @@ cannot have read the response.
 from __future__ import annotations
 
 import asyncio
+import hashlib
+import json
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any
 
 from starlette.requests import Request as HttpRequest
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from serve_app.domain.errors import DarkroomError
+from serve_app.domain.errors import DarkroomError, InvalidInput
+from serve_app.domain.media.upload_policy import FILE_NAME
 from serve_app.domain.ports import Queue
 from serve_app.domain.request import NewRequest, Request
 from serve_app.ingress.http.context import context_of, wait_disconnected
+from serve_app.ingress.services.cpu_executor import in_cpu_thread
 from serve_app.ingress.services.services import Services
+from serve_app.ingress.submission.options import SubmitOptions
 from serve_app.telemetry import logs
+from serve_app.tenants.scopes import Caller
 
 
 @contextmanager
@@ -122,3 +130,76 @@ def add_replay_headers(
         logs.set_request(stored.id, tenant=stored.tenant, endpoint=stored.endpoint)
         reply.headers[REPLAYED] = "1"
     return reply
+
+
+# Recognition of repeated submits.
+
+
+async def find_earlier(services: Services, new: NewRequest) -> Request | None:
+    """The earlier request that ``new`` repeats, or None. Errors: as ``Queue.find_earlier``."""
+    if new.replay_key is not None:
+        await services.replies.undelivered.wait_recorded(new)
+    return await services.queue.find_earlier(new)
+
+
+async def repeat_of(
+    services: Services,
+    caller: Caller,
+    endpoint_id: str,
+    body: object,
+    options: SubmitOptions,
+    *,
+    request_id: str,
+) -> NewRequest | None:
+    """Repeat of an earlier request, for a submit that does not validate; None: it repeats none.
+    Errors: ``RequestDeleted``, ``DatabaseUnavailable``."""
+    if options.idempotency_key is None and options.replay_key is None:
+        return None
+    repeat = NewRequest(
+        id=request_id,
+        tenant=caller.tenant,
+        endpoint=endpoint_id,
+        endpoint_digest="",
+        pool="",
+        input={},
+        idempotency_key=options.idempotency_key,
+        replay_key=options.replay_key,
+        body_digest=await repeat_digest(endpoint_id, body, options),
+        webhook=options.webhook,
+        trace=options.trace,
+        key_id=options.key_id,
+    )
+    try:
+        earlier = await find_earlier(services, repeat)
+    except InvalidInput:  # its key was used with another body: what is wrong with this one helps
+        return None
+    return None if earlier is None else replace(repeat, repeats=earlier)
+
+
+async def repeat_digest(endpoint_id: str, body: object, options: SubmitOptions) -> bytes:
+    """SHA-256 that a repeat of this submit has too: of the endpoint, the input as it was sent, the
+    webhook URL, and where files go. Empty if repeats are not looked for.
+
+    Default values are not included, because a newer catalog may change them. The order of fields
+    and white space do not matter.
+    """
+    if options.idempotency_key is None and options.replay_key is None:
+        return b""
+    if options.repeat_digest:
+        return options.repeat_digest
+    value: dict[str, Any] = {"endpoint": endpoint_id, "input": body}
+    if options.webhook is not None:
+        value["webhook"] = options.webhook.url
+    if options.upload_policy is not None:
+        # Without its signature, which differs each time that a client signs.
+        value["files"] = options.upload_policy.file_url(FILE_NAME)
+    # In a thread, because a body may be megabytes of data URIs.
+    return await in_cpu_thread(digest_of, value)
+
+
+_canonical = json.JSONEncoder(sort_keys=True, separators=(",", ":"), check_circular=False).encode
+
+
+def digest_of(value: Any) -> bytes:
+    """SHA-256 of a value of JSON."""
+    return hashlib.sha256(_canonical(value).encode("ascii")).digest()

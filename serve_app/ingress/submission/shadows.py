@@ -13,7 +13,6 @@ import asyncio
 import hashlib
 import logging
 from collections.abc import Sequence
-from dataclasses import replace
 from decimal import Decimal
 from itertools import groupby
 from typing import TYPE_CHECKING
@@ -136,6 +135,8 @@ class ShadowWorker:
         options = SubmitOptions(
             priority=Priority.LOW,
             idempotency_key=candidate.original,
+            # A repeat is the same copy, also if the catalogue has changed since.
+            repeat_digest=hashlib.sha256(candidate.original.encode()).digest(),
             cache=False,
             previews=False,
             no_fallback=True,
@@ -150,9 +151,7 @@ class ShadowWorker:
             raise
         except DarkroomError as error:  # also one that no pool hosts: waiting does not help
             raise CannotRunThere(error.message.rstrip(".")) from None
-        # A repeat is the same copy, also if the catalogue has changed since.
-        digest = hashlib.sha256(candidate.original.encode()).digest()
-        return replace(new, body_digest=digest), budget, cost
+        return new, budget, cost
 
     def _entries(
         self, candidate: ShadowCandidate

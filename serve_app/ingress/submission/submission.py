@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
-import json
 import logging
 from collections.abc import Callable, Coroutine, Mapping
 from contextlib import suppress
@@ -30,7 +28,6 @@ from serve_app.domain.errors import (
 from serve_app.domain.media.draft import DRAFT, DRAFT_TYPE, FROM_DRAFT
 from serve_app.domain.media.file_access import FileAccess
 from serve_app.domain.media.marking import SIGNED_TYPES, MarkPolicy
-from serve_app.domain.media.upload_policy import FILE_NAME
 from serve_app.domain.operations import Actor
 from serve_app.domain.outcome import Failure
 from serve_app.domain.ports import Queue
@@ -43,13 +40,19 @@ from serve_app.ingress.services.services import Services
 from serve_app.ingress.submission.drafts import (
     draft_source,
     require_kept,
-    require_space,
+    space_for,
     with_noise_seed,
 )
 from serve_app.ingress.submission.fallback import planned_fallback, with_shadow
 from serve_app.ingress.submission.max_cost import require_affordable
 from serve_app.ingress.submission.options import SubmitOptions
 from serve_app.ingress.submission.registered import with_registered
+from serve_app.ingress.submission.replay import (
+    digest_of,
+    find_earlier,
+    repeat_digest,
+    repeat_of,
+)
 from serve_app.ingress.submission.upload_policy import check_upload_policy
 from serve_app.telemetry import logs
 from serve_app.tenants.scopes import Caller
@@ -91,10 +94,35 @@ async def validate(
     """Validate everything about the request itself. It is not stored yet. ``only_estimated``: nor
     will it be, so its draft is not held.
 
+    A submit that is refused, and repeats one that was accepted, is answered with that one's
+    request: see ``NewRequest.repeats``. Its draft may have been deleted since, or its endpoint.
+
     Errors: ``Forbidden`` if the caller is limited to other endpoints, ``EndpointNotFound``,
     ``InvalidInput``, and ``Unavailable`` if no pool can run it.
     """
     caller.require_endpoint(endpoint_id)
+    given = services, caller, endpoint_id, body, options
+    try:
+        return await _validated(*given, request_id=request_id, only_estimated=only_estimated)
+    except DatabaseUnavailable:
+        raise
+    except DarkroomError:
+        repeat = None if only_estimated else await repeat_of(*given, request_id=request_id)
+        if repeat is None:
+            raise
+        return repeat
+
+
+async def _validated(
+    services: Services,
+    caller: Caller,
+    endpoint_id: str,
+    body: object,
+    options: SubmitOptions,
+    *,
+    request_id: str,
+    only_estimated: bool,
+) -> NewRequest:
     catalog = services.catalog_of(caller)
     entry = catalog.get(endpoint_id)
     require_requests(entry.endpoint)
@@ -150,7 +178,7 @@ async def validate(
         file_access=access,
         upload_policy=policy,
         reuse_digest=await _shared_digest(entry, valid.input, options, access),
-        body_digest=await _repeat_digest(endpoint_id, body, options),
+        body_digest=await repeat_digest(endpoint_id, body, options),
         webhook=options.webhook,
         trace=options.trace,
         draft_key=source.draft.key if source else None,
@@ -201,20 +229,6 @@ def _named_types(input: Mapping[str, Any]) -> set[str]:
     known when they are there, and is checked by the replica."""
     named = input.get("output_format")
     return {kind for kind, suffix in EXTENSIONS.items() if named in (kind, suffix)}
-
-
-async def _repeat_digest(endpoint_id: str, body: object, options: SubmitOptions) -> bytes:
-    """Digest that a repeat of this submit has too; empty if repeats are not looked for."""
-    if options.idempotency_key is None and options.replay_key is None:
-        return b""
-    policy = options.upload_policy
-    return await body_digest(
-        endpoint_id,
-        body,
-        options.webhook.url if options.webhook else None,
-        # Without its signature, which differs each time that a client signs.
-        None if policy is None else policy.file_url(FILE_NAME),
-    )
 
 
 async def _shared_digest(
@@ -306,14 +320,16 @@ async def _store(services: Services, new: NewRequest, most_queued: int | None) -
 
 
 async def _stored(services: Services, new: NewRequest, most_queued: int | None) -> Request:
-    if new.replay_key is not None:
-        await services.replies.undelivered.wait_recorded(new)
-    earlier = await services.queue.find_earlier(new)
+    earlier = new.repeats or await find_earlier(services, new)
     if earlier is not None:
         services.metrics.queue.replayed(new.endpoint)
         return earlier
     await services.files.check_disk_space()
-    await require_space(services, new)
+    async with space_for(services, new) as counted:
+        return await _store_new(services, counted, most_queued)
+
+
+async def _store_new(services: Services, new: NewRequest, most_queued: int | None) -> Request:
     if new.file_access is not None:
         await services.files.access.kept(new.file_access)
     if new.keep_files_s is not None:
@@ -420,26 +436,7 @@ async def delete(
     return dict.fromkeys(keys)
 
 
-# Digests that identify a repeated submit, and requests with the same outcome.
-
-_canonical = json.JSONEncoder(sort_keys=True, separators=(",", ":"), check_circular=False).encode
-
-
-async def body_digest(
-    endpoint_id: str, body: Any, webhook_url: str | None = None, files_url: str | None = None
-) -> bytes:
-    """SHA-256 of the endpoint, the input as it was sent, the webhook URL, and where files go.
-
-    Default values are not included, because a newer catalog may change them. The order of fields
-    and white space do not matter.
-    """
-    # In a thread, because a body may be megabytes of data URIs.
-    value = {"endpoint": endpoint_id, "input": body}
-    if webhook_url is not None:
-        value["webhook"] = webhook_url
-    if files_url is not None:
-        value["files"] = files_url
-    return await in_cpu_thread(_digest, value)
+# Digest of requests with the same outcome.
 
 
 async def reuse_digest(
@@ -457,7 +454,7 @@ async def reuse_digest(
     value = {"endpoint": endpoint.digest, "input": input, "alone": alone}
     if file_access:
         value["file_access"] = file_access
-    return await in_cpu_thread(_digest, value)
+    return await in_cpu_thread(digest_of, value)
 
 
 def _names_url(value: str) -> bool:
@@ -478,7 +475,3 @@ def _any_string(value: Any, test: Callable[[str], bool]) -> bool:
     return isinstance(value, list) and any(
         _any_string(each, test) for each in cast("list[Any]", value)
     )
-
-
-def _digest(value: Any) -> bytes:
-    return hashlib.sha256(_canonical(value).encode("ascii")).digest()

@@ -11,19 +11,29 @@ const CALL_MS = 60_000;
 const SLOW_UPLINK = 16; // bytes per millisecond: a larger body has more time
 const FILE_MS = 3_600_000;
 
+const PASSED_ON = [502, 504]; // statuses of a proxy that may have passed the call on
+const FULL = [429, 503]; // the request was not accepted, and may be later
+const REPEATED_MS = 60_000; // the time that a restart of the server may take
+const WAITED_MS = 600_000; // for room in the queue
+const PAUSES_MS = [500, 1000, 2000, 4000]; // between the tries; then always the last one
+
 const TOO_LARGE =
   "This request is larger than this Darkroom accepts. Use smaller files, or fewer of them.";
 
 /** No response, or a response that is not from Darkroom. A later retry may help. */
-export class Unreachable extends Error {}
+export class Unreachable extends Error {
+  status = null; // of a response that is not from Darkroom
+}
 
 /** Error response of Darkroom. */
 export class Refused extends Error {
-  constructor(status, body) {
+  constructor(status, body, retryAfter = null) {
     const detail = typeof body.detail === "string" ? body.detail : null;
     super(status === 413 ? TOO_LARGE : (body.message ?? detail ?? `Darkroom answered ${status}.`));
     this.status = status;
     this.body = body;
+    /** Milliseconds after which a retry may help, or null. */
+    this.retryMs = retryAfter > 0 ? 1000 * Number(retryAfter) : null;
     /** Problems by field: `{loc, msg}`. */
     this.problems = Array.isArray(body.detail) ? body.detail : [];
   }
@@ -48,10 +58,34 @@ export class Api extends EventTarget {
     return this.#key.value;
   }
 
-  /** JSON of the response, or null if it has no body. Throws `Refused` or `Unreachable`. */
-  async call(method, path, body) {
-    const answer = await this.#fetch(method, path, { body });
+  /** JSON of the response, or null if it has no body. `more`: headers. Throws `Refused` or
+   * `Unreachable`. */
+  async call(method, path, body, more = {}) {
+    const answer = await this.#fetch(method, path, { body, more });
     return await this.#read(answer);
+  }
+
+  /** Submits a request. While its answer is lost, the call is repeated with its idempotency key for
+   * up to a minute, so that one request comes of it; with `patient`, also while there is no room for
+   * it (429, 503), for ten minutes. `waits(error, ms)` is called before each pause; `signal` ends
+   * them, but not the call that is on its way. Throws `Refused` or `Unreachable`. */
+  async submit(path, body, { key = randomKey(), patient = false, waits, signal } = {}) {
+    const more = { "idempotency-key": key };
+    let began = null;
+    for (let tries = 0; ; tries += 1) {
+      try {
+        return await this.#read(await this.#fetch("POST", path, { body, more }));
+      } catch (error) {
+        const isFull = patient && FULL.includes(error.status);
+        const ms = Math.max(PAUSES_MS[tries] ?? PAUSES_MS.at(-1), (isFull && error.retryMs) || 0);
+        began ??= Date.now();
+        const isOver = Date.now() + ms > began + (isFull ? WAITED_MS : REPEATED_MS);
+        if (isOver || signal?.aborted || !(isFull || isLost(error))) throw error;
+        waits?.(error, ms);
+        await pause(ms, signal);
+        if (signal?.aborted) throw error;
+      }
+    }
   }
 
   /** Image of the response as a `Blob`; null if there is none. */
@@ -98,8 +132,8 @@ export class Api extends EventTarget {
     return answer.ok ? await answer.blob() : await this.#read(answer);
   }
 
-  async #fetch(method, path, { body, within = CALL_MS, signal } = {}) {
-    const headers = { authorization: `Key ${this.#key.value ?? ""}` };
+  async #fetch(method, path, { body, within = CALL_MS, signal, more = {} } = {}) {
+    const headers = { ...more, authorization: `Key ${this.#key.value ?? ""}` };
     if (body !== undefined) headers["content-type"] = "application/json";
     const given = body === undefined ? undefined : json.write(body);
     const most = within + Math.ceil((given?.length ?? 0) / SLOW_UPLINK);
@@ -117,11 +151,11 @@ export class Api extends EventTarget {
       if (answer.status !== 204) body = json.parse(await answer.text());
     } catch (error) {
       // The page of a proxy, or a broken connection.
-      throw this.#lost(error);
+      throw Object.assign(this.#lost(error), { status: answer.status });
     }
     this.dispatchEvent(new Event("reached"));
     if (answer.ok) return body;
-    const refused = new Refused(answer.status, body ?? {});
+    const refused = new Refused(answer.status, body ?? {}, answer.headers.get("retry-after"));
     if (answer.status === 401) this.dispatchEvent(new Event("locked"));
     throw refused;
   }
@@ -130,6 +164,27 @@ export class Api extends EventTarget {
     this.dispatchEvent(new Event("unreachable"));
     return new Unreachable("Darkroom does not answer.", { cause: error });
   }
+}
+
+/** Key that no other has. `crypto.randomUUID` is missing where the page has no TLS. */
+export function randomKey() {
+  const bytes = crypto.getRandomValues(new Uint8Array(16));
+  return Array.from(bytes, (each) => each.toString(16).padStart(2, "0")).join("");
+}
+
+/** True if the server may have accepted the request, although the page does not know it. */
+function isLost(error) {
+  if (error instanceof Refused) return PASSED_ON.includes(error.status);
+  const isRefusal = error.status >= 400 && error.status < 500; // by a proxy
+  return error instanceof Unreachable && !isRefusal;
+}
+
+/** Resolves after `ms` milliseconds, or when `signal` is aborted. */
+function pause(ms, signal) {
+  return new Promise((resolve) => {
+    setTimeout(resolve, ms);
+    signal?.addEventListener("abort", resolve);
+  });
 }
 
 /** Data of each server-sent event in a stream of text. */

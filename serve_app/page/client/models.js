@@ -139,6 +139,19 @@ export function imageIn(output) {
   return first.startsWith("/") ? new URL(first.slice(1), BASE).href : first;
 }
 
+/** `output` of an example with URLs that the page can load: paths are below the address of this
+ * Darkroom, and what is no file of the web is left out. */
+export function loadable(output) {
+  if (typeof output !== "object" || output === null) return output;
+  if (Array.isArray(output)) return output.map(loadable);
+  const { url, ...rest } = output;
+  const made = Object.fromEntries(
+    Object.entries(rest).map(([name, value]) => [name, loadable(value)]),
+  );
+  if (typeof url !== "string" || !/^(https?:|data:(image|audio|video)\/|\/)/.test(url)) return made;
+  return { ...made, url: url.startsWith("/") ? new URL(url.slice(1), BASE).href : url };
+}
+
 function licenceOf(given) {
   return typeof given === "string" ? given : (given?.name ?? "");
 }

@@ -52,6 +52,12 @@ export class SignIn {
     return key;
   }
 
+  /** Key of a one-time link, which ends with it. Throws like `Api.call`. */
+  async take(token) {
+    const { key } = await this.#api.call("POST", "v1/sign-in/links/take", { token });
+    return key;
+  }
+
   /** Remembers whose key is in use; null: of nobody. */
   remember(person) {
     if (person === null) return this.forget();

@@ -1,112 +1,135 @@
-// Dialog that shows a request as JSON, which can be changed, and as a program.
+// A call as JSON, which can be changed, and as a program.
 
 import { BASE } from "../client/api.js";
 import * as json from "../client/json.js";
 import { codeFor, LANGUAGES, languagesOf } from "./code.js";
 import { copyText } from "../interface/copy.js";
-import { open, makeClosable } from "../interface/dialog.js";
-import { byId, element } from "../interface/element.js";
+import { element } from "../interface/element.js";
 
 const PREFERRED = "darkroom.language";
-const FORM = "json"; // the input itself
+const JSON_TAB = "json"; // the input itself
+const FORM_TAB = "form";
 
-/** Dialog with one tab per language. The last choice is stored. `page` has its `address`, and
- * `apply(endpoint, input)`, which fills the form. */
-export class ProgramDialog {
-  #page;
-  #dialog = byId("code");
+/**
+ * The tabs of a call, of which the last choice is stored: JSON, and one for each language. With
+ * `form`, the first one shows that node. `read()` returns the call when a tab is chosen, `{endpoint,
+ * input, category}`; the category says in which languages it can be called. `apply(endpoint, input)`
+ * fills the form with changed JSON.
+ */
+export class Program {
+  node = element("div", { class: "program" });
+  #read;
+  #apply;
+  #form;
   #call = null;
-  #language;
+  #tabs = element("div", { class: "languages", role: "group", "aria-label": "Language" });
+  #text = element("pre", { tabindex: 0 });
+  #json = element("textarea", {
+    class: "code",
+    "aria-label": "Input as JSON",
+    spellcheck: false,
+  });
+  #problem = element("p", { class: "problem", role: "alert", hidden: true });
+  #copy;
+  #use;
 
-  constructor(page) {
-    this.#page = page;
-    makeClosable(this.#dialog, { outside: false }); // JSON may be typed in it
-    this.#dialog.addEventListener("close", () => {
-      if (!this.#dialog.open) page.address.leave("code"); // the event may be late
-    });
-    try {
-      this.#language = localStorage.getItem(PREFERRED);
-    } catch {
-      this.#language = null;
-    }
-    byId("copy").addEventListener("click", () => this.#copy());
-    byId("apply").addEventListener("click", () => this.#apply());
+  constructor({ read, apply, form = null }) {
+    this.#read = read;
+    this.#apply = apply;
+    this.#form = form;
+    const button = (name, words, click) =>
+      element("button", { type: "button", class: name, click }, words);
+    this.#copy = button("main", "Copy", () => this.#copied());
+    this.#use = button("quiet", "Use in the form", () => this.#used());
+    const buttons = element("div", { class: "buttons" }, this.#copy, this.#use);
+    const parts = [this.#tabs, form, this.#text, this.#json, this.#problem, buttons];
+    this.node.append(...parts.filter((each) => each !== null));
   }
 
-  /** Closes the dialog, or opens it again with what it showed last. */
-  follow(code) {
-    if (code === null) this.#dialog.close();
-    else if (this.#call === null) this.#page.address.correct({ code: null });
-    else this.show(this.#call);
+  /** Shows the call: its form, if it has one, or the tab that was chosen last. */
+  show() {
+    this.#take();
+    const languages = languagesOf(this.#call.category);
+    const names = { [FORM_TAB]: "Form", [JSON_TAB]: "JSON", ...LANGUAGES };
+    const shown = [JSON_TAB, ...languages];
+    if (this.#form !== null) shown.unshift(FORM_TAB);
+    this.#tabs.replaceChildren(
+      ...shown.map((tab) =>
+        element(
+          "button",
+          { type: "button", "data-tab": tab, click: () => this.#choose(tab) },
+          names[tab],
+        ),
+      ),
+    );
+    const first = this.#form !== null ? FORM_TAB : preferred();
+    this.#draw(shown.includes(first) ? first : "python");
   }
 
-  /** Shows the call of `endpoint`, whose `category` says in which languages it can be called. */
-  show({ endpoint, input, category }) {
-    if (this.#page.address.now.code === null) this.#page.address.go({ code: "1", request: null });
-    this.#call = { endpoint, input, category, base: BASE.href.replace(/\/$/, "") };
-    this.#tabs(languagesOf(category));
-    open(this.#dialog);
+  #choose(tab) {
+    if (tab !== FORM_TAB) prefer(tab);
+    if (this.#form?.hidden === false) this.#take();
+    this.#draw(tab);
   }
 
-  #tabs(languages) {
-    const tab = (language, name) =>
-      element(
-        "button",
-        { type: "button", "data-language": language, click: () => this.#choose(language) },
-        name,
-      );
-    const tabs = languages.map((language) => tab(language, LANGUAGES[language]));
-    byId("languages").replaceChildren(tab(FORM, "JSON"), ...tabs);
-    byId("input-json").value = json.write(this.#call.input, 2);
-    const isThere = [FORM, ...languages].includes(this.#language);
-    this.#draw(isThere ? this.#language : "python");
+  /** Reads the call. JSON that was changed stays until then. */
+  #take() {
+    this.#call = this.#read();
+    this.#json.value = json.write(this.#call.input, 2);
   }
 
-  #choose(language) {
-    this.#language = language;
-    try {
-      localStorage.setItem(PREFERRED, language);
-    } catch {
-      // The choice is kept until the page is closed.
-    }
-    this.#draw(language);
-  }
-
-  #draw(language) {
-    const isForm = language === FORM;
-    byId("program").hidden = isForm;
-    byId("input-json").hidden = !isForm;
-    byId("apply").hidden = !isForm;
-    byId("program").textContent = isForm ? "" : codeFor(language, this.#call);
-    byId("copy").textContent = "Copy";
+  #draw(tab) {
+    const isForm = tab === FORM_TAB;
+    const isJson = tab === JSON_TAB;
+    if (this.#form !== null) this.#form.hidden = !isForm;
+    this.#text.hidden = isForm || isJson;
+    this.#json.hidden = !isJson;
+    this.#use.hidden = !isJson;
+    this.#copy.hidden = isForm;
+    const base = BASE.href.replace(/\/$/, "");
+    this.#text.textContent = isForm || isJson ? "" : codeFor(tab, { ...this.#call, base });
+    this.#copy.textContent = "Copy";
     this.#say("");
-    for (const tab of byId("languages").children) {
-      tab.setAttribute("aria-pressed", String(tab.dataset.language === language));
-    }
+    for (const each of this.#tabs.children)
+      each.setAttribute("aria-pressed", String(each.dataset.tab === tab));
   }
 
   #say(problem) {
-    byId("code-problem").textContent = problem;
-    byId("code-problem").hidden = problem === "";
+    this.#problem.textContent = problem;
+    this.#problem.hidden = problem === "";
   }
 
-  async #apply() {
+  async #used() {
     let input;
     try {
-      input = json.parse(byId("input-json").value);
+      input = json.parse(this.#json.value);
     } catch (error) {
       return this.#say(`This is not JSON: ${error.message}`);
     }
     if (input === null || typeof input !== "object" || Array.isArray(input))
       return this.#say("An input is an object: { … }");
-    this.#page.address.correct({ code: null }); // going back would undo a change of the model
-    this.#dialog.close();
-    await this.#page.apply(this.#call.endpoint, input);
+    await this.#apply(this.#call.endpoint, input);
+    if (this.#form !== null) this.#draw(FORM_TAB);
   }
 
-  async #copy() {
-    const isForm = byId("program").hidden;
-    await copyText(byId(isForm ? "input-json" : "program"));
-    byId("copy").textContent = "Copied";
+  async #copied() {
+    await copyText(this.#json.hidden ? this.#text : this.#json);
+    this.#copy.textContent = "Copied";
+  }
+}
+
+function preferred() {
+  try {
+    return localStorage.getItem(PREFERRED);
+  } catch {
+    return null;
+  }
+}
+
+function prefer(language) {
+  try {
+    localStorage.setItem(PREFERRED, language);
+  } catch {
+    // The storage is forbidden, so the next one begins with Python.
   }
 }

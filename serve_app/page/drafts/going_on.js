@@ -45,6 +45,13 @@ export class GoingOn {
     return this.#given.origin;
   }
 
+  /** What another one is made with, to go on from the same draft with the same noise. */
+  get given() {
+    const noise = Number(this.#slider.value);
+    const { noiseSeed, ...given } = this.#given;
+    return noise === given.noise ? { ...given, noiseSeed } : { ...given, noise };
+  }
+
   /** False for fields that the draft decides. */
   leaves({ name }) {
     return !DECIDED.includes(name);

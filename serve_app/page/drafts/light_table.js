@@ -6,7 +6,6 @@ import { day, shortClock } from "../interface/words.js";
 import { filesIn } from "../results/media.js";
 
 const COLUMNS = { 1: 1, 2: 2, 3: 3, 4: 2, 5: 3, 6: 3, 9: 3 }; // 4 for other numbers
-const MOST_LISTED = 1000; // drafts that the server lists
 const LONGEST_MS = 2 ** 31 - 1; // of a timer
 const OPEN_PHASES = ["sending", "queued", "running"];
 
@@ -135,8 +134,8 @@ export class LightTable {
   /** Asks which drafts are there still, after a reload. */
   async #lookUp() {
     try {
-      const { drafts } = await this.#api.call("GET", "v1/drafts");
-      if (drafts.length >= MOST_LISTED) return; // this one may be further down
+      const own = `v1/drafts?request_id=${encodeURIComponent(this.#request.id)}`;
+      const { drafts } = await this.#api.call("GET", own);
       const known = new Set(drafts.map(({ id }) => id));
       for (const cell of this.#cells) if (!known.has(cell.draft.id)) cell.lose("Dropped");
       this.#update();

@@ -2,7 +2,7 @@
 
 import * as json from "../client/json.js";
 import { element, freshId } from "../interface/element.js";
-import { Unreadable } from "./unreadable.js";
+import { bringBack, hold, Unreadable } from "./unreadable.js";
 
 /** Control for a list: of numbers, separated by commas or spaces, or of texts, one in each line. */
 export function listControl(field, id) {
@@ -92,7 +92,15 @@ export function rowsControl(field, id, context, controlFor) {
     const values = rows.map((row, at) => readRow(row, `${name} ${at + 1}`));
     return values.length ? values : undefined;
   };
-  return { node: element("div", {}, list, add), target: add, read, write };
+  const parts = () => rows.map(({ cells }) => cells.map(({ control }) => hold(control)));
+  const join = (given) => {
+    for (const held of given) {
+      const { cells } = append();
+      cells.forEach(({ control }, at) => bringBack(control, held[at]));
+    }
+    changed();
+  };
+  return { node: element("div", {}, list, add), target: add, read, write, parts, join };
 }
 
 function makeCell(field, context, controlFor) {

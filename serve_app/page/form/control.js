@@ -25,11 +25,12 @@ const MAKERS = {
 /**
  * Creates a control: `{node, target, read, write}`. `target` is the element for the label. `read()`
  * returns undefined for the field's default and may throw `Unreadable`. `write(undefined)` restores
- * the default, and so does a value of another type. `write` ends the uploads of the files that it
- * replaces. Controls of files also have `put({url, name})`. `context` has `upload(file, progress,
- * signal)`, which returns the file's URL, `recall()`, which offers earlier prompts, `edit(tool, field,
- * control)`, which opens a tool, and `describe(field, control)`, which shows the trigger words of a
- * LoRA.
+ * the default, and so does a value of another type; it ends the uploads of what it replaces. Controls of
+ * several parts, and of files, have `parts()` and `join(parts)` for what `read` cannot return yet
+ * (`hold`). Those of files also have `put({url, name})`, and of one file `renew()`, after which its image
+ * can be loaded. `context`: `upload(file, progress, signal)` and `sign(url)` return a URL, `recall()`
+ * offers earlier prompts, `edit(tool, field, control)` opens a tool, `describe(field, control)` shows
+ * the trigger words of a LoRA.
  */
 export function controlFor(field, id, context) {
   return MAKERS[field.kind](field, id, context);

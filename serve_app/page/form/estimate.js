@@ -12,18 +12,20 @@ const FRESH_MS = 15_000; // the queue changes without the form
 /** Texts longer than this are not sent: a file in the input says nothing about the times. */
 const LONG = 20_000;
 
-/** Keeps the line up to date. `read()` returns `{endpoint, input}`, or null without a model. */
+/** Keeps the line up to date. `read()` returns `{endpoint, input}`, or null without a model or while the
+ * line is not shown. */
 export class EstimateLine {
   #api;
   #read;
+  #line;
   #timer = null;
   #number = 0; // of the latest call: an answer to an earlier one is out of date
 
-  constructor(api, read) {
+  constructor(api, read, form = byId("form"), line = byId("estimate")) {
     this.#api = api;
     this.#read = read;
-    for (const name of ["input", "change"])
-      byId("form").addEventListener(name, () => this.soon());
+    this.#line = line;
+    for (const name of ["input", "change"]) form.addEventListener(name, () => this.soon());
     document.addEventListener("visibilitychange", () => this.soon());
   }
 
@@ -49,7 +51,7 @@ export class EstimateLine {
       again = !(error instanceof Refused) || error.passing;
     }
     if (number !== this.#number) return;
-    byId("estimate").textContent = words;
+    this.#line.textContent = words;
     if (again) this.soon(FRESH_MS);
   }
 }

@@ -1,8 +1,10 @@
 // Local files for the form: what fits a field, and how it gets into a request.
 
-import { INLINE_BYTES } from "../client/uploads.js";
 import { bytes } from "../interface/words.js";
 import { Unreadable } from "./unreadable.js";
+
+/** Files of a request up to this size, all together, travel inside it: that has no progress. */
+const INLINE_BYTES = 2_000_000;
 
 /** Most that a Darkroom takes by default; it may be set to less, which the upload then says. */
 const MOST_BYTES = 2 ** 31;

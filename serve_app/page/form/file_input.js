@@ -4,9 +4,13 @@ import { element } from "../interface/element.js";
 import { bytes } from "../interface/words.js";
 import { acceptOf, addressOf, check, checkKind, isInline } from "./file_check.js";
 import { hasResult, resultIn } from "../results/drag.js";
+import { isExpired } from "../results/media.js";
 import { Unreadable } from "./unreadable.js";
 
 const NAMES = { image: "image", video: "video", audio: "audio file", weights: "file", file: "file" };
+
+const GONE = "This file is not there any more. Remove it, and choose another.";
+const EXPIRED = "Its link has expired, so it cannot be shown. As an input it still works.";
 
 const loads = new Set(); // promises of files that are being loaded
 
@@ -28,26 +32,33 @@ class ChosenFile {
   #state = element("span", { class: "media-state", role: "status" });
   #bar = element("progress", { max: 1, value: 0, hidden: true, "aria-label": "Upload" });
   #stop = new AbortController();
+  #remove;
+  #sign;
+  #again = null; // button, while the upload has failed
+  #image = null;
+  #renewing = null; // promise of a new URL
   url = null; // in the request; null until it is known
   problem = null; // why it has none
   shown = null; // URL of its image
   local = null; // the local file
   inline = 0; // bytes of it inside the request
 
-  /** `picture` says that `url` is an image. `remove` is called by the button; `actions` are others. */
-  constructor({ name, url = null, detail = "", picture = false }, remove, actions = []) {
+  /** `picture` says that `url` is an image. `remove` is called by the button; `actions` are others.
+   * `sign(url)` returns a new URL of a private file. */
+  constructor({ name, url = null, detail = "", picture = false }, { remove, sign, actions = [] }) {
     this.name = name;
+    this.#sign = sign;
     this.url = url;
     this.#state.textContent = detail;
     if (url?.startsWith("data:")) this.inline = (url.length * 3) / 4; // base64
     chosenFiles.add(this);
-    const button = element(
+    this.#remove = element(
       "button",
       { type: "button", class: "quiet", click: remove, "aria-label": `Remove ${name}` },
       "Remove",
     );
     const words = element("span", { class: "media-name" }, element("b", {}, name), this.#state);
-    this.node = element("div", { class: "media-preview" }, words, actions, button, this.#bar);
+    this.node = element("div", { class: "media-preview" }, words, actions, this.#remove, this.#bar);
     if (picture || url?.startsWith("data:image/")) this.#picture(url);
   }
 
@@ -60,6 +71,8 @@ class ChosenFile {
 
   async #load(file, field, context) {
     this.local = file;
+    this.problem = null;
+    this.#state.classList.remove("bad");
     const inline = isInline(file, field, inlineBytes());
     if (inline) this.inline = file.size;
     const size = bytes(file.size);
@@ -68,7 +81,7 @@ class ChosenFile {
       this.#bar.value = part;
       this.#state.textContent = `${size} · uploading, ${Math.floor(part * 100)} %`;
     };
-    if (/^image\/(png|jpeg|webp|gif|avif)$/.test(file.type))
+    if (this.shown === null && /^image\/(png|jpeg|webp|gif|avif)$/.test(file.type))
       this.#picture(URL.createObjectURL(file));
     try {
       this.url = await addressOf(file, inline, context, progress, this.#stop.signal);
@@ -77,9 +90,46 @@ class ChosenFile {
       this.problem = error.message;
       this.#state.textContent = error.message;
       this.#state.classList.add("bad");
+      if (error.status !== 413) this.#offerAgain(() => this.load(file, field, context));
     }
     this.#bar.hidden = true;
     this.node.dispatchEvent(new Event("change", { bubbles: true }));
+  }
+
+  /** Gives a private image whose URL has expired a new one. */
+  async renew() {
+    if (this.url === null || this.#image === null || !isExpired(this.url)) return;
+    this.#renewing ??= this.#renew().finally(() => (this.#renewing = null));
+    await this.#renewing;
+  }
+
+  async #renew() {
+    const { url } = this;
+    try {
+      this.url = await this.#sign(url);
+    } catch (error) {
+      if (error.status === undefined) return; // Darkroom does not answer, as the page says
+      this.#state.textContent = error.status === 404 ? GONE : EXPIRED;
+      this.#state.classList.add("bad");
+      return;
+    }
+    this.shown = this.url;
+    this.#image.src = this.url;
+    this.node.dispatchEvent(new Event("change", { bubbles: true })); // the new URL is kept
+  }
+
+  #offerAgain(load) {
+    const click = () => {
+      this.#again.remove();
+      this.#remove.focus(); // the button that had it is gone
+      load();
+    };
+    this.#again = element(
+      "button",
+      { type: "button", class: "quiet", click, "aria-label": `Try again: ${this.name}` },
+      "Try again",
+    );
+    this.#remove.before(this.#again);
   }
 
   /** URL for the request. Throws `Unreadable` while there is none. */
@@ -97,13 +147,15 @@ class ChosenFile {
 
   #picture(address) {
     this.shown = address;
-    this.node.prepend(element("img", { src: address, alt: "" }));
+    this.#image = element("img", { src: address, alt: "", error: () => this.renew() });
+    this.node.prepend(this.#image);
   }
 }
 
-/** Control for one file. Its value is a URL; for a small local file, a data URI. Beside the functions of
- * every control it has `put(result)`, `take(files)`, which checks them, `load(file)`, and `shown()`, the URL of its image or null; for weights also
- * `given()`, the local file or the text that was entered, and `words`, a place for their trigger words. */
+/** Control for one file. Its value is a URL; for a small local file, a data URI. It also has
+ * `put(result)`, `take(files)`, which checks them, `load(file)`, and `shown()`, the URL of its image or
+ * null; for weights `given()`, the local file or the text that was entered, and `words`, a place for
+ * their trigger words. */
 export function mediaControl(field, id, context) {
   const target = element("input", {
     id,
@@ -129,7 +181,7 @@ export function mediaControl(field, id, context) {
   };
   const choose = (given) => {
     const actions = field.media === "image" ? [edit(isMask ? "Edit" : "Crop")] : [];
-    const next = new ChosenFile(given, remove, actions);
+    const next = new ChosenFile(given, { remove, actions, sign: context.sign });
     show(next);
     return next;
   };
@@ -162,6 +214,9 @@ export function mediaControl(field, id, context) {
     take: source.take,
     load,
     words,
+    renew: async () => await file?.renew(),
+    parts: () => file?.local ?? undefined,
+    join: (local) => load(local),
     given: () => file?.local ?? file?.url ?? target.value.trim(),
     shown: () => (file === null ? target.value.trim() || null : file.shown),
     read: () => {
@@ -206,7 +261,7 @@ export function mediaListControl(field, id, context) {
     changed();
   };
   const add = (given) => {
-    const file = new ChosenFile(given, () => remove(file));
+    const file = new ChosenFile(given, { remove: () => remove(file), sign: context.sign });
     show([...files, file]);
     return file;
   };
@@ -237,6 +292,14 @@ export function mediaListControl(field, id, context) {
     read: () => {
       const urls = [...typed(), ...files.map((f) => f.read())];
       return urls.length ? urls : undefined;
+    },
+    parts: () => ({ typed: target.value, held: files.map(({ url, local }) => url ?? local) }),
+    join: ({ typed: text, held }) => {
+      target.value = text;
+      for (const each of held) {
+        if (typeof each === "string") add(described(each, field));
+        else add({ name: each.name }).load(each, field, context);
+      }
     },
     write: (value) => {
       const urls = Array.isArray(value) ? value : [];

@@ -1,12 +1,13 @@
 // Form for the input of an endpoint.
 
+import * as json from "../client/json.js";
 import { controlFor } from "./control.js";
 import { keepDraft, keptDraft } from "./draft.js";
 import { isMaskField } from "./file_input.js";
 import { helpOf, withCode } from "./help.js";
 import { byId, element, freshId } from "../interface/element.js";
 import { DRAFT_FIELDS, fieldsOf, isOpen } from "./schema.js";
-import { Unreadable } from "./unreadable.js";
+import { bringBack, hold, Unreadable } from "./unreadable.js";
 
 const KEEP_MS = 400; // between the last change and its storage
 
@@ -29,22 +30,29 @@ const WHOLE = {
   first: true,
 };
 
-/** Form of the chosen model. `context` is that of the controls. */
+/** Form of the chosen model. `context` is that of the controls. `place` has the nodes that it fills:
+ * `{form, fields, more, moreFields}`, by default those of the page. What is entered there is kept for
+ * the next visit; in others it is not. */
 export class InputForm {
   #context;
+  #place;
+  #kept; // what is entered is
   #model = null;
   #rows = []; // {field, control, problem, row}
   #carried = keptDraft(); // entered values by field name, kept across endpoints and visits
   #timer = null;
+  #known = new Map(); // field name → its value, as JSON, that was filled in or submitted last
 
-  constructor(context) {
+  constructor(context, place = null) {
     this.#context = context;
+    this.#kept = place === null;
+    this.#place = place ?? ownPlace();
+    if (!this.#kept) return;
     const soon = () => {
       clearTimeout(this.#timer);
       this.#timer = setTimeout(() => this.keep(), KEEP_MS);
     };
-    byId("form").addEventListener("input", soon);
-    byId("form").addEventListener("change", soon);
+    for (const name of ["input", "change"]) this.#place.form.addEventListener(name, soon);
     addEventListener("pagehide", () => this.keep());
   }
 
@@ -62,17 +70,18 @@ export class InputForm {
     this.#rows = fields.map((field) => makeRow(field, this.#context));
     const first = this.#rows.filter(({ field }) => field.first);
     const more = this.#rows.filter(({ field }) => !field.first);
-    byId("fields").replaceChildren(...first.map(({ row }) => row));
-    byId("more-fields").replaceChildren(...more.map(({ row }) => row));
-    byId("more").hidden = more.length === 0;
-    this.fill(takesAnything(model) ? {} : this.#carried);
-    if (early?.focused) byId("fields").querySelector(".prompt textarea")?.focus();
+    this.#place.fields.replaceChildren(...first.map(({ row }) => row));
+    this.#place.moreFields.replaceChildren(...more.map(({ row }) => row));
+    this.#place.more.hidden = more.length === 0;
+    this.#known.clear();
+    this.#fill(takesAnything(model) ? {} : this.#carried);
+    if (early?.focused) this.#place.fields.querySelector(".prompt textarea")?.focus();
   }
 
   /** Stores what was entered, for the next visit. */
   keep() {
     clearTimeout(this.#timer);
-    if (this.#rows.length === 0) return;
+    if (this.#rows.length === 0 || !this.#kept) return;
     this.#carry();
     keepDraft(this.#carried);
   }
@@ -81,16 +90,56 @@ export class InputForm {
   clear() {
     clearTimeout(this.#timer);
     this.#carried = {};
-    this.fill({});
+    this.#known.clear();
+    this.#fill({});
+  }
+
+  /** Function that brings back what is entered now, into the form of the same model; null if `input`,
+   * filled in, replaces nothing but what was filled in or submitted before. With `partly`, fields that
+   * `input` has not are left as they are. */
+  holding(input, { partly = false } = {}) {
+    const held = new Map(this.#rows.map(({ field, control }) => [field.name, hold(control)]));
+    const isLost = ([name, { value, text }]) => {
+      if (partly && !(name in input)) return false;
+      if (text !== undefined) return true;
+      if (value === undefined) return false;
+      const now = json.write(value);
+      const next = name === "" ? input : input[name];
+      return now !== this.#known.get(name) && now !== json.write(next ?? null);
+    };
+    if (![...held].some(isLost)) return null;
+    return () => {
+      for (const { field, control } of this.#rows)
+        if (held.has(field.name)) bringBack(control, held.get(field.name));
+      this.tell([]);
+      this.keep();
+      this.#told();
+    };
+  }
+
+  /** Remembers the fields' values as what need not be brought back: all, or those of `names`. */
+  #know(names = null) {
+    for (const { field, control } of this.#rows) {
+      if (names !== null && !(field.name in names)) continue;
+      const { value } = hold(control);
+      if (value === undefined) this.#known.delete(field.name);
+      else this.#known.set(field.name, json.write(value));
+    }
   }
 
   /** Writes `input` over what the form has, and leaves its other fields as they are. */
   change(input) {
     for (const { field, control } of this.#rows)
       if (field.name in input) control.write(input[field.name]);
+    this.#know(input);
     this.tell([]);
     this.keep();
-    told();
+    this.#told();
+  }
+
+  /** Gives private images whose URLs have expired new ones. */
+  async renew() {
+    await Promise.all(this.#rows.map(({ control }) => control.renew?.()));
   }
 
   /** True if the form is that of `model`. */
@@ -119,22 +168,27 @@ export class InputForm {
     if (found === undefined) return;
     if (file.local) found.control.take([file.local, ...file.others]);
     else found.control.put(file);
-    if (!found.field.first) byId("more").open = true;
+    if (!found.field.first) this.#place.more.open = true;
     found.row.scrollIntoView({ block: "center" });
     this.keep();
-    told();
+    this.#told();
   }
 
   /** Fills in `input`. Fields without a value return to their defaults. */
   fill(input) {
+    this.#fill(input);
+    this.#know();
+  }
+
+  #fill(input) {
     for (const { field, control } of this.#rows) {
       if (field.name === "") control.write(Object.keys(input).length ? input : undefined);
       else control.write(input[field.name] ?? undefined);
     }
     this.tell([]);
     if (this.#rows.some(({ field }) => !field.first && input[field.name] !== undefined))
-      byId("more").open = true;
-    told();
+      this.#place.more.open = true;
+    this.#told();
   }
 
   /** Input as it would be sent. If a value is missing or invalid, shows the problem at its field and
@@ -155,7 +209,9 @@ export class InputForm {
     }
     if (draft) return input;
     this.tell(problems);
-    return problems.length ? null : input;
+    if (problems.length) return null;
+    this.#know();
+    return input;
   }
 
   /** Shows each problem at its field and, with `go`, moves the focus to the first one. Returns the
@@ -176,7 +232,7 @@ export class InputForm {
       setProblem(row, inner ? `${inner}: ${msg}` : msg);
       met.push(row);
     }
-    if (met.some(({ field }) => !field.first)) byId("more").open = true;
+    if (met.some(({ field }) => !field.first)) this.#place.more.open = true;
     if (go && met.length) {
       met[0].control.target.focus({ preventScroll: true });
       met[0].row.scrollIntoView({ block: "center" });
@@ -187,6 +243,11 @@ export class InputForm {
   #fields(model) {
     if (model.input === null) return [PROMPT];
     return takesAnything(model) ? [WHOLE] : fieldsOf(model.input);
+  }
+
+  /** Tells those who follow the form of a change that was not typed. */
+  #told() {
+    this.#place.form.dispatchEvent(new Event("change"));
   }
 
   #carry() {
@@ -201,9 +262,9 @@ export class InputForm {
   }
 }
 
-/** Tells those who follow the form of a change that was not typed. */
-function told() {
-  byId("form").dispatchEvent(new Event("change"));
+function ownPlace() {
+  const [form, fields, more, moreFields] = ["form", "fields", "more", "more-fields"].map(byId);
+  return { form, fields, more, moreFields };
 }
 
 function isEmpty({ control }) {

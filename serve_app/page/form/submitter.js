@@ -2,7 +2,7 @@
 
 import { Refused, Unreachable } from "../client/api.js";
 import { endpointPath } from "../client/watch.js";
-import { byId } from "../interface/element.js";
+import { byId, element } from "../interface/element.js";
 import { tool } from "../interface/late.js";
 import { allLoaded } from "./file_input.js";
 import { aspectOf } from "../results/aspect.js";
@@ -13,16 +13,19 @@ import { expanded } from "./wildcards.js";
 const NO_ANSWER =
   "Darkroom did not answer, so this request may or may not have been accepted. Check the list of requests before you try again.";
 
+const REPEATING =
+  "Darkroom did not answer. The page tries again for up to a minute; it stays one request.";
+
 /** New noise of a variation of a draft. */
 const VARIATION = 0.3;
 
-/** Submits requests and shows them on the stage. `page` has the parts of the page that it uses: `api`,
- * `models`, `form`, `stage`, `recent`, and the functions `announce`,
- * `complain`, `use`, `cancel`, and `goingOn()`: the draft that the form goes on from, or null. */
+/** Submits requests and shows them on the stage. `page` has the parts `api`, `models`, `form`, `stage`,
+ * `recent`, and the functions `announce`, `complain`, `use`, `cancel`, and `goingOn()`: the draft that
+ * the form goes on from, or null. */
 export class Submitter {
   #page;
   #grids = null; // the module of the grids, when it is loaded
-  #waits = false; // for files that are being uploaded
+  #waiting = new Set(); // sources that wait for files, or for a lost answer
 
   constructor(page) {
     this.#page = page;
@@ -30,23 +33,26 @@ export class Submitter {
 
   /** Submits the form of `model` when its files are uploaded, unless the form of another one is shown by
    * then; with `draft`, `{count, until}`, it makes drafts. Problems are shown at their fields. While it
-   * waits for files, a further call does nothing: it would submit the same input twice. */
-  async generate(model, { draft } = {}) {
-    if (this.#waits || model === null) return;
-    const { complain, form, goingOn } = this.#page;
+   * waits for files or for a lost answer, a further call from that form does nothing: it would submit the
+   * same input twice. `page` has what differs for the form of a model's page. True if it was submitted. */
+  async generate(model, { draft, button = byId("generate"), ...page } = {}) {
+    const source = page.form ? model.id : "";
+    if (this.#waiting.has(source) || model === null) return false;
+    const { complain, form, goingOn } = { ...this.#page, ...page };
     complain("");
-    const button = byId("generate");
     button.setAttribute("aria-busy", "true");
     try {
-      this.#waits = true;
-      await allLoaded().finally(() => (this.#waits = false));
-      if (!form.isOf(model)) return;
-      const input = this.#read(model);
-      if (input === null) return;
-      if (draft) await this.#submit(model, drafted(input, draft));
-      else await this.#submit(model, input, { origin: goingOn()?.origin });
+      this.#waiting.add(source);
+      await allLoaded().finally(() => this.#waiting.delete(source));
+      if (!form.isOf(model)) return false;
+      const input = this.#read(model, form, goingOn());
+      if (input === null) return false;
+      if (draft) await this.#submit(model, drafted(input, draft), { complain, source });
+      else await this.#submit(model, input, { origin: goingOn()?.origin, complain, source });
+      return true;
     } catch (error) {
-      complain(this.#problemsOf(error, model));
+      complain(this.#problemsOf(error, model, form));
+      return false;
     } finally {
       button.removeAttribute("aria-busy");
     }
@@ -54,13 +60,17 @@ export class Submitter {
 
   /** Asks which fields vary, and submits a request for each combination of their values. */
   async openGrid(model) {
-    const input = this.#read(model);
+    const { form, goingOn } = this.#page;
+    const input = this.#read(model, form, goingOn());
     if (input === null) return;
     await this.#page.use("grid", async ({ chooseGrid }) => {
       await this.loadGrids();
-      const draft = this.#page.goingOn();
+      const draft = goingOn();
       const fields = fieldsOf(model.input).filter((field) => draft?.leaves(field) ?? true);
-      chooseGrid(fields, input, (cells) => this.#submitGrid(model, cells));
+      const known = { model, endpoint: model.id, origin: draft?.origin };
+      chooseGrid(fields, input, (cells) =>
+        this.#submitGrid(cells[0].grid, { ...known, input: cells[0].input }, () => cells),
+      );
     });
   }
 
@@ -124,12 +134,17 @@ export class Submitter {
 
   /** Place of the card of a request in its grid; null if grids could not be loaded. */
   cell(request) {
-    return this.#grids?.cellOf(request, (id) => this.#page.cancel({ id })) ?? null;
+    const rest = (known, isThere) =>
+      this.#submitGrid(known.grid, known, async () => {
+        const input = known.cut ? await this.whole(known) : known.input;
+        return this.#grids.cellsOf(known.grid, input).filter(({ grid }) => !isThere(grid.at));
+      });
+    const cancel = (id) => this.#page.cancel({ id });
+    return this.#grids?.cellOf(request, { cancel, rest }) ?? null;
   }
 
   /** Input in the form; null if there is none, or a value is not valid. */
-  #read(model) {
-    const { form } = this.#page;
+  #read(model, form, draft) {
     const input = model === null ? null : form.read();
     if (input === null) return null;
     form.keep();
@@ -138,33 +153,22 @@ export class Submitter {
       keepUsed(PROMPTS, input.prompt);
       ready.prompt = expanded(input.prompt);
     }
-    return this.#page.goingOn()?.applied(ready) ?? ready;
+    return draft?.applied(ready) ?? ready;
   }
 
-  async #submitGrid(model, cells) {
-    let done = 0;
-    try {
-      for (const { input, grid } of cells) {
-        if (this.#grids.isStopped(grid)) break;
-        const origin = this.#page.goingOn()?.origin;
-        const id = await this.#submit(model, input, { grid, origin });
-        done += 1;
-        if (this.#grids.isStopped(grid)) await this.#page.cancel({ id }); // it was on its way
-      }
-    } catch (error) {
-      const words = `${done} of ${cells.length} requests were submitted. ${wordsOf(error)}`;
-      this.#page.complain(words);
-    }
-    this.#grids.allSubmitted(cells[0].grid);
-    this.#page.recent.look();
+  #submitGrid(grid, known, read) {
+    const submit = (...given) => this.#submit(...given);
+    const [modelOf, cell] = [(id) => this.#modelOf(id), (request) => this.cell(request)];
+    return this.#grids.submitCells(grid, known, read, { ...this.#page, submit, modelOf, cell });
   }
 
-  /** Id of the request. Throws `Refused` or `Unreachable`. */
-  async #submit(model, input, { grid, origin, reveal = true } = {}) {
+  /** Id of the request. `tries` is as in `Api.submit`. Throws `Refused` or `Unreachable`. */
+  async #submit(model, input, { grid, origin, tries, complain, source, reveal = true } = {}) {
     const { api, stage, recent, announce } = this.#page;
     const at = Date.now();
     const path = `queue/${endpointPath(model.id)}`;
-    const { request_id: id } = await api.call("POST", path, input);
+    const posting = tries ? api.submit(path, input, tries) : this.#post(path, input, complain, source);
+    const { request_id: id } = await posting;
     const { id: endpoint, name, demo, makes } = model;
     const aspect = aspectOf(input, defaultsOf(model), makes, sourceSides());
     stage.add({ id, endpoint, input, name, demo, makes, aspect, at, grid, origin });
@@ -174,9 +178,32 @@ export class Submitter {
     return id;
   }
 
+  /** Submits `input`. While its answer is lost, the page says that it tries again, until the user
+   * stops it. Throws `Refused` or `Unreachable`. */
+  async #post(path, input, complain = this.#page.complain, source = "") {
+    const { api } = this.#page;
+    const over = new AbortController();
+    const stop = element("button", { type: "button", class: "quiet" }, "Stop");
+    stop.addEventListener("click", () => {
+      stop.disabled = true; // the answer of a call that is on its way still counts
+      over.abort();
+    });
+    let waited = false;
+    const waits = () => {
+      waited = true;
+      this.#waiting.add(source);
+      if (!stop.isConnected) complain(REPEATING, " ", stop);
+    };
+    try {
+      return await api.submit(path, input, { waits, signal: over.signal });
+    } finally {
+      if (waited) this.#waiting.delete(source);
+      if (stop.isConnected) complain("");
+    }
+  }
+
   /** Shows the problems of `error` at their fields; returns the others as text. */
-  #problemsOf(error, model) {
-    const { form } = this.#page;
+  #problemsOf(error, model, form) {
     const isHere = error instanceof Refused && error.problems.length > 0 && form.isOf(model);
     return isHere ? form.tell(error.problems).join(" ") : wordsOf(error);
   }

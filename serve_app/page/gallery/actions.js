@@ -1,13 +1,10 @@
-// What can be done with results of the gallery: mark, delete, download.
+// What can be done with results of the gallery: mark, delete.
 
-import { element } from "../interface/element.js";
-import { dateOf } from "./query.js";
 import { isActive } from "./collection.js";
 import { ask, counted } from "./question.js";
 
 const MOST_MARKED = 500;
 const MOST_DELETED = 100;
-const MOST_ZIPPED = 500;
 
 /** Actions on items. `say(words)` announces, and shows, what came of them. */
 export class Actions {
@@ -75,32 +72,6 @@ export class Actions {
     }
     this.#collection.remove(gone);
     return gone;
-  }
-
-  /** Downloads the files of items as one archive. */
-  async zip(items) {
-    const requests = requestsOf(items).filter(({ files }) => files.length > 0);
-    if (requests.length === 0) {
-      this.#say("There are no files in the selection.");
-      return;
-    }
-    if (requests.length > MOST_ZIPPED) {
-      this.#say(`An archive has at most ${MOST_ZIPPED} requests. Select fewer.`);
-      return;
-    }
-    const files = requests.reduce((sum, each) => sum + each.files.length, 0);
-    this.#say(`Preparing ${counted(files, "file")} …`);
-    try {
-      const archive = await this.#api.file("POST", "v1/requests/zip", {
-        request_ids: idsOf(requests),
-      });
-      const url = URL.createObjectURL(archive);
-      element("a", { href: url, download: `darkroom-${dateOf(Date.now())}.zip` }).click();
-      setTimeout(() => URL.revokeObjectURL(url), 60_000);
-      this.#say(`Downloaded: ${counted(files, "file")}.`);
-    } catch (error) {
-      this.#say(`The files could not be downloaded: ${error.message}`);
-    }
   }
 }
 

@@ -10,7 +10,8 @@ const BUSY_MS = 2000;
 const IDLE_MS = 5000;
 
 /**
- * List of results that fit the filters. Dispatches `change` after each change.
+ * List of results that fit the filters. Dispatches `change` after each change; a refresh that finds
+ * nothing new is none.
  *
  * `items` has one item for each file of a request, or one for a request without files: `{key, id,
  * request, file, index, of, date}`. `file` is null, or as `filesIn` describes it, with its
@@ -89,7 +90,7 @@ export class Collection extends EventTarget {
       this.#next = page.next_before;
       this.problem = "";
       this.#loading = null;
-      this.#take([...this.#requests, ...fresh]);
+      this.#take([...this.#requests, ...fresh], true);
       // A page of a search may be empty before the end.
       if (fresh.length === 0 && this.more) await this.load();
     } catch (error) {
@@ -137,17 +138,19 @@ export class Collection extends EventTarget {
     }
     if (version !== this.#version || this.loading) return;
     if (this.#changing > 0 || changes !== this.#changes) return; // it may be older than a change
+    const isNews = this.problem !== "";
     this.problem = "";
     const last = head.requests.at(-1);
     if (head.next_before === null || last === undefined) {
       if (head.next_before !== null) return; // an empty page of a search
+      const hadMore = this.more;
       this.#next = null;
-      this.#take(head.requests);
+      this.#take(head.requests, isNews || hadMore);
       return;
     }
     const rest = this.#requests.findIndex(({ request_id: id }) => id === last.request_id);
     if (rest >= 0) {
-      this.#take([...head.requests, ...this.#requests.slice(rest + 1)]);
+      this.#take([...head.requests, ...this.#requests.slice(rest + 1)], isNews);
       return;
     }
     // More new ones than a page, so the list begins again; or the last one of the page is new.
@@ -157,7 +160,7 @@ export class Collection extends EventTarget {
       ? this.#requests.filter(({ created_at: at }) => Date.parse(at) < Date.parse(last.created_at))
       : [];
     if (!meets) this.#next = head.next_before;
-    this.#take([...head.requests, ...older]);
+    this.#take([...head.requests, ...older], true);
   }
 
   /** Loads the request of an item again, of which a file could not be shown, with those that follow
@@ -237,7 +240,8 @@ export class Collection extends EventTarget {
     this.#take(this.#requests.filter(kept));
   }
 
-  #take(requests) {
+  /** `isNews`: what is known beside the items has changed. */
+  #take(requests, isNews = false) {
     const [items, places] = [this.items, this.#places];
     const before = { get: (key) => items[places.get(key)] };
     const itemsAgain = (request) => {
@@ -248,7 +252,9 @@ export class Collection extends EventTarget {
     this.#requests = requests;
     this.items = requests.flatMap(itemsAgain);
     this.#places = new Map(this.items.map(({ key }, place) => [key, place]));
-    this.dispatchEvent(new Event("change"));
+    const isSame =
+      items.length === this.items.length && items.every((each, at) => each === this.items[at]);
+    if (isNews || !isSame) this.dispatchEvent(new Event("change"));
   }
 }
 

@@ -8,7 +8,7 @@ import { dateOf, daysPathOf, midnight } from "./query.js";
 /** List of days. `go(date, newer)` is called with the day that was chosen and the number of
  * requests of newer days. */
 export class Days {
-  node = element("nav", { class: "days", "aria-label": "Days", hidden: true });
+  node = element("nav", { class: "days", "aria-label": "Days" }, blank());
   #api;
   #go;
   #asked = null;
@@ -56,7 +56,6 @@ export class Days {
       );
     }
     this.node.replaceChildren(list);
-    this.node.hidden = days.length < 2;
     roving(this.node, "button");
     this.mark(this.#current);
   }
@@ -83,4 +82,10 @@ export class Days {
     if (here.top < all.top || here.bottom > all.bottom)
       list.scrollTop += here.top - all.top - all.height / 3;
   }
+}
+
+/** A list as high as one day, until the days are known. */
+function blank() {
+  const nothing = element("button", { type: "button", disabled: true }, "\u00a0");
+  return element("ul", { class: "blank" }, element("li", {}, nothing));
 }

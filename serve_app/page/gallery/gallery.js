@@ -2,7 +2,8 @@
 
 import { byId, element } from "../interface/element.js";
 import { say } from "../interface/toast.js";
-import { Actions } from "./actions.js";
+import { Actions, requestsOf } from "./actions.js";
+import { Archive } from "./archive.js";
 import { Bar } from "./bar.js";
 import { Collection } from "./collection.js";
 import { Comparison, MOST_COMPARED } from "./large/compare.js";
@@ -62,10 +63,11 @@ class Gallery {
     };
     this.#collection.addEventListener("change", () => this.#changed()); // before the grid looks
     this.#grid = new Grid(this.#collection, this.#selection, act, sizes.height);
+    const archive = new Archive(page.api, say);
     this.#bar = new Bar(this.#selection, () => this.#chosen(), {
       compare: (items) => this.#compare(items),
       favourite: (items) => this.#actions.favourite(items),
-      zip: (items) => this.#actions.zip(items),
+      zip: (items) => archive.download(requestsOf(items)),
       remove: (items) => this.#remove(items),
     });
     this.#facts = new Facts(page.api);
@@ -76,6 +78,7 @@ class Gallery {
       remove: (items) => this.#remove(items),
       say,
       closed: (key) => this.#returnTo(key),
+      renewed,
     });
     this.#skeleton.append(...Array.from({ length: 12 }, () => element("span")));
     const results = element(
@@ -90,6 +93,7 @@ class Gallery {
       element("h2", { class: "unseen" }, "Gallery"),
       this.#filters.node,
       element("div", { class: "columns" }, this.#days.node, results),
+      archive.node,
       this.#bar.node,
     );
     page.models.list().then(
@@ -171,6 +175,8 @@ class Gallery {
     this.#skeleton.hidden = !(none && loading);
     this.#empty.hidden = !none || loading || problem !== "";
     if (!this.#empty.hidden) this.#showNothing();
+    // It has its place before it is loaded: results that move are not where one presses.
+    this.#days.node.hidden = none && !loading;
     if (problem !== "") {
       const again = () => {
         this.#collection.load();
@@ -255,6 +261,7 @@ class Gallery {
     return this.#facts.itemOf(key);
   }
 
+  /** The item, read again: the URLs of private files end after a time. */
   async #renewed({ key, id }) {
     if (this.#collection.placeOf(key) >= 0) await this.#collection.renew(key);
     else this.#facts.forget(id);

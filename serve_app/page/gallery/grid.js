@@ -47,6 +47,8 @@ export class Grid {
     this.node.addEventListener("keydown", (event) => this.#key(event));
     this.node.addEventListener("click", (event) => this.#click(event));
     this.node.addEventListener("focusin", (event) => this.#focused(event));
+    // What is pressed stays where it is until it is released: otherwise the browser sends no click.
+    this.node.addEventListener("pointerdown", () => collection.change(released));
     const failed = ({ target }) => collection.renew(target.closest(".tile")?.dataset.key);
     this.node.addEventListener("error", failed, { capture: true }); // of images: it does not bubble
     playUnderMouse(this.node, ({ dataset }) => this.#itemOf(dataset.key).file);
@@ -85,12 +87,30 @@ export class Grid {
     this.#height = height;
     this.node.style.height = `${height}px`;
     this.node.setAttribute("aria-rowcount", rows.length);
-    for (const each of this.#drawn.values()) each.remove();
-    this.#drawn.clear();
+    this.#keepRows();
     this.#stay(kept);
     this.#draw(control !== null);
     const tile = this.#tiles.get(this.#current)?.node;
     if (control !== null) tile?.querySelector(control).focus({ preventScroll: true });
+  }
+
+  /** Keeps the nodes of rows that begin as before, with what is in them now; removes the others. A
+   * node that is moved in the document loses the focus. */
+  #keepRows() {
+    const before = new Map([...this.#drawn.values()].map((node) => [node.dataset.name, node]));
+    this.#drawn.clear();
+    for (const [at, row] of this.#rows.entries()) {
+      const name = this.#nameOf(row);
+      if (!before.has(name)) continue;
+      this.#drawn.set(at, this.#filled(before.get(name), at));
+      before.delete(name);
+      if (before.size === 0) break;
+    }
+    for (const each of before.values()) each.remove();
+  }
+
+  #nameOf({ day: date, from }) {
+    return date ?? this.#collection.items[from].key;
   }
 
   /** Selector of the control of a tile that has the focus; null if none has it. */
@@ -199,22 +219,32 @@ export class Grid {
   }
 
   #row(at) {
+    const { day: date } = this.#rows[at];
+    const name = this.#nameOf(this.#rows[at]);
+    const node = element("div", { role: "row", class: "row", "data-name": name });
+    if (date !== undefined) {
+      const title = element("h3", {}, day(midnight(date).toISOString()));
+      node.classList.add("day");
+      node.append(element("div", { role: "gridcell" }, title));
+    }
+    return this.#filled(node, at);
+  }
+
+  /** The node of the row at a place, with its tiles; those that are in it already are not moved. */
+  #filled(node, at) {
     const { day: date, y, height, from, to, widths } = this.#rows[at];
-    const node = element("div", { role: "row", class: "row", "aria-rowindex": at + 1 });
+    node.setAttribute("aria-rowindex", at + 1);
     node.style.transform = `translateY(${y}px)`;
     node.style.height = `${height}px`;
-    if (date !== undefined) {
-      const name = element("h3", {}, day(midnight(date).toISOString()));
-      node.classList.add("day");
-      node.append(element("div", { role: "gridcell" }, name));
-      return node;
+    if (date !== undefined) return node;
+    const made = this.#collection.items.slice(from, to).map((item) => this.#tile(item));
+    for (const [index, each] of made.entries()) {
+      each.style.width = `${widths[index]}px`;
+      each.dataset.place = from + index;
     }
-    for (let place = from; place < to; place += 1) {
-      const made = this.#tile(this.#collection.items[place]);
-      made.style.width = `${widths[place - from]}px`;
-      made.dataset.place = place;
-      node.append(made);
-    }
+    for (const each of [...node.children]) if (!made.includes(each)) each.remove();
+    for (const [index, each] of made.entries())
+      if (node.children[index] !== each) node.insertBefore(each, node.children[index] ?? null);
     return node;
   }
 
@@ -349,4 +379,17 @@ export class Grid {
     if (box || choosing) this.#selection.toggle(item.key);
     else this.#act.open(item);
   }
+}
+
+/** Resolves when the pressed pointer is released, or when the browser scrolls or drags with it. */
+function released() {
+  return new Promise((resolve) => {
+    const over = new AbortController();
+    const end = () => {
+      over.abort();
+      resolve();
+    };
+    for (const name of ["pointerup", "pointercancel"])
+      addEventListener(name, end, { capture: true, signal: over.signal });
+  });
 }

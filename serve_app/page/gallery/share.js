@@ -47,7 +47,8 @@ export function share(api, id) {
   });
   const words =
     "Anyone with the link sees the prompt, the settings and the files of this request, " +
-    "without a key, until the link ends. The files' own addresses work as long as the files do.";
+    "without a key, until the link ends. The files' own addresses work as long as the files do. " +
+    "Addresses in the settings are shown without signatures and tokens.";
   const content = element(
     "div",
     { class: "sharing" },

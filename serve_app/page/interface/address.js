@@ -1,6 +1,6 @@
 // The page's address: chosen model and open dialog, so that Back, Forward and links work.
 
-/** Address after the `#`: `{view, model, request, code}`, of which a missing one is null, and what the
+/** Address after the `#`: `{view, model, request, code, tool}`, of which a missing one is null, and what the
  * view adds. `moved()` is called after Back, Forward, a link, or a change by hand. */
 export class Address {
   constructor(moved) {
@@ -9,7 +9,8 @@ export class Address {
 
   get now() {
     const given = new URLSearchParams(location.hash.slice(1));
-    return { view: null, model: null, request: null, code: null, ...Object.fromEntries(given) };
+    const none = { view: null, model: null, request: null, code: null, tool: null };
+    return { ...none, ...Object.fromEntries(given) };
   }
 
   /** Changes parts of the address, as a new entry of the history. */
@@ -36,14 +37,15 @@ export class Address {
   }
 }
 
-/** Takes the API key of a one-time link (`#key=…`) out of the address, and out of the browser's
- * history. Null without one. */
-export function takeKey() {
+/** Takes what signs in out of the address, and out of the browser's history: the token of a one-time
+ * link (`#link=…`), or a key (`#key=…`). Null without them. */
+export function takeLink() {
   const given = new URLSearchParams(location.hash.slice(1));
-  const key = given.get("key");
-  if (key === null) return null;
+  const [token, key] = [given.get("link"), given.get("key")];
+  if (token === null && key === null) return null;
+  given.delete("link");
   given.delete("key");
   const rest = given.toString();
   history.replaceState(null, "", location.pathname + location.search + (rest ? `#${rest}` : ""));
-  return key;
+  return { token, key };
 }

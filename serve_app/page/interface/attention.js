@@ -1,18 +1,32 @@
 // Title of the page and notifications, for who looks elsewhere while a request runs.
 
+import { tool } from "./late.js";
+
 const TITLE = "Darkroom";
 
 /** Requests that take longer, in milliseconds, are worth a notification. */
 export const LONG_MS = 20_000;
 
-/** True if the browser has notifications and was not asked for them yet. */
+/** True if the browser can show notifications, and was not asked for them yet. */
 export function mayAsk() {
-  return "Notification" in globalThis && Notification.permission === "default";
+  if (!("Notification" in globalThis) || Notification.permission !== "default") return false;
+  return "serviceWorker" in navigator || shows();
 }
 
 /** Asks the browser for notifications. Call it in a click. */
 export async function ask() {
-  await Notification.requestPermission();
+  if ((await Notification.requestPermission()) !== "granted") return;
+  await tool("notifications").then(({ worker }) => worker(), () => {}); // `ended` loads it again
+}
+
+/** True if pages of this browser can show notifications by themselves. */
+function shows() {
+  try {
+    new Notification(TITLE); // without the permission, it is not shown
+    return true;
+  } catch {
+    return false; // it needs a service worker
+  }
 }
 
 export class Attention {
@@ -24,6 +38,8 @@ export class Attention {
       if (!document.hidden) this.#isUnseen = false;
       this.#draw();
     });
+    navigator.serviceWorker?.addEventListener("message", ({ data }) => (location.hash = data.hash));
+    navigator.serviceWorker?.startMessages();
   }
 
   /** Shows how far the requests are that are not over: parts from 0 to 1. */
@@ -32,18 +48,17 @@ export class Attention {
     this.#draw();
   }
 
-  /** Notifies of the end of a request that was submitted `at`, if it took long and nobody looks. */
-  ended(at, prompt) {
+  /** Notifies of the end of a request that was submitted `at`, if it took long and no one looks. */
+  async ended({ id, at }, prompt) {
     if (!document.hidden) return;
     this.#isUnseen = true;
     this.#draw();
     const isWanted = "Notification" in globalThis && Notification.permission === "granted";
     if (!isWanted || Date.now() - at < LONG_MS) return;
     try {
-      const shown = new Notification("Your request has ended", { body: prompt, tag: TITLE });
-      shown.addEventListener("click", () => focus());
+      await (await tool("notifications")).notify(id, prompt);
     } catch {
-      // Browsers of phones allow notifications to service workers only.
+      // The title says it too.
     }
   }
 

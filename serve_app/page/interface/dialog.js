@@ -37,16 +37,39 @@ function isBeside(dialog, { target, clientX: x, clientY: y }) {
 /** Opens a new dialog with this title and content, and returns it. It is removed when it closes. Only a
  * narrow one closes by a click beside it: others hold work. */
 export function openNew(title, kind, ...content) {
-  const id = freshId("dialog");
-  const dialog = element(
-    "dialog",
-    { "aria-labelledby": id, class: kind, close: () => dialog.remove() },
-    element("button", { type: "button", class: "quiet close", "aria-label": "Close" }, "×"),
-    element("h2", { id }, title),
-    content,
-  );
+  const dialog = dialogOf(title, kind, content);
+  dialog.addEventListener("close", () => dialog.remove());
   makeClosable(dialog, { outside: kind === "narrow" });
   document.body.append(dialog);
   dialog.showModal();
   return dialog;
+}
+
+/** New dialog with this title and content, which is not open. */
+export function dialogOf(title, kind, content) {
+  const id = freshId("dialog");
+  return element(
+    "dialog",
+    { "aria-labelledby": id, class: kind },
+    element("button", { type: "button", class: "quiet close", "aria-label": "Close" }, "×"),
+    element("h2", { id }, title),
+    content,
+  );
+}
+
+/** The `WorkDialog` that is not closed, as `dialog`, or null. */
+export const work = { dialog: null };
+
+/** Brings the dialog of a tool in line with the address. True if nothing may change behind it. */
+export function followWork(address) {
+  if (work.dialog !== null) return work.dialog.follow();
+  if (address.now.tool !== null) address.correct({ tool: null }); // what it showed is not known now
+  return false;
+}
+
+/** Closes the dialog of a tool with what is in it; with `aside`, it comes back with `followWork`. */
+export function endWork(address, { aside }) {
+  if (aside) return work.dialog?.putAside();
+  address.correct({ tool: null });
+  work.dialog?.close();
 }

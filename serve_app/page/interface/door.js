@@ -1,6 +1,8 @@
 // Form that asks for the API key, or for a sign-in.
 
 import { byId } from "./element.js";
+import { say } from "./toast.js";
+import { Unreachable } from "../client/api.js";
 import { keyIn } from "../client/key.js";
 
 const WRONG_KEY =
@@ -8,18 +10,23 @@ const WRONG_KEY =
 const ENDED_KEY = "The key is no longer valid. Paste another one.";
 const ENDED_SESSION = "Your sign-in has ended. Sign in again.";
 const OTHER_KEY = "The link that you followed has another key than this browser. Open it to use it.";
+const SIGNED_IN =
+  "This browser has a key that works, so the link was not used. Choose API key → Forget this key first to use it.";
 
 /** Key form. `enter(key)` is called with a well-formed key; `back()` when the stored key should be
  * used; `forget()` when it should be forgotten; `asked()` before the user opens the form. `signIn`: a
  * `SignIn`; `kept`: a `KeptKey`. */
 export class Door {
   #enter;
+  #back;
+  #token = null; // of a one-time link, while the stored key is tried
   #asked;
   #signIn;
   #kept;
 
   constructor({ enter, back, forget, asked, signIn, kept }) {
     this.#enter = enter;
+    this.#back = back;
     this.#asked = asked;
     this.#signIn = signIn;
     this.#kept = kept;
@@ -56,13 +63,16 @@ export class Door {
   }
 
   close() {
+    if (this.#token !== null) say(SIGNED_IN);
+    this.#token = null;
     document.documentElement.classList.remove("locked");
     byId("key").value = "";
   }
 
   /** Opens the form because the server has refused the key with `error`; `kept` as in `open`. */
   refuse(error, kept) {
-    this.open({ why: error.status === 401 ? WRONG_KEY : error.message, kept });
+    if (error.status === 401 && this.#token !== null) this.#takeKey();
+    else this.open({ why: error.status === 401 ? WRONG_KEY : error.message, kept });
   }
 
   /** Opens the form because the key in use, or the sign-in, is valid no more. */
@@ -70,9 +80,34 @@ export class Door {
     this.open({ why: this.#signIn.person === null ? ENDED_KEY : ENDED_SESSION });
   }
 
-  /** Uses the key of a one-time link. It replaces a stored key only when the user agrees: otherwise any
-   * link could make the page work for somebody else. */
-  follow(given) {
+  /** Uses a link that signs in, see `takeLink`. */
+  follow({ token, key }) {
+    if (token === null) this.#followKey(key);
+    else this.#followOnce(token);
+  }
+
+  /** Uses the token of a one-time link, unless the browser's own key still works. Then the link stays
+   * valid: otherwise any link could make the page work for somebody else. */
+  #followOnce(token) {
+    this.#asked();
+    this.#token = token;
+    if (this.#kept.value === null) this.#takeKey();
+    else this.#back();
+  }
+
+  async #takeKey() {
+    const token = this.#token;
+    this.#token = null;
+    try {
+      this.use(await this.#signIn.take(token));
+    } catch (error) {
+      const again = error instanceof Unreachable ? " Open the link again." : "";
+      this.open({ why: `${error.message}${again}` });
+    }
+  }
+
+  /** Uses the key of a link. It replaces a stored key only when the user agrees. */
+  #followKey(given) {
     const found = keyIn(given);
     const { value } = this.#kept;
     this.#asked();

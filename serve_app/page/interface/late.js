@@ -5,14 +5,16 @@ import { byId, element } from "./element.js";
 
 const STYLES = "styles/tools.css"; // of most tools
 const OF_DRAFTS = "drafts/drafts.css";
-const OWN_STYLES = { draftSettings: OF_DRAFTS, goingOn: OF_DRAFTS, lightTable: OF_DRAFTS };
+const OWN_STYLES = { code: "code/code.css", draftSettings: OF_DRAFTS, goingOn: OF_DRAFTS, lightTable: OF_DRAFTS };
 
 const TOOLS = {
+  uploads: () => import("../client/uploads.js"),
+  notifications: () => import("./notifications.js"),
   reuse: () => import("../tools/reuse.js"),
   mask: () => import("../tools/mask.js"),
   frame: () => import("../tools/frame.js"),
   grid: () => import("../tools/grid.js"),
-  code: () => import("../code/program.js"),
+  code: () => import("../code/dialog.js"),
   received: () => import("../history/received.js"),
   prompts: () => import("../tools/prompts.js"),
   loras: () => import("../tools/loras.js"),

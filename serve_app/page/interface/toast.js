@@ -4,10 +4,12 @@ import { topmost } from "./dialog.js";
 import { byId, element } from "./element.js";
 
 const SEEN_MS = 6000;
+const OFFERED_MS = 20_000; // with a button, which takes longer to find and to reach
 const KNOWN_MS = 100; // screen readers hear no words that a place has when it comes into a dialog
 
 const announcer = byId("announcer");
-const toast = element("p", { class: "toast", "aria-hidden": "true", hidden: true });
+const seen = element("span", { "aria-hidden": "true" }); // screen readers hear them from the announcer
+const toast = element("div", { class: "toast", hidden: true }, seen);
 let words = "";
 let fading = null;
 let telling = null;
@@ -21,13 +23,29 @@ export function announce(said) {
   else tell();
 }
 
-/** Announces `said`, and shows it for a while in front of all else. */
-export function say(said) {
+/** Announces `said`, and shows it for a while in front of all else; with `offer`, `{name, call}`, beside
+ * a button, which is there as long as the user is at it. */
+export function say(said, offer = null) {
   announce(said);
-  toast.textContent = said;
+  const click = () => {
+    toast.hidden = true;
+    offer.call();
+  };
+  seen.textContent = said;
+  toast.replaceChildren(
+    seen,
+    ...(offer ? [element("button", { type: "button", class: "quiet", click }, offer.name)] : []),
+  );
   toast.hidden = false;
+  fade(offer ? OFFERED_MS : SEEN_MS);
+}
+
+function fade(after) {
   clearTimeout(fading);
-  fading = setTimeout(() => (toast.hidden = true), SEEN_MS);
+  fading = setTimeout(() => {
+    if (toast.querySelector("button:is(:hover, :focus)")) fade(SEEN_MS);
+    else toast.hidden = true;
+  }, after);
 }
 
 /** Puts the words into the dialog on top, behind whose back nothing is seen or heard; without a dialog

@@ -17,7 +17,7 @@ const MODULES = {
   },
   models: {
     load: () => import("../models/models.js"),
-    styles: ["interface/parts.css", "models/models.css"],
+    styles: ["interface/parts.css", "models/models.css", "code/code.css"],
   },
   account: {
     load: () => import("../account/account.js"),

@@ -71,7 +71,12 @@ function pace({ stage, rate, left_s: left }) {
 
 function howFar(stage, step, steps) {
   if (!BYTE_STAGES.has(stage)) return `step ${step} of ${steps}`;
-  return `${(step / 1e9).toFixed(1)} of ${(steps / 1e9).toFixed(1)} GB`;
+  return gigabytesOf(step, steps);
+}
+
+/** Bytes that are there of all of them. */
+export function gigabytesOf(part, whole) {
+  return `${(part / 1e9).toFixed(1)} of ${(whole / 1e9).toFixed(1)} GB`;
 }
 
 export function seconds(value) {

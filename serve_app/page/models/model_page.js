@@ -2,7 +2,8 @@
 
 import { element, freshId } from "../interface/element.js";
 import { money } from "../interface/words.js";
-import { imageIn, SESSIONS_ONLY } from "../client/models.js";
+import { imageIn, loadable, SESSIONS_ONLY } from "../client/models.js";
+import { filesIn, shown as shownFile } from "../results/media.js";
 import { demoMark, picture, statePill } from "./card.js";
 import { categoryWords, memoryWords, STATES } from "./catalogue.js";
 import { markdown } from "./markdown.js";
@@ -17,10 +18,11 @@ const MOST_EXAMPLES = 6;
 
 /**
  * Page of a model: `{nodes, renew(model, standing)}`, of which `renew` shows the newest state. `act` has
- * `again(request)` (fills the form) and `code(call)`; `standing` is the status of the installation, or
- * null for keys that may not see it.
+ * `attempt(id, input)` (fills the form; with null, keeps what is entered) and `code(call)`;
+ * `standing` is the status of the installation, or
+ * null for keys that may not see it; `form` is what makes requests, or null.
  */
-export function modelPage(model, act, standing) {
+export function modelPage(model, act, standing, form) {
   const state = element("div", {});
   const places = element("div", {});
   const renew = (newest, seen) => {
@@ -31,6 +33,7 @@ export function modelPage(model, act, standing) {
   const nodes = [
     element("a", { href: "#view=models", class: "back" }, "‹ All models"),
     head(model, act, state),
+    ...section("Try it here", form === null ? [] : [form]),
     ...section("About", about(model)),
     ...section("Examples", examples(model, act)),
     ...section("Input", schema(inputSchema, model, { label: "Input", withDefaults: true })),
@@ -58,7 +61,7 @@ function section(name, content) {
 
 function head(model, act, state) {
   const served = model.state !== "not_served" && model.requests;
-  const input = model.examples[0]?.input ?? {};
+  const input = model.examples[0]?.input ?? null;
   const button = (words, name, call) =>
     element("button", { type: "button", class: name, click: call }, words);
   return element(
@@ -75,8 +78,8 @@ function head(model, act, state) {
         ? element(
             "div",
             { class: "buttons" },
-            button("Try it", "main", () => act.again({ endpoint: model.id, input })),
-            button("Code", "quiet", () => act.code({ endpoint: model.id, input })),
+            button("Try it", "main", () => act.attempt(model.id, input)),
+            button("Code", "quiet", () => act.code({ endpoint: model.id, input: input ?? {} })),
           )
         : null,
       facts(model),
@@ -139,14 +142,14 @@ function examples(model, act) {
 
 function sample(model, input, output, act) {
   const { prompt, ...rest } = input;
-  const url = imageIn(output);
+  const [file] = filesIn(loadable(output));
   const words = prompt ?? JSON.stringify(input);
   const settings = Object.entries(rest).map(([name, value]) => `${name} ${JSON.stringify(value)}`);
-  const use = () => act.again({ endpoint: model.id, input });
+  const use = () => act.attempt(model.id, input);
   return element(
     "li",
     {},
-    url === null ? null : element("img", { src: url, alt: words, loading: "lazy" }),
+    file === undefined ? null : made(file, imageIn(output), words),
     element("p", { class: "words" }, words),
     prompt && settings.length ? element("p", { class: "facts" }, settings.join(" · ")) : null,
     act === null
@@ -157,6 +160,13 @@ function sample(model, input, output, act) {
           "Try it",
         ),
   );
+}
+
+/** Output of an example: an image, or the player of a video or an audio file. */
+function made(file, picture, words) {
+  if (["video", "audio"].includes(file.kind)) return shownFile(file, words);
+  const src = picture ?? file.url; // the URL of an image may have no extension
+  return element("img", { src, alt: words, loading: "lazy" });
 }
 
 function schema(find, { document, id }, options) {

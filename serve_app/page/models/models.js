@@ -1,11 +1,13 @@
 // View of the models: cards with filters, and a page for each model.
 
+import { Refused, Unreachable } from "../client/api.js";
 import { element, freshId } from "../interface/element.js";
 import { Refresh } from "../interface/refresh.js";
 import { card } from "./card.js";
 import { KINDS, listModels, matches, oneModel, STATES, wholeModel } from "./catalogue.js";
 import { modelPage } from "./model_page.js";
 import { RealModelOffer } from "./real_model.js";
+import { trial } from "./trial.js";
 
 const RENEW_MS = 5000;
 
@@ -30,14 +32,25 @@ class ModelsView {
   #kinds = element("div", { class: "chips", role: "group", "aria-label": "Kind" });
   #kind = "";
   #models = [];
+  #entered = new Map(); // id of a model → input in the form of its page
   #shown = null; // id of the model whose page is open
-  #opened = null; // that page
+  #opened = null; // that page, when it is loaded
   #offer; // of a real model
-  #refresh = new Refresh(() => this.#renew(), RENEW_MS);
+  #refresh = null; // of what is shown now
+  #words = element("span"); // what went wrong
 
   constructor(host, page) {
     this.#page = page;
     this.#offer = new RealModelOffer(page);
+    const again = () => {
+      this.#refresh?.stop();
+      this.#refresh?.start();
+    };
+    this.#problem.append(
+      this.#words,
+      " ",
+      element("button", { type: "button", class: "quiet", click: again }, "Try again"),
+    );
     const heading = element("h2", {}, "Models");
     this.#list.append(heading, this.#offer.node, this.#tools(), this.#count, this.#cards);
     host.append(this.#problem, this.#list, this.#one);
@@ -46,13 +59,12 @@ class ModelsView {
   /** Shows what the address names: the cards with its filters, or the page of its model. */
   async follow({ id = null, kind = "", state = "", words = "" }) {
     const back = this.#shown;
-    if (id !== back) this.#refresh.stop();
     this.#shown = id;
     this.#list.hidden = id !== null;
     this.#one.hidden = id === null;
     if (id !== null) {
       this.#offer.leave();
-      if (id !== back) await this.#open(id);
+      if (id !== back) this.#open(id);
       return;
     }
     this.#kind = kind in KINDS ? kind : "";
@@ -60,9 +72,11 @@ class ModelsView {
     if (this.#search.value !== words) this.#search.value = words;
     this.#draw();
     this.#focusCard(back);
-    await this.#try(async () => {
-      this.#models = await listModels(this.#page.api);
-      if (this.#shown !== null) return;
+    this.#follow(async (isShown) => {
+      const models = await listModels(this.#page.api);
+      if (!isShown()) return;
+      this.#refresh.stop(); // the list is read once
+      this.#models = models;
       this.#draw();
       this.#offer.show(this.#models);
     });
@@ -70,7 +84,8 @@ class ModelsView {
 
   leave() {
     this.#shown = null;
-    this.#refresh.stop();
+    this.#refresh?.stop();
+    this.#refresh = null;
     this.#offer.leave();
   }
 
@@ -161,26 +176,36 @@ class ModelsView {
       each.setAttribute("aria-pressed", String(each.dataset.kind === this.#kind));
   }
 
-  async #open(id) {
+  #open(id) {
+    this.#opened = null;
     this.#one.replaceChildren(element("p", { class: "help" }, "Loading …"));
     scrollTo({ top: 0 });
-    await this.#try(async () => {
-      const [model, standing] = await Promise.all([
+    this.#follow(async (isShown) => {
+      if (this.#opened !== null) {
+        await this.#renew(id);
+        return;
+      }
+      const [model, standing, served] = await Promise.all([
         wholeModel(this.#page.api, id),
         this.#standing(),
+        this.#page.models.one(id).catch(() => null), // then it can be tried in the form
       ]);
-      if (this.#shown !== id) return;
+      if (!isShown()) return;
       if (model === null) throw new Error(`There is no model ${id} here.`);
-      this.#opened = modelPage(model, this.#page.act, standing);
+      this.#opened = modelPage(
+        model,
+        this.#page.act,
+        standing,
+        served === null || served.away !== "" ? null : trial(served, this.#page, this.#entered),
+      );
       this.#one.replaceChildren(...this.#opened.nodes);
-      this.#one.querySelector("h2").focus({ preventScroll: true });
-      this.#refresh.start();
+      if (document.querySelector("dialog[open]") === null)
+        this.#one.querySelector("h2").focus({ preventScroll: true });
     });
   }
 
   /** Shows the newest state of the open model. */
-  async #renew() {
-    const id = this.#shown;
+  async #renew(id) {
     const [model, standing] = await Promise.all([
       oneModel(this.#page.api, id).catch(() => null),
       this.#standing(),
@@ -194,16 +219,33 @@ class ModelsView {
     return await this.#page.api.call("GET", "v1/status").catch(() => null);
   }
 
-  async #try(work) {
-    this.#problem.hidden = true;
-    try {
-      await work();
-    } catch (error) {
+  /** Calls `look(isShown)` now and again: what it has loaded is shown only while `isShown()`. It does not
+   * wait for what was shown before, which may hang. Errors that may pass are shown until a look succeeds. */
+  #follow(look) {
+    this.#refresh?.stop();
+    this.#complain("");
+    const refresh = new Refresh(async () => {
+      const isShown = () => this.#refresh === refresh;
+      try {
+        await look(isShown);
+        if (isShown()) this.#complain("");
+      } catch (error) {
+        if (!isShown()) return;
+        const passes = error instanceof Unreachable || (error instanceof Refused && error.passing);
+        if (!passes) refresh.stop();
+        this.#complain(error.message);
+      }
+    }, RENEW_MS);
+    this.#refresh = refresh;
+    refresh.start();
+  }
+
+  #complain(words) {
+    if (words !== "" && this.#opened === null)
       this.#one.replaceChildren(
         element("a", { href: "#view=models", class: "back" }, "‹ All models"),
       );
-      this.#problem.textContent = error.message;
-      this.#problem.hidden = false;
-    }
+    if (this.#words.textContent !== words) this.#words.textContent = words; // it is announced
+    this.#problem.hidden = words === "";
   }
 }

@@ -26,8 +26,8 @@ export class Desk {
   }
 
   /** JSON of a call, see `Api.call`. */
-  async call(method, path, body) {
-    return await this.#page.api.call(method, path, body);
+  async call(method, path, body, headers = {}) {
+    return await this.#page.api.call(method, path, body, headers);
   }
 
   /** Does something without a question, and says `done`, if there is one, or the problem. True if

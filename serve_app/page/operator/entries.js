@@ -141,9 +141,6 @@ export class EntriesPart {
   }
 
   async #put({ id, weights, like, name, licence, check }) {
-    if (!check && this.#models.some((model) => model.id === id)) {
-      throw new Error(`There is a model ${id} already. Choose another id.`);
-    }
     const { entry: source } = await this.#desk.call(
       "GET",
       `v1/models/entries/${endpointPath(like)}`,
@@ -157,7 +154,8 @@ export class EntriesPart {
     };
     const query = check ? "?dry_run=true" : "";
     const path = `v1/models/entries/${endpointPath(id)}${query}`;
-    return { ...(await this.#desk.call("PUT", path, entry)), check };
+    const onlyNew = { "if-none-match": "*" };
+    return { ...(await this.#desk.call("PUT", path, entry, onlyNew)), check };
   }
 
   async #remove(id) {

@@ -3,7 +3,7 @@
 import { endpointPath } from "../client/watch.js";
 import { element } from "../interface/element.js";
 import { LiveTable } from "../interface/live_table.js";
-import { clock } from "../interface/words.js";
+import { clock, gigabytesOf } from "../interface/words.js";
 import { section, span, tiles } from "./desk.js";
 
 const LEVELS = [
@@ -203,6 +203,7 @@ function replicaTable() {
       { name: "Stage", cell: ({ stage }) => element("span", { class: `pill ${stage}` }, stage) },
       { name: "Weights", wide: true, cell: weightsWords },
       { name: "On disk", number: true, cell: ({ on_disk: ids }) => counted(ids) },
+      { name: "Memory", cell: memoryCell },
       { name: "Slots", number: true, cell: ({ slots }) => String(slots) },
       { name: "Seen", number: true, cell: (replica) => `${span(replica.seen_s)} ago` },
     ],
@@ -215,6 +216,18 @@ function replicaName({ replica_id: id, node, device }) {
     element("code", {}, id),
     place === "" ? null : element("span", { class: "facts" }, place),
   ];
+}
+
+/** Memory of the replica's device, or of its process where it has none. */
+function memoryCell({ memory_used: used, memory_total: total, device }) {
+  if (used === null || !total) return "—";
+  const words = gigabytesOf(used, total);
+  return element(
+    "span",
+    { class: "share", title: device ? "Of its GPU" : "Of its process and its machine" },
+    element("progress", { "aria-label": `Memory: ${words}`, max: total, value: used }),
+    element("span", { class: "facts" }, words),
+  );
 }
 
 function counted(ids) {

@@ -1,13 +1,14 @@
 // What waits and what runs, of all tenants, and the endpoints that are paused or draining.
 
 import { endpointPath } from "../client/watch.js";
-import { element } from "../interface/element.js";
+import { element, freshId } from "../interface/element.js";
 import { LiveTable } from "../interface/live_table.js";
 import { shown } from "../interface/ask.js";
 import { clock, waitingWords } from "../interface/words.js";
-import { section, span } from "./desk.js";
+import { labelled, section, span } from "./desk.js";
 
-const MOST_WAITING = 50;
+const PAGE = 50;
+const MOST_IN_A_CALL = 500;
 const SHOWN_FROM_S = 1; // each statement is a transaction of some milliseconds
 
 const ORDERS = {
@@ -24,6 +25,15 @@ export class QueuePart {
   #desk;
   #notice = element("p", { class: "notice", hidden: true });
   #lanes = laneTable();
+  #tenant = element("select", { id: freshId("tenant"), change: () => this.#choose() });
+  #endpoint = element("select", { id: freshId("endpoint"), change: () => this.#choose() });
+  #more = element(
+    "button",
+    { type: "button", class: "quiet", hidden: true, click: () => this.#showMore() },
+    "Show more",
+  );
+  #most = PAGE;
+  #models = null; // all, read once
   #waiting;
   #running;
   #halts;
@@ -48,27 +58,69 @@ export class QueuePart {
         "Requests of a tenant in a pool. Tenants share the time of the pool.",
         this.#lanes.node,
       ),
-      section("Waiting", `The newest ${MOST_WAITING} of all tenants.`, this.#waiting.node),
+      section(
+        "Waiting",
+        "The longest wait first.",
+        element(
+          "div",
+          { class: "tools" },
+          labelled("Tenant", this.#tenant),
+          labelled("Endpoint", this.#endpoint),
+        ),
+        this.#waiting.node,
+        this.#more,
+      ),
       section("Running", "", this.#running.node),
       section("Paused endpoints", "", this.#halts.node, button),
     );
   }
 
   async look() {
-    const query = `tenant=${encodeURIComponent("*")}&state=queued&limit=${MOST_WAITING}`;
-    const [queue, page, own] = await Promise.all([
+    const [queue, waiting, own, models] = await Promise.all([
       this.#desk.call("GET", "v1/queue"),
-      this.#desk.call("GET", `v1/requests?${query}`),
+      this.#wait(),
       this.#desk.caller.look(),
+      this.#models ?? this.#desk.page.models.list().catch(() => null),
     ]);
+    this.#models = models;
     this.#ownTenant = own.tenant;
     this.#lanes.show(queue.lanes);
-    this.#waiting.show(page.requests);
+    this.#waiting.show(waiting.requests);
+    this.#more.hidden = waiting.next_after === null;
+    const of = (name) => waiting.requests.map((each) => each[name]);
+    offer(this.#tenant, "All tenants", [...queue.lanes.map((lane) => lane.tenant), ...of("tenant")]);
+    offer(this.#endpoint, "All endpoints", [...(models ?? []).map(({ id }) => id), ...of("endpoint_id")]);
     this.#running.show(queue.leases);
     this.#halts.show(queue.halts);
     const { oldest_transaction: oldest } = queue;
     this.#notice.hidden = oldest === null || oldest.age_s < SHOWN_FROM_S;
     if (!this.#notice.hidden) this.#notice.textContent = transactionWords(oldest);
+  }
+
+  /** As many of the chosen requests as are shown, from the one that has waited longest. */
+  async #wait() {
+    const query = new URLSearchParams();
+    if (this.#tenant.value !== "") query.set("tenant", this.#tenant.value);
+    if (this.#endpoint.value !== "") query.set("endpoint_id", this.#endpoint.value);
+    const requests = [];
+    while (true) {
+      query.set("limit", String(Math.min(this.#most - requests.length, MOST_IN_A_CALL)));
+      const page = await this.#desk.call("GET", `v1/queue/requests?${query}`);
+      requests.push(...page.requests);
+      const { next_after: next } = page;
+      if (next === null || requests.length >= this.#most) return { requests, next_after: next };
+      query.set("after", String(next));
+    }
+  }
+
+  #choose() {
+    this.#most = PAGE;
+    this.changed();
+  }
+
+  #showMore() {
+    this.#most += PAGE;
+    this.changed();
   }
 
   #waitingTable() {
@@ -127,14 +179,11 @@ export class QueuePart {
     });
   }
 
-  /** Actions that end a request. Only those of the key's own tenant can be cancelled. */
+  /** Actions that end a request. That of another tenant may also fail, with a reason for it. */
   #ends(id, tenant) {
-    const own = tenant === this.#ownTenant;
-    return [
-      own
-        ? { name: "Cancel", danger: true, call: () => this.#cancel(id) }
-        : { name: "Fail", danger: true, call: () => this.#fail(id, tenant) },
-    ];
+    const cancel = { name: "Cancel", danger: true, call: () => this.#cancel(id, tenant) };
+    const fail = { name: "Fail", danger: true, call: () => this.#fail(id, tenant) };
+    return tenant === this.#ownTenant ? [cancel] : [cancel, fail];
   }
 
   async #why({ request_id: id, tenant }) {
@@ -178,14 +227,18 @@ export class QueuePart {
     this.changed();
   }
 
-  async #cancel(id) {
+  async #cancel(id, tenant) {
+    const own = tenant === this.#ownTenant;
+    const path = `v1/requests/${id}/cancel?tenant=${encodeURIComponent(tenant)}`;
     await this.#desk.ask(
       {
         title: "Cancel this request?",
-        words: "It ends without a result.",
+        words: own
+          ? "It ends without a result."
+          : `It ends without a result. The tenant ${tenant}, whose request it is, sees that it was cancelled.`,
         action: "Cancel the request",
         danger: true,
-        submit: () => this.#desk.call("PUT", `v1/requests/${id}/cancel`),
+        submit: () => this.#desk.call("PUT", path),
       },
       ({ verdict }) => `The request: ${verdict.replaceAll("_", " ")}.`,
     );
@@ -235,6 +288,17 @@ export class QueuePart {
     await this.#desk.run(() => this.#desk.call("PUT", path), `${id} is resumed.`);
     this.changed();
   }
+}
+
+/** Offers `names` in a select, and keeps what is chosen. An unchanged list stays open. */
+function offer(select, all, names) {
+  const chosen = select.value;
+  const known = [...new Set(chosen === "" ? names : [...names, chosen])].sort();
+  const values = ["", ...known];
+  const shown = [...select.options].map(({ value }) => value);
+  if (values.length === shown.length && values.every((each, at) => each === shown[at])) return;
+  select.replaceChildren(...values.map((value) => element("option", { value }, value || all)));
+  select.value = chosen;
 }
 
 function laneTable() {

@@ -10,8 +10,8 @@ import { clock, runningWords, seconds, STATES, waitingWords } from "../interface
 
 const LOOK_MS = 1500;
 
-/** Dialog of a request. `act` has the callbacks `again` (use this input), `cancel` and `useAsInput`;
- * `address` is the page's. */
+/** Dialog of a request. `act` has the callbacks `again` (use this input), `cancel`, `drafts` (show them)
+ * and `useAsInput`; `address` is the page's. */
 export class Details {
   #api;
   #act;
@@ -76,17 +76,22 @@ export class Details {
 
   #draw(request, final) {
     const output = this.#shown.outcome?.output;
-    const known = { id: request.request_id, endpoint: request.endpoint_id, input: request.input };
+    const known = {
+      id: request.request_id,
+      endpoint: request.endpoint_id,
+      input: request.input,
+      at: Date.parse(request.created_at),
+    };
     const button = (name, what) =>
       element(
         "button",
         { type: "button", class: "quiet", "data-name": name, click: () => what(known) },
         name,
       );
-    const again = () => {
+    const closed = (what) => () => {
       this.#address.correct({ request: null }); // going back would undo a change of the model
       this.#dialog.close();
-      this.#act.again({ ...known, seed: output?.seed });
+      what({ ...known, seed: output?.seed });
     };
     const body = byId("details-body");
     const focused = body.contains(document.activeElement)
@@ -101,7 +106,8 @@ export class Details {
         "div",
         { class: "buttons" },
         final ? null : button("Cancel", this.#act.cancel),
-        button("Use again", again),
+        button("Use again", closed(this.#act.again)),
+        output?.drafts?.length ? button("Drafts", closed(this.#act.drafts)) : null,
       ),
       section("Log", element("ol", { class: "log" }, ...(request.log ?? []).map(logLine))),
       section("Input", pre("Input", request.input)),

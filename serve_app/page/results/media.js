@@ -218,7 +218,8 @@ function asInput(file, use) {
   return element("button", { type: "button", class: "action", click }, "Use as input");
 }
 
-function shown(file, words) {
+/** Element that shows the file: an image, a player or a name. */
+export function shown(file, words) {
   if (file.kind === "image") {
     const { width, height } = file;
     const image = element("img", { src: file.url, alt: words, width, height });

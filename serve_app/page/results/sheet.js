@@ -11,10 +11,9 @@ import { runningWords, seconds, STATES, waitingWords } from "../interface/words.
 const RATIO = 32;
 
 /**
- * Card of a request. `act` has the callbacks of its buttons: `cancel`, `again`, `vary`, `four`,
- * `details`, `code`; each gets the request. `useAsInput` gets a file and the request,
- * `lightTable` the request and its output, `showDraft` the place of a draft, `request.origin`.
- * `imageOf` is `Api.image`; `read()` reads the output of the request anew.
+ * Card of a request. `act` has the callbacks of its buttons, which get the request, and `useAsInput(file,
+ * request)`, `lightTable(request, output)`, and `showDraft(origin)`. `imageOf` is `Api.image`; `read()`
+ * reads the output of the request anew.
  */
 export class Sheet {
   #request;

@@ -47,6 +47,14 @@ export class Stage {
     watch.follow();
   }
 
+  /** Goes to the card of an earlier request, which is made if it is not there. */
+  bring(request) {
+    const found = this.#shown.find((each) => each.request.id === request.id);
+    if (found) return found.sheet.node.scrollIntoView({ block: "center" });
+    this.add({ ...request, restored: true });
+    this.reveal();
+  }
+
   /** Scrolls to the card of a new request, unless it is in sight. */
   reveal() {
     const { top, bottom } = byId("sheets").firstElementChild.getBoundingClientRect();
@@ -110,13 +118,16 @@ export class Stage {
       room -= request.grid ? IN_GRID : 1;
       return room < 0 && sheet.final;
     });
-    for (const { sheet } of old) {
+    const kept = new Set(this.#shown.filter((each) => !old.includes(each)).map(gridOf));
+    // A grid goes as a whole: what is missing in it was not submitted.
+    const gone = old.filter((each) => !each.request.grid || !kept.has(gridOf(each)));
+    for (const { sheet } of gone) {
       const grid = sheet.node.closest(".grid");
       sheet.node.remove();
       sheet.release();
       if (grid?.querySelector(".sheet") === null) grid.remove();
     }
-    this.#shown = this.#shown.filter((each) => !old.includes(each));
+    this.#shown = this.#shown.filter((each) => !gone.includes(each));
   }
 
   #remember() {
@@ -129,10 +140,15 @@ export class Stage {
   }
 }
 
+function gridOf({ request }) {
+  return request.grid?.id;
+}
+
 /** Input without large values, such as files, which are too large to store. `cut`: it had some. */
 function light({ input, cut = false }) {
   const all = Object.entries(input ?? {});
   const kept = all.filter(([, value]) => json.write(value).length < 4000);
+  if (!cut && kept.length === all.length) return { input, cut };
   const prompt = promptOf(input).slice(0, 4000) || undefined;
-  return { input: { ...Object.fromEntries(kept), prompt }, cut: cut || kept.length < all.length };
+  return { input: { ...Object.fromEntries(kept), prompt }, cut: true };
 }

@@ -1,8 +1,7 @@
 // Dialog that crops an image or, with a mask for what is new, extends it.
 
-import { openNew } from "../interface/dialog.js";
 import { element, freshId } from "../interface/element.js";
-import { button, pictureAt, refuse } from "./picture.js";
+import { button, NO_PLACE, pictureAt, refuse, WorkDialog } from "./picture.js";
 import { pixelsOf } from "../form/size.js";
 
 const TITLE = "Crop";
@@ -15,17 +14,20 @@ const STEPS = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowD
 const OVERLAP = 8;
 
 /** Opens the dialog for the control of an image. `rows` are those of the form. */
-export async function edit(control, rows, field) {
+export async function edit(control, rows, field, _api, address) {
   const source = control.shown();
   const image = await pictureAt(source);
   if (image === null) return refuse(TITLE, source);
   const mask = rows.find(({ field: { name, media } }) => media === "image" && name.includes("mask"));
   const size = rows.find(({ field: { kind } }) => kind === "size");
   const done = (files) => {
+    if (!control.node.isConnected) return false;
     control.load(files.image);
     if (files.mask) mask.control.load(files.mask);
+    return true;
   };
-  new FrameDialog(image, { wanted: sizeOf(size), extends: mask !== undefined && mask.field !== field }, done);
+  const extending = mask !== undefined && mask.field !== field;
+  new FrameDialog(image, { wanted: sizeOf(size), extends: extending }, done, address);
 }
 
 /** Width and height that the form asks for, or null. */
@@ -50,8 +52,10 @@ class FrameDialog {
   #extends;
   #centre = [0.5, 0.5]; // of the frame, in parts of the image
   #last = null; // place of the pointer that drags
+  #isChanged = false;
 
-  constructor(image, { wanted, extends: extending }, done) {
+  /** `done(files)` returns false if the form has no place for them any more. */
+  constructor(image, { wanted, extends: extending }, done, address) {
     this.#image = image;
     this.#wanted = wanted;
     this.#extends = extending;
@@ -61,8 +65,8 @@ class FrameDialog {
     this.#zoom = element("input", { id: freshId("tool"), type: "range", step: 0.01, max: MOST_ZOOM });
     this.#zoom.min = extending ? 0.4 : 1;
     this.#zoom.value = 1;
-    this.#ratio.addEventListener("change", () => this.#draw());
-    this.#zoom.addEventListener("input", () => this.#draw());
+    this.#ratio.addEventListener("change", () => this.#change());
+    this.#zoom.addEventListener("input", () => this.#change());
     const label = (words, node) =>
       element("span", { class: "group" }, element("label", { for: node.id }, words), node);
     const tools = element(
@@ -71,11 +75,16 @@ class FrameDialog {
       label("Frame", this.#ratio),
       label("Zoom", this.#zoom),
     );
-    const cancel = button("Cancel", () => this.#dialog.close());
+    const cancel = button("Cancel", () => this.#dialog.leave("Press Cancel"));
     const use = button("Use image", () => this.#finish(), { class: "main" });
     const foot = element("div", { class: "foot" }, this.#words, cancel, use);
     const place = element("div", { class: "easel" }, this.#canvas);
-    this.#dialog = openNew(extending ? "Crop or extend" : TITLE, "full", tools, place, foot);
+    const leaving = {
+      isChanged: () => this.#isChanged,
+      ask: (words) => (this.#words.textContent = `${words} this frame, or use the image.`),
+    };
+    const title = extending ? "Crop or extend" : TITLE;
+    this.#dialog = new WorkDialog(title, address, leaving, tools, place, foot);
     this.#listen();
     this.#draw();
     this.#canvas.focus();
@@ -124,11 +133,17 @@ class FrameDialog {
 
   #zoomBy(factor) {
     this.#zoom.value = Number(this.#zoom.value) * factor;
-    this.#draw();
+    this.#change();
   }
 
   #move(right, down) {
     this.#centre = [this.#centre[0] + right, this.#centre[1] + down];
+    this.#change();
+  }
+
+  #change() {
+    this.#isChanged = true;
+    this.#dialog.changed();
     this.#draw();
   }
 
@@ -183,8 +198,8 @@ class FrameDialog {
       this.#words.textContent = "The page cannot read this image. Save it, and choose the file.";
       return;
     }
-    this.#dialog.close();
-    this.#done({ image, mask });
+    if (this.#done({ image, mask })) this.#dialog.close();
+    else this.#words.textContent = NO_PLACE;
   }
 
   /** Mask of what is new: white around the old image, which is black. */

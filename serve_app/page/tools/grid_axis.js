@@ -6,16 +6,20 @@ import { Unreadable } from "../form/unreadable.js";
 
 const MOST_VALUES = 64;
 
-/** Fields that a grid can vary: `{key, title, field, put}`. `put(input, value)` returns the input with
- * this value. */
+/** Fields that a grid can vary: `{key, title, field}`. */
 export function variables(fields, input) {
   const own = fields
     .filter(({ kind }) => ["whole", "decimal", "choice", "switch"].includes(kind))
-    .map((field) => ({
-      ...{ key: field.name, title: field.title, field },
-      put: (given, value) => ({ ...given, [field.name]: value }),
-    }));
+    .map((field) => ({ key: field.name, title: field.title, field }));
   return [...own, ...scales(fields, input)];
+}
+
+/** `input` with a value of the variable `key`. */
+export function withValue(input, key, value) {
+  const place = /^loras\.(\d+)$/.exec(key)?.[1];
+  if (place === undefined) return { ...input, [key]: value };
+  const scaled = (lora, at) => (at === Number(place) ? { ...lora, scale: value } : lora);
+  return { ...input, loras: input.loras.map(scaled) };
 }
 
 /** Scale of each LoRA in the form. */
@@ -23,13 +27,8 @@ function scales(fields, input) {
   const rows = fields.find(({ name, kind }) => name === "loras" && kind === "rows");
   const field = rows?.items.find(({ name }) => name === "scale");
   if (field === undefined) return [];
-  return (input.loras ?? []).map((_, at) => ({
-    ...{ key: `loras.${at}`, title: `Scale of LoRA ${at + 1}`, field },
-    put: (given, scale) => ({
-      ...given,
-      loras: given.loras.map((lora, each) => (each === at ? { ...lora, scale } : lora)),
-    }),
-  }));
+  const titled = (_, at) => ({ key: `loras.${at}`, title: `Scale of LoRA ${at + 1}`, field });
+  return (input.loras ?? []).map(titled);
 }
 
 /** Controls for an axis: the field and its values. `changed()` is called after each change. */

@@ -1,4 +1,4 @@
-// LoRAs in the form: the choice of one that was uploaded or used before, and their trigger words.
+// LoRAs in the form: the choice of one that was registered, uploaded or used before, and their trigger words.
 
 import { openNew } from "../interface/dialog.js";
 import { element } from "../interface/element.js";
@@ -7,9 +7,10 @@ import { bytes } from "../interface/words.js";
 import { wordsOf } from "./safetensors.js";
 import { keepUsed, LORAS, usedTexts } from "../form/used.js";
 
-const FRESH_MS = 30_000;
+const SEARCH_MS = 250; // after a letter
+const MOST = 100; // LoRAs of an answer
 
-let asked = null; // {key, at, loras}: the last answer of the server
+let known = null; // {key, loras}: those that the server has named, by path
 
 /** Opens the choice of a LoRA for `control`, the path in a row. */
 export async function edit(control, rows, _field, api) {
@@ -17,9 +18,9 @@ export async function edit(control, rows, _field, api) {
   const list = element("div", { class: "targets" }, element("p", { class: "help" }, "Loading …"));
   const dialog = openNew("Choose a LoRA", "narrow", element("div", { class: "search" }, search), list);
   search.focus();
-  let known;
+  let all;
   try {
-    known = await knownLoras(api);
+    all = await knownLoras(api);
   } catch (error) {
     list.replaceChildren(element("p", { class: "problem" }, error.message));
     return;
@@ -32,13 +33,27 @@ export async function edit(control, rows, _field, api) {
   const draw = () => {
     const wanted = search.value.toLowerCase().split(/\s+/).filter(Boolean);
     const textOf = ({ name, path, words, base }) => [name, path, base, ...words].join(" ").toLowerCase();
-    const found = known.filter((lora) => wanted.every((each) => textOf(lora).includes(each)));
-    const none = known.length ? "No LoRA has these words." : NONE;
+    const found = all.filter((lora) => wanted.every((each) => textOf(lora).includes(each)));
+    const none = all.length ? "No LoRA has these words." : NONE;
     const shown = found.map((lora) => option(lora, choose));
     list.replaceChildren(...(shown.length ? shown : [element("p", { class: "help" }, none)]));
     roving(list, "button");
   };
-  search.addEventListener("input", draw);
+  let timer = null;
+  const look = async () => {
+    const words = search.value.trim();
+    if (words === "" || !all.hasMore) return;
+    const found = await namedLoras(api, words).catch(() => []); // what is here can be chosen
+    const here = new Set(all.map(({ path }) => path));
+    const others = found.filter(({ path }) => !here.has(path));
+    all.push(...others);
+    if (others.length && dialog.open) draw();
+  };
+  search.addEventListener("input", () => {
+    draw();
+    clearTimeout(timer);
+    timer = setTimeout(look, SEARCH_MS);
+  });
   draw();
 }
 
@@ -56,28 +71,31 @@ function option(lora, choose) {
   );
 }
 
-/** Uploaded LoRAs, and others that were used in this browser: `{path, name, base, size, words}`. */
+/** Registered and uploaded LoRAs, and others that were used in this browser: `{path, name, base, size,
+ * words}`. `hasMore` of the list: the server may have others, which a search finds. */
 async function knownLoras(api) {
-  const uploaded = await uploadedLoras(api);
+  const uploaded = await namedLoras(api, "");
   const paths = new Set(uploaded.map(({ path }) => path));
   const used = usedTexts(LORAS).filter((path) => !paths.has(path) && !/\/files\//.test(path));
   const others = used.map((path) => ({ path, name: nameOf(path), base: "", size: 0, words: [] }));
-  return [...uploaded, ...others];
+  return Object.assign([...uploaded, ...others], { hasMore: uploaded.length >= MOST });
 }
 
-async function uploadedLoras(api) {
-  if (asked?.key !== api.key || Date.now() - asked.at > FRESH_MS) {
-    const { loras } = await api.call("GET", "v1/loras?limit=100");
-    asked = { key: api.key, at: Date.now(), loras };
-  }
-  return asked.loras.map(({ path, name, base_model: base, size, trigger_words: words }) => ({
-    ...{ path, name, base: base ?? "", size, words },
+/** The latest LoRAs of the server whose names have these words. */
+async function namedLoras(api, words) {
+  const query = words === "" ? "" : `&q=${encodeURIComponent(words)}`;
+  const answer = await api.call("GET", `v1/loras?limit=${MOST}${query}`);
+  const found = answer.loras.map(({ path, name, size, ...lora }) => ({
+    ...{ path, name, size, base: lora.base_model ?? "", words: lora.trigger_words },
   }));
+  if (known?.key !== api.key) known = { key: api.key, loras: new Map() };
+  for (const each of found) known.loras.set(each.path, each);
+  return found;
 }
 
 function nameOf(path) {
   const [name] = path.split(/[?#@]/);
-  const last = name.split("/").filter(Boolean).pop() ?? path;
+  const last = name.replace(/^weights:/, "").split("/").filter(Boolean).pop() ?? path;
   return last.replace(/\.safetensors$/, "");
 }
 
@@ -87,7 +105,7 @@ export async function describe(control, rows, api) {
   if (typeof given === "string" && /^([\w.-]+\/[\w./@-]+|https?:\/\/\S+)$/.test(given)) keepUsed(LORAS, given);
   let words = [];
   try {
-    words = given instanceof File ? await wordsOf(given) : await uploadedWords(given, api);
+    words = given instanceof File ? await wordsOf(given) : await storedWords(given, api);
   } catch {
     // Without its words, a LoRA works too.
   }
@@ -95,13 +113,13 @@ export async function describe(control, rows, api) {
   control.words.replaceChildren(...words.map((word) => chip(word, rows)));
 }
 
-async function uploadedWords(path, api) {
-  if (!/\/files\//.test(path)) return [];
-  const find = async () => (await uploadedLoras(api)).find((each) => each.path === path)?.words;
-  const words = await find();
-  if (words !== undefined) return words;
-  asked = null; // it may have been uploaded just now
-  return (await find()) ?? [];
+/** Trigger words of a registered or an uploaded LoRA; none of others. */
+async function storedWords(given, api) {
+  if (!/\/files\/|^weights:./.test(given)) return [];
+  const path = given.split("?")[0]; // without a signature
+  const find = () => (known?.key === api.key ? known.loras.get(path)?.words : undefined);
+  if (find() === undefined) await namedLoras(api, nameOf(path));
+  return find() ?? [];
 }
 
 function chip(word, rows) {

@@ -1,40 +1,37 @@
 // Dialog in which a mask is painted on an image.
 
-import { openNew } from "../interface/dialog.js";
 import { element, freshId } from "../interface/element.js";
 import { Easel } from "./easel.js";
 import { MaskLayer } from "./mask_layer.js";
-import { button, imageRow, pictureAt, refuse } from "./picture.js";
+import { button, imageRow, NO_PLACE, pictureAt, refuse, WorkDialog } from "./picture.js";
 
 const TITLE = "Paint a mask";
 const HELP = "What you paint is redrawn. The rest stays as it is.";
-const DISCARD = "Press Escape again to discard this mask, or Enter to use it.";
 const EASEL =
   "Mask. Arrow keys move the brush, and it paints while you hold Space. Square brackets change its size.";
 
 /** Opens the dialog for the control of a mask. `rows` are those of the form, with the image. */
-export async function edit(control, rows, field) {
+export async function edit(control, rows, field, _api, address) {
   const source = imageRow(rows, field)?.control.shown() ?? null;
   const image = await pictureAt(source);
   if (image === null) return refuse(TITLE, source);
   const before = await pictureAt(control.shown());
-  new MaskDialog(image, before, (file) => control.load(file));
+  new MaskDialog(image, before, control, address);
 }
 
 class MaskDialog {
   #layer;
   #easel;
   #dialog;
-  #use;
+  #control;
   #erases = false;
-  #isWarned = false;
   #words = element("p", { class: "help", role: "status" }, HELP);
   #size;
   #soft = null;
   #tools = {};
 
-  constructor(image, before, use) {
-    this.#use = use;
+  constructor(image, before, control, address) {
+    this.#control = control;
     const sides = [image.naturalWidth, image.naturalHeight];
     const canvas = element("canvas", { width: sides[0], height: sides[1], class: "paint" });
     this.#layer = new MaskLayer(canvas);
@@ -47,12 +44,15 @@ class MaskDialog {
     this.#easel = new Easel([image, canvas], sides, act, EASEL);
     const most = Math.max(8, Math.round(Math.min(...sides) / 2));
     const bar = this.#bar(most);
-    const cancel = button("Cancel", () => this.#dialog.close());
+    const cancel = button("Cancel", () => this.#dialog.leave("Press Cancel"));
     const done = button("Use mask", () => this.#finish(), { class: "main" });
     const foot = element("div", { class: "foot" }, this.#words, cancel, done);
-    this.#dialog = openNew(TITLE, "full", bar, this.#easel.node, foot);
-    this.#dialog.addEventListener("cancel", (event) => this.#escape(event));
-    this.#dialog.addEventListener("keydown", (event) => this.#key(event));
+    const leaving = {
+      isChanged: () => this.#layer.canUndo,
+      ask: (words) => (this.#words.textContent = `${words} this mask, or Enter to use it.`),
+    };
+    this.#dialog = new WorkDialog(TITLE, address, leaving, bar, this.#easel.node, foot);
+    this.#dialog.node.addEventListener("keydown", (event) => this.#key(event));
     this.#resize(Math.round(most / 5));
     this.#changed();
     this.#easel.node.focus();
@@ -123,16 +123,8 @@ class MaskDialog {
   #changed() {
     this.#tools.undo.disabled = !this.#layer.canUndo;
     this.#tools.redo.disabled = !this.#layer.canRedo;
-    this.#isWarned = false;
+    this.#dialog.changed();
     this.#words.textContent = HELP;
-  }
-
-  /** The first Escape after a change asks, because it would lose what was painted. */
-  #escape(event) {
-    if (this.#isWarned || !this.#layer.canUndo) return;
-    event.preventDefault();
-    this.#isWarned = true;
-    this.#words.textContent = DISCARD;
   }
 
   #key(event) {
@@ -167,8 +159,12 @@ class MaskDialog {
       return;
     }
     const made = await this.#layer.png(Number(this.#soft?.value ?? 0));
+    if (!this.#control.node.isConnected) {
+      this.#words.textContent = NO_PLACE;
+      return;
+    }
     this.#dialog.close();
-    this.#use(new File([made], "mask.png", { type: "image/png" }));
+    this.#control.load(new File([made], "mask.png", { type: "image/png" }));
   }
 }
 

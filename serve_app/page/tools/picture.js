@@ -1,8 +1,13 @@
-// Images of the form that a tool works on.
+// Images of the form that a tool works on, and its dialog.
 
 import { BASE } from "../client/api.js";
-import { openNew } from "../interface/dialog.js";
+import { dialogOf, openNew, work } from "../interface/dialog.js";
 import { element } from "../interface/element.js";
+import { isExpired } from "../results/media.js";
+
+/** What a tool says whose result has no place any more. */
+export const NO_PLACE =
+  "The form shows another model now, which this is not for. Close this, and begin again.";
 
 /** Loads the image at `url`; null without one, or if another server has it. */
 export async function pictureAt(url) {
@@ -31,12 +36,100 @@ export function imageRow(rows, mask) {
 
 /** Opens a dialog that says why there is nothing to work on. */
 export function refuse(title, url) {
-  const words = url
-    ? "The page cannot show this image, because another server has it. Save it, and choose the file."
-    : "Choose the image first: a file, or a result by Use as input.";
+  const words = isExpired(url ?? "")
+    ? "The link to this image has expired. Choose the file, or use the result as input again."
+    : url
+      ? "The page cannot show this image, because another server has it. Save it, and choose the file."
+      : "Choose the image first: a file, or a result by Use as input.";
   openNew(title, "narrow", element("p", { class: "help" }, words));
 }
 
 export function button(words, click, attributes = {}) {
   return element("button", { type: "button", class: "quiet", click, ...attributes }, words);
+}
+
+/** Dialog in which the user makes something. It is an entry of the history, so Back leaves it. The user
+ * is asked before something unused is lost. */
+export class WorkDialog {
+  #act;
+  #address;
+  #node;
+  #isWarned = false;
+  #isAside = false; // until the user has signed in again
+  #isReturning = false; // to its entry of the history, which the user has left
+
+  /** `act` has `isChanged()`, which is true if something would be lost, and `ask(words)`, which shows
+   * a question. `address` is the page's. */
+  constructor(title, address, act, ...content) {
+    this.#act = act;
+    this.#address = address;
+    this.#node = dialogOf(title, "full", content);
+    this.#node.querySelector(".close").addEventListener("click", () => this.leave("Press ×"));
+    this.#node.addEventListener("cancel", (event) => {
+      if (!this.leave("Press Escape")) event.preventDefault();
+    });
+    this.#node.addEventListener("close", () => {
+      if (this.#isAside) return;
+      this.#end();
+      this.#node.remove();
+    });
+    work.dialog = this;
+    address.go({ tool: "1" });
+    document.body.append(this.#node);
+    this.#node.showModal();
+  }
+
+  get node() {
+    return this.#node;
+  }
+
+  /** Notes a change: the next attempt to leave asks again. */
+  changed() {
+    this.#isWarned = false;
+  }
+
+  /** Closes it; asks first if something would be lost. False if it stays. `how` says what the user did. */
+  leave(how) {
+    if (this.#isWarned || !this.#act.isChanged()) {
+      this.close();
+      return true;
+    }
+    this.#isWarned = true;
+    this.#act.ask(`${how} again to discard`);
+    return false;
+  }
+
+  close() {
+    this.#isAside = false;
+    this.#end();
+    if (this.#node.open) this.#node.close();
+    else this.#node.remove();
+  }
+
+  #end() {
+    if (work.dialog !== this) return;
+    work.dialog = null;
+    this.#address.leave("tool");
+  }
+
+  /** Hides it with what is in it, until `follow` is called. */
+  putAside() {
+    this.#isAside = true;
+    this.#node.close();
+  }
+
+  /** Follows the address; true if nothing may change behind it, because the user is asked first. */
+  follow() {
+    const isHere = this.#address.now.tool !== null;
+    if (this.#isAside) {
+      this.#isAside = false;
+      this.#address.go({ tool: "1" });
+      this.#node.showModal();
+      return false;
+    }
+    const stays = !isHere && (this.#isReturning || !this.leave("Go back"));
+    this.#isReturning = stays;
+    if (stays) history.forward();
+    return stays;
+  }
 }

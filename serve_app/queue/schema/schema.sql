@@ -118,6 +118,7 @@ CREATE TABLE requests (
     fell_back_to text,
     fell_back_for text,
     steps_stay boolean DEFAULT false NOT NULL,
+    draft_bytes bigint,
     CONSTRAINT requests_check CHECK (((state = 'running') = (lease_until IS NOT NULL))),
     CONSTRAINT requests_follows_check CHECK (((state = 'following') = (follows IS NOT NULL))),
     CONSTRAINT requests_forgetting_check CHECK ((forgetting = ANY (ARRAY['input', 'outcome', 'done']))),
@@ -156,6 +157,7 @@ CREATE INDEX requests_unsuccessful ON requests (tenant, endpoint, finished_at DE
 CREATE INDEX requests_unsuccessful_of_all ON requests (id DESC) WHERE ((state = ANY (ARRAY['failed', 'cancelled', 'expired'])) AND (deleted_at IS NULL));
 CREATE INDEX requests_unsuccessful_of_tenant ON requests (tenant, id DESC) WHERE ((state = ANY (ARRAY['failed', 'cancelled', 'expired'])) AND (deleted_at IS NULL));
 CREATE INDEX requests_wished ON requests (tenant, reuse_digest) WHERE ((leads IS NOT NULL) AND (outcome IS NULL));
+CREATE INDEX requests_with_drafts ON requests (tenant) INCLUDE (draft_bytes) WHERE ((draft_bytes IS NOT NULL) AND (outcome IS NULL));
 CREATE INDEX requests_with_prompts ON requests (tenant, id) WHERE ((forgetting IS NULL) AND (outcome IS NOT NULL) AND (deleted_at IS NULL));
 
 CREATE TABLE attempts (
@@ -304,6 +306,8 @@ CREATE UNLOGGED TABLE replicas (
     on_disk json DEFAULT '[]' NOT NULL,
     not_kept json DEFAULT '[]' NOT NULL,
     keep json,
+    memory_used bigint,
+    memory_total bigint,
     CONSTRAINT replicas_pkey PRIMARY KEY (replica_id)
 )
 WITH (fillfactor='50', autovacuum_vacuum_scale_factor='0.01');
@@ -864,6 +868,14 @@ CREATE TABLE comfyui_files (
 );
 ALTER TABLE ONLY comfyui_files ALTER COLUMN content SET STORAGE EXTERNAL;
 
+CREATE TABLE sign_in_links (
+    digest bytea NOT NULL,
+    key_id text NOT NULL,
+    expires_at timestamptz NOT NULL,
+    CONSTRAINT sign_in_links_pkey PRIMARY KEY (digest)
+);
+CREATE INDEX sign_in_links_by_expiry ON sign_in_links (expires_at);
+
 CREATE FUNCTION add_to_upload_totals() RETURNS trigger
     LANGUAGE plpgsql
     AS $$
@@ -900,6 +912,7 @@ DECLARE
     begun timestamptz;
     q tenant_quotas%ROWTYPE;
     each numeric;
+    summed boolean := false;
 BEGIN
     INSERT INTO tenant_quotas (tenant) VALUES (of_tenant) ON CONFLICT DO NOTHING;
     SELECT * INTO q FROM tenant_quotas WHERE tenant = of_tenant FOR UPDATE;
@@ -917,10 +930,12 @@ BEGIN
             END IF;
             q.unit := of_unit; q.currency := of_currency;
             q.period := begun; q.settled := 0; q.settled_at := begun;
+            summed := true;
         ELSIF q.settled_at < at - settle_after THEN
             q.settled := q.settled
                 + budget_freed(of_tenant, q.period, q.settled_at, at - late);
             q.settled_at := at - late;
+            summed := true;
         END IF;
         free := budget - q.reserved + q.settled
             + budget_freed(of_tenant, q.period, q.settled_at, 'infinity');
@@ -943,7 +958,7 @@ BEGIN
         reset_s := extract(epoch FROM q.tat - at);
         remaining := greatest(0, floor(burst - reset_s / every_s));
     END IF;
-    IF '' = ANY(verdicts) THEN
+    IF summed OR '' = ANY(verdicts) THEN
         UPDATE tenant_quotas t SET tat = q.tat, unit = q.unit, currency = q.currency,
             period = q.period, reserved = q.reserved, settled = q.settled,
             settled_at = q.settled_at
@@ -1012,7 +1027,16 @@ CREATE FUNCTION forget_drafts() RETURNS trigger
     LANGUAGE plpgsql
     AS $$
 BEGIN
-    WITH gone AS (DELETE FROM drafts WHERE request_id = OLD.id RETURNING key)
+    WITH own AS (
+        SELECT d.id, d.key, coalesce(d.held_until > now(), false) OR EXISTS (
+            SELECT FROM requests r WHERE r.draft_key = d.key AND r.outcome IS NULL) AS used
+        FROM drafts d WHERE d.request_id = OLD.id
+        FOR UPDATE OF d
+    ),
+    outdated AS (
+        UPDATE drafts d SET expires_at = least(d.expires_at, now()) FROM own o WHERE d.id = o.id AND o.used
+    ),
+    gone AS (DELETE FROM drafts d USING own o WHERE d.id = o.id AND NOT o.used RETURNING d.key)
     INSERT INTO unwanted (key, due_at) SELECT key, now() FROM gone ON CONFLICT (key) DO NOTHING;
     RETURN NULL;
 END

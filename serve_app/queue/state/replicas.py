@@ -20,12 +20,14 @@ UPSERT = """
 -- name: write_replicas
 INSERT INTO replicas AS r (
     replica_id, actor_id, pool, stage, detail, loading, slots, busy_at, hot, warm, on_disk,
-    not_kept, node, device)
+    not_kept, node, device, memory_used, memory_total)
 SELECT replica, actor, pool, stage, detail, loading, coalesce(slots, 1),
-       CASE WHEN busy THEN now() END, hot, warm, on_disk, not_kept, node, device
+       CASE WHEN busy THEN now() END, hot, warm, on_disk, not_kept, node, device, memory_used,
+       memory_total
 FROM json_to_recordset(%(seen)s::json) AS x(
     replica text, actor text, pool text, stage text, detail text, loading json, slots integer,
-    busy boolean, hot json, warm json, on_disk json, not_kept json, node text, device text)
+    busy boolean, hot json, warm json, on_disk json, not_kept json, node text, device text,
+    memory_used bigint, memory_total bigint)
 ORDER BY replica
 ON CONFLICT (replica_id) DO UPDATE SET
     actor_id = excluded.actor_id,
@@ -41,6 +43,8 @@ ON CONFLICT (replica_id) DO UPDATE SET
     not_kept = excluded.not_kept,
     node = coalesce(nullif(excluded.node, ''), r.node),
     device = coalesce(nullif(excluded.device, ''), r.device),
+    memory_used = coalesce(excluded.memory_used, r.memory_used),
+    memory_total = coalesce(excluded.memory_total, r.memory_total),
     seen_at = now()
 """
 TOUCH = """
@@ -107,6 +111,7 @@ class ReplicaRegistry:
             "not_kept": [(name, messages.clean(why)) for name, why in ask.not_kept],
             "node": ask.node,
             "device": ask.device,
+            **_memory(ask.memory),
         }
         _, last = self._weights.get(ask.replica_id, (0.0, None))
         if last is not None and ask.hot != last.hot:
@@ -179,7 +184,13 @@ def _row(presence: Presence) -> dict[str, Any]:
         "not_kept": (),
         "node": presence.node,
         "device": "",
+        **_memory(None),
     }
+
+
+def _memory(figures: tuple[int, int] | None) -> dict[str, int | None]:
+    used, total = figures or (None, None)
+    return {"memory_used": used, "memory_total": total}
 
 
 def _loads(poll_or_report: Presence | Ask | Report) -> dict[str, Any]:
@@ -193,14 +204,14 @@ SELECT = """
 -- name: show_replicas
 SELECT replica_id, pool, stage, detail, loading, slots, hot, warm,
        extract(epoch FROM now() - seen_at)::double precision, node, device, on_disk, not_kept,
-       coalesce(keep, '[]'::json)
+       coalesce(keep, '[]'::json), memory_used, memory_total
 FROM replicas
 WHERE seen_at > now() - make_interval(secs => %(within_s)s)
 ORDER BY pool, replica_id
 """
 NAMES = (
     *("replica_id", "pool", "stage", "detail", "loading", "slots", "hot", "warm", "seen_s"),
-    *("node", "device", "on_disk", "not_kept", "keep"),
+    *("node", "device", "on_disk", "not_kept", "keep", "memory_used", "memory_total"),
 )
 
 

@@ -28,17 +28,22 @@ READ = """
 -- name: read_catalog_entries
 SELECT endpoint, entry, changed_at, changed_by FROM catalog_entries ORDER BY endpoint
 """
-PUT = """
+_PUT = """
 WITH stored AS (
     INSERT INTO catalog_entries (endpoint, entry, changed_by)
     VALUES (%(endpoint)s, %(entry)s::json, %(actor)s)
-    ON CONFLICT (endpoint) DO UPDATE
-    SET entry = excluded.entry, changed_at = clock_timestamp(), changed_by = excluded.changed_by
+    ON CONFLICT (endpoint) {existing}
     RETURNING endpoint, entry
 )
 INSERT INTO audit (actor, address, action, subject, detail)
 SELECT %(actor)s, %(address)s, 'model.add', endpoint, json_build_object('entry', entry) FROM stored
+RETURNING id
 """
+PUT = _PUT.format(
+    existing="""DO UPDATE
+    SET entry = excluded.entry, changed_at = clock_timestamp(), changed_by = excluded.changed_by"""
+)
+ADD = _PUT.format(existing="DO NOTHING")
 REMOVE = f"""
 WITH unfinished AS (
     SELECT count(*) AS number FROM (
@@ -92,6 +97,10 @@ class CatalogEntries(Protocol):
         """Add an entry, or replace the one with this id."""
         ...
 
+    async def add(self, endpoint: str, entry: Mapping[str, Any], actor: Actor) -> bool:
+        """Add an entry. False: one with this id is stored already, and stays."""
+        ...
+
     async def remove(self, endpoint: str, actor: Actor, *, force: bool) -> EntryRemoval:
         """Remove an entry. Without ``force``, not while it has unfinished requests."""
         ...
@@ -113,6 +122,10 @@ class PostgresCatalogEntries:
     async def put(self, endpoint: str, entry: Mapping[str, Any], actor: Actor) -> None:
         given = {"endpoint": endpoint, "entry": compact(entry), **audit_columns(actor)}
         await self._database.rows(PUT, given)
+
+    async def add(self, endpoint: str, entry: Mapping[str, Any], actor: Actor) -> bool:
+        given = {"endpoint": endpoint, "entry": compact(entry), **audit_columns(actor)}
+        return bool(await self._database.rows(ADD, given))
 
     async def remove(self, endpoint: str, actor: Actor, *, force: bool) -> EntryRemoval:
         given = {"endpoint": endpoint, "force": force, **audit_columns(actor)}

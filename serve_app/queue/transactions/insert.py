@@ -124,7 +124,7 @@ WITH {{source}} AS (
         work double precision, expected_s double precision, head_start_s double precision,
         alone boolean, previews boolean, warnings json, replica text, actor text, key text,
         body text, reuse text, forgetting text, retries text, webhook text, origin text,
-        shown text, large integer, trace text, words tsvector, draft_key text,
+        shown text, large integer, trace text, words tsvector, draft_key text, draft_bytes bigint,
         key_id text, price jsonb, reserved numeric, file_access text,
         upload_policy text, fallback json, shadow text, steps_stay boolean)
 ),{{admitted}}
@@ -146,8 +146,8 @@ stored AS (
         work, expected_s, alone, previews, events, idempotency_key, body_digest, reuse_digest,
         forgetting, retries_left, webhook_url, webhook_origin, leads, follows, state, attempt,
         replica_id, actor_id, lease_nonce,
-        lease_until, started_at, trace, draft_key, key_id, price, reserved, file_access,
-        upload_policy, fallback, steps_stay)
+        lease_until, started_at, trace, draft_key, draft_bytes, key_id, price, reserved,
+        file_access, upload_policy, fallback, steps_stay)
     SELECT id, tenant, endpoint, digest, pool, priority,
            coalesce(input, (%(large)s::text[])[large])::json, shown::json,
            -- A request that has not started by its overall deadline has expired too.
@@ -164,7 +164,7 @@ stored AS (
            CASE here WHEN 1 THEN actor END,
            here * {NEW_NONCE},
            CASE here WHEN 1 THEN now() + make_interval(secs => %(first_lease_s)s) END,
-           CASE here WHEN 1 THEN now() END, trace, draft_key, key_id, price, reserved,
+           CASE here WHEN 1 THEN now() END, trace, draft_key, draft_bytes, key_id, price, reserved,
            file_access, upload_policy, fallback, steps_stay
     FROM placed
     -- Keys in one order: two statements that insert the same keys do not deadlock.
@@ -372,6 +372,7 @@ def _row(n: int, each: NewRow) -> dict[str, Any]:
         "forgetting": None if new.store_io else Redacted.INPUT,
         "retries": retries_column(new.retries),
         "draft_key": new.draft_key,
+        "draft_bytes": new.draft_bytes or None,
         "file_access": new.file_access_id or None,
         "upload_policy": new.upload_policy.to_json() if new.upload_policy else None,
         "reserved": None if each.reserved is None else str(each.reserved),

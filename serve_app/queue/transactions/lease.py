@@ -77,8 +77,10 @@ EXPECTED_S = 7 * 3600.0
 named it. Longer than the ticket is valid."""
 
 EXPECT = """
--- name: expect_file
-INSERT INTO unwanted (key, due_at) VALUES (%(key)s, now() + make_interval(secs => %(after_s)s))
+-- name: expect_files
+INSERT INTO unwanted (key, due_at)
+SELECT key, now() + make_interval(secs => %(after_s)s)
+FROM json_array_elements_text(%(keys)s::json) AS key
 ON CONFLICT (key) DO UPDATE SET due_at = excluded.due_at
 """
 
@@ -92,10 +94,11 @@ class ExecutorLeases:
     async def is_held(self, held: LeaseKey) -> bool:
         return await is_held(self._database, held)
 
-    async def expect_file(self, key: str) -> None:
-        """Mark a file for deletion before it is uploaded. It is kept while its attempt holds the
-        lease, and when the attempt succeeds with it."""
-        await self._database.rows(EXPECT, {"key": key, "after_s": EXPECTED_S})
+    async def expect_files(self, keys: Sequence[str]) -> None:
+        """Mark files of an attempt for deletion before they are uploaded. They are kept while the
+        attempt holds the lease, and when it succeeds with them."""
+        found = {"keys": messages.compact(keys), "after_s": EXPECTED_S}
+        await self._database.rows(EXPECT, found)
 
 
 # Contention with other ingress processes. Pure.

@@ -12,7 +12,7 @@ import pytest
 
 from serve_app.catalog.catalog import Catalog, load
 from serve_app.catalog.fields.drafts import beneath, makes_drafts
-from serve_app.catalog.work import expected_quantities, work_of
+from serve_app.catalog.work import drafting_of, expected_quantities, work_of
 from serve_app.domain.billing.price import PriceUnit
 from serve_app.domain.endpoint import Endpoint, Weights
 from serve_app.domain.errors import InvalidInput
@@ -199,3 +199,12 @@ def test_an_entry_that_names_a_class_without_drafts_makes_none() -> None:
     assert makes_drafts(endpoint)
     named = replace(endpoint, options={"pipeline": "KandinskyCombinedPipeline"})
     assert not makes_drafts(named)
+
+
+@pytest.mark.parametrize("value", [True, "rough", 3, [1], {}, {"count": "two", "until": 0.5}, None])
+def test_a_field_of_an_app_that_is_called_draft_makes_no_drafts(value: Any) -> None:
+    own = {"prompt": "x", "num_images": 2, "draft": value}
+    without = {"prompt": "x", "num_images": 2}
+    assert drafting_of(own) is None
+    assert work_of(own) == work_of(without)
+    assert expected_quantities(own) == expected_quantities(without)

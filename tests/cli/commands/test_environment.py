@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shlex
+import ssl
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -15,7 +16,11 @@ from click.testing import CliRunner
 
 from serve_app.cli.commands import environment
 from serve_app.cli.commands.environment import REDIRECT, SHELLS
+from serve_app.cli.connection.contexts import Contexts, write_contexts
+from serve_app.cli.connection.remote import Remote
 from serve_app.cli.main import main
+from serve_app.gateway.certificate_authority import CertificateAuthority
+from serve_app.telemetry.clock import SystemClock
 
 KEY = "key-id:secret"
 BEGINS = {"sh": "export {}=", "fish": "set -gx {} ", "powershell": "$env:{} = "}
@@ -154,3 +159,31 @@ def test_a_quote_in_a_path_stays_a_quote(tmp_path: Path) -> None:
     folder = installed(tmp_path / "it's", **PORTS)
     (line,) = (one for one in env(folder).splitlines() if "SSL_CERT_FILE" in one)
     assert shlex.split(line) == ["export", f"SSL_CERT_FILE={folder}/tls/bundle.pem"]
+
+
+def test_a_private_authority_elsewhere_is_trusted_besides_all_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
+    private = CertificateAuthority(tmp_path / "theirs", (), SystemClock())
+    private.ensure()
+    theirs = str(private.certificate)
+    lab = Remote("https://gpu.example:8443", KEY, theirs)
+    write_contexts(Contexts("lab", {"lab": lab}))
+    words = ["env", "--mode", "hosts", "--context", "lab"]
+    seen = exported(CliRunner().invoke(main, words).stdout, {})
+    assert seen["NODE_EXTRA_CA_CERTS"] == theirs
+    bundle = Path(seen["SSL_CERT_FILE"])
+    assert {seen["REQUESTS_CA_BUNDLE"], seen["CURL_CA_BUNDLE"]} == {str(bundle)}
+    assert Path(theirs).read_text().strip() in bundle.read_text()
+    assert len(ssl.create_default_context(cafile=str(bundle)).get_ca_certs()) > 50
+    shown = json.loads(CliRunner().invoke(main, [*words, "--json"]).stdout)
+    assert (shown["certificate"], shown["bundle"]) == (theirs, str(bundle))
+    monkeypatch.setenv("SSL_CERT_FILE", str(bundle))
+    size = bundle.stat().st_size
+    assert CliRunner().invoke(main, words).exit_code == 0
+    assert bundle.stat().st_size == size, "it is not added to itself"
+    private.certificate.unlink()
+    gone = CliRunner().invoke(main, words)
+    assert gone.exit_code == 1
+    assert f"{theirs} cannot be read" in gone.output

@@ -5,6 +5,10 @@ from __future__ import annotations
 import json
 from typing import Any
 
+import httpx
+
+from tests.wire.served import Address
+
 
 def test_a_key_has_the_scopes_endpoints_and_end_that_were_asked_for(darkroom: Any) -> None:
     options = ("--scope", "submit", "--scope", "read", "--endpoint", "fal-ai/flux/*")
@@ -23,6 +27,19 @@ def test_a_rotation_prints_only_the_new_key(darkroom: Any) -> None:
     assert fresh.count("\n") == 1
     assert not fresh.startswith(old)
     assert "rotated before" in darkroom("keys", "rotate", old, fails=True).stderr
+
+
+def test_a_link_signs_one_browser_in(darkroom: Any, address: Address) -> None:
+    printed = darkroom("keys", "link").stdout.strip()
+    origin, _, token = printed.partition("/#link=")
+    assert origin == address.url
+    take = f"{address.url}/v1/sign-in/links/take"
+    assert httpx.post(take, json={"token": token}, timeout=30).status_code == 201
+    assert httpx.post(take, json={"token": token}, timeout=30).status_code == 401
+    elsewhere = ("--at", "https://gpu.example.org/", "--for", "10m", "--json")
+    answer = json.loads(darkroom("keys", "link", *elsewhere).stdout)
+    assert answer["url"].startswith("https://gpu.example.org/#link=")
+    assert "from 1m to 7d" in darkroom("keys", "link", "--for", "30d", fails=True).stderr
 
 
 def test_a_tenant_is_created_changed_disabled_and_enabled(darkroom: Any) -> None:

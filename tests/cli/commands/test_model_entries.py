@@ -107,20 +107,38 @@ def test_a_branch_of_the_hub_is_pinned_and_what_is_not_here_is_pulled(
 ) -> None:
     ran = typed(data_dir, "add", "house/portraits", "--weights", "house/portraits@main")
     assert ran.exit_code == 0, ran.output
-    assert "`darkroom models pull house/portraits` does it now." in ran.output
+    there = f"`darkroom models pull house/portraits --data-dir {data_dir}` does it now."
+    assert there in ran.output
     assert "licence  house-licence" in ran.output
     shown = json.loads(typed(data_dir, "--json").output)["models"]
     (mine,) = [each for each in shown if each["endpoint_id"] == "house/portraits"]
     assert mine["darkroom"]["weights"] == {"source": "house/portraits", "revision": COMMIT}
+    pulled = typed(data_dir, "pull", "house/portraits", "--yes")
+    assert pulled.exit_code == 0, pulled.output
+    assert "ok       house/portraits: " in pulled.output
     monkeypatch.setenv("DARKROOM_DATA_DIR", str(data_dir))
     pulled = CliRunner().invoke(main, ["models", "pull", "house/portraits"])
     assert pulled.exit_code == 0, pulled.output
-    assert "ok       house/portraits: " in pulled.output
     again = added(
         *(data_dir, "house/portraits", "--weights", f"house/portraits@{COMMIT}"),
         *("--replace", "--dry-run"),
     )
     assert again["weights_are_here"]
+
+
+def test_weights_of_a_server_elsewhere_are_pulled_on_its_machine(
+    data_dir: Path, hub: HubServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url = json.loads((data_dir / "run.json").read_text())["url"]
+    at = ("--url", url, "--key", (data_dir / "api_key").read_text())
+    words = ("models", *at, "add", "house/portraits", "--weights", "house/portraits@main")
+    ran = CliRunner().invoke(main, words)
+    assert ran.exit_code == 0, ran.output
+    assert f"`darkroom models pull house/portraits` on the machine of {url} does" in ran.output
+    monkeypatch.setenv("DARKROOM_DATA_DIR", str(data_dir))
+    assert typed(data_dir, "pull", "house/portraits", "--yes").exit_code == 0
+    ran = CliRunner().invoke(main, [*words, "--replace"])
+    assert "on the machine of" in ran.output, "the weights are on this machine, perhaps not there"
 
 
 def test_a_similar_endpoint_lends_everything_but_what_describes_its_weights(

@@ -4,13 +4,14 @@ checks, against a fake hub and without a running Darkroom."""
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
 
-from serve_app.cli.commands import model_list
+from serve_app.cli.commands import model_list, models
 from serve_app.cli.doctor import checks
 from serve_app.cli.main import main
 from serve_app.cli.serve import greeting
@@ -109,6 +110,21 @@ def test_on_a_terminal_no_is_an_answer(hub: HubServer, monkeypatch: pytest.Monke
     assert hub.downloads(UNET) == []
 
 
+@pytest.mark.parametrize("columns", [24, 40])
+def test_the_progress_stays_in_one_line_of_the_terminal(
+    hub: HubServer, monkeypatch: pytest.MonkeyPatch, columns: int
+) -> None:
+    monkeypatch.setattr("click.testing._NamedTextIOWrapper.isatty", lambda _: True, raising=False)
+    monkeypatch.setattr(models, "columns_of", lambda _: columns)
+    ran = CliRunner().invoke(main, ["models", "pull", "house/draw", "-y"])
+    assert ran.exit_code == 0, ran.output
+    drawn = re.sub(r"\x1b\[[?0-9]*[a-z]", "", ran.stderr).removesuffix("\n")
+    lines = drawn.split("\r")[1:]
+    assert max(map(len, lines)) < columns
+    assert "100%" in lines[-1]
+    assert lines[-1].startswith("house/" if columns == 40 else "")
+
+
 def test_one_that_cannot_be_had_keeps_the_others_from_nothing(hub: HubServer) -> None:
     ran = typed("pull", "house/other", "house/draw")
     assert ran.exit_code == 1
@@ -153,7 +169,11 @@ def test_the_start_says_what_is_not_here_yet(hub: HubServer, tmp_path: Path) -> 
     assert f"{NAME}@{COMMIT[:12]}: {SIZE} MB to download" in text
     assert "licence  House Licence 1" in text
     assert "recipe   bfloat16" in text
-    assert "GB are free. `darkroom models pull`" in text
+    assert "GB are free. `darkroom models pull` downloads them now." in text
+    said.clear()
+    greeting.print_missing_weights(Config(data_dir=tmp_path / "its data"), said.append)
+    pull = f"darkroom models pull --data-dir '{tmp_path / 'its data'}'"
+    assert f"GB are free. `{pull}` downloads them now." in said[-1]
     typed("pull")
     said.clear()
     greeting.print_missing_weights(Config(), said.append)
@@ -174,7 +194,7 @@ def test_a_hub_that_does_not_answer_does_not_hold_the_start_up(
     hub.hold_after["model_index.json"] = 0
     said: list[str] = []
     greeting.print_missing_weights(Config(), said.append)
-    assert said == [greeting.HUB_TIMEOUT_MESSAGE]
+    assert said == [greeting.HUB_TIMEOUT_MESSAGE.format(pull="darkroom models pull")]
 
 
 def test_demo_models_need_no_notice(hub: HubServer) -> None:

@@ -11,8 +11,8 @@ from tests.wire.served import Address
 PROBE = "test/probe"
 
 
-def submitted(address: Address) -> str:
-    headers = {"Authorization": f"Key {address.key}"}
+def submitted(address: Address, key: str = "") -> str:
+    headers = {"Authorization": f"Key {key or address.key}"}
     answer = httpx.post(f"{address.url}/queue/{PROBE}", headers=headers, json={}, trust_env=False)
     return str(answer.json()["request_id"])
 
@@ -38,6 +38,14 @@ def test_a_request_is_requeued_and_failed(darkroom: Any, address: Address) -> No
     assert "ended already" in darkroom("requests", "fail", request_id, fails=True).stderr
     assert reason in darkroom("requests", "show", request_id).stdout
     assert f"request.fail  {request_id}" in darkroom("audit").stdout
+
+
+def test_an_operator_cancels_a_request_of_another_tenant(darkroom: Any, address: Address) -> None:
+    created = darkroom("keys", "create", "theirs", "--tenant", "studio-a", "--json").stdout
+    request_id = submitted(address, json.loads(created)["key"])
+    assert "no request" in darkroom("requests", "cancel", request_id, fails=True).stderr
+    command = ("requests", "cancel", request_id, "--tenant", "studio-a")
+    assert darkroom(*command).stdout == "cancelled\n"
 
 
 def test_a_request_gets_another_priority(darkroom: Any, address: Address) -> None:

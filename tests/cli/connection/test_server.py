@@ -194,7 +194,13 @@ def test_an_address_is_an_origin(url: str, expected: str) -> None:
     assert origin(url) == expected
 
 
-@pytest.mark.parametrize("url", ["ftp://gpu", "http://", "https://gpu/queue", "https://a:b@gpu"])
+@pytest.mark.parametrize(
+    "url",
+    [
+        *("ftp://gpu", "http://", "https://gpu/queue", "https://a:b@gpu"),
+        *("http://[::1", "http://localhost:abc", "http://localhost:99999"),
+    ],
+)
 def test_an_address_with_more_or_less_is_refused(url: str) -> None:
     with pytest.raises(Misconfigured, match="http"):
         origin(url)
@@ -213,3 +219,71 @@ def test_an_address_with_more_or_less_is_refused(url: str) -> None:
 )
 def test_a_key_in_clear_text_on_a_network_is_noticed(url: str, readable: bool) -> None:
     assert Remote(url, "a:b").readable_on_the_way == readable
+
+
+def test_options_of_the_server_before_a_subcommand_hold_for_it(address: Address) -> None:
+    at = ("--url", address.url, "--key", address.key, "--json")
+    assert json.loads(darkroom("models", *at, "check").output)["mistakes"] == []
+    assert json.loads(darkroom("usage", *at, "report").output)["fal_cost"] == 0
+    assert "entries" in json.loads(darkroom("audit", *at, "verify").output)
+    here = ("--url", address.url)
+    assert "0 mistakes" in darkroom("models", *here, "check", "--key", address.key).output
+
+
+def test_two_values_of_an_option_before_and_after_a_subcommand_contradict_each_other(
+    address: Address,
+) -> None:
+    at = ("--url", address.url, "--key", address.key)
+    said = darkroom("models", *at, "check", "--url", "http://127.0.0.1:9", fails=True).output
+    assert "--url has one value before the subcommand and another one after it." in said
+
+
+@pytest.mark.parametrize(
+    ("words", "option"),
+    [
+        (("models", "--url", "http://a", "pull"), "--url"),
+        (("usage", "--by", "tenant", "report"), "--by"),
+        (("audit", "--limit", "3", "verify"), "--limit"),
+        (("contexts", "--json", "use", "--local"), "--json"),
+    ],
+)
+def test_an_option_that_a_subcommand_does_not_have_is_refused(
+    words: tuple[str, ...], option: str
+) -> None:
+    said = darkroom(*words, fails=True).output
+    assert f"does not have the option {option}." in said
+
+
+def test_what_needs_no_darkroom_does_not_look_for_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DARKROOM_URL", "https://elsewhere.example")  # without a key
+    monkeypatch.setenv("DARKROOM_DEMO", "1")
+    monkeypatch.setenv("DARKROOM_WEIGHTS_DIR", str(tmp_path / "store"))
+    catalogue = tmp_path / "models.yaml"
+    catalogue.write_text("built_in: false\nendpoints: {}\n")
+    monkeypatch.setenv("DARKROOM_MODELS", str(catalogue))
+    assert "0 mistakes" in darkroom("models", "check", str(catalogue)).output
+    assert "Nothing to download" in darkroom("models", "pull").output
+
+
+@pytest.mark.parametrize("url", ["http://[::1", "http://localhost:abc", "http://a b"])
+def test_an_address_that_is_none_is_reported_in_a_sentence(url: str) -> None:
+    ran = darkroom("status", "--url", url, "--key", "a:b", fails=True)
+    assert isinstance(ran.exception, SystemExit)
+    assert f"{url} is not the address of a Darkroom." in ran.output
+
+
+@pytest.mark.parametrize("key", ["id:schlüssel", "id:se\udcffcret", "id:a\nb"])
+def test_a_key_that_is_none_is_reported_without_it(key: str) -> None:
+    ran = darkroom("status", "--url", "http://127.0.0.1:9", "--key", key, fails=True)
+    assert isinstance(ran.exception, SystemExit)
+    assert "The API key has characters that no API key has." in ran.output
+    assert "id:" not in ran.output
+
+
+def test_an_argument_that_is_not_utf_8_is_reported_in_a_sentence(address: Address) -> None:
+    at = ("--url", address.url, "--key", address.key)
+    ran = darkroom("keys", "create", "a\udcff", *at, fails=True)
+    assert isinstance(ran.exception, SystemExit)
+    assert "not text in UTF-8" in ran.output

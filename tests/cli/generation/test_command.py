@@ -54,7 +54,7 @@ class Shell:
     def __init__(self, data_dir: Path) -> None:
         self._data_dir = data_dir
 
-    def __call__(self, *words: str, typed: str | None = None) -> Result:
+    def __call__(self, *words: str, typed: str | bytes | None = None) -> Result:
         given = ["generate", *words, "--data-dir", str(self._data_dir)]
         return CliRunner().invoke(main, given, input=typed)
 
@@ -91,6 +91,20 @@ def test_without_a_name_the_file_is_of_the_kind_that_the_endpoint_makes(
     assert [each.name for each in here.iterdir()] == [file]
 
 
+@pytest.mark.parametrize(
+    ("field", "file"),
+    [('output_format="jpeg"', "out.jpg"), ("output_format=webp", "out.webp")],
+)
+def test_without_a_name_the_file_has_the_format_of_the_field(
+    generate: Shell, here: Path, field: str, file: str
+) -> None:
+    made = generate("x", "-m", "test/images", "--field", field)
+    assert made.exit_code == 0, made.output
+    assert [each.name for each in here.iterdir()] == [file]
+    named = generate("x", "-m", "test/images", "--field", field, "-o", f"named{Path(file).suffix}")
+    assert named.exit_code == 0, named.output
+
+
 def test_files_that_exist_are_kept_and_the_new_ones_are_numbered(
     generate: Shell, here: Path
 ) -> None:
@@ -114,6 +128,15 @@ def test_files_that_exist_are_kept_and_the_new_ones_are_numbered(
         (["-m", "fal-ai/flux/schnell", "--strength", "0.5"], "--strength (strength): "),
         (["-o", "-", "--json"], "Leave out --json"),
         (["-o", "-", "-n", "2"], "Leave out --count"),
+        (["--strength", "nan"], "--strength (strength) is NaN or infinite"),
+        (["--field", "strength=NaN"], "--field strength is NaN or infinite"),
+        (["--field", 'a={"b": [-Infinity]}'], "--field a is NaN or infinite"),
+        (["--field", 'a=["\\ud800"]'], "--field a is not text in UTF-8"),
+        (["--field", "a\udcff=1"], "--field a\N{REPLACEMENT CHARACTER} is not text in UTF-8"),
+        (
+            ["-o", "x.png", "-m", "test/images", "--field", "output_format=jpeg"],
+            "-o x.png and --field output_format=jpeg name two formats.",
+        ),
     ],
     ids=lambda each: each if isinstance(each, str) else " ".join(each),
 )
@@ -125,6 +148,15 @@ def test_a_mistake_is_found_before_anything_is_generated(
     assert wrong.exit_code == 1
     assert sentence in wrong.stderr
     assert generate.requests() == before
+
+
+def test_a_prompt_that_is_not_utf_8_is_reported_in_a_sentence(generate: Shell) -> None:
+    by_argument = generate("a\udcff", "-m", "test/images")
+    assert by_argument.exit_code == 1
+    assert "PROMPT (prompt) is not text in UTF-8" in by_argument.stderr
+    by_pipe = generate("-", "-m", "test/images", typed=b"a\xff")
+    assert by_pipe.exit_code == 1
+    assert "Standard input is not text in UTF-8" in by_pipe.stderr
 
 
 def test_an_error_of_the_server_names_the_option(generate: Shell) -> None:
@@ -258,9 +290,32 @@ def test_a_request_that_was_not_accepted_is_not_named(
 
 
 @pytest.mark.parametrize("answer", [CUT, DROP, 502])
-def test_a_lost_answer_to_the_submit_says_that_it_may_have_been_accepted(
-    address: Address, data_dir: Path, answer: int
+def test_a_submit_whose_answer_is_lost_is_repeated_and_makes_one_request(
+    address: Address, data_dir: Path, here: Path, monkeypatch: pytest.MonkeyPatch, answer: int
 ) -> None:
+    monkeypatch.setattr(connection, "PAUSES_S", (0.0,))
+    before = len(Shell(data_dir).requests())
+    submits: list[str] = []
+
+    def trouble(method: str, path: str) -> int | None:
+        if method != "POST":
+            return None
+        submits.append(path)
+        return answer if len(submits) == 1 else None
+
+    made = through(address, trouble, data_dir)
+    assert made.exit_code == 0, made.output
+    assert (here / "out.png").read_text() == "image"
+    assert len(submits) == 2
+    assert len(Shell(data_dir_of(address, data_dir)).requests()) == before + 1
+
+
+@pytest.mark.parametrize("answer", [CUT, DROP, 502])
+def test_a_lost_answer_to_the_submit_says_that_it_may_have_been_accepted(
+    address: Address, data_dir: Path, monkeypatch: pytest.MonkeyPatch, answer: int
+) -> None:
+    monkeypatch.setattr(connection, "PAUSES_S", (0.1,))
+    monkeypatch.setattr(connection, "RESTART_S", 0.2)
     lost = through(address, lambda method, _: answer if method == "POST" else None, data_dir)
     assert lost.exit_code == 1
     assert "may have been accepted all the same; `darkroom requests list` shows it." in lost.stderr

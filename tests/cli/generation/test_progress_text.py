@@ -110,14 +110,16 @@ def test_a_pool_shows_what_its_replicas_hold_and_load_and_how_many_it_wants() ->
     ready = {"stage": "ready", "detail": "", "node": "10.0.0.7", "device": "NVIDIA L4"}
     starting = {"stage": "starting", "detail": "loading a/b", "node": "", "device": ""}
     replicas = [
-        ready | {"replica_id": "r1", "hot": ["a/b"], "warm": ["c/d"]},
+        ready
+        | {"replica_id": "r1", "hot": ["a/b"], "warm": ["c/d"]}
+        | {"memory_used": 18_250_000_000, "memory_total": 24_000_000_000},
         starting | {"replica_id": "r2", "hot": [], "warm": []},
         ready | {"replica_id": "r3", "hot": [], "warm": []},
     ]
     pool = {"queued": 1, "running": 2, "target_replicas": 3}
     shown = [
         "pool flux: 1 queued, 2 running; replicas: 2 ready, 1 starting",
-        "  r1 (10.0.0.7, NVIDIA L4): hot a/b; in host memory c/d",
+        "  r1 (10.0.0.7, NVIDIA L4, 18.2 of 24.0 GB): hot a/b; in host memory c/d",
         "  r2: loading a/b",
     ]
     assert list(pool_lines("flux", pool, replicas)) == shown

@@ -6,10 +6,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import CliRunner, Result
 
+from serve_app.cli.connection.client import Client
+from serve_app.cli.main import main
+from tests.cli.flaky_proxy import DROP, flaky_proxy
 from tests.wire.served import Address, served
 
-BASE = ("--base", "test/probe")
+BASE = ("--base", "fal-ai/flux/schnell")
 
 
 @pytest.fixture(scope="module")
@@ -20,7 +24,7 @@ def address() -> Iterator[Address]:
 
 def test_weights_are_added_listed_shown_and_removed(darkroom: Any) -> None:
     added = darkroom("weights", "add", "style", "owner/name@main", *BASE, "--no-wait")
-    assert added.output == "weights:style  waiting  test/probe\n"
+    assert added.output == "weights:style  waiting  fal-ai/flux/schnell\n"
     listed = darkroom("weights", "list").output
     assert "weights:style  waiting" in listed
     assert "0 of" in listed
@@ -63,3 +67,121 @@ def test_a_token_is_read_from_standard_input_and_not_shown(darkroom: Any) -> Non
     told = darkroom(*words, typed="hf_secret\n").output
     assert told == "The hub token of default is set.\n"
     assert darkroom(*words, "--remove").output == "The hub token of default is removed.\n"
+
+
+class Calls:
+    """Calls of ``darkroom weights add`` with a file, through a proxy that answers ``status`` to the
+    registration."""
+
+    def __init__(self, behind: Address, file: Path, status: int | None = None) -> None:
+        self._behind, self._file, self._status = behind, file, status
+        self.made: list[tuple[str, str]] = []
+
+    def __call__(self, *words: str) -> Result:
+        with flaky_proxy(self._behind, self._trouble) as proxy:
+            at = ("--url", proxy.url, "--key", proxy.key)
+            return CliRunner().invoke(main, ["weights", "add", *words, str(self._file), *at])
+
+    def _trouble(self, method: str, path: str) -> int | None:
+        self.made.append((method, path))
+        return self._status if (method, path) == ("POST", "/v1/weights") else None
+
+    def count(self, method: str, beginning: str) -> int:
+        return sum(
+            (found, path.startswith(beginning)) == (method, True) for found, path in self.made
+        )
+
+    @property
+    def uploaded(self) -> int:
+        return self.count("POST", "/rest/storage/upload/")
+
+    @property
+    def deleted(self) -> int:
+        return self.count("DELETE", "/v1/uploads/u/")
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    path = tmp_path / "lora.safetensors"
+    path.write_bytes(b"content")
+    return path
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (("a", "--base", "fal-ai/flux/nothing"), "fal-ai/flux/nothing"),
+        (("a", "--base", "test/probe"), "test/probe has no weights of its own"),
+        (("taken", *BASE), "You have weights `taken` already"),
+        (("a", *BASE, "--endpoint", "portraits"), "have the endpoint default/portraits"),
+    ],
+)
+def test_what_the_server_would_refuse_is_not_uploaded(
+    darkroom: Any, address: Address, file: Path, words: tuple[str, ...], sentence: str
+) -> None:
+    source = ("owner/name", *BASE, "--endpoint", "portraits", "--no-wait")
+    darkroom("weights", "add", "taken", *source)
+    try:
+        add = Calls(address, file)
+        refused = add(*words)
+        assert refused.exit_code == 1
+        assert sentence in refused.output
+        assert add.uploaded == 0
+    finally:
+        darkroom("weights", "remove", "taken", "--force")
+
+
+def test_a_file_beyond_the_quota_is_not_uploaded(file: Path) -> None:
+    with served(max_weights_bytes_per_tenant=3) as small:
+        add = Calls(small, file)
+        refused = add("a", *BASE)
+        assert refused.exit_code == 1
+        assert "The files have 7 bytes, but your weights may take 3 more" in refused.output
+        assert add.uploaded == 0
+
+
+def test_uploads_of_a_refused_registration_are_deleted(address: Address, file: Path) -> None:
+    add = Calls(address, file, 507)
+    assert add("a", *BASE).exit_code == 1
+    assert (add.uploaded, add.deleted) == (1, 1)
+
+
+def test_uploads_of_a_stopped_registration_are_deleted(
+    address: Address, file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    post = Client.post
+
+    def stopped(client: Client, path: str, *more: Any) -> Any:
+        if path == "/v1/weights":
+            raise KeyboardInterrupt
+        return post(client, path, *more)
+
+    monkeypatch.setattr(Client, "post", stopped)
+    add = Calls(address, file)
+    assert add("a", *BASE).exit_code == 130
+    assert (add.uploaded, add.deleted) == (1, 1)
+
+
+def test_uploads_stay_where_the_weights_may_have_been_registered(
+    address: Address, file: Path
+) -> None:
+    add = Calls(address, file, DROP)
+    lost = add("a", *BASE)
+    assert lost.exit_code == 1
+    assert "`darkroom weights show a` shows whether the weights were registered" in lost.output
+    assert (add.uploaded, add.deleted) == (1, 0)
+
+
+def test_a_stop_while_the_check_runs_leaves_the_uploads_to_it_and_says_so(
+    darkroom: Any, address: Address, file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stopped(*_: Any) -> Any:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Client, "poll", stopped)
+    add = Calls(address, file)
+    ended = add("later", *BASE)
+    assert ended.exit_code == 130
+    assert "The check of later goes on. `darkroom weights show later` shows it." in ended.output
+    assert (add.uploaded, add.deleted) == (1, 0)
+    darkroom("weights", "remove", "later", "--force")

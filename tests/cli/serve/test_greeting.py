@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from dataclasses import fields
 from importlib.metadata import version
@@ -13,8 +14,16 @@ import pytest
 from deployments.replica.tuned import Machine
 from serve_app.cli.connection.installation import Installation
 from serve_app.cli.serve import gpus
-from serve_app.cli.serve.greeting import MODEL, print_not_tuned, print_welcome, sample_model
+from serve_app.cli.serve.greeting import (
+    MODEL,
+    PROMPT,
+    print_not_tuned,
+    print_welcome,
+    sample_model,
+)
 from serve_app.settings import read_config
+from tests.ingress.house import OTHERS
+from tests.wire.served import served
 
 
 def model(endpoint_id: str, category: str = "text-to-image", *, served: bool = True) -> Any:
@@ -103,3 +112,26 @@ def test_measurements_of_another_gpu_driver_or_torch_are_none_of_this_machine(
 def test_the_machine_of_the_greeting_is_the_one_of_the_measurements() -> None:
     """Both read the same facts, one with torch and the other without."""
     assert [each.name for each in fields(Machine)] == ["device", "driver", *gpus.PACKAGES]
+
+
+class Terminal(io.StringIO):
+    """Remembers what was written to it, as a terminal."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.mark.parametrize("demo", [True, False])
+def test_the_progress_of_the_sample_is_on_the_console_s_terminal(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], demo: bool
+) -> None:
+    installation, screen, lines = Installation(tmp_path), Terminal(), list[str]()
+    with served(catalog=OTHERS) as address:
+        installation.run_file.write_text(json.dumps({"url": address.url}))
+        installation.key_file.write_text(address.key)
+        print_welcome(
+            installation, address.url, lines.append, sample=True, demo=demo, screen=screen
+        )
+    assert f'"{PROMPT}" took' in lines[-1]
+    assert ("100%" in screen.getvalue()) == (not demo), "with demo models there is no download"
+    assert capsys.readouterr().err == "", "that is not the terminal while Ray runs"

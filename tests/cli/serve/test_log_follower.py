@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import io
+import os
+import subprocess
+import sys
 import threading
 from pathlib import Path
 
@@ -84,3 +87,35 @@ def test_a_terminal_that_is_gone_does_not_keep_darkroom_from_ending(tmp_path: Pa
     console.print_line("It is said, and no one hears it.")
     with pytest.raises(OSError, match="No space"):
         console.stream.close()
+
+
+def test_a_terminal_that_was_closed_ends_no_progress_bar(tmp_path: Path) -> None:
+    """In a process of its own, whose standard error is the terminal."""
+    ours, theirs = os.openpty()
+    program = f"""
+import sys
+from pathlib import Path
+from serve_app.cli.generation.progress import progress_bar, update_bar
+from serve_app.cli.serve.console import Console
+
+console = Console(Path({str(tmp_path)!r}) / "ray.log")
+console.open()
+assert console.is_terminal
+with progress_bar(console.stream, 80) as bar:
+    sys.stdin.readline()  # until the terminal is closed
+    for _ in range(10_000):
+        update_bar(bar, {{"status": "IN_PROGRESS"}}, 80)
+        update_bar(bar, {{"status": "IN_QUEUE", "queue_position": 0}}, 80)
+console.close()
+print("ended")
+"""
+    command = [sys.executable, "-c", program]
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=theirs, text=True
+    ) as running:
+        os.close(theirs)
+        assert b"queued" in os.read(ours, 1000)
+        os.close(ours)
+        said, _ = running.communicate("\n", timeout=60)
+    assert said == "ended\n"
+    assert running.returncode == 0

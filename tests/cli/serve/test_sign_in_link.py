@@ -1,30 +1,22 @@
-"""Link that opens the page signed in."""
+"""Links that open the page signed in."""
 
 from __future__ import annotations
 
 import itertools
+import json
 import os
+from collections.abc import Callable
 from pathlib import Path
-from urllib.parse import unquote, urlsplit
+from urllib.parse import urlsplit
 
 import pytest
 import segno
-from hypothesis import given
-from hypothesis import strategies as st
 
+from serve_app.cli.connection.installation import Installation
+from serve_app.cli.connection.one_time_link import qr_code
 from serve_app.cli.serve.console import Console
-from serve_app.cli.serve.sign_in_link import link_lines, network_origin, qr_code, sign_in_link
-
-KEY = "0123456789abcdef:s3cret-_s3cret-_s3cret-_s3cret-_"
-
-
-@given(st.from_regex(r"[A-Za-z0-9_-]{1,64}:[\x21-\x7e]{16,256}", fullmatch=True))
-def test_the_key_is_in_the_fragment_whatever_its_characters(key: str) -> None:
-    parts = urlsplit(sign_in_link("http://127.0.0.1:8000", key))
-    assert (parts.netloc, parts.path, parts.query) == ("127.0.0.1:8000", "/", "")
-    name, _, value = parts.fragment.partition("=")
-    assert (name, unquote(value)) == ("key", key)
-    assert "&" not in value
+from serve_app.cli.serve.sign_in_link import link_lines, network_origin, print_links
+from tests.wire.served import served
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "::1", "localhost"])
@@ -54,23 +46,46 @@ def test_on_all_addresses_it_is_one_of_this_machine(host: str) -> None:
         assert name not in (host, "127.0.0.1", "::1", "192.0.2.1")
 
 
+def offers() -> Callable[[], str]:
+    """Path of a new link with each call."""
+    numbers = itertools.count(1)
+    return lambda: f"/#link=token-{next(numbers)}"
+
+
 def test_on_loopback_there_is_one_link_and_no_code() -> None:
-    (line,) = link_lines("http://127.0.0.1:8000", None, KEY)
-    assert line.endswith(f"http://127.0.0.1:8000/#key={KEY}")
+    line, once = link_lines("http://127.0.0.1:8000", None, offers())
+    assert line.endswith("http://127.0.0.1:8000/#link=token-1")
+    assert once == "The link works once, for 12 hours."
 
 
-def test_for_other_machines_there_is_a_code_and_a_warning_without_https() -> None:
-    local, remote, code, warning = link_lines("http://127.0.0.1:1", "http://10.1.2.3:1", KEY)
-    assert f"http://127.0.0.1:1/#key={KEY}" in local
-    assert f"http://10.1.2.3:1/#key={KEY}" in remote
-    assert code == qr_code(f"http://10.1.2.3:1/#key={KEY}")
-    assert "others on the network can read it" in warning
-    assert len([*link_lines("http://127.0.0.1:1", "https://gpu.example.org", KEY)]) == 3
+def test_other_machines_get_a_link_of_their_own_with_a_code_and_a_warning_without_https() -> None:
+    local, remote, code, warning, once = link_lines(
+        "http://127.0.0.1:1", "http://10.1.2.3:1", offers()
+    )
+    assert "http://127.0.0.1:1/#link=token-1" in local
+    assert "http://10.1.2.3:1/#link=token-2" in remote
+    assert code == qr_code("http://10.1.2.3:1/#link=token-2")
+    assert "others on the network can read the key" in warning
+    assert once.startswith("Each link works once")
+    assert len([*link_lines("http://127.0.0.1:1", "https://gpu.example.org", offers())]) == 4
+
+
+def test_a_key_that_may_not_make_links_does_not_make_the_start_fail(tmp_path: Path) -> None:
+    with served(replica=False) as address:
+        (tmp_path / "run.json").write_text(json.dumps({"url": address.url}))
+        (tmp_path / "api_key").write_text(f"dk_gone:{'0' * 64}")
+        lines: list[str] = []
+        print_links(Installation(tmp_path), address.url, None, lines.append)
+        (line,) = lines
+        assert line.startswith(f"Open {address.url} and paste an API key.")
+        (tmp_path / "api_key").write_text(address.key)
+        print_links(Installation(tmp_path), address.url, None, lines.append)
+    assert f"{address.url}/#link=" in lines[1]
 
 
 def test_the_code_has_the_modules_of_the_link_with_a_quiet_zone() -> None:
     """Half blocks: each character is two modules, one above the other, and light is drawn."""
-    link = f"http://10.1.2.3:8000/#key={KEY}"
+    link = "http://10.1.2.3:8000/#link=0123456789abcdefghijklmnopqrstuv"
     light = {"█": (1, 1), "▀": (1, 0), "▄": (0, 1), " ": (0, 0)}
     rows = [[light[each] for each in line] for line in qr_code(link).splitlines() if line]
     modules = [[pair[half] for pair in row] for row in rows for half in (0, 1)]

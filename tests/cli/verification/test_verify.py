@@ -127,6 +127,15 @@ def test_what_is_no_file_of_a_known_type_is_reported(tmp_path: Path) -> None:
     assert "cannot be signed" in ran.output
 
 
+def test_a_setting_that_is_wrong_is_reported_in_a_sentence(
+    file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DARKROOM_PORT", "abc")
+    ran = CliRunner().invoke(main, ["verify", str(file)])
+    assert ran.exit_code == 1
+    assert "The configuration is not valid. port: " in ran.output
+
+
 def test_a_file_that_cannot_be_read_is_not_said_to_be_changed(file: Path, tmp_path: Path) -> None:
     for missing in (tmp_path / "none.png", tmp_path):
         ran = typed(missing, tmp_path)

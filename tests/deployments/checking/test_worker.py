@@ -66,12 +66,18 @@ def uploaded(tmp_path: Path, files: Mapping[str, Path], **given: Any) -> Mapping
     return run(wanted, Reports())
 
 
-def lora(path: Path, rank: int = 2, width: int = 128, **more: Tensor) -> Path:
+def lora(
+    path: Path,
+    rank: int = 2,
+    width: int = 128,
+    metadata: dict[str, str] | None = None,
+    **more: Tensor,
+) -> Path:
     halves = {
         f"transformer.{LAYER}.lora_A.weight": torch.ones(rank, width),
         f"transformer.{LAYER}.lora_B.weight": torch.ones(128, rank),
     }
-    save_file({**halves, **more}, path)
+    save_file({**halves, **more}, path, metadata)
     return path
 
 
@@ -93,6 +99,19 @@ def test_a_lora_that_fits_is_accepted(tmp_path: Path) -> None:
     assert result["kind"] == "lora"
     (one,) = result["files"]
     assert (one["path"], one["digest"]) == ("lora.safetensors", digest)
+
+
+def test_the_words_of_a_lora_are_its_phrase_or_the_captions_of_its_training(tmp_path: Path) -> None:
+    tags = {"ss_tag_frequency": json.dumps({"10_a": {"hill": 2, "inkline": 9}})}
+    for metadata, words in (
+        ({"modelspec.trigger_phrase": "thin ink, hill"} | tags, ["thin ink", "hill"]),
+        (tags, ["inkline", "hill"]),
+        (None, []),
+    ):
+        file = lora(tmp_path / "a.safetensors", metadata=metadata)
+        facts = uploaded(tmp_path, {"a.safetensors": file})["facts"]
+        assert facts["trigger_words"] == words
+        assert "ss_tag_frequency" not in facts["metadata"]
 
 
 def test_a_lora_of_another_size_names_the_layer_and_the_shape_of_the_base(tmp_path: Path) -> None:

@@ -3,25 +3,33 @@
 from __future__ import annotations
 
 import asyncio
+import subprocess
+import sys
+import threading
 from collections.abc import AsyncIterator
 from dataclasses import replace
+from fractions import Fraction
+from io import BytesIO
 from pathlib import Path
 from random import Random
 from typing import Any
 
 import httpx
+import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as some
+from PIL import Image
 
+from deployments.engine.media.video_format import VideoForm
+from deployments.engine.media.video_writer import VideoWriter
 from deployments.executors import files
 from deployments.executors.base import MadeFile
-from deployments.executors.files import RequestFiles, file_places, replaced
+from deployments.executors.files import RequestFiles
 from deployments.transfer.uploader import Backoff, Uploader
 from serve_app.domain.artifact import UploadTicket
 from serve_app.domain.endpoint import Endpoint, Weights
 from serve_app.domain.errors import InvalidInput, MarkMissing, PipelineFailed
 from serve_app.domain.lease import Lease, LeaseKey
+from serve_app.domain.media.marking import is_marked
 from serve_app.domain.ports import FileSigner
 from serve_app.domain.progress import Progress, Stage
 from serve_app.domain.request import Priority
@@ -31,136 +39,12 @@ from tests.deployments.storage import HttpStorage
 from tests.deployments.web import Web
 
 FILE = {"type": "string", "format": "uri", "x-darkroom-file": "image"}
-TEXT = {"type": "string"}
-
-# Places of files. Each case is a schema, a value of it, and the places that are right.
-
-Case = tuple[dict[str, Any], Any, list[tuple[str | int, ...]]]
-
-
-def _within(key: str | int, places: list[tuple[str | int, ...]]) -> list[tuple[str | int, ...]]:
-    return [(key, *each) for each in places]
-
-
-@some.composite
-def objects(draw: Any, inner: some.SearchStrategy[Case]) -> Case:
-    cases = draw(some.dictionaries(some.sampled_from("abcd"), inner, max_size=3))
-    there = {name: each for name, each in cases.items() if draw(some.booleans())}
-    value = {name: each[1] for name, each in there.items()}
-    places = [place for name in there for place in _within(name, there[name][2])]
-    if draw(some.booleans()):
-        return (
-            {
-                "type": "object",
-                "properties": {name: each[0] for name, each in cases.items()},
-            },
-            value,
-            places,
-        )
-    schema, more, found = draw(inner)
-    keyword = draw(some.sampled_from(["additionalProperties", "patternProperties"]))
-    described = {"^z": schema} if keyword == "patternProperties" else schema
-    return (
-        {
-            "type": "object",
-            "properties": {name: each[0] for name, each in cases.items()},
-            keyword: described,
-        },
-        {**value, "z": more},
-        places + _within("z", found),
-    )
-
-
-@some.composite
-def lists(draw: Any, inner: some.SearchStrategy[Case]) -> Case:
-    first = draw(some.lists(inner, max_size=2))
-    schema, value, places = draw(inner)
-    count = draw(some.integers(0, 2))
-    found = [place for n, each in enumerate(first) for place in _within(n, each[2])]
-    found += [place for n in range(count) for place in _within(len(first) + n, places)]
-    described: dict[str, Any] = {"type": "array", "items": schema}
-    described |= {"prefixItems": [each[0] for each in first]} if first else {}
-    return described, [*(each[1] for each in first), *[value] * count], found
-
-
-@some.composite
-def unions(draw: Any, inner: some.SearchStrategy[Case]) -> Case:
-    """Two branches that a constant tells apart, and null."""
-    branches = [draw(inner), draw(inner)]
-    chosen = draw(some.integers(0, 2))
-    keyword = draw(some.sampled_from(["anyOf", "oneOf"]))
-    described = [
-        {
-            "type": "object",
-            "properties": {"kind": {"const": name}, "value": branch[0]},
-            "required": ["kind", "value"],
-        }
-        for name, branch in zip("xy", branches, strict=True)
-    ]
-    schema = {keyword: [*described, {"type": "null"}]}
-    if chosen == 2:
-        return schema, None, []
-    _, value, places = branches[chosen]
-    return schema, {"kind": "xy"[chosen], "value": value}, _within("value", places)
-
-
-LEAVES: some.SearchStrategy[Case] = some.sampled_from(
-    [
-        (FILE, "https://host/a.png", [()]),
-        (TEXT, "https://host/not-a-file", []),
-        ({"type": "integer"}, 3, []),
-        ({}, {"any": "https://host/thing"}, []),
-        ({"$ref": "#/$defs/File"}, "https://host/b.png", [()]),
-        ({"$ref": "#/$defs/Far", "description": "d"}, {"in": ["https://host/c.png"]}, [("in", 0)]),
-        ({"anyOf": [FILE, {"type": "null"}]}, None, []),
-        ({"anyOf": [FILE, {"type": "null"}]}, "https://host/d.png", [()]),
-        ({"allOf": [TEXT, FILE]}, "https://host/e.png", [()]),
-    ]
-)
-CASES = some.recursive(
-    LEAVES, lambda inner: objects(inner) | lists(inner) | unions(inner), max_leaves=8
-)
-DEFINITIONS = {
-    "File": FILE,
-    "List": {"type": "array", "items": {"$ref": "#/$defs/File"}},
-    "Far": {"type": "object", "properties": {"in": {"$ref": "#/$defs/List"}}},
-}
-
-
-@given(CASES)
-def test_files_are_found_where_the_schema_has_them_and_nowhere_else(case: Case) -> None:
-    schema, value, places = case
-    whole = {"type": "object", "properties": {"x": schema}, "$defs": DEFINITIONS}
-    found = list(file_places({"x": value}, whole))
-    assert sorted(map(str, found)) == sorted(map(str, _within("x", places)))
-    for place in found:
-        changed = replaced({"x": value}, place, "new")
-        assert replaced(changed, place, _at({"x": value}, place)) == {"x": value}
-
-
-def _at(value: Any, place: tuple[str | int, ...]) -> Any:
-    for part in place:
-        value = value[part]
-    return value
-
-
-def test_a_model_that_contains_itself_ends() -> None:
-    node = {
-        "type": "object",
-        "properties": {"image": FILE, "next": {"anyOf": [{"$ref": "#/$defs/N"}, {"type": "null"}]}},
-    }
-    value = {"image": "a", "next": {"image": "b", "next": None}}
-    assert list(file_places(value, {**node, "$defs": {"N": node}})) == [
-        ("image",),
-        ("next", "image"),
-    ]
-
-
-# Fetching and storing.
 
 
 class Tickets(FakeAppSource):
     """Ingress that gives tickets of ``storage``, and nothing else."""
+
+    thumbnails = False
 
     def __init__(self, storage: HttpStorage) -> None:
         super().__init__(storage)
@@ -170,7 +54,9 @@ class Tickets(FakeAppSource):
         self, held: LeaseKey, tenant: str, number: int, media_type: str
     ) -> UploadTicket:
         del tenant
-        return self._storage.ticket(f"r/{held.request_id}/{number}", media_type)
+        key = f"r/{held.request_id}/{number}"
+        small = self._storage.ticket(f"{key}.webp", "image/webp") if self.thumbnails else None
+        return replace(self._storage.ticket(key, media_type), thumbnail=small)
 
 
 class Desk:
@@ -188,6 +74,7 @@ class Desk:
         self.scratch = scratch
         self.progress: list[Progress] = []
         self.signer: FileSigner | None = None
+        self.thumbnails = False
 
     def files(
         self,
@@ -204,6 +91,7 @@ class Desk:
         lease = replace(lease, certificates=certificates)
         folder = self.scratch / f"{name}-1"
         tickets = Tickets(self.storage)
+        tickets.thumbnails = self.thumbnails
         return RequestFiles(
             *(lease, folder, self.fetcher, self.uploader, tickets), signer=self.signer
         )
@@ -228,6 +116,14 @@ def written(folder: Path, name: str, content: bytes = b"content", **facts: Any) 
     path = folder / name
     path.write_bytes(content)
     return MadeFile({"$file": str(path), "media_type": "image/png", **facts})
+
+
+def film(path: Path) -> None:
+    """Video of two frames of 64 x 32 pixels."""
+    form = VideoForm("video/mp4", 64, 32, Fraction(8), 2, "maximum", "fast")
+    with VideoWriter(path, form) as writer:
+        for _ in range(2):
+            writer.write(np.zeros((32, 64, 3), np.uint8))
 
 
 LAYERS = {"type": "object", "properties": {"layers": {"type": "array", "items": FILE}}}
@@ -301,6 +197,111 @@ async def test_files_of_an_output_are_stored(desk: Desk) -> None:
         ("r/one/0", 1, 4),
         ("r/one/1", 2, None),
     ]
+
+
+def drawn(folder: Path, name: str, kind: str = "PNG") -> MadeFile:
+    """Picture of 540 x 270 pixels as an executor names it."""
+    content = BytesIO()
+    Image.new("RGB", (540, 270), (200, 30, 40)).save(content, kind)
+    return written(folder, name, content.getvalue(), width=540, height=270)
+
+
+@pytest.mark.parametrize("generated", [True, False])
+async def test_a_picture_has_a_thumbnail_with_the_mark_if_a_model_made_it(
+    desk: Desk, generated: bool
+) -> None:
+    desk.thumbnails = True
+    request = desk.files(marking="on")
+    file = MadeFile({**drawn(desk.scratch / "one-1", "a.png"), "generated": generated})
+    _, (artifact,) = await request.store({"image": file}, desk.progress.append)
+    small = artifact.thumbnail
+    assert small is not None
+    assert (small.key, small.media_type) == ("r/one/0.webp", "image/webp")
+    assert (small.width, small.height) == (512, 256)
+    content = desk.storage.objects[small.key]
+    assert small.size == len(content)
+    assert is_marked(content) is generated
+    with Image.open(BytesIO(content)) as shown:
+        assert shown.size == (512, 256)
+    await request.discard()
+    assert desk.storage.objects == {}
+
+
+async def test_a_thumbnail_shows_what_is_transparent_as_white(desk: Desk) -> None:
+    desk.thumbnails = True
+    content = BytesIO()
+    Image.new("RGBA", (8, 8), (0, 0, 0, 0)).save(content, "PNG")
+    file = written(desk.scratch / "one-1", "a.png", content.getvalue())
+    _, (artifact,) = await desk.store({"image": file})
+    with Image.open(BytesIO(desk.storage.objects[artifact.thumbnail.key])) as shown:
+        assert shown.convert("L").getextrema()[0] > 250
+
+
+SDP = b"v=0\no=- 0 0 IN IP4 127.0.0.1\ns=x\nc=IN IP4 127.0.0.1\nt=0 0\nm=video 9 RTP/AVP 96\n"
+LIST = b"#EXTM3U\n#EXTINF:1,\nhttp://127.0.0.1:9/secret.ts\n"
+
+
+def large(folder: Path) -> MadeFile:
+    """Small file of a picture of 56 million pixels."""
+    content = BytesIO()
+    Image.new("1", (8000, 7000)).save(content, "PNG")
+    return written(folder, "a.png", content.getvalue())
+
+
+@pytest.mark.parametrize("kind", ["content", "EPS", "SDP", "list", "empty", "large"])
+async def test_a_file_that_is_not_to_be_shown_is_stored_without_a_thumbnail(
+    desk: Desk, kind: str
+) -> None:
+    desk.thumbnails = True
+    own = desk.scratch / "one-1"
+    file = {
+        "content": lambda: written(own, "a.png"),
+        "EPS": lambda: drawn(own, "a.png", "EPS"),
+        "SDP": lambda: written(own, "a.mp4", SDP, media_type="video/mp4"),
+        "list": lambda: written(own, "a.m3u8", LIST, media_type="video/mp4"),
+        "empty": lambda: written(own, "a.mp4", b"", media_type="video/mp4"),
+        "large": lambda: large(own),
+    }[kind]()
+    _, (artifact,) = await desk.store({"image": file})
+    assert artifact.thumbnail is None
+    assert list(desk.storage.objects) == [artifact.key]
+
+
+async def test_a_result_does_not_wait_for_its_thumbnail(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawing = threading.Event()
+    monkeypatch.setattr(files, "thumbnail_of", lambda *_, **__: drawing.wait())
+    monkeypatch.setattr(files, "THUMBNAIL_WAIT_S", 0.1)
+    desk.thumbnails = True
+    try:
+        _, (artifact,) = await desk.store({"image": drawn(desk.scratch / "one-1", "a.png")})
+    finally:
+        drawing.set()
+    assert artifact.thumbnail is None
+    assert list(desk.storage.objects) == [artifact.key]
+
+
+DRAW = """
+import sys
+from pathlib import Path
+from deployments.executors.files import MediaFile, UploadTicket, thumbnail_of
+for path, media_type in zip(sys.argv[1:], ("image/png", "video/mp4")):
+    file = MediaFile(UploadTicket("a", "", media_type, 0), Path(path))
+    print(thumbnail_of(file, marked=True)[1:])
+print("torch" in sys.modules)
+"""
+
+
+async def test_thumbnails_of_images_and_videos_need_no_torch(tmp_path: Path) -> None:
+    Image.new("RGB", (64, 32)).save(tmp_path / "a.png")
+    film(tmp_path / "a.mp4")
+    paths = str(tmp_path / "a.png"), str(tmp_path / "a.mp4")
+    made = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-c", DRAW, *paths), stdout=subprocess.PIPE
+    )
+    said, _ = await made.communicate()
+    assert said.decode().split("\n") == ["(64, 32)", "(64, 32)", "False", ""]
 
 
 async def test_an_app_decides_neither_about_the_key_nor_about_the_url_of_a_file(

@@ -255,6 +255,14 @@ async def test_exactly_one_ask_is_outstanding_whatever_happens(rig: Any):
     assert len(rig.port.outstanding) == 1
 
 
+async def test_a_poll_has_the_memory_of_the_process_where_there_is_no_gpu(rig: Any):
+    await rig.port.until(lambda: rig.port.asks)
+    ask = rig.port.asks[-1]
+    assert (ask.device_bytes, ask.free_bytes) == (0, 0)
+    assert ask.memory == (ask.process_bytes, ask.host_bytes)
+    assert 0 < ask.process_bytes < ask.host_bytes
+
+
 async def test_a_full_replica_still_asks_for_signals_and_for_work_when_a_slot_is_free(rig: Any):
     one, two = rig.offer("one", steps=30, step_ms=10), rig.offer("two", steps=1000, step_ms=10)
     await rig.port.until(lambda: any(ask.slots == 0 for ask in rig.port.outstanding))

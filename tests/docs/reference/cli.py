@@ -84,7 +84,10 @@ EXAMPLES = {
         'darkroom requests list --tenant "*"',
     ),
     "requests show": ("darkroom requests show ID",),
-    "requests cancel": ("darkroom requests cancel ID",),
+    "requests cancel": (
+        "darkroom requests cancel ID",
+        "darkroom requests cancel ID --tenant studio-a",
+    ),
     "requests delete": ("darkroom requests delete ID",),
     "requests priority": ("darkroom requests priority ID high",),
     "requests requeue": ("darkroom requests requeue ID",),
@@ -95,6 +98,10 @@ EXAMPLES = {
         "darkroom keys create render-farm --days 90",
         "darkroom keys create ops --scope api --scope admin",
         "darkroom keys create thumbnails --scope submit --scope read --endpoint 'fal-ai/flux/*'",
+    ),
+    "keys link": (
+        "darkroom keys link --for 10m",
+        "darkroom keys link --at https://gpu.example.org",
     ),
     "keys list": ("darkroom keys list --tenant studio-a",),
     "keys revoke": ("darkroom keys revoke KEY_ID",),

@@ -103,3 +103,29 @@ async def test_what_is_done_with_keys_is_in_the_audit(house: House) -> None:
     boss = house.key.partition(":")[0]
     assert shown == [(boss, "key.revoke", made["key_id"]), (boss, "key.create", made["key_id"])]
     assert acts[1]["detail"] == {"tenant": "lab", "alias": "the web app", "scopes": ["api"]}
+
+
+async def test_a_one_time_link_is_exchanged_for_a_key_once_without_one(house: House) -> None:
+    async with house.client() as admin, house.client(None) as browser:
+        offered = await admin.post("/v1/sign-in/links", json={})
+        assert offered.status_code == 201, offered.text
+        token = offered.json()["token"]
+        assert offered.json()["path"] == f"/#link={token}"
+        answer = await browser.post("/v1/sign-in/links/take", json={"token": token})
+        assert answer.status_code == 201, answer.text
+        async with house.client(answer.json()["key"]) as fresh:
+            shown = (await fresh.get("/v1/keys/self")).json()
+            assert shown["scopes"] == ["admin", "api"]
+        again = await browser.post("/v1/sign-in/links/take", json={"token": token})
+        assert again.status_code == 401
+        assert "used already" in again.json()["detail"]
+
+
+async def test_a_link_is_offered_by_who_may_make_keys_and_for_a_week_at_most(house: House) -> None:
+    async with house.client() as admin:
+        made = await make(admin)
+        async with house.client(made["key"]) as plain:
+            assert (await plain.post("/v1/sign-in/links", json={})).status_code == 403
+        answer = await admin.post("/v1/sign-in/links", json={"valid_s": 8 * 86_400})
+        assert answer.status_code == 422
+        assert answer.json()["detail"][0]["loc"] == ["body", "valid_s"]

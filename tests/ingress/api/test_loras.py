@@ -8,7 +8,8 @@ from typing import Any
 import httpx
 import pytest
 
-from serve_app.ingress.api.loras import FIRST_BYTES, MAX_WORDS, LoraMetadata, lora_metadata
+from serve_app.domain.lora import MAX_WORDS, LoraMetadata
+from serve_app.ingress.api.loras import FIRST_BYTES, lora_metadata
 from tests.ingress.house import ORIGIN, House
 
 
@@ -54,6 +55,18 @@ async def test_the_latest_are_first_and_the_limit_holds(
         await upload(client, f"{name}.safetensors", safetensors())
     assert [each["name"] for each in await loras(client, "?limit=2")] == ["three", "two"]
     assert (await client.get("/v1/loras?limit=0")).status_code == 422
+
+
+async def test_words_find_loras_by_name_also_beyond_the_first_page(
+    client: httpx.AsyncClient,
+) -> None:
+    for name in ("Ink lines", "thin ink", "waves"):
+        await upload(client, f"{name}.safetensors", safetensors())
+    found = await loras(client, "?limit=1&q=LINES+ink")
+    assert [each["name"] for each in found] == ["Ink_lines"]
+    assert [each["name"] for each in await loras(client, "?q=ink")] == ["thin_ink", "Ink_lines"]
+    assert await loras(client, "?q=oil") == []
+    assert (await client.get("/v1/loras?q=%00")).status_code == 422
 
 
 async def test_another_tenant_sees_none_of_them(house: House, client: httpx.AsyncClient) -> None:

@@ -105,6 +105,20 @@ async def test_a_mistake_names_the_key_and_the_nearest_known_one(admin: httpx.As
     assert (await admin.get(ENTRIES)).json()["entries"] == []
 
 
+async def test_an_entry_that_should_be_new_replaces_none(admin: httpx.AsyncClient) -> None:
+    new = {"if-none-match": "*"}
+    path = "/v1/models/entries/house/new"
+    assert (await admin.put(path, json=OPEN, headers=new)).status_code == 200
+    changed = OPEN | {"display_name": "Another"}
+    for taken in (path, "/v1/models/entries/test/probe"):
+        refused = await admin.put(taken, json=changed, headers=new)
+        assert (refused.status_code, refused.json()["code"]) == (412, "entry_exists")
+        assert "already" in refused.json()["detail"]
+    assert "display_name" not in (await admin.get(path)).json()["entry"]
+    assert (await admin.put(path, json=changed, headers={"if-none-match": "x"})).status_code == 422
+    assert (await admin.put(path, json=changed)).status_code == 200
+
+
 async def test_a_dry_run_stores_nothing(admin: httpx.AsyncClient) -> None:
     answer = await admin.put(f"{PROBE}?dry_run=true", json=OPEN)
     assert answer.json()["served"]

@@ -96,10 +96,61 @@ async def test_the_queue_shows_lanes(idle_client: httpx.AsyncClient) -> None:
     assert seen["leases"] == []
 
 
+async def test_what_waits_longest_is_listed_page_by_page_of_one_tenant_or_all(idle: House) -> None:
+    async with idle.client(idle.other_key) as other, idle.client() as admin:
+        ids = [await submitted(each) for each in (other, admin, other)]
+        first = (await admin.get("/v1/queue/requests", params={"limit": 2})).json()
+        assert [each["request_id"] for each in first["requests"]] == ids[:2]
+        assert [each["tenant"] for each in first["requests"]] == ["other", "default"]
+        rest = {"limit": 2, "after": first["next_after"]}
+        last = (await admin.get("/v1/queue/requests", params=rest)).json()
+        assert [each["request_id"] for each in last["requests"]] == ids[2:]
+        assert last["next_after"] is None
+        for chosen, found in (
+            ({"tenant": "other"}, ids[::2]),
+            ({"tenant": "other", "endpoint_id": "test/none"}, []),
+            ({"endpoint_id": "test/none,test/probe"}, ids),
+        ):
+            page = (await admin.get("/v1/queue/requests", params=chosen)).json()
+            assert [each["request_id"] for each in page["requests"]] == found
+        for name, wrong in (("after", "x"), ("after", str(2**63)), ("limit", "501")):
+            refused = await admin.get("/v1/queue/requests", params={name: wrong})
+            assert refused.json()["detail"][0]["loc"] == ["query", name]
+
+
+async def test_an_operator_cancels_the_request_of_any_tenant(idle: House) -> None:
+    async with idle.client(idle.other_key) as other, idle.client() as admin:
+        request_id = await submitted(other)
+        path = f"/v1/requests/{request_id}/cancel"
+        assert (await admin.put(path)).status_code == 404
+        async with idle.client(idle.weak_key) as weak:
+            refused = await weak.put(path, params={"tenant": "other"})
+            assert (refused.status_code, "scope `operator`" in refused.text) == (403, True)
+        assert (await admin.put(path, params={"tenant": "default"})).status_code == 404
+        answer = await admin.put(path, params={"tenant": "other"})
+        assert answer.json() == {"verdict": "cancelled"}
+        assert (await other.get(f"/v1/requests/{request_id}")).json()["state"] == "cancelled"
+        (act,) = (await admin.get("/v1/audit")).json()["acts"]
+        assert (act["action"], act["subject"]) == ("request.cancel", request_id)
+        assert (act["actor"], act["detail"]) == (idle.key.split(":")[0], {"tenant": "other"})
+
+
+async def test_a_key_that_only_operates_cancels_for_others_and_not_as_an_owner(
+    idle: House,
+) -> None:
+    key = str(await idle.keys.create("default", scopes=frozenset({"operator"})))
+    async with idle.client() as owner, idle.client(key) as operator:
+        path = f"/v1/requests/{await submitted(owner)}/cancel"
+        assert (await operator.put(path)).status_code == 403
+        assert (await operator.put(path, params={"tenant": "default"})).status_code == 200
+
+
 @pytest.mark.parametrize(
     ("method", "path"),
     [
         ("GET", "/v1/queue"),
+        ("GET", "/v1/queue/requests"),
+        ("PUT", f"/v1/requests/{UNKNOWN}/cancel?tenant=other"),
         ("GET", "/v1/audit"),
         ("PUT", f"{PROBE}/pause"),
         ("PUT", f"{PROBE}/drain"),

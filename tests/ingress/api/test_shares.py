@@ -7,6 +7,7 @@ from typing import Any
 import httpx
 import pytest
 
+from serve_app.ingress.api.gallery.shares import without_secrets
 from tests.ingress.api.test_gallery import made
 from tests.ingress.house import House
 
@@ -103,3 +104,44 @@ async def test_a_wrong_body_is_refused(client: httpx.AsyncClient, body: Any) -> 
     id_ = await made(client)
     answer = await client.post(f"/v1/requests/{id_}/share", json=body)
     assert answer.status_code == 422
+
+
+SECRET = "hunter2"
+BUCKET = "https://bucket.s3.amazonaws.com/in.png"
+
+
+async def test_a_link_shows_no_signature_token_or_password_of_the_inputs_urls(
+    house: House,
+) -> None:
+    urls = [
+        f"{BUCKET}?X-Amz-Credential=AKIA%2F{SECRET}&X-Amz-Signature={SECRET}",
+        f"HTTPS://ann:{SECRET}@hub.example.org/lora.safetensors?token={SECRET}#{SECRET}",
+        f"s3://{SECRET}@bucket/in.png?sig={SECRET}",
+    ]
+    given = {
+        "image_url": urls[0],
+        "loras": [{"path": urls[1], "scale": 0.5}, {"path": "owner/name@v1"}],
+        "deep": [[{"url": urls[2], urls[0]: None}], True, 7],
+        "words": f"Like {urls[0]} and\n{urls[1]} is it? #yes",
+        "inline": "data:image/png;base64,AAAA",
+    }
+    async with house.client() as client, anonymous(house) as guest:
+        id_ = await made(client, echo=given)
+        link = await shared(client, id_)
+        answer = await guest.get(link["url"])
+        own = (await client.get(f"/v1/requests/{id_}")).json()
+    assert SECRET not in answer.text
+    lora = "HTTPS://hub.example.org/lora.safetensors"
+    assert answer.json()["input"]["echo"] == {
+        "image_url": BUCKET,
+        "loras": [{"path": lora, "scale": 0.5}, {"path": "owner/name@v1"}],
+        "deep": [[{"url": "s3://bucket/in.png", BUCKET: None}], True, 7],
+        "words": f"Like {BUCKET} and\n{lora} is it? #yes",
+        "inline": "data:image/png;base64,AAAA",
+    }
+    assert own["input"]["echo"] == given
+
+
+@pytest.mark.parametrize("text", ["a.-+" * 500_000, "https://" * 250_000, "http://@" * 250_000])
+def test_urls_of_long_inputs_are_found_in_linear_time(text: str) -> None:
+    assert len(str(without_secrets(text))) <= len(text)  # or the timeout of tests ends it

@@ -142,6 +142,8 @@ EMPTY = {
     "/v1/keys",
     "/v1/sign-in",
     "/v1/sign-in/finish",
+    "/v1/sign-in/links",
+    "/v1/sign-in/links/take",
     "/v1/sign-in/device",
     "/v1/sign-in/device/finish",
     "/v1/tenants/{tenant}/hub-token",

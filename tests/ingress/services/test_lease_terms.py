@@ -60,6 +60,18 @@ def test_each_ticket_has_one_for_a_thumbnail_with_a_name_of_its_own(
     assert terms.tickets(LeaseKey("0195-a", 3), "studio", FLUX, asked) == tickets
 
 
+def test_a_file_of_an_executor_has_a_ticket_for_a_thumbnail_if_it_shows_something(
+    terms: CatalogLeaseTerms,
+) -> None:
+    types = "image/png", "video/mp4", "audio/wav", "image/svg+xml", "application/json"
+    held = LeaseKey("0195-a", 3)
+    tickets = [terms.file_ticket(held, "studio", *each) for each in enumerate(types)]
+    small = [each.thumbnail for each in tickets]
+    assert [each and each.media_type for each in small] == [*[THUMBNAIL_TYPE] * 2, None, None, None]
+    assert len({each.key for each in (*small, *tickets) if each is not None}) == 7
+    assert terms.file_ticket(held, "studio", 0, types[0]) == tickets[0]
+
+
 def test_without_thumbnails_there_are_no_tickets_for_them() -> None:
     storage = FakeStorage(b"k" * 32, "http://in", FakeClock())
     terms = CatalogLeaseTerms(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 
 from serve_app.domain.operations import Actor, WarmTarget, WeightsLevel
+from serve_app.domain.request import CancelVerdict
 from serve_app.ingress.services.services import PoolMap
 from serve_app.ingress.services.warm_pools import WarmPools
 from serve_app.queue.state.warm import HeldWeights, Keep
@@ -28,12 +29,17 @@ def replica(name: str, *hot: str, keep: Keep | None = None, **changes: object) -
     return HeldWeights(replica_id=name, hot=frozenset(hot), keep=keep, **given)  # type: ignore[arg-type]
 
 
+async def _unused(*_: object) -> CancelVerdict:
+    """Cancellation, which no test here asks for."""
+    return CancelVerdict.ALREADY_FINAL
+
+
 class Scene:
     def __init__(self, *replicas: HeldWeights, leads: bool = True, **pool: object) -> None:
         self.clock = FakeClock(MORNING)
         self.held = FakeHeldWeights(*replicas)
         self.operations = FakeOperations(
-            *(self.clock, {}, lambda *_: None, lambda: None, lambda *_: None)
+            *(self.clock, {}, _unused, lambda *_: None, lambda: None, lambda *_: None)
         )
         config = PoolConfig.model_validate({"families": ("probe",), "max_replicas": 4, **pool})
         self.pools = PoolMap({"probes": config, "others": PoolConfig(families=("flux",))})

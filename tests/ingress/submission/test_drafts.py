@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import replace
 from typing import Any
 
 import httpx
 import pytest
 
+from serve_app.ingress.api import drafts
 from serve_app.ingress.submission.drafts import UNKNOWN
 from tests.ingress.house import House, built
 
@@ -46,6 +48,31 @@ async def test_a_request_answers_with_previews_and_the_ids_of_its_drafts(house: 
         assert listed["bytes"] == sum(each["size"] for each in listed["drafts"])
         shown = (await client.get(f"/v1/drafts/{first['id']}")).json()
         assert (shown["endpoint_id"], shown["seed"]) == ("fal-ai/flux/schnell", 7)
+
+
+async def test_a_key_for_some_endpoints_lists_their_drafts_however_many_others_are_newer(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(drafts, "MAX_LISTED", 2)
+    dev = "fal-ai/flux/dev"
+    key = str(await house.keys.create("default", endpoints=("fal-ai/flux/s*",)))
+    async with house.client() as client, house.client(key) as limited:
+        await drafted(client)
+        await drafted(client)
+        newer = [*house.queue._rows.values()][-1]
+        newer.request = replace(newer.request, endpoint=dev)
+        of_all = (await client.get("/v1/drafts")).json()["drafts"]
+        assert {each["endpoint_id"] for each in of_all} == {dev}
+        listed = (await limited.get("/v1/drafts")).json()["drafts"]
+        assert [each["endpoint_id"] for each in listed] == ["fal-ai/flux/schnell"] * 2
+        path = f"/v1/drafts?request_id={listed[0]['request_id']}"
+        for caller in (client, limited):
+            assert (await caller.get(path)).json()["drafts"] == listed
+        hidden = f"/v1/drafts?request_id={of_all[0]['request_id']}"
+        assert (await limited.get(hidden)).json()["drafts"] == []
+        wrong = await client.get("/v1/drafts?request_id=one")
+        assert wrong.status_code == 422
+        assert wrong.json()["detail"][0]["loc"] == ["query", "request_id"]
 
 
 async def test_a_draft_has_no_public_url(house: House) -> None:
@@ -149,6 +176,38 @@ async def test_the_bytes_of_a_tenants_drafts_are_limited() -> None:
         for each in (await client.get("/v1/drafts")).json()["drafts"]:
             await client.delete(f"/v1/drafts/{each['id']}")
         await drafted(client)
+
+
+async def test_drafts_of_unfinished_requests_count_towards_the_limit() -> None:
+    async with (
+        built(replica=False, max_drafts_bytes_per_tenant=10 * 2**20) as house,
+        house.client(house.weak_key) as client,
+        house.client(house.other_key) as other,
+    ):
+        path, body = f"/queue{FLUX}", {"prompt": "x", "draft": {"count": 2}}
+        first = await client.post(path, json=body)
+        assert first.status_code == 200
+        assert (await client.post(path, json=body)).status_code == 200  # 8 of 10 MiB are expected
+        full = await client.post(path, json=body)
+        assert full.status_code == 507
+        assert "unfinished requests" in full.text
+        assert (await client.post(path, json={"prompt": "x"})).status_code == 200
+        assert (await other.post(path, json=body)).status_code == 200
+        cancelled = await client.put(f"{path}/requests/{first.json()['request_id']}/cancel")
+        assert cancelled.is_success, cancelled.text
+        assert (await client.post(path, json=body)).status_code == 200
+
+
+async def test_requests_for_drafts_that_are_submitted_at_once_do_not_pass_the_limit() -> None:
+    async with (
+        built(replica=False, max_drafts_bytes_per_tenant=1) as house,
+        house.client(house.weak_key) as client,
+    ):
+        body = {"prompt": "x", "draft": {"count": 16}}
+        sent = [client.post(f"/queue{FLUX}", json=body) for _ in range(20)]
+        answers = sorted([each.status_code for each in await asyncio.gather(*sent)])
+        assert answers == [200, *[507] * 19]
+        assert not house.services.drafts_storing
 
 
 async def test_a_repeat_is_answered_when_the_bytes_are_used_up() -> None:

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from typing import Any
 
 import httpx
 import pytest
 
+from serve_app.catalog.catalog import Catalog
 from serve_app.domain.errors import StorageFull
 from serve_app.domain.request import State
+from serve_app.ingress.submission.drafts import UNKNOWN
 from tests.ingress.fal.test_run import finished, scope, submitted
 from tests.ingress.house import House, built
+from tests.ingress.openai.test_images import GENERATIONS
 
 KEY = {"Idempotency-Key": "order 66, image 1"}
+MCP = {"accept": "application/json, text/event-stream"}
 SUBMIT, RUN = "/queue/test/probe", "/test/probe"
 
 
@@ -100,6 +105,103 @@ async def test_what_was_accepted_is_found_when_nothing_new_is(idle: House) -> No
         assert again.json()["request_id"] == first.json()["request_id"]
         refused = await client.post(SUBMIT, json={})
         assert (refused.status_code, refused.headers["retry-after"]) == (507, "30")
+
+
+FLUX = "fal-ai/flux/schnell"
+
+
+@pytest.mark.parametrize(
+    ("path", "wrapped"),
+    [
+        (f"/queue/{FLUX}", lambda given: given),
+        (f"/{FLUX}", lambda given: given),
+        (f"/run/{FLUX}/stream", lambda given: given),
+        (GENERATIONS, lambda given: {"model": FLUX, "prompt": "a dog", **given}),
+        ("/replicate/v1/predictions", lambda given: {"version": FLUX, "input": given}),
+    ],
+)
+async def test_a_repeat_is_answered_when_its_draft_is_gone(
+    house: House, client: httpx.AsyncClient, path: str, wrapped: Callable[[Any], Any]
+) -> None:
+    made = await client.post(f"/{FLUX}", json={"prompt": "a dog", "draft": {"count": 1}})
+    draft = made.json()["drafts"][0]["id"]
+    body = wrapped({"from_draft": draft})
+    first = await client.post(path, json=body, headers=KEY)
+    assert first.is_success, first.text
+    ran = [*house.replica.ran]
+    assert (await client.delete(f"/v1/drafts/{draft}")).status_code == 204
+    again = await client.post(path, json=body, headers=KEY)
+    assert again.is_success, again.text
+    assert again.headers["x-darkroom-replayed"] == "1"
+    assert again.headers["x-fal-request-id"] == first.headers["x-fal-request-id"]
+    other = await client.post(path, json=body, headers={"Idempotency-Key": "another"})
+    assert other.status_code in {400, 422}
+    assert len((await client.get("/v1/requests")).json()["requests"]) == 2
+    assert set(house.replica.ran) - {first.headers["x-fal-request-id"]} <= set(ran)
+
+
+async def test_a_repeat_of_a_tool_of_mcp_is_answered_when_its_draft_is_gone(
+    house: House, client: httpx.AsyncClient
+) -> None:
+    made = await client.post(f"/{FLUX}", json={"prompt": "a dog", "draft": {"count": 1}})
+    draft = made.json()["drafts"][0]["id"]
+    tool = {"name": "generate", "arguments": {"model": FLUX, "input": {"from_draft": draft}}}
+    call = {"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": tool}
+    answers: list[httpx.Response] = []
+    for _ in range(2):
+        answers.append(await client.post("/mcp", json=call, headers=MCP | KEY))
+        await client.delete(f"/v1/drafts/{draft}")
+    assert '"isError":true' not in answers[1].text.replace(" ", "")
+    assert len((await client.get("/v1/requests")).json()["requests"]) == 2
+    refused = await client.post("/mcp", json=call, headers=MCP)
+    assert UNKNOWN in refused.text
+
+
+@pytest.mark.parametrize("path", [SUBMIT, RUN])
+async def test_a_repeat_is_answered_when_its_endpoint_is_gone(
+    house: House, client: httpx.AsyncClient, path: str
+) -> None:
+    first = await client.post(path, json={"echo": 1}, headers=KEY)
+    assert first.status_code == 200
+    await finished(house, first.headers["x-fal-request-id"])
+    house.services.catalog.become(Catalog({}))
+    again = await client.post(path, json={"echo": 1}, headers=KEY)
+    assert again.status_code == 200, again.text
+    assert again.headers["x-fal-request-id"] == first.headers["x-fal-request-id"]
+    for body, key in (({"echo": 2}, KEY), ({"echo": 1}, {"Idempotency-Key": "another"}), ({}, {})):
+        assert (await client.post(path, json=body, headers=key)).status_code == 404
+
+
+async def test_an_input_that_was_never_valid_repeats_nothing(
+    idle_client: httpx.AsyncClient,
+) -> None:
+    path = f"/queue/{FLUX}"
+    await idle_client.post(path, json={"prompt": "a dog"}, headers=KEY)
+    for _ in range(2):
+        answer = await idle_client.post(path, json={"prompt": 5}, headers=KEY)
+        assert answer.status_code == 422
+        assert answer.json()["detail"][0]["loc"] == ["body", "prompt"]
+    assert len((await idle_client.get("/v1/requests")).json()["requests"]) == 1
+
+
+async def test_a_repeat_of_a_deleted_request_that_would_not_validate_says_that_it_was_deleted(
+    house: House, client: httpx.AsyncClient
+) -> None:
+    first = await client.post(RUN, json={"echo": 1}, headers=KEY)
+    deleted = await client.delete(f"/v1/requests/{first.headers['x-fal-request-id']}")
+    assert deleted.is_success
+    house.services.catalog.become(Catalog({}))
+    assert (await client.post(RUN, json={"echo": 1}, headers=KEY)).status_code == 410
+
+
+async def test_a_key_of_other_endpoints_finds_no_earlier_request(house: House) -> None:
+    async with house.client() as client:
+        assert (await client.post(SUBMIT, json={}, headers=KEY)).status_code == 200
+        made = await client.post("/v1/keys", json={"scopes": ["api"], "endpoints": [FLUX]})
+        assert made.status_code == 201, made.text
+    house.services.catalog.become(Catalog({}))
+    async with house.client(made.json()["key"]) as limited:
+        assert (await limited.post(SUBMIT, json={}, headers=KEY)).status_code == 403
 
 
 @pytest.mark.parametrize("how", ["hangs up", "is given up by the server"])

@@ -14,8 +14,10 @@ from psycopg.conninfo import make_conninfo
 
 from serve_app.domain.request import State
 from serve_app.postgres.database import SESSION
+from serve_app.queue.drafts import SPACE
 from serve_app.queue.fairness import fair_queue
 from serve_app.queue.gallery import search
+from serve_app.queue.overview import waiting_statement
 from serve_app.queue.state.prefetch import FRONT
 from serve_app.queue.state.stats import COUNT_LARGE
 from serve_app.queue.store.migrations import migrate
@@ -177,6 +179,34 @@ async def test_a_search_among_favourites_reads_only_these(history: str, statemen
     assert int(read.split("shared hit=")[1].split()[0]) < MAX_READ, "\n".join(plan)
 
 
+FEW = f"""
+UPDATE requests SET tenant = 'small', endpoint = 'rare', priority = 2
+WHERE place > {QUEUED - RARE}
+"""
+
+
+@pytest.mark.parametrize("learned", [False, True], ids=["new", "analyzed"])
+@pytest.mark.parametrize(
+    ("tenant", "endpoints"),
+    [(ALL, None), (SMALL, None), (ALL, ["rare"]), (SMALL, ["rare", "nothing"]), (BUSY, ["rare"])],
+)
+async def test_what_waited_longest_is_found_without_reading_the_queue(
+    empty: str, tenant: str | None, endpoints: Sequence[str] | None, learned: bool
+) -> None:
+    await migrate(empty)
+    statement = waiting_statement(of_tenant=tenant is not None, of_endpoints=bool(endpoints))
+    params = {"tenant": tenant, "endpoints": endpoints, "after": 0, "limit": 5}
+    with psycopg.connect(empty, autocommit=True) as connection:
+        connection.execute(SESSION)
+        for each in (FILL, FEW, "VACUUM requests"):
+            connection.execute(each.encode())
+        if learned:
+            connection.execute("ANALYZE requests")
+        plan = prepared(connection, statement, {**params, "priorities": [0, 1, 2, 3]})
+    read = next(line for line in plan if "shared hit=" in line)
+    assert int(read.split("shared hit=")[1].split()[0]) < MAX_READ, "\n".join(plan)
+
+
 async def test_counts_by_day_read_an_index_alone(history: str) -> None:
     params = {"tenant": BUSY, "first": [FIRST_ID], "last": [search.LAST_ID], "endpoints": None}
     with psycopg.connect(history, autocommit=True) as connection:
@@ -215,6 +245,16 @@ async def test_a_count_of_realtime_sessions_reads_neither_history_nor_queue(hist
         connection.execute(SESSION)
         connection.execute(FILL.encode())
         plan = prepared(connection, OPEN_SESSIONS, {"tenant": BUSY, "pool": "pool"})
+        connection.execute("DELETE FROM requests WHERE state = 'queued'")
+    read = next((line for line in plan if "shared hit=" in line), "shared hit=0")
+    assert int(read.split("shared hit=")[1].split()[0]) < 20, "\n".join(plan)
+
+
+async def test_a_look_at_the_space_of_drafts_reads_neither_history_nor_queue(history: str) -> None:
+    with psycopg.connect(history, autocommit=True) as connection:
+        connection.execute(SESSION)
+        connection.execute(FILL.encode())
+        plan = prepared(connection, SPACE, {"tenant": BUSY, "endpoint": "noop"})
         connection.execute("DELETE FROM requests WHERE state = 'queued'")
     read = next((line for line in plan if "shared hit=" in line), "shared hit=0")
     assert int(read.split("shared hit=")[1].split()[0]) < 20, "\n".join(plan)

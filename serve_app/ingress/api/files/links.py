@@ -75,7 +75,7 @@ async def sign(request: HttpRequest) -> Response:
     caller = await authenticate(request)
     wanted = await read_model(request, FileToSign, MAX_BODY_BYTES)
     key = _key("path", wanted.path)
-    await _require_owner(request, caller, key)
+    tenant = await _require_owner(request, caller, key)
     services = services_of(request)
     await services.files.storage.size(key)
     expires_at = None
@@ -83,6 +83,7 @@ async def sign(request: HttpRequest) -> Response:
         expires_at = services.clock.now() + timedelta(seconds=wanted.expires_in)
         expires_at = expires_at.replace(microsecond=0)
     url = services.files.access.sign(origin_of(request), key, expires_at)
+    await services.audit.file_signed(actor_of(request), tenant, key, wanted.expires_in)
     body: SignedFileUrl = {"url": url, "expires_at": iso(expires_at)}
     return json_reply(body)
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
+import re
 import secrets
+from collections.abc import Mapping
 from functools import partial
-from typing import Annotated, Any
+from typing import Annotated, Any, cast
 
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.requests import Request as HttpRequest
@@ -30,15 +31,20 @@ from serve_app.ingress.http.openapi import (
 )
 from serve_app.ingress.http.origin import origin_of
 from serve_app.ingress.services.services import services_of
+from serve_app.tenants.credentials import digest_of, new_token
 
 MAX_BODY_BYTES = 4096
 WEEK_S, MAX_S = 7 * 86400, 366 * 86400
-TOKEN_BYTES = 24
 HEADERS = {
     "cache-control": "private, no-store",
     "referrer-policy": "no-referrer",
     "vary": "accept",
 }
+
+# Bounded, so that a long text is searched in linear time. A signature or a token is in the query.
+_URL = re.compile(
+    r"([a-z][a-z0-9+.-]{0,20}://)(?:[^\s/?#]*@)?([^\s?#]*)(?:[?#]\S*)?", re.IGNORECASE
+)
 
 
 class NewShare(BaseModel):
@@ -76,7 +82,9 @@ class SharedRequest(TypedDict):
 
     endpoint_id: str
     state: State
-    input: dict[str, Any]
+    input: Annotated[
+        dict[str, Any], Field(description="Its URLs are without user, query and fragment.")
+    ]
     created_at: Time
     finished_at: Time | None
     files: list[OutputFile]
@@ -87,11 +95,11 @@ async def create(request: HttpRequest) -> Response:
     context_of(request).route = "v1.request.share"
     caller = await authenticate(request)
     new = await read_model(request, NewShare, MAX_BODY_BYTES)
-    token = secrets.token_urlsafe(TOKEN_BYTES)
+    token = new_token()
     link = await services_of(request).queue.gallery.share(
         caller.tenant,
         request.path_params["request_id"],
-        NewShareLink(f"share_{secrets.token_hex(8)}", _digest(token), new.expires_in_s),
+        NewShareLink(f"share_{secrets.token_hex(8)}", digest_of(token), new.expires_in_s),
         actor_of(request),
     )
     created: CreatedShare = {**_share(link), "url": f"{origin_of(request)}/v1/shared/{token}"}
@@ -127,7 +135,7 @@ async def shown(request: HttpRequest) -> Response:
     """Show the request of a link. It needs no key. Browsers get a page, by a route of their own."""
     context_of(request).route = "v1.shared"
     token: str = request.path_params["token"]
-    found = await services_of(request).queue.gallery.shared(_digest(token))
+    found = await services_of(request).queue.gallery.shared(digest_of(token))
     if found is None:
         raise NotFound("This link does not exist. It may have expired, or its owner revoked it.")
     access = services_of(request).files.access
@@ -135,7 +143,7 @@ async def shown(request: HttpRequest) -> Response:
     body: SharedRequest = {
         "endpoint_id": found.endpoint,
         "state": found.state,
-        "input": dict(found.input),
+        "input": cast("dict[str, Any]", without_secrets(found.input)),
         "created_at": found.created_at.isoformat(),
         "finished_at": iso(found.finished_at),
         "files": [output_file(each, url) for each in found.outcome.artifacts]
@@ -145,9 +153,17 @@ async def shown(request: HttpRequest) -> Response:
     return json_reply(body, headers=HEADERS)
 
 
-def _digest(token: str) -> bytes:
-    """What is stored of a token. It has 192 random bits, so a plain hash cannot be reversed."""
-    return hashlib.sha256(token.encode()).digest()
+def without_secrets(value: object) -> object:
+    """A value of an input, at any depth without what may be secret in its URLs: their user, query
+    and fragment. They may be signed, or have a token."""
+    if isinstance(value, str):
+        return _URL.sub(r"\1\2", value)
+    if isinstance(value, Mapping):
+        fields = cast("Mapping[str, object]", value).items()
+        return {_URL.sub(r"\1\2", name): without_secrets(each) for name, each in fields}
+    if isinstance(value, list):
+        return [without_secrets(each) for each in cast("list[object]", value)]
+    return value
 
 
 def _share(link: ShareLink) -> RequestShare:

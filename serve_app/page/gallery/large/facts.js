@@ -3,6 +3,7 @@
 import * as json from "../../client/json.js";
 import { requestPath, resultOf } from "../../client/watch.js";
 import { element } from "../../interface/element.js";
+import { RENEWED_MS } from "../../results/media.js";
 import { bytes, clock, seconds } from "../../interface/words.js";
 import { itemsOf } from "../collection.js";
 
@@ -13,6 +14,7 @@ const MOST_KEPT = 60; // requests
 export class Facts {
   #api;
   #kept = new Map(); // id → promise
+  #forgotten = new Map(); // id → time
 
   constructor(api) {
     this.#api = api;
@@ -35,8 +37,10 @@ export class Facts {
     return whole === null ? undefined : itemsOf(whole.request).find((each) => each.key === key);
   }
 
-  /** Lets the next call read the request again. */
+  /** Lets the next call read the request again, unless that was done just now. */
   forget(id) {
+    if (Date.now() - (this.#forgotten.get(id) ?? 0) < RENEWED_MS) return;
+    this.#forgotten.set(id, Date.now());
     this.#kept.delete(id);
   }
 

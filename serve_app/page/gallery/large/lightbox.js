@@ -2,7 +2,7 @@
 
 import { byId, element } from "../../interface/element.js";
 import { dragHandle } from "../../results/drag.js";
-import { isExpired, RENEWED_MS } from "../../results/media.js";
+import { isExpired } from "../../results/media.js";
 import { Panel } from "./panel.js";
 import { wordsOf } from "../tile.js";
 import { view } from "./viewer.js";
@@ -11,7 +11,8 @@ const NEAR_END = 8; // items before the end at which more is loaded
 
 /**
  * Large view of the items of a `Collection`. `page` is the page's; `actions` are `Actions`; `act`
- * has `share(item)`, `remove(items)`, `say(words)` and `closed(key)`.
+ * has `share(item)`, `remove(items)`, `say(words)`, `closed(key)`, and `renewed(item)`, which reads an
+ * item again.
  */
 export class Lightbox {
   #page;
@@ -24,8 +25,6 @@ export class Lightbox {
   #item = null;
   #zoom = null;
   #isOld = false; // its file could not be shown, as the URL of a private one that has expired
-  #renewed = 0; // time at which one that is not in the collection was read again
-  #renewing = null; // promise of the end of that
   #keys = (event) => this.#key(event); // of the document: what has the focus may be removed
   #box = element("div", { class: "view-box", tabindex: -1 });
   #count = element("p", { class: "count", role: "status" });
@@ -145,22 +144,10 @@ export class Lightbox {
   }
 
   /** Reads the item again, and shows it with its new URLs. */
-  async #renew({ key, id }) {
-    if (this.#collection.placeOf(key) >= 0) {
-      await this.#collection.renew(key);
-      return;
-    }
-    if (Date.now() - this.#renewed >= RENEWED_MS) {
-      this.#renewed = Date.now();
-      this.#facts.forget(id);
-      this.#renewing = this.#readAgain(key);
-    }
-    await this.#renewing;
-  }
-
-  async #readAgain(key) {
-    const item = await this.#facts.itemOf(key);
-    if (item?.file && this.#item?.key === key) this.#show(item);
+  async #renew(old) {
+    const item = await this.#act.renewed(old);
+    const isShown = this.#item?.key === item?.key && this.#item.file !== null;
+    if (item?.file && isShown && this.#item.file.url !== item.file.url) this.#show(item);
   }
 
   #showPercent() {
@@ -249,6 +236,7 @@ export class Lightbox {
       id,
       endpoint: request.endpoint_id,
       input: request.input,
+      at: Date.parse(request.created_at),
     });
     const make = async (item, whole, what) => {
       const problem = byId("form-problem"); // where the page says why a request was refused
@@ -276,6 +264,7 @@ export class Lightbox {
         const { seed: _seed, seeds: _seeds, ...input } = whole.request.input;
         use(() => act.again({ ...known(item, whole), input }));
       },
+      drafts: (item, whole) => use(() => act.drafts(known(item, whole))),
       vary: (item, whole) => make(item, whole, act.vary),
       four: (item, whole) => make(item, whole, act.four),
       useAsInput: () =>

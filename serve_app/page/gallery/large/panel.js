@@ -7,7 +7,7 @@ import { factsOf, listOf, settingsOf } from "./facts.js";
 /**
  * Panel of results. `act` has the callbacks of the buttons, which get the item: `favourite`,
  * `share`, `remove`, `details`, `renew`, which reads it again, and with the whole request as well: `again`, `newSeed`, `vary`,
- * `four`, `useAsInput`, which may be missing.
+ * `four`, `drafts`, `useAsInput`, which may be missing.
  */
 export class Panel {
   node = element("aside", { class: "panel", "aria-label": "About this result" });
@@ -83,14 +83,16 @@ export class Panel {
   }
 
   #makeMore(item, whole) {
-    const { again, newSeed, vary, four, useAsInput } = this.#act;
+    const { again, newSeed, vary, four, drafts, useAsInput } = this.#act;
     const choices = { "Use again": again, "New seed": newSeed, Vary: vary, "× 4": four };
+    if (whole?.output?.drafts?.length) choices.Drafts = drafts;
     if (useAsInput()) choices["Use as input"] = useAsInput();
     const titles = {
       "Use again": "Fill the form so that it makes the same result",
       "New seed": "Fill the form, without the seed",
       Vary: "Make another one with a new seed",
       "× 4": "Make four others with new seeds",
+      Drafts: "Finish, change or drop the drafts of this request",
       "Use as input": "Use this file as an input of the form",
     };
     return element(

@@ -49,7 +49,11 @@ async def add(client: httpx.AsyncClient, name: str = "style", **given: Any) -> h
 
 
 async def made_ready(
-    house: House, kind: str = "lora", path: str = "lora.safetensors", digest: str = DIGEST
+    house: House,
+    kind: str = "lora",
+    path: str = "lora.safetensors",
+    digest: str = DIGEST,
+    **facts: Any,
 ) -> None:
     """End the check of the weights that wait."""
     job = await house.weights.take("test", 60.0)
@@ -59,7 +63,7 @@ async def made_ready(
     entry = house.services.catalog.find(job.base)
     assert entry is not None
     files = [StoredWeightFile(path, digest, 100)]
-    checked = CheckedWeights(kind, files, identity_of(entry.endpoint.weights))
+    checked = CheckedWeights(kind, files, identity_of(entry.endpoint.weights), facts)
     assert await house.weights.accept(job, "test", checked)
     await house.services.entries.refresh()
 
@@ -106,6 +110,24 @@ async def test_weights_of_another_tenant_do_not_exist(
                 assert each.json()["detail"][0]["loc"] == ["body", "loras", 0, "path"]
                 assert f"no registered weights '{name}'" in each.json()["message"]
         assert await loras(other) == []
+
+
+@pytest.mark.parametrize(
+    ("facts", "words"),
+    [
+        ({"metadata": {}, "trigger_words": ["inkline", "hill"]}, ["inkline", "hill"]),
+        ({"metadata": {"modelspec.trigger_phrase": "thin ink, hill"}}, ["thin ink", "hill"]),
+        ({}, []),
+    ],
+    ids=["checked now", "checked by an earlier version", "without"],
+)
+async def test_a_registered_lora_is_listed_with_its_trigger_words(
+    house: House, client: httpx.AsyncClient, facts: dict[str, Any], words: list[str]
+) -> None:
+    await add(client)
+    await made_ready(house, **facts)
+    (found,) = await loras(client)
+    assert (found["path"], found["trigger_words"]) == ("weights:style", words)
 
 
 async def test_a_request_is_stored_with_the_digest_of_its_lora(

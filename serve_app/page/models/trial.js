@@ -1,0 +1,60 @@
+// Form on the page of a model, with its calls as JSON and as programs.
+
+import { Program } from "../code/program.js";
+import { EstimateLine } from "../form/estimate.js";
+import { element } from "../interface/element.js";
+
+/**
+ * Node with the form of `model`, which has its schema and an example if there is one; what it will take
+ * and cost, and the same call as JSON and as programs. `act` has `formIn(place, complain)` and
+ * `generate(model, page)`, which shows the result. `entered` has the input of each model, by its id, and
+ * brings it back when the page is opened again.
+ */
+export function trial(model, { api, act }, entered) {
+  const fields = element("div", { class: "fields" });
+  const moreFields = element("div", { class: "fields" });
+  const more = element("details", {}, element("summary", {}, "More settings"), moreFields);
+  const problem = element("p", { class: "problem", role: "alert", hidden: true });
+  const line = element("p", { class: "help" });
+  const button = element("button", { type: "submit", class: "main" }, "Generate");
+  const node = element(
+    "form",
+    { "aria-label": `Form of ${model.name}`, novalidate: true },
+    fields,
+    more,
+    problem,
+    line,
+    element("div", { class: "buttons" }, button),
+  );
+  const complain = (words, ...others) => {
+    problem.replaceChildren(words, ...others);
+    problem.hidden = words === "";
+  };
+  const form = act.formIn({ form: node, fields, more, moreFields }, complain);
+  const read = () => ({
+    endpoint: model.id,
+    input: form.read({ draft: true }),
+    category: model.category,
+  });
+  node.addEventListener("submit", (event) => {
+    event.preventDefault();
+    act.generate(model, { form, complain, button, goingOn: () => null });
+  });
+  node.addEventListener("keydown", (event) => {
+    if (event.key !== "Enter" || !(event.ctrlKey || event.metaKey)) return;
+    event.preventDefault();
+    node.requestSubmit();
+  });
+  const estimate = new EstimateLine(api, () => (node.isConnected ? read() : null), node, line);
+  form.show(model);
+  const first = entered.get(model.id) ?? model.examples[0];
+  if (first !== undefined) form.fill(first);
+  more.open = false; // what is filled in there would push the button out of sight
+  for (const name of ["input", "change"])
+    node.addEventListener(name, () => entered.set(model.id, read().input));
+  estimate.soon(0);
+  const program = new Program({ read, form: node, apply: (_, input) => form.fill(input) });
+  program.show();
+  program.node.classList.add("trial");
+  return program.node;
+}
