@@ -144,6 +144,7 @@ class RequestFiles:
             draw = partial(thumbnail_of, file, marked=marked)
             return asyncio.get_running_loop().run_in_executor(_DRAWING, draw)
 
+        self._marks.describe(output)
         thumbnails = ThumbnailUploads(files, thumbnail, self._uploader, self._uploaded)
         artifacts: list[Artifact] = []
         with thumbnails:

@@ -1,19 +1,22 @@
-"""The mark and the signature of AI-generated files, added to files that apps have written.
+"""The mark and the signature of AI-generated files, and the description of what made them, added to
+files that apps have written.
 
-What a file shows is not encoded again: the mark is inserted beside it.
+What a file shows is not encoded again: mark and description are inserted beside it.
 """
 
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 import mimetypes
 import shutil
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
 from pathlib import Path
 from struct import pack, unpack
+from typing import Any
 
 from deployments.engine.media.xmp import add_xmp
 from deployments.replica.files import has_mark
@@ -22,18 +25,18 @@ from deployments.transfer.uploader import MediaFile
 from serve_app.domain.endpoint import Endpoint
 from serve_app.domain.errors import MarkMissing, NotSigned, PipelineFailed
 from serve_app.domain.lease import Lease
+from serve_app.domain.media.file_metadata import FileMetadata
 from serve_app.domain.media.marking import (
     SIGNED_TYPES,
     TAG,
     TRAINED_ALGORITHMIC_MEDIA,
-    XMP,
     MarkPolicy,
+    xmp_packet,
 )
 from serve_app.domain.ports import FileSigner
 
 log = logging.getLogger(__name__)
 
-_PACKET = XMP.encode()
 _PNG = b"\x89PNG\r\n\x1a\n"
 _PNG_HEADER = len(_PNG) + 8 + 13 + 4  # with the chunk IHDR, which comes first
 _JPEG_XMP = b"http://ns.adobe.com/xap/1.0/\0"
@@ -57,8 +60,8 @@ TAGGED = {"audio/flac": "flac", "audio/ogg": "ogg", "video/webm": "webm"}
 
 
 class FileMarks:
-    """Marks and signatures of the files of one attempt. An app's own file is never changed: it may
-    be one of its code. Use on one event loop."""
+    """Marks, descriptions and signatures of the files of one attempt. An app's own file is never
+    changed: it may be one of its code. Use on one event loop."""
 
     def __init__(self, lease: Lease, folder: Path, signer: FileSigner | None) -> None:
         """``folder``: for changed copies. ``signer``: None if nothing signs here."""
@@ -66,10 +69,28 @@ class FileMarks:
         self._folder = folder
         self._signer = signer
         self._copies: set[Path] = set()  # marked ones, each of one file
+        self._seed = _seed_in(lease.input)
+        self._description = ""
+
+    def describe(self, output: Mapping[str, Any]) -> None:
+        """Describe the request in its files from now on, if the lease says so. ``output`` has the
+        seed that was drawn, if the code says it as fal's endpoints do."""
+        lease = self._lease
+        self._seed = _seed_in(output, self._seed)
+        if lease.describe_files:
+            self._description = FileMetadata.of_input(
+                lease.input,
+                endpoint=lease.endpoint.id,
+                model=_code(lease.endpoint),
+                seed=self._seed,
+                request_id="" if lease.alone else lease.request_id,
+                secret=_secret_fields(lease.endpoint),
+            ).text()
 
     async def marked(self, file: MediaFile, number: int) -> MediaFile:
-        """The file with the mark, if the policy says so. Raises ``MarkMissing``."""
-        if not self._lease.marked:
+        """The file with the mark and the description, if the lease says so. Raises
+        ``MarkMissing``."""
+        if not self._lease.marked and not self._description:
             return file
         return await asyncio.to_thread(self._mark, file, number)
 
@@ -91,14 +112,15 @@ class FileMarks:
         return await asyncio.to_thread(self._sign, file, number, writer)
 
     def _mark(self, file: MediaFile, number: int) -> MediaFile:
-        if has_mark(file):
+        if has_mark(file):  # perhaps in a signed manifest, which another byte would make invalid
             return file
         media_type = file.ticket.media_type
         path = self._copy(file, f"marked-{number}")
-        if add_mark(path, media_type):
+        if insert(path, media_type, self._description, mark=self._lease.marked):
             self._copies.add(path)
             return replace(file, body=path)
-        self._unmarked(f"A file of {media_type} cannot be marked as AI-generated")
+        if self._lease.marked:
+            self._unmarked(f"A file of {media_type} cannot be marked as AI-generated")
         return file
 
     def _sign(self, file: MediaFile, number: int, writer: ManifestWriter) -> MediaFile:
@@ -113,7 +135,7 @@ class FileMarks:
             own = isinstance(file.body, Path) and file.body in self._copies
             copy = file.body if own else self._copy(file, f"to-sign-{number}")
             ticket = replace(file.ticket, media_type=known)
-            made = writer.signed(replace(file, body=copy, ticket=ticket), _facts(self._lease))
+            made = writer.signed(replace(file, body=copy, ticket=ticket), self._facts())
         except NotSigned as error:
             if self._lease.marking == MarkPolicy.REQUIRED:
                 raise
@@ -130,6 +152,18 @@ class FileMarks:
             )
         log.warning("%s.", message)
 
+    def _facts(self) -> GenerationFacts:
+        """What a manifest says. Versions of packages are left out: an app may have others."""
+        lease = self._lease
+        return GenerationFacts(
+            lease.endpoint.id,
+            _code(lease.endpoint),
+            self._seed,
+            lease.request_id,
+            description=json.loads(self._description or "{}"),
+            versions=own_version(),
+        )
+
     def _copy(self, file: MediaFile, name: str) -> Path:
         self._folder.mkdir(parents=True, exist_ok=True)
         path = self._folder / f"{name}{mimetypes.guess_extension(file.ticket.media_type) or ''}"
@@ -140,16 +174,9 @@ class FileMarks:
         return path
 
 
-def _facts(lease: Lease) -> GenerationFacts:
-    """What a manifest says. Versions of packages are left out: an app may have others."""
-    seed = lease.input.get("seed")
-    return GenerationFacts(
-        lease.endpoint.id,
-        _code(lease.endpoint),
-        seed if isinstance(seed, int) and not isinstance(seed, bool) else None,
-        lease.request_id,
-        versions=own_version(),
-    )
+def _seed_in(fields: Mapping[str, Any], otherwise: int | None = None) -> int | None:
+    seed = fields.get("seed")
+    return seed if isinstance(seed, int) and not isinstance(seed, bool) else otherwise
 
 
 def _code(endpoint: Endpoint) -> str:
@@ -163,19 +190,29 @@ def _code(endpoint: Endpoint) -> str:
     return f"{endpoint.family}:{hosted or endpoint.digest}"
 
 
-def add_mark(path: Path, media_type: str) -> bool:
-    """Add the mark to a file, in place. False if it has no place for one, or is not what its type
-    says; then it is as it was."""
+def _secret_fields(endpoint: Endpoint) -> Collection[str]:
+    """Input fields with secrets, which Cog's and pydantic's schemas mark as never shown."""
+    schema: Mapping[str, Any] = endpoint.options.get("input_schema") or {}
+    fields: Mapping[str, Mapping[str, Any]] = schema.get("properties") or {}
+    return {name for name, each in fields.items() if each.get("writeOnly")}
+
+
+def insert(path: Path, media_type: str, description: str = "", *, mark: bool = True) -> bool:
+    """Add the mark and a description to a file, in place. False if it has no place for them, or is
+    not what its type says; then it is as it was."""
     known = SAME.get(media_type, media_type)
     before = path.with_name(f"{path.name}.unmarked")
     shutil.copyfile(path, before)
     try:
         if known in TAGGED:
-            return _tagged(before, path, TAGGED[known])
+            tags = {TAG: TRAINED_ALGORITHMIC_MEDIA} if mark else {}
+            tags |= {"comment": description} if description else {}
+            return _tagged(before, path, TAGGED[known], tags)
+        packet = xmp_packet(description, marked=mark)
         if known in _INSERT:
-            path.write_bytes(_INSERT[known](before.read_bytes()))
+            path.write_bytes(_INSERT[known](before.read_bytes(), packet.encode()))
             return True
-        return _begins_as(known, before) and add_xmp(path, known, XMP)
+        return _begins_as(known, before) and add_xmp(path, known, packet)
     except (PipelineFailed, ValueError, IndexError, OSError):
         # Also FFmpeg's errors. A file that was written in part is restored.
         shutil.copyfile(before, path)
@@ -192,25 +229,25 @@ def _begins_as(media_type: str, path: Path) -> bool:
     return head[place:].startswith(expected)
 
 
-def _in_png(content: bytes) -> bytes:
+def _in_png(content: bytes, packet: bytes) -> bytes:
     if not content.startswith(_PNG) or content[12:16] != b"IHDR":
         raise ValueError("no PNG file")
-    chunk = b"iTXt" + b"XML:com.adobe.xmp\0" + b"\0\0\0\0" + _PACKET
+    chunk = b"iTXt" + b"XML:com.adobe.xmp\0" + b"\0\0\0\0" + packet
     made = pack(">I", len(chunk) - 4) + chunk + pack(">I", zlib.crc32(chunk))
     return content[:_PNG_HEADER] + made + content[_PNG_HEADER:]
 
 
-def _in_jpeg(content: bytes) -> bytes:
+def _in_jpeg(content: bytes, packet: bytes) -> bytes:
     if not content.startswith(b"\xff\xd8\xff"):
         raise ValueError("no JPEG file")
     at = 2
     if content[2:4] == b"\xff\xe0":  # JFIF's segment has to come first
         at += 2 + int.from_bytes(content[4:6], "big")
-    segment = _JPEG_XMP + _PACKET
+    segment = _JPEG_XMP + packet
     return content[:at] + b"\xff\xe1" + pack(">H", len(segment) + 2) + segment + content[at:]
 
 
-def _in_webp(content: bytes) -> bytes:
+def _in_webp(content: bytes, packet: bytes) -> bytes:
     if content[:4] != b"RIFF" or content[8:12] != b"WEBP":
         raise ValueError("no WebP file")
     body = content[12 : 8 + unpack("<I", content[4:8])[0]]
@@ -222,7 +259,7 @@ def _in_webp(content: bytes) -> bytes:
         sides = (width - 1).to_bytes(3, "little") + (height - 1).to_bytes(3, "little")
         body = b"VP8X" + pack("<I", 10) + bytes([flags, 0, 0, 0]) + sides + body
     body += b"\0" * (len(body) % 2)
-    body += b"XMP " + pack("<I", len(_PACKET)) + _PACKET + b"\0" * (len(_PACKET) % 2)
+    body += b"XMP " + pack("<I", len(packet)) + packet + b"\0" * (len(packet) % 2)
     return b"RIFF" + pack("<I", len(body) + 4) + b"WEBP" + body
 
 
@@ -237,9 +274,9 @@ def _webp_size(body: bytes) -> tuple[int, int, bool]:
     raise ValueError("no WebP file of one image")
 
 
-def _in_mp3(content: bytes) -> bytes:
+def _in_mp3(content: bytes, packet: bytes) -> bytes:
     """``content`` with the packet in an ID3 frame, in its tag or in a new one."""
-    private = _ID3_PRIVATE + _PACKET
+    private = _ID3_PRIVATE + packet
     if content[:3] != b"ID3":
         if content[:1] != b"\xff":
             raise ValueError("no MP3 file")
@@ -264,7 +301,7 @@ _SIGNATURES: Mapping[str, tuple[int, bytes]] = {
     "video/mp4": (4, b"ftyp"),
 }
 
-_INSERT: Mapping[str, Callable[[bytes], bytes]] = {
+_INSERT: Mapping[str, Callable[[bytes, bytes], bytes]] = {
     "audio/mpeg": _in_mp3,
     "image/jpeg": _in_jpeg,
     "image/png": _in_png,
@@ -272,8 +309,8 @@ _INSERT: Mapping[str, Callable[[bytes], bytes]] = {
 }
 
 
-def _tagged(source: Path, target: Path, form: str) -> bool:
-    """Write the streams of ``source`` to ``target`` with a tag. ``ValueError`` if they cannot be
+def _tagged(source: Path, target: Path, form: str, tags: Mapping[str, str]) -> bool:
+    """Write the streams of ``source`` to ``target`` with tags. ``ValueError`` if they cannot be
     read."""
     import av  # noqa: PLC0415  # few apps make such files
 
@@ -284,7 +321,8 @@ def _tagged(source: Path, target: Path, form: str) -> bool:
             av.open(str(target), "w", format=form, options=options) as made,
         ):
             made.metadata.update(given.metadata)
-            made.metadata[TAG] = TRAINED_ALGORITHMIC_MEDIA
+            own = {name.lower() for name in given.metadata} & {"comment"}
+            made.metadata.update({name: tags[name] for name in tags if name not in own})
             streams = {
                 each.index: made.add_stream_from_template(each)
                 for each in given.streams

@@ -16,6 +16,7 @@ import httpx
 import pytest
 from PIL import Image
 
+from serve_app.domain.media.file_metadata import find
 from tests.cluster.darkroom import CALL_S, Darkroom, eventually
 from tests.cluster.executor_calls import (
     answers_openai_and_mcp,
@@ -150,9 +151,12 @@ def called(darkroom: Darkroom, endpoint: str) -> tuple[dict[str, Any], list[str]
     return result, logs
 
 
-def shows_a_thumbnail(darkroom: Darkroom) -> None:
-    """A picture of an app has a small one in the list of requests."""
+def shows_and_says_what_made_it(darkroom: Darkroom) -> None:
+    """A picture of an app says what made it, and has a small one in the list of requests."""
     (card,) = darkroom.http.post("/run/house/shop/card", json={}).json().values()
+    said = find(httpx.get(card["url"], trust_env=False, timeout=CALL_S).content)
+    assert said is not None
+    assert (said.endpoint, said.seed) == ("house/shop/card", None)
     (request, *_) = darkroom.http.get("/v1/requests").json()["requests"]
     (file,) = request["files"]
     assert file["url"] == card["url"]
@@ -214,7 +218,7 @@ def test_an_app_serves_from_nothing_also_through_a_hosted_endpoint_and_its_death
     assert httpx.get(image["url"], trust_env=False, timeout=CALL_S).content == PNG
     assert "drawing" in logs
 
-    shows_a_thumbnail(darkroom)
+    shows_and_says_what_made_it(darkroom)
     once, sketch, upon = streamed(darkroom, tmp_path / "told")
     assert (once, upon) == ("once", "upon")
     assert sketch["url"] == "data:image/png;base64,YSBza2V0Y2g="

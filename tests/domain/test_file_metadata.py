@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from typing import Any
+from xml.etree import ElementTree
 
 import pytest
 from hypothesis import given
@@ -31,6 +32,31 @@ def test_what_is_written_is_found_among_any_other_bytes(
 ) -> None:
     written = described(input, request_id="r", demo=True)
     assert find(before + written.text().encode("ascii") + after) == written
+
+
+@given(st.text())
+def test_what_is_written_means_nothing_in_xml(prompt: str) -> None:
+    text = described({"prompt": prompt}).text()
+    assert ElementTree.fromstring(f"<a>{text}</a>").text == text  # noqa: S314  our own
+
+
+@pytest.mark.parametrize("seed", [0, None])
+def test_the_seed_0_is_told_from_an_unknown_one(seed: int | None) -> None:
+    written = FileMetadata.of_input({}, endpoint="a/b", model="", seed=seed)
+    assert find(written.text().encode()) == written
+
+
+def test_older_versions_left_out_the_seed_0() -> None:
+    found = find(b'{"darkroom":1,"endpoint":"a/b"}')
+    assert found is not None
+    assert found.seed == 0
+
+
+def test_secret_fields_are_named_only() -> None:
+    given = {"prompt": "hush", "token": "hush", "steps": 4}
+    found = described(given, secret={"prompt", "token"})
+    assert "hush" not in found.text()
+    assert (found.settings, found.left_out) == ({"steps": 4}, ("prompt", "token"))
 
 
 @given(st.text(), st.integers(0))

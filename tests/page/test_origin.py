@@ -104,6 +104,26 @@ def test_it_fills_the_form_also_from_the_gallery_and_with_a_new_seed(reader: Rea
     expect(reader.field("seed")).to_have_value("")
 
 
+def test_a_file_of_an_app_without_a_seed_offers_no_other_one(reader: Reader) -> None:
+    give(reader, described(seed=None, prompt="a lake"))
+    dialog = reader.page.get_by_role("dialog", name="What made this file")
+    expect(dialog).to_contain_text("a lake")
+    expect(dialog).not_to_contain_text("eed")
+    dialog.get_by_role("button", name="Use these settings").click()
+    expect(reader.field("prompt")).to_have_value("a lake")
+    expect(reader.field("seed")).to_have_value("")
+
+
+@pytest.mark.parametrize("older", [False, True])
+def test_the_seed_0_of_a_file_fills_the_form(reader: Reader, *, older: bool) -> None:
+    content = described(seed=0, prompt="a lake")
+    # Older versions left out the seed 0.
+    give(reader, content.replace(b',"seed":0', b"") if older else content)
+    reader.page.get_by_role("button", name="Use these settings").click()
+    expect(reader.field("prompt")).to_have_value("a lake")
+    expect(reader.field("seed")).to_have_value("0")
+
+
 def test_a_file_that_is_no_input_and_says_nothing_is_told(reader: Reader) -> None:
     give(reader, b"a,b", name="table.csv", media_type="text/csv")
     dialog = reader.page.get_by_role("dialog", name="What made this file")
@@ -173,7 +193,7 @@ def test_without_an_input_in_sight_the_user_chooses_what_takes_it(reader: Reader
     offer(reader.page, CHANGES)
     reader.page.reload()
     reader.page.get_by_role("link", name="Gallery").click()
-    broken = described(prompt="a lake").replace(b'"seed":', b'"sead":')
+    broken = described(prompt="a lake").replace(b'"endpoint":', b'"endpaint":')
     give(reader, broken)
     dialog = reader.page.get_by_role("dialog", name="Use this image as input")
     expect(dialog).to_contain_text("does not say what made it")

@@ -31,9 +31,9 @@ def inspect_command(file: Path, *, as_json: bool) -> None:
     found = read_metadata(file)
     if found is None:
         raise NotFound(
-            f"{file} has no description by Darkroom. GIF files have none, nor files of requests "
-            "that keep nothing, of an installation with DARKROOM_DESCRIBE_FILES=0, or that "
-            "another program saved again."
+            f"{file} has no description by Darkroom. GIF files of pipelines have none, nor files "
+            "of requests that keep nothing, of an installation with DARKROOM_DESCRIBE_FILES=0, or "
+            "that another program saved again."
         )
     if as_json:
         click.echo(json.dumps(asdict(found)))
@@ -58,7 +58,8 @@ def lines(found: FileMetadata, file: Path) -> Iterator[str]:
     yield f"endpoint  {one_line(found.endpoint)}{' (demo model)' if found.demo else ''}"
     if found.model:
         yield f"model     {one_line(found.model)}"
-    yield f"seed      {found.seed}"
+    if found.seed is not None:
+        yield f"seed      {found.seed}"
     if found.request_id:
         yield f"request   {one_line(found.request_id)}"
     if found.settings:
@@ -96,7 +97,8 @@ def again(found: FileMetadata, file: Path, missing: Sequence[str] = ()) -> str:
     """Command that repeats the generation into a file of the same format, without the input fields
     that are ``missing``."""
     prompt = one_line(found.prompt)
-    words = ["darkroom", "generate", prompt, "-m", found.endpoint, "--seed", str(found.seed)]
+    words = ["darkroom", "generate", prompt, "-m", found.endpoint]
+    words += [] if found.seed is None else ["--seed", str(found.seed)]
     for name, value in found.settings.items():
         if name not in missing:
             words += ["--field", f"{name}={json.dumps(value, ensure_ascii=False)}"]

@@ -1,14 +1,15 @@
 """Description of a generation inside the file that it made: prompt, model, seed and settings.
 
 It is JSON in ASCII, uncompressed, in the text field for comments that each format has: ``tEXt`` in
-PNG, EXIF in JPEG and WebP, tags in MP4, WebM and audio. So any reader of tags shows it, and
-``find`` needs to know no format. GIF files have none.
+PNG, EXIF in JPEG and WebP, tags in MP4, WebM and audio. Files that apps have written have it in
+their XMP packet. So any reader of tags shows it, and ``find`` needs to know no format. GIF files
+of pipelines have none.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, cast
 
@@ -20,6 +21,9 @@ MARK = f'{{"{FIRST}":{FORMAT},'.encode()
 MAX_BYTES = 32_000  # a segment of JPEG has 65,533
 LEFT_OUT = frozenset({"prompt", "seed", "seeds", "sync_mode"})
 """Fields of an input that are not among the settings."""
+
+_FOR_XML = str.maketrans({"&": "\\u0026", "<": "\\u003c", ">": "\\u003e"})
+"""The same JSON without what XML takes for markup."""
 
 _URLS = ("http://", "https://", "data:")
 
@@ -38,12 +42,13 @@ class FileMetadata:
 
     ``settings``: the other input fields, without URLs and inlined files, which may be secret or
     large; ``left_out`` names those fields, since a replay would need them. ``request_id`` is empty
-    for deterministic requests, whose equal inputs give equal bytes.
+    for deterministic requests, whose equal inputs give equal bytes. ``seed``: None if an app has
+    not said which it took.
     """
 
     endpoint: str
     model: str  # source of the weights, with the revision
-    seed: int
+    seed: int | None
     prompt: str
     settings: Mapping[str, Any] = field(default_factory=dict[str, Any])
     request_id: str = ""
@@ -58,30 +63,33 @@ class FileMetadata:
         *,
         endpoint: str,
         model: str,
-        seed: int,
+        seed: int | None,
         request_id: str = "",
         demo: bool = False,
+        secret: Collection[str] = (),
     ) -> FileMetadata:
-        """Describe a generation with the input ``given`` and the ``seed`` that it used."""
+        """Describe a generation with the input ``given`` and the ``seed`` that it used.
+
+        ``secret``: input fields that are not described.
+        """
+        shown = {name: value for name, value in given.items() if name not in secret}
         settings = {
             name: kept
-            for name, value in given.items()
+            for name, value in shown.items()
             if name not in LEFT_OUT and (kept := _without_urls(value)) is not None
         }
-        prompt = given.get("prompt")
-        shown = prompt if isinstance(prompt, str) else ""
-        cut = tuple(
-            sorted(
-                name
-                for name, value in given.items()
-                if name == "seeds" or (name not in LEFT_OUT and _has_url(value))
-            )
+        prompt = shown.get("prompt")
+        cut = sorted(
+            name
+            for name, value in given.items()
+            if name == "seeds" or name in secret or (name not in LEFT_OUT and _has_url(value))
         )
-        return cls(endpoint, model, seed, shown, settings, request_id, demo, cut)
+        text = prompt if isinstance(prompt, str) else ""
+        return cls(endpoint, model, seed, text, settings, request_id, demo, tuple(cut))
 
     def text(self) -> str:
-        """JSON of at most ``MAX_BYTES`` characters. Of more, settings are left out, then the end of
-        the prompt."""
+        """JSON of at most ``MAX_BYTES`` characters, none of which means anything in XML. Of more,
+        settings are left out, then the end of the prompt."""
         shown = self._text(self.prompt, self.settings, self.left_out)
         if len(shown) > MAX_BYTES:
             shown = self._text(self.prompt, {}, ("settings",))
@@ -102,8 +110,12 @@ class FileMetadata:
             "demo": self.demo,
             "left_out": [*left_out],
         }
-        given = {name: value for name, value in content.items() if value not in ("", {}, [], False)}
-        return json.dumps(given, ensure_ascii=True, separators=(",", ":"))
+        given = {
+            name: value
+            for name, value in content.items()
+            if value not in ("", {}, []) and value is not False  # the seed 0 is equal to False
+        }
+        return json.dumps(given, ensure_ascii=True, separators=(",", ":")).translate(_FOR_XML)
 
 
 def find(content: Searchable) -> FileMetadata | None:
@@ -120,10 +132,11 @@ def _parsed(beginning: bytes) -> FileMetadata | None:
     """Description that ``beginning`` begins with; None if it is damaged."""
     try:
         content, _ = json.JSONDecoder().raw_decode(beginning.decode("latin-1"))
+        seed = content.get("seed", 0)  # older versions left out 0
         return FileMetadata(
             endpoint=str(content["endpoint"]),
             model=str(content.get("model", "")),
-            seed=int(content["seed"]),
+            seed=None if seed is None else int(seed),
             prompt=str(content.get("prompt", "")),
             settings=dict(content.get("settings", {})),
             request_id=str(content.get("request_id", "")),

@@ -18,17 +18,30 @@ TRAINED_ALGORITHMIC_MEDIA = "http://cv.iptc.org/newscodes/digitalsourcetype/trai
 TAG = "DigitalSourceType"
 """Name of the tag in formats without XMP."""
 
-XMP = (
-    '<?xpacket begin="\ufeff" id="W5M0MpCehiHzreSzNTczkc9d"?>'
-    '<x:xmpmeta xmlns:x="adobe:ns:meta/">'
-    '<rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#">'
-    '<rdf:Description rdf:about="" xmlns:xmp="http://ns.adobe.com/xap/1.0/"'
-    ' xmlns:Iptc4xmpExt="http://iptc.org/std/Iptc4xmpExt/2008-02-29/">'
-    "<xmp:CreatorTool>Darkroom</xmp:CreatorTool>"
-    f"<Iptc4xmpExt:{TAG}>{TRAINED_ALGORITHMIC_MEDIA}</Iptc4xmpExt:{TAG}>"
-    '</rdf:Description></rdf:RDF></x:xmpmeta><?xpacket end="w"?>'
-)
-"""XMP packet of every marked file."""
+_MARK = f"<Iptc4xmpExt:{TAG}>{TRAINED_ALGORITHMIC_MEDIA}</Iptc4xmpExt:{TAG}>"
+
+
+def xmp_packet(description: str = "", *, marked: bool = True) -> str:
+    """XMP packet with the mark, and with ``description`` (``FileMetadata.text()``) if given."""
+    namespace = described = ""
+    if description:
+        namespace = ' xmlns:dc="http://purl.org/dc/elements/1.1/"'
+        text = f'<rdf:Alt><rdf:li xml:lang="x-default">{description}</rdf:li></rdf:Alt>'
+        described = f"<dc:description>{text}</dc:description>"
+    return (
+        '<?xpacket begin="\ufeff" id="W5M0MpCehiHzreSzNTczkc9d"?>'
+        '<x:xmpmeta xmlns:x="adobe:ns:meta/">'
+        '<rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#">'
+        '<rdf:Description rdf:about="" xmlns:xmp="http://ns.adobe.com/xap/1.0/"'
+        f'{namespace} xmlns:Iptc4xmpExt="http://iptc.org/std/Iptc4xmpExt/2008-02-29/">'
+        "<xmp:CreatorTool>Darkroom</xmp:CreatorTool>"
+        f"{_MARK if marked else ''}{described}"
+        '</rdf:Description></rdf:RDF></x:xmpmeta><?xpacket end="w"?>'
+    )
+
+
+XMP = xmp_packet()
+"""XMP packet of every marked file of a pipeline, which has its description elsewhere."""
 
 
 GENERATION = "org.darkroom.generation"

@@ -7,8 +7,8 @@ const MOST = 32_000; // characters of a description
 const PART = 4_000_000; // bytes that are read at once
 
 /**
- * Description in a file: `{endpoint, model, seed, prompt, settings, request, demo}`; null if it has
- * none. The formats are not read: a prompt cannot have the mark, because its quotes are escaped.
+ * Description in a file: `{endpoint, model, seed, prompt, settings, request, demo}`, whose seed may be
+ * null; null if it has none. The formats are not read: a prompt cannot have the mark, because its quotes are escaped.
  */
 export async function descriptionIn(file) {
   for (let from = 0; from < file.size; from += PART) {
@@ -35,14 +35,14 @@ function read(text) {
     const {
       endpoint,
       model = "",
-      seed,
+      seed = 0, // older versions left out 0
       prompt = "",
       settings = {},
       ...more
     } = json.parse(text.slice(0, end));
     const fits =
       typeof endpoint === "string" &&
-      ["number", "bigint"].includes(typeof seed) &&
+      (seed === null || ["number", "bigint"].includes(typeof seed)) &&
       typeof prompt === "string" &&
       settings !== null &&
       typeof settings === "object" &&

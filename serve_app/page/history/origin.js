@@ -53,7 +53,7 @@ function parts(found, model, { act, close, use }) {
     element("button", { type: "button", class: kind, click }, name);
   const fills = [
     button("Use these settings", () => fill(true), "main"),
-    button("New seed", () => fill(false)),
+    ...(seed === null ? [] : [button("New seed", () => fill(false))]),
   ];
   for (const each of fills) each.disabled = model === undefined;
   const useIt = () => {
@@ -62,7 +62,7 @@ function parts(found, model, { act, close, use }) {
   };
   const facts = {
     Model: demo ? `${endpoint} (demo model)` : endpoint,
-    Seed: seed,
+    Seed: seed ?? "",
     ...Object.fromEntries(
       Object.entries(settings).map(([name, value]) => [name.replaceAll("_", " "), words(value)]),
     ),

@@ -50,6 +50,15 @@ def test_a_file_says_what_made_it_and_how_to_make_it_again(file: Path) -> None:
     assert note == "          The line breaks of the prompt are left out."
 
 
+def test_a_file_of_an_app_that_says_no_seed_is_made_again_without_one(tmp_path: Path) -> None:
+    path = tmp_path / "a.png"
+    path.write_bytes(FileMetadata("apps/a", "python:1", None, "x").text().encode())
+    shown = inspect(path).stdout
+    assert "seed" not in shown
+    words = ["darkroom", "generate", "x", "-m", "apps/a", "-o", "out.png"]
+    assert shlex.split(shown.partition("again     ")[2]) == words
+
+
 def again(path: Path, **input_: Any) -> list[str]:
     """Command that repeats a generation with this input, and what is said below it."""
     given = {"prompt": "x", **input_}

@@ -82,13 +82,14 @@ class Desk:
         schema: Any = None,
         marking: str = "off",
         certificates: str = "",
+        described: bool = False,
         **given: Any,
     ) -> RequestFiles:
         endpoint = Endpoint(
             "apps/a", "python", Weights("a"), "json", options={"input_schema": schema or {}}
         )
         lease = Lease(name, 1, 60.0, endpoint, given, (), Priority.NORMAL, marking=marking)
-        lease = replace(lease, certificates=certificates)
+        lease = replace(lease, certificates=certificates, describe_files=described)
         folder = self.scratch / f"{name}-1"
         tickets = Tickets(self.storage)
         tickets.thumbnails = self.thumbnails

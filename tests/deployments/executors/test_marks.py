@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
+from xml.etree import ElementTree
 
 import av
 import numpy as np
 import pytest
 from PIL import Image
 
-from deployments.executors.marks import add_mark
+from deployments.executors.marks import insert
+from serve_app.domain.media.file_metadata import MAX_BYTES, FileMetadata, find
 from serve_app.domain.media.marking import TRAINED_ALGORITHMIC_MEDIA, XMP, is_marked
 
 
 def image(mode: str = "RGB") -> Image.Image:
     return Image.effect_noise((33, 21), 60).convert(mode)
 
+
+WRITTEN = FileMetadata(
+    "apps/a", "python:1", 7, 'a <b> & "c"', {"size": {"width": 64}}, "r-1", left_out=("image_url",)
+)
 
 IMAGES = {
     "png": ("image/png", "RGBA", {}),
@@ -35,7 +42,7 @@ def test_a_marked_image_shows_the_same_pixels(tmp_path: Path, name: str) -> None
     image(mode).save(path, media_type.rpartition("/")[2], **options)
     with Image.open(path) as before:
         pixels = np.array(before)
-    assert add_mark(path, media_type)
+    assert insert(path, media_type)
     assert is_marked(path.read_bytes())
     with Image.open(path) as after:
         assert np.array_equal(np.array(after), pixels)
@@ -43,6 +50,36 @@ def test_a_marked_image_shows_the_same_pixels(tmp_path: Path, name: str) -> None
             found = after.info.get("xmp") or after.info.get("XML:com.adobe.xmp")
             assert found in (XMP, XMP.encode())
     assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("marked", [True, False])
+@pytest.mark.parametrize("name", IMAGES)
+def test_an_image_says_what_made_it(tmp_path: Path, name: str, *, marked: bool) -> None:
+    media_type, mode, options = IMAGES[name]
+    path = tmp_path / "image"
+    image(mode).save(path, media_type.rpartition("/")[2], **options)
+    assert insert(path, media_type, WRITTEN.text(), mark=marked)
+    content = path.read_bytes()
+    assert find(content) == WRITTEN
+    assert is_marked(content) is marked
+    with Image.open(path) as after:
+        after.load()
+        if media_type != "image/gif":
+            packet = after.info.get("xmp") or after.info["XML:com.adobe.xmp"]
+            read = ElementTree.fromstring(packet)  # noqa: S314  our own
+            assert "".join(read.itertext()).endswith(WRITTEN.text()), "other programs show it"
+
+
+def test_the_longest_description_fits_into_every_image(tmp_path: Path) -> None:
+    long = replace(WRITTEN, prompt="&" * 31_000).text()
+    assert len(long) <= MAX_BYTES
+    for name, (media_type, mode, options) in IMAGES.items():
+        path = tmp_path / name
+        image(mode).save(path, media_type.rpartition("/")[2], **options)
+        assert insert(path, media_type, long)
+        assert find(path.read_bytes()) is not None
+        with Image.open(path) as after:
+            after.load()
 
 
 SOUNDS = {
@@ -78,8 +115,9 @@ def test_a_marked_audio_file_sounds_the_same(tmp_path: Path, media_type: str) ->
     path = tmp_path / "sound"
     write_sound(path, *SOUNDS[media_type])
     before = heard(path)
-    assert add_mark(path, media_type)
+    assert insert(path, media_type, WRITTEN.text())
     assert is_marked(path.read_bytes())
+    assert find(path.read_bytes()) == WRITTEN
     assert np.array_equal(heard(path), before)
     assert list(tmp_path.iterdir()) == [path]
 
@@ -89,7 +127,7 @@ def test_an_mp3_file_without_a_tag_gets_one(tmp_path: Path) -> None:
     write_sound(path, *SOUNDS["audio/mpeg"], write_id3v2="0", id3v2_version="0")
     assert not path.read_bytes().startswith(b"ID3")
     before = heard(path)
-    assert add_mark(path, "audio/mpeg")
+    assert insert(path, "audio/mpeg")
     assert np.array_equal(heard(path), before)
 
 
@@ -115,7 +153,8 @@ def test_a_marked_video_shows_the_same_frames(
             return [each.to_ndarray(format="rgb24").tobytes() for each in container.decode(video=0)]
 
     before = frames()
-    assert add_mark(path, media_type)
+    assert insert(path, media_type, WRITTEN.text())
+    assert find(path.read_bytes()) == WRITTEN
     assert frames() == before
     with av.open(str(path)) as container:
         tagged = container.metadata.get("DIGITALSOURCETYPE") or container.metadata.get(
@@ -134,6 +173,6 @@ def test_a_marked_video_shows_the_same_frames(
 def test_a_file_that_cannot_be_marked_stays_as_it_was(tmp_path: Path, media_type: str) -> None:
     path = tmp_path / "file"
     path.write_bytes(b"something else")
-    assert not add_mark(path, media_type)
+    assert not insert(path, media_type)
     assert path.read_bytes() == b"something else"
     assert list(tmp_path.iterdir()) == [path]
