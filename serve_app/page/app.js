@@ -380,7 +380,7 @@ function goOn(given) {
   const left = () => (goingOn = null);
   return use("goingOn", ({ GoingOn }) => {
     goingOn?.leave();
-    goingOn = new GoingOn({ ...given, form, left });
+    goingOn = new GoingOn({ ...given, api, complain, form, left });
   });
 }
 

@@ -247,6 +247,36 @@ def test_expired_drafts_say_so_and_cannot_be_finished(reader: Reader) -> None:
     expect(table.get_by_role("button", name="Finish draft")).to_have_count(0)
 
 
+@pytest.mark.parametrize("noise", [0, 0.3])
+def test_what_was_made_of_an_expired_draft_is_made_again_from_the_first_step(
+    reader: Reader, noise: float
+) -> None:
+    table = draft(reader)
+    table.get_by_role("button", name="Change draft 2").click()
+    chip = reader.page.get_by_role("group", name="From draft 2")
+    chip.get_by_label("New noise").fill(str(noise))
+    reader.page.get_by_role("button", name="Generate").click()
+    sheet = reader.page.locator(".sheet[data-from]")
+    expect_images(sheet, 1)
+    used = sheet.get_attribute("data-from") or ""
+    path = f"**/v1/drafts/{used}"
+    missing = {"error_type": "not_found", "message": "There is no draft."}
+    reader.page.route(path, lambda route: route.fulfill(status=404, json=missing))
+    chip.get_by_role("button", name="Do not go on from the draft").click()
+    sheet.get_by_role("button", name="Use again").click()
+    said = reader.page.locator("#form-problem")
+    expect(said).to_contain_text("Its draft has expired")
+    expect(said).to_contain_text("another result" if noise else "the same result")
+    expect(reader.page.get_by_role("group", name="From a draft")).to_have_count(0)
+    expect(reader.field("seed")).to_be_enabled()
+    sent = submitted(reader)
+    reader.page.get_by_role("button", name="Generate").click()
+    expect(reader.sheets).to_have_count(3)
+    expect_images(reader.sheets.first, 1)
+    assert (sent[0]["prompt"], sent[0]["seed"]) == ("a hill", 11)
+    assert not sent[0].keys() & {"from_draft", "new_noise", "noise_seed"}
+
+
 def test_a_draft_that_is_refused_says_why_at_its_place(reader: Reader) -> None:
     table = draft(reader)
     problem = {"loc": ["body", "from_draft"], "msg": "The endpoint was changed", "type": "x"}

@@ -22,12 +22,15 @@ export const DECIDED = [
   "seed",
 ];
 const WHY = "The draft decides this.";
+const GONE = "Its draft has expired, so Generate makes this from the first step: ";
+const SAME = "the same result, unless its prompt or settings were changed after the draft.";
+const OTHER = "another result, because it went on from the draft with new noise.";
 const LISTS = ["list", "rows", "media-list"];
 
 /** Going on from one draft. `id` is the draft's, `base` the input that made it, `noise` the share of
  * new noise to begin with, `noiseSeed` its seed, `origin` its place on a light table:
  * `{request, id, number, count, picture}`, or undefined. `left()` is called when the user goes on
- * from it no more. */
+ * from it no more, `complain(words)` if it has expired. */
 export class GoingOn {
   #given;
   #held = []; // controls that are disabled
@@ -39,6 +42,19 @@ export class GoingOn {
     this.#given = given;
     for (const row of given.form.rows) if (DECIDED.includes(row.field.name)) this.#hold(row);
     this.#show();
+    this.#look();
+  }
+
+  /** Leaves a draft that is not there any more: what goes on from it would be refused. */
+  async #look() {
+    const { id, api, complain, noise } = this.#given;
+    try {
+      await api.call("GET", `v1/drafts/${encodeURIComponent(id)}`);
+    } catch (error) {
+      if (error.status !== 404 || !this.#panel.isConnected) return;
+      this.leave();
+      complain(GONE + (noise > 0 ? OTHER : SAME));
+    }
   }
 
   get origin() {

@@ -32,6 +32,23 @@ def test_steps_of_minutes_have_a_rate_too():
     assert last_of(StepRate(clock), clock, Stage.DENOISING, range(9), 120).rate == 1 / 120
 
 
+def test_a_first_step_that_loads_the_model_does_not_count():
+    clock = FakeClock()
+    rate = StepRate(clock)
+    last_of(rate, clock, Stage.DENOISING, range(1), 60.0)
+    assert last_of(rate, clock, Stage.DENOISING, range(1, 2), 2.0).left_s is None
+    assert last_of(rate, clock, Stage.DENOISING, range(2, 3), 2.0).left_s == 38 * 2.0
+    assert last_of(rate, clock, Stage.DENOISING, range(3, 9), 2.0).left_s == 32 * 2.0
+
+
+def test_a_slower_step_later_counts():
+    clock = FakeClock()
+    rate = StepRate(clock)
+    last_of(rate, clock, Stage.DENOISING, range(3), 1.0)
+    clock.advance(3.0)
+    assert last_of(rate, clock, Stage.DENOISING, range(3, 5), 1.0).rate == 4 / 7
+
+
 def test_another_pace_is_seen_after_a_while():
     clock = FakeClock()
     rate = StepRate(clock)
