@@ -22,11 +22,10 @@ import { Address, takeLink } from "./interface/address.js";
 import { endWork, followWork } from "./interface/dialog.js";
 import { Door } from "./interface/door.js";
 import { byId } from "./interface/element.js";
-import { tool } from "./interface/late.js";
+import { loaded, tool } from "./interface/late.js";
 import { listenForShortcuts } from "./interface/shortcuts.js";
 import { listenForTheme } from "./interface/theme_switch.js";
 import { announce, say } from "./interface/toast.js";
-import { RealModelOffer } from "./models/real_model.js";
 import { Views } from "./interface/views.js";
 import { Details } from "./results/details.js";
 import { promptOf } from "./results/sheet.js";
@@ -54,6 +53,7 @@ let accepted = null; // the last key that the server took, and the person of its
 let owner = key.value; // key whose requests this tab shows
 let attempt = 0; // number of the latest one to enter; an earlier one does nothing more
 let again = null; // timer of its next try
+let offer = null; // promise of the offer of a real model, when there is one
 
 const act = {
   again: useAgain,
@@ -71,6 +71,9 @@ const act = {
   useAsInput,
   ended,
   cell: (request) => submitter.cell(request),
+  models,
+  write: (id, input) => (id === model?.id ? changeForm(input) : fillForm(id, input)),
+  say: (node, text) => use("text", ({ showText }) => showText(node, text, act)),
   lightTable: async (request, output) => {
     const { LightTable } = await tool("lightTable");
     return new LightTable({ request, output, api, act }).node;
@@ -93,8 +96,6 @@ const stage = new Stage(api, act);
 const recent = new Recent(api, act);
 const views = new Views({ api, act, address, caller, models, follow: moved });
 const demoWords = new DemoWords();
-const offer = new RealModelOffer({ api, caller });
-byId("real-model").append(offer.node);
 const estimate = new EstimateLine(api, () =>
   model === null || !byId("form").checkVisibility()
     ? null
@@ -154,7 +155,7 @@ function forget() {
   byId("account").hidden = true;
   listed = [];
   models.forget();
-  offer.show([]);
+  offerReal([]);
   goingOn?.leave();
   form.clear();
   forgetDraft();
@@ -203,7 +204,7 @@ async function enter() {
   const restored = stage.restore();
   recent.look();
   await choose(wantedModel());
-  if (model?.demo) offer.show(listed);
+  if (model?.demo) offerReal(listed);
   await restored;
   showLatest();
   moved();
@@ -274,7 +275,7 @@ function showModel(chosen) {
   model = chosen;
   models.keep(model);
   address.correct({ model: model.id });
-  offer.show(model.demo ? listed : []);
+  offerReal(model.demo ? listed : []);
   if (same) return; // nothing is drawn again under the user's hands
   goingOn?.leave();
   form.show(model);
@@ -290,6 +291,17 @@ function showModel(chosen) {
   complain("");
   demoWords.show(model);
   estimate.soon();
+}
+
+/** Offers the first of `models` that is a real one and runs without a GPU. */
+function offerReal(models) {
+  if (offer === null && !models.some(({ cpu, demo }) => cpu && !demo)) return;
+  offer ??= loaded(() => import("./models/real_model.js")).then(({ RealModelOffer }) => {
+    const made = new RealModelOffer({ api, caller });
+    byId("real-model").append(made.node);
+    return made;
+  });
+  offer.then((made) => made.show(models), () => (offer = null));
 }
 
 /** Shows the latest result on an empty stage, such as in a new browser. */

@@ -11,6 +11,7 @@ import pytest
 from playwright.sync_api import Error, Locator, Page, Request, Route, expect
 
 from tests.page.album import Entry
+from tests.page.axe import look
 from tests.page.darkroom import PageDarkroom
 from tests.page.painter import image
 from tests.page.reader import Reader, expect_images
@@ -100,6 +101,44 @@ def test_the_model_in_the_form_is_first_and_offers_each_of_its_inputs(reader: Re
     reader.page.keyboard.press("ArrowDown")
     reader.page.keyboard.press("Enter")
     assert asked(reader, "changes")["mask_url"] == url_of(sheet)
+
+
+def test_a_text_is_shown_as_one_and_becomes_the_prompt_of_a_model(reader: Reader) -> None:
+    sheet = reader.generate("a hill")
+    expect_images(sheet, 1)
+    text = "A hill\nat dawn."
+    output = {"text": text, "chunks": []}
+    made = sheet.get_attribute("data-request")
+    reader.page.route(f"**/requests/{made}", lambda route: route.fulfill(json=output))
+    reader.page.reload()
+    expect(sheet.locator("blockquote")).to_have_text(text, use_inner_text=True)
+    sheet.get_by_text("Whole output").click()
+    expect(sheet.locator("pre")).to_contain_text('"chunks": []')
+    look(reader.page)
+    sheet.get_by_role("button", name="Use as prompt").click()
+    menu = reader.page.get_by_role("dialog", name="Use this text as a prompt")
+    expect(menu.get_by_role("heading")).to_have_text(
+        ["Use this text as a prompt", "The model in the form", "Other models"]
+    )
+    menu.get_by_role("button", name="Moves").click()
+    expect(reader.page.get_by_label("Model", exact=True)).to_have_value("some/moves")
+    expect(reader.field("prompt")).to_have_value(text)
+    reader.page.get_by_role("button", name="Undo").click()
+    expect(reader.field("prompt")).to_have_value("a hill")
+
+
+def test_a_text_replaces_only_the_prompt_of_the_model_in_the_form(reader: Reader) -> None:
+    sheet = reader.generate("a hill", num_images=1)
+    expect_images(sheet, 1)
+    made = sheet.get_attribute("data-request")
+    reader.page.route(f"**/requests/{made}", lambda route: route.fulfill(json={"text": "a lake"}))
+    reader.page.reload()
+    reader.field("num_images").first.fill("3")
+    sheet.get_by_role("button", name="Use as prompt").click()
+    menu = reader.page.get_by_role("dialog", name="Use this text as a prompt")
+    menu.locator(".target").first.click()
+    expect(reader.field("prompt")).to_have_value("a lake")
+    expect(reader.field("num_images").first).to_have_value("3")
 
 
 def test_an_input_of_several_files_takes_several_results(reader: Reader) -> None:

@@ -10,6 +10,7 @@ const OWN_STYLES = { code: "code/code.css", draftSettings: OF_DRAFTS, goingOn: O
 const TOOLS = {
   uploads: () => import("../client/uploads.js"),
   notifications: () => import("./notifications.js"),
+  text: () => import("../results/text.js"),
   reuse: () => import("../tools/reuse.js"),
   mask: () => import("../tools/mask.js"),
   frame: () => import("../tools/frame.js"),

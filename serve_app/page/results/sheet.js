@@ -12,7 +12,7 @@ const RATIO = 32;
 
 /**
  * Card of a request. `act` has the callbacks of its buttons, which get the request, and `useAsInput(file,
- * request)`, `lightTable(request, output)`, and `showDraft(origin)`. `imageOf` is `Api.image`; `read()`
+ * request)`, `lightTable(request, output)`, `say(node, text)`, and `showDraft(origin)`. `imageOf` is `Api.image`; `read()`
  * reads the output of the request anew.
  */
 export class Sheet {
@@ -40,6 +40,7 @@ export class Sheet {
   #read;
   #use;
   #lightTable;
+  #say;
   #notify;
   #part = 0;
   #output = null;
@@ -50,6 +51,7 @@ export class Sheet {
     this.#read = read;
     this.#imageOf = imageOf;
     this.#lightTable = act.lightTable;
+    this.#say = act.say;
     this.#use = (file) => act.useAsInput(file, request);
     const prompt = promptOf(request.input);
     const button = (name, what) =>
@@ -226,6 +228,7 @@ export class Sheet {
     if (files.length === 0) figures.push(element("pre", {}, json.write(output, 2)));
     if (output?.drafts?.length) this.#lay(output, figures);
     else this.#fill(figures);
+    if (files.length === 0 && output?.text) this.#say(figures[0], output.text);
     this.#facts(status, output);
   }
 

@@ -13,15 +13,15 @@ const GROUPS = {
 const HERE = "The model in the form";
 const OTHERS = "Other models";
 const NO_ORIGIN = "The file does not say what made it, so it has no settings to use.";
-const NOUNS = { image: "image", video: "video", audio: "audio file" };
+const NOUNS = { image: "image", video: "video", audio: "audio file", text: "text" };
 
-/** Opens the choice for `file`. `current` is the id of the chosen model; `put(model, field)` is called
+/** Opens the choice for `file`, whose `kind` may be a text. `current` is the id of the chosen model; `put(model, field)` is called
  * with what was chosen. `models` is a promise of the models with their schemas. */
 export async function chooseInput(file, { current, models, put }) {
   const list = element("div", { class: "targets" }, element("p", { class: "help" }, "Loading …"));
   const { kind } = file;
   const url = file.local ? URL.createObjectURL(file.local) : file.url;
-  const title = `Use this ${NOUNS[kind] ?? "file"} as input`;
+  const title = kind === "text" ? "Use this text as a prompt" : `Use this ${NOUNS[kind] ?? "file"} as input`;
   const dialog = openNew(title, "narrow", preview({ kind, url }), list);
   if (file.local) dialog.addEventListener("close", () => URL.revokeObjectURL(url));
   let found;
@@ -37,24 +37,26 @@ export async function chooseInput(file, { current, models, put }) {
     put(model, field);
   };
   list.replaceChildren(
-    ...(takers.length ? groups(takers, current, chosen) : [nobody(file)]),
+    ...(takers.length ? groups(takers, current, chosen, kind === "text" ? {} : GROUPS) : [nobody(file)]),
     file.local ? element("p", { class: "help" }, NO_ORIGIN) : "",
   );
   roving(list, "button");
   list.querySelector("button")?.focus();
 }
 
-/** Fields of `model` that take a file of this kind; masks are last. */
+/** Fields of `model` that take a file of this kind, or a text; masks and negative prompts are last. */
 function inputsOf({ input }, kind) {
   if (input === null) return [];
-  const fields = fieldsOf(input).filter(({ media }) => media === kind);
-  const isMask = ({ name }) => name.includes("mask");
-  return fields.sort((one, other) => isMask(one) - isMask(other));
+  const taken = kind === "text" ? "prompt" : kind;
+  const fields = fieldsOf(input).filter((field) => (field.media ?? field.kind) === taken);
+  const isLast = ({ name }) => /mask|negative/.test(name);
+  return fields.sort((one, other) => isLast(one) - isLast(other));
 }
 
-function groups(takers, current, chosen) {
-  const nameOf = ({ model }) => (model.id === current ? HERE : (GROUPS[model.category] ?? OTHERS));
-  const names = [...new Set([HERE, ...Object.values(GROUPS), OTHERS])];
+/** Sections with the models; `named` has the names of those of some categories. */
+function groups(takers, current, chosen, named) {
+  const nameOf = ({ model }) => (model.id === current ? HERE : (named[model.category] ?? OTHERS));
+  const names = [...new Set([HERE, ...Object.values(named), OTHERS])];
   const all = names.map((name) => [name, takers.filter((each) => nameOf(each) === name)]);
   const filled = all.filter(([, members]) => members.length > 0);
   return filled.map(([name, members]) =>
@@ -85,6 +87,6 @@ function preview({ kind, url }) {
 }
 
 function nobody({ kind }) {
-  const words = `No model of this Darkroom takes ${kind === "video" ? "a" : "an"} ${NOUNS[kind] ?? "file"}.`;
+  const words = `No model of this Darkroom takes ${/^[ai]/.test(kind) ? "an" : "a"} ${NOUNS[kind] ?? "file"}.`;
   return element("p", { class: "help" }, words);
 }
