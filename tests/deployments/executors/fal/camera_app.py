@@ -9,7 +9,7 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from tempfile import NamedTemporaryFile
+from tempfile import NamedTemporaryFile, TemporaryDirectory
 from typing import Any, Literal
 from urllib.request import urlopen
 
@@ -82,8 +82,8 @@ class Camera(fal.App, keep_alive=300, name="camera", max_multiplexing=4):
         with urlopen(input.image_url) as opened:  # noqa: ASYNC210, S310
             content = opened.read()
         images = [Image(url=input.image_url).to_pil("L"), *(each.to_pil() for each in input.layers)]
-        with NamedTemporaryFile(dir="/tmp") as file:
-            assert download_file(input.image_url, Path(file.name).parent).read_bytes() == content
+        with TemporaryDirectory() as folder:
+            assert download_file(input.image_url, folder).read_bytes() == content
         return Image.from_pil(images[-1].convert("L"), "png")
 
     @fal.endpoint("/speak")
