@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+import base64
+import io
 import json
 import os
 import re
@@ -14,6 +16,7 @@ from typing import Any
 
 import httpx
 import pytest
+from PIL import Image
 from playwright.sync_api import Page, expect
 
 from tests.ingress.house import OTHERS
@@ -76,12 +79,17 @@ def ran(reader: Reader, command: list[str], cwd: Path) -> str:
     return done.stdout
 
 
-def stored(reader: Reader) -> dict[str, Any]:
-    """Parts of the input of the only request, after its defaults were filled in."""
+def inputs(reader: Reader) -> dict[str, Any]:
+    """Input of the only request, after its defaults were filled in."""
     headers = {"authorization": f"Key {reader.darkroom.key}"}
     url = f"{reader.darkroom.url}/v1/requests"
     (request,) = httpx.get(url, headers=headers).json()["requests"]
-    found = httpx.get(f"{url}/{request['request_id']}", headers=headers).json()["input"]
+    return httpx.get(f"{url}/{request['request_id']}", headers=headers).json()["input"]
+
+
+def stored(reader: Reader) -> dict[str, Any]:
+    """Parts of the input of the only request."""
+    found = inputs(reader)
     assert found["image_size"] in ("square", {"width": 512, "height": 512})
     return {name: found.get(name) for name in ("prompt", "seed", "num_images")}
 
@@ -154,6 +162,38 @@ def test_the_program_for_openais_client_makes_the_same_image(
     assert len(urls) == 2
     assert all(each.startswith(f"{filled.darkroom.url}/files/") for each in urls)
     assert stored(filled) == {"prompt": AWKWARD, "seed": SEED, "num_images": 2}
+
+
+@pytest.mark.parametrize("local", [True, False])
+def test_the_program_for_openais_client_edits_an_image(
+    page: Page, tmp_path: Path, *, local: bool
+) -> None:
+    picture = io.BytesIO()
+    Image.new("RGB", (64, 64), "teal").save(picture, "PNG")
+    (tmp_path / "image.png").write_bytes(picture.getvalue())
+    with page_darkroom(catalog=OTHERS) as darkroom:
+        reader = Reader(page, darkroom)
+        reader.enter("fal-ai/fast-sdxl/image-to-image")
+        reader.field("prompt").fill(AWKWARD)
+        reader.unfold()
+        reader.field("seed").fill(str(SEED))
+        if local:
+            chosen = tmp_path / "image.png"
+            reader.page.locator("input[type=file]").first.set_input_files(chosen)
+            expect(reader.page.locator(".media-preview img")).to_be_visible()
+        else:
+            address = f"{darkroom.url}/page/icons/icon-192.png"
+            reader.field("image_url").fill(address)
+        reader.page.locator("#code-button").click()
+        (tmp_path / "call.py").write_text(shown(reader, "OpenAI"))
+        (url,) = ran(reader, [sys.executable, "call.py"], tmp_path).split()
+        assert url.startswith(f"{darkroom.url}/files/")
+        found = inputs(reader)
+    assert (found["prompt"], found["seed"]) == (AWKWARD, SEED)
+    kind, _, content = found["image_url"].partition(",")
+    assert kind == "data:image/png;base64"
+    if local:
+        assert base64.b64decode(content) == picture.getvalue()
 
 
 def test_the_program_for_openais_client_makes_a_video(page: Page, tmp_path: Path) -> None:
@@ -231,11 +271,13 @@ def test_only_the_clients_that_an_endpoint_suits_are_offered(reader: Reader) -> 
     names = reader.page.evaluate(
         """async () => {
             const { languagesOf } = await import("/page/code/code.js");
-            return [languagesOf("text-to-image"), languagesOf("text-to-audio")];
+            const kinds = ["text-to-image", "text-to-audio", "image-to-image"];
+            return kinds.map(languagesOf);
         }"""
     )
     assert "openai" in names[0]
     assert "openai" not in names[1]
+    assert "openai" in names[2]
 
 
 def test_the_program_is_copied(filled: Reader) -> None:

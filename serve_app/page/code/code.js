@@ -19,7 +19,7 @@ const WRITERS = { python, javascript, typescript, curl, queue, openai, replicate
 
 /** Languages in which an endpoint of this category can be called. */
 export function languagesOf(category) {
-  const isForOpenai = ["text-to-image", "text-to-video"].includes(category);
+  const isForOpenai = ["text-to-image", "image-to-image", "text-to-video"].includes(category);
   return Object.keys(LANGUAGES).filter((language) => language !== "openai" || isForOpenai);
 }
 

@@ -100,6 +100,23 @@ def test_an_endpoint_at_openai_gets_openais_own_parameters() -> None:
     assert (made.size, made.streamed) == ("1024x1536", True)
 
 
+@pytest.mark.parametrize(("prompt", "sent"), [("", {}), ("a hill", {"prompt": "a hill"})])
+def test_an_upscaler_gets_no_empty_prompt(prompt: str, sent: dict[str, Any]) -> None:
+    """OpenAI's client cannot leave a prompt out. One with words is refused by the schema."""
+    schema = {
+        "type": "object",
+        "properties": {"image_url": {"type": "string"}},
+        "additionalProperties": False,
+    }
+    options = {"input_schema": schema, "output_schema": {"type": "object"}}
+    endpoint = Endpoint("apps/larger", "cog", Weights(""), "json", options=options)
+    entry = CatalogEntry(
+        endpoint, SCHEMAS["json"](endpoint), EndpointSource(family="cog", schema="json")
+    )
+    given = ImageParameters.read({"prompt": prompt})
+    assert parse_parameters(given, EndpointFields(entry)).input == sent
+
+
 async def test_what_is_left_to_the_endpoint_is_its_own_choice_but_the_format(
     house: House, client: httpx.AsyncClient
 ) -> None:
