@@ -143,6 +143,29 @@ def test_a_fork_may_have_another_lora(flux: Engine, drawn: Draft, tmp_path: Any)
     assert not torch.equal(made_of(with_it.result(60)), without)
 
 
+def test_eight_drafts_with_two_finished_cost_less_than_half_of_eight_whole_ones(
+    flux: Engine, tmp_path: Any
+) -> None:
+    """Counted in steps, with LoRAs mixed and a preview of each, as in ``benchmarks.drafts``."""
+    pipeline = load_pipeline(Weights(str(DEMO / "flux")))
+    loras = [Lora(save_lora(tmp_path / str(n), pipeline, seed=n), 0.5) for n in range(2)]
+
+    def together(options: list[GenerationOptions]) -> list[Any]:
+        going = [
+            flux.submit(options=each, loras=[loras[n % 2]], **call("flux", n, STEPS))
+            for n, each in enumerate(options)
+        ]
+        return [each.result(60) for each in going]
+
+    before = flux.counts()["steps"]
+    drafts = together([QUARTER] * 8)
+    together([from_(each, preview=True) for each in drafts])
+    together([from_(each) for each in drafts[:2]])
+    drafted = flux.counts()["steps"] - before
+    together([GenerationOptions()] * 8)
+    assert drafted <= 0.46 * (flux.counts()["steps"] - before - drafted)
+
+
 def test_new_noise_gives_variations_by_its_seed_and_strength(flux: Engine, drawn: Draft) -> None:
     def varied(strength: float, seed: int) -> torch.Tensor:
         how = from_(drawn, new_noise=strength, noise_seed=seed)
