@@ -27,13 +27,15 @@ SIZE = {
 }
 PAINTS = endpoint("paints", "image-to-image", image_url=IMAGE, mask_url=IMAGE, image_size=SIZE)
 CROPS = endpoint("crops", "image-to-image", image_url=IMAGE, image_size=SIZE)
+LIST = {"type": "array", "items": {"type": "string"}}
+MIXES = endpoint("mixes", "image-to-image", image_urls=LIST)
 HELP = "What you paint is redrawn."
 
 
 @pytest.fixture
 def painter(reader: Reader, tmp_path: Path) -> Reader:
     """User of a model with a mask, who has chosen an image of 300 × 200 pixels."""
-    offer(reader.page, PAINTS, CROPS)
+    offer(reader.page, PAINTS, CROPS, MIXES)
     reader.page.reload()
     reader.choose("some/paints")
     reader.field("prompt").fill("a hill")
@@ -295,6 +297,24 @@ def test_an_image_is_cropped_to_the_size_in_the_form(painter: Reader) -> None:
     expect(dialog).to_contain_text("256 × 256 pixels")
     dialog.get_by_role("button", name="Use image").click()
     assert picture(asked(painter, "crops")["image_url"]).size == (256, 256)
+
+
+def test_one_image_of_several_is_cropped_at_its_place(painter: Reader, tmp_path: Path) -> None:
+    painter.choose("some/mixes")
+    painter.field("prompt").fill("a hill")
+    names = ("one.png", "two.png", "three.png")
+    for seed, name in enumerate(names):
+        (tmp_path / name).write_bytes(image(300, 200, seed, "image/png"))
+    chooser = painter.page.get_by_label("Image: choose files")
+    chooser.set_input_files([tmp_path / name for name in names])
+    expect(painter.page.locator(".media-preview img")).to_have_count(3)
+    dialog = opened(painter, "Crop two.png")
+    dialog.get_by_label("Zoom", exact=True).fill("2")
+    dialog.get_by_role("button", name="Use image").click()
+    expect(painter.page.locator(".media-preview img")).to_have_count(3)
+    sent = asked(painter, "mixes")["image_urls"]
+    assert [picture(each).size for each in sent] == [(300, 200), (150, 100), (300, 200)]
+    assert picture(sent[2]).tobytes() == Image.open(tmp_path / "three.png").tobytes()
 
 
 def test_a_frame_of_a_ratio_keeps_the_pixels_of_the_image(painter: Reader) -> None:

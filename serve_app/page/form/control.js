@@ -27,8 +27,8 @@ const MAKERS = {
  * returns undefined for the field's default and may throw `Unreadable`. `write(undefined)` restores
  * the default, and so does a value of another type; it ends the uploads of what it replaces. Controls of
  * several parts, and of files, have `parts()` and `join(parts)` for what `read` cannot return yet
- * (`hold`). Those of files also have `put({url, name})`, and of one file `renew()`, after which its image
- * can be loaded. `context`: `upload(file, progress, signal)` and `sign(url)` return a URL, `recall()`
+ * (`hold`). Those of files also have `put({url, name})` and `renew()`, after which their images can be
+ * loaded. `context`: `upload(file, progress, signal)` and `sign(url)` return a URL, `recall()`
  * offers earlier prompts, `edit(tool, field, control)` opens a tool, `describe(field, control)` shows
  * the trigger words of a LoRA.
  */

@@ -138,6 +138,10 @@ class ChosenFile {
     throw new Unreadable(this.problem ?? `${this.name} is still being uploaded.`);
   }
 
+  focus() {
+    this.#remove.focus();
+  }
+
   /** Ends the upload and releases the content: the file is not shown any more. */
   stop() {
     this.#stop.abort();
@@ -257,11 +261,26 @@ export function mediaListControl(field, id, context) {
     show(files.filter((other) => other !== file));
     source.say("");
     const next = files[at] ?? files.at(-1);
-    (next?.node.querySelector("button") ?? target).focus(); // the button that had it is gone
+    (next ?? target).focus(); // the button that had it is gone
     changed();
   };
+  const made = (given) => {
+    const edit = () => context.edit("frame", field, control);
+    const crop = { type: "button", class: "quiet", click: edit, "aria-label": `Crop ${given.name}` };
+    const actions = field.media === "image" ? [element("button", crop, "Crop")] : [];
+    const file = new ChosenFile(given, { remove: () => remove(file), actions, sign: context.sign });
+    const load = (cropped) => {
+      const next = made({ name: cropped.name });
+      file.stop();
+      show(files.map((each) => (each === file ? next : each)));
+      next.load(cropped, field, context);
+    };
+    // This one image, as the dialog knows the control of an image.
+    const control = { node: file.node, shown: () => file.shown, load };
+    return file;
+  };
   const add = (given) => {
-    const file = new ChosenFile(given, { remove: () => remove(file), sign: context.sign });
+    const file = made(given);
     show([...files, file]);
     return file;
   };
@@ -289,6 +308,7 @@ export function mediaListControl(field, id, context) {
     target,
     put,
     take: source.take,
+    renew: () => Promise.all(files.map((each) => each.renew())),
     read: () => {
       const urls = [...typed(), ...files.map((f) => f.read())];
       return urls.length ? urls : undefined;
