@@ -15,6 +15,7 @@ from tests.page.axe import look
 from tests.page.darkroom import PageDarkroom, page_darkroom
 from tests.page.operator import REPLICA, give_pool
 from tests.page.reader import FLUX, Reader, expect_images
+from tests.page.test_reuse import CHANGES, offer
 
 OpenContext = Callable[..., BrowserContext]
 
@@ -193,6 +194,30 @@ def test_a_request_is_made_on_the_page_of_its_model_and_back_leads_there(reader:
     reader.page.go_back()
     expect(trial.get_by_label("Prompt")).to_have_value("a blue square")
     expect(trial.locator("form .help").last).not_to_be_empty()  # what it will take
+
+
+def test_a_model_is_tried_while_a_file_of_the_form_for_creating_is_uploaded(
+    reader: Reader, tmp_path: Path
+) -> None:
+    offer(reader.page, CHANGES)
+    reader.page.reload()
+    reader.choose("some/changes")
+    reader.page.route("**/files/**", lambda _: None)  # the upload goes on
+    (tmp_path / "hill.png").write_bytes(bytes(3_000_000))
+    with reader.page.expect_request("**/files/**"):
+        chooser = reader.page.get_by_label("Image: choose a file")
+        chooser.set_input_files(tmp_path / "hill.png")
+    # The view shows more of a model than is offered.
+    for path in ("**/v1/models?*", "**/v1/models"):
+        reader.page.unroute(path)
+    reader.page.get_by_role("link", name="Models").click()
+    card = reader.page.locator(".card").filter(has_text="FLUX.1 [schnell]")
+    card.get_by_role("link").click()
+    trial = reader.page.get_by_role("region", name="Try it here")
+    trial.get_by_label("Prompt").fill("a blue square")
+    # Before the upload is given up: it has 30 seconds.
+    with reader.page.expect_request("**/queue/fal-ai/flux/schnell", timeout=20_000):
+        trial.get_by_role("button", name="Generate").click()
 
 
 def test_a_model_is_tried_while_the_form_for_creating_waits_for_a_lost_answer(

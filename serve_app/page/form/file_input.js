@@ -12,7 +12,7 @@ const NAMES = { image: "image", video: "video", audio: "audio file", weights: "f
 const GONE = "This file is not there any more. Remove it, and choose another.";
 const EXPIRED = "Its link has expired, so it cannot be shown. As an input it still works.";
 
-const loads = new Set(); // promises of files that are being loaded
+const loads = new Map(); // promise of a file that is being loaded → its node
 
 const chosenFiles = new Set(); // those of the form, and maybe of one before
 
@@ -22,9 +22,12 @@ function inlineBytes() {
   return [...chosenFiles].reduce((sum, { inline }) => sum + inline, 0);
 }
 
-/** Resolves when no file is being loaded, whether that worked or not. */
-export async function allLoaded() {
-  while (loads.size) await Promise.all(loads);
+/** Resolves when no file of `form` is being loaded, whether that worked or not. */
+export async function allLoaded(form) {
+  const own = [...loads].filter(([, node]) => form.contains(node)).map(([load]) => load);
+  if (own.length === 0) return;
+  await Promise.all(own);
+  await allLoaded(form);
 }
 
 /** File that was chosen: its name, its thumbnail, its upload, and a button that removes it. */
@@ -65,7 +68,7 @@ class ChosenFile {
   /** Loads `file` for `field`: into the request, or to the server if it is large. */
   async load(...given) {
     const load = this.#load(...given);
-    loads.add(load);
+    loads.set(load, this.node);
     await load.finally(() => loads.delete(load));
   }
 

@@ -43,7 +43,7 @@ export class Submitter {
     button.setAttribute("aria-busy", "true");
     try {
       this.#waiting.add(source);
-      await allLoaded().finally(() => this.#waiting.delete(source));
+      await allLoaded(button.form).finally(() => this.#waiting.delete(source));
       if (!form.isOf(model)) return false;
       const input = this.#read(model, form, goingOn());
       if (input === null) return false;
