@@ -239,7 +239,7 @@ class Database:
             self._metrics.unavailable("away")
             raise DatabaseUnavailable(f"PostgreSQL is unavailable: {self._unavailable_reason}")
         given_up = _cancellations()
-        async with self._pool.connection() as connection:
+        async with _connection_of(self._pool) as connection:
             if _cancellations() > given_up:
                 # In Python 3.11, asyncio.wait_for, which the pool uses, loses a cancellation that
                 # arrives in the same turn of the loop as the connection.
@@ -323,6 +323,25 @@ class Database:
         if was_away:
             log.warning("PostgreSQL is available again")
         await broken.close(timeout=1.0)
+
+
+@asynccontextmanager
+async def _connection_of(pool: AsyncConnectionPool) -> AsyncGenerator[psycopg.AsyncConnection]:
+    """Connection of the pool while the block runs. ``PoolTimeout`` if none is free in time, in
+    which time that this process stood still is not counted: one may have become free meanwhile."""
+    loop = asyncio.get_running_loop()
+    end = loop.time() + pool.timeout
+    try:
+        connection = await pool.getconn()
+    except PoolTimeout:
+        if loop.time() - end < STOOD_STILL * pool.timeout:
+            raise
+        connection = await pool.getconn()
+    try:
+        async with connection:
+            yield connection
+    finally:
+        await pool.putconn(connection)
 
 
 UNAVAILABLE = (psycopg.OperationalError, psycopg.InterfaceError, PoolClosed, OSError)
