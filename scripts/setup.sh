@@ -64,7 +64,8 @@ setup() {
     [ "$made" ] || "$python" -m venv --clear "$venv" >&2 ||
         fail "$python could not create a virtual environment. See its message above (Debian: apt install python3-venv)."
     printf 'Installing the pinned packages; the first time takes some minutes …\n' >&2
-    target="$root${1:+[$1]}"
+    # The README's commands need the parsers of `darkroom migrate`, which are small.
+    target="$root[${1:-migrate}]"
     export PIP_DISABLE_PIP_VERSION_CHECK=1
     # The pip of Python 3.11 takes nearly twice as long for the packages, but it can do without.
     "$venv/bin/python" -m pip install --quiet "pip==$pip" >/dev/null 2>&1 || true

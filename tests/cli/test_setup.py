@@ -84,6 +84,14 @@ def test_a_second_time_nothing_is_installed(project: Project) -> None:
     assert project.calls.read_text() == ""
 
 
+def test_what_is_installed_includes_the_parsers_of_a_command_in_the_readme(
+    project: Project,
+) -> None:
+    assert "darkroom migrate check" in (ROOT / "README.md").read_text()
+    project.set_up()
+    assert f"--editable {project.root}[migrate]\n" in project.calls.read_text()
+
+
 def test_an_environment_that_was_broken_off_while_it_was_made_is_made_again(
     project: Project,
 ) -> None:
