@@ -71,6 +71,7 @@ def web_developer(rehearsal: Rehearsal, url: str, key: str) -> None:
     (app / "picture.mjs").write_text(FAL_JAVASCRIPT)
     report = rehearsal.type(who, "asks what of the app is supported", "darkroom migrate check app")
     rehearsal.expect("fal-ai/flux/schnell" in report, "endpoint in the report")
+    rehearsal.client(who, "fal-client", "fal_client")
     in_the_shell = 'eval "$(darkroom env)" && '
     printed = rehearsal.type(
         who, "runs the Python program unchanged", f"{in_the_shell}python app/picture.py"
@@ -109,10 +110,12 @@ def assistant_builder(rehearsal: Rehearsal, url: str, key: str) -> None:
     (rehearsal.folder / "with_openai.py").write_text(OPENAI_PROGRAM)
     described = rehearsal.type(who, "reads what there is", f"curl -fsS {url}/llms.txt")
     rehearsal.expect("fal-ai/flux/schnell" in described, "endpoint in llms.txt")
+    rehearsal.client(who, "mcp", "mcp", "httpx2")
     printed = rehearsal.type(
         who, "lists the tools and generates by MCP", f"python assistant.py {url} {key}"
     )
     rehearsal.expect("generate" in printed and "image" in printed, f"image by MCP: {printed}")
+    rehearsal.client(who, "openai", "openai")
     printed = rehearsal.type(
         who, "generates by OpenAI's client", f"python with_openai.py {url} {key}"
     )

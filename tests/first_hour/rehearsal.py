@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
 
-from tests.cluster.darkroom import clean_environment
+from tests.cluster.darkroom import ROOT, clean_environment
 
 COMMAND_S = 300.0
 
@@ -74,6 +74,18 @@ class Rehearsal:
             raise StepFailed(f"{person}: {command}\nended with {ended.returncode}:\n{said}")
         self._done(Step(person, what, time.monotonic() - began, commands=1))
         return said
+
+    def client(self, person: str, package: str, *modules: str) -> None:
+        """Install the client that a person's program imports ``modules`` of, if it is not there, as
+        in the environment of ``scripts/run``, which has no clients."""
+        names = ", ".join(modules)
+        looked = f"python -c 'import {names}' 2>/dev/null"
+        if subprocess.run(["sh", "-c", looked], env=dict(self.shell), check=False).returncode == 0:
+            return
+        pinned = f"--constraint {ROOT / 'constraints.txt'}"
+        self.type(
+            person, f"installs {package}", f"python -m pip install --quiet {pinned} {package}"
+        )
 
     def expect(self, found: T | None, what: str) -> T:
         """Return what was found. Raises ``StepFailed`` if nothing was."""
