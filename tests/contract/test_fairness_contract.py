@@ -382,7 +382,7 @@ async def test_what_a_hanging_replica_holds_past_its_deadline_is_ended(
     make: Make, *, cancelled: bool
 ) -> None:
     # A lease outlasts the deadline, so that none that runs out on a slow machine is a failure.
-    queue = await make(replace(LONG_LEASES, lease_s=2.5, overtime_s=0.2))
+    queue = await make(replace(LONG_LEASES, lease_s=5.0, overtime_s=0.2))
     request = await queue.submit(new(end_within_s=2.0))
     held = (await lease(queue)).held
     if cancelled:

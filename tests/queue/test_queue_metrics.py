@@ -386,7 +386,11 @@ async def test_statements_are_measured_by_name(start: Processes) -> None:
     assert (before, after) == (None, 1)
 
 
-async def test_connections_are_shown_in_use_waiting_and_refused(conninfo: str) -> None:
+async def test_connections_are_shown_in_use_waiting_and_refused(
+    conninfo: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # On a machine that stands still meanwhile, it would wait for a connection once more.
+    monkeypatch.setattr("serve_app.postgres.database.STOOD_STILL", 100.0)
     metrics = Metrics(CollectorRegistry())
     database = Database(conninfo, connections=1, metrics=metrics.database.of("queue"))
     of = {"connections": "queue"}
