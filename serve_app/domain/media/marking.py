@@ -1,7 +1,8 @@
 """Mark of AI-generated files: IPTC's digital source type, which programs read without Darkroom.
 
-It is an XMP packet in PNG, JPEG, WebP, GIF, MP4, WAV and MP3, and a tag in WebM, FLAC and Ogg. It
-says nothing of the prompt, the model or the request, and is the same in every file.
+It is an XMP packet in PNG, JPEG, WebP, GIF, MP4, WAV and MP3, and a tag in WebM, FLAC and Ogg. The
+mark says nothing of the prompt, the model or the request, and is the same in every file. Files that
+apps have written have their description in the same packet.
 """
 
 from __future__ import annotations
