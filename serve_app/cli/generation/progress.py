@@ -64,7 +64,10 @@ def progress_text(status: Mapping[str, Any]) -> tuple[str, int]:
         reason = WAIT_REASONS.get(ours.get("reason", ""), "queued")
         doing = f": {detail}" if (detail := ours.get("detail")) else ""
         share = ours.get("share")  # completed fraction of a cold start's stage
-        done = "" if share is None else f", {share:.0%} of {ours.get('stage') or 'it'}"
+        stage = (ours.get("stage") or "it").replace("_", " ")
+        done = (
+            "" if share is None else f", {share:.0%} of {stage.replace('for node', 'for a node')}"
+        )
         return (
             f"{reason}{doing}{done} (position {status['queue_position'] + 1}{_start_text(ours)})",
             0,

@@ -50,6 +50,15 @@ def running(**ours: Any) -> dict[str, Any]:
             0,
         ),
         (
+            {
+                "status": "IN_QUEUE",
+                "queue_position": 0,
+                "darkroom": {"reason": "no_replica", "stage": "waiting_for_node", "share": 0.41},
+            },
+            "waiting for a replica, 41% of waiting for a node (position 1)",
+            0,
+        ),
+        (
             running(stage="downloading", step=3_200_000_000, steps=33_700_000_000),
             "downloading weights, 3.2 of 33.7 GB",
             0,
