@@ -328,6 +328,29 @@ def test_a_variation_of_a_finished_draft_has_new_noise(reader: Reader) -> None:
     assert isinstance(sent[1]["noise_seed"], int)
 
 
+def test_new_noise_with_the_seed_0_is_the_same_again(reader: Reader) -> None:
+    table = draft(reader)
+    table.get_by_role("button", name="Finish draft 1").click()
+    made = reader.page.locator(".sheet[data-from]")
+    expect_images(made, 1)
+    made.get_by_role("button", name="Vary").click()
+    expect(made).to_have_count(2)
+    expect_phase(made.first, "succeeded")
+
+    def with_seed_0(route: Route) -> None:
+        found = route.fetch()
+        body = found.json()
+        route.fulfill(response=found, json={**body, "input": {**body["input"], "noise_seed": 0}})
+
+    reader.page.route(f"**/v1/requests/{made.first.get_attribute('data-request')}", with_seed_0)
+    made.first.get_by_role("button", name="Use again").click()
+    expect(reader.page.get_by_role("group", name="From draft 1")).to_contain_text("30 %")
+    sent = submitted(reader)
+    reader.page.get_by_role("button", name="Generate").click()
+    expect(made).to_have_count(3)
+    assert sent[0]["noise_seed"] == 0
+
+
 def test_more_drafts_have_other_seeds(reader: Reader) -> None:
     table = draft(reader)
     sent = submitted(reader)

@@ -86,7 +86,8 @@ export class GoingOn {
     const noise = Number(this.#slider.value);
     made.from_draft = id;
     if (noise > 0) made.new_noise = noise;
-    if (noise > 0 && noise === this.#given.noise && noiseSeed) made.noise_seed = noiseSeed;
+    const isSame = noise > 0 && noise === this.#given.noise;
+    if (isSame && (noiseSeed ?? null) !== null) made.noise_seed = noiseSeed;
     return made;
   }
 
