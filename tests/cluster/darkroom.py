@@ -23,7 +23,7 @@ from serve_app.domain.request import State
 from serve_app.embedded_postgres.files import DATABASE, PORT, ROLE, ClusterFiles
 from serve_app.free_ports import free_port
 from serve_app.settings import APPLICATION, pool_application
-from tests.cluster.processes import end_all, known_by, with_default_signals
+from tests.cluster.processes import command_of, end_all, known_by, with_default_signals
 
 ROOT = Path(__file__).parent.parent.parent
 MODELS = Path(__file__).parent / "models.yaml"
@@ -192,7 +192,7 @@ class Darkroom:
         """The processes of a deployment's replicas."""
         application = APPLICATION if deployment == "ingress" else pool_application(deployment)
         title = f"ray::ServeReplica:{application}:{deployment}"
-        return [p for p in self.process.children(recursive=True) if title in _title(p)]
+        return [p for p in self.process.children(recursive=True) if title in command_of(p)]
 
     def postgres(self) -> psutil.Process:
         """The postmaster of the embedded database."""
@@ -370,10 +370,3 @@ def clean_environment() -> dict[str, str]:
     """This process's, without settings of Darkroom's and switches of Ray's."""
     given = os.environ  # noqa: TID251 a child's environment is made of it
     return {k: v for k, v in given.items() if not k.startswith(("DARKROOM_", "RAY_"))}
-
-
-def _title(process: psutil.Process) -> str:
-    try:
-        return " ".join(process.cmdline())
-    except (psutil.NoSuchProcess, psutil.AccessDenied):
-        return ""

@@ -50,6 +50,14 @@ def known_by(*words: str) -> list[psutil.Process]:
     return found
 
 
+def command_of(process: psutil.Process) -> str:
+    """Command line of a process; empty for one that has ended meanwhile."""
+    try:
+        return " ".join(process.cmdline())
+    except psutil.Error:
+        return ""
+
+
 def end_all(started: Iterable[Started], *words: str) -> None:
     """Kill what was started, its descendants, and what is known by one of the words.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import random
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -162,7 +163,8 @@ def kill_node_of(replica_id: str) -> None:
     assert raylet is not None
     assert "raylet" in raylet.name()
     for process in (raylet, *raylet.children(recursive=True)):
-        process.kill()
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.kill()
 
 
 def has_log_of(replica_id: str, process: psutil.Process) -> bool:

@@ -1,6 +1,7 @@
 """What a running Darkroom does, seen from outside."""
 
 import concurrent.futures
+import contextlib
 import json
 import os
 import re
@@ -85,12 +86,14 @@ def test_an_artifact_has_a_stable_url_with_type_length_etag_and_ranges(darkroom:
 
 def test_nothing_listens_outside_loopback(darkroom: Darkroom) -> None:
     darkroom.all_ready()
-    outside = [
-        (process.name(), one.type.name, one.laddr)
-        for process in [*darkroom.leftovers(), *darkroom.process.children(recursive=True)]
-        for one in process.net_connections("inet")
-        if _listens(one) and not _loopback(one.laddr.ip)
-    ]
+    outside: list[Any] = []
+    for process in [*darkroom.leftovers(), *darkroom.process.children(recursive=True)]:
+        with contextlib.suppress(psutil.NoSuchProcess):  # it has ended meanwhile
+            outside += [
+                (process.name(), one.type.name, one.laddr)
+                for one in process.net_connections("inet")
+                if _listens(one) and not _loopback(one.laddr.ip)
+            ]
     assert outside == []
 
 

@@ -26,6 +26,7 @@ from deployments.replica.config import ReplicaConfig
 from deployments.replica.ranks import RankGroup
 from serve_app.domain.endpoint import Endpoint, StoreConfig, Weights
 from serve_app.domain.errors import WeightsUnavailable
+from tests.cluster.processes import command_of
 from tests.engine.spreadable import DEMO_WAN, video
 from weights.store import Store
 
@@ -99,7 +100,7 @@ def main() -> None:
             (follower,) = [
                 each
                 for each in psutil.Process().children(recursive=True)
-                if "RankActor" in " ".join(each.cmdline())
+                if "RankActor" in command_of(each)
             ]
             follower.kill()
             try:

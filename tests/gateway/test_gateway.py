@@ -32,6 +32,7 @@ from serve_app.gateway import gateway as gateway_module
 from serve_app.gateway.certificate_authority import SERVER_DAYS, CertificateAuthority
 from serve_app.gateway.gateway import Gateway, GatewayPlan
 from serve_app.settings import Config
+from tests.cluster.processes import command_of
 from tests.fakes.clock import FakeClock
 
 HERE = "127.0.0.1"
@@ -81,7 +82,7 @@ class Rig:
 
     def processes(self) -> list[psutil.Process]:
         config = str(self.folder / "run" / "haproxy.cfg")
-        return [one for one in psutil.Process().children() if config in one.cmdline()]
+        return [one for one in psutil.Process().children() if config in command_of(one)]
 
     @contextmanager
     def connection(self, name: str = "fal.run") -> Iterator[ssl.SSLSocket]:

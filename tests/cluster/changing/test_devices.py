@@ -8,6 +8,7 @@ import pytest
 
 from tests.cluster.changing.conftest import WithPool
 from tests.cluster.darkroom import Darkroom, eventually
+from tests.cluster.processes import command_of
 
 pytestmark = [pytest.mark.cluster, pytest.mark.crash, pytest.mark.timeout(900)]
 
@@ -24,7 +25,7 @@ def _submit(darkroom: Darkroom, steps: int) -> str:
 
 def _followers(darkroom: Darkroom) -> list[psutil.Process]:
     found = darkroom.process.children(recursive=True)
-    return [each for each in found if "ray::RankActor" in " ".join(each.cmdline())]
+    return [each for each in found if "ray::RankActor" in command_of(each)]
 
 
 @pytest.mark.long

@@ -29,6 +29,7 @@ from serve_app.domain.endpoint import ComfyUiConfig, Endpoint, Weights
 from serve_app.domain.executors.comfyui import known_nodes
 from serve_app.domain.lease import LeaseKey, Signal, SignalKind
 from serve_app.domain.outcome import Outcome
+from tests.cluster.processes import command_of
 from tests.deployments.executors.rig import ExecutorRig
 
 INVERT = {
@@ -211,9 +212,8 @@ async def test_comfyui_is_killed_while_it_computes(
     held = offer(rig, "one", steps(classes), until=str(tmp_path / "never"))
     await rig.running(held)
     for each in psutil.Process().children(recursive=True):
-        if any("main.py" in word for word in each.cmdline()) and "guard.py" not in str(
-            each.cmdline()
-        ):
+        command = command_of(each)
+        if "main.py" in command and "guard.py" not in command:
             each.send_signal(signal.SIGKILL)
     code, _ = await failure(rig, held)
     assert code == "replica_died"
@@ -379,4 +379,4 @@ async def test_without_the_setting_a_request_says_what_is_missing(
 
 def comfyui_processes() -> set[int]:
     children = psutil.Process().children(recursive=True)
-    return {each.pid for each in children if "guard.py" in str(each.cmdline())}
+    return {each.pid for each in children if "guard.py" in command_of(each)}
