@@ -321,8 +321,10 @@ def _tagged(source: Path, target: Path, form: str, tags: Mapping[str, str]) -> b
             av.open(str(target), "w", format=form, options=options) as made,
         ):
             made.metadata.update(given.metadata)
-            own = {name.lower() for name in given.metadata} & {"comment"}
-            made.metadata.update({name: tags[name] for name in tags if name not in own})
+            known = {name.lower() for name in given.metadata}
+            for name, value in tags.items():
+                if name != "comment" or name not in known:  # a comment of the app stays
+                    made.metadata[name] = value
             streams = {
                 each.index: made.add_stream_from_template(each)
                 for each in given.streams

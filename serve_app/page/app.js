@@ -73,7 +73,11 @@ const act = {
   cell: (request) => submitter.cell(request),
   models,
   write: (id, input) => (id === model?.id ? changeForm(input) : fillForm(id, input)),
-  say: (node, text) => use("text", ({ showText }) => showText(node, text, act)),
+  say: (node, text) =>
+    tool("text").then(
+      ({ showText }) => showText(node, text, act),
+      () => {}, // the whole output is shown
+    ),
   lightTable: async (request, output) => {
     const { LightTable } = await tool("lightTable");
     return new LightTable({ request, output, api, act }).node;

@@ -140,10 +140,10 @@ def _passed_on(given: ImageParameters) -> dict[str, Any]:
 def _translated(given: ImageParameters, fields: EndpointFields) -> dict[str, Any]:
     """Input of an endpoint with names of its own."""
     _refuse(given)
-    prompted = given.prompt or fields.accepts(
-        "prompt"
-    )  # OpenAI's clients send one to upscalers too
-    wanted = ({"prompt": given.prompt} if prompted else {}) | _own_fields(given, fields)
+    wanted = _own_fields(given, fields)
+    # OpenAI's clients cannot leave it out, also where an upscaler takes none.
+    if given.prompt or fields.accepts("prompt"):
+        wanted = {"prompt": given.prompt} | wanted
     if given.n is not None and (given.n > 1 or "num_images" in fields):
         wanted[_field(fields, "n", "num_images")] = given.n
     size = _size(given.size)
