@@ -216,35 +216,37 @@ def parts(reader: Reader) -> list[str]:
     return numbers
 
 
-def test_a_part_of_a_file_that_is_interrupted_is_sent_again_by_itself(
-    reader: Reader, tmp_path: Path, parts: list[str]
-) -> None:
-    content = image(8, 8, 1, "image/png") + bytes(16_800_000)  # the third part is small
+@pytest.fixture
+def three_parts(tmp_path: Path) -> Path:
+    """An image that is uploaded in three parts, of which the third is small."""
     file = tmp_path / "hill.png"
-    file.write_bytes(content)
+    file.write_bytes(image(8, 8, 1, "image/png") + bytes(16_800_000))
+    return file
+
+
+def test_a_part_of_a_file_that_is_interrupted_is_sent_again_by_itself(
+    reader: Reader, three_parts: Path, parts: list[str]
+) -> None:
     reader.page.route("**/multipart/*/3", lambda route: route.abort(), times=1)
-    reader.page.get_by_label("Image: choose a file").set_input_files(file)
+    reader.page.get_by_label("Image: choose a file").set_input_files(three_parts)
     expect(reader.page.locator(".media-state").first).to_have_text("16.8 MB")
     assert parts == ["1", "2", "3", "3"]
     assert "/files/" in sent(reader)["image_url"]
-    assert content in reader.darkroom.house.storage.objects.values()
+    assert three_parts.read_bytes() in reader.darkroom.house.storage.objects.values()
 
 
 def test_a_failed_upload_goes_on_with_the_parts_that_are_missing(
-    reader: Reader, tmp_path: Path, parts: list[str]
+    reader: Reader, three_parts: Path, parts: list[str]
 ) -> None:
-    content = image(8, 8, 1, "image/png") + bytes(16_800_000)  # the third part is small
-    file = tmp_path / "hill.png"
-    file.write_bytes(content)
     reader.page.route("**/multipart/*/3", lambda route: route.abort())
-    reader.page.get_by_label("Image: choose a file").set_input_files(file)
+    reader.page.get_by_label("Image: choose a file").set_input_files(three_parts)
     expect(reader.page.locator(".media-state.bad")).to_contain_text("interrupted")
     reader.page.unroute("**/multipart/*/3")
     parts.clear()
     reader.page.get_by_role("button", name="Try again: hill.png").click()
     expect(reader.page.locator(".media-state").first).to_have_text("16.8 MB")
     assert parts == ["3"]
-    assert content in reader.darkroom.house.storage.objects.values()
+    assert three_parts.read_bytes() in reader.darkroom.house.storage.objects.values()
 
 
 def test_loras_are_rows_with_a_place_and_a_scale(reader: Reader) -> None:

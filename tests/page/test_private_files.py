@@ -238,20 +238,25 @@ def test_results_are_compared_after_their_urls_have_expired(page: Page) -> None:
 SHOWN = """() => document.querySelector(".media-chosen img")?.naturalWidth > 0"""
 
 
+def use_as_input(page: Page, private: PageDarkroom) -> None:
+    """Generate an image, and use it in the form of another model."""
+    reader = Reader(page, private)
+    offer(page, CHANGES)
+    reader.enter()
+    sheet = reader.generate("a quiet harbour")
+    expect_images(sheet, 1)
+    sheet.get_by_role("button", name="Use as input").click()
+    menu = page.get_by_role("dialog", name="Use this image as input")
+    menu.get_by_role("button", name="Changes").click()
+    page.wait_for_function(SHOWN)
+
+
 def test_a_private_image_in_the_form_is_shown_and_cropped_after_its_url_has_expired(
     page: Page,
 ) -> None:
     clock = LateClock()
     with page_darkroom(files="private", clock=clock) as private:
-        reader = Reader(page, private)
-        offer(page, CHANGES)
-        reader.enter()
-        sheet = reader.generate("a quiet harbour")
-        expect_images(sheet, 1)
-        sheet.get_by_role("button", name="Use as input").click()
-        menu = page.get_by_role("dialog", name="Use this image as input")
-        menu.get_by_role("button", name="Changes").click()
-        page.wait_for_function(SHOWN)
+        use_as_input(page, private)
         shown = page.locator(".media-chosen img")
         before = str(shown.get_attribute("src"))
         later(page, clock, 2)
@@ -267,15 +272,7 @@ def test_a_private_image_in_the_form_is_shown_and_cropped_after_its_url_has_expi
 def test_an_image_of_the_form_that_is_gone_says_so(page: Page) -> None:
     clock = LateClock()
     with page_darkroom(files="private", clock=clock) as private:
-        reader = Reader(page, private)
-        offer(page, CHANGES)
-        reader.enter()
-        sheet = reader.generate("a quiet harbour")
-        expect_images(sheet, 1)
-        sheet.get_by_role("button", name="Use as input").click()
-        menu = page.get_by_role("dialog", name="Use this image as input")
-        menu.get_by_role("button", name="Changes").click()
-        page.wait_for_function(SHOWN)
+        use_as_input(page, private)
         private.house.storage.objects.clear()
         later(page, clock, 2)
         page.reload()

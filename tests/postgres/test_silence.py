@@ -108,38 +108,41 @@ async def test_a_process_that_stood_still_takes_the_answer_that_came_meanwhile(
         await database.aclose()
 
 
-async def test_a_process_that_stood_still_takes_a_connection_that_became_free_meanwhile(
-    conninfo: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def stand_still_beside(database: Database, statement: str) -> asyncio.Task[object]:
+    """Run a statement on the only connection; soon the process stands still for a second."""
+    slow = asyncio.create_task(database.rows(statement))
+    await asyncio.sleep(0.1)
+    asyncio.get_running_loop().call_later(0.1, time.sleep, 1.0)
+    return slow
+
+
+@pytest.fixture
+async def impatient(
+    conninfo: str,
+    monkeypatch: pytest.MonkeyPatch,
+    opened: Callable[[str, int], Awaitable[Database]],
+) -> Database:
+    """One connection, for which statements wait half a second."""
     monkeypatch.setattr("serve_app.postgres.database.POOL_TIMEOUT_S", 0.5)
-    database = Database(conninfo, connections=1)
-    await database.start()
-    try:
-        slow = asyncio.create_task(database.rows("SELECT pg_sleep(0.3)"))
-        await asyncio.sleep(0.1)
-        asyncio.get_running_loop().call_later(0.1, time.sleep, 1.0)
-        assert await database.rows("SELECT 1") == [(1,)]
-        await slow
-    finally:
-        await database.aclose()
+    return await opened(conninfo, 1)
+
+
+async def test_a_process_that_stood_still_takes_a_connection_that_became_free_meanwhile(
+    impatient: Database,
+) -> None:
+    slow = await stand_still_beside(impatient, "SELECT pg_sleep(0.3)")
+    assert await impatient.rows("SELECT 1") == [(1,)]
+    await slow
 
 
 async def test_a_connection_that_never_becomes_free_is_waited_for_no_longer(
-    conninfo: str, monkeypatch: pytest.MonkeyPatch
+    impatient: Database,
 ) -> None:
-    monkeypatch.setattr("serve_app.postgres.database.POOL_TIMEOUT_S", 0.5)
-    database = Database(conninfo, connections=1)
-    await database.start()
-    try:
-        slow = asyncio.create_task(database.rows("SELECT pg_sleep(3)"))
-        await asyncio.sleep(0.1)
-        asyncio.get_running_loop().call_later(0.1, time.sleep, 1.0)
-        with pytest.raises(DatabaseUnavailable, match=r"0\.50 sec"):
-            await database.rows("SELECT 1")
-        assert not slow.done()
-        await slow
-    finally:
-        await database.aclose()
+    slow = await stand_still_beside(impatient, "SELECT pg_sleep(3)")
+    with pytest.raises(DatabaseUnavailable, match=r"0\.50 sec"):
+        await impatient.rows("SELECT 1")
+    assert not slow.done()
+    await slow
 
 
 async def test_a_connection_that_reached_its_limit_is_closed_also_if_its_answer_came_then(
