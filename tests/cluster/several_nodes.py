@@ -46,6 +46,7 @@ from ray.serve.schema import ServeDeploySchema
 from serve_app.app import ROOT, applications
 from serve_app.cli.commands.serve_config import serve_config
 from serve_app.settings import PoolConfig
+from tests.cluster.processes import command_of
 
 OBJECT_STORE_BYTES = 80 * 2**20
 NO_LOGS = {"include_log_monitor": False}  # a process for each node; nothing reads what they read
@@ -117,7 +118,7 @@ class Nodes:
         else:
             title = {"controller": "ServeController", "proxy": "haproxy"}[what]
             there = _processes_of(self.cluster.head_node)
-            found = [each for each in there if title in _title(each)]
+            found = [each for each in there if title in command_of(each)]
             assert found, f"no {title}"
             for process in found:
                 process.kill()
@@ -256,13 +257,6 @@ def _deploy(nodes: Nodes, port: int, file: Path, proxies: str) -> None:
     assert client is not None
     schema = ServeDeploySchema.model_validate(yaml.safe_load(serve_config(file, None)))
     client.deploy_apps(schema)
-
-
-def _title(process: psutil.Process) -> str:
-    try:
-        return " ".join(process.cmdline())
-    except psutil.Error:
-        return ""
 
 
 def _processes_of(node: Node) -> list[psutil.Process]:
