@@ -19,6 +19,7 @@ from torch import Tensor
 from deployments.engine.accelerator.cpu import adapters_share, host_bytes
 from deployments.engine.accelerator.cuda_graphs import CudaGraphPool
 from deployments.engine.accelerator.diagnosis import driver_version
+from deployments.engine.accelerator.errors import is_out_of_memory
 from deployments.engine.accelerator.interface import Capabilities, HostCopy, MemoryUse, TimeStamp
 
 RESERVE = 256 * 2**20  # bytes that are never planned with: workspaces of libraries
@@ -212,8 +213,10 @@ class Cuda:
         try:
             with self.memory.recording:
                 torch.cuda.synchronize(self._device)
-        except RuntimeError:  # such as `torch.AcceleratorError`
-            return True
+                # Fails after a recording whose end has left the generator in it.
+                torch.rand(1, device=self._device)
+        except RuntimeError as error:  # such as `torch.AcceleratorError`
+            return not is_out_of_memory(error)
         return False
 
     def timestamps(self, monotonic: Callable[[], float]) -> Callable[[], TimeStamp]:

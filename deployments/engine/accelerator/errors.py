@@ -18,7 +18,7 @@ _OUT_OF_MEMORY = re.compile(
 """Texts of errors that have no class of their own. cuDNN's "unable to find an engine to execute
 this computation" is not one: it also says that a GPU or a dtype is not supported."""
 
-_OF_DEVICES = re.compile("CUDA|CUBLAS|CUDNN|cuDNN|NCCL|HIP|MIOPEN")
+_OF_DEVICES = re.compile("CUDA|CUBLAS|CUDNN|cuDNN|NCCL|HIP|MIOPEN|outside graph capture")
 
 
 def is_out_of_memory(error: BaseException) -> bool:
