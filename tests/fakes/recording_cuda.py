@@ -1,3 +1,4 @@
+# ruff: noqa: N802 - the names are those of torch
 """``torch.cuda`` as far as graphs are concerned, with what a failed recording leaves behind.
 
 By torch's CUDAGraph.cpp and CUDAGeneratorImpl.cpp (2.9, and later ones without ``reset``):
