@@ -3,13 +3,22 @@
 from __future__ import annotations
 
 import gc
+import os
+import platform
 import statistics
 import time
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import torch
+
+from deployments.engine.accelerator.selection import accelerator_for
+from deployments.engine.engine import Engine
+from tests.engine.gate import run_merged
+
+RESULT_S = 90.0
+"""For a result; kernels are chosen meanwhile."""
 
 
 class Bench:
@@ -20,6 +29,23 @@ class Bench:
         self.tiny = tiny
         self.on_gpu = device.startswith("cuda")
         self._flux: Any = None
+
+    def machine(self) -> dict[str, Any]:
+        """Card and versions."""
+        import diffusers  # noqa: PLC0415
+
+        accelerator = accelerator_for(self.device)
+        return {
+            "card": accelerator.model_name(),
+            "total_gb": torch.cuda.mem_get_info()[1] / 1e9 if self.on_gpu else None,
+            "driver": accelerator.driver(),
+            "torch": torch.__version__,
+            "cuda": torch.version.cuda,
+            "diffusers": diffusers.__version__,
+            "python": platform.python_version(),
+            "cpus": os.cpu_count(),
+            "tiny": self.tiny,
+        }
 
     def synchronize(self) -> None:
         if self.on_gpu:
@@ -39,6 +65,19 @@ class Bench:
             "s": round(statistics.median(whole), 6),
             "host_s": round(statistics.median(host), 6),
         }
+
+    def merged(
+        self, engine: Engine, calls: Callable[[], Sequence[Mapping[str, Any]]], times: int = 2
+    ) -> tuple[list[Any], dict[str, Any]]:
+        """Run calls that share their forwards; return the last results, and seconds.
+
+        ``calls``: makes them anew, with generators of their own. Raises ``NotMerged``.
+        """
+        run_merged(engine, calls(), RESULT_S)  # brings kernels and memory
+        runs = [run_merged(engine, calls(), RESULT_S) for _ in range(times)]
+        results, _, sizes = runs[-1]
+        took_s = statistics.median(seconds for _, seconds, _ in runs)
+        return results, {"s": round(took_s, 6), "batch_sizes": sizes}
 
     @contextmanager
     def made_here(self, dtype: torch.dtype = torch.bfloat16) -> Generator[None]:
@@ -68,8 +107,8 @@ class Bench:
         generator = torch.Generator("cpu").manual_seed(seed)
 
         def noise(*shape: int) -> torch.Tensor:
-            made = torch.randn(*shape, generator=generator) * 0.1
-            return made.to(self.device, torch.bfloat16)
+            values = torch.randn(*shape, generator=generator) * 0.1
+            return values.to(self.device, torch.bfloat16)
 
         return {
             "prompt_embeds": noise(1, tokens, config.joint_attention_dim),
@@ -80,6 +119,34 @@ class Bench:
             "num_inference_steps": steps,
             "generator": torch.Generator("cpu").manual_seed(seed),
             "output_type": "latent",
+        }
+
+    def flux_calls(self, count: int, side: int, steps: int) -> list[dict[str, Any]]:
+        """Calls of ``flux()`` with seeds from 0."""
+        return [self.flux_call(side, steps, seed) for seed in range(count)]
+
+    def sdxl(self) -> Any:
+        """SDXL without text encoders."""
+        from benchmarks.real_sizes import sdxl  # noqa: PLC0415
+
+        with self.made_here():
+            pipeline = sdxl(tiny=self.tiny)
+        pipeline.set_progress_bar_config(disable=True)
+        return pipeline
+
+    def sdxl_call(self, pipeline: Any, side: int, steps: int, seed: int) -> dict[str, Any]:
+        """Arguments of a call of ``sdxl()`` that returns an image."""
+        from benchmarks.real_sizes import sdxl_call  # noqa: PLC0415
+
+        with self.made_here():
+            torch.manual_seed(seed)
+            call = dict(sdxl_call(pipeline, 32 if self.tiny else side))
+        generator = torch.Generator("cpu").manual_seed(seed)
+        return {
+            **call,
+            "num_inference_steps": steps,
+            "generator": generator,
+            "output_type": "pt",
         }
 
     def drop_models(self) -> None:
@@ -97,7 +164,7 @@ def arguments_of(module: Any, work: Callable[[], object]) -> dict[str, Any]:
     """Keyword arguments of the last call of ``module`` in ``work()``."""
     seen: dict[str, Any] = {}
     hook = module.register_forward_pre_hook(
-        lambda _module, _given, named: seen.update(named) or None, with_kwargs=True
+        lambda _module, _positional, named: seen.update(named) or None, with_kwargs=True
     )
     try:
         work()

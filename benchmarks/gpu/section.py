@@ -1,4 +1,4 @@
-"""Sections of the benchmark, without torch: the process that watches over them does not need it."""
+"""Sections of the two plans, without torch: the process that watches over them does not need it."""
 
 from __future__ import annotations
 
@@ -12,11 +12,14 @@ if TYPE_CHECKING:
 
 Facts = Mapping[str, Any]
 
-MINUTES = 9.0
-"""Limit of a run. A machine is lent for ten minutes at a time."""
+MINUTES = {"A": 8.5, "B": 4.0}
+"""Limit of each plan. A quarter of an hour leaves 2.5 minutes for two starts of a machine."""
+
+START_MINUTES = 0.3
+"""Of a plan's limit: start of the process, imports, and weights of FLUX that are made once."""
 
 ENGINE = ("diffusers", "transformers", "accelerate", "safetensors", "greenlet", "peft", "psutil")
-MODELS = ("diffusers", "transformers", "safetensors")
+TESTS = (*ENGINE, "pytest", "PIL")
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,42 +28,38 @@ class Section:
 
     name: str
     run: Callable[[Bench], Iterator[Facts]]
-    minutes: float  # limit; figures that are there by then are kept
-    part: int = 1
-    needs: tuple[str, ...] = ()  # packages beside torch
+    seconds: float  # limit; figures that are there by then are kept
+    plan: str = "A"
+    needs: tuple[str, ...] = ENGINE  # packages beside torch
     on_gpu: bool = False  # says nothing on a CPU
 
 
 def sections() -> tuple[Section, ...]:
-    """In the order of their worth, for when time runs out.
-
-    The limits of a part leave time in ``MINUTES`` for starts of the process.
-    """
+    """In the order of their worth, for when time runs out."""
     return (
-        _section("machine", "device", 0.3, needs=("psutil",)),
-        _section("forward_by_rows", "engine", 1.2, needs=MODELS),
-        _section("whole_flux", "whole", 0.8, needs=ENGINE),
-        _section("whole_flux_8_bits", "whole", 2.3, needs=ENGINE),
-        _section("alone_and_merged", "engine", 0.7, needs=ENGINE),
-        _section("copies_beside_forwards", "device", 0.6, needs=ENGINE),
-        _section("out_of_memory", "engine", 0.8, needs=ENGINE, on_gpu=True),
-        _section("scaled_products", "device", 0.3),
-        _section("decode", "device", 0.5, needs=MODELS),
-        _section("pinned_memory", "device", 0.4, needs=("psutil",), on_gpu=True),
-        _section("warm_to_hot", "loading", 0.7, part=2, needs=ENGINE),
-        _section("compiled_blocks", "engine", 2.5, part=2, needs=ENGINE),
-        _section("whole_sdxl", "whole", 0.8, part=2, needs=ENGINE),
-        _section("load_safetensors", "loading", 1.2, part=2, needs=ENGINE),
-        _section("sdxl_by_step", "second", 1.0, part=2, needs=MODELS),
-        _section("graphs", "engine", 0.9, part=2, needs=ENGINE),
-        _section("wan_14b_step", "second", 0.9, part=2, needs=MODELS),
+        _section("machine", "device", 15, needs=("psutil",)),
+        _section("failed_recording", "device", 10, on_gpu=True),
+        _section("alone_and_merged", "flux", 40),
+        _section("tests_merging", "tests", 90, needs=TESTS),
+        _section("forward_by_rows", "flux", 50),
+        _section("compiled", "flux", 110),
+        _section("eight_bits", "flux", 90),
+        _section("out_of_memory", "flux", 40, on_gpu=True),
+        _section("loras", "flux", 30),
+        _section("graphs", "sdxl", 50, plan="B"),
+        _section("tests_graphs", "tests", 30, plan="B", needs=TESTS),
+        _section("decode", "decode", 40, plan="B"),
+        _section("in_turns", "memory", 40, plan="B"),
+        _section("warm_to_hot", "memory", 30, plan="B"),
+        _section("copies_beside_forwards", "memory", 15, plan="B"),
+        _section("wan_14b_step", "wan", 15, plan="B"),
     )
 
 
-def _section(name: str, module: str, minutes: float, **more: Any) -> Section:
+def _section(name: str, module: str, seconds: float, **more: Any) -> Section:
     """Section whose function has its name; the module is imported when it runs."""
 
     def run(bench: Bench) -> Iterator[Facts]:
         return getattr(import_module(f"benchmarks.gpu.{module}_sections"), name)(bench)
 
-    return Section(name, run, minutes, **more)
+    return Section(name, run, seconds, **more)

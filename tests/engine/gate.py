@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable
+import time
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Unpack
+
+import torch
 
 from deployments.engine.accelerator.interface import Accelerator
 from deployments.engine.engine import Engine
@@ -58,3 +61,49 @@ class Gate:
     def _wait(self) -> None:
         self._reached.set()
         assert self._opened.wait(60)
+
+
+class NotMerged(AssertionError):
+    """Calls that were to share forwards, and did not."""
+
+
+def together(engine: Engine, calls: Iterable[Mapping[str, Any]], within_s: float = 60) -> list[Any]:
+    """Return the results of calls that are all there when the engine goes on."""
+    gate = Gate(engine)
+    running = [engine.submit(**call) for call in calls]
+    gate.open(running)
+    return [generation.result(within_s) for generation in running]
+
+
+def run_merged(
+    engine: Engine, calls: Sequence[Mapping[str, Any]], within_s: float = 60
+) -> tuple[list[Any], float, dict[int, int]]:
+    """Run calls that share their forwards: return results, seconds, and forwards by size.
+
+    The first is run alone before, as the engine runs the first generation of a pipeline in one
+    piece, until it knows its denoiser. Raises ``NotMerged`` unless a forward had a row of each.
+    """
+    engine.submit(**_with_own_generator(calls[0])).result(within_s)
+    before = engine.counts()["batch_sizes"]
+    began = time.perf_counter()
+    results = together(engine, calls, within_s)
+    took_s = time.perf_counter() - began
+    counts = engine.counts()
+    sizes = {
+        size: more
+        for size, count in counts["batch_sizes"].items()
+        if (more := count - before.get(size, 0))
+    }
+    if max(sizes, default=0) < len(calls):
+        raise NotMerged(
+            f"{len(calls)} calls ran in forwards of {sizes} calls. Reasons of those that ran "
+            f"alone: {counts['not_merged']}."
+        )
+    return results, took_s, sizes
+
+
+def _with_own_generator(call: Mapping[str, Any]) -> dict[str, Any]:
+    generator = call.get("generator")
+    if not isinstance(generator, torch.Generator):
+        return dict(call)
+    return {**call, "generator": generator.clone_state()}

@@ -1,7 +1,7 @@
 """Generations with LoRAs: through the engine, and as diffusers makes them."""
 
+from tests.engine import gate
 from tests.engine.calls import call
-from tests.engine.gate import Gate
 
 
 def plain_with(make, loras, **wish):
@@ -18,10 +18,7 @@ def plain_with(make, loras, **wish):
 
 
 def together(engine, calls, within_s=60):
-    gate = Gate(engine)
-    running = [engine.submit(**each) for each in calls]
-    gate.open(running)
-    return [generation.result(within_s).images for generation in running]
+    return [result.images for result in gate.together(engine, calls, within_s)]
 
 
 def relative(one, other):

@@ -9,15 +9,17 @@ from functools import cache
 import pytest
 import torch
 
+from deployments.engine.accelerator.allocator import use_expandable_segments
 from deployments.engine.accelerator.selection import accelerator_for
 from deployments.engine.engine import Engine
 from deployments.engine.loading.loader import load_pipeline
 from serve_app.domain.endpoint import Weights
+from tests.engine import gate
 from tests.engine.demo_calls import DEMO
-from tests.engine.gate import Gate
 
 DEVICE = os.environ.get("DARKROOM_GPU_TESTS_DEVICE", "cuda")  # noqa: TID251 run without settings
 ON_GPU = DEVICE.startswith("cuda")
+use_expandable_segments()  # as replicas do, before torch uses the device
 
 needs_device = pytest.mark.skipif(
     ON_GPU and not torch.cuda.is_available(),
@@ -64,10 +66,13 @@ def engine_of(pipeline=None, **options):
 
 def together(engine, calls):
     """Results of calls that are all there when the engine goes on."""
-    gate = Gate(engine)
-    running = [engine.submit(**each) for each in calls]
-    gate.open()
-    return [each.result(RESULT_S) for each in running]
+    return gate.together(engine, calls, RESULT_S)
+
+
+def run_merged(engine, calls):
+    """Results of calls that share their forwards. Fails if they do not."""
+    results, _, _ = gate.run_merged(engine, calls, RESULT_S)
+    return results
 
 
 def relative(one, other):

@@ -12,7 +12,7 @@ from tests.engine.calls import call
 from tests.engine.loras import save_lora
 from tests.engine.tiny import tiny_flux, tiny_sdxl
 from tests.engine.with_loras import plain_with
-from tests.gpu.device import MARKS, RESULT_S, engine_of, on_device, relative, together
+from tests.gpu.device import MARKS, RESULT_S, engine_of, on_device, relative, run_merged
 
 pytestmark = [
     *MARKS,
@@ -34,7 +34,7 @@ def test_compiled_blocks_merge_and_are_not_compiled_again():
         residency.acquire("sdxl", plan).future.result(600)
         graphs = counters["stats"]["unique_graphs"]
         alone = engine.submit(pipeline="sdxl", **call(seed=0)).result(RESULT_S)
-        made = together(engine, [{"pipeline": "sdxl", **call(seed=seed)} for seed in range(4)])
+        made = run_merged(engine, [{"pipeline": "sdxl", **call(seed=seed)} for seed in range(4)])
         counts = engine.counts()
         assert counters["stats"]["unique_graphs"] == graphs > 0
         residency.close()
@@ -68,7 +68,7 @@ def test_loras_run_in_compiled_blocks_with_padded_ranks(tmp_path):
         wishes = [
             {"pipeline": "flux", "loras": each, **call(seed=n)} for n, each in enumerate(chosen)
         ]
-        mixed = together(engine, wishes)
+        mixed = run_merged(engine, wishes)
         counts = engine.counts()
         assert counters["stats"]["unique_graphs"] == graphs > 0
         residency.close()

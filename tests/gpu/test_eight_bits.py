@@ -21,7 +21,7 @@ from tests.gpu.device import (
     fresh_demo,
     on_device,
     relative,
-    together,
+    run_merged,
 )
 
 pytestmark = MARKS
@@ -72,7 +72,7 @@ def test_calls_with_and_without_loras_merge_in_8_bits(precision, tmp_path):
         alone = [
             engine.submit(**each).result(RESULT_S).images for each in wishes(deterministic=True)
         ]
-        made = [each.images for each in together(engine, wishes())]
+        made = [each.images for each in run_merged(engine, wishes())]
         counts = engine.counts()
     assert counts["merged_calls"] >= 6
     assert not {"failed when merged", "differs when merged"} & counts["not_merged"].keys()

@@ -25,7 +25,7 @@ from tests.gpu.device import (
     on_device,
     only_gpu,
     relative,
-    together,
+    run_merged,
     used_bytes,
 )
 
@@ -76,7 +76,7 @@ def test_merged_forwards_are_replayed_too(make):
         calls = [call(seed=seed, steps=STEPS) for seed in range(3)]
         for _ in range(3):
             before = replays(engine)
-            made = together(engine, [{**each, **fresh(n)} for n, each in enumerate(calls)])
+            made = run_merged(engine, [{**each, **fresh(n)} for n, each in enumerate(calls)])
         assert replays(engine) > before or not ON_GPU
         assert engine.counts()["merged_calls"] >= 3 * STEPS
     for one, other in zip(made, plain, strict=True):

@@ -9,7 +9,7 @@ from tests.engine.calls import call
 from tests.engine.loras import save_lora
 from tests.engine.tiny import tiny_flux, tiny_sdxl
 from tests.engine.with_loras import plain_with
-from tests.gpu.device import MARKS, ON_GPU, RESULT_S, engine_of, on_device, relative, together
+from tests.gpu.device import MARKS, ON_GPU, RESULT_S, engine_of, on_device, relative, run_merged
 
 pytestmark = [
     *MARKS,
@@ -33,7 +33,7 @@ def test_each_of_a_mixed_forward_gets_what_its_loras_make_alone(make, tmp_path):
     with engine_of(on_device(make())) as engine:
         for each in files:  # loaded before, so that the generations meet
             engine.submit(loras=[Lora(each)], **call(steps=1)).result(RESULT_S)
-        made = together(engine, calls)
+        made = run_merged(engine, calls)
         counts = engine.counts()
     for number, (result, chosen) in enumerate(zip(made, asked, strict=True)):
         expected = plain_with(lambda: on_device(make()), chosen, seed=number, steps=4)
@@ -57,7 +57,7 @@ def test_in_half_precision_mixed_rows_stay_near_those_alone(dtype, tmp_path):
                 {**call(seed=n, steps=4), "loras": chosen} for n, chosen in enumerate(asked)
             ]
         ]
-        made = together(engine, calls)
+        made = run_merged(engine, calls)
         assert engine.counts()["merged_calls"] >= 8
     for one, other in zip(made, alone, strict=True):
         assert relative(one.images, other.images) <= 5e-2

@@ -19,7 +19,7 @@ from tests.gpu.device import (
     engine_of,
     on_device,
     relative,
-    together,
+    run_merged,
 )
 
 pytestmark = MARKS
@@ -51,7 +51,7 @@ def test_merging_changes_no_more_than_other_kernels_do(family, dtype):
     with sdpa_kernel(SDPBackend.MATH):
         otherwise = [made_of(pipeline(**wish(family, number))) for number in range(3)]
     with engine_of(pipeline) as engine:
-        merged = [made_of(each) for each in together(engine, [wish(family, n) for n in range(3)])]
+        merged = [made_of(each) for each in run_merged(engine, [wish(family, n) for n in range(3)])]
         counts = engine.counts()
     assert counts["merged_calls"] >= 8
     assert "failed when merged" not in counts["not_merged"]
@@ -66,7 +66,7 @@ def test_in_32_bits_merging_changes_nothing_that_can_be_seen(make):
     calls = [{**tiny_call(seed=seed)} for seed in range(4)]
     plain = [pipeline(**tiny_call(seed=seed)).images for seed in range(4)]
     with engine_of(pipeline) as engine:
-        merged = [each.images for each in together(engine, calls)]
+        merged = [each.images for each in run_merged(engine, calls)]
         assert engine.counts()["merged_calls"] >= 8
     for one, other in zip(merged, plain, strict=True):
         assert relative(one, other) <= 1e-3  # TF32 is off by default

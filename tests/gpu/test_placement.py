@@ -16,6 +16,7 @@ from tests.gpu.device import (
     on_device,
     only_gpu,
     relative,
+    run_merged,
     together,
     used_bytes,
 )
@@ -45,7 +46,7 @@ def test_what_waits_is_merged_too(recipe):
     with engine_of() as engine:
         engine.add("flux", tiny_flux(), recipe)
         calls = [{"pipeline": "flux", **call(seed=seed)} for seed in range(3)]
-        made = together(engine, calls)
+        made = run_merged(engine, calls)
         assert engine.counts()["merged_calls"] >= 6
     for one, other in zip(made, plain, strict=True):
         assert relative(one.images, other) <= 1e-3
@@ -80,7 +81,7 @@ def test_storage_in_8_bits_changes_little_and_merges(make, dtype):
         denoiser = getattr(stored, "transformer", None) or stored.unet
         assert STORED in {each.dtype for each in denoiser.parameters()}
         calls = [{"pipeline": "it", **call(seed=seed)} for seed in range(3)]
-        made = together(engine, calls)
+        made = run_merged(engine, calls)
         counts = engine.counts()
     for one, other in zip(made, plain, strict=True):
         assert relative(one.images, other) <= 0.1

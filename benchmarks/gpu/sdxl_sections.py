@@ -1,0 +1,74 @@
+"""Sections about SDXL, whose time may go into launching kernels."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+
+from benchmarks.gpu.bench import RESULT_S, Bench, distance
+from benchmarks.gpu.section import Facts
+from deployments.engine.engine import Engine
+from deployments.engine.memory.layout import lay_out
+from deployments.engine.merging.compile import record_graphs
+from serve_app.domain.endpoint import Recipe
+
+CASES = ((1024, 1), (512, 1), (512, 8))
+"""Pixels of a side, and images at once."""
+
+STEPS = 30
+
+
+def graphs(bench: Bench) -> Iterator[Facts]:
+    """Images of SDXL: plain diffusers, by the engine, and with forwards recorded as graphs."""
+    bench.drop_models()
+    pipeline = bench.sdxl()
+    steps = 8 if bench.tiny else STEPS
+    yield {"by": "diffusers", "side": 1024, "images": 1, **_by_diffusers(bench, pipeline, steps)}
+    plain: dict[tuple[int, int], torch.Tensor] = {}
+    for recorded in (False, True):
+        if recorded:
+            record_graphs(pipeline)
+        options: Any = {"max_batch": 8, "verify_merges": False, "limit_rows": False}
+        with Engine(pipeline, device=bench.device, **options) as engine:
+            lay_out(pipeline, engine.accelerator, Recipe(24, "bfloat16", channels_last=True))
+            for side, count in CASES:
+                image, figures = _images(bench, engine, pipeline, (side, count, steps))
+                facts = {"by": "graphs" if recorded else "as written", "side": side}
+                facts |= {"images": count, **figures}
+                if recorded:
+                    known = engine._loop._graphs  # noqa: SLF001
+                    facts |= {"replays": known.replays, "gb": known.size / 1e9}
+                    facts["distance"] = distance(image, plain[side, count])
+                plain.setdefault((side, count), image)
+                yield facts
+    del pipeline
+    bench.free()
+
+
+def _by_diffusers(bench: Bench, pipeline: Any, steps: int) -> dict[str, float]:
+    with torch.no_grad():
+        pipeline(**bench.sdxl_call(pipeline, 1024, 1, 0))
+        return bench.timed(lambda: pipeline(**bench.sdxl_call(pipeline, 1024, steps, 0)), 1)
+
+
+def _images(
+    bench: Bench, engine: Engine, pipeline: Any, case: tuple[int, int, int]
+) -> tuple[torch.Tensor, dict[str, Any]]:
+    """The first image of several, and the seconds of all."""
+    side, count, steps = case
+
+    def calls(length: int = steps) -> list[dict[str, Any]]:
+        return [bench.sdxl_call(pipeline, side, length, seed) for seed in range(count)]
+
+    if count > 1:
+        results, figures = bench.merged(engine, calls)
+        return results[0][0], figures
+
+    def draw() -> torch.Tensor:
+        return engine.submit(**calls()[0]).result(RESULT_S)[0]
+
+    draw()  # enough forwards to be recorded
+    image = draw()
+    return image, bench.timed(draw, 2)
