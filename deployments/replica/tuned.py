@@ -86,6 +86,8 @@ class Tuning:
     measurements: tuple[Measurement, ...] = ()
     complete: bool = False  # no variant is left to be measured
     adapters: tuple[str, ...] = ("",)  # that were measured; empty text: none
+    # variants that were not measured because of the GPU benchmark, with the reasons
+    left_out: Mapping[str, str] = field(default_factory=dict[str, str])
 
     def same_subject(self, other: Tuning) -> bool:
         return (self.machine, self.model, self.revision) == (

@@ -14,7 +14,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +38,9 @@ from deployments.tuning.variants import (
     candidates,
     combination,
     default_name,
+    reason_against,
 )
+from deployments.tuning.verdicts import Verdicts, read_verdicts
 from serve_app.domain.endpoint import Endpoint, StoreConfig
 from serve_app.domain.errors import (
     DarkroomError,
@@ -91,6 +93,7 @@ class TuneOptions:
     deadline: float  # of the monotonic clock
     variants: tuple[str, ...] = ()  # names of those to measure; empty: all
     again: bool = False  # measure what is kept once more
+    verdicts: Verdicts = field(default_factory=Verdicts)  # of the benchmark, by default none
 
 
 Show = Callable[[Tuning, Measurement], None]
@@ -134,9 +137,18 @@ class TuningSession:
 
     @staticmethod
     def options(
-        quality: float, deadline: float, variants: tuple[str, ...] = (), *, again: bool = False
+        quality: float,
+        deadline: float,
+        variants: tuple[str, ...],
+        measured: Path | None,
+        facts: DeviceFacts,
+        *,
+        again: bool,
     ) -> TuneOptions:
-        return TuneOptions(quality, deadline, variants, again)
+        """``measured``: file with verdicts of the benchmark. Raises ``Misconfigured`` if they do
+        not hold here."""
+        verdicts = Verdicts() if measured is None else read_verdicts(measured, facts.machine)
+        return TuneOptions(quality, deadline, variants, again, verdicts)
 
     def is_here(self, endpoint: Endpoint) -> bool:
         """True if the endpoint's weights are on this machine."""
@@ -202,7 +214,9 @@ class TuningSession:
     ) -> Tuning:
         found = candidates(model.subject)
         tuning = self._kept(model, facts, options, default)
-        wanted = [each for each in found if _wanted(each, options)]
+        wanted = [
+            each for each in found if _wanted(each, options) and each.name not in tuning.left_out
+        ]
         wanted.sort(key=lambda each: not each.exact)  # a reference first
         for candidate in wanted:
             tuning = self._with(tuning, model, candidate, options, show)
@@ -234,12 +248,10 @@ class TuningSession:
             default,
             adapters=model.adapters,
         )
-        if options.again:
-            return new
-        for kept in self.file.read():
+        for kept in () if options.again else self.file.read():
             if kept.same_subject(new) and kept.same_work(new):
-                return replace(new, measurements=kept.measurements, reference=kept.reference)
-        return new
+                new = replace(new, measurements=kept.measurements, reference=kept.reference)
+        return replace(new, left_out=_left_out(model.subject, options, new))
 
     def _with(
         self,
@@ -250,8 +262,8 @@ class TuningSession:
         show: Show,
     ) -> Tuning:
         """Tuning with the candidate's measurement, which is kept in the file."""
-        kept = tuning.find(candidate.name)
-        if kept is not None and candidate.was_measured_as(kept):
+        kept = _measurement(tuning, candidate)
+        if kept is not None:
             show(tuning, kept)
             return tuning
         tuning = self._with_reference(tuning, model, candidate, options)
@@ -370,6 +382,24 @@ def _end(process: subprocess.Popen[bytes]) -> None:
 
 def _wanted(candidate: RecipeVariant, options: TuneOptions) -> bool:
     return not options.variants or candidate.name in options.variants or candidate.name == PLAIN
+
+
+def _measurement(tuning: Tuning, candidate: RecipeVariant) -> Measurement | None:
+    kept = tuning.find(candidate.name)
+    return kept if kept is not None and candidate.was_measured_as(kept) else None
+
+
+def _left_out(subject: Subject, options: TuneOptions, tuning: Tuning) -> dict[str, str]:
+    """Variants that the benchmark speaks against, with the reasons. Not those that are kept, which
+    cost nothing, nor those that are named."""
+    if options.variants:
+        return {}
+    return {
+        each.name: reason
+        for each in candidates(subject)
+        if (reason := reason_against(each, subject, options.verdicts.off))
+        and _measurement(tuning, each) is None
+    }
 
 
 def _order(entry: tuple[Endpoint, Any]) -> tuple[bool, bool]:

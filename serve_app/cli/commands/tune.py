@@ -53,6 +53,7 @@ class TuneCommand:
     quality: float
     steps: int | None
     variants: tuple[str, ...]
+    measured: Path | None
     again: bool
     as_json: bool
 
@@ -70,6 +71,16 @@ def run(config: Config, wish: TuneCommand) -> int:
     with Installation(config.server.data_dir).held(advice, "darkroom tune"):
         entries = _entries(config, session, wish)
         facts = session.describe_device()
+        deadline = began + 60 * wish.minutes
+        options = session.options(
+            wish.quality, deadline, wish.variants, wish.measured, facts, again=wish.again
+        )
+        if newer := options.verdicts.unknown:
+            click.echo(
+                f"{wish.measured} has verdicts on {', '.join(newer)}, which this Darkroom does not "
+                "know. They are ignored.",
+                err=True,
+            )
         models = session.models(
             [(each.endpoint, _inputs(each, wish.steps)) for each in entries], facts, _skip
         )
@@ -79,7 +90,7 @@ def run(config: Config, wish: TuneCommand) -> int:
                 f"There is no variant {', '.join(unknown)} of these models here. Variants: "
                 f"{', '.join(known)}."
             )
-        ended, out_of_time = _tune_all(session, models, facts, wish, began)
+        ended, out_of_time = _tune_all(session, models, facts, options, as_json=wish.as_json)
     if wish.as_json:
         click.echo(json.dumps([each.as_json() for each in ended], indent=2))
     elif out_of_time:
@@ -93,22 +104,21 @@ def run(config: Config, wish: TuneCommand) -> int:
 
 
 def _tune_all(
-    session: TuningSession, models: Sequence[Any], facts: Any, wish: TuneCommand, began: float
+    session: TuningSession,
+    models: Sequence[Any],
+    facts: Any,
+    options: Any,
+    *,
+    as_json: bool,
 ) -> tuple[list[tuned.Tuning], bool]:
-    deadline = began + 60 * wish.minutes
     ended: list[tuned.Tuning] = []
     for model in models:
-        if not wish.as_json:
+        if not as_json:
             _announce(model.endpoints, facts.machine.device, model.steps)
-        show = (lambda _tuning, _measured: None) if wish.as_json else _show
-        result = session.tune(
-            model,
-            facts,
-            session.options(wish.quality, deadline, wish.variants, again=wish.again),
-            show,
-        )
+        show = (lambda _tuning, _measured: None) if as_json else _show
+        result = session.tune(model, facts, options, show)
         ended.append(result.tuning)
-        if not wish.as_json:
+        if not as_json:
             click.echo(_verdict(result.tuning, complete=not result.out_of_time))
         if result.out_of_time:
             return ended, True
@@ -230,9 +240,11 @@ def line(tuning: tuned.Tuning, measured: tuned.Measurement) -> str:
 def _verdict(tuning: tuned.Tuning, *, complete: bool) -> str:
     chosen, cache = tuning.chosen, tuning.chosen_step_cache
     so_far = "" if complete else " so far"
-    text = f"  The recipe of the catalogue stays{so_far}.\n"
-    if chosen is not None:
-        text = f"  Chosen{so_far}: {chosen.variant}{_faster(tuning, chosen)}.\n"
+    text = "".join(f"  {name:<22} left out, {reason}\n" for name, reason in tuning.left_out.items())
+    if chosen is None:
+        text += f"  The recipe of the catalogue stays{so_far}.\n"
+    else:
+        text += f"  Chosen{so_far}: {chosen.variant}{_faster(tuning, chosen)}.\n"
     if cache is not None:
         text += f"  For `acceleration`{so_far}: {cache.variant}{_faster(tuning, cache)}.\n"
     return text
@@ -307,6 +319,13 @@ def forget(config: Config, endpoints: Sequence[str]) -> None:
 )
 @click.option(
     "--variant", "variants", multiple=True, help="Measure only this variant. May be repeated."
+)
+@click.option(
+    "--measured",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="results.json of `python -m benchmarks.gpu` on this machine. Variants whose switch is off "
+    "there are not measured.",
 )
 @click.option("--again", is_flag=True, help="Measure once more what is kept.")
 @click.option("--list", "lists", is_flag=True, help="Show what is kept, and measure nothing.")

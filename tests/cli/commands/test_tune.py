@@ -8,14 +8,18 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
 
+from deployments.engine.accelerator.selection import accelerator_for
+from deployments.replica.tuned import machine_of
 from serve_app.cli.main import main
 from tests.cluster.processes import with_default_signals
+from tests.deployments.tuning.results import SLOW, write_results
 
 # Warnings of Ray, if it is imported first.
 pytestmark = [
@@ -109,3 +113,36 @@ def test_weights_that_are_not_downloaded_are_named_with_the_command(
     assert ran.exit_code == 1
     assert f"Run `darkroom models pull {FLUX}` first." in ran.output
     assert "so there is nothing to tune" in typed().output
+
+
+def test_variants_that_the_benchmark_speaks_against_are_left_out_with_the_reason(
+    data_dir: Path, tmp_path: Path
+) -> None:
+    here = machine_of(accelerator_for("cpu"))
+    path = write_results(tmp_path, here, compile="off", graphs="on", newer="off")
+    command = (FLUX, "--measured", str(path), "--minutes", "0.001")
+    row = f"  compiled               left out, compile is off: {SLOW}\n"
+
+    ran = typed(*command)  # the time is over before the first measurement
+    assert ran.exit_code == 0, ran.output
+    assert ran.stdout.count("left out") == 1
+    assert row in ran.stdout
+    assert f"{path} has verdicts on newer, which this Darkroom does not know" in ran.stderr
+    assert row in typed("--list").stdout
+    assert json.loads(typed("--list", "--json").stdout)[0]["left_out"].keys() == {"compiled"}
+
+    as_json = typed(*command, "--json")
+    assert json.loads(as_json.stdout)[0]["left_out"] == {"compiled": f"compile is off: {SLOW}"}
+    assert "left out" not in typed(FLUX, "--minutes", "0.001").stdout
+
+
+def test_verdicts_of_another_card_are_refused_before_anything_is_measured(
+    data_dir: Path, tmp_path: Path
+) -> None:
+    here = machine_of(accelerator_for("cpu"))
+    path = write_results(tmp_path, replace(here, device="NVIDIA H200"), compile="off")
+    ran = typed(FLUX, "--measured", str(path))
+    assert ran.exit_code == 1
+    assert f"{path} was measured on NVIDIA H200" in ran.output
+    assert here.device in ran.output
+    assert not (data_dir / "tuning.json").exists()

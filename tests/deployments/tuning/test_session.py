@@ -16,6 +16,7 @@ from deployments.tuning import variants
 from deployments.tuning.job import DeviceFacts, Job, MeasureVariant, Workload
 from deployments.tuning.session import TunedModel, TuneOptions, TuningSession
 from deployments.tuning.variants import Subject, Switch
+from deployments.tuning.verdicts import Verdicts
 from deployments.tuning.worker import answer
 from serve_app.domain.endpoint import Endpoint, StoreConfig
 from tests.deployments.demos import CATALOG, FLUX
@@ -109,6 +110,49 @@ def test_nothing_is_begun_after_the_deadline(tmp_path: Path) -> None:
     result = tuner.tune(model(), facts, TuneOptions(0.9, time.monotonic() - 1), never)
     assert result.out_of_time
     assert result.tuning.measurements == ()
+
+
+def test_a_variant_whose_switch_is_off_is_left_out_unless_it_is_kept_or_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        variants,
+        "SWITCHES",
+        (Switch("compiled", {"compile": True}), Switch("graphs", {"graphs": True})),
+    )
+    tuner = session(tmp_path, FLUX_FAMILY, InProcess)
+    facts = DeviceFacts(Machine("CPU", "", "2", "0"), "cpu", False, 0, 0)
+    options = TuneOptions(0.9, time.monotonic() + 600, verdicts=Verdicts({"compile": "no faster"}))
+
+    def tuned(options: TuneOptions) -> tuple[list[str], Tuning]:
+        shown: list[str] = []
+
+        def show(_: Tuning, measured: Measurement) -> None:
+            shown.append(measured.variant)
+
+        return shown, tuner.tune(model(), facts, options, show).tuning
+
+    shown, tuning = tuned(options)
+    assert shown == ["plain", "graphs"]
+    assert tuning.left_out == {"compiled": "compile is off: no faster"}
+    assert tuning.complete
+    assert tuner.file.read() == (tuning,)
+
+    shown, tuning = tuned(replace(options, variants=("compiled",)))
+    assert shown == ["plain", "compiled"]  # it was asked for
+    assert tuning.left_out == {}
+
+    shown, tuning = tuned(options)
+    assert shown == ["plain", "compiled", "graphs"]  # all of them are kept
+    assert tuning.left_out == {}
+
+    shown, tuning = tuned(replace(options, again=True))
+    assert shown == ["plain", "graphs"]
+    assert tuning.left_out == {"compiled": "compile is off: no faster"}
+
+    shown, tuning = tuned(replace(options, verdicts=Verdicts()))
+    assert shown == ["plain", "compiled", "graphs"]
+    assert tuning.left_out == {}
 
 
 DEV = CATALOG.get("fal-ai/flux/dev").endpoint

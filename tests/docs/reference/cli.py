@@ -77,6 +77,7 @@ EXAMPLES = {
     "tune": (
         "darkroom tune",
         "darkroom tune fal-ai/flux/dev --minutes 20",
+        "darkroom tune --measured gpu/results.json",
         "darkroom tune --list",
     ),
     "requests list": (
