@@ -132,7 +132,6 @@ BENCHMARKED: Mapping[str, Has] = {
     "compile_decoder": lambda recipe, _: recipe.compile_decoder,
     "graphs": lambda recipe, _: recipe.graphs,
     "float8-dynamic": lambda recipe, _: recipe.precision == "float8-dynamic",
-    "int8-dynamic": lambda recipe, _: recipe.precision == "int8-dynamic",
     "attention": lambda recipe, _: bool(recipe.attention),
     "attention with masks": _may_differ("attention"),
     "channels_last": lambda recipe, _: recipe.channels_last,

@@ -22,6 +22,7 @@ BENCHMARK = "`python -m benchmarks.gpu --out DIR`"
 class BenchmarkMachine(BaseModel):
     card: str  # such as "NVIDIA H200"
     torch: str  # ``torch.__version__``
+    tiny: bool = False  # with small models, to see that the benchmark works
 
 
 class SwitchVerdict(BaseModel):
@@ -51,6 +52,11 @@ def read_verdicts(path: Path, here: Machine) -> Verdicts:
     measured = results.machine
     # The package of torch may lack what follows the plus sign in ``torch.__version__``.
     same_torch = here.torch in (measured.torch, measured.torch.partition("+")[0])
+    if measured.tiny:
+        raise Misconfigured(
+            f"{path} was measured with --tiny, which says nothing of real models. Run {BENCHMARK} "
+            "without it."
+        )
     if measured.card != here.device or not same_torch:
         raise Misconfigured(
             f"{path} was measured on {measured.card} with torch {measured.torch}. This machine has "

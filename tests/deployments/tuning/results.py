@@ -24,8 +24,7 @@ def results(machine: Machine, **verdicts: str) -> dict[str, Any]:
             "cpus": 16,
             "total_gb": 141.0,
         },
-        "commit": "",
-        "sections": {"compiled_blocks": {"status": "done", "took_s": 12.3, "figures": []}},
+        "sections": {"compiled": {"status": "done", "took_s": 12.3, "figures": []}},
         "verdicts": {
             name: {"verdict": each, "figures": {"compiled, s": 3.2}, "reason": SLOW}
             for name, each in verdicts.items()

@@ -114,7 +114,7 @@ def test_a_variant_is_left_out_for_the_switch_that_it_sets():
 
 def test_products_in_8_bits_are_left_out_for_their_own_verdicts_only():
     assert list(against(LARGE, "compile")) == ["compiled"]
-    assert list(against(LARGE, "int8-dynamic")) == ["products in int8"]
+    assert not against(LARGE, "int8-dynamic")  # the benchmark has no verdict on it
     assert list(against(LARGE, "float8-dynamic")) == ["products in float8"]
 
 

@@ -9,8 +9,11 @@ from typing import Any
 
 import pytest
 
+from benchmarks.gpu.results import FILE, Results
+from benchmarks.gpu.verdicts import verdicts
 from deployments.replica.tuned import Machine
-from deployments.tuning.verdicts import read_verdicts
+from deployments.tuning.variants import BENCHMARKED
+from deployments.tuning.verdicts import Verdicts, read_verdicts
 from serve_app.domain.errors import Misconfigured
 from tests.deployments.tuning.results import SLOW, results, write_results
 
@@ -107,3 +110,17 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path: Path, name: str) -> None:
         read_verdicts(tmp_path / name, H200)
     assert f"{tmp_path / name} cannot be read" in refused.value.message
     assert "`python -m benchmarks.gpu --out DIR` writes" in refused.value.message
+
+
+def test_what_the_benchmark_writes_is_read_and_its_switches_are_those_of_variants(
+    tmp_path: Path,
+) -> None:
+    Results(tmp_path).describe({"card": H200.device, "torch": H200.torch, "tiny": False})
+    assert read_verdicts(tmp_path / FILE, H200) == Verdicts()
+    assert verdicts({}).keys() == BENCHMARKED.keys()
+
+
+def test_verdicts_of_small_models_are_refused(tmp_path: Path) -> None:
+    Results(tmp_path).describe({"card": H200.device, "torch": H200.torch, "tiny": True})
+    with pytest.raises(Misconfigured, match="was measured with --tiny"):
+        read_verdicts(tmp_path / FILE, H200)
