@@ -204,6 +204,9 @@ class Work:
     """What the replica will probably run next, the first ones first. None: what its
     ``Ask.upcoming`` says."""
     upcoming_version: str = ""
+    exit: str = ""
+    """Why the replica's term has ended. Empty: it has not. It gets nothing more, drops what it holds,
+    and ends its process."""
 
 
 @pickle_by_name

@@ -5,6 +5,7 @@ pass the same contract tests.
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Protocol
 
@@ -65,8 +66,8 @@ class LeasePort(Protocol):
     """Calls of a replica to the ingress. Real: the ingress deployment's handle."""
 
     async def announce(self, presence: Presence) -> Work | None:
-        """Announce a replica. The reply says which weights it should hold; None: no warm target
-        stands in its pool."""
+        """Announce a replica. The reply says which weights it should hold, or that its term has
+        ended; None: no warm target stands in its pool."""
         ...
 
     async def ask(self, ask: Ask) -> Work:
@@ -434,11 +435,20 @@ class Queue(LeasePort, Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True)
+class Death:
+    """End of an actor, as the cluster says it."""
+
+    reason: str  # a clause, such as "its node failed"
+    by_itself: bool  # its process died, and no other cause is known: what it computed may have done it
+
+
 class Liveness(Protocol):
     """Detection of dead processes. Real: Ray's actor table."""
 
-    async def dead(self, actor_ids: Sequence[str]) -> frozenset[str]:
-        """Actors that are certainly dead. Unknown actors are not included."""
+    async def dead(self, actor_ids: Sequence[str]) -> Mapping[str, Death]:
+        """Actors that the cluster has given up, also if their processes live on. Unknown actors are
+        not included."""
         ...
 
     async def of_previous_run(self, actor_ids: Sequence[str]) -> frozenset[str]:

@@ -28,7 +28,13 @@ if TYPE_CHECKING:  # it imports OpenTelemetry's SDK
 log = logging.getLogger(__name__)
 
 WITHOUT_REPLICA = frozenset(
-    {EndReason.LOST, EndReason.STOPPED, EndReason.OUT_OF_TIME, EndReason.BY_OPERATOR}
+    {
+        EndReason.LOST,
+        EndReason.INTERRUPTED,
+        EndReason.STOPPED,
+        EndReason.OUT_OF_TIME,
+        EndReason.BY_OPERATOR,
+    }
 )
 """Ends of attempts of which their replica reports nothing."""
 

@@ -62,6 +62,10 @@ LEFT JOIN requests r ON r.id = n.id
 """
 
 
+EXIT_S = 0.5
+"""Time by which polls under an ended term are answered: a replica may take a moment to end."""
+
+
 @dataclass(slots=True)
 class _Hold:
     """Requests of a pool that are not stored yet, since they will be leased in their insert."""
@@ -100,13 +104,18 @@ class LongPoll:
 
     async def announce(self, presence: Presence) -> Work | None:
         """Record a replica that starts or ends. The reply says which weights it should hold."""
+        if ended := self._state.terms.end_of(presence.actor_id):
+            return Work(exit=ended)
         await self._state.replicas.announce(presence)
         return self._state.kept.answer_to_announcement(presence)
 
     async def ask(self, ask: Ask) -> Work:
         """Wait for leases or signals, at most ``ask_wait_s``. If the caller is cancelled, its
-        leases are undone.
+        leases are undone. Under an ended term, the reply says so.
         """
+        if ended := self._state.terms.end_of(ask.actor_id):
+            await asyncio.sleep(EXIT_S)
+            return Work(exit=ended)
         self._state.replicas.polled(ask)
         waiter = self._waiters.add(ask, self._offer(ask))
         self.lease_soon(waiter.queue)
@@ -116,6 +125,9 @@ class LongPoll:
         except asyncio.CancelledError:
             self._abandon(waiter)
             raise
+        if waiter.gone:
+            self._abandon(waiter)
+            return Work(exit=self._state.terms.end_of(ask.actor_id))
         self._waiters.answered(waiter)
         work = Work(tuple(waiter.leases), tuple(waiter.signals))
         return self._state.kept.answer_to_ask(ask, work)

@@ -87,20 +87,31 @@ class Reaper:
             self._after.ended(ended, fenced=True)
 
     async def end_dead_replicas(self) -> None:
-        """End the leases of replicas that are known to be dead, at once."""
+        """End the terms of replicas that are known to be dead, and their leases, at once.
+
+        A replica whose process lives on is told to end it. What it computed counts against a
+        request only if the process ended by itself.
+        """
+        terms = self._state.terms
+        await terms.refresh()
         rows = await self._database.rows(HOLDERS)
         actors = sorted({str(row[0]) for row in rows} | self._state.stats.actors())
         if not actors:
             return
         of_previous_run = await self._liveness.of_previous_run(actors)
-        dead = await self._liveness.dead(actors) - of_previous_run
-        self._state.waiters.remove_dead(
-            dead | of_previous_run
-        )  # before their requests can be leased to them again
-        await self._attempts.confirm(self._state.waiters.named_by(dead))
+        deaths = await self._liveness.dead(actors)
+        reasons = {actor: death.reason for actor, death in deaths.items()}
+        await terms.end(reasons | dict.fromkeys(of_previous_run, "Darkroom was stopped"))
+        ended = terms.ended.intersection(actors)
+        # Before their requests can be leased to them again.
+        self._state.waiters.end_terms(ended)
+        by_themselves = {actor for actor, death in deaths.items() if death.by_itself}
+        lost = ended.intersection(by_themselves) - of_previous_run
+        await self._attempts.confirm(self._state.waiters.named_by(lost))
         await self._end_of(of_previous_run, EndReason.STOPPED)
-        await self._end_of(dead, EndReason.LOST)
-        await self._state.replicas.remove_dead(dead | of_previous_run)
+        await self._end_of(lost, EndReason.LOST)
+        await self._end_of(ended - lost - of_previous_run, EndReason.INTERRUPTED)
+        await self._state.replicas.remove_dead(ended)
 
     async def _end_of(self, actors: frozenset[str], how: EndReason) -> None:
         while actors and (ended := await self._attempts.end_of_actors(sorted(actors), how)):

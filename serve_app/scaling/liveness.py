@@ -4,15 +4,36 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 import ray
 from ray._private.state import actors
+from ray.core.generated import common_pb2
 
-from serve_app.domain.ports import Clock
+from serve_app.domain.ports import Clock, Death
 
 SHARED_S = 0.5
 """Age at which an answer of the table is used again: both questions of one round need the same."""
+
+
+@dataclass(frozen=True, slots=True)
+class ActorState:
+    """Ray's state of an actor."""
+
+    name: str  # such as ALIVE; empty for an actor that Ray does not know
+    death: Death | None = None  # of a dead one
+
+
+ALIVE, UNKNOWN = ActorState("ALIVE"), ActorState("")
+
+_REASONS: Mapping[int, str] = {
+    common_pb2.ActorDiedErrorContext.OWNER_DIED: "the process that had started it ended",
+    common_pb2.ActorDiedErrorContext.NODE_DIED: "its node failed",
+    common_pb2.ActorDiedErrorContext.RAY_KILL: "the cluster ended it",
+    common_pb2.ActorDiedErrorContext.OUT_OF_SCOPE: "the cluster ended it",
+    common_pb2.ActorDiedErrorContext.REF_DELETED: "the cluster ended it",
+}
 
 
 class ActorTable(Protocol):
@@ -24,9 +45,7 @@ class ActorTable(Protocol):
         """Ids of the actors that are alive."""
         ...
 
-    def state(self, actor_id: str) -> str | None:
-        """Ray's state of an actor; None for an actor that Ray does not know."""
-        ...
+    def state(self, actor_id: str) -> ActorState: ...
 
 
 class RayActorTable:
@@ -38,9 +57,25 @@ class RayActorTable:
     def alive(self) -> frozenset[str]:
         return frozenset(actors(actor_state_name="ALIVE"))
 
-    def state(self, actor_id: str) -> str | None:
-        state = actors(actor_id=actor_id).get("State")
-        return state if isinstance(state, str) else None
+    def state(self, actor_id: str) -> ActorState:
+        row = actors(actor_id=actor_id)
+        name = row.get("State", "")
+        return ActorState(name, death_of(row["DeathCause"]) if name == "DEAD" else None)
+
+
+def death_of(cause: common_pb2.ActorDeathCause) -> Death:
+    """How an actor died, by Ray's record of it.
+
+    A worker process that ends, or is ended by Ray for the memory of its node, dies by itself: the
+    request that it computed may be the reason. All other causes lie outside of it.
+    """
+    kind = cause.WhichOneof("context")
+    if kind == "oom_context":
+        return Death("its node ran out of memory", by_itself=True)
+    context = cause.actor_died_error_context
+    if kind == "actor_died_error_context" and context.reason == context.WORKER_DIED:
+        return Death("its process ended", by_itself=True)
+    return Death(_REASONS.get(context.reason, "the cluster gave it up"), by_itself=False)
 
 
 class RayLiveness:
@@ -57,20 +92,20 @@ class RayLiveness:
         self._table = table
         self._clock = clock
         self._sole_cluster = sole_cluster
-        self._known: Mapping[str, str | None] = {}
+        self._known: Mapping[str, ActorState] = {}
         self._known_at = float("-inf")
 
-    async def dead(self, actor_ids: Sequence[str]) -> frozenset[str]:
+    async def dead(self, actor_ids: Sequence[str]) -> Mapping[str, Death]:
         states = await self._states(actor_ids)
-        return frozenset(one for one, state in states.items() if state == "DEAD")
+        return {id_: state.death for id_, state in states.items() if state.death is not None}
 
     async def of_previous_run(self, actor_ids: Sequence[str]) -> frozenset[str]:
         if not self._sole_cluster:
             return frozenset()
         states = await self._states(actor_ids)
-        return frozenset(one for one, state in states.items() if state is None)
+        return frozenset(id_ for id_, state in states.items() if state == UNKNOWN)
 
-    async def _states(self, actor_ids: Sequence[str]) -> Mapping[str, str | None]:
+    async def _states(self, actor_ids: Sequence[str]) -> Mapping[str, ActorState]:
         """Ray's state of each actor. Empty if this process has no connection to Ray."""
         if not self._table.connected():
             return {}
@@ -80,6 +115,6 @@ class RayLiveness:
             self._known_at = now
         return {one: self._known[one] for one in actor_ids}
 
-    def _look(self, actor_ids: Sequence[str]) -> Mapping[str, str | None]:
+    def _look(self, actor_ids: Sequence[str]) -> Mapping[str, ActorState]:
         alive = self._table.alive()
-        return {one: "ALIVE" if one in alive else self._table.state(one) for one in actor_ids}
+        return {id_: ALIVE if id_ in alive else self._table.state(id_) for id_ in actor_ids}

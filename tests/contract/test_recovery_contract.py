@@ -6,9 +6,7 @@ import asyncio
 import time
 from dataclasses import replace
 
-from serve_app.domain.lease import (
-    Verdict,
-)
+from serve_app.domain.lease import Lease, Presence, ReplicaStage, Verdict
 from serve_app.domain.ports import Queue
 from serve_app.domain.request import State
 from tests.contract.queues import Make
@@ -25,7 +23,9 @@ from tests.queue.requests import (
 )
 
 
-async def test_a_lease_that_runs_out_is_a_failure_and_tried_again(make: Make) -> None:
+async def test_a_lease_that_runs_out_is_tried_again_and_no_failure_of_the_request(
+    make: Make,
+) -> None:
     queue = await make(QUICK)
     request = await queue.submit(new())
     old = (await lease(queue)).held
@@ -34,11 +34,11 @@ async def test_a_lease_that_runs_out_is_a_failure_and_tried_again(make: Make) ->
         return (await queue.get(TENANT, request.id)).state is State.QUEUED
 
     await eventually(queued_again)
-    assert (await queue.get(TENANT, request.id)).failures == 1
+    assert (await queue.get(TENANT, request.id)).failures == 0
     assert await queue.finish(done(old)) is Verdict.FENCED
     again = await lease(queue, "r2")
     assert again.attempt == 2
-    assert again.alone  # it may have ended its replica
+    assert not again.alone  # it has not ended its replica
 
 
 async def test_a_lease_that_is_renewed_lasts(make: Make) -> None:
@@ -131,6 +131,48 @@ async def test_an_ask_that_a_dead_replica_left_open_is_given_nothing(
     assert again.request_id == request.id
     assert again.attempt >= 2  # a lease under way to the dead replica is undone
     assert not (await left_open).leases
+
+
+async def confirmed(queue: Queue, replica: str) -> Lease:
+    (granted,) = (await queue.ask(ask(1, replica=replica))).leases
+    await queue.report(report(granted.held, replica=replica))
+    return granted
+
+
+async def test_requests_never_fail_for_nodes_that_fail_under_them(
+    make: Make, liveness: FakeLiveness
+) -> None:
+    queue = await make(LONG_LEASES)
+    request = await queue.submit(new())
+    for number in range(2 * LONG_LEASES.max_failures):
+        granted = await confirmed(queue, f"r{number}")
+        liveness.cut_off.add(f"actor-r{number}")
+        while (seen := await queue.changed(TENANT, request.id, 0.1)).state is State.RUNNING:
+            pass
+        assert (seen.state, seen.failures, seen.alone) == (State.QUEUED, 0, False)
+        assert await queue.finish(done(granted.held)) is Verdict.FENCED
+    await queue.finish(done((await confirmed(queue, "last")).held, replica="last"))
+    assert (await queue.get(TENANT, request.id)).state is State.SUCCEEDED
+
+
+async def test_a_replica_that_was_given_up_and_lives_on_gets_nothing_and_is_told_to_end(
+    make: Make, liveness: FakeLiveness
+) -> None:
+    queue = await make(replace(LONG_LEASES, ask_wait_s=60.0))
+    request = await queue.submit(new())
+    granted = await confirmed(queue, "r1")
+    left_open = asyncio.create_task(queue.ask(ask(0, granted.held, replica="r1")))
+    await asyncio.sleep(0)
+    liveness.cut_off.add("actor-r1")
+    assert (await left_open).exit == "its node failed"
+    again = await queue.ask(ask(2, replica="r1"))
+    assert (again.leases, again.exit) == ((), "its node failed")
+    announced = await queue.announce(Presence("r1", "actor-r1", "studio", ReplicaStage.DRAINING))
+    assert announced is not None
+    assert announced.exit == "its node failed"
+    assert (await queue.report(report(granted.held, replica="r1"))).fenced == (granted.held,)
+    (elsewhere,) = (await queue.ask(ask(1, replica="r2"))).leases
+    assert elsewhere.request_id == request.id
 
 
 async def test_what_ran_when_the_whole_installation_was_stopped_has_not_failed(

@@ -40,10 +40,16 @@ from tests.fakes.queue_row import Row, suspect
 class FakeQueue(ClientSide):
     """All of it: what replicas do as well."""
 
-    async def announce(self, presence: Presence) -> None:
+    async def announce(self, presence: Presence) -> Work | None:
+        if ended := self._ended_terms.get(presence.actor_id):
+            return Work(exit=ended)
         self._presence[presence.replica_id] = presence
+        return None
 
     async def ask(self, ask: Ask) -> Work:
+        await self._look()
+        if ended := self._ended_terms.get(ask.actor_id):
+            return Work(exit=ended)
         self._presence[ask.replica_id] = Presence(
             ask.replica_id, ask.actor_id, ask.pool, ReplicaStage.READY, ask.detail, ask.loading
         )
@@ -147,7 +153,7 @@ class FakeQueue(ClientSide):
 
     def _work(self, ask: Ask) -> Work | None:
         if ask not in self._asking:
-            return Work()  # its replica is dead
+            return Work(exit=self._ended_terms.get(ask.actor_id, ""))
         signals = tuple(signal for signal in self._signals(ask))
         leases: list[Lease] = []
         while len(leases) < ask.slots:

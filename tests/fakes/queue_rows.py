@@ -61,6 +61,7 @@ class QueueRows:
         self._limits = limits
         self._liveness = liveness
         self._named: dict[str, frozenset[LeaseKey]] = {}  # by actor, in its last poll
+        self._ended_terms: dict[str, str] = {}  # reasons by actor
         self._rows: dict[str, Row] = {}
         self._repeats = FakeRepeats(clock)
         self._presence: dict[str, Presence] = {}
@@ -115,18 +116,22 @@ class QueueRows:
         holders = [*(row.actor_id for row in running), *(ask.actor_id for ask in self._asking)]
         dead = await self._liveness.dead(holders)
         of_previous_run = await self._liveness.of_previous_run(holders)
-        self._asking = [ask for ask in self._asking if ask.actor_id not in dead | of_previous_run]
+        self._ended_terms |= dict.fromkeys(of_previous_run, "Darkroom was stopped")
+        self._ended_terms |= {actor: death.reason for actor, death in dead.items()}
+        self._asking = [ask for ask in self._asking if ask.actor_id not in self._ended_terms]
         for row in running:
             if row.request.state is not State.RUNNING:
                 continue
             if row.actor_id in of_previous_run:
                 self._lost(row, Cause.CONNECTION_ERROR, stopped=True)
-            elif row.actor_id in dead:
+            elif row.actor_id in dead and dead[row.actor_id].by_itself:
                 named = self._named.get(row.actor_id, frozenset())
                 row.confirmed = row.confirmed or lease_of(row.request) in named
                 self._lost(row, Cause.CONNECTION_ERROR)
+            elif row.actor_id in dead:
+                self._interrupted(row, Cause.CONNECTION_ERROR)
             elif row.lease_until < now:
-                self._lost(row, Cause.TIMEOUT)
+                self._interrupted(row, Cause.TIMEOUT)
             elif self._overtime_s(row.request) > 0:
                 self._out_of_time(row)
         for row in self._rows.values():
@@ -163,7 +168,10 @@ class QueueRows:
             spent = often >= self._limits.max_failures
             outcome = messages.ended_its_replica(often) if spent else messages.no_retry_left()
             self._failed_once(row, cause, outcome, f"Replica {row.request.replica_id} died")
-            return
+        else:
+            self._never_confirmed(row)
+
+    def _never_confirmed(self, row: Row) -> None:
         row.unconfirmed += 1
         most = self._limits.max_unconfirmed
         given_up = row.unconfirmed >= most and len(row.replicas) >= min(most, UNCONFIRMED_REPLICAS)
@@ -171,6 +179,18 @@ class QueueRows:
             self._fail(row, messages.never_confirmed(row.unconfirmed))
         else:
             self._requeue(row, f"Replica {row.request.replica_id} never confirmed it")
+
+    def _interrupted(self, row: Row, cause: Cause) -> None:
+        """Not by the request: a failure only for one that sets its own retries."""
+        row.ended[lease_of(row.request)] = "interrupted"
+        self._settle(row)
+        why = f"Replica {row.request.replica_id} could not be reached"
+        if not row.confirmed:
+            self._never_confirmed(row)
+        elif row.request.retries_left is not None:
+            self._failed_once(row, cause, messages.no_retry_left(), why)
+        else:
+            self._requeue(row, why)
 
     def _failed_once(self, row: Row, cause: Cause, outcome: Outcome, why: str) -> None:
         left = row.request.retries_left

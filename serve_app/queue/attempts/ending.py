@@ -67,8 +67,12 @@ held AS (
     SELECT r.id, e.attempt, e.how, e.message, e.cause, e.outcome AS own, e.artifacts, e.drafts,
            e.run_s, e.steps, e.units, e.images, e.megapixels, e.seconds, e.share,
            r.cancel_requested, r.confirmed,
-           (e.how = 'retry' OR e.how = 'lost' AND r.confirmed)::integer AS failed,
-           (e.how = 'stopped' OR e.how = 'lost' AND NOT r.confirmed)::integer AS missed,
+           -- An interruption is no failure of a request, but one that sets its own retries may not
+           -- want to run again after it.
+           (e.how = 'retry' OR r.confirmed AND (e.how = 'lost'
+               OR e.how = 'interrupted' AND r.retries_left IS NOT NULL))::integer AS failed,
+           (e.how = 'stopped' OR e.how IN ('lost', 'interrupted') AND NOT r.confirmed)::integer
+               AS missed,
            r.failures, r.unconfirmed, r.retries_left, r.pool AS ran_in, r.endpoint,
            r.fallback, r.fell_back_to, r.end_by, r.snapshot AS resume_point,
            r.expected_s AS charged_s,
@@ -102,8 +106,8 @@ judged AS MATERIALIZED (
         WHEN next = 'cancelled' AND how <> 'cancelled' THEN %(cancelled)s::text
         WHEN how = 'lost' AND confirmed AND failures + 1 >= %(max_failures)s
             THEN %(ended_its_replica)s::text
-        WHEN how = 'lost' AND confirmed THEN %(no_retry_left)s::text
-        WHEN how IN ('lost', 'stopped') THEN %(never_confirmed)s::text
+        WHEN how IN ('lost', 'interrupted') AND confirmed THEN %(no_retry_left)s::text
+        WHEN how IN ('lost', 'interrupted', 'stopped') THEN %(never_confirmed)s::text
         ELSE own END AS final,
         how IN ('succeeded', 'failed', 'cancelled', 'expired')
             OR how = 'retry' AND NOT cancel_requested
@@ -158,7 +162,7 @@ notified AS (
     INSERT INTO events (request_id, sequence, level, state, message)
     SELECT id, events, CASE
                WHEN state = 'failed' THEN 'ERROR'
-               WHEN falls OR how IN ('lost', 'stopped', 'retry') THEN 'WARNING'
+               WHEN falls OR how IN ('lost', 'interrupted', 'stopped', 'retry') THEN 'WARNING'
                ELSE 'INFO' END,
            state,
            CASE WHEN falls THEN message || ' It falls back to ' || fell_back_to || ' ('

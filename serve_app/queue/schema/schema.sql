@@ -175,7 +175,7 @@ CREATE TABLE attempts (
     collected boolean DEFAULT false NOT NULL,
     nonce bigint DEFAULT 0 NOT NULL,
     endpoint text,
-    CONSTRAINT attempts_ended_check CHECK ((ended = ANY (ARRAY['succeeded', 'failed', 'cancelled', 'expired', 'retry', 'lost', 'stopped', 'hand_back', 'undo', 'by_hand']))),
+    CONSTRAINT attempts_ended_check CHECK ((ended = ANY (ARRAY['succeeded', 'failed', 'cancelled', 'expired', 'retry', 'lost', 'interrupted', 'stopped', 'hand_back', 'undo', 'by_hand']))) NOT VALID,
     CONSTRAINT attempts_pkey PRIMARY KEY (request_id, attempt)
 )
 WITH (fillfactor='80', autovacuum_vacuum_scale_factor='0.01');
@@ -875,6 +875,13 @@ CREATE TABLE sign_in_links (
     CONSTRAINT sign_in_links_pkey PRIMARY KEY (digest)
 );
 CREATE INDEX sign_in_links_by_expiry ON sign_in_links (expires_at);
+
+CREATE TABLE ended_terms (
+    actor_id text NOT NULL,
+    reason text NOT NULL,
+    ended_at timestamptz DEFAULT now() NOT NULL,
+    CONSTRAINT ended_terms_pkey PRIMARY KEY (actor_id)
+);
 
 CREATE FUNCTION add_to_upload_totals() RETURNS trigger
     LANGUAGE plpgsql

@@ -22,6 +22,7 @@ from serve_app.queue.state.prefetch import PrefetchHints
 from serve_app.queue.state.replicas import ReplicaRegistry
 from serve_app.queue.state.request_cache import RequestCache
 from serve_app.queue.state.stats import QueueStats
+from serve_app.queue.state.terms import Terms
 from serve_app.queue.state.waiters import Waiters
 from serve_app.queue.state.warm import KeptWeightsRegistry
 from serve_app.queue.store.config import QueueLimits
@@ -49,6 +50,7 @@ class BackgroundTasks:
 class QueueState:
     """Objects of which a process has one each. Owned by one event loop."""
 
+    terms: Terms
     waiters: Waiters
     requests: RequestCache
     stats: QueueStats
@@ -88,6 +90,7 @@ class QueueState:
         waiters, running_limits = Waiters(clock), RunningLimits(database, limits)
         kept = KeptWeightsRegistry(database, terms)
         return cls(
+            terms=Terms(database),
             waiters=waiters,
             requests=requests,
             stats=stats,

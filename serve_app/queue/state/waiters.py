@@ -170,10 +170,12 @@ class Waiters:
             expected.in_a_row = expected.in_a_row + 1 if in_time else 0
             expected.slots = 0
 
-    def remove_dead(self, dead_actors: frozenset[str]) -> None:
-        """Remove the polls of dead actors: the connections that carried them may stay open."""
-        for pool in self._pools.values():
-            for waiter in [each for each in pool if each.ask.actor_id in dead_actors]:
+    def end_terms(self, actors: frozenset[str]) -> None:
+        """Remove the polls of actors whose term has ended, and answer those that can be answered:
+        the connections that carried the others may stay open."""
+        polls = {*self._holders.values(), *(each for pool in self._pools.values() for each in pool)}
+        for waiter in polls:
+            if waiter.ask.actor_id in actors:
                 waiter.gone = True
                 self.remove(waiter)
                 waiter.woken.set()

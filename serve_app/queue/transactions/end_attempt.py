@@ -46,7 +46,8 @@ class EndReason(StrEnum):
     RETRY = "retry"  # it failed, and another attempt can help
     HAND_BACK = "hand_back"
     UNDELIVERED = "undo"  # the lease never reached the replica
-    LOST = "lost"  # the lease ran out, or the replica is dead
+    LOST = "lost"  # the replica's process ended by itself: what it computed may be the reason
+    INTERRUPTED = "interrupted"  # the replica, its node or the way to it failed: not the request's
     BY_OPERATOR = "by_hand"  # an operator ended it
     # its replica did not end it after the overall deadline; the attempt is recorded as lost
     OUT_OF_TIME = "out_of_time"
@@ -108,6 +109,7 @@ class EndedAttempt:
 
 LOST_MESSAGES = {
     EndReason.LOST: "The process ended on replica ",
+    EndReason.INTERRUPTED: "The cluster or the node failed under replica ",
     EndReason.STOPPED: "Darkroom was stopped, and with it replica ",
 }
 CONFIRM = """
@@ -176,7 +178,7 @@ class EndAttempts:
         return await self._run(
             END_EXPIRED,
             {
-                "how": EndReason.LOST,
+                "how": EndReason.INTERRUPTED,
                 "message": "The lease ran out on replica ",
                 "cause": CAUSE_NUMBERS[Cause.TIMEOUT],
             },
@@ -207,7 +209,7 @@ class EndAttempts:
     async def end_of_actors(
         self, actor_ids: Sequence[str], how: EndReason
     ) -> Sequence[EndedAttempt]:
-        """End the attempts of replicas that are known to be dead. ``how``: ``LOST`` or
+        """End the attempts of replicas whose term has ended. ``how``: ``LOST``, ``INTERRUPTED`` or
         ``STOPPED``.
         """
         params = {

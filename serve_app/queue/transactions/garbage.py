@@ -103,7 +103,7 @@ class GarbageFiles:
             return ()
 
 
-_GONE = frozenset({"lost", "stopped", "by_hand"})
+_GONE = frozenset({"lost", "interrupted", "stopped", "by_hand"})
 
 
 # Objects in storage that are no longer needed. They are recorded in the transaction that made

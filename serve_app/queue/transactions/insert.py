@@ -17,7 +17,12 @@ from serve_app.postgres.database import UNAWAITED, Database, Lock, LongTexts
 from serve_app.queue.fairness.fair_queue import head_start_s, wake_lanes
 from serve_app.queue.store import messages
 from serve_app.queue.store.quotas import ADMITTED, LEFT, REFUSALS, REFUSED, Quota
-from serve_app.queue.store.rows import NEW_NONCE, RETRIES_LEFT, retries_column
+from serve_app.queue.store.rows import (
+    NEW_NONCE,
+    RETRIES_LEFT,
+    retries_column,
+    term_has_ended,
+)
 from serve_app.queue.store.words import words_column
 
 # Short forms of inputs that are too long to show in full, mostly because of embedded images. Only
@@ -136,7 +141,7 @@ placed AS MATERIALIZED (
         SELECT 1 FROM requests q WHERE q.pool = n.pool AND q.state = 'queued' LIMIT 1
         ) IS NULL) AND (
         SELECT 1 FROM halts h WHERE h.endpoint = n.endpoint AND h.kind = 'paused'
-        ) IS NULL)::integer AS here
+        ) IS NULL AND NOT {term_has_ended("n.actor")})::integer AS here
     FROM alike n
 ),
 stored AS (

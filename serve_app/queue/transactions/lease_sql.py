@@ -21,7 +21,7 @@ from serve_app.queue.fairness.fair_queue import (
     pool_time,
 )
 from serve_app.queue.fairness.pauses import not_paused
-from serve_app.queue.store.rows import COLUMNS, NEW_NONCE
+from serve_app.queue.store.rows import COLUMNS, NEW_NONCE, term_has_ended
 
 SUSPECT = "(alone AND failures > 0)"
 """Condition for a suspect: a request that may have ended its replica, alone or in a batch.
@@ -150,6 +150,7 @@ _STATEMENT = """
 -- name: lease
 WITH slot AS (
     SELECT * FROM json_to_recordset(%(slots)s::json) AS x(n integer, replica text, actor text)
+    WHERE NOT {ended_term}
 ),
 charged AS (
     SELECT * FROM json_to_recordset(%(charges)s::json) AS x(tenant text, seconds double precision)
@@ -352,6 +353,7 @@ def _statement(
         **dict(zip(names, snapshot, strict=True)),
         pool_time=pool_time("%(pool)s"),
         suspect=SUSPECT,
+        ended_term=term_has_ended("actor"),
         columns=COLUMNS,
         unawaited=UNAWAITED,
         new_nonce=NEW_NONCE,
