@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import logging
+import os
 import sys
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager
@@ -50,6 +51,9 @@ log = logging.getLogger(__name__)
 
 ENCODERS = 2  # threads that write and read images and snapshots
 WRITERS = 2  # threads that write videos and audio; they are slow, so images do not wait for them
+
+ENDED = 75
+"""Exit status of a process whose replica's term has ended."""
 
 SWITCH_S = 0.0002
 """Interpreter switch interval, in seconds. torch releases the GIL in each of its calls. With
@@ -97,6 +101,7 @@ class ReplicaDeployment:
                 locate=_locator(handle_port),
             ),
             config,
+            end_process=partial(os._exit, ENDED),  # Ray may no longer know of this process
         )
         await self._replica.start()
 

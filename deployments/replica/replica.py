@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
@@ -43,6 +44,9 @@ log = logging.getLogger(__name__)
 
 START_CHECK_S = 5.0
 """How often a replica that loads weights at its start looks whether that hangs."""
+LEAVE_S = 5.0
+"""Time beside ``close_within_s`` after which a replica whose term has ended ends its process,
+however far it is with closing."""
 LOAD_FACTOR = 2.0
 """Factor for loads, which may be silent longer than the engine: reading a disk reports nothing."""
 
@@ -61,9 +65,14 @@ class Replica:
         families: Mapping[str, Family],
         make_resources: Callable[[], ReplicaResources],
         config: ReplicaConfig,
+        *,
+        end_process: Callable[[], None],
     ) -> None:
-        """``make_resources`` may be slow. It is called on its own thread."""
+        """``make_resources`` may be slow. It is called on its own thread. ``end_process`` is called
+        when the replica's term has ended, and it is closed."""
         self._link = link
+        self._end_process = end_process
+        self._leaving: asyncio.Task[None] | None = None  # since its term has ended
         self._families = families
         self._not_hosted: set[str] = set()  # endpoints of families that came after its start
         self._make_resources = make_resources
@@ -173,6 +182,30 @@ class Replica:
             await self._started.aclose(max(close_by - loop.time(), 0.2))
         log.info("Replica %s is closed.", self._link.identity.replica_id)
 
+    def _leave(self, reason: str) -> None:
+        """Hand back what the replica holds, and end its process: the ingress has ended its term,
+        and Serve has put another replica in its place or will."""
+        if self._leaving is not None:
+            return
+        log.error(
+            "The term of replica %s has ended: %s. It gets no more work, and its process ends.",
+            self._link.identity.replica_id,
+            reason,
+        )
+        # Whatever hangs in this process, it ends.
+        timer = threading.Timer(self._config.close_within_s + LEAVE_S, self._end_process)
+        timer.daemon = True
+        timer.start()
+        self._leaving = asyncio.create_task(self._close_and_end(timer))
+
+    async def _close_and_end(self, timer: threading.Timer) -> None:
+        try:
+            await self.aclose()
+        except Exception:
+            log.exception("The replica could not be closed.")
+        timer.cancel()
+        self._end_process()
+
     @property
     def _resources(self) -> ReplicaResources:
         if self._started is None:
@@ -254,6 +287,9 @@ class Replica:
         return any(each.phase is Phase.LOADING and not each.is_downloading for each in states)
 
     def _on_work(self, work: Work) -> None:
+        if work.exit:
+            self._leave(work.exit)
+            return
         if work.keep is not None or work.upcoming is not None:
             self._keeper.told(work)
         self._running.take(work)
@@ -293,6 +329,9 @@ class Replica:
         while True:
             slots = self._max_slots
             said = await announce(self._link, ReplicaStage.STARTING, slots, self._loading())
+            if said is not None and said.exit:
+                self._leave(said.exit)
+                return
             self._keeper.told(said)
             try:
                 async with asyncio.timeout(self._link.calls.start_interval_s):

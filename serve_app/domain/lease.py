@@ -205,8 +205,8 @@ class Work:
     ``Ask.upcoming`` says."""
     upcoming_version: str = ""
     exit: str = ""
-    """Why the replica's term has ended. Empty: it has not. It gets nothing more, drops what it holds,
-    and ends its process."""
+    """Why the replica's term has ended. Empty: it has not. It gets nothing more, drops what it
+    holds, and ends its process."""
 
 
 @pickle_by_name

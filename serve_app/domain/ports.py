@@ -440,7 +440,9 @@ class Death:
     """End of an actor, as the cluster says it."""
 
     reason: str  # a clause, such as "its node failed"
-    by_itself: bool  # its process died, and no other cause is known: what it computed may have done it
+    by_itself: (
+        bool  # its process died, and no other cause is known: what it computed may have done it
+    )
 
 
 class Liveness(Protocol):

@@ -117,7 +117,11 @@ GAUGES: Declared = {
     ),
 }
 _OF_A_POOL = "queued", "running", "oldest_wait_seconds", "polls_waiting", "idle_slots"
-_ALERTING_ENDS = "lost", "interrupted", "out_of_time"  # of attempts, in docs/how-to/darkroom-alerts.yaml
+_ALERTING_ENDS = (
+    "lost",
+    "interrupted",
+    "out_of_time",
+)  # of attempts, in docs/how-to/darkroom-alerts.yaml
 HISTOGRAMS: DeclaredHistograms = {
     "notification_seconds": (
         "Time from a change to the message about it in another ingress replica.",

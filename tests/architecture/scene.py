@@ -206,6 +206,7 @@ async def _start_replica(
         load_families(FAMILIES),
         lambda: make_resources(config, FAMILIES, clock, backoff),
         config,
+        end_process=lambda: None,
     )
     stack.push_async_callback(port.aclose)
     stack.push_async_callback(replica.aclose)

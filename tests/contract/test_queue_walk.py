@@ -348,7 +348,9 @@ def test_a_random_walk_over_postgresql(
         ingresses.append(ingress)
         queue = await ingress(LIMITS)
         databases.append(queue._database)
-        await databases[-1].rows("TRUNCATE requests, attempts, events, usage, progress, fair_lanes, ended_terms")
+        await databases[-1].rows(
+            "TRUNCATE requests, attempts, events, usage, progress, fair_lanes, ended_terms"
+        )
         return queue
 
     async def end() -> list[str]:

@@ -174,6 +174,7 @@ async def replicas(scene: Scene, queue: PostgresQueue, count: int) -> AsyncItera
             load_families(PROBE),
             partial(make_resources, CONFIG, PROBE, clock, backoff),
             CONFIG,
+            end_process=lambda: None,
         )
         for number in range(count)
     ]

@@ -67,6 +67,7 @@ class Rig:
     port: FakeLeasePort
     storage: HttpStorage
     resources: ReplicaResources
+    process_ended: asyncio.Event
 
     def lease(self, name: str, endpoint: Endpoint = PROBE, attempt: int = 1, **input: Any) -> Lease:
         return Lease(
@@ -185,8 +186,9 @@ async def make_rig(tmp_path: Path):
         )
         families = load_families({**FAMILIES, "probe": probe})
         link = IngressLink(port, IDENTITY, config.calls, clock, backoff)
-        replica = Replica(link, families, lambda: resources, config)
-        rig = Rig(replica, port, storage, resources)
+        ended = asyncio.Event()
+        replica = Replica(link, families, lambda: resources, config, end_process=ended.set)
+        rig = Rig(replica, port, storage, resources, ended)
         rigs.append(rig)
         await replica.start()
         return rig

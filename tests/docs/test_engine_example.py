@@ -137,7 +137,7 @@ class Running:
         )
         identity = ReplicaIdentity("replica-1", "ab" * 16, "studio")
         link = IngressLink(self._port, identity, CONFIG.calls, clock, backoff)
-        self.replica = Replica(link, families, lambda: resources, CONFIG)
+        self.replica = Replica(link, families, lambda: resources, CONFIG, end_process=pytest.fail)
 
     async def run(self, name: str, body: dict[str, Any]) -> Outcome:
         (entry,) = (each for each in self._catalog if each.origin is EntryOrigin.FILE)

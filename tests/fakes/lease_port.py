@@ -57,6 +57,7 @@ class FakeLeasePort:
     keep: tuple[KeptWeights, str] | None = None  # what the replica should hold, and its version
     upcoming: tuple[tuple[Endpoint, ...], str] | None = None  # what it runs next, and its version
     next_in_s: float = 0.0  # what every reply to a report says
+    exit: str = ""  # why the term of the replica has ended
     _waiting: deque[Lease] = field(default_factory=deque)
     _outstanding: list[Outstanding] = field(default_factory=list)
     _changed: asyncio.Event = field(default_factory=asyncio.Event)
@@ -66,6 +67,14 @@ class FakeLeasePort:
     def offer(self, *leases: Lease) -> None:
         self._waiting.extend(leases)
         self._serve()
+
+    def end_term(self, reason: str) -> None:
+        """End the replica's term, and so its leases."""
+        self.exit = reason
+        self.fenced |= {held for one in self._outstanding for held in one.ask.held}
+        for outstanding in self._outstanding:
+            if not outstanding.answer.done():
+                outstanding.answer.set_result(Work(exit=reason))
 
     def signal(self, *signals: Signal) -> None:
         """Signal the replica in the answer to an ask that is outstanding now."""
@@ -104,10 +113,14 @@ class FakeLeasePort:
         self._answerable()
         self.presences.append(presence)
         self._changed.set()
+        if self.exit:
+            return Work(exit=self.exit)
         return None if self.keep is None else Work(keep=self.keep[0], keep_version=self.keep[1])
 
     async def ask(self, ask: Ask) -> Work:
         self._answerable()
+        if self.exit:
+            return Work(exit=self.exit)
         mine = Outstanding(ask, asyncio.get_running_loop().create_future())
         self._outstanding.append(mine)
         self.asks.append(ask)

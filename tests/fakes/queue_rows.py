@@ -16,7 +16,7 @@ from serve_app.domain.executors.shadow import SHADOW_TENANT
 from serve_app.domain.lease import Ask, LeaseKey, LeaseTerms, Presence, Signal, lease_of
 from serve_app.domain.operations import Actor
 from serve_app.domain.outcome import Outcome, Usage
-from serve_app.domain.ports import Clock, Liveness
+from serve_app.domain.ports import Clock, Death, Liveness
 from serve_app.domain.request import (
     MAX_FAILURES,
     CancelVerdict,
@@ -124,12 +124,8 @@ class QueueRows:
                 continue
             if row.actor_id in of_previous_run:
                 self._lost(row, Cause.CONNECTION_ERROR, stopped=True)
-            elif row.actor_id in dead and dead[row.actor_id].by_itself:
-                named = self._named.get(row.actor_id, frozenset())
-                row.confirmed = row.confirmed or lease_of(row.request) in named
-                self._lost(row, Cause.CONNECTION_ERROR)
-            elif row.actor_id in dead:
-                self._interrupted(row, Cause.CONNECTION_ERROR)
+            elif (death := dead.get(row.actor_id)) is not None:
+                self._died(row, death)
             elif row.lease_until < now:
                 self._interrupted(row, Cause.TIMEOUT)
             elif self._overtime_s(row.request) > 0:
@@ -143,6 +139,14 @@ class QueueRows:
                 self._end(
                     row, State.EXPIRED, messages.not_in_time() if in_all else messages.expired()
                 )
+
+    def _died(self, row: Row, death: Death) -> None:
+        if not death.by_itself:
+            self._interrupted(row, Cause.CONNECTION_ERROR)
+            return
+        named = self._named.get(row.actor_id, frozenset())
+        row.confirmed = row.confirmed or lease_of(row.request) in named
+        self._lost(row, Cause.CONNECTION_ERROR)
 
     def _overtime_s(self, request: Request) -> float:
         """How much longer it runs than is borne."""

@@ -2,8 +2,18 @@
 
 from __future__ import annotations
 
-from serve_app.scaling.liveness import SHARED_S, RayLiveness
+import pytest
+from ray.core.generated.common_pb2 import (
+    ActorDeathCause,
+    ActorDiedErrorContext,
+    OomContext,
+)
+
+from serve_app.domain.ports import Death
+from serve_app.scaling.liveness import SHARED_S, ActorState, RayLiveness, death_of
 from tests.fakes.clock import FakeClock
+
+CRASH = Death("its process ended", by_itself=True)
 
 
 class CountedTable:
@@ -21,9 +31,10 @@ class CountedTable:
         self.calls += 1
         return frozenset(one for one, state in self.states.items() if state == "ALIVE")
 
-    def state(self, actor_id: str) -> str | None:
+    def state(self, actor_id: str) -> ActorState:
         self.calls += 1
-        return self.states.get(actor_id)
+        name = self.states.get(actor_id, "")
+        return ActorState(name, CRASH if name == "DEAD" else None)
 
 
 TABLE = {"a": "ALIVE", "b": "RESTARTING", "c": "DEAD"}
@@ -31,7 +42,7 @@ TABLE = {"a": "ALIVE", "b": "RESTARTING", "c": "DEAD"}
 
 async def test_an_actor_is_dead_only_if_ray_says_so() -> None:
     liveness = RayLiveness(CountedTable(**TABLE), FakeClock(), sole_cluster=True)
-    assert await liveness.dead(["a", "b", "c", "unknown"]) == {"c"}
+    assert await liveness.dead(["a", "b", "c", "unknown"]) == {"c": CRASH}
     assert await liveness.of_previous_run(["a", "b", "c", "unknown"]) == {"unknown"}
 
 
@@ -45,22 +56,44 @@ async def test_a_round_over_many_living_actors_is_one_call() -> None:
     liveness = RayLiveness(table, FakeClock(), sole_cluster=True)
     actors = [*table.states]
     assert await liveness.of_previous_run(actors) == frozenset()
-    assert await liveness.dead(actors) == {"gone"}
+    assert await liveness.dead(actors) == {"gone": CRASH}
     assert table.calls == 2  # the list, and the one that is not alive
 
 
 async def test_the_next_round_sees_a_death() -> None:
     table, clock = CountedTable(**TABLE), FakeClock()
     liveness = RayLiveness(table, clock, sole_cluster=True)
-    assert await liveness.dead(["a"]) == frozenset()
+    assert await liveness.dead(["a"]) == {}
     table.states["a"] = "DEAD"
     clock.advance(2 * SHARED_S)
-    assert await liveness.dead(["a"]) == {"a"}
+    assert await liveness.dead(["a"]) == {"a": CRASH}
 
 
 async def test_without_ray_no_actor_is_dead() -> None:
     table = CountedTable(**TABLE)
     table.is_connected = False
     liveness = RayLiveness(table, FakeClock(), sole_cluster=True)
-    assert await liveness.dead(["c"]) == frozenset()
+    assert await liveness.dead(["c"]) == {}
     assert await liveness.of_previous_run(["unknown"]) == frozenset()
+
+
+@pytest.mark.parametrize(
+    ("reason", "by_itself"),
+    [
+        ("WORKER_DIED", True),
+        ("NODE_DIED", False),
+        ("RAY_KILL", False),
+        ("OWNER_DIED", False),
+        ("UNSPECIFIED", False),
+    ],
+)
+def test_only_a_process_that_ended_by_itself_may_have_been_ended_by_its_requests(
+    reason: str, *, by_itself: bool
+) -> None:
+    context = ActorDiedErrorContext(reason=ActorDiedErrorContext.Reason.Value(reason))
+    assert death_of(ActorDeathCause(actor_died_error_context=context)).by_itself is by_itself
+
+
+def test_so_may_one_that_ray_ended_for_the_memory_of_its_node() -> None:
+    assert death_of(ActorDeathCause(oom_context=OomContext())).by_itself
+    assert not death_of(ActorDeathCause()).by_itself

@@ -81,6 +81,8 @@ COLUMNS = """
     r.lease_nonce, r.trace, r.draft_key, r.price, r.file_access,
     r.upload_policy, r.fallback, r.fell_back_to, r.fell_back_for
 """
+
+
 def term_has_ended(actor: str) -> str:
     """Condition for a replica whose term has ended, by the SQL of its actor's id."""
     return f"EXISTS (SELECT FROM ended_terms t WHERE t.actor_id = {actor})"

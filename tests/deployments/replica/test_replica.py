@@ -458,3 +458,21 @@ async def test_a_request_whose_engine_ends_under_it_may_be_tried_again(rig: Any)
 def test_the_time_to_close_in_leaves_serve_its_share():
     assert ReplicaConfig(graceful_shutdown_timeout_s=20).close_within_s == 15
     assert ReplicaConfig(graceful_shutdown_timeout_s=5).close_within_s > 0
+
+
+async def test_a_replica_whose_term_has_ended_drops_what_it_holds_and_ends_its_process(rig: Any):
+    held = rig.offer("one", steps=100_000, step_ms=5)
+    await rig.reported(held)
+    await rig.port.until(lambda: any(held in each.held for each in rig.port.outstanding))
+    rig.port.end_term("its node failed")
+    await rig.process_ended.wait()
+    assert not rig.port.finishes
+    assert not rig.port.handed_back  # another replica has it already
+    assert rig.port.presences[-1].stage is ReplicaStage.DRAINING
+    assert not rig.resources.engine.alive
+
+
+async def test_a_replica_that_is_given_up_while_it_starts_ends_its_process(make_rig: MakeRig):
+    rig = await make_rig(FakeLeasePort(exit="its node failed"))
+    await rig.process_ended.wait()
+    assert not rig.port.asks
