@@ -84,7 +84,7 @@ class Rehearsal:
             self._compile(pythons[0], wheels)
         shell = self._shell(interpreter, wheels)
         self._collect(shell)
-        for options in _runs(shell):
+        for options in ([], ["--second"]):
             self._benchmark(shell, options)
 
     def _travel(self) -> list[Path]:
@@ -160,14 +160,6 @@ class Rehearsal:
         # The second run adds to the results of the first.
         found = [*failed_sections(sections), *left_behind(self.out)]
         self.problems += [each for each in found if each not in self.problems]
-
-
-def _runs(shell: Shell) -> list[list[str]]:
-    """Options of the two runs."""
-    help_ = shell.run(["-m", "benchmarks.gpu", "--help"], COLLECT_S, lambda _: None)
-    if "--second" in help_.printed:
-        return [[], ["--second"]]
-    return [["--part", "1"], ["--part", "2"]]
 
 
 def main() -> int:

@@ -43,12 +43,11 @@ def problems(ran: Ran) -> Iterator[str]:
 
 
 def sections_of(out: Path) -> Sections:
-    """Results by section, from one file or from one for each. Other content raises ValueError."""
+    """Results by section. Raises ValueError if there are none."""
     try:
-        if (out / RESULTS).is_file():
-            return dict(json.loads((out / RESULTS).read_text(encoding="utf-8"))["sections"])
-        contents = [json.loads(each.read_text(encoding="utf-8")) for each in out.glob("*.json")]
-        return {each["section"]: each for each in contents}
+        return dict(json.loads((out / RESULTS).read_text(encoding="utf-8"))["sections"])
+    except FileNotFoundError:
+        raise ValueError(f"there is no {RESULTS}") from None
     except (KeyError, TypeError) as error:
         raise ValueError(f"they have another format ({error!r})") from error
 

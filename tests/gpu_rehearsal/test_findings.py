@@ -34,11 +34,14 @@ def test_a_section_that_failed_or_ended_the_process_is_named() -> None:
     assert [*failed_sections({})] == ["There is no result of a section."]
 
 
-def test_results_are_read_from_one_file_or_from_one_for_each_section(tmp_path: Path) -> None:
-    (tmp_path / "first.json").write_text(json.dumps({"section": "first"} | DONE))
-    assert [*sections_of(tmp_path)] == ["first"]
+def test_results_are_read_by_section(tmp_path: Path) -> None:
     (tmp_path / "results.json").write_text(json.dumps({"sections": {"second": FAILED}}))
     assert sections_of(tmp_path) == {"second": FAILED}
+
+
+def test_a_run_without_results_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"there is no results\.json"):
+        sections_of(tmp_path)
 
 
 @pytest.mark.parametrize("content", ["{", "[]", "3", '{"sections": 3}', '{"sections": null}'])
