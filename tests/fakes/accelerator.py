@@ -100,7 +100,11 @@ class FakeGraphPool:
         accelerator = self.accelerator
         accelerator.recordings += 1
         accelerator.note(accelerator.current_stream.name, "record graph")
+        accelerator.broken = False
         made = compute()
+        accelerator.while_recording()
+        if accelerator.broken:
+            raise RuntimeError("operation failed due to a previous error during capture")
         if accelerator.recording_refusal.get("number") == accelerator.recordings:
             raise accelerator.recording_refusal["error"]
         graph = FakeGraph(self, compute, made)
@@ -149,6 +153,13 @@ class FakeAccelerator:
         self._refusal = None
         self.recordings = 0
         self.recording_refusal = {}
+        self.while_recording = lambda: None  # what other threads do meanwhile
+        self.broken = False  # what is being recorded
+
+    def synchronize(self):
+        """Wait for the whole device, as compilers do. It breaks a recording on any thread."""
+        self.note("device", "synchronize")
+        self.broken = True
 
     def refuse(self, number, error=None):
         """Make the allocation with this number, from 1, counted from now, run out of memory."""

@@ -185,7 +185,9 @@ class Graphs:
         if own.runs[signature] < RUNS_BEFORE:
             own.runs[signature] += 1
         elif self._may_record(call.module):
-            self._record(own, call, signature, given, output)
+            with self._memory.recording() as may_record:
+                if may_record:  # else a later forward is recorded
+                    self._record(own, call, signature, given, output)
         if len(own.runs) > _MAX_SIGNATURES:
             own.runs.clear()
         return output
@@ -211,9 +213,7 @@ class Graphs:
         raise _CannotRecord(f"an argument is a {type(value).__name__}")
 
     def _may_record(self, module: torch.nn.Module) -> bool:
-        """Return whether another graph may be recorded now."""
-        if self._memory.set_aside:  # a load that runs out of memory meanwhile would break both
-            return False
+        """Return whether another graph of the module may be recorded."""
         total = self._memory.total()
         if total is not None and self.size >= MAX_SHARE * total:
             return False
