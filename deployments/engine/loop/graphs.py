@@ -176,6 +176,7 @@ class Graphs:
         if own.graphs and [each.data_ptr() for each in own.weights] != own.addresses:
             log.info("The weights of %s have moved; its graphs are dropped.", own.name)
             own.drop()
+            self._memory.release()
         if (recorded := own.graphs.get(signature)) is not None:
             own.graphs.move_to_end(signature)
             self._memory.disturb()  # a replay takes memory for its outputs only
@@ -247,6 +248,8 @@ class Graphs:
             if len(own.graphs) > MAX_GRAPHS:
                 _, oldest = own.graphs.popitem(last=False)
                 own.pool.drop(oldest.graph)
+            return
+        self._memory.release()  # its graphs were dropped
 
 
 def _recorded(pool: GraphPool, call: PendingCall, given: Any, output: Any) -> _Recorded:

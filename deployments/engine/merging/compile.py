@@ -256,13 +256,17 @@ def run_only(block: Any) -> Callable[..., Any]:
 
 @contextmanager
 def compile_stream(accelerator: Accelerator) -> Generator[None]:
-    """Block in which the calling thread compiles, beside what the engine's thread computes."""
+    """Block in which the calling thread compiles, beside what the engine's thread computes.
+
+    At its end, the memory that was freed in its stream is free for others.
+    """
     stream = accelerator.stream("compile")
     with stream.active():
         try:
             yield
         finally:
             stream.synchronize()
+            accelerator.memory.release()
 
 
 def many_codes() -> AbstractContextManager[Any]:
