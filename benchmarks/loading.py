@@ -40,7 +40,6 @@ from deployments.engine.reading.reader import Home, WeightReader
 from deployments.engine.reading.unread import reading_later
 from serve_app.domain.endpoint import Recipe, StoreConfig, Weights
 from weights.derived import FOLDER, DerivedFiles
-from weights.store import Store
 
 DEMO = Path(__file__).parents[1] / "deployments" / "demo" / "flux"
 BLOCK_GB = 0.85  # two blocks of the real width, one of each kind, about
@@ -213,6 +212,9 @@ def from_host_memory(loads: Loads, rounds: int) -> None:
 
 def in_eight_bits(loads: Loads, folder: Path) -> None:
     """The first load computes 8 bits and keeps them, later ones read them."""
+    # The GPU machine lacks packages with which a store downloads.
+    from weights.store import Store  # noqa: PLC0415
+
     store = Store(StoreConfig(folder)).derived()
     rows: dict[str, list[tuple[float, float]]] = {}
     read: list[int] = []

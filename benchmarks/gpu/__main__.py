@@ -66,6 +66,9 @@ def _run(options: argparse.Namespace, folder: Path) -> int:
     )
     if options.end is not None:
         return _run_sections(options, chosen, results, run)
+    for section in chosen:
+        if reason := run.reason_to_skip(section, results):
+            print(f"{section.name}: left out: {reason}", flush=True)
     status = Watch(_command(options, folder, run), results, run).watch(chosen)
     if status == UNUSABLE:
         return status

@@ -42,8 +42,8 @@ from deployments.engine.lora.format import Lora
 from deployments.engine.lora.residency import LoraResidency
 from deployments.engine.memory.placement import placed_by, vacate_slots
 from deployments.engine.memory.reservations import CommonMemory, Reservation
-from deployments.engine.merging.compile import rehearse
-from deployments.engine.merging.late_code import compile_later
+from deployments.engine.merging.compile import compile_stream, rehearse
+from deployments.engine.merging.late_code import Compilation, compile_later
 from deployments.engine.merging.quantized import require_products
 from deployments.engine.parallel.parallel_call import on_one_device
 from deployments.engine.snapshot.format import Origin, Snapshot
@@ -52,6 +52,9 @@ from serve_app.domain.endpoint import Recipe
 from serve_app.domain.errors import Cancelled, Misconfigured, ReplicaDied
 
 log = logging.getLogger(__name__)
+
+_OWNER_CHECK_S = 0.5
+"""Interval at which a compilation that waits for memory looks whether its model was evicted."""
 
 _ONLY = "pipeline"  # name of the pipeline that is passed to the constructor
 
@@ -206,34 +209,34 @@ class Engine:
         """Raises an error of the device's memory unless ``alone``."""
         size = max(0, self.device_bytes() - self.accelerator.weights_budget())
         granted = threading.Event()
-        stream = self.accelerator.stream("compile")
         with self.reserve(size, granted.set, alone=alone, shared=not alone) as reservation:
             if not reservation.granted:
                 granted.wait()
-            with self._memory.disturbed(), stream.active(), on_one_device():
+            with self._memory.disturbed(), compile_stream(self.accelerator), on_one_device():
                 try:
                     rehearse(pipeline, arguments, self.options.traits, give_up=alone)
                 finally:
                     vacate_slots([pipeline])  # what came by this stream does not stay
-                    stream.synchronize()
 
-    def _compile_later(self, compile_all: Callable[[], None]) -> None:
+    def _compile_later(self, compilation: Compilation) -> None:
         """Compile on a thread of its own, in the stream of the rehearsals.
 
-        It reserves no memory, as generations wait for a reservation: it runs a block at a time.
+        Generations wait neither for it nor for its memory. While it has that, their batches are
+        smaller.
         """
-
-        def run() -> None:
-            self._set_threads()
-            stream = self.accelerator.stream("compile")
-            with self._memory.disturbed(), stream.active():
-                try:
-                    compile_all()
-                finally:
-                    stream.synchronize()
-
         with suppress(RuntimeError):  # the engine is closed
-            self._compiler.submit(run)
+            self._compiler.submit(self._compile, compilation)
+
+    def _compile(self, compilation: Compilation) -> None:
+        self._set_threads()
+        granted = threading.Event()
+        with self.reserve(compilation.size, granted.set, spare=True) as reservation:
+            while not (reservation.granted or self._loop.stopping or compilation.owner() is None):
+                granted.wait(_OWNER_CHECK_S)
+            if self._loop.stopping:
+                return
+            with self._memory.disturbed(), compile_stream(self.accelerator):
+                compilation.run()
 
     def finish_compiling(self) -> None:
         """Wait for code whose compilation the ended generations have asked for."""

@@ -5,11 +5,10 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import ray
 from ray._private.state import actors
-from ray.core.generated import common_pb2
 
 from serve_app.domain.ports import Clock, Death
 
@@ -27,13 +26,17 @@ class ActorState:
 
 ALIVE, UNKNOWN = ActorState("ALIVE"), ActorState("")
 
-_REASONS: Mapping[int, str] = {
-    common_pb2.ActorDiedErrorContext.OWNER_DIED: "the process that had started it ended",
-    common_pb2.ActorDiedErrorContext.NODE_DIED: "its node failed",
-    common_pb2.ActorDiedErrorContext.RAY_KILL: "the cluster ended it",
-    common_pb2.ActorDiedErrorContext.OUT_OF_SCOPE: "the cluster ended it",
-    common_pb2.ActorDiedErrorContext.REF_DELETED: "the cluster ended it",
+_REASONS: Mapping[str, Death] = {
+    "WORKER_DIED": Death("its process ended", by_itself=True),
+    "OWNER_DIED": Death("the process that had started it ended", by_itself=False),
+    "NODE_DIED": Death("its node failed", by_itself=False),
+    "RAY_KILL": Death("the cluster ended it", by_itself=False),
+    "OUT_OF_SCOPE": Death("the cluster ended it", by_itself=False),
+    "REF_DELETED": Death("the cluster ended it", by_itself=False),
 }
+"""By ``ActorDiedErrorContext.Reason`` of Ray's ``common.proto``."""
+
+_GIVEN_UP = Death("the cluster gave it up", by_itself=False)
 
 
 class ActorTable(Protocol):
@@ -58,13 +61,13 @@ class RayActorTable:
         return frozenset(actors(actor_state_name="ALIVE"))
 
     def state(self, actor_id: str) -> ActorState:
-        row = actors(actor_id=actor_id)
+        row: Mapping[str, Any] = actors(actor_id=actor_id)
         name = row.get("State", "")
         return ActorState(name, death_of(row["DeathCause"]) if name == "DEAD" else None)
 
 
-def death_of(cause: common_pb2.ActorDeathCause) -> Death:
-    """How an actor died, by Ray's record of it.
+def death_of(cause: Any) -> Death:
+    """How an actor died, by Ray's record of it, an ``ActorDeathCause``.
 
     A worker process that ends, or is ended by Ray for the memory of its node, dies by itself: the
     request that it computed may be the reason. All other causes lie outside of it.
@@ -72,10 +75,11 @@ def death_of(cause: common_pb2.ActorDeathCause) -> Death:
     kind = cause.WhichOneof("context")
     if kind == "oom_context":
         return Death("its node ran out of memory", by_itself=True)
+    if kind != "actor_died_error_context":
+        return _GIVEN_UP
     context = cause.actor_died_error_context
-    if kind == "actor_died_error_context" and context.reason == context.WORKER_DIED:
-        return Death("its process ended", by_itself=True)
-    return Death(_REASONS.get(context.reason, "the cluster gave it up"), by_itself=False)
+    reasons = context.DESCRIPTOR.fields_by_name["reason"].enum_type.values_by_number
+    return _REASONS.get(reasons[context.reason].name, _GIVEN_UP)
 
 
 class RayLiveness:

@@ -1,7 +1,8 @@
 """A device whose copies take place when somebody waits for them, so that a missing wait shows.
 
 It computes on the CPU. What has not been waited for holds other values than those that were copied,
-memory can be refused at a chosen point, and page-locked bytes are counted.
+memory can be refused at a chosen point, and page-locked bytes are counted. With a ``SmallDevice``,
+what is copied to the device takes memory there, in the stream that it came by.
 """
 
 import threading
@@ -13,8 +14,7 @@ import torch
 from deployments.engine.accelerator.cpu import HostTimeStamp, UnlimitedMemory
 from deployments.engine.accelerator.interface import Capabilities, HostCopy
 from deployments.engine.merging.arguments import tensors_in
-
-COMPUTE = "compute"
+from tests.fakes.small_device import COMPUTE, SmallDevice
 
 
 class FakeStream:
@@ -23,6 +23,7 @@ class FakeStream:
     def __init__(self, accelerator, name):
         self._accelerator = accelerator
         self._queue = []
+        self._done = 0  # copies so far
         self._lock = threading.RLock()
         self.name = name
 
@@ -41,31 +42,34 @@ class FakeStream:
 
     def record(self):
         self._accelerator.note(self.name, "record")
-        return FakeEvent(self, tuple(self._queue))
+        return FakeEvent(self, self.queued())
 
     def synchronize(self):
         self._accelerator.note(self.name, "synchronize")
-        self.do(len(self._queue))
+        self.do_up_to(self.queued())
 
-    def do(self, count):
+    def queued(self):
+        """Number of the last copy in the queue."""
         with self._lock:
-            for _ in range(count):
-                self._queue.pop(0)()
+            return self._done + len(self._queue)
 
-    def do_all(self, works):
+    def do_up_to(self, number):
         with self._lock:
-            while any(each in works for each in self._queue):
+            while self._done < number:
+                self._done += 1
                 self._queue.pop(0)()
 
 
 class FakeEvent:
-    def __init__(self, stream, works):
+    """Keeps no tensors, as a device's events."""
+
+    def __init__(self, stream, number):
         self._stream = stream
-        self._works = works
+        self._number = number
 
     def wait(self):
         self._stream._accelerator.note(self._stream.name, "wait")
-        self._stream.do_all(self._works)
+        self._stream.do_up_to(self._number)
 
 
 class FakeGraph:
@@ -76,6 +80,8 @@ class FakeGraph:
         self.compute = compute
         self.made = made
         self.dropped = False
+        size = sum(each.nbytes for each in tensors_in(made))
+        self.block = pool.accelerator.block(size, pool.stream)
 
     def replay(self):
         assert not self.dropped, "A graph was replayed that is gone."
@@ -90,6 +96,7 @@ class FakeGraphPool:
 
     def __init__(self, accelerator):
         self.accelerator = accelerator
+        self.stream = f"graphs {id(self)}"
         self._graphs = []
 
     @property
@@ -100,7 +107,11 @@ class FakeGraphPool:
         accelerator = self.accelerator
         accelerator.recordings += 1
         accelerator.note(accelerator.current_stream.name, "record graph")
+        accelerator.broken = False
         made = compute()
+        accelerator.while_recording()
+        if accelerator.broken:
+            raise RuntimeError("operation failed due to a previous error during capture")
         if accelerator.recording_refusal.get("number") == accelerator.recordings:
             raise accelerator.recording_refusal["error"]
         graph = FakeGraph(self, compute, made)
@@ -115,11 +126,17 @@ class FakeGraphPool:
 
     def drop(self, graph):
         self._graphs.remove(graph)
-        graph.dropped, graph.compute = True, None
+        graph.dropped, graph.compute, graph.block = True, None, None
 
     def release(self):
         for graph in list(self._graphs):
             self.drop(graph)
+
+
+class DeviceBytes(bytearray):
+    """Memory of a tensor, which takes a block of the device as long as the tensor's storage is."""
+
+    block = None
 
 
 class FakeAccelerator:
@@ -149,6 +166,13 @@ class FakeAccelerator:
         self._refusal = None
         self.recordings = 0
         self.recording_refusal = {}
+        self.while_recording = lambda: None  # what other threads do meanwhile
+        self.broken = False  # what is being recorded
+
+    def synchronize(self):
+        """Wait for the whole device, as compilers do. It breaks a recording on any thread."""
+        self.note("device", "synchronize")
+        self.broken = True
 
     def refuse(self, number, error=None):
         """Make the allocation with this number, from 1, counted from now, run out of memory."""
@@ -188,8 +212,20 @@ class FakeAccelerator:
         self._allocations += 1
         if self._refusal is not None and self._allocations == self._refusal[0]:
             raise self._refusal[1]
-        self.note(self.current_stream.name, "allocate")
-        return spoilt(torch.empty_like(like, device="cpu"))
+        stream = self.current_stream.name
+        self.note(stream, "allocate")
+        size = like.numel() * like.element_size()
+        if not size or not isinstance(self.memory, SmallDevice):
+            return spoilt(torch.empty_like(like, device="cpu"))
+        memory = DeviceBytes(size)
+        memory.block = self.block(size, stream)
+        flat = torch.frombuffer(memory, dtype=torch.uint8).view(like.dtype)
+        strides = torch.empty_like(like, device="meta").stride()
+        return spoilt(flat.as_strided(like.shape, strides))
+
+    def block(self, size, stream):
+        """Take memory, as long as the block is there, if it is counted."""
+        return self.memory.allocate(size, stream) if isinstance(self.memory, SmallDevice) else None
 
     def copy(self, source, target):
         """Read the source only when the copy takes place, as a device does."""

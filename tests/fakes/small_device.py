@@ -1,11 +1,21 @@
-"""A device with little memory, whose tensors are numbers."""
+"""A device with little memory, whose tensors are numbers, behind an allocator like torch's.
 
+What is freed stays with the stream that it was allocated in, and only that can use it: torch
+compares the streams of blocks (``BlockComparatorSize``), and segments that expand are a stream's,
+too. When memory runs out for a stream, the allocator gives back what all of them keep, which waits
+for the device. ``flushes`` counts that.
+"""
+
+import threading
 import weakref
+from collections import Counter
 from contextlib import contextmanager
 
 import torch
 
 from deployments.engine.accelerator.interface import MemoryUse
+
+COMPUTE = "compute"
 
 
 class Block:
@@ -15,40 +25,60 @@ class Block:
 class SmallDevice:
     def __init__(self, total):
         self._total = total
-        self._used = 0
+        self._used = Counter()  # bytes, by stream
+        self._kept = Counter()  # freed bytes that the allocator has, by stream
         self._peak = 0
+        self._lock = threading.RLock()  # blocks may be freed by finalizers
         self.released = 0
+        self.flushes = 0
 
-    def allocate(self, size):
-        if self._used + size > self._total:
-            raise torch.OutOfMemoryError(f"Tried to allocate {size} bytes.")
+    def allocate(self, size, stream=COMPUTE):
+        with self._lock:
+            if size > self._kept[stream] + self._unmapped():
+                self.flushes += 1
+                self._kept.clear()
+            if size > self._kept[stream] + self._unmapped():
+                raise torch.OutOfMemoryError(f"Tried to allocate {size} bytes.")
+            self._kept[stream] -= min(size, self._kept[stream])
+            self._used[stream] += size
+            self._peak = max(self._peak, bytes_in(self._used))
         block = Block()
-        self._used += size
-        self._peak = max(self._peak, self._used)
-        weakref.finalize(block, self._free, size)
+        weakref.finalize(block, self._free, size, stream)
         return block
 
     def free(self):
-        return self._total - self._used
+        """Bytes that no stream uses, whichever keeps them, as torch's statistics count them."""
+        return self._total - bytes_in(self._used)
 
     def total(self):
         return self._total
 
     def held(self):
-        return self._used
+        return bytes_in(self._used) + bytes_in(self._kept)
 
     @contextmanager
     def measured(self):
         taken = MemoryUse()
-        before = self._peak = self._used
+        before = self._peak = bytes_in(self._used)
         try:
             yield taken
         finally:
-            taken.kept = self._used - before
+            taken.kept = bytes_in(self._used) - before
             taken.peak = self._peak - before
 
     def release(self):
-        self.released += 1
+        with self._lock:
+            self.released += 1
+            self._kept.clear()
 
-    def _free(self, size):
-        self._used -= size
+    def _unmapped(self):
+        return self._total - self.held()
+
+    def _free(self, size, stream):
+        with self._lock:
+            self._used[stream] -= size
+            self._kept[stream] += size
+
+
+def bytes_in(streams):
+    return sum([*streams.values()])  # a finalizer may change them meanwhile

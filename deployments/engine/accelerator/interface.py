@@ -47,7 +47,12 @@ class DeviceMemory(Protocol):
         ...
 
     def release(self) -> None:
-        """Free the allocator's cached blocks, so that allocations of other sizes can use them."""
+        """Free the allocator's cached blocks, so that other streams and sizes can use them.
+
+        An allocator keeps freed blocks for the stream that they were allocated in. ``free`` counts
+        them, but the compute stream gets them only when the allocator has run out of memory, which
+        waits for the device. So call it after freeing what came by another stream.
+        """
         ...
 
 

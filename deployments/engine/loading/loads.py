@@ -186,6 +186,13 @@ class WaitingHandles:
             for handle in self._handles[name]:
                 _report_to(handle, progress)
 
+    def report_bytes(self, name: str, done: int, in_all: int) -> None:
+        """Tell the waiting handles that bytes were read, after each hundredth of all."""
+        shown = self._progress[name]
+        before = shown.step if shown.stage is Stage.LOADING else 0
+        if done == in_all or done - before >= in_all / 100:
+            self.report(name, Progress(Stage.LOADING, done, in_all))
+
 
 def _report_to(handle: PipelineHandle, progress: Progress) -> None:
     if handle.on_progress is not None:

@@ -237,9 +237,13 @@ class Residency:
             loaded = self._load(name, plan)
         except NoSpareRoom as error:
             self._give_up_spare(name, plan, error)
+            if isinstance(error, SpareLoadStopped):
+                release_frames(error)
+                self._engine.accelerator.memory.release()  # of what was read already
             return
         except BaseException as error:
             self._fail(name, error)
+            self._engine.release_unreferenced()
             return
         if plan.warm_up is None or loaded.is_warm:
             self._finish(name, loaded)
@@ -280,13 +284,10 @@ class Residency:
         )
 
     def _on_bytes(self, name: str, done: int, in_all: int) -> None:
-        """Note that bytes of weights were read; shown by hundredths. ``SpareLoadStopped``."""
+        """Note that bytes of weights were read. ``SpareLoadStopped``."""
         self._yield_to_requests(name)
         self._heartbeat.beat(name)
-        shown = self._waiting.progress[name]
-        before = shown.step if shown.stage is Stage.LOADING else 0
-        if done == in_all or done - before >= in_all / 100:
-            self._waiting.report(name, Progress(Stage.LOADING, done, in_all))
+        self._waiting.report_bytes(name, done, in_all)
 
     def _load(self, name: str, plan: LoadPlan) -> LoadedPipeline:
         self._warm.give_back(0)  # if others have taken the host's memory meanwhile

@@ -176,6 +176,7 @@ class Graphs:
         if own.graphs and [each.data_ptr() for each in own.weights] != own.addresses:
             log.info("The weights of %s have moved; its graphs are dropped.", own.name)
             own.drop()
+            self._memory.release()
         if (recorded := own.graphs.get(signature)) is not None:
             own.graphs.move_to_end(signature)
             self._memory.disturb()  # a replay takes memory for its outputs only
@@ -185,7 +186,9 @@ class Graphs:
         if own.runs[signature] < RUNS_BEFORE:
             own.runs[signature] += 1
         elif self._may_record(call.module):
-            self._record(own, call, signature, given, output)
+            with self._memory.recording() as may_record:
+                if may_record:  # else a later forward is recorded
+                    self._record(own, call, signature, given, output)
         if len(own.runs) > _MAX_SIGNATURES:
             own.runs.clear()
         return output
@@ -211,9 +214,7 @@ class Graphs:
         raise _CannotRecord(f"an argument is a {type(value).__name__}")
 
     def _may_record(self, module: torch.nn.Module) -> bool:
-        """Return whether another graph may be recorded now."""
-        if self._memory.set_aside:  # a load that runs out of memory meanwhile would break both
-            return False
+        """Return whether another graph of the module may be recorded."""
         total = self._memory.total()
         if total is not None and self.size >= MAX_SHARE * total:
             return False
@@ -247,6 +248,8 @@ class Graphs:
             if len(own.graphs) > MAX_GRAPHS:
                 _, oldest = own.graphs.popitem(last=False)
                 own.pool.drop(oldest.graph)
+            return
+        self._memory.release()  # its graphs were dropped
 
 
 def _recorded(pool: GraphPool, call: PendingCall, given: Any, output: Any) -> _Recorded:

@@ -35,7 +35,7 @@ from deployments.engine.merging.compile import (
     run_as_written,
     run_compiled,
 )
-from deployments.engine.merging.late_code import CompileLater
+from deployments.engine.merging.late_code import Compilation, CompileLater
 
 log = logging.getLogger(__name__)
 
@@ -355,21 +355,22 @@ class CompiledLoras:
         own = weakref.ref(self)
 
         def compile_all() -> None:
-            if own() is None:
-                return
+            succeeded = False
             try:
-                compile_copies(copies, backend, bucket, dtype)
+                if own() is not None:
+                    compile_copies(copies, backend, bucket, dtype)
+                    succeeded = True
+                    log.info("Compiled %s.", name)
             except Exception as error:
                 log.warning("%s cannot be compiled now.", name, exc_info=True)
                 release_frames(error)
-                succeeded = False
-            else:
-                log.info("Compiled %s.", name)
-                succeeded = True
+            finally:
+                copies.clear()  # an evicted model's weights are freed before memory is released
             if (here := own()) is not None:
                 here.note_compiled(key, succeeded=succeeded)
 
-        self._compile_later(compile_all)
+        size = max((call.working_bytes for _, calls in copies for call in calls), default=0)
+        self._compile_later(Compilation(compile_all, size, own))
 
     def note_compiled(self, key: tuple[frozenset[Place], int], *, succeeded: bool) -> None:
         """Note that a compilation has ended, on its thread."""

@@ -17,6 +17,7 @@ from weakref import WeakKeyDictionary
 import torch
 
 from deployments.engine.accelerator.interface import Accelerator
+from deployments.engine.errors import release_frames
 from deployments.engine.eviction import Resident, choose_victims
 from deployments.engine.interception.step_cache_options import original_of
 from deployments.engine.lora.attached import LoraLayers, check_no_foreign_loras
@@ -258,17 +259,20 @@ class LoraResidency:
 
     def _load(self, pipeline: Any, file: LoraFileInfo, size: int) -> _Loaded:
         name = f"lora{next(self._names)}"
-        layers = self._loader.submit(
-            load_layers,
-            pipeline,
-            file,
-            name,
-            self.rows,
-            self._accelerator,
-            self._dtypes_of(pipeline),
-        )
+        dtypes = self._dtypes_of(pipeline)
+        layers = self._loader.submit(self._load_layers, pipeline, file, name, dtypes)
         layers.add_done_callback(lambda _: self._wake())
         return _Loaded(name, file, size, layers)
+
+    def _load_layers(
+        self, pipeline: Any, file: LoraFileInfo, name: str, dtypes: Mapping[str, torch.dtype]
+    ) -> Layers:
+        try:
+            return load_layers(pipeline, file, name, self.rows, self._accelerator, dtypes)
+        except BaseException as error:
+            release_frames(error)
+            self._accelerator.memory.release()  # what was there already
+            raise
 
     def _dtypes_of(self, pipeline: Any) -> Mapping[str, torch.dtype]:
         """Dtypes that the pipeline's components compute in."""
@@ -350,6 +354,8 @@ class LoraResidency:
         victims = choose_victims(residents, size, self._budget)
         for victim in victims or ():
             self._evict(*victim.name)
+        if victims:
+            self._accelerator.memory.release()
         return victims is not None
 
     def _evict(self, pipeline: Any, loaded: _Loaded) -> None:

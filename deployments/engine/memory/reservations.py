@@ -3,7 +3,8 @@
 A loading thread requests a reservation. The engine grants it when it fits beside what the running
 generations are still expected to take. Until the weights are loaded, no other generation begins.
 Compiling takes minutes, and no request waits for a spare load, so their reservations are shared:
-generations begin in what these leave. That of a spare load also waits behind generations.
+generations begin in what these leave. Those of spare loads, and of code that is compiled while
+requests run as written, also wait behind generations and behind other reservations.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ class CommonMemory:
         self._changes = 0  # reservations granted, and releases of memory, so far
         self.set_aside = 0  # bytes
         self._disturbing = 0  # blocks of ``disturbed``
+        self._recording = threading.Lock()  # held in blocks of ``recording``
 
     def free(self) -> int | None:
         free = self._memory.free()
@@ -44,18 +46,37 @@ class CommonMemory:
         changes = self._changes
         with self._memory.measured() as taken:
             yield taken
-        undisturbed = not self.set_aside and not self._disturbing
-        taken.reliable = undisturbed and changes == self._changes
+        taken.reliable = not self._is_disturbed and changes == self._changes
 
     @contextmanager
     def disturbed(self) -> Generator[None]:
-        """Mark measurements during the block as unreliable: its thread computes on the device."""
-        self._changes += 1
-        self._disturbing += 1
+        """Block in which the calling thread compiles and computes on the device.
+
+        Measurements during the block are unreliable, and nothing is recorded: compilers wait for
+        the whole device, which breaks recordings. The block begins after the end of one.
+        """
+        with self._recording:
+            self._changes += 1
+            self._disturbing += 1
         try:
             yield
         finally:
-            self._disturbing -= 1
+            with self._recording:
+                self._disturbing -= 1
+
+    @contextmanager
+    def recording(self) -> Generator[bool]:
+        """Block in which the engine's thread may record work, if it yields True.
+
+        False: another thread compiles, which takes minutes, or loads weights, which may run out of
+        memory. A recording does not wait for it: a later forward is recorded instead.
+        """
+        with self._recording:
+            yield not self._is_disturbed
+
+    @property
+    def _is_disturbed(self) -> bool:
+        return bool(self.set_aside or self._disturbing)
 
     def disturb(self) -> None:
         """Mark the running measurement as unreliable."""
@@ -159,17 +180,18 @@ class Reservations:
         )
 
     def grant(self, fits: Callable[[int], bool], *, none_runs: bool) -> None:
-        """Grant what can be granted.
+        """Grant what can be granted, spare ones last: none of the others waits for them.
 
         ``fits``: whether so many bytes are free beside what running generations are expected to
         take. ``none_runs``: no generation runs, so waiting would not free any memory.
         """
-        for reservation in [*self._waiting]:
-            if not (none_runs or (not reservation.alone and fits(reservation.size))):
+        for reservation in sorted([*self._waiting], key=lambda each: each.spare):
+            if none_runs or (not reservation.alone and fits(reservation.size)):
+                if reservation.alone:
+                    self._relieve()
+                self._grant(reservation)
+            elif not reservation.spare:
                 return
-            if reservation.alone:
-                self._relieve()
-            self._grant(reservation)
 
     def grant_all(self) -> None:
         """Grant all requests, because the engine has ended and needs no memory."""

@@ -17,6 +17,7 @@ import weakref
 from collections import deque
 from collections.abc import Callable, Generator, Hashable, Iterable, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -43,14 +44,30 @@ from deployments.engine.merging.verification import agree_within_rounding
 
 log = logging.getLogger(__name__)
 
-CompileLater = Callable[[Callable[[], None]], None]
-"""Runs a function that compiles, on another thread, beside generations."""
+
+@dataclass(frozen=True, slots=True)
+class Compilation:
+    """Compilation that another thread is to run beside generations."""
+
+    run: Callable[[], None]  # returns at once when its owner is gone
+    size: int  # bytes of the device that it is expected to take
+    owner: weakref.ref[Any]  # what the code is for
+
+
+CompileLater = Callable[[Compilation], None]
+"""Runs a compilation later, on another thread."""
 
 MOST_KINDS = 8
 """Kinds of calls of a module that get code. Those that come later run as written."""
 
 MOST_FAILURES = 3
 """Failed compilations, after which no more is compiled: memory may have been short."""
+
+_DECODER_WORKING_SET = 280
+"""Bytes that a decoder holds while it is compiled, as a multiple of those of the image.
+
+Those of FLUX.1 and SDXL have three tensors of 256 channels at full size, and an image has 3
+channels. A tenth is for the allocator. Counted on a CPU; no GPU has measured it."""
 
 _LATE, _PENDING = "late_code", "pending_calls"  # attributes of a module
 _Calls = dict[Any, RehearsedCall]  # by block
@@ -106,14 +123,18 @@ class _LateCode:
         vars(module).update({"compiled_regions": regions, "rehearsed_calls": {}, _LATE: self})
 
     def request(
-        self, calls: Sequence[tuple[Any, RehearsedCall]], done: Callable[[Exception | None], None]
+        self,
+        calls: Sequence[tuple[Any, RehearsedCall]],
+        size: int,
+        done: Callable[[Exception | None], None],
     ) -> None:
         """Compile copies of blocks for a call each; ``done`` gets the error on that thread.
 
-        Called while the layers of the blocks do not change.
+        ``size``: bytes of the device that it takes. Called while the layers of the blocks do not
+        change.
         """
         copies = deque((_copy_of(block), call) for block, call in calls)
-        self._later(partial(self._compile, copies, done))
+        self._later(Compilation(partial(self._compile, copies, done), size, self._module))
 
     def _compile(
         self, copies: deque[tuple[Any, RehearsedCall]], done: Callable[[Exception | None], None]
@@ -143,6 +164,8 @@ class _LateCode:
                 time.monotonic() - began,
                 blocks,
             )
+        finally:
+            copies.clear()  # an evicted model's weights are freed before the memory is released
 
 
 class _LateBlocks(_LateCode):
@@ -213,6 +236,7 @@ class _LateBlocks(_LateCode):
         try:
             self.request(
                 [(block, its[0]) for block, its in some.items()],
+                max(its[0].working_bytes for its in some.values()),
                 lambda error: self._ended.append((kind, error is None)),
             )
         except OwnForward:
@@ -274,7 +298,8 @@ class _LateDecoder(_LateCode):
             calls = [
                 RehearsedCall([torch.cat([some] * rows)], {}, latents.device, 1) for rows in (1, 2)
             ]
-            self.request([(self._decoder, each) for each in calls], self._done)
+            size = len(calls) * _DECODER_WORKING_SET * (decoded.nbytes // len(decoded))
+            self.request([(self._decoder, each) for each in calls], size, self._done)
         return decoded
 
     def _done(self, error: Exception | None) -> None:

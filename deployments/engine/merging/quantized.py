@@ -53,17 +53,18 @@ def _with_int8_weights(layer: QuantizedLinear, x: Tensor) -> Tensor:
 
 
 def _in_int8(layer: QuantizedLinear, x: Tensor) -> Tensor:
-    rows = x.reshape(-1, x.shape[-1]).float()
-    rounded, scale = _rounded(rows, torch.int8)
-    if len(rows) < _MIN_INT8_ROWS:
-        rounded = functional.pad(rounded, (0, 0, 0, _MIN_INT8_ROWS - len(rows)))
-    product = torch._int_mm(rounded, layer.weight.t())[: len(rows)]  # noqa: SLF001 - no public name
-    return (product * scale * layer.scale).to(x.dtype).view(*x.shape[:-1], -1)
+    rounded, scale = rounded_rows(_rows_of(x), torch.int8)
+    rows = len(rounded)
+    if rows < _MIN_INT8_ROWS:
+        rounded = functional.pad(rounded, (0, 0, 0, _MIN_INT8_ROWS - rows))
+    product = torch._int_mm(rounded, layer.weight.t())[:rows]  # noqa: SLF001 - no public name
+    output = x.new_empty(rows, layer.out_features)
+    torch.mul(product * scale, layer.scale, out=output)
+    return output.view(*x.shape[:-1], -1)
 
 
 def _in_float8(layer: QuantizedLinear, x: Tensor) -> Tensor:
-    rows = x.reshape(-1, x.shape[-1]).float()
-    rounded, scale = _rounded(rows, torch.float8_e4m3fn)
+    rounded, scale = rounded_rows(_rows_of(x), torch.float8_e4m3fn)
     product = torch._scaled_mm(  # noqa: SLF001 - no public name
         rounded,
         layer.weight.view(torch.float8_e4m3fn).t(),
@@ -75,16 +76,31 @@ def _in_float8(layer: QuantizedLinear, x: Tensor) -> Tensor:
     return product.to(x.dtype).view(*x.shape[:-1], -1)
 
 
-def _rounded(rows: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """Return ``rows`` [n, k] rounded to ``dtype``, and their scales [n, 1]."""
+def _rows_of(x: Tensor) -> Tensor:
+    """Rows of a layer's input. Rounding has no gradient, and ``out=`` refuses to record one."""
+    return x.detach().reshape(-1, x.shape[-1])
+
+
+def rounded_rows(rows: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """Return ``rows`` [n, k] rounded to ``dtype``, and their scales [n, 1] in float32.
+
+    Without a compiler, each operation reads and writes memory, so there are few: float8 reads the
+    rows twice. The maximum of 16 bits is exact, and the division converts while it reads and
+    writes. Nothing is clamped: a quotient exceeds the type's maximum by one last bit of float32 at
+    most, which rounds down to it.
+    """
     info = torch.iinfo(dtype) if dtype is torch.int8 else torch.finfo(dtype)
-    scale = (rows.abs().amax(1, keepdim=True) / info.max).clamp(min=_LEAST_SCALE)
-    scaled = (rows / scale).clamp(-info.max, info.max)
-    return (scaled.round() if dtype is torch.int8 else scaled).to(dtype), scale
+    largest = torch.linalg.vector_norm(rows, torch.inf, dim=1, keepdim=True)
+    scale = (largest.float() / info.max).clamp(min=_LEAST_SCALE)
+    if dtype is torch.int8:
+        return (rows / scale).round_().to(dtype), scale
+    rounded = rows.new_empty(rows.shape, dtype=dtype)
+    torch.div(rows, scale, out=rounded)
+    return rounded, scale
 
 
 def _values_of(layer: torch.nn.Linear, quantization: Quantization) -> Values:
-    rounded, scale = _rounded(layer.weight.detach().float(), quantization.stored)
+    rounded, scale = rounded_rows(layer.weight.detach(), quantization.stored)
     return rounded.view(quantization.kept), scale.view(-1)
 
 

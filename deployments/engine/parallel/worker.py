@@ -20,7 +20,8 @@ from deployments.engine.lora.attached import LoraLayers
 from deployments.engine.lora.layers import layer_of_halves
 from deployments.engine.lora.rows import LoraRows
 from deployments.engine.memory.placement import placed_by
-from deployments.engine.merging.compile import DIVIDES_ROWS, rehearse
+from deployments.engine.merging.compile import DIVIDES_ROWS, compile_stream, rehearse
+from deployments.engine.merging.late_code import Compilation
 from deployments.engine.parallel.group import ParallelGroup
 from deployments.engine.parallel.messages import (
     Key,
@@ -104,10 +105,8 @@ class ParallelWorker:
         if placement.compiled and rehearsal is not None:
             self._set_threads()
             placement.apply(self._group.accelerator)
-            stream = self._group.accelerator.stream("compile")
-            with stream.active():
+            with compile_stream(self._group.accelerator):
                 rehearse(pipeline, rehearsal, self._declarations)
-                stream.synchronize()
             for each in denoisers.values():
                 each.is_here = True
         self._denoisers |= denoisers
@@ -211,19 +210,14 @@ class ParallelWorker:
             self._rows.forget(arguments[0])
         getattr(denoiser.loras, change.operation)(module, *arguments)
 
-    def _compile_later(self, compile_all: Callable[[], None]) -> None:
+    def _compile_later(self, compilation: Compilation) -> None:
         """Compile blocks with LoRAs on a thread of its own, as rank 0 does."""
+        self._compiler.submit(self._compile, compilation)
 
-        def run() -> None:
-            self._set_threads()
-            stream = self._group.accelerator.stream("compile")
-            with stream.active():
-                try:
-                    compile_all()
-                finally:
-                    stream.synchronize()
-
-        self._compiler.submit(run)
+    def _compile(self, compilation: Compilation) -> None:
+        self._set_threads()
+        with compile_stream(self._group.accelerator):
+            compilation.run()
 
     def _set_threads(self) -> None:
         if self._threads:  # compiled code depends on the number; OpenMP has it per thread

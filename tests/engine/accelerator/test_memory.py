@@ -15,9 +15,11 @@ MB = 2**20
 class Gpu(CudaMemory):
     def __init__(self):
         super().__init__(torch.device("cuda"))
+        self._other = torch.cuda.Stream()
 
-    def allocate(self, size):
-        return torch.empty(size, dtype=torch.uint8, device="cuda")
+    def allocate(self, size, stream=""):
+        with torch.cuda.stream(self._other if stream else None):
+            return torch.empty(size, dtype=torch.uint8, device="cuda")
 
 
 @pytest.fixture(params=["fake", "gpu"])
@@ -36,6 +38,17 @@ def test_what_is_allocated_is_not_free_and_then_is_again(memory):
     del block
     assert memory.free() == before
     assert 0 < before <= memory.total()
+
+
+def test_what_another_stream_has_freed_is_free_and_given_back_by_a_release(memory):
+    memory.release()
+    before, held = memory.free(), memory.held()
+    block = memory.allocate(64 * MB, "weights")
+    del block
+    assert memory.free() == before
+    assert memory.held() == held + 64 * MB
+    memory.release()
+    assert memory.held() <= held
 
 
 def test_a_measurement_reports_the_peak_and_what_is_left_of_it(memory):

@@ -1,6 +1,8 @@
 """Forwards that are recorded and replayed, on a device that notes both and computes on the CPU."""
 
 import logging
+import threading
+import weakref
 
 import pytest
 import torch
@@ -10,11 +12,13 @@ from deployments.engine.loading.loads import LoadPlan
 from deployments.engine.loading.residency import Residency
 from deployments.engine.loop.graphs import MAX_GRAPHS, MAX_RELEASES, RUNS_BEFORE
 from deployments.engine.lora.format import Lora
-from deployments.engine.merging.compile import record_graphs
+from deployments.engine.merging.compile import compile_regions, record_graphs
+from deployments.engine.merging.late_code import Compilation
 from serve_app.domain.endpoint import Recipe
 from tests.engine.calls import call
 from tests.engine.gate import Gate, merging_engine
 from tests.engine.loras import save_lora
+from tests.engine.repeating import small, start
 from tests.engine.tiny import tiny_flux, tiny_sdxl
 from tests.fakes.accelerator import FakeAccelerator, FakeGraphPool
 
@@ -206,6 +210,71 @@ def test_forwards_whose_weights_are_copied_to_the_device_are_not_recorded(caplog
         residency.close()
     assert "hooks move its weights" in caplog.text
     assert counted(accelerator) == (0, 0)
+
+
+class Compiler:
+    """Waits for the whole device. ``may_end``: until then, it compiles."""
+
+    def __init__(self, accelerator):
+        self.accelerator = accelerator
+        self.began, self.may_end = threading.Event(), threading.Event()
+
+    def __call__(self, graph, _inputs):
+        self.began.set()
+        assert self.may_end.wait(RESULT_S)
+        self.accelerator.synchronize()
+        return graph
+
+
+@pytest.fixture
+def compiled_beside(pipeline):
+    """Engine with a pipeline to record, and another one to compile when it is first called."""
+    torch._dynamo.reset()
+    accelerator, other = FakeAccelerator(), small()
+    compiler = Compiler(accelerator)
+    compile_regions(other, compiler)
+    with merging_engine(pipeline, accelerator) as engine:
+        engine.compile_later(other)
+        engine.add_placed("other", other)
+        yield engine, accelerator, compiler
+        compiler.may_end.set()
+
+
+def test_a_recording_is_put_off_while_another_model_is_compiled(pipeline, compiled_beside, caplog):
+    engine, accelerator, compiler = compiled_beside
+    engine.submit(pipeline="other", **start()).result(RESULT_S)
+    assert compiler.began.wait(RESULT_S)
+    made = draw(engine)
+    assert counted(accelerator) == (0, 0)
+    compiler.may_end.set()
+    engine.finish_compiling()
+    again = draw(engine)
+    assert torch.equal(made, again)
+    assert counted(accelerator) == (1, STEPS)
+    assert "not recorded" not in caplog.text
+
+
+def test_compiling_begins_when_a_recording_has_ended(pipeline, compiled_beside, caplog):
+    engine, accelerator, compiler = compiled_beside
+    began = []
+
+    def another_model_asks_for_code():
+        accelerator.while_recording = lambda: None
+        compilation = Compilation(compiler_begins, 0, weakref.ref(pipeline.transformer))
+        engine._compile_later(compilation)
+        began.append(compiler.began.wait(0.3))
+
+    def compiler_begins():
+        compiler.began.set()
+        accelerator.synchronize()
+
+    accelerator.while_recording = another_model_asks_for_code
+    draw(engine)
+    engine.finish_compiling()
+    assert began == [False]
+    assert compiler.began.is_set()
+    assert counted(accelerator)[0] == 1
+    assert "not recorded" not in caplog.text
 
 
 def test_a_recipe_switches_graphs_on_and_they_go_with_the_weights(caplog):

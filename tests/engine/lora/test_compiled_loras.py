@@ -1,6 +1,7 @@
 """LoRAs in compiled blocks: one code for all mixes with ranks up to a bucket."""
 
 import threading
+from dataclasses import replace
 
 import pytest
 import torch
@@ -57,12 +58,12 @@ class Studio:
         self.may_compile.set()
         later = self.engine._compile_later
 
-        def compile_later(compile_all):
+        def compile_later(compilation):
             def once_allowed():
                 assert self.may_compile.wait(300)
-                compile_all()
+                compilation.run()
 
-            later(once_allowed)
+            later(replace(compilation, run=once_allowed))
 
         self.engine._loras._compile_later = compile_later
 

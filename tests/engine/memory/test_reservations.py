@@ -1,7 +1,9 @@
 """Weights come to a device with little memory while generations run on it."""
 
+import gc
 import threading
 import time
+import weakref
 
 import pytest
 import torch
@@ -10,7 +12,7 @@ from deployments.engine.engine import Engine
 from deployments.engine.loading.loads import LoadPlan
 from deployments.engine.loading.residency import Residency
 from deployments.engine.memory.reservations import CommonMemory, Reservations
-from deployments.engine.merging.compile import compile_regions
+from deployments.engine.merging.compile import WORKING_SET, compile_regions
 from serve_app.domain.errors import OutOfMemory
 from tests.engine.loops import Denoiser, Loop
 from tests.engine.repeating import small, start
@@ -369,3 +371,122 @@ def test_a_rehearsal_that_runs_out_of_memory_comes_again_when_nothing_runs(compi
     thread.join(PATIENCE_S)
     assert free == [900, 1000]
     assert pipeline.transformer.compiled_regions
+
+
+class CompiledLater:
+    """A device with 10,000 bytes, and a pipeline that is compiled while it is used."""
+
+    def __init__(self):
+        torch._dynamo.reset()
+        self.free = []  # bytes, whenever something is compiled
+        self.device = SmallDevice(10_000)
+        self.engine = Engine(device=FakeAccelerator(self.device, device="small"), threads=1)
+        self.pipeline = small()
+        compile_regions(self.pipeline, self._compile)
+
+    def _compile(self, graph, _inputs):
+        self.free.append(self.engine.free_bytes())
+        return graph
+
+    def start(self):
+        self.engine.start()
+        self.engine.compile_later(self.pipeline)
+        self.engine.add_placed("it", self.pipeline)
+
+    def result(self):
+        return self.engine.submit(pipeline="it", **start()).result(PATIENCE_S)
+
+    def beside(self):
+        """Let the compiler wait: it is not known how much a running generation takes.
+
+        Returns the denoiser of that, which stands in a step.
+        """
+        model = Model(self.device, 300, 100)
+        self.engine.add_placed("first", model)
+        steps = model.transformer
+        self.engine.submit(pipeline="first", steps=100)
+        assert steps.reached.wait(PATIENCE_S)
+        for _ in range(20):  # the other generation steps in turns with it
+            steps.one.release()
+        assert self.result() is not None
+        until(lambda: self.engine._loop.reservations.requested)
+        return steps
+
+
+@pytest.fixture
+def compiled_later():
+    made = CompiledLater()
+    made.start()
+    yield made
+    made.engine.close(PATIENCE_S)
+
+
+def test_code_that_comes_later_has_memory_set_aside_while_it_is_compiled(compiled_later):
+    compiled_later.result()
+    compiled_later.engine.finish_compiling()
+    given = torch.zeros(1, 4, 8).nbytes
+    assert compiled_later.free == [10_000 - WORKING_SET * given]
+    assert compiled_later.engine.free_bytes() == 10_000
+
+
+def test_generations_begin_while_a_compiler_waits_for_memory(compiled_later):
+    steps = compiled_later.beside()
+    for _ in range(20):
+        steps.one.release()
+    assert compiled_later.result() is not None
+    assert compiled_later.free == []
+    steps.all.set()
+    compiled_later.engine.finish_compiling()
+    assert len(compiled_later.free) == 1
+
+
+def test_a_compiler_does_not_wait_for_memory_for_a_model_that_was_evicted(compiled_later):
+    steps = compiled_later.beside()
+    weight = weakref.ref(compiled_later.pipeline.transformer.blocks[0].inner.weight)
+    compiled_later.engine.remove("it")
+    compiled_later.pipeline = None
+    gc.collect()
+    compiled_later.engine.finish_compiling()
+    assert weight() is None
+    assert compiled_later.free == []
+    steps.all.set()
+
+
+def test_a_compiler_does_not_wait_for_memory_of_an_engine_that_has_ended(compiled_later):
+    steps = compiled_later.beside()
+    compiled_later.engine._loop.stop()
+    steps.all.set()
+    compiled_later.engine._compiler.shutdown(wait=True)
+    assert compiled_later.free == []
+
+
+def test_others_do_not_wait_behind_a_reservation_that_no_request_waits_for():
+    memory = CommonMemory(SmallDevice(1000))
+    reservations = Reservations(memory, lambda: None, lambda: None)
+    granted = []
+    for name, size in (("spare", 900), ("small spare", 100), ("weights", 200)):
+        reservations.request(
+            size, lambda name=name: granted.append(name), alone=False, spare="spare" in name
+        )
+    reservations.grant(lambda size: size <= memory.free() / 2, none_runs=False)
+    assert granted == ["weights", "small spare"]
+    reservations.grant(lambda _: False, none_runs=True)
+    assert granted == ["weights", "small spare", "spare"]
+
+
+def test_nothing_is_recorded_while_another_thread_computes_or_weights_come():
+    memory = CommonMemory(SmallDevice(1000))
+    reservations = Reservations(memory, lambda: None, lambda: None)
+
+    def may_record():
+        with memory.recording() as possible:
+            return possible
+
+    assert may_record()
+    with memory.disturbed():
+        assert not may_record()
+    reservation = reservations.request(300, lambda: None, alone=False)
+    reservations.grant(lambda _: True, none_runs=False)
+    assert not may_record()
+    reservations.release(reservation)
+    assert may_record()

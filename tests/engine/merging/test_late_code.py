@@ -71,7 +71,7 @@ class Later:
         self.pipeline = pipeline
         self.backend = backend
         monkeypatch.setattr(
-            Engine, "_compile_later", lambda _, compiles: self.asked.append(compiles)
+            Engine, "_compile_later", lambda _, compilation: self.asked.append(compilation)
         )
         compile(pipeline, backend)
         self.engine = merging_engine(threads=1)
@@ -88,7 +88,7 @@ class Later:
     def compile(self):
         asked, self.asked = self.asked, []
         for each in asked:
-            each()
+            each.run()
         return len(asked)
 
     def made(self, *calls, **more):

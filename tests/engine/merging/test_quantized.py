@@ -9,8 +9,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch import nn
 from torch._dynamo.utils import counters
+from torch.nn import functional
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from deployments.engine.engine import Engine
 from deployments.engine.loading.loader import load_pipeline
@@ -20,6 +24,7 @@ from deployments.engine.merging.quantized import (
     QUANTIZATIONS,
     QuantizedLinear,
     quantize,
+    rounded_rows,
     rounds_inputs,
 )
 from serve_app.domain.endpoint import EIGHT_BITS, Recipe, Weights
@@ -123,6 +128,149 @@ def test_a_device_that_cannot_multiply_in_eight_bits_refuses_before_anything_is_
         assert not device.operations
         engine.add("it", pipeline, Recipe(24, "int8-weights"))  # which only stores
         assert bytes_of([pipeline.transformer]) < before
+
+
+# What rounding costs, and that it rounds as the plain formula does.
+
+DYNAMIC = {"int8-dynamic": torch.int8, "float8-dynamic": torch.float8_e4m3fn}
+ODD = [0.0, -0.0, 1e-30, 1e-13, 6e4, torch.inf, -torch.inf, torch.nan]
+
+
+def plainly_rounded(rows: torch.Tensor, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
+    rows = rows.float()
+    most = torch.iinfo(dtype).max if dtype is torch.int8 else torch.finfo(dtype).max
+    scale = (rows.abs().amax(1, keepdim=True) / most).clamp(min=1e-12)
+    scaled = (rows / scale).clamp(-most, most)
+    return (scaled.round() if dtype is torch.int8 else scaled).to(dtype), scale
+
+
+def plainly_computed(quantized: QuantizedLinear, x: torch.Tensor) -> torch.Tensor:
+    dtype = quantized.quantization.multiplies
+    assert dtype is not None
+    rounded, scale = plainly_rounded(x.reshape(-1, x.shape[-1]), dtype)
+    rows = len(rounded)
+    if dtype is torch.int8:
+        rounded = functional.pad(rounded, (0, 0, 0, max(0, 17 - rows)))
+        product = torch._int_mm(rounded, quantized.weight.t())[:rows] * scale * quantized.scale
+    else:
+        weight = quantized.weight.view(dtype).t()
+        scales = {"scale_a": scale, "scale_b": quantized.scale[None]}
+        product = torch._scaled_mm(
+            rounded, weight, **scales, out_dtype=torch.bfloat16, use_fast_accum=True
+        )
+    return product.to(x.dtype).view(*x.shape[:-1], -1) + quantized.bias
+
+
+def bits(tensor: torch.Tensor) -> torch.Tensor:
+    """All bits, but for those that numbers which are none may have in several ways."""
+    if tensor.is_floating_point():
+        wide = tensor.float()
+        tensor = torch.where(wide.isnan(), torch.nan, wide)
+    return tensor.contiguous().view(torch.uint8)
+
+
+@pytest.mark.parametrize("precision", DYNAMIC)
+@settings(max_examples=60, deadline=None)
+@given(
+    dtype=st.sampled_from([torch.float32, torch.bfloat16, torch.float16]),
+    shape=st.sampled_from([(1, 64), (2, 9, 64), (33, 64)]),
+    seed=st.integers(0, 2**32 - 1),
+    exponent=st.integers(-30, 15),
+    odd=st.lists(st.tuples(st.integers(0, 63), st.sampled_from(ODD)), max_size=3),
+    transposed=st.booleans(),
+)
+def test_a_layer_gives_the_bits_of_the_plain_formula(
+    precision: str,
+    dtype: torch.dtype,
+    shape: tuple[int, ...],
+    seed: int,
+    exponent: int,
+    odd: list[tuple[int, float]],
+    transposed: bool,
+) -> None:
+    x = torch.randn(shape, generator=torch.Generator().manual_seed(seed)) * 2.0**exponent
+    for place, value in odd:
+        x.view(-1, 64)[place % (x.numel() // 64), place] = value
+    x = x.to(dtype)
+    if transposed:
+        x = x.mT.contiguous().mT
+    rows = x.reshape(-1, 64)
+    for made, right in zip(
+        rounded_rows(rows, DYNAMIC[precision]),
+        plainly_rounded(rows, DYNAMIC[precision]),
+        strict=True,
+    ):
+        assert torch.equal(bits(made), bits(right))
+    quantized = QuantizedLinear(layer().to(dtype), QUANTIZATIONS[precision])
+    assert torch.equal(bits(quantized(x)), bits(plainly_computed(quantized, x)))
+
+
+ALL_MANTISSAS = torch.arange(127 << 23, 128 << 23, dtype=torch.int32).view(torch.float32)
+ALL_16_BITS = torch.arange(2**16, dtype=torch.int32).to(torch.int16)
+
+
+@pytest.mark.parametrize("to", DYNAMIC.values(), ids=str)
+@pytest.mark.parametrize(
+    "numbers",
+    [ALL_MANTISSAS, ALL_16_BITS.view(torch.bfloat16), ALL_16_BITS.view(torch.float16)],
+    ids=["all mantissas of float32", "all numbers of bfloat16", "all numbers of float16"],
+)
+def test_the_largest_number_of_a_row_rounds_to_the_largest_of_the_type_unclamped(
+    numbers: torch.Tensor, to: torch.dtype
+) -> None:
+    """Divided by its scale, it may exceed that by one last bit. Exponents change nothing, but for
+    numbers that are too small for a scale of their own."""
+    numbers = numbers[numbers.isfinite()]
+    for made, right in zip(
+        rounded_rows(numbers[:, None], to), plainly_rounded(numbers[:, None], to), strict=True
+    ):
+        assert torch.equal(bits(made), bits(right))
+
+
+class Traffic(TorchDispatchMode):
+    """Counts how often the elements of tensors of some size are read or written."""
+
+    def __init__(self, numel: int) -> None:
+        super().__init__()
+        self.numel = numel
+        self.elements = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        made = func(*args, **(kwargs or {}))
+        if not func.is_view and func._overloadpacket not in SILENT:
+            writes = [made] if isinstance(made, torch.Tensor) else made
+            self.elements += sum(each.numel() for each in [*args, *writes] if self._counts(each))
+        return made
+
+    def _counts(self, value: Any) -> bool:
+        return isinstance(value, torch.Tensor) and value.numel() == self.numel
+
+
+aten = torch.ops.aten
+SILENT = [aten.empty, aten.new_empty, aten._scaled_mm, aten._int_mm]
+
+
+@pytest.mark.parametrize(
+    ("precision", "of_input", "of_output"),
+    [
+        # The largest number of each row; the division, which writes 8 bits. The bias.
+        ("float8-dynamic", 1 + 2, 2),
+        # The largest; the division; rounding; conversion. The scale of rows, that of outputs; bias.
+        ("int8-dynamic", 1 + 2 + 2 + 2, 2 + 2 + 2),
+    ],
+)
+def test_beside_the_product_inputs_and_outputs_pass_through_memory_a_few_times(
+    precision: str, of_input: int, of_output: int
+) -> None:
+    original = nn.Linear(128, 256).bfloat16()
+    quantized = QuantizedLinear(original, QUANTIZATIONS[precision])
+    x = torch.randn(40, 128).bfloat16()
+    with torch.no_grad(), Traffic(x.numel()) as inputs:
+        quantized(x)
+    with torch.no_grad(), Traffic(40 * 256) as outputs:
+        quantized(x)
+    assert inputs.elements <= of_input * x.numel()
+    assert outputs.elements <= of_output * 40 * 256
 
 
 # What the demo models draw.
