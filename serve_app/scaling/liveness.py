@@ -10,7 +10,8 @@ from typing import Any, Protocol
 import ray
 from ray._private.state import actors
 
-from serve_app.domain.ports import Clock, Death
+from serve_app.domain.liveness import Death
+from serve_app.domain.ports import Clock
 
 SHARED_S = 0.5
 """Age at which an answer of the table is used again: both questions of one round need the same."""
@@ -61,8 +62,8 @@ class RayActorTable:
         return frozenset(actors(actor_state_name="ALIVE"))
 
     def state(self, actor_id: str) -> ActorState:
-        row: Mapping[str, Any] = actors(actor_id=actor_id)
-        name = row.get("State", "")
+        row: Any = actors(actor_id=actor_id)
+        name: str = row.get("State", "")
         return ActorState(name, death_of(row["DeathCause"]) if name == "DEAD" else None)
 
 
