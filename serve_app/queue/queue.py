@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING
 
 from prometheus_client import CollectorRegistry
 
-from serve_app.domain.lease import LeaseTerms
-from serve_app.domain.liveness import Liveness
+from serve_app.domain.lease import LeaseTerms, Liveness
 from serve_app.domain.ports import Clock
 from serve_app.postgres.database import Database
 from serve_app.postgres.fair_reads import FairReads

@@ -8,7 +8,7 @@ import time
 from collections.abc import Awaitable, Callable, Mapping
 
 from serve_app.domain.errors import DarkroomError
-from serve_app.domain.liveness import Liveness
+from serve_app.domain.lease import Liveness
 from serve_app.postgres.database import Database
 from serve_app.queue.after_commit import AfterCommit
 from serve_app.queue.state.queue_state import QueueState

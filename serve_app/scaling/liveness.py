@@ -10,7 +10,7 @@ from typing import Any, Protocol
 import ray
 from ray._private.state import actors
 
-from serve_app.domain.liveness import Death
+from serve_app.domain.lease import Death
 from serve_app.domain.ports import Clock
 
 SHARED_S = 0.5

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from serve_app.domain.liveness import Death
+from serve_app.domain.lease import Death
 
 
 class FakeLiveness:

@@ -13,8 +13,16 @@ from typing import TypeVar
 from serve_app.domain.billing.price import NOTHING, made_by, made_by_session
 from serve_app.domain.errors import RequestNotFound
 from serve_app.domain.executors.shadow import SHADOW_TENANT
-from serve_app.domain.lease import Ask, LeaseKey, LeaseTerms, Presence, Signal, lease_of
-from serve_app.domain.liveness import Death, Liveness
+from serve_app.domain.lease import (
+    Ask,
+    Death,
+    LeaseKey,
+    LeaseTerms,
+    Liveness,
+    Presence,
+    Signal,
+    lease_of,
+)
 from serve_app.domain.operations import Actor
 from serve_app.domain.outcome import Outcome, Usage
 from serve_app.domain.ports import Clock

@@ -9,7 +9,7 @@ from ray.core.generated.common_pb2 import (
     OomContext,
 )
 
-from serve_app.domain.liveness import Death
+from serve_app.domain.lease import Death
 from serve_app.scaling.liveness import SHARED_S, ActorState, RayLiveness, death_of
 from tests.fakes.clock import FakeClock
 
