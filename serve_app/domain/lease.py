@@ -431,12 +431,14 @@ class LeaseTerms(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Death:
-    """End of an actor, as the cluster says it."""
+    """End of an actor, as the cluster says it.
+
+    ``by_itself``: its process ended, and no other cause is known. What it computed may have done
+    it.
+    """
 
     reason: str  # a clause, such as "its node failed"
-    by_itself: (
-        bool  # its process died, and no other cause is known: what it computed may have done it
-    )
+    by_itself: bool
 
 
 class Liveness(Protocol):

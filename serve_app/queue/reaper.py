@@ -8,7 +8,7 @@ import time
 from collections.abc import Awaitable, Callable, Mapping
 
 from serve_app.domain.errors import DarkroomError
-from serve_app.domain.lease import Liveness
+from serve_app.domain.lease import Death, Liveness
 from serve_app.postgres.database import Database
 from serve_app.queue.after_commit import AfterCommit
 from serve_app.queue.state.queue_state import QueueState
@@ -31,6 +31,8 @@ DELETE FROM progress p WHERE NOT EXISTS (
     SELECT FROM requests r
     WHERE r.id = p.request_id AND r.attempt = p.attempt AND r.lease_until IS NOT NULL)
 """
+
+STOPPED = Death("Darkroom was stopped", by_itself=False)
 
 Work = Callable[[], Awaitable[bool | None]]
 """A periodic function. False: another process does it."""
@@ -92,26 +94,22 @@ class Reaper:
         A replica whose process lives on is told to end it. What it computed counts against a
         request only if the process ended by itself.
         """
-        terms = self._state.terms
-        await terms.refresh()
         rows = await self._database.rows(HOLDERS)
         actors = sorted({str(row[0]) for row in rows} | self._state.stats.actors())
         if not actors:
             return
         of_previous_run = await self._liveness.of_previous_run(actors)
         deaths = await self._liveness.dead(actors)
-        reasons = {actor: death.reason for actor, death in deaths.items()}
-        await terms.end(reasons | dict.fromkeys(of_previous_run, "Darkroom was stopped"))
-        ended = terms.ended.intersection(actors)
+        known = await self._state.terms.end({**dict.fromkeys(of_previous_run, STOPPED), **deaths})
+        ended = known.keys() & actors
         # Before their requests can be leased to them again.
-        self._state.waiters.end_terms(ended)
-        by_themselves = {actor for actor, death in deaths.items() if death.by_itself}
-        lost = ended.intersection(by_themselves) - of_previous_run
+        self._state.waiters.end_terms(frozenset(ended))
+        lost = frozenset(actor for actor in ended if known[actor].by_itself)
         await self._attempts.confirm(self._state.waiters.named_by(lost))
         await self._end_of(of_previous_run, EndReason.STOPPED)
         await self._end_of(lost, EndReason.LOST)
-        await self._end_of(ended - lost - of_previous_run, EndReason.INTERRUPTED)
-        await self._state.replicas.remove_dead(ended)
+        await self._end_of(frozenset(ended - lost - of_previous_run), EndReason.INTERRUPTED)
+        await self._state.replicas.remove_dead(frozenset(ended))
 
     async def _end_of(self, actors: frozenset[str], how: EndReason) -> None:
         while actors and (ended := await self._attempts.end_of_actors(sorted(actors), how)):

@@ -4,6 +4,7 @@
 CREATE TABLE ended_terms (
     actor_id text PRIMARY KEY,
     reason text NOT NULL,
+    by_itself boolean NOT NULL,
     ended_at timestamptz NOT NULL DEFAULT now()
 );
 

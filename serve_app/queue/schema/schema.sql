@@ -879,6 +879,7 @@ CREATE INDEX sign_in_links_by_expiry ON sign_in_links (expires_at);
 CREATE TABLE ended_terms (
     actor_id text NOT NULL,
     reason text NOT NULL,
+    by_itself boolean NOT NULL,
     ended_at timestamptz DEFAULT now() NOT NULL,
     CONSTRAINT ended_terms_pkey PRIMARY KEY (actor_id)
 );
