@@ -1,0 +1,55 @@
+"""Terms of replicas over several ingress processes."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from serve_app.domain.lease import Death
+from serve_app.postgres.database import Database
+from serve_app.queue.state.terms import Terms
+from tests.queue.database import LONG_LEASES, Ingress
+from tests.queue.requests import ask, new
+
+CRASH = Death("its process ended", by_itself=True)
+FAILED_NODE = Death("its node failed", by_itself=False)
+
+
+async def test_all_processes_know_the_end_that_the_first_one_has_written(
+    database: Database,
+) -> None:
+    first, second = Terms(database), Terms(database)
+    await first.end({"a": CRASH})
+    assert await second.end({"a": FAILED_NODE, "b": FAILED_NODE}) == {"a": CRASH, "b": FAILED_NODE}
+    assert (second.end_of("a"), first.end_of("b")) == ("its process ended", "")
+    await first.end({})
+    assert first.end_of("b") == "its node failed"
+
+
+async def test_an_ended_term_is_forgotten_after_a_while(database: Database) -> None:
+    terms = Terms(database)
+    await terms.end({"a": CRASH})
+    await database.rows("UPDATE ended_terms SET ended_at = now() - interval '61 min'")
+    assert await terms.end({"b": CRASH}) == {"b": CRASH}
+    assert await database.rows("SELECT actor_id FROM ended_terms") == [("b",)]
+
+
+@pytest.mark.parametrize("waits", [False, True])
+async def test_nothing_is_leased_under_a_term_that_another_process_has_ended(
+    ingress: Ingress, database: Database, *, waits: bool
+) -> None:
+    """Of a request that is queued, and of one that comes while the replica waits."""
+    queue = await ingress(LONG_LEASES)
+    await Terms(database).end({"actor-r1": FAILED_NODE})
+    if waits:
+        poll = asyncio.create_task(queue.ask(ask(1, replica="r1")))
+        await asyncio.sleep(0)
+        request = await queue.submit(new())
+        work = await poll
+    else:
+        request = await queue.submit(new())
+        work = await queue.ask(ask(1, replica="r1"))
+    assert work.leases == ()
+    (granted,) = (await queue.ask(ask(1, replica="r2"))).leases
+    assert (granted.request_id, granted.attempt) == (request.id, 1)
