@@ -47,10 +47,7 @@ def _copy_gb_s(bench: Bench) -> float:
 
 
 def failed_recording(bench: Bench) -> Iterator[Facts]:
-    """What works after a recording of a graph that failed on purpose: torch's own, and ours.
-
-    Last in a process of its own would be safest; first, it tells before minutes are spent.
-    """
+    """What works after a recording of a graph that failed on purpose: torch's own, and ours."""
     accelerator = accelerator_for(bench.device)
     there = torch.zeros(8, device=bench.device)
 

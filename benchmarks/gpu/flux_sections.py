@@ -242,6 +242,7 @@ def out_of_memory(bench: Bench) -> Iterator[Facts]:
     with Engine(pipeline, device=bench.device, max_batch=8, limit_rows=False) as engine:
         engine.submit(**bench.flux_call(1024, 1, 0)).result(RESULT_S)
         for left_gb in (4.0, 2.0):
+            bench.free()  # what torch has cached would serve, too
             free = torch.cuda.mem_get_info()[0]
             size = max(0, free - int(left_gb * 1e9))
             taken = torch.empty(size, dtype=torch.uint8, device=bench.device)

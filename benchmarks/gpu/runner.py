@@ -28,9 +28,9 @@ TRIES = 2
 """Times that a section is begun: once more where it ended the process, and once more by a later
 run where it was cut or failed."""
 
-BROKEN = 75
-"""Exit status of a process after a section that failed: what is left of it may disturb the next
-one, and a device after an illegal access computes nothing more."""
+SPOILT = 75
+"""Exit status of a process after a section that failed, or that spoils it: what is left of it may
+disturb the next one, and a device after an illegal access computes nothing more."""
 
 ENDED = ("done", "cut", "failed")
 LOOK_S = 0.1
@@ -97,14 +97,15 @@ def run_section(section: Section, bench: Bench, results: Results, run: Run) -> d
 
 
 def run_here(chosen: Sequence[Section], bench: Bench, results: Results, run: Run) -> int:
-    """Run the sections that are left in this process, until one fails. Return its exit status."""
+    """Run the sections that are left in this process, until one fails or spoils it. Return its exit
+    status."""
     for section in chosen:
         if run.reason_to_skip(section, results):
             continue
         content = run_section(section, bench, results, run)
         print(_line(section.name, content), flush=True)
-        if content["status"] == "failed":
-            return BROKEN
+        if content["status"] == "failed" or section.spoils:
+            return SPOILT
         bench.free()
     return 0
 

@@ -16,7 +16,7 @@ MINUTES = {"A": 8.5, "B": 4.0}
 """Limit of each plan. A quarter of an hour leaves 2.5 minutes for two starts of a machine."""
 
 START_MINUTES = 0.3
-"""Of a plan's limit: start of the process, imports, and weights of FLUX that are made once."""
+"""Of a plan's limit: starts of the process, imports, and weights of FLUX that are made once."""
 
 ENGINE = ("diffusers", "transformers", "accelerate", "safetensors", "greenlet", "peft", "psutil")
 TESTS = (*ENGINE, "pytest", "PIL")
@@ -32,13 +32,14 @@ class Section:
     plan: str = "A"
     needs: tuple[str, ...] = ENGINE  # packages beside torch
     on_gpu: bool = False  # says nothing on a CPU
+    spoils: bool = False  # what is left of it may disturb the next one, so its process ends
 
 
 def sections() -> tuple[Section, ...]:
     """In the order of their worth, for when time runs out."""
     return (
         _section("machine", "device", 15, needs=("psutil",)),
-        _section("failed_recording", "device", 10, on_gpu=True),
+        _section("failed_recording", "device", 10, on_gpu=True, spoils=True),
         _section("alone_and_merged", "flux", 40),
         _section("tests_merging", "tests", 90, needs=TESTS),
         _section("forward_by_rows", "flux", 50),

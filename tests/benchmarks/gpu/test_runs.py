@@ -174,7 +174,7 @@ def test_both_plans_and_two_starts_of_a_machine_fit_into_a_quarter_of_an_hour():
 
 
 CHILD = """
-import sys, time
+import os, sys, time
 from pathlib import Path
 from benchmarks.gpu.results import Results
 from benchmarks.gpu.runner import Run, run_here
@@ -193,9 +193,17 @@ def fails(_):
 
 def works(_):
     yield {"figure": 3}
+    yield {"figure": os.getpid()}
+
+def in_another_process(_):
+    yield {"figure": os.getpid()}
 
 limits = {"hangs": float(sys.argv[3]), "fails": 540.0, "works": 540.0}
-chosen = [Section(name, globals()[name], limit, needs=()) for name, limit in limits.items()]
+limits["in_another_process"] = 540.0
+chosen = [
+    Section(name, globals()[name], limit, needs=(), spoils=name == "works")
+    for name, limit in limits.items()
+]
 run = Run("first", float(sys.argv[2]), on_gpu=False, commit="abc")
 sys.exit(run_here(chosen, Bench(), Results(Path(sys.argv[1])), run))
 """
@@ -203,7 +211,7 @@ sys.exit(run_here(chosen, Bench(), Results(Path(sys.argv[1])), run))
 
 def watched(tmp_path, end, hangs_s):
     results = Results(tmp_path)
-    names = ("hangs", "fails", "works")
+    names = ("hangs", "fails", "works", "in_another_process")
     chosen = [Section(name, machine, 540.0, needs=()) for name in names]
     child = [sys.executable, "-c", CHILD, str(tmp_path), repr(end), repr(hangs_s)]
     Watch(child, results, run_until(end)).watch(chosen)
@@ -214,7 +222,10 @@ def test_a_figure_that_takes_too_long_is_ended_and_the_other_sections_run(tmp_pa
     ended = watched(tmp_path, time.monotonic() + 1000, hangs_s=0.0)
     statuses = {name: (each["status"], each["figures"]) for name, each in ended.items()}
     assert statuses["fails"] == ("failed", [{"figure": 2}])
-    assert statuses["works"] == ("done", [{"figure": 3}])
+    assert statuses["works"][0] == "done"
+    assert statuses["works"][1][0] == {"figure": 3}
+    # A section that spoils its process is the last one in it.
+    assert statuses["works"][1][1] != statuses["in_another_process"][1][0]
     assert ended["works"]["tries"] == ended["fails"]["tries"] == 1
     # It is ended before its figure, or after it, by a machine's speed.
     assert statuses["hangs"][0] == "cut"
