@@ -239,7 +239,7 @@ async def test_a_lease_that_runs_out_and_the_late_finish_are_counted(start: Proc
     await queue.submit(new())
     held = (await lease(queue)).held
     await scrapes.until(lambda n: n == 1, "leases_expired_total", pool=POOL)
-    assert await scrapes.value("attempts_total", pool=POOL, end="lost") == 1
+    assert await scrapes.value("attempts_total", pool=POOL, end="interrupted") == 1
     await queue.finish(done(held))
     assert await scrapes.value("fenced_total", call="finish") == 1
     await queue.report(report(held))

@@ -11,4 +11,4 @@ CREATE TABLE ended_terms (
 ALTER TABLE attempts DROP CONSTRAINT attempts_ended_check;
 ALTER TABLE attempts ADD CONSTRAINT attempts_ended_check CHECK (ended IN (
     'succeeded', 'failed', 'cancelled', 'expired', 'retry', 'lost', 'interrupted', 'stopped',
-    'hand_back', 'undo', 'by_hand')) NOT VALID;
+    'hand_back', 'undo', 'by_hand'));

@@ -175,7 +175,7 @@ CREATE TABLE attempts (
     collected boolean DEFAULT false NOT NULL,
     nonce bigint DEFAULT 0 NOT NULL,
     endpoint text,
-    CONSTRAINT attempts_ended_check CHECK ((ended = ANY (ARRAY['succeeded', 'failed', 'cancelled', 'expired', 'retry', 'lost', 'interrupted', 'stopped', 'hand_back', 'undo', 'by_hand']))) NOT VALID,
+    CONSTRAINT attempts_ended_check CHECK ((ended = ANY (ARRAY['succeeded', 'failed', 'cancelled', 'expired', 'retry', 'lost', 'interrupted', 'stopped', 'hand_back', 'undo', 'by_hand']))),
     CONSTRAINT attempts_pkey PRIMARY KEY (request_id, attempt)
 )
 WITH (fillfactor='80', autovacuum_vacuum_scale_factor='0.01');
