@@ -13,6 +13,7 @@ from datetime import timedelta
 from decimal import Decimal
 from typing import Any
 
+import psycopg
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
@@ -344,13 +345,15 @@ def test_a_random_walk_over_postgresql(
     databases: list[Any] = []
 
     async def begin(liveness: FakeLiveness) -> Queue:
+        # Before the queue starts, which knows what it has read for a moment.
+        with psycopg.connect(conninfo, autocommit=True) as connection:
+            connection.execute(
+                "TRUNCATE requests, attempts, events, usage, progress, fair_lanes, ended_terms"
+            )
         ingress = Ingress(conninfo, FakeTerms(), liveness)
         ingresses.append(ingress)
         queue = await ingress(LIMITS)
         databases.append(queue._database)
-        await databases[-1].rows(
-            "TRUNCATE requests, attempts, events, usage, progress, fair_lanes, ended_terms"
-        )
         return queue
 
     async def end() -> list[str]:
