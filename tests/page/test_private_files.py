@@ -231,7 +231,7 @@ def test_results_are_compared_after_their_urls_have_expired(page: Page) -> None:
         page.get_by_role("button", name="Compare").click()
         shown = page.locator(".compared img")
         expect(shown).to_have_count(2)
-        # The browser may have the file, and then loads nothing. If not, new URLs may be there already.
+        # The browser may have the file, and then loads nothing. If not, new URLs may be there.
         shown.first.evaluate("it => it.dispatchEvent(new Event('error'))")
         page.wait_for_function(HAVE_NOT_EXPIRED)
         page.wait_for_function(ARE_DECODED)
