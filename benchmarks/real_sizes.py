@@ -5,7 +5,7 @@ on what the weights are. Text encoders are left out; calls bring random embeddin
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from inspect import signature
 from typing import Any
 
@@ -27,15 +27,13 @@ from diffusers import (
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """A pipeline and a call of it, as published figures name them."""
+    """A pipeline and a call of it."""
 
     name: str
     make: Callable[[bool], Any]  # tiny → the pipeline, on the default device
     denoiser: str  # its component
     steps: int
     call: Callable[[Any, bool], Mapping[str, Any]]  # pipeline, tiny → arguments but for the noise
-    published: Mapping[str, float] = field(default_factory=dict[str, float])
-    """Seconds per image that others state, by how they compute."""
 
 
 def _solver(kind: type, **settings: Any) -> Any:
@@ -161,39 +159,34 @@ def wan_call(_: Any, *, tiny: bool) -> Mapping[str, Any]:
     }
 
 
-Figures = Mapping[str, float]
-
-
 def cases() -> tuple[Case, ...]:
     """In the order of their worth, for when time runs out."""
 
-    def of_flux(name: str, side: int, steps: int, published: Figures) -> Case:
+    def of_flux(name: str, side: int, steps: int) -> Case:
         return Case(
             name,
             lambda tiny: flux(tiny=tiny, guidance=steps > 4),
             "transformer",
             steps,
             lambda pipeline, tiny: flux_call(pipeline, 32 if tiny else side),
-            published,
         )
 
-    def of_sdxl(side: int, published: Figures) -> Case:
+    def of_sdxl(side: int) -> Case:
         return Case(
             f"sdxl-{side}",
             lambda tiny: sdxl(tiny=tiny),
             "unet",
             30,
             lambda pipeline, tiny: sdxl_call(pipeline, 32 if tiny else side),
-            published,
         )
 
     return (
-        of_flux("flux-dev-1024", 1024, 28, {"H100, compiled, bfloat16": 4.30}),
-        of_sdxl(1024, {"TensorRT": 1.47}),
-        of_flux("flux-schnell-1024", 1024, 4, {"H100, float8, end to end": 0.72}),
-        of_sdxl(512, {}),
-        of_flux("flux-schnell-512", 512, 4, {}),
-        of_flux("flux-dev-512", 512, 28, {}),
+        of_flux("flux-dev-1024", 1024, 28),
+        of_sdxl(1024),
+        of_flux("flux-schnell-1024", 1024, 4),
+        of_sdxl(512),
+        of_flux("flux-schnell-512", 512, 4),
+        of_flux("flux-dev-512", 512, 28),
         Case(
             "wan-1.3b-480p-81f",
             lambda tiny: wan(tiny=tiny),

@@ -153,9 +153,9 @@ class Watch:
     def _wait(self, process: subprocess.Popen[bytes], left: Sequence[Section]) -> None:
         """Until the process ends, or a section has reached its limit."""
         while process.poll() is None:
-            now = time.monotonic()
+            now, contents = time.monotonic(), self.results.read()["sections"]
             for section in left:
-                content = self.results.section(section.name)
+                content = contents.get(section.name, {})
                 if content.get("status") == "running" and now > content.get("limit", self.run.end):
                     _end(process)
                     self._cut(section.name)

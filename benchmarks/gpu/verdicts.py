@@ -114,28 +114,26 @@ def _float8(sections: Sections) -> Verdict:
 
 
 def _graphs(sections: Sections) -> Verdict:
-    ratios = list[tuple[float, str, Figures]]()
+    verdicts_of_cases = list[tuple[float, Verdict]]()
     for side, images in ((1024, 1), (512, 1), (512, 8)):
         case = {"side": side, "images": images}
-        written = _seconds(sections, "graphs", by="as written", **case)
+        written = figures_of(sections, "graphs", by="as written", **case)
         replayed = figures_of(sections, "graphs", by="graphs", **case)
-        if written is None or not replayed:
+        if not written or not replayed:
             continue
         what = f"SDXL, {side}², {images} at once"
-        figures = {"as written, s": written, "graphs, s": replayed["s"]}
+        verdict = _by_ratio(what, written, replayed, ("as written", "graphs"))
         if not replayed.get("replays"):
-            return Verdict(UNDECIDED, "No forward was recorded.", figures)
-        ratios.append((written / replayed["s"], what, figures))
-    if not ratios:
+            return Verdict(UNDECIDED, "No forward was recorded.", verdict.figures)
+        verdicts_of_cases.append((written["s"] / replayed["s"], verdict))
+    if not verdicts_of_cases:
         return Verdict(UNDECIDED, "The section `graphs` did not measure it.")
-    ratio, what, figures = max(ratios)
-    reason = f"{what}: {ratio:.2f} times as fast; {WORTHWHILE} is asked."
-    if ratio < WORTHWHILE:
-        return Verdict(OFF, reason, figures)
+    _, best = max(verdicts_of_cases, key=lambda each: each[0])
     tests = sections.get("tests_graphs", {}).get("figures", ())
-    if not any(figure.get("exit_status") == 0 for figure in tests):
-        return Verdict(UNDECIDED, f"{reason} tests/gpu/test_graphs.py did not pass.", figures)
-    return Verdict(ON, reason, figures)
+    if best.verdict == ON and not any(figure.get("exit_status") == 0 for figure in tests):
+        reason = f"{best.reason} tests/gpu/test_graphs.py did not pass."
+        return Verdict(UNDECIDED, reason, best.figures)
+    return best
 
 
 def _attention(sections: Sections) -> Verdict:

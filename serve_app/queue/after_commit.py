@@ -19,24 +19,13 @@ from serve_app.queue.store.config import Limited, QueueLimits
 from serve_app.queue.store.notify import Notification
 from serve_app.queue.transactions.cancel import Removed
 from serve_app.queue.transactions.coalescing import CoalescedRequests
-from serve_app.queue.transactions.end_attempt import EndedAttempt, EndReason
+from serve_app.queue.transactions.end_attempt import WITHOUT_REPLICA, EndedAttempt, EndReason
 from serve_app.telemetry.queue_metrics import QueueMeter
 
 if TYPE_CHECKING:  # it imports OpenTelemetry's SDK
     from serve_app.telemetry.tracing import Tracing
 
 log = logging.getLogger(__name__)
-
-WITHOUT_REPLICA = frozenset(
-    {
-        EndReason.LOST,
-        EndReason.INTERRUPTED,
-        EndReason.STOPPED,
-        EndReason.OUT_OF_TIME,
-        EndReason.BY_OPERATOR,
-    }
-)
-"""Ends of attempts of which their replica reports nothing."""
 
 
 class AfterCommit:

@@ -101,15 +101,15 @@ class Reaper:
         of_previous_run = await self._liveness.of_previous_run(actors)
         deaths = await self._liveness.dead(actors)
         known = await self._state.terms.end({**dict.fromkeys(of_previous_run, STOPPED), **deaths})
-        ended = known.keys() & actors
+        ended = frozenset(known.keys() & actors)
         # Before their requests can be leased to them again.
-        self._state.waiters.end_terms(frozenset(ended))
+        self._state.waiters.end_terms(ended)
         lost = frozenset(actor for actor in ended if known[actor].by_itself)
         await self._attempts.confirm(self._state.waiters.named_by(lost))
         await self._end_of(of_previous_run, EndReason.STOPPED)
         await self._end_of(lost, EndReason.LOST)
-        await self._end_of(frozenset(ended - lost - of_previous_run), EndReason.INTERRUPTED)
-        await self._state.replicas.remove_dead(frozenset(ended))
+        await self._end_of(ended - lost - of_previous_run, EndReason.INTERRUPTED)
+        await self._state.replicas.remove_dead(ended)
 
     async def _end_of(self, actors: frozenset[str], how: EndReason) -> None:
         while actors and (ended := await self._attempts.end_of_actors(sorted(actors), how)):

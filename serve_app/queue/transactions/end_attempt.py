@@ -56,6 +56,17 @@ class EndReason(StrEnum):
     STOPPED = "stopped"  # the whole installation was stopped, with every running attempt
 
 
+WITHOUT_REPLICA = frozenset(
+    {
+        EndReason.LOST,
+        EndReason.INTERRUPTED,
+        EndReason.STOPPED,
+        EndReason.OUT_OF_TIME,
+        EndReason.BY_OPERATOR,
+    }
+)
+"""Ends of attempts of which their replica reports nothing."""
+
 UNCONFIRMED_REPLICAS = 3
 """Number of replicas that must have had a request before it fails because none confirmed it."""
 

@@ -18,6 +18,7 @@ from typing import Any
 from serve_app.domain.lease import LeaseKey, LeaseTerms
 from serve_app.postgres.database import Database
 from serve_app.queue.store import messages
+from serve_app.queue.transactions.end_attempt import WITHOUT_REPLICA
 from serve_app.telemetry.logs import log_context
 
 log = logging.getLogger(__name__)
@@ -69,7 +70,7 @@ class GarbageFiles:
         """Mark the files of all unsuccessful attempts that were not collected yet."""
         while rows := await self._database.rows(DUE):
             keys = [
-                {"key": key, "after_s": DEAD_S if ended in _GONE else ALIVE_S}
+                {"key": key, "after_s": DEAD_S if ended in WITHOUT_REPLICA else ALIVE_S}
                 for *held, ended, endpoint, input_, access, fallback in rows
                 for key in self._keys(LeaseKey(*held), endpoint, input_, access or "", fallback)
             ]
@@ -101,9 +102,6 @@ class GarbageFiles:
                     "The files left by attempt %s of %s are unknown", held.attempt, held.request_id
                 )
             return ()
-
-
-_GONE = frozenset({"lost", "interrupted", "stopped", "by_hand"})
 
 
 # Objects in storage that are no longer needed. They are recorded in the transaction that made
