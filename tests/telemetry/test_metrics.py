@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 import logging
 import socket
 from contextlib import AsyncExitStack
@@ -12,6 +13,7 @@ from prometheus_client import CollectorRegistry
 from serve_app.domain.errors import Misconfigured
 from serve_app.domain.lease import Demand, EngineUsage
 from serve_app.domain.request import State
+from serve_app.free_ports import free_port
 from serve_app.ingress.connections import serve_metrics
 from serve_app.settings import Config
 from serve_app.telemetry.metrics import Metrics, MetricsServer
@@ -141,11 +143,18 @@ async def test_an_ingress_whose_metrics_port_is_taken_serves_and_takes_it_when_i
         assert f"Prometheus metrics are at http://127.0.0.1:{port}" in caplog.text
 
 
+def _two_free_ports() -> int:
+    """Return the first of two neighbouring ports that no client gets from the kernel meanwhile."""
+    while True:
+        port = free_port("127.0.0.1")
+        with contextlib.suppress(OSError), socket.socket() as neighbour:
+            neighbour.bind(("127.0.0.1", port + 1))
+            return port
+
+
 def test_ingress_replicas_on_one_node_take_ports_one_after_the_other() -> None:
     servers: list[MetricsServer] = []
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = _two_free_ports()
     try:
         for _ in range(2):
             servers.append(MetricsServer(CollectorRegistry(), port, processes=2))
