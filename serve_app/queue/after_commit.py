@@ -65,6 +65,10 @@ class AfterCommit:
                 self._metrics.used(self._limits.metrics_label(each.tenant), each.run_s)
             self._charge_lane(each)
             self._trace_lost(each)
+            if each.how is EndReason.SUCCEEDED and (
+                node := self._state.quarantines.node_of(each.replica_id)
+            ):
+                self._state.background.spawn(self._release_or_leave(node, each.held_s))
             outcome = (outcomes or {}).get(each.held)
             if limited := self._limits.limited(each.tenant, each.endpoint):
                 again.add(each.pool)  # a slot under the limit is free again
@@ -114,6 +118,13 @@ class AfterCommit:
             log.warning("A lane is opened later: %s", error.message)
         else:
             self.notify(pools=[lane[0]])
+
+    async def _release_or_leave(self, node: str, held_s: float) -> None:
+        """End the quarantine of a node on which a request succeeded."""
+        try:
+            await self._state.quarantines.release(node, held_s)
+        except DarkroomError as error:
+            log.warning("Node %s stays quarantined: %s", node, error.message)
 
     def _trace_lost(self, each: EndedAttempt) -> None:
         """Record the attempt's span if its replica will not."""

@@ -19,7 +19,13 @@ from serve_app.queue.store import messages
 from serve_app.queue.store.config import QueueLimits
 from serve_app.queue.store.rows import known_id
 from serve_app.queue.transactions import snapshots
-from serve_app.queue.transactions.end_attempt import BY_FINISH, AttemptEnd, EndAttempts, EndReason
+from serve_app.queue.transactions.end_attempt import (
+    BY_FINISH,
+    AttemptEnd,
+    EndAttempts,
+    EndReason,
+    says_it_died,
+)
 from serve_app.telemetry.queue_metrics import QueueMeter
 
 # The files of a step are those of the workflow, whose end is not known yet.
@@ -126,7 +132,9 @@ def _how(outcome: Outcome) -> EndReason:
         return EndReason.CANCELLED
     if messages.is_expiry(failure):
         return EndReason.EXPIRED
-    return EndReason.RETRY if failure.retryable else EndReason.FAILED
+    if not failure.retryable:
+        return EndReason.FAILED
+    return EndReason.DIED if says_it_died(outcome) else EndReason.RETRY
 
 
 def _message(outcome: Outcome) -> str:

@@ -117,7 +117,7 @@ class LongPoll:
             await asyncio.sleep(EXIT_S)
             return Work(exit=ended)
         self._state.replicas.polled(ask)
-        waiter = self._waiters.add(ask, self._offer(ask))
+        waiter = self._waiters.add(self._state.quarantines.admitted(ask), self._offer(ask))
         self.lease_soon(waiter.queue)
         self._opened(waiter.queue)
         try:

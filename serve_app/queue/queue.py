@@ -33,6 +33,7 @@ from serve_app.queue.removal import Removal
 from serve_app.queue.request_log import PostgresPartialResults, RequestLog
 from serve_app.queue.retention import RetentionByKind
 from serve_app.queue.shadows.book import PostgresShadows
+from serve_app.queue.state.quarantines import JUDGE_EVERY_S
 from serve_app.queue.state.queue_state import QueueState
 from serve_app.queue.state.request_cache import PreviewCache
 from serve_app.queue.state.warm import StoredWarmTargets
@@ -249,6 +250,9 @@ class PostgresQueue:
         elected_to_move = parts.election.on_leader(
             "fallbacks", OVERFLOW_EVERY_S, self._overflow.look
         )
+        elected_to_judge = parts.election.on_leader(
+            "quarantines", JUDGE_EVERY_S, state.quarantines.judge
+        )
         elected_to_warn = parts.election.on_leader("budgets", WARN_EVERY_S, self.budgets.warn)
         elected_to_sample = parts.election.on_leader(
             "replica_hours", SAMPLE_EVERY_S, self.costs.sample
@@ -276,7 +280,14 @@ class PostgresQueue:
                     "count_listeners": count_listeners,
                 },
             ),
-            (check_s, {"end_dead_replicas": reaper.end_dead_replicas}),
+            (
+                check_s,
+                {
+                    "end_dead_replicas": reaper.end_dead_replicas,
+                    "read_quarantines": state.quarantines.refresh,
+                },
+            ),
+            (JUDGE_EVERY_S, {"judge_losses": elected_to_judge}),
             (check_s, {"look_for_fronts": state.snapshots.look}),
             (
                 check_s,

@@ -21,9 +21,16 @@ from serve_app.telemetry.queue_metrics import QueueMeter
 
 log = logging.getLogger(__name__)
 
+SILENT_S = 300.0
+"""Time after its last call at which the term of a replica ends that the cluster believes alive.
+Its leases ran out long before; a call takes at most a minute, also while an ingress hangs."""
+
 HOLDERS = """
 -- name: find_holders
-SELECT DISTINCT actor_id FROM requests WHERE state = 'running' AND actor_id IS NOT NULL
+SELECT DISTINCT actor_id, false FROM requests WHERE state = 'running' AND actor_id IS NOT NULL
+UNION ALL
+SELECT actor_id, true FROM replicas
+WHERE stage <> 'starting' AND seen_at < now() - make_interval(secs => %(silent_s)s)
 """
 FORGET_PROGRESS = """
 -- name: forget_progress
@@ -33,6 +40,7 @@ DELETE FROM progress p WHERE NOT EXISTS (
 """
 
 STOPPED = Death("Darkroom was stopped", by_itself=False)
+SILENT = Death(f"it was silent for {SILENT_S / 60:g} minutes", by_itself=False)
 
 Work = Callable[[], Awaitable[bool | None]]
 """A periodic function. False: another process does it."""
@@ -68,7 +76,7 @@ class Reaper:
         This runs only after the database has answered for one lease period. While this process or
         the database was away, replicas could not renew their leases, and they are still working.
         """
-        armed = self._state.stats.healthy_s >= self._limits.lease_s
+        armed = self._knows(self._limits.lease_s)
         self._metrics.recovery(armed=armed)
         if not armed:
             return
@@ -88,19 +96,31 @@ class Reaper:
                     )
             self._after.ended(ended, fenced=True)
 
+    def _knows(self, last_s: float) -> bool:
+        """Return whether this process and the database were there for the last so many seconds."""
+        return self._state.stats.healthy_s >= last_s
+
     async def end_dead_replicas(self) -> None:
         """End the terms of replicas that are known to be dead, and their leases, at once.
 
         A replica whose process lives on is told to end it. What it computed counts against a
         request only if the process ended by itself.
         """
-        rows = await self._database.rows(HOLDERS)
-        actors = sorted({str(row[0]) for row in rows} | self._state.stats.actors())
+        rows = await self._database.rows(HOLDERS, {"silent_s": SILENT_S})
+        actors = sorted({str(actor) for actor, _ in rows} | self._state.stats.actors())
         if not actors:
             return
         of_previous_run = await self._liveness.of_previous_run(actors)
         deaths = await self._liveness.dead(actors)
-        known = await self._state.terms.end({**dict.fromkeys(of_previous_run, STOPPED), **deaths})
+        # Nothing is known of them from a time in which this process or the database was away.
+        silent = [actor for actor, is_silent in rows if is_silent] if self._knows(SILENT_S) else ()
+        known = await self._state.terms.end(
+            {
+                **dict.fromkeys(silent, SILENT),
+                **dict.fromkeys(of_previous_run, STOPPED),
+                **deaths,
+            }
+        )
         ended = frozenset(known.keys() & actors)
         # Before their requests can be leased to them again.
         self._state.waiters.end_terms(ended)

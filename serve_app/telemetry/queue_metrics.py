@@ -67,6 +67,10 @@ GAUGES: Declared = {
         "Ready replicas that hold the weights of a warm target at its level.",
         ("pool", "endpoint"),
     ),
+    "quarantined_node_losses": (
+        "How often a node that is quarantined has lost attempts. Others have no series.",
+        ("node",),
+    ),
     "replica_info": ("Replica, with its node and the name of its GPU.", REPLICA),
     "weights_replicas": (
         "Replicas that hold the weights of an endpoint on their device or in host memory.",
@@ -297,6 +301,12 @@ class QueueMeter:
     def replica_info(self, replicas: Collection[tuple[str, str, str, str]]) -> None:
         """Record the replicas with their pool, id, node and device."""
         self.families.exactly("replica_info", dict.fromkeys(replicas, 1))
+
+    def quarantined(self, losses: Mapping[str, int]) -> None:
+        """Record the nodes that are quarantined, with how often each has lost attempts."""
+        self.families.exactly(
+            "quarantined_node_losses", {(node,): float(n) for node, n in losses.items()}
+        )
 
     def weights(self, replicas: Mapping[tuple[str, str, str], int]) -> None:
         """Record the replicas by pool, endpoint and the place of its weights. Those that are not

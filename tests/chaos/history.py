@@ -192,7 +192,7 @@ class _Found:
         started = sum(each["state"] == State.RUNNING for each in self.events[id_])
         if started != len(attempts):
             yield f"{id_} was started {started} times and has {len(attempts)} attempts."
-        bad = sum(each["ended"] in {"retry", "lost"} for each in attempts)
+        bad = sum(each["ended"] in {"retry", "died", "lost"} for each in attempts)
         if request["failures"] > bad:
             yield f"{id_} counts {request['failures']} failures of {bad}."
 

@@ -6,19 +6,21 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from serve_app.domain.lease import Lease, LeaseKey
+from serve_app.domain.lease import Lease, LeaseKey, Presence, ReplicaStage
 from serve_app.domain.ports import Queue
 from serve_app.domain.request import State
 from serve_app.queue.fairness.fair_queue import LOOK_AHEAD
 from tests.contract.queues import Make
 from tests.fakes.liveness import FakeLiveness
 from tests.queue.database import LONG_LEASES
-from tests.queue.requests import TENANT, ask, done, failure, new, report
+from tests.queue.requests import POOL, TENANT, ask, done, failure, new, report
 
 
-async def leased(queue: Queue, replica: str, slots: int, *held: LeaseKey) -> Sequence[Lease]:
+async def leased(
+    queue: Queue, replica: str, slots: int, *held: LeaseKey, node: str = ""
+) -> Sequence[Lease]:
     """Leases, confirmed by a report."""
-    leases = (await queue.ask(ask(slots, *held, replica=replica))).leases
+    leases = (await queue.ask(ask(slots, *held, replica=replica, node=node))).leases
     await queue.report(report(*(each.held for each in leases), replica=replica))
     return leases
 
@@ -113,3 +115,58 @@ async def test_however_many_wait_for_their_turn_those_behind_them_go_on(
     await queue.finish(done(suspect.held, replica="r2"))
     (following,) = await leased(queue, "r2", 5)
     assert following.request_id == ids[1]
+
+
+async def ready(queue: Queue, replica: str, node: str) -> None:
+    stage = ReplicaStage.READY
+    await queue.announce(Presence(replica, f"actor-{replica}", POOL, stage, slots=1, node=node))
+
+
+async def test_another_node_tries_it_before_the_one_on_which_a_replica_died_with_it(
+    make: Make, liveness: FakeLiveness
+) -> None:
+    queue = await make(LONG_LEASES)
+    for replica, node in (("r1", "one"), ("r2", "one"), ("r3", "two")):
+        await ready(queue, replica, node)
+    id_ = (await queue.submit(new())).id
+    assert await leased(queue, "r1", 1, node="one")
+    await died(queue, liveness, "r1", id_)
+    assert await leased(queue, "r2", 1, node="one") == ()
+    (granted,) = await leased(queue, "r3", 1, node="two")
+    await queue.finish(done(granted.held, failure("replica_died", retryable=True), "r3"))
+    # Both nodes have had it, so any may have it again.
+    (granted,) = await leased(queue, "r2", 1, node="one")
+    assert granted.request_id == id_
+
+
+async def test_no_request_is_blamed_for_what_happened_on_one_node_while_another_is_ready(
+    make: Make, liveness: FakeLiveness
+) -> None:
+    queue = await make(LONG_LEASES)
+    id_ = (await queue.submit(new())).id
+    for replica in ("r1", "r2", "r3"):
+        await ready(queue, replica, "one")
+        assert await leased(queue, replica, 1, node="one")
+        if replica == "r3":
+            await ready(queue, "r4", "two")
+        await died(queue, liveness, replica, id_)
+    assert (await queue.get(TENANT, id_)).state is State.QUEUED
+    assert await leased(queue, "r4", 1, node="two")
+    await died(queue, liveness, "r4", id_)
+    ended = await queue.get(TENANT, id_)
+    assert (ended.state, ended.failures) == (State.FAILED, 4)
+    assert ended.outcome is not None
+    assert ended.outcome.failure is not None
+    assert ended.outcome.failure.code == "poison"
+
+
+async def test_where_there_is_no_other_node_it_is_blamed_as_soon_as_it_has_no_attempt_left(
+    make: Make, liveness: FakeLiveness
+) -> None:
+    queue = await make(LONG_LEASES)
+    id_ = (await queue.submit(new())).id
+    for replica in ("r1", "r2", "r3"):
+        await ready(queue, replica, "one")
+        assert await leased(queue, replica, 1, node="one")
+        await died(queue, liveness, replica, id_)
+    assert (await queue.get(TENANT, id_)).state is State.FAILED

@@ -51,7 +51,8 @@ class FakeQueue(ClientSide):
         if ended := self._ended_terms.get(ask.actor_id):
             return Work(exit=ended)
         self._presence[ask.replica_id] = Presence(
-            ask.replica_id, ask.actor_id, ask.pool, ReplicaStage.READY, ask.detail, ask.loading
+            *(ask.replica_id, ask.actor_id, ask.pool, ReplicaStage.READY, ask.detail, ask.loading),
+            node=ask.node,
         )
         self._named[ask.actor_id] = frozenset(ask.held)
         self._slots_of[ask.replica_id] = max(1, ask.slots + len(ask.held))
@@ -123,7 +124,7 @@ class FakeQueue(ClientSide):
             died = failure.code == ReplicaDied.code
             cause = Cause.CONNECTION_ERROR if died else Cause.SERVER_ERROR
             row.request = replace(row.request, alone=row.request.alone or died)
-            self._failed_once(row, cause, finish.outcome, failure.message)
+            self._failed_once(row, cause, finish.outcome, failure.message, died=died)
         return Verdict.ACCEPTED
 
     def _keep_drafts_s(self, request_id: str) -> float:
@@ -274,13 +275,19 @@ class FakeQueue(ClientSide):
             and start.queued.endpoint not in ask.left_out.endpoints
             and start.queued.tenant not in ask.left_out.tenants
             and not self._nearer_elsewhere(start.queued.endpoint, ask)
-            and not (suspect(self._rows[start.queued.id].request) and self._runs_suspect(ask))
+            and not self._is_suspect_for_another(self._rows[start.queued.id], ask)
             and not self._lanes.limit(self._rows[start.queued.id].request, self._running())
         )
         return next(may, None)
 
-    def _runs_suspect(self, ask: Ask) -> bool:
-        return any(suspect(each) for each in self._running() if each.replica_id == ask.replica_id)
+    def _is_suspect_for_another(self, row: Row, ask: Ask) -> bool:
+        """This replica runs a suspect already, or another node is to try this one first."""
+        if not suspect(row.request):
+            return False
+        own = (each for each in self._running() if each.replica_id == ask.replica_id)
+        return any(suspect(each) for each in own) or (
+            (not ask.node or ask.node in row.died_on) and self._ready_elsewhere(row)
+        )
 
     def _nearer_elsewhere(self, endpoint: str, ask: Ask) -> bool:
         """Another that waits has its weights, or has them nearer to its device."""

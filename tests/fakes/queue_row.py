@@ -43,6 +43,7 @@ class Row:
         self.confirmed = False
         self.lease_until = 0.0  # monotonic
         self.unconfirmed = 0
+        self.died_on: set[str] = set()  # nodes on which a replica died with it
         self.replicas: set[str] = set()  # those that had a lease of it
         self.preview: Preview | None = None
         self.watched_until = 0.0  # monotonic

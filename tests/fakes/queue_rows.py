@@ -20,6 +20,7 @@ from serve_app.domain.lease import (
     LeaseTerms,
     Liveness,
     Presence,
+    ReplicaStage,
     Signal,
     lease_of,
 )
@@ -180,7 +181,8 @@ class QueueRows:
             often = row.request.failures + 1
             spent = often >= self._limits.max_failures
             outcome = messages.ended_its_replica(often) if spent else messages.no_retry_left()
-            self._failed_once(row, cause, outcome, f"Replica {row.request.replica_id} died")
+            why = f"Replica {row.request.replica_id} died"
+            self._failed_once(row, cause, outcome, why, died=True)
         else:
             self._never_confirmed(row)
 
@@ -205,11 +207,29 @@ class QueueRows:
         else:
             self._requeue(row, why)
 
-    def _failed_once(self, row: Row, cause: Cause, outcome: Outcome, why: str) -> None:
+    def _ready_elsewhere(self, row: Row) -> bool:
+        """Its pool has a ready replica on a node on which none has died with it."""
+        return bool(row.died_on) and any(
+            each.pool == row.request.pool
+            and each.stage is ReplicaStage.READY
+            and each.actor_id not in self._ended_terms
+            and each.node not in {"", *row.died_on}
+            for each in self._presence.values()
+        )
+
+    def _failed_once(
+        self, row: Row, cause: Cause, outcome: Outcome, why: str, *, died: bool = False
+    ) -> None:
         left = row.request.retries_left
         row.request = replace(row.request, failures=row.request.failures + 1)
+        known = self._presence.get(row.request.replica_id or "")
+        if died and known is not None and known.node:
+            row.died_on.add(known.node)
         if left is None:
-            spent = row.request.failures >= self._limits.max_failures
+            most = self._limits.max_failures
+            if died and len(row.died_on) == 1 and self._ready_elsewhere(row):
+                most *= 2
+            spent = row.request.failures >= most
         else:
             spent = not left.left(cause) or row.request.failures >= MAX_FAILURES
             after = left.after(cause) if left.left(cause) else left

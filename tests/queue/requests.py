@@ -37,10 +37,10 @@ def new(**changes: Any) -> NewRequest:
     return NewRequest(**{**given, **changes})
 
 
-def ask(slots: int = 1, *held: LeaseKey, replica: str = "r1", pool: str = POOL) -> Ask:
-    return Ask(
-        replica_id=replica, actor_id=f"actor-{replica}", pool=pool, slots=slots, held=tuple(held)
-    )
+def ask(
+    slots: int = 1, *held: LeaseKey, replica: str = "r1", pool: str = POOL, node: str = ""
+) -> Ask:
+    return Ask(replica, f"actor-{replica}", pool, slots, tuple(held), node=node)
 
 
 def report(*held: LeaseKey, replica: str = "r1", progress: Any = ()) -> Report:

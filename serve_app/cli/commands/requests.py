@@ -109,8 +109,14 @@ def status(server: Server, *, as_json: bool) -> None:
             click.echo(line)
     for line in target_lines(answer["warm"]) if answer["warm"] else ():
         click.echo(line)
-    for problem in answer["unplaceable"].values():
+    for problem in (*answer["unplaceable"].values(), *quarantines(answer["replicas"])):
         click.echo(problem)
+
+
+def quarantines(replicas: Sequence[Mapping[str, Any]]) -> Sequence[str]:
+    """A sentence for each node in quarantine, of the replicas that ``/v1/status`` shows."""
+    # An older server does not say it.
+    return [*dict.fromkeys(each["quarantine"] for each in replicas if each.get("quarantine"))]
 
 
 def pool_label(name: str, pool: Mapping[str, Any]) -> str:

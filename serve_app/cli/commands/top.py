@@ -14,7 +14,7 @@ from typing import Any, TextIO
 import click
 from prometheus_client.parser import text_string_to_metric_families
 
-from serve_app.cli.commands.requests import pool_label
+from serve_app.cli.commands.requests import pool_label, quarantines
 from serve_app.cli.connection import options
 from serve_app.cli.connection.client import Client
 from serve_app.cli.connection.server import Server
@@ -118,6 +118,7 @@ def lines(seen: Seen) -> Iterator[str]:
         if state != "ok":
             yield f"  {name}: {state}"
     yield from seen.status["unplaceable"].values()
+    yield from quarantines(seen.status["replicas"])
     replicas, warm = _replicas(seen.status["replicas"]), _warm(seen.status["warm"])
     for rows in (_pools(seen), replicas, warm, _queue(seen), _endpoints(seen)):
         if len(rows) > 1:

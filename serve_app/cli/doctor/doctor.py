@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from serve_app.cli.commands.requests import quarantines
 from serve_app.cli.connection.client import ApiFailure, Client
 from serve_app.cli.connection.installation import Installation
 from serve_app.cli.connection.remote import Remote
@@ -151,6 +152,11 @@ def _pools(server: Server) -> str:
         answer = client.get("/v1/status")
     if answer["unplaceable"]:
         raise Misconfigured(" ".join(answer["unplaceable"].values()))
+    if quarantined := quarantines(answer["replicas"]):
+        raise Misconfigured(
+            f"{' '.join(quarantined)} Look at the machine: its GPU (dmesg, nvidia-smi), memory and "
+            "network. A request that succeeds there ends the quarantine."
+        )
     hosted = {replica["pool"] for replica in answer["replicas"]}
     if problem := pool_without_replica(answer["pools"], hosted):
         raise Misconfigured(f"{problem} See {_log_of(server)}.")

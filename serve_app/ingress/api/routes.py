@@ -114,6 +114,9 @@ class ReplicaStatus(TypedDict):
         int | None, Field(description="Bytes of its GPU, or on a CPU of its machine or container.")
     ]
     seen_s: float
+    quarantine: Annotated[
+        str, Field(description="Why it gets one request at a time; empty: it gets all it can run.")
+    ]
 
 
 class InstallationStatus(TypedDict):

@@ -69,11 +69,11 @@ held AS (
            r.cancel_requested, r.confirmed,
            -- An interruption is no failure of a request, but one that sets its own retries may not
            -- want to run again after it.
-           (e.how = 'retry' OR r.confirmed AND (e.how = 'lost'
+           (e.how IN ('retry', 'died') OR r.confirmed AND (e.how = 'lost'
                OR e.how = 'interrupted' AND r.retries_left IS NOT NULL))::integer AS failed,
            (e.how = 'stopped' OR e.how IN ('lost', 'interrupted') AND NOT r.confirmed)::integer
                AS missed,
-           r.failures, r.unconfirmed, r.retries_left, r.pool AS ran_in, r.endpoint,
+           r.failures, r.unconfirmed, r.retries_left, r.pool AS ran_in, r.endpoint, r.replica_id,
            r.fallback, r.fell_back_to, r.end_by, r.snapshot AS resume_point,
            r.expected_s AS charged_s,
            CASE WHEN r.retries_left IS NULL THEN r.failures + 1 >= %(max_failures)s
@@ -92,7 +92,7 @@ decided AS MATERIALIZED (
         WHEN how = 'by_hand' AND own IS NOT NULL THEN 'failed'
         WHEN cancel_requested THEN 'cancelled'
         WHEN how = 'out_of_time' THEN 'expired'
-        WHEN failed = 1 AND spent THEN 'failed'
+        WHEN failed = 1 AND spent AND NOT ({elsewhere_first}) THEN 'failed'
         -- One replica that stands still is no reason.
         WHEN missed = 1 AND unconfirmed + 1 >= %(max_unconfirmed)s AND (
             SELECT count(DISTINCT a.replica_id) FROM attempts a WHERE a.request_id = held.id
@@ -110,7 +110,7 @@ judged AS MATERIALIZED (
         WHEN how IN ('lost', 'interrupted', 'stopped') THEN %(never_confirmed)s::text
         ELSE own END AS final,
         how IN ('succeeded', 'failed', 'cancelled', 'expired')
-            OR how = 'retry' AND NOT cancel_requested
+            OR how IN ('retry', 'died') AND NOT cancel_requested
             AS says_itself
     FROM decided
 ),
@@ -130,7 +130,7 @@ ended AS (
         snapshot_step = CASE WHEN NOT j.falls THEN r.snapshot_step END,
         retries_left = CASE WHEN r.retries_left IS NULL OR j.failed = 0 THEN r.retries_left
             ELSE ARRAY[{less}]::smallint[] END,
-        alone = r.alone OR j.how = 'lost' AND j.confirmed OR j.how = 'retry' AND j.cause = {died},
+        alone = r.alone OR j.how = 'lost' AND j.confirmed OR j.how = 'died',
         confirmed = false,
         lease_until = NULL,
         actor_id = NULL,
@@ -154,7 +154,9 @@ ended AS (
 closed AS (
     UPDATE attempts a SET
         ended = CASE WHEN e.how IN ('out_of_time', 'restored') THEN 'lost' ELSE e.how END,
-        ended_at = now(), message = e.message, run_s = e.run_s, steps = e.steps, units = e.units
+        ended_at = now(), message = e.message, run_s = e.run_s, steps = e.steps, units = e.units,
+        node = CASE WHEN e.how IN ('lost', 'interrupted', 'died', 'out_of_time') THEN (
+            SELECT nullif(p.node, '') FROM replicas p WHERE p.replica_id = a.replica_id) END
     FROM ended e WHERE a.request_id = e.id AND a.attempt = e.attempt
     RETURNING a.request_id, a.replica_id
 ),
@@ -162,14 +164,15 @@ notified AS (
     INSERT INTO events (request_id, sequence, level, state, message)
     SELECT id, events, CASE
                WHEN state = 'failed' THEN 'ERROR'
-               WHEN falls OR how IN ('lost', 'interrupted', 'stopped', 'retry') THEN 'WARNING'
+               WHEN falls OR how IN ('lost', 'interrupted', 'stopped', 'retry', 'died')
+                   THEN 'WARNING'
                ELSE 'INFO' END,
            state,
            CASE WHEN falls THEN message || ' It falls back to ' || fell_back_to || ' ('
                     || fell_back_for || ').'
                 WHEN state = 'queued' THEN message || '; queued again.'
                     || CASE failed WHEN 1 THEN coalesce(' ' || {retries}, '') ELSE '' END
-                WHEN how = 'retry' AND failed = 1 AND retries_left IS NOT NULL
+                WHEN how IN ('retry', 'died') AND failed = 1 AND retries_left IS NOT NULL
                     THEN message || ' ' || {retries}
                 WHEN says_itself THEN message
                 ELSE final::json -> 'failure' ->> 'message' END
@@ -232,6 +235,12 @@ SELECT e.id::text, e.attempt, e.lease_nonce, e.state, e.how, e.ran_in, e.tenant,
 FROM ended e LEFT JOIN closed c ON c.request_id = e.id
 """
 
+# While all replicas that died with a request were on one node, and the pool has another one, that
+# node may be to blame.
+_ELSEWHERE_FIRST = """how IN ('lost', 'died') AND retries_left IS NULL
+            AND failures + 1 < 2 * %(max_failures)s
+            AND one_node_is_to_blame(id, replica_id, ran_in)"""
+
 # A failure of a listed class, of a request that is not over in any other way. It falls back once.
 _FALLS = """next = 'failed' AND fallback IS NOT NULL AND fell_back_to IS NULL
             AND how <> 'by_hand' AND NOT cancel_requested AND coalesce(end_by > now(), true)
@@ -254,7 +263,7 @@ _statement = partial(
         f"greatest(0, r.retries_left[{n}] - (j.cause = {n})::integer)"
         for n in CAUSE_NUMBERS.values()
     ),
-    died=CAUSE_NUMBERS[Cause.CONNECTION_ERROR],
+    elsewhere_first=_ELSEWHERE_FIRST,
     retries=RETRIES_LEFT,
     wake_lanes=wake_lanes("ended"),
     falls=_FALLS.format(code=_CODE),

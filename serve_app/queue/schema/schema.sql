@@ -175,10 +175,12 @@ CREATE TABLE attempts (
     collected boolean DEFAULT false NOT NULL,
     nonce bigint DEFAULT 0 NOT NULL,
     endpoint text,
-    CONSTRAINT attempts_ended_check CHECK ((ended = ANY (ARRAY['succeeded', 'failed', 'cancelled', 'expired', 'retry', 'lost', 'interrupted', 'stopped', 'hand_back', 'undo', 'by_hand']))),
+    node text,
+    CONSTRAINT attempts_ended_check CHECK ((ended = ANY (ARRAY['succeeded', 'failed', 'cancelled', 'expired', 'retry', 'died', 'lost', 'interrupted', 'stopped', 'hand_back', 'undo', 'by_hand']))),
     CONSTRAINT attempts_pkey PRIMARY KEY (request_id, attempt)
 )
 WITH (fillfactor='80', autovacuum_vacuum_scale_factor='0.01');
+CREATE INDEX attempts_lost ON attempts (ended_at) WHERE (node IS NOT NULL);
 CREATE INDEX attempts_to_collect ON attempts (request_id) WHERE ((ended <> ALL (ARRAY['succeeded', 'undo'])) AND (NOT collected));
 
 CREATE TABLE events (
@@ -884,6 +886,15 @@ CREATE TABLE ended_terms (
     CONSTRAINT ended_terms_pkey PRIMARY KEY (actor_id)
 );
 
+CREATE TABLE quarantines (
+    node text NOT NULL,
+    losses integer NOT NULL,
+    last_loss_at timestamptz NOT NULL,
+    since timestamptz DEFAULT now() NOT NULL,
+    released_at timestamptz,
+    CONSTRAINT quarantines_pkey PRIMARY KEY (node)
+);
+
 CREATE FUNCTION add_to_upload_totals() RETURNS trigger
     LANGUAGE plpgsql
     AS $$
@@ -1104,6 +1115,31 @@ BEGIN
 END
 $$;
 
+CREATE FUNCTION may_run_suspect(of_request uuid, of_pool text, on_replicas text[]) RETURNS boolean
+    LANGUAGE sql STABLE
+    AS $$
+    SELECT NOT ready_elsewhere(of_pool, than) OR EXISTS (
+        SELECT FROM replicas WHERE replica_id = ANY (on_replicas) AND node <> ALL (than))
+    FROM (SELECT nodes_died_on(of_request) AS than OFFSET 0) x
+$$;
+
+CREATE FUNCTION nodes_died_on(of_request uuid, last_replica text DEFAULT NULL::text) RETURNS text[]
+    LANGUAGE sql STABLE
+    AS $$
+    SELECT coalesce(array_agg(node), '{}') FROM (
+        SELECT node FROM attempts
+        WHERE request_id = of_request AND node IS NOT NULL AND ended IN ('lost', 'died')
+        UNION
+        SELECT node FROM replicas WHERE replica_id = last_replica AND node <> '') x
+$$;
+
+CREATE FUNCTION one_node_is_to_blame(of_request uuid, last_replica text, of_pool text) RETURNS boolean
+    LANGUAGE sql STABLE
+    AS $$
+    SELECT cardinality(than) = 1 AND ready_elsewhere(of_pool, than)
+    FROM (SELECT nodes_died_on(of_request, last_replica) AS than OFFSET 0) x
+$$;
+
 CREATE FUNCTION prune_audit(age_s double precision, most integer) RETURNS integer
     LANGUAGE plpgsql
     SET "darkroom.prunes_audit" TO 'on'
@@ -1135,6 +1171,15 @@ BEGIN
         'sequence', last_sequence, 'hash', last_hash, 'entries', gone));
     RETURN gone;
 END
+$$;
+
+CREATE FUNCTION ready_elsewhere(of_pool text, than text[]) RETURNS boolean
+    LANGUAGE sql STABLE
+    AS $$
+    SELECT cardinality(than) > 0 AND EXISTS (
+        SELECT FROM replicas
+        WHERE pool = of_pool AND stage = 'ready' AND seen_at > now() - interval '15 s'
+          AND node <> '' AND node <> ALL (than))
 $$;
 
 CREATE FUNCTION requests_with_words(wanted tsquery, most integer) RETURNS SETOF uuid

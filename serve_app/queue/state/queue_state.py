@@ -19,6 +19,7 @@ from serve_app.queue.state.demand import DemandReader
 from serve_app.queue.state.eta import EtaModel
 from serve_app.queue.state.positions import Positions
 from serve_app.queue.state.prefetch import PrefetchHints
+from serve_app.queue.state.quarantines import Quarantines
 from serve_app.queue.state.replicas import ReplicaRegistry
 from serve_app.queue.state.request_cache import RequestCache
 from serve_app.queue.state.stats import QueueStats
@@ -51,6 +52,7 @@ class QueueState:
     """Objects of which a process has one each. Owned by one event loop."""
 
     terms: Terms
+    quarantines: Quarantines
     waiters: Waiters
     requests: RequestCache
     stats: QueueStats
@@ -88,9 +90,10 @@ class QueueState:
         demand = DemandReader(database, clock, limits, terms, eta, pauses)
         stats = QueueStats(database, clock, limits, positions, eta, pauses, requests, demand)
         waiters, running_limits = Waiters(clock), RunningLimits(database, limits)
-        kept = KeptWeightsRegistry(database, terms)
+        kept, ended = KeptWeightsRegistry(database, terms), Terms(database)
         return cls(
-            terms=Terms(database),
+            terms=ended,
+            quarantines=Quarantines(database, ended, clock, metrics),
             waiters=waiters,
             requests=requests,
             stats=stats,

@@ -203,15 +203,20 @@ MAX_AGE_S = 15  # a lease poll returns within five seconds and is sent again
 SELECT = """
 -- name: show_replicas
 SELECT replica_id, pool, stage, detail, loading, slots, hot, warm,
-       extract(epoch FROM now() - seen_at)::double precision, node, device, on_disk, not_kept,
-       coalesce(keep, '[]'::json), memory_used, memory_total
-FROM replicas
+       extract(epoch FROM now() - seen_at)::double precision, r.node, device, on_disk, not_kept,
+       coalesce(keep, '[]'::json), memory_used, memory_total,
+       coalesce('Node ' || r.node || ' is quarantined since ' || to_char(
+           q.since AT TIME ZONE 'UTC', 'YYYY-MM-DD HH24:MI "UTC"') || ': it lost attempts '
+           || q.losses || ' times. While another node has ready replicas, one request at a time '
+           'tries it.', '')
+FROM replicas r LEFT JOIN quarantines q ON q.node = r.node AND q.released_at IS NULL
 WHERE seen_at > now() - make_interval(secs => %(within_s)s)
 ORDER BY pool, replica_id
 """
 NAMES = (
     *("replica_id", "pool", "stage", "detail", "loading", "slots", "hot", "warm", "seen_s"),
     *("node", "device", "on_disk", "not_kept", "keep", "memory_used", "memory_total"),
+    "quarantine",
 )
 
 

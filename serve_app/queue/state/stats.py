@@ -110,9 +110,7 @@ COUNT_LIMIT_S = 120.0
 """Longest count. After a start with cold caches, a million queued requests take long on a slow
 disk."""
 COUNT_DUTY_FACTOR = 20  # a slow count runs less often: at most 1/20 of the time is spent counting
-STARTING_TIMEOUT_S = (
-    900.0  # imports may block a starting replica; its actor's death is noticed separately
-)
+STARTING_TIMEOUT_S = 900.0  # its imports may block it; its actor's death is noticed separately
 READY_TIMEOUT_S = 15.0  # a lease poll lasts a few seconds
 
 
@@ -429,7 +427,7 @@ class QueueStats:
 
     @property
     def healthy_s(self) -> float:
-        """Seconds since which the database has answered each refresh of this process."""
+        """Seconds since which this process runs and the database answers each refresh."""
         since = self._healthy_since
         return 0.0 if since is None else self._clock.monotonic() - since
 
@@ -437,6 +435,8 @@ class QueueStats:
         """Read the replicas and the pauses again."""
         now = self._clock.monotonic()
         elapsed_s, self._refreshed_at = now - self._refreshed_at, now
+        if elapsed_s > max(5.0, self._limits.lease_s / 2):  # this process stood still
+            self._healthy_since = None
         try:
             await self._pauses.refresh()
             self._throughput.tick(elapsed_s)

@@ -44,6 +44,7 @@ class EndReason(StrEnum):
     CANCELLED = "cancelled"
     EXPIRED = "expired"  # its overall deadline passed
     RETRY = "retry"  # it failed, and another attempt can help
+    DIED = "died"  # the device or engine under it failed, as the replica says
     HAND_BACK = "hand_back"
     UNDELIVERED = "undo"  # the lease never reached the replica
     LOST = "lost"  # the replica's process ended by itself: what it computed may be the reason
@@ -76,6 +77,7 @@ BY_FINISH = (
     EndReason.CANCELLED,
     EndReason.EXPIRED,
     EndReason.RETRY,
+    EndReason.DIED,
 )
 
 
@@ -295,11 +297,14 @@ def _drafts(held: LeaseKey, outcome: Outcome) -> Iterator[Mapping[str, Any]]:
             }
 
 
+def says_it_died(outcome: Outcome) -> bool:
+    """Return whether the replica says that its device or engine failed under the attempt."""
+    return outcome.failure is not None and outcome.failure.code == ReplicaDied.code
+
+
 def _cause(outcome: Outcome) -> Cause:
     """Cause of a failure that another attempt may help."""
-    failure = outcome.failure
-    died = failure is not None and failure.code == ReplicaDied.code
-    return Cause.CONNECTION_ERROR if died else Cause.SERVER_ERROR
+    return Cause.CONNECTION_ERROR if says_it_died(outcome) else Cause.SERVER_ERROR
 
 
 def _text(outcome: Outcome) -> str:

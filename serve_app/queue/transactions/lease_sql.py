@@ -27,7 +27,8 @@ SUSPECT = "(alone AND failures > 0)"
 """Condition for a suspect: a request that may have ended its replica, alone or in a batch.
 
 A replica runs one suspect at a time. If one request of a batch ended the replica, each of the
-others loses one attempt by it and no more.
+others loses one attempt by it and no more. It goes to a node on which no replica died with it, if
+the pool has one: then it is known which of the two is to blame.
 """
 
 # Requests of a lane `l` that may be leased, at most `most` from its front. One suspect is enough,
@@ -36,6 +37,7 @@ _NOT_PAUSED = not_paused("(SELECT names FROM paused)")
 _OF_LANE = f"r.pool = %(pool)s AND r.tenant = l.tenant AND r.state = 'queued' AND {_NOT_PAUSED}"
 _FIELDS = f"r.id, r.place, r.endpoint, r.expected_s, r.ranked_at, r.start_by, {SUSPECT} AS suspect"
 _FULL = "(SELECT names FROM full_endpoints)::text[]"
+_FOR_SUSPECTS = "(SELECT replicas FROM for_suspects)"
 _ANY = f"""
     (SELECT {_FIELDS} FROM requests r
      WHERE {_OF_LANE} AND NOT {SUSPECT} {{from_front}} {{if_none_full}}
@@ -43,7 +45,8 @@ _ANY = f"""
     {{if_some_full}}
     UNION ALL
     (SELECT {_FIELDS} FROM requests r
-     WHERE {_OF_LANE} AND {SUSPECT} AND (SELECT yes FROM takes_suspect) {{not_full}}
+     WHERE {_OF_LANE} AND {SUSPECT} AND {_FOR_SUSPECTS} IS NOT NULL
+       AND may_run_suspect(r.id, %(pool)s, {_FOR_SUSPECTS}) {{not_full}}
      ORDER BY r.ranked_at, r.place LIMIT 1)
 """
 # If endpoints are at their limit, their requests are not read and skipped but left out: each other
@@ -164,9 +167,9 @@ pool_time AS MATERIALIZED (
 paused AS MATERIALIZED (
     SELECT array_agg(endpoint) AS names FROM halts WHERE kind = 'paused'
 ),
-{limits}{full}takes_suspect AS MATERIALIZED (
-    SELECT EXISTS (
-        SELECT FROM slot s WHERE s.replica NOT IN (SELECT replica_id FROM suspected)) AS yes
+{limits}{full}for_suspects AS MATERIALIZED (
+    SELECT array_agg(s.replica) AS replicas FROM slot s
+    WHERE s.replica NOT IN (SELECT replica_id FROM suspected)
 ),
 lane AS MATERIALIZED ({of_all}
     SELECT l.tenant, l.weight, l.vtime, l.woken_at, l.rested, {tenant_limit},
@@ -208,11 +211,15 @@ chosen AS MATERIALIZED (
 numbered AS (
     SELECT id, row_number() OVER (ORDER BY suspect DESC, start, place) AS n FROM chosen
 ),
--- A suspect takes the first slot, so that slot must be of a replica that runs none.
+-- A suspect takes the first slot, so that slot must be of a replica that runs none, on another node
+-- if it can.
 seat AS MATERIALIZED (
     SELECT n, replica, actor, row_number() OVER (
         ORDER BY CASE WHEN (SELECT bool_or(suspect) FROM chosen)
-                 THEN replica IN (SELECT replica_id FROM suspected) ELSE false END, n) AS nth
+                 THEN replica IN (SELECT replica_id FROM suspected) ELSE false END,
+                 CASE WHEN (SELECT bool_or(suspect) FROM chosen)
+                 THEN NOT may_run_suspect((SELECT id FROM chosen WHERE suspect), %(pool)s,
+                                          ARRAY[replica]) ELSE false END, n) AS nth
     FROM slot
 ),
 leased AS (

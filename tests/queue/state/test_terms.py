@@ -8,7 +8,11 @@ import pytest
 
 from serve_app.domain.lease import Death
 from serve_app.postgres.database import Database
+from serve_app.queue.queue import assemble
 from serve_app.queue.state.terms import Terms
+from tests.fakes.clock import FakeClock
+from tests.fakes.liveness import FakeLiveness
+from tests.fakes.terms import FakeTerms
 from tests.queue.database import LONG_LEASES, Ingress
 from tests.queue.requests import ask, new
 
@@ -53,3 +57,17 @@ async def test_nothing_is_leased_under_a_term_that_another_process_has_ended(
     assert work.leases == ()
     (granted,) = (await queue.ask(ask(1, replica="r2"))).leases
     assert (granted.request_id, granted.attempt) == (request.id, 1)
+
+
+async def test_nothing_is_known_of_replicas_from_the_time_in_which_the_process_stood_still(
+    database: Database, terms: FakeTerms, liveness: FakeLiveness
+) -> None:
+    """They could not renew their leases with it, and go on."""
+    clock = FakeClock()
+    stats = assemble(database, clock, terms, LONG_LEASES, liveness, "ingress").parts.state.stats
+    known: list[float] = []
+    for passed_s in (1.0, 1.0, LONG_LEASES.lease_s, 1.0):
+        clock.advance(passed_s)
+        await stats.refresh()
+        known.append(stats.healthy_s)
+    assert known == [0.0, 1.0, 0.0, 1.0]

@@ -1,0 +1,221 @@
+"""Quarantines of nodes and ends of terms, by what was lost."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from serve_app.domain.lease import Lease, Presence, ReplicaStage, Work
+from serve_app.domain.request import State
+from serve_app.postgres.database import Database
+from serve_app.queue import reaper
+from serve_app.queue.queue import PostgresQueue
+from serve_app.queue.state.quarantines import AT_ONCE_S, GIVEN_UP, TOLERATED, Loss, times_lost
+from serve_app.queue.state.replicas import roster
+from serve_app.queue.transactions.end_attempt import EndAttempts
+from tests.contract.waiting import eventually
+from tests.fakes.liveness import FakeLiveness
+from tests.queue.database import LONG_LEASES, Ingress
+from tests.queue.requests import POOL, TENANT, ask, done, new, report
+
+
+def node(loss: Loss) -> str:
+    return loss.node
+
+
+def losses(*times: float, of: str = "one") -> Sequence[Loss]:
+    return [Loss(of, f"actor-{at}", f"request-{at}", at) for at in times]
+
+
+def test_what_a_node_loses_at_once_is_one_loss() -> None:
+    assert times_lost(losses(0, 1, 2, AT_ONCE_S), node) == {"one": 1}
+    assert times_lost(losses(0, 1, 20, 21, 50), node) == {"one": 3}
+
+
+def test_a_request_that_two_nodes_lose_accuses_itself() -> None:
+    own = losses(0, 20, 40)
+    assert times_lost([*own, own[1]._replace(node="two", at=60)], node) == {"one": 2}
+
+
+def test_a_request_accuses_the_only_node_that_loses_it_once() -> None:
+    assert times_lost([each._replace(request_id="r") for each in losses(0, 20, 40)], node) == {
+        "one": 1
+    }
+
+
+LOSS = st.builds(
+    Loss,
+    st.sampled_from("ab"),
+    st.sampled_from("xy"),
+    st.sampled_from("pqrst"),
+    st.floats(0, 100),
+)
+
+
+@given(st.lists(LOSS))
+def test_no_node_is_said_to_lose_more_than_its_losses_or_its_requests(found: list[Loss]) -> None:
+    for name, times in times_lost(found, node).items():
+        own = [each for each in found if each.node == name]
+        assert times <= min(len(own), len({each.request_id for each in own}))
+
+
+def presence(replica: str, node: str) -> Presence:
+    return Presence(replica, f"actor-{replica}", POOL, ReplicaStage.READY, slots=1, node=node)
+
+
+async def ready(queue: PostgresQueue, replica: str, node: str) -> None:
+    await queue.announce(presence(replica, node))
+
+
+async def leased(queue: PostgresQueue, replica: str, node: str, slots: int = 1) -> Sequence[Lease]:
+    leases = (await queue.ask(ask(slots, replica=replica, node=node))).leases
+    await queue.report(report(*(each.held for each in leases), replica=replica))
+    return leases
+
+
+async def lose(
+    queue: PostgresQueue, liveness: FakeLiveness, database: Database, *replicas: str, node: str
+) -> None:
+    """One after the other the replicas lose a request, a minute apart."""
+    for replica in replicas:
+        await database.rows("UPDATE attempts SET ended_at = ended_at - interval '1 min'")
+        await ready(queue, replica, node)
+        id_ = (await queue.submit(new())).id
+        assert await leased(queue, replica, node)
+        liveness.cut_off.add(f"actor-{replica}")
+        while (await queue.get(TENANT, id_)).state is State.RUNNING:
+            await queue.changed(TENANT, id_, 0.1)
+        await queue.cancel(TENANT, id_)
+
+
+async def in_quarantine(database: Database) -> list[tuple[str, int]]:
+    rows = await database.rows("SELECT node, losses FROM quarantines WHERE released_at IS NULL")
+    return [(node, losses) for node, losses in rows]
+
+
+async def rested(queue: PostgresQueue, database: Database) -> None:
+    await database.rows("UPDATE quarantines SET last_loss_at = now() - interval '30 min'")
+    await queue.parts.state.quarantines.refresh()
+    await ready(queue, "good", "two")
+
+
+@pytest.fixture
+async def quarantined(
+    ingress: Ingress, database: Database, liveness: FakeLiveness
+) -> PostgresQueue:
+    """A queue whose node ``one`` is in quarantine, while ``two`` has the ready replica ``good``."""
+    queue = await ingress(LONG_LEASES)
+    await ready(queue, "good", "two")
+    await lose(queue, liveness, database, "r1", "r2", "r3", node="one")
+    await until_quarantined(queue, database, ("one", TOLERATED + 1))
+    return queue
+
+
+async def until_quarantined(
+    queue: PostgresQueue, database: Database, *expected: tuple[str, int]
+) -> None:
+    async def known() -> bool:
+        return await in_quarantine(database) == [*expected]
+
+    await eventually(known)
+    await queue.parts.state.quarantines.refresh()
+
+
+async def test_requests_run_elsewhere_until_the_quarantined_node_has_rested(
+    quarantined: PostgresQueue,
+) -> None:
+    id_ = (await quarantined.submit(new())).id
+    await ready(quarantined, "r4", "one")
+    assert await leased(quarantined, "r4", "one") == ()
+    await ready(quarantined, "good", "two")
+    (granted,) = await leased(quarantined, "good", "two")
+    assert granted.request_id == id_
+
+
+async def test_then_one_request_at_a_time_tries_it_and_a_success_ends_the_quarantine(
+    quarantined: PostgresQueue, database: Database
+) -> None:
+    await rested(quarantined, database)
+    for _ in range(3):
+        await quarantined.submit(new())
+    (tried,) = await leased(quarantined, "r4", "one", 3)
+    again = await quarantined.ask(ask(2, tried.held, replica="r4", node="one"))
+    assert again.leases == ()
+    await quarantined.finish(done(tried.held, replica="r4"))
+    await until_quarantined(quarantined, database)
+    assert len(await leased(quarantined, "r4", "one", 2)) == 2
+
+
+async def test_a_success_of_what_ran_there_before_ends_nothing(
+    quarantined: PostgresQueue, database: Database
+) -> None:
+    await quarantined.parts.state.quarantines.release("one", held_s=60.0)
+    assert await in_quarantine(database)
+
+
+async def test_each_request_that_it_loses_makes_the_next_rest_longer(
+    quarantined: PostgresQueue, database: Database, liveness: FakeLiveness
+) -> None:
+    await rested(quarantined, database)
+    await lose(quarantined, liveness, database, "r4", node="one")
+    await until_quarantined(quarantined, database, ("one", TOLERATED + 2))
+
+
+async def test_a_node_without_which_its_pool_has_none_gets_all_it_can_run(
+    quarantined: PostgresQueue, database: Database
+) -> None:
+    await database.rows("DELETE FROM replicas WHERE replica_id = 'good'")
+    await quarantined.parts.state.quarantines.refresh()
+    for _ in range(2):
+        await quarantined.submit(new())
+    assert len(await leased(quarantined, "r4", "one", 2)) == 2
+
+
+async def test_its_replicas_are_shown_with_the_reason(
+    quarantined: PostgresQueue, database: Database
+) -> None:
+    await ready(quarantined, "r4", "one")
+    shown = {each["replica_id"]: each["quarantine"] for each in await roster(database)}
+    assert shown["good"] == ""
+    assert "Node one is quarantined since" in shown["r4"]
+    assert "it lost attempts 3 times" in shown["r4"]
+
+
+async def test_the_term_of_a_replica_whose_leases_run_out_again_and_again_ends(
+    ingress: Ingress, database: Database
+) -> None:
+    queue = await ingress(LONG_LEASES)
+    for _ in range(TOLERATED + 1):
+        await ready(queue, "r1", "one")
+        id_ = (await queue.submit(new())).id
+        assert await leased(queue, "r1", "one")
+        await database.rows(
+            "UPDATE requests SET lease_until = now() - interval '1 s' WHERE state = 'running'"
+        )
+        assert await EndAttempts(database, LONG_LEASES).end_expired()
+        await queue.cancel(TENANT, id_)
+        await database.rows("UPDATE attempts SET ended_at = ended_at - interval '1 min'")
+
+    async def told() -> bool:
+        return (await queue.ask(ask(1, replica="r1", node="one"))).exit == GIVEN_UP.reason
+
+    await eventually(told)
+
+
+async def test_the_term_of_a_replica_that_is_silent_for_long_ends(
+    ingress: Ingress, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reaper, "SILENT_S", 0.5)
+    queue = await ingress(LONG_LEASES)
+    await ready(queue, "r1", "one")
+
+    async def told() -> bool:
+        exit_ = (await queue.announce(presence("r1", "one"))) or Work()
+        return exit_.exit == reaper.SILENT.reason
+
+    await asyncio.sleep(1.0)  # the silence
+    await eventually(told)
