@@ -18,7 +18,7 @@ CREATE TABLE quarantines (
 );
 
 -- Nodes on which a replica died with the request, and that of `last_replica`.
-CREATE FUNCTION nodes_died_on(of_request uuid, last_replica text DEFAULT NULL) RETURNS text[]
+CREATE FUNCTION died_on_nodes(of_request uuid, last_replica text DEFAULT NULL) RETURNS text[]
 LANGUAGE sql STABLE AS $$
     SELECT coalesce(array_agg(node), '{}') FROM (
         SELECT node FROM attempts
@@ -27,7 +27,7 @@ LANGUAGE sql STABLE AS $$
         SELECT node FROM replicas WHERE replica_id = last_replica AND node <> '') x
 $$;
 
-CREATE FUNCTION ready_elsewhere(of_pool text, than text[]) RETURNS boolean
+CREATE FUNCTION has_ready_elsewhere(of_pool text, than text[]) RETURNS boolean
 LANGUAGE sql STABLE AS $$
     SELECT cardinality(than) > 0 AND EXISTS (
         SELECT FROM replicas
@@ -38,13 +38,13 @@ $$;
 -- True if one of the replicas is on a node on which none has died with the request, or there is no other.
 CREATE FUNCTION may_run_suspect(of_request uuid, of_pool text, on_replicas text[]) RETURNS boolean
 LANGUAGE sql STABLE AS $$
-    SELECT NOT ready_elsewhere(of_pool, than) OR EXISTS (
+    SELECT NOT has_ready_elsewhere(of_pool, than) OR EXISTS (
         SELECT FROM replicas WHERE replica_id = ANY (on_replicas) AND node <> ALL (than))
-    FROM (SELECT nodes_died_on(of_request) AS than OFFSET 0) x
+    FROM (SELECT died_on_nodes(of_request) AS than OFFSET 0) x
 $$;
 
 CREATE FUNCTION one_node_is_to_blame(of_request uuid, last_replica text, of_pool text)
 RETURNS boolean LANGUAGE sql STABLE AS $$
-    SELECT cardinality(than) = 1 AND ready_elsewhere(of_pool, than)
-    FROM (SELECT nodes_died_on(of_request, last_replica) AS than OFFSET 0) x
+    SELECT cardinality(than) = 1 AND has_ready_elsewhere(of_pool, than)
+    FROM (SELECT died_on_nodes(of_request, last_replica) AS than OFFSET 0) x
 $$;

@@ -1015,6 +1015,16 @@ BEGIN
 END
 $$;
 
+CREATE FUNCTION died_on_nodes(of_request uuid, last_replica text DEFAULT NULL::text) RETURNS text[]
+    LANGUAGE sql STABLE
+    AS $$
+    SELECT coalesce(array_agg(node), '{}') FROM (
+        SELECT node FROM attempts
+        WHERE request_id = of_request AND node IS NOT NULL AND ended IN ('lost', 'died')
+        UNION
+        SELECT node FROM replicas WHERE replica_id = last_replica AND node <> '') x
+$$;
+
 CREATE FUNCTION end_unwanted_hosted_jobs() RETURNS trigger
     LANGUAGE plpgsql
     AS $$
@@ -1090,6 +1100,15 @@ BEGIN
 END
 $$;
 
+CREATE FUNCTION has_ready_elsewhere(of_pool text, than text[]) RETURNS boolean
+    LANGUAGE sql STABLE
+    AS $$
+    SELECT cardinality(than) > 0 AND EXISTS (
+        SELECT FROM replicas
+        WHERE pool = of_pool AND stage = 'ready' AND seen_at > now() - interval '15 s'
+          AND node <> '' AND node <> ALL (than))
+$$;
+
 CREATE FUNCTION keep_disabled() RETURNS trigger
     LANGUAGE plpgsql
     AS $$
@@ -1118,26 +1137,16 @@ $$;
 CREATE FUNCTION may_run_suspect(of_request uuid, of_pool text, on_replicas text[]) RETURNS boolean
     LANGUAGE sql STABLE
     AS $$
-    SELECT NOT ready_elsewhere(of_pool, than) OR EXISTS (
+    SELECT NOT has_ready_elsewhere(of_pool, than) OR EXISTS (
         SELECT FROM replicas WHERE replica_id = ANY (on_replicas) AND node <> ALL (than))
-    FROM (SELECT nodes_died_on(of_request) AS than OFFSET 0) x
-$$;
-
-CREATE FUNCTION nodes_died_on(of_request uuid, last_replica text DEFAULT NULL::text) RETURNS text[]
-    LANGUAGE sql STABLE
-    AS $$
-    SELECT coalesce(array_agg(node), '{}') FROM (
-        SELECT node FROM attempts
-        WHERE request_id = of_request AND node IS NOT NULL AND ended IN ('lost', 'died')
-        UNION
-        SELECT node FROM replicas WHERE replica_id = last_replica AND node <> '') x
+    FROM (SELECT died_on_nodes(of_request) AS than OFFSET 0) x
 $$;
 
 CREATE FUNCTION one_node_is_to_blame(of_request uuid, last_replica text, of_pool text) RETURNS boolean
     LANGUAGE sql STABLE
     AS $$
-    SELECT cardinality(than) = 1 AND ready_elsewhere(of_pool, than)
-    FROM (SELECT nodes_died_on(of_request, last_replica) AS than OFFSET 0) x
+    SELECT cardinality(than) = 1 AND has_ready_elsewhere(of_pool, than)
+    FROM (SELECT died_on_nodes(of_request, last_replica) AS than OFFSET 0) x
 $$;
 
 CREATE FUNCTION prune_audit(age_s double precision, most integer) RETURNS integer
@@ -1171,15 +1180,6 @@ BEGIN
         'sequence', last_sequence, 'hash', last_hash, 'entries', gone));
     RETURN gone;
 END
-$$;
-
-CREATE FUNCTION ready_elsewhere(of_pool text, than text[]) RETURNS boolean
-    LANGUAGE sql STABLE
-    AS $$
-    SELECT cardinality(than) > 0 AND EXISTS (
-        SELECT FROM replicas
-        WHERE pool = of_pool AND stage = 'ready' AND seen_at > now() - interval '15 s'
-          AND node <> '' AND node <> ALL (than))
 $$;
 
 CREATE FUNCTION requests_with_words(wanted tsquery, most integer) RETURNS SETOF uuid
