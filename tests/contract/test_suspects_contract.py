@@ -8,8 +8,9 @@ from collections.abc import Sequence
 
 from serve_app.domain.lease import Lease, LeaseKey, Presence, ReplicaStage
 from serve_app.domain.ports import Queue
-from serve_app.domain.request import State
+from serve_app.domain.request import State, WaitReason
 from serve_app.queue.fairness.fair_queue import LOOK_AHEAD
+from serve_app.queue.store import messages
 from tests.contract.queues import Make
 from tests.fakes.liveness import FakeLiveness
 from tests.queue.database import LONG_LEASES
@@ -132,6 +133,8 @@ async def test_another_node_tries_it_before_the_one_on_which_a_replica_died_with
     assert await leased(queue, "r1", 1, node="one")
     await died(queue, liveness, "r1", id_)
     assert await leased(queue, "r2", 1, node="one") == ()
+    waiting = await queue.waiting(await queue.get(TENANT, id_))
+    assert (waiting.reason, waiting.detail) == (WaitReason.BUSY, messages.SUSPECT)
     (granted,) = await leased(queue, "r3", 1, node="two")
     await queue.finish(done(granted.held, failure("replica_died", retryable=True), "r3"))
     # Both nodes have had it, so any may have it again.

@@ -27,7 +27,7 @@ from serve_app.domain.request import (
 from serve_app.domain.workflows.definition import POOL
 from serve_app.queue.state.counters import UNKNOWN_RETRY_S
 from serve_app.queue.state.request_cache import FOLLOWED_S, WATCH_TTL_S
-from serve_app.queue.state.stats import coalesced_waiting, why_it_waits
+from serve_app.queue.state.waits import coalesced_waiting, waits_as_suspect, why_it_waits
 from serve_app.queue.store import messages
 from serve_app.queue.transactions.deletion import step_of_active, still_active
 from serve_app.queue.transactions.insert import EncodedInput
@@ -169,7 +169,7 @@ class ClientSide(QueueRows):
         if limited:
             return Waiting(position, WaitReason.LIMIT, limited)
         here = [each for each in self._presence.values() if each.pool == request.pool]
-        why = why_it_waits(request.endpoint, here)
+        why = waits_as_suspect(request, why_it_waits(request.endpoint, here))
         return Waiting(position, why.reason, why.detail, why.stage, why.share)
 
     async def page(

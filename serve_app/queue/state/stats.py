@@ -8,13 +8,12 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import datetime, timedelta
 
 from serve_app.domain.errors import DarkroomError, Overloaded, RequestNotFound, TooLarge
 from serve_app.domain.lease import Demand, Presence, ReplicaStage
 from serve_app.domain.ports import Clock
-from serve_app.domain.progress import from_plain
 from serve_app.domain.request import (
     NewRequest,
     Request,
@@ -32,57 +31,14 @@ from serve_app.queue.state.demand import DemandReader
 from serve_app.queue.state.eta import EtaModel
 from serve_app.queue.state.positions import Positions, QueuePosition
 from serve_app.queue.state.request_cache import RequestCache
+from serve_app.queue.state.waits import (
+    WaitExplanation,
+    coalesced_waiting,
+    waits_as_suspect,
+    why_it_waits,
+)
 from serve_app.queue.store import messages
 from serve_app.queue.store.config import QueueLimits
-
-# Reason why a queued request waits. Pure.
-
-
-@dataclass(frozen=True, slots=True)
-class WaitExplanation:
-    """Reason of a wait, with the fields of ``Waiting``."""
-
-    reason: WaitReason
-    detail: str = ""
-    stage: str | None = None
-    share: float | None = None  # of the stage, by bytes
-
-
-def why_it_waits(endpoint: str, here: Sequence[Presence]) -> WaitExplanation:
-    """Reason why a request for ``endpoint`` waits. ``here``: the replicas of its pool.
-
-    If a ready replica is loading the endpoint's weights, that is the reason.
-    """
-    ready = [each for each in here if each.stage is ReplicaStage.READY]
-    starting = [each for each in here if each.stage is ReplicaStage.STARTING]
-    coming = [(each, one) for each in ready or starting for one in from_plain(each.loading)]
-    own = [(each, one) for each, one in coming if endpoint in one.endpoints]
-    for each, one in own or (() if ready else coming):
-        return WaitExplanation(WaitReason.COLD_START, each.detail, one.stage.value, one.share)
-    if ready:
-        return WaitExplanation(
-            WaitReason.BUSY, next((each.detail for each in ready if each.detail), "")
-        )
-    for each in starting:
-        return WaitExplanation(WaitReason.COLD_START, each.detail, ReplicaStage.STARTING.value)
-    return WaitExplanation(WaitReason.NO_REPLICA)
-
-
-def coalesced_waiting(
-    leader: Request | None, own: Waiting | None, ends_at: datetime | None
-) -> Waiting:
-    """Queue status of a request coalesced with ``leader``.
-
-    ``own`` is the leader's status while it is queued; ``ends_at`` is its expected end while it
-    runs.
-    """
-    if leader is None or leader.state.final:
-        return Waiting(0, WaitReason.FOLLOWING)
-    detail = messages.follows(leader.id)
-    if leader.state is State.QUEUED and own is not None:
-        return replace(own, reason=WaitReason.FOLLOWING, detail=detail)
-    return Waiting(0, WaitReason.FOLLOWING, detail, starts_at=leader.started_at, ends_at=ends_at)
-
 
 COUNT = """
 -- name: count_queued
@@ -381,7 +337,7 @@ class QueueStats:
             return replace(why, detail=self.unplaceable.get(request.pool, ""))
         if why.stage == ReplicaStage.STARTING:
             return replace(why, share=self._eta.start_progress(request.pool))
-        return why
+        return waits_as_suspect(request, why)
 
     # Replicas
 

@@ -30,6 +30,10 @@ UNDELIVERED = (
     "The webhook was not delivered before its content was deleted: the request was sent with "
     "X-Fal-Store-IO: 0. Submit the request again."
 )
+SUSPECT = (
+    "A replica died with it, so it runs alone: on another node first, if one is ready, and not "
+    "beside another such request."
+)
 REQUEUED = "Taken from its replica by an operator"
 RUNS_ALREADY = "The request runs already: its priority only matters while it waits."
 SESSION_HAS_NO_PRIORITY = "A realtime session goes before all requests: it has no other priority."

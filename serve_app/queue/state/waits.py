@@ -1,0 +1,65 @@
+"""Reason why a queued request waits. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime
+
+from serve_app.domain.lease import Presence, ReplicaStage
+from serve_app.domain.progress import from_plain
+from serve_app.domain.request import Request, State, Waiting, WaitReason
+from serve_app.queue.store import messages
+
+
+@dataclass(frozen=True, slots=True)
+class WaitExplanation:
+    """Reason of a wait, with the fields of ``Waiting``."""
+
+    reason: WaitReason
+    detail: str = ""
+    stage: str | None = None
+    share: float | None = None  # of the stage, by bytes
+
+
+def why_it_waits(endpoint: str, here: Sequence[Presence]) -> WaitExplanation:
+    """Reason why a request for ``endpoint`` waits. ``here``: the replicas of its pool.
+
+    If a ready replica is loading the endpoint's weights, that is the reason.
+    """
+    ready = [each for each in here if each.stage is ReplicaStage.READY]
+    starting = [each for each in here if each.stage is ReplicaStage.STARTING]
+    coming = [(each, one) for each in ready or starting for one in from_plain(each.loading)]
+    own = [(each, one) for each, one in coming if endpoint in one.endpoints]
+    for each, one in own or (() if ready else coming):
+        return WaitExplanation(WaitReason.COLD_START, each.detail, one.stage.value, one.share)
+    if ready:
+        return WaitExplanation(
+            WaitReason.BUSY, next((each.detail for each in ready if each.detail), "")
+        )
+    for each in starting:
+        return WaitExplanation(WaitReason.COLD_START, each.detail, ReplicaStage.STARTING.value)
+    return WaitExplanation(WaitReason.NO_REPLICA)
+
+
+def coalesced_waiting(
+    leader: Request | None, own: Waiting | None, ends_at: datetime | None
+) -> Waiting:
+    """Queue status of a request coalesced with ``leader``.
+
+    ``own`` is the leader's status while it is queued; ``ends_at`` is its expected end while it
+    runs.
+    """
+    if leader is None or leader.state.final:
+        return Waiting(0, WaitReason.FOLLOWING)
+    detail = messages.follows(leader.id)
+    if leader.state is State.QUEUED and own is not None:
+        return replace(own, reason=WaitReason.FOLLOWING, detail=detail)
+    return Waiting(0, WaitReason.FOLLOWING, detail, starts_at=leader.started_at, ends_at=ends_at)
+
+
+def waits_as_suspect(request: Request, why: WaitExplanation) -> WaitExplanation:
+    """``why``, with the detail of a suspect, which not every free slot takes."""
+    if why.reason is WaitReason.BUSY and request.alone and request.failures:
+        return replace(why, detail=messages.SUSPECT)
+    return why
