@@ -86,6 +86,7 @@ class Nodes:
             num_gpus=1,
             resources={f"accelerator_type:{accelerator}": 1},
             labels={"darkroom/gpu": accelerator},
+            node_ip_address=f"127.0.0.{len(self.names) + 1}",  # as on machines of their own
             object_store_memory=OBJECT_STORE_BYTES,
             **NO_LOGS,
         )

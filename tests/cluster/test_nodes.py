@@ -225,6 +225,70 @@ def test_a_replica_that_ray_has_given_up_ends_and_no_request_fails_for_it(
             assert (database.execute(interrupted).fetchone() or (0,))[0] > 0
 
 
+@pytest.mark.crash
+@pytest.mark.long
+@pytest.mark.timeout(900)
+def test_a_node_whose_replicas_die_again_and_again_is_quarantined_until_one_succeeds_there(
+    conninfo: str, moto_server: S3Server, tmp_path: Path
+) -> None:
+    models = tmp_path / "models.yaml"
+    models.write_text(CATALOGUE)
+    stores = with_stores(conninfo, moto_server)
+    with several_nodes(tmp_path, ("L4", "L4"), **stores) as nodes:
+        word, facts, port = nodes.run(
+            {},
+            {
+                "data_dir": str(tmp_path / "data"),
+                "models": str(models),
+                "families": {"small": PROBE, "large": PROBE},
+                "pools": TWO_ALIKE,
+                "demo": False,
+                **in_bucket(moto_server),
+            },
+        )
+        assert word == "placed", facts
+        with client_at(port) as client, psycopg.connect(conninfo, autocommit=True) as database:
+            ids: list[str] = []
+
+            def submit() -> None:
+                asked = {"steps": 120, "step_ms": 25}  # so that some always run
+                ids.append(client.post("/queue/test/small", json=asked).json()["request_id"])
+
+            def replicas() -> list[dict[str, Any]]:
+                return list(client.get("/v1/status").json()["replicas"])
+
+            bad = eventually(replicas, "a replica is ready")[0]["node"]
+            running = (
+                "SELECT DISTINCT replica_id FROM requests JOIN replicas r USING (replica_id) "
+                "WHERE state = 'running' AND confirmed AND r.node = %s"
+            )
+
+            def quarantined() -> str:
+                submit()
+                for (replica_id,) in database.execute(running, [bad]).fetchall():
+                    with contextlib.suppress(ValueError):  # it was killed a moment ago
+                        process_of(replica_id).kill()
+                time.sleep(2)
+                return next((each["quarantine"] for each in replicas() if each["node"] == bad), "")
+
+            said = eventually(quarantined, "the node is quarantined", 300)
+            assert said.startswith(f"Node {bad} is quarantined since")
+
+            def released() -> bool:
+                submit()
+                time.sleep(0.5)
+                return not any(each["quarantine"] for each in replicas())
+
+            eventually(released, "a request succeeds there", 120)
+            for id_ in ids:
+                eventually(
+                    lambda id_=id_: (
+                        client.get(f"/v1/requests/{id_}").json()["state"] == "succeeded"
+                    ),
+                    "it succeeds",
+                )
+
+
 def process_of(replica_id: str) -> psutil.Process:
     (process,) = [each for each in psutil.process_iter() if has_log_of(replica_id, each)]
     return process
