@@ -23,6 +23,7 @@ from psycopg.types.array import ListBinaryDumper
 from psycopg_pool import AsyncConnectionPool, PoolClosed, PoolTimeout
 
 from serve_app.domain.errors import DatabaseUnavailable, Misconfigured
+from serve_app.postgres.failed_connections import READ_ONLY, FailedConnection, failed_connection
 from serve_app.telemetry.database_metrics import DatabaseMetrics, PoolMetrics
 from serve_app.telemetry.logs import request_id
 
@@ -73,10 +74,6 @@ WRITABLE: LiteralString = """
 -- name: check_writable
 SELECT NOT (pg_is_in_recovery() OR current_setting('transaction_read_only')::boolean)
 """
-READ_ONLY = (
-    "The server only reads: it is a standby, or was demoted. Waiting for a primary. With several "
-    "hosts in DARKROOM_DATABASE_URL, the primary among them is found."
-)
 
 LOCAL_LIMIT: LiteralString = "SELECT set_config('statement_timeout', $1, true)"
 
@@ -309,8 +306,8 @@ class Database:
         request_id.set(None)  # This task is not about the request whose statement failed first.
         while (problem := await _problem(self.conninfo)) is not None:
             if self._unavailable_reason is None:
-                log.warning("PostgreSQL is unavailable; waiting for it: %s", problem)
-            self._unavailable_reason, self._replace = problem, True
+                log.warning("PostgreSQL is unavailable; waiting for it: %s", problem.reason)
+            self._unavailable_reason, self._replace = problem.reason, True
             await asyncio.sleep(RECONNECT_POLL_S)
         if not self._replace:
             return
@@ -412,16 +409,12 @@ async def wait_until_reachable(conninfo: str) -> None:
     """
     reported = None
     while (problem := await _problem(conninfo)) is not None:
-        if any(hopeless in problem for hopeless in REFUSALS):
-            raise Misconfigured(f"PostgreSQL refuses the connection: {problem}")
+        if problem.refused:
+            raise Misconfigured(f"PostgreSQL refuses the connection: {problem.reason}")
         if problem != reported:
-            log.warning("PostgreSQL is unavailable; the start waits for it: %s", problem)
+            log.warning("PostgreSQL is unavailable; the start waits for it: %s", problem.reason)
             reported = problem
         await asyncio.sleep(RECONNECT_POLL_S)
-
-
-REFUSALS = "password authentication failed", "no pg_hba.conf entry", "does not exist"
-"""psycopg gives no SQLSTATE of a connection that was refused, only the server's message."""
 
 
 def settings(conninfo: str) -> Mapping[str, Any]:
@@ -443,7 +436,7 @@ async def _run(
     return await cursor.fetchall() if cursor.pgresult and cursor.pgresult.nfields else []
 
 
-async def _problem(conninfo: str) -> str | None:
+async def _problem(conninfo: str) -> FailedConnection | None:
     """Reason why no connection to a writable server can be made; None if one can."""
     try:
         async with (
@@ -451,11 +444,9 @@ async def _problem(conninfo: str) -> str | None:
             answers_within(connection, SILENT_S),
         ):
             row = await (await connection.execute(WRITABLE)).fetchone()
-            return None if row and row[0] else READ_ONLY
+            return None if row and row[0] else FailedConnection(READ_ONLY)
     except (psycopg.Error, OSError) as error:
-        if "session is read-only" in str(error):
-            return READ_ONLY
-        return str(error).strip().splitlines()[0] if str(error) else type(error).__name__
+        return failed_connection(error)
 
 
 # A secret shared by all ingress replicas of an installation, stored in its database.

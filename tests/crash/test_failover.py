@@ -157,6 +157,33 @@ async def test_a_standby_is_not_ready_and_is_taken_when_it_is_promoted(
     await again(lambda: queue.submit(new()))
 
 
+async def until_reason(database: Database, words: str) -> str:
+    """Reason of the check as soon as it has these words."""
+    async with asyncio.timeout(ANSWERS_S):
+        while True:
+            try:
+                await database.check()
+            except DatabaseUnavailable as error:
+                if words in error.message:
+                    return error.message
+            await asyncio.sleep(0.1)
+
+
+async def test_the_reason_tells_a_primary_that_is_away_from_a_standby_that_answers(
+    servers: Pair, database: Database
+) -> None:
+    primary, standby = (f"127.0.0.1:{each.port}" for each in (servers.primary, servers.standby))
+    servers.primary.stop()
+    said = await until_reason(database, "No server takes writes")
+    assert f"{primary} does not answer (Connection refused)" in said
+    assert f"{standby} only reads" in said
+    servers.standby.stop()
+    said = await until_reason(database, "No server answers")
+    assert f"{primary} (Connection refused)" in said
+    assert f"{standby} (Connection refused)" in said
+    assert "only reads" not in said
+
+
 async def test_a_start_on_a_standby_waits_for_its_promotion(servers: Pair) -> None:
     servers.primary.stop()
     waiting = asyncio.create_task(wait_until_reachable(servers.conninfo))

@@ -13,6 +13,7 @@ from psycopg import sql
 
 from serve_app.domain.errors import DatabaseUnavailable, Misconfigured
 from serve_app.postgres.database import SILENT_S, Database, answers_within, settings
+from serve_app.postgres.failed_connections import failed_connection
 from serve_app.queue.store.migrations import OLDEST_SERVER
 from serve_app.telemetry.queue_metrics import QueueMeter
 
@@ -54,8 +55,9 @@ async def examine(conninfo: str) -> str:
             loses = refuse_lossy(row or ())
             return f"PostgreSQL {version // 10_000}{'; ' if loses else ''}{loses}"
     except psycopg.OperationalError as error:
+        reason = failed_connection(error).reason
         raise DatabaseUnavailable(
-            f"The database of DARKROOM_DATABASE_URL does not answer: {error}"
+            f"The database of DARKROOM_DATABASE_URL cannot be used: {reason}"
         ) from None
 
 
