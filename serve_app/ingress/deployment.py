@@ -129,6 +129,7 @@ class Ingress(ReplicaCalls):
         self._settings = LiveSettings(config, config_file)
         self._clock = SystemClock()
         self._metrics = Metrics(CollectorRegistry())
+        self._metrics.watch_configuration(lambda: self._settings.has_problem)
         self._loop = asyncio.get_running_loop()
         await self.start()
 
@@ -439,15 +440,22 @@ class Ingress(ReplicaCalls):
             "nodes": one_node.check,
         }
         return Health(
-            readiness=Readiness(checks, self._clock),
+            readiness=Readiness(
+                *(checks, self._clock),
+                submits={"disk": self._disk.check},
+                notices={"configuration": self._settings.check},
+            ),
             replicas=lambda: roster(database),
             placement_problems=self._placement.problems,
             targets=partial(read_targets, str(self._config.server.data_dir)),
             examination=Examination(
-                lambda: ingress_checks(
-                    *(self._config, secrets),
-                    lambda: provider_of(self._config, secrets, self._clock),
-                )
+                lambda: [
+                    ("configuration file", self._settings.examine),
+                    *ingress_checks(
+                        *(self._config, secrets),
+                        lambda: provider_of(self._config, secrets, self._clock),
+                    ),
+                ]
             ),
         )
 

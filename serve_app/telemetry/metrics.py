@@ -72,6 +72,13 @@ COUNTERS: Declared = {
 }
 GAUGES: Declared = {
     "build_info": ("1, with Darkroom's version and Python's.", ("version", "python")),
+    "configuration_problem": (
+        (
+            "1 while the configuration file, or the catalogue that it names, cannot be put in "
+            "force; the settings before it are."
+        ),
+        (),
+    ),
     "disk_free_bytes": ("Free space of the data directory's disk.", ()),
     "uploads_open": ("Files that are being received, by sender.", ("sender",)),
     "realtime_sessions": ("Open realtime sessions.", ("endpoint",)),
@@ -129,6 +136,10 @@ class Metrics:
     def watch_disk(self, free_bytes: Callable[[], float]) -> None:
         """Read the free space whenever the metrics are read."""
         self._gauges["disk_free_bytes"].set_function(free_bytes)
+
+    def watch_configuration(self, has_problem: Callable[[], bool]) -> None:
+        """Ask for a problem of the configuration whenever the metrics are read."""
+        self._gauges["configuration_problem"].set_function(has_problem)
 
     def answered(self, route: str, status: int, elapsed_s: float) -> None:
         """Record a response. ``route`` is a fixed name, never a path that a client chose."""

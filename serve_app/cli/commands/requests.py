@@ -91,11 +91,11 @@ def open_files(
 
 
 def status(server: Server, *, as_json: bool) -> None:
-    """Print the readiness, and if Darkroom is ready its pools and unplaceable replicas."""
+    """Print the readiness, and if Darkroom answers reads its pools and unplaceable replicas."""
     answer: dict[str, Any] = {"pools": {}, "replicas": [], "unplaceable": {}, "warm": []}
     with Client(server) as client:
         ready, parts = client.readiness()
-        if ready:
+        if parts["status"] != "unavailable":
             answer = client.get("/v1/status")
     if as_json:
         click.echo(json.dumps({"url": client.url, "ready": ready, **parts, **answer}))

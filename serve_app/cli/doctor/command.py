@@ -23,10 +23,10 @@ def doctor_command(
 ) -> None:
     """Check this machine and installation, and report each problem.
 
-    With --url or a saved context, check that Darkroom and the machine of its ingress. With
-    --config, check an installation on this machine that is served with this file. With
-    `storage`, test every operation that Darkroom performs on the artifact storage. The exit status
-    is the number of problems.
+    A running Darkroom checks the machine and the settings of its ingress: one on this machine, or
+    that of --url or a saved context. With --config, or where none runs, check this machine by the
+    settings of the file or the environment. With `storage`, test every operation that Darkroom
+    performs on the artifact storage. The exit status is the number of problems.
     """
     # The checks import the database driver and every storage, which other commands do not need.
     from serve_app.cli.doctor import checks, doctor  # noqa: PLC0415
@@ -38,7 +38,11 @@ def doctor_command(
     if part or config_path is not None:
         server = here(server)
         config = read_config(given | {"data_dir": server.data_dir})
-        found = checks.storage_findings(config) if part else doctor.findings(server, config)
+        found = (
+            checks.storage_findings(config)
+            if part
+            else doctor.findings(server, config, config_path)
+        )
     else:
         found = doctor.findings(server)
     sys.exit(doctor.report(found, as_json=as_json))

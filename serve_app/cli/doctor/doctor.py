@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import click
@@ -17,7 +18,7 @@ from serve_app.cli.doctor.checks import gateway_checks, gateway_ports, weights_c
 from serve_app.cli.serve import haproxy, ports
 from serve_app.diagnosis import checks as diagnosis
 from serve_app.diagnosis.checks import Check
-from serve_app.domain.errors import Misconfigured
+from serve_app.domain.errors import DarkroomError, Misconfigured
 from serve_app.domain.workflows.definition import POOL as WORKFLOWS
 from serve_app.ingress.services.sign_in import provider_of
 from serve_app.settings import Config, Secrets
@@ -27,12 +28,34 @@ from serve_app.telemetry.clock import SystemClock
 MAX_EXIT_STATUS = 100  # shells reserve the statuses above 125
 
 
-def findings(server: Server, config: Config | None = None) -> Iterator[StepResult]:
-    """Run the checks in order and yield each finding as soon as it is known. ``config``: settings
-    of an installation on this machine; None: by the environment."""
-    yield from diagnosis.findings(_checks(server, config))
+def findings(
+    server: Server, config: Config | None = None, config_path: Path | None = None
+) -> Iterator[StepResult]:
+    """Run the checks in order and yield each finding as soon as it is known.
+
+    ``config``: settings of an installation on this machine, of the file ``config_path``. None: the
+    running ingress checks its own. Where none runs here, those of the environment are checked.
+    """
     if isinstance(server, Remote):
+        yield from diagnosis.findings(_of_running(server))
         yield from _of_ingress(server)
+        return
+    if config is not None:
+        yield StepResult("settings", f"those of {config_path}")
+        yield from diagnosis.findings(_checks(server, config))
+        return
+    why = f"no Darkroom runs on {server.data_dir}"
+    if server.is_started:
+        try:
+            found = _examined(server)
+        except DarkroomError as error:
+            why = f"the ingress did not check its own. {error.message}"
+        else:
+            yield from found
+            yield from diagnosis.findings(_beside_ingress(server))
+            return
+    yield StepResult("settings", f"those of the environment, because {why}")
+    yield from diagnosis.findings(_checks(server, Config(data_dir=server.data_dir)))
 
 
 def report(found: Iterable[StepResult], *, as_json: bool) -> int:
@@ -58,13 +81,9 @@ def report(found: Iterable[StepResult], *, as_json: bool) -> int:
     return min(problems, MAX_EXIT_STATUS)
 
 
-def _checks(server: Server, config: Config | None) -> list[Check]:
-    answers = ("server", lambda: _server(server))
-    pools = ("pools", lambda: _pools(server))
-    if isinstance(server, Remote):
-        return [answers, pools]
-    installation, secrets = server, Secrets()
-    config = config or Config(data_dir=installation.data_dir)
+def _checks(installation: Installation, config: Config) -> list[Check]:
+    """All checks of this machine, by ``config``."""
+    secrets = Secrets()
     checks: list[Check] = [
         ("packages", diagnosis.packages),
         ("memory", diagnosis.memory),
@@ -81,11 +100,7 @@ def _checks(server: Server, config: Config | None) -> list[Check]:
     if installation.is_started:
         return [
             *checks,
-            ("api key", lambda: _key(installation)),
-            answers,
-            *gateway_checks(installation, config),
-            pools,
-            ("audit log", lambda: _audit(server)),
+            *_of_installation(installation, config),
             ("retention", lambda: diagnosis.retention(config)),
         ]
     return [
@@ -95,19 +110,53 @@ def _checks(server: Server, config: Config | None) -> list[Check]:
     ]
 
 
-def _of_ingress(server: Remote) -> Iterator[StepResult]:
+def _beside_ingress(installation: Installation) -> list[Check]:
+    """Checks of this machine beside those of the ingress. The weights, where `darkroom serve` runs
+    the replicas too."""
+    config = Config(data_dir=installation.data_dir)
+    weights = weights_checks(config) if installation.run_file.exists() else []
+    return [("proxy", _proxy), *weights, *_of_installation(installation, config)]
+
+
+def _of_installation(installation: Installation, config: Config) -> list[Check]:
+    """Checks of a Darkroom that was started on this machine."""
+    answers, pools = _of_running(installation)
+    return [
+        ("api key", lambda: _key(installation)),
+        answers,
+        *gateway_checks(installation, config),
+        pools,
+        ("audit log", lambda: _audit(installation)),
+    ]
+
+
+def _of_running(server: Server) -> tuple[Check, Check]:
+    return ("server", lambda: _server(server)), ("pools", lambda: _pools(server))
+
+
+def _of_ingress(server: Remote) -> Sequence[StepResult]:
     """What the server finds on the machine of its ingress. Nothing if it cannot be reached, which
     another check reports."""
     try:
-        with Client(server) as client:
-            answer: dict[str, Any] = client.get("/v1/doctor")
+        return _examined(server)
     except Misconfigured:
-        return
+        return ()
     except ApiFailure as error:
-        yield StepResult("doctor", error.message, problem=True)
-        return
-    for each in answer["findings"]:
-        yield StepResult(each["name"], each["said"], problem=not each["ok"])
+        return [StepResult("doctor", error.message, problem=True)]
+
+
+def _examined(server: Server) -> Sequence[StepResult]:
+    """What the running ingress finds by its own settings, on its machine. ``Misconfigured``: it
+    cannot be reached, or there is no key. ``ApiFailure``: it refuses."""
+    with Client(server) as client:
+        answer: dict[str, Any] = client.get("/v1/doctor")
+        return [
+            StepResult("settings", f"those of the ingress at {client.url}, which found:"),
+            *(
+                StepResult(each["name"], each["said"], problem=not each["ok"])
+                for each in answer["findings"]
+            ),
+        ]
 
 
 def _data_dir(installation: Installation) -> str:
@@ -139,6 +188,9 @@ def _key(installation: Installation) -> str:
 def _server(server: Server) -> str:
     with Client(server) as client:
         ready, parts = client.readiness()
+    if parts["status"] == "no_submits":
+        problems = " ".join(result for result in parts["checks"].values() if result != "ok")
+        raise Misconfigured(f"Darkroom at {client.url} refuses submits. {problems}")
     if not ready:
         raise Misconfigured(
             f"Darkroom at {client.url} is not ready: {json.dumps(parts['checks'])}. Wait until it "

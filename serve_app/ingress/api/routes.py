@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import asdict, replace
 from typing import Annotated, Any, Literal, cast
 
@@ -47,6 +48,7 @@ from serve_app.ingress.http.context import context_of
 from serve_app.ingress.http.errors import json_reply
 from serve_app.ingress.http.openapi import DocumentedRoute, Operation, answer
 from serve_app.ingress.services.cpu_executor import in_cpu_thread
+from serve_app.ingress.services.health import ReadinessStatus
 from serve_app.ingress.services.services import services_of
 from serve_app.ingress.submission import rendering
 from serve_app.settings import PoolConfig
@@ -214,9 +216,15 @@ class Alive(TypedDict):
 
 
 class Ready(TypedDict):
-    """Result of each check: `ok`, or an error message."""
+    """Calls that can be served, and the result of each check: `ok`, or an error message."""
 
-    status: Literal["ok", "unavailable"]
+    status: Annotated[
+        ReadinessStatus,
+        Field(
+            description="`ok` also beside a check that no call needs, such as `configuration`; "
+            "`no_submits`: everything but submits."
+        ),
+    ]
     checks: dict[str, str]
 
 
@@ -228,11 +236,21 @@ async def alive(request: HttpRequest) -> Response:
 
 
 async def ready(request: HttpRequest) -> Response:
-    """Answer 200 if everything that Darkroom depends on works, else 503, with each check."""
+    """Answer 200 if submits are accepted, else 503, with each check."""
+    return await _readiness(request, ("ok",))
+
+
+async def ready_for_reads(request: HttpRequest) -> Response:
+    """Answer 200 if everything but submits works, else 503, with each check."""
+    return await _readiness(request, ("ok", "no_submits"))
+
+
+async def _readiness(request: HttpRequest, wanted: Collection[ReadinessStatus]) -> Response:
     context_of(request).route = "ready"
-    checks = await services_of(request).health.readiness.report()
-    good = all(result == "ok" for result in checks.values())
-    body: Ready = {"status": "ok" if good else "unavailable", "checks": checks}
+    readiness = services_of(request).health.readiness
+    checks = await readiness.report()
+    body: Ready = {"status": readiness.status(checks), "checks": checks}
+    good = body["status"] in wanted
     return json_reply(body, 200 if good else 503, {} if good else {"retry-after": "1"})
 
 
@@ -241,9 +259,18 @@ CHECK_ALIVE = Operation(
 )
 CHECK_READY = Operation(
     "ready",
-    "Check that the process can serve requests",
+    "Check that the process accepts requests",
     {
-        200: answer("Every service that Darkroom depends on answers.", Ready),
+        200: answer("Submits are accepted.", Ready),
+        503: answer("Submits are refused, or nothing works.", Ready),
+    },
+    key=False,
+)
+CHECK_READY_FOR_READS = Operation(
+    "readyForReads",
+    "Check that the process serves everything but submits",
+    {
+        200: answer("Statuses, results and files are served.", Ready),
         503: answer("A service that Darkroom depends on does not answer.", Ready),
     },
     key=False,
@@ -289,6 +316,14 @@ ROUTES = [
     ),
     DocumentedRoute(
         "/readyz", ready, {"GET": CHECK_READY, "HEAD": replace(CHECK_READY, name="readyHead")}
+    ),
+    DocumentedRoute(
+        "/readyz/reads",
+        ready_for_reads,
+        {
+            "GET": CHECK_READY_FOR_READS,
+            "HEAD": replace(CHECK_READY_FOR_READS, name="readyForReadsHead"),
+        },
     ),
     DocumentedRoute("/v1/status", status, {"GET": STATUS}),
     DocumentedRoute("/metrics", metrics, {"GET": METRICS}),

@@ -24,6 +24,7 @@ SCOPES: Mapping[str, Mapping[str, str]] = {
         "/page/{name:path}": NO_KEY,
         "/healthz": NO_KEY,
         "/readyz": NO_KEY,
+        "/readyz/reads": NO_KEY,
         "/llms.txt": ANY_KEY,  # with `public_descriptions` it needs none
         "/models/{endpoint_id:path}/llms.txt": ANY_KEY,
         "/openapi.json": ANY_KEY,

@@ -6,7 +6,8 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from types import MappingProxyType
+from typing import Any, Literal
 
 import ray
 
@@ -19,8 +20,12 @@ from serve_app.storage.self_test import StepResult
 log = logging.getLogger(__name__)
 
 Check = Callable[[], Awaitable[None]]
+NO_CHECKS: Mapping[str, Check] = MappingProxyType({})
 FRESH_S = 1.0
 PATIENCE_S = 5.0
+
+
+ReadinessStatus = Literal["ok", "no_submits", "unavailable"]
 
 
 class Readiness:
@@ -29,8 +34,18 @@ class Readiness:
     A check passes by returning. It fails by raising, or by taking longer than ``PATIENCE_S``.
     """
 
-    def __init__(self, checks: Mapping[str, Check], clock: Clock) -> None:
-        self._checks = dict(checks)
+    def __init__(
+        self,
+        checks: Mapping[str, Check],
+        clock: Clock,
+        *,
+        submits: Mapping[str, Check] = NO_CHECKS,
+        notices: Mapping[str, Check] = NO_CHECKS,
+    ) -> None:
+        """``checks``: of what all calls need. ``submits``: of what only submits need. ``notices``:
+        of what no call needs, and an operator should correct."""
+        self._of_all, self._of_submits = checks.keys(), submits.keys()
+        self._checks = {**checks, **submits, **notices}
         self._clock = clock
         self._lock = asyncio.Lock()
         self._asked_at = float("-inf")
@@ -45,6 +60,13 @@ class Readiness:
                 self._last = dict(zip(self._checks, results, strict=True))
                 self._asked_at = now
             return self._last
+
+    def status(self, report: Mapping[str, str]) -> ReadinessStatus:
+        """Calls that can be served by a report: all, all but submits, or none."""
+        failed = {name for name, result in report.items() if result != "ok"}
+        if failed & self._of_all:
+            return "unavailable"
+        return "no_submits" if failed & self._of_submits else "ok"
 
     async def _run(self, check: Check) -> str:
         try:

@@ -1,6 +1,7 @@
 """Live settings of an ingress process: read again whenever their files change.
 
-Files that are not valid change nothing: the settings before stay in force.
+Files that are not valid change nothing: the settings before stay in force, and the problem is
+shown until the files are corrected.
 """
 
 from __future__ import annotations
@@ -43,7 +44,23 @@ class LiveSettings:
         self._in_force = base
         self._arguments: Arguments = {}  # of the settings in force
         self._signature: Signature = ()  # of the files that were read last
+        self._problem = ""  # why the files as they are now are not in force
         self._loop: asyncio.Task[None] | None = None
+
+    @property
+    def has_problem(self) -> bool:
+        """True while the files say something that cannot be put in force."""
+        return bool(self._problem)
+
+    def examine(self) -> str:
+        """The file whose settings are in force. ``Misconfigured``: why what it says is not."""
+        if self._problem:
+            raise Misconfigured(self._problem)
+        return "none" if self._file is None else str(self._file)
+
+    async def check(self) -> None:
+        """Raise ``Misconfigured`` as ``examine`` does."""
+        self.examine()
 
     def read(self) -> Config:
         """Settings by the file. Reads files; raises ``Misconfigured``."""
@@ -69,7 +86,7 @@ class LiveSettings:
             stored = await kept.read()
             if stored is None:
                 raise
-            log.error("%s The last valid settings are in force.", error.message)
+            self._complain(f"{error.message} The last valid settings are in force.")
             config = self._in_force = await asyncio.to_thread(self._base.with_live, stored)
         else:
             await kept.keep(self._arguments)
@@ -95,12 +112,24 @@ class LiveSettings:
                 if await asyncio.to_thread(self._look) == self._signature:
                     continue
                 await apply(await asyncio.to_thread(self.read))
-                log.info("The settings of %s are in force.", file)
                 await kept.keep(self._arguments)
+            except Misconfigured as error:
+                self._complain(f"{error.message} The settings before this change stay in force.")
             except DarkroomError as error:
-                log.error("%s The settings before this change stay in force.", error.message)
+                self._signature = ()
+                self._complain(f"{error.message} The settings of {file} are tried again.")
             except Exception:
+                self._problem = f"The settings of {file} could not be applied: see the log."
                 log.exception("The settings of %s could not be applied.", file)
+            else:
+                self._problem = ""
+                log.info("The settings of %s are in force.", file)
+
+    def _complain(self, problem: str) -> None:
+        """Show a problem, and log it once."""
+        if problem != self._problem:
+            log.error("%s", problem)
+        self._problem = problem
 
     def _look(self) -> Signature:
         files = (self._file, self._in_force.models.models)

@@ -1,9 +1,11 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import httpx
 import pytest
 
-from serve_app.domain.errors import StorageUnavailable
+from serve_app.domain.errors import Misconfigured, StorageFull, StorageUnavailable
 from serve_app.ingress.services.health import Readiness
 from serve_app.settings import PoolConfig
 from tests.ingress.house import House, built
@@ -25,6 +27,44 @@ async def test_not_ready_names_the_part_that_is_away(
     answer = await client.get("/readyz")
     assert answer.status_code == 503
     assert answer.json()["checks"] == {"storage": "The artifact directory does not work."}
+
+
+async def misconfigured() -> None:
+    raise Misconfigured("The file is not valid.")
+
+
+async def full() -> None:
+    raise StorageFull("Too little disk space to accept requests.")
+
+
+async def test_a_wrong_configuration_file_is_shown_and_requests_go_on(house: House) -> None:
+    readiness = Readiness({}, house.services.clock, notices={"configuration": misconfigured})
+    house.services.health = replace(house.services.health, readiness=readiness)
+    async with house.client() as client:
+        answer = await client.get("/readyz")
+        assert answer.status_code == 200
+        shown = {"status": "ok", "checks": {"configuration": "The file is not valid."}}
+        assert answer.json() == shown
+
+
+async def test_a_full_disk_ends_the_readiness_for_submits_and_reads_go_on() -> None:
+    async with built(room=full) as house, house.client() as client:
+        readiness = Readiness(
+            {"storage": house.storage.check}, house.services.clock, submits={"disk": full}
+        )
+        house.services.health = replace(house.services.health, readiness=readiness)
+        assert (await client.post("/queue/test/probe", json={})).status_code == 507
+        submits, reads = await client.get("/readyz"), await client.get("/readyz/reads")
+        assert (submits.status_code, reads.status_code) == (503, 200)
+        assert submits.json() == reads.json()
+        assert submits.json()["status"] == "no_submits"
+        assert submits.json()["checks"]["disk"].startswith("Too little disk space")
+
+
+async def test_reads_need_the_storage(house: House, client: httpx.AsyncClient) -> None:
+    house.storage.away = StorageUnavailable("The artifact directory does not work.")
+    answer = await client.get("/readyz/reads")
+    assert (answer.status_code, answer.json()["status"]) == (503, "unavailable")
 
 
 async def test_a_check_that_fails_in_an_unforeseen_way_is_a_failed_check(house: House) -> None:

@@ -10,12 +10,13 @@ import psycopg
 import pytest
 import yaml
 
-from serve_app.domain.errors import Misconfigured
+from serve_app.domain.errors import DatabaseUnavailable, Misconfigured
 from serve_app.ingress.services import live_settings
 from serve_app.ingress.services.live_settings import LiveSettings, bounds_of
 from serve_app.postgres.database import Database
 from serve_app.postgres.live_settings import PostgresLiveSettings
 from serve_app.settings import Config
+from tests.deployments.waiting import until
 from tests.queue.database import conninfo, server
 
 __all__ = ["conninfo", "server"]
@@ -133,6 +134,59 @@ async def test_what_is_refused_stays_out_and_the_next_change_is_applied(
     await settings.aclose()
 
 
+async def test_a_wrong_file_is_a_problem_until_it_is_corrected_and_one_line_in_the_log(
+    file: Path, errors: asyncio.Queue[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(live_settings, "LOOK_EVERY_S", 0.01)
+    write(file, max_waiting=5)
+    settings = LiveSettings(Config(gpus=0), file)
+    await settings.first(NothingKept())
+    assert await settings.check() is None
+    assert settings.examine() == str(file)
+    applied: asyncio.Queue[Config] = asyncio.Queue()
+    settings.start(NothingKept(), applied.put)
+    write(file, pools={"studio": {"families": ["sdxl"], "keep_alive_s": "twenty"}})
+    logged = await errors.get()
+    for _ in range(2):
+        await asyncio.sleep(0.05)  # several looks
+        with pytest.raises(Misconfigured, match=r"keep_alive_s.*before this change stay in force"):
+            await settings.check()
+        with pytest.raises(Misconfigured, match=r"keep_alive_s"):
+            settings.examine()
+    assert errors.empty()
+    assert "keep_alive_s" in logged
+    assert settings.has_problem
+    write(file, max_waiting=7)
+    await applied.get()
+    await until(lambda: not settings.has_problem)
+    await settings.aclose()
+
+
+async def test_settings_that_the_database_kept_out_are_put_in_force_when_it_is_back(
+    file: Path, errors: asyncio.Queue[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(live_settings, "LOOK_EVERY_S", 0.01)
+    write(file, max_waiting=5)
+    settings = LiveSettings(Config(gpus=0), file)
+    await settings.first(NothingKept())
+    away, applied = True, asyncio.Queue[Config]()
+
+    async def apply(config: Config) -> None:
+        if away:
+            raise DatabaseUnavailable("PostgreSQL is unavailable.")
+        await applied.put(config)
+
+    settings.start(NothingKept(), apply)
+    write(file, max_waiting=6)
+    assert "are tried again" in await errors.get()
+    await asyncio.sleep(0.05)
+    assert errors.empty()
+    away = False
+    assert (await applied.get()).queue.max_waiting == 6
+    await until(lambda: not settings.has_problem)
+    await settings.aclose()
+
+
 async def test_a_start_with_a_broken_file_has_what_was_valid_last(
     file: Path, kept: PostgresLiveSettings
 ) -> None:
@@ -140,7 +194,9 @@ async def test_a_start_with_a_broken_file_has_what_was_valid_last(
     write(file, tenant_limits=tenants, retention_days=3)
     await LiveSettings(Config(gpus=0), file).first(kept)
     replace(file, "applications: [")
-    config = await LiveSettings(Config(gpus=0), file).first(kept)
+    settings = LiveSettings(Config(gpus=0), file)
+    config = await settings.first(kept)
+    assert settings.has_problem
     assert config.queue.retention_days == 3
     assert config.queue.tenant_limits["a"].max_running == 3
 
