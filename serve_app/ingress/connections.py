@@ -12,7 +12,9 @@ from contextlib import AsyncExitStack
 from functools import partial
 from importlib.util import find_spec
 
+import ray
 from pydantic import SecretStr
+from ray import serve
 from ray.serve._private.constants import RAY_SERVE_ENABLE_HA_PROXY
 
 from serve_app.domain.errors import DarkroomError, Misconfigured
@@ -29,6 +31,7 @@ from serve_app.ingress.submission import shadows
 from serve_app.ingress.submission.shadows import ShadowWorker
 from serve_app.ingress.workflows import worker as workflows
 from serve_app.ingress.workflows.worker import WorkflowWorker
+from serve_app.loopback import reachable_address
 from serve_app.postgres import fair_reads
 from serve_app.postgres.database import Database, shared_secret, wait_until_reachable
 from serve_app.postgres.file_access import PostgresFileAccess
@@ -41,6 +44,7 @@ from serve_app.provenance.certificates import (
     problems,
 )
 from serve_app.provenance.signer import ClaimSigner
+from serve_app.queue.processes import IngressProcess, ProcessLog
 from serve_app.queue.reaper import PeriodicTask
 from serve_app.queue.state.stats import QueueStats
 from serve_app.queue.store.diagnostics import check_durability
@@ -49,6 +53,7 @@ from serve_app.queue.transactions.lease import is_held
 from serve_app.registry.postgres import PostgresWeightBook
 from serve_app.scaling.clusters import led_pools
 from serve_app.scaling.demand import cluster_id
+from serve_app.scaling.liveness import RayActorTable, RayLiveness
 from serve_app.settings import Config, Secrets
 from serve_app.storage.selection import AnyStorage, create_storage, file_places, location_ids
 from serve_app.storage.signed_urls import FileUrlSigner
@@ -74,6 +79,10 @@ FORGET_REVOKED_EVERY_S = 120.0
 FOLLOWER_WAITS_S = 1.0
 POOLS_EVERY_S = 10.0
 """How often requests are looked for whose pool is gone."""
+
+
+PROCESSES_EVERY_S = 2.0
+"""How often new starts and ends of processes are looked for."""
 
 
 async def open_database(
@@ -163,6 +172,34 @@ async def follow_pools(
     changes = PoolChanges(services, cluster, partial(led_pools, database))
     led = election.on_leader(f"pools/{cluster}", POOLS_EVERY_S, changes.look)
     task = PeriodicTask(POOLS_EVERY_S, {"follow_pools": led}, services.metrics.queue)
+    task.start()
+    stack.push_async_callback(task.aclose)
+
+
+async def open_process_log(database: Database, clock: Clock, *, embedded: bool) -> ProcessLog:
+    """Log of the starts and ends of processes. ``embedded``: the database has one Ray cluster at a
+    time."""
+    table = RayActorTable()
+    liveness = RayLiveness(table, clock, sole_cluster=embedded)
+    return ProcessLog(database, liveness, table.alive, "" if embedded else await cluster_id())
+
+
+async def follow_processes(
+    stack: AsyncExitStack, processes: ProcessLog, services: Services, election: LeaderElection
+) -> None:
+    """Write the start of this ingress and its end, and what else starts and ends while this process
+    leads its cluster."""
+    context = ray.get_runtime_context()
+    own = IngressProcess(
+        context.get_actor_id() or "",
+        serve.get_replica_context().replica_id.unique_id,
+        await asyncio.to_thread(reachable_address),
+        package_version(),
+    )
+    await processes.started(own)
+    stack.push_async_callback(processes.stopped, own)
+    led = election.on_leader(f"processes/{await cluster_id()}", PROCESSES_EVERY_S, processes.look)
+    task = PeriodicTask(PROCESSES_EVERY_S, {"follow_processes": led}, services.metrics.queue)
     task.start()
     stack.push_async_callback(task.aclose)
 

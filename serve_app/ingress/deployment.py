@@ -179,6 +179,9 @@ class Ingress(ReplicaCalls):
         await one_node.check()
         database = await connections.open_database(stack, self._config, secrets, self._metrics)
         self._weight_peers = PostgresWeightPeers(database)
+        self._processes = await connections.open_process_log(
+            database, self._clock, embedded=embedded
+        )
         kept = PostgresLiveSettings(database)
         self._file_config = await self._settings.first(kept)
         self._tenants = await connections.open_tenants(database, self._clock, self._config)
@@ -230,6 +233,7 @@ class Ingress(ReplicaCalls):
         self._start_helpers(stack)
         await connections.start_workers(stack, self._services, election)
         await connections.follow_pools(stack, self._services, election, database)
+        await connections.follow_processes(stack, self._processes, self._services, election)
         self._show_bounds(self._config)
         connections.serve_metrics(stack, self._config, self._metrics)
         config.address_file.write_text(json.dumps({"url": self._internal_url}))
@@ -446,6 +450,7 @@ class Ingress(ReplicaCalls):
                 notices={"configuration": self._settings.check},
             ),
             replicas=lambda: roster(database),
+            events=self._processes.events,
             placement_problems=self._placement.problems,
             targets=partial(read_targets, str(self._config.server.data_dir)),
             examination=Examination(

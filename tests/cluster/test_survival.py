@@ -62,6 +62,45 @@ def test_an_ingress_killed_loses_nothing_and_a_synchronous_run_stays_readable(
     check(darkroom, [*waiting, found])
 
 
+def test_an_operator_sees_that_a_replica_and_an_ingress_ended_and_why_others_started(
+    darkroom: Darkroom,
+) -> None:
+    darkroom.all_ready()
+    request_id = darkroom.submit(steps=180, step_ms=50)
+    darkroom.runner(request_id).kill()
+    ended = ("replica", "ended", "its process ended")
+    eventually(lambda: ended in _events(darkroom), "the end of the replica is shown")
+    (ingress,) = darkroom.replicas("ingress")
+    ingress.kill()
+    ended = ("ingress", "ended", "its process ended")
+    eventually(lambda: ended in _events(darkroom), "the end of the ingress is shown")
+    started = eventually(
+        lambda: [
+            each
+            for each in _events(darkroom)
+            if each[:2] == ("ingress", "started") and "had ended: its process ended" in each[2]
+        ],
+        "the start of the next one is shown",
+    )
+    assert len(started) == 1
+    darkroom.in_state(request_id, "succeeded")
+    darkroom.all_ready()
+    events = _events(darkroom)
+    assert sum(each[:2] == ("replica", "started") for each in events) >= 3
+
+
+def _events(darkroom: Darkroom) -> list[tuple[str, str, str]]:
+    """Kind, event and reason of what started and ended, newest first; none while nothing
+    answers."""
+    try:
+        shown = darkroom.http.get("/v1/status")
+    except httpx.TransportError:
+        return []
+    if shown.status_code != 200:
+        return []
+    return [(each["kind"], each["event"], each["reason"]) for each in shown.json()["events"]]
+
+
 def _by_mark(darkroom: Darkroom, mark: str) -> str | None:
     found = darkroom.sql("SELECT id FROM requests WHERE input ->> 'mark' = %s", mark)
     return str(found[0][0]) if found else None

@@ -32,6 +32,7 @@ REPLICA: Mapping[str, Any] = {
     "memory_used": 18_250_000_000,
     "memory_total": 24_000_000_000,
     "seen_s": 0.5,
+    "quarantine": "",
 }
 
 

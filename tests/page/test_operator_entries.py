@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import timedelta
 
 import pytest
@@ -189,6 +190,31 @@ def test_the_health_says_what_fails(operator: Operator) -> None:
     expect(operator.row("Checks", "storage")).to_contain_text("The disk of the artifacts is full.")
     expect(operator.row("Checks", "pool studio")).to_contain_text("needs 1 GPU")
     expect(operator.page.get_by_text("2 problems")).to_be_visible()
+
+
+def test_the_health_shows_what_started_and_ended_and_why(operator: Operator) -> None:
+    ended = {
+        "at": "2026-11-23T09:59:58+00:00",
+        "kind": "replica",
+        "name": "r-0",
+        "pool": "studio",
+        "node": "10.0.0.7",
+        "version": "",
+        "event": "ended",
+        "reason": "its node failed",
+    }
+    started = ended | {"kind": "ingress", "name": "i-1", "pool": "", "event": "started"}
+    started |= {"version": "0.1.0", "reason": "the first one here"}
+
+    async def events() -> list[dict[str, str]]:
+        return [ended, started]
+
+    services = operator.darkroom.house.services
+    services.health = replace(services.health, events=events)
+    operator.open("Health")
+    expect(operator.row("Starts and ends", "r-0")).to_contain_text("its node failed")
+    row = operator.row("Starts and ends", "i-1")
+    expect(row).to_contain_text("version 0.1.0 · the first one here")
 
 
 def test_the_health_shows_what_the_doctor_finds_on_the_server(

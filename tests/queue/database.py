@@ -46,7 +46,7 @@ TABLES = (
     "weight_peers", "file_access", "file_url_revocations", "tenant_deletions",
     "tenant_weights", "hub_tokens", "tenant_weight_files", "weight_files", "batches", "batch_files",
     "secrets", "hosted_calls", "fallback_budgets", "workflows", "workflow_runs", "shadows",
-    "comfyui_nodes", "comfyui_files",
+    "comfyui_nodes", "comfyui_files", "processes",
 )  # fmt: skip
 
 HOLDING: list[EmbeddedPostgres] = []

@@ -25,6 +25,7 @@ INTERVAL_S = 2.0
 FORGET_S = 30.0
 """Time after which an ingress that answered no more is left out of the throughput."""
 MAX_LANES = 10  # longest queues that are shown
+MAX_EVENTS = 5  # latest starts and ends that are shown
 
 _PROCESS = "darkroom_notification_seconds_created"  # differs between ingress processes
 _COUNTED = "darkroom_requests_total", "darkroom_steps_total"
@@ -120,7 +121,8 @@ def lines(seen: Seen) -> Iterator[str]:
     yield from seen.status["unplaceable"].values()
     yield from quarantines(seen.status["replicas"])
     replicas, warm = _replicas(seen.status["replicas"]), _warm(seen.status["warm"])
-    for rows in (_pools(seen), replicas, warm, _queue(seen), _endpoints(seen)):
+    events = _events(seen.status.get("events", ()))  # an older server does not say it
+    for rows in (_pools(seen), replicas, warm, _queue(seen), _endpoints(seen), events):
         if len(rows) > 1:
             yield ""
             yield from _table(rows)
@@ -189,6 +191,15 @@ def _endpoints(seen: Seen) -> list[Sequence[str]]:
         failed = sum(rates.get((endpoint, state), 0.0) for state in ("failed", "expired"))
         submitted, done = (rates.get((endpoint, state), 0.0) for state in ("queued", "succeeded"))
         rows.append((endpoint, *(f"{rate * 60:.1f}" for rate in (submitted, done, failed))))
+    return rows
+
+
+def _events(events: Sequence[Mapping[str, Any]]) -> list[Sequence[str]]:
+    rows: list[Sequence[str]] = [("TIME", "PROCESS", "NODE", "EVENT")]
+    for each in events[:MAX_EVENTS]:
+        what = " ".join(part for part in (each["kind"], each["pool"], each["name"]) if part)
+        event = ": ".join(part for part in (each["event"], each["reason"]) if part)
+        rows.append((each["at"][:19], what, each["node"] or "-", event))
     return rows
 
 

@@ -46,6 +46,7 @@ from serve_app.ingress.api.registered import hub_token, secrets, weights
 from serve_app.ingress.http.auth import authenticate
 from serve_app.ingress.http.context import context_of
 from serve_app.ingress.http.errors import json_reply
+from serve_app.ingress.http.json_schema import Time
 from serve_app.ingress.http.openapi import DocumentedRoute, Operation, answer
 from serve_app.ingress.services.cpu_executor import in_cpu_thread
 from serve_app.ingress.services.health import ReadinessStatus
@@ -121,8 +122,21 @@ class ReplicaStatus(TypedDict):
     ]
 
 
+class ProcessEvent(TypedDict):
+    """Start or end of an ingress process or a replica."""
+
+    at: Time
+    kind: Literal["ingress", "replica"]
+    name: str
+    pool: Annotated[str, Field(description="Of a replica.")]
+    node: Annotated[str, Field(description="Address of its machine.")]
+    version: Annotated[str, Field(description="Darkroom's, of an ingress.")]
+    event: Literal["started", "ended"]
+    reason: str
+
+
 class InstallationStatus(TypedDict):
-    """Pools with their queues, and replicas."""
+    """Pools with their queues, replicas, and what started and ended."""
 
     pools: dict[str, PoolStatus]
     replicas: list[ReplicaStatus]
@@ -131,6 +145,10 @@ class InstallationStatus(TypedDict):
     endpoints: int
     demo: bool
     checks: dict[str, str]
+    events: Annotated[
+        list[ProcessEvent],
+        Field(description="Starts and ends of the last seven days, newest first; 50 at most."),
+    ]
 
 
 async def status(request: HttpRequest) -> Response:
@@ -161,6 +179,7 @@ async def status(request: HttpRequest) -> Response:
         "endpoints": len(list(services.catalog)),
         "demo": any(entry.demo for entry in services.catalog),
         "checks": await services.health.readiness.report(),
+        "events": cast("list[ProcessEvent]", list(await services.health.events())),
     }
     return json_reply(body)
 

@@ -267,12 +267,12 @@ def _named(resource: str) -> str:
     return resource
 
 
-ReplicaStatus = Callable[[], Awaitable[Sequence[Mapping[str, Any]]]]
+Rows = Callable[[], Awaitable[Sequence[Mapping[str, Any]]]]  # JSON objects
 Targets = Callable[[Collection[str]], Awaitable[Mapping[str, int]]]
 PlacementProblems = Callable[[Collection[str]], Awaitable[Mapping[str, str]]]
 
 
-async def _no_figures() -> Sequence[Mapping[str, Any]]:
+async def _no_rows() -> Sequence[Mapping[str, Any]]:
     return ()
 
 
@@ -289,7 +289,8 @@ class Health:
     """What the status page and the readiness check report."""
 
     readiness: Readiness
-    replicas: ReplicaStatus = _no_figures  # one JSON object each
+    replicas: Rows = _no_rows
+    events: Rows = _no_rows  # starts and ends of processes, newest first
     placement_problems: PlacementProblems = _no_problems  # by pool: a sentence that says why
     targets: Targets = _no_targets  # replicas that the scaling policies want, by pool
     examination: Examination = field(default_factory=Examination)

@@ -2,7 +2,7 @@
 
 import { element } from "../interface/element.js";
 import { LiveTable } from "../interface/live_table.js";
-import { bytes } from "../interface/words.js";
+import { bytes, clock } from "../interface/words.js";
 import { section, tiles } from "./desk.js";
 import { samplesOf } from "./samples.js";
 
@@ -14,6 +14,7 @@ export class HealthPart {
   #figures = element("dl", { class: "tiles" });
   #checks = checkTable("Checks", "There are no checks.");
   #doctor = checkTable("Doctor", "Examining …");
+  #events = eventTable();
   #memory = memoryTable();
   #tables = sizeTable();
 
@@ -42,6 +43,11 @@ export class HealthPart {
         this.#doctor.node,
       ),
       section(
+        "Starts and ends",
+        "Of replicas and parts of the server, of the last seven days, newest first.",
+        this.#events.node,
+      ),
+      section(
         "GPU memory",
         "Of replicas that call the part of the server that answered.",
         this.#memory.node,
@@ -62,6 +68,7 @@ export class HealthPart {
     }));
     const wrong = [...checks, ...pools].filter(({ result }) => result !== "ok");
     this.#checks.show([...checks, ...pools]);
+    this.#events.show(status.events);
     this.#memory.show(memoryOf(samples));
     const tables = sizesOf(samples);
     this.#tables.show(tables.slice(0, 8));
@@ -130,6 +137,27 @@ function checkTable(label, empty) {
           ),
       },
       { name: "Message", wide: true, cell: ({ result, said = "" }) => (result === "ok" ? said : result) },
+    ],
+  });
+}
+
+function eventTable() {
+  return new LiveTable({
+    label: "Starts and ends",
+    empty: "Nothing started or ended.",
+    key: ({ at, name, event }) => `${at} ${name} ${event}`,
+    columns: [
+      { name: "Event", cell: ({ kind, event }) => `${kind} ${event}` },
+      { name: "Time", cell: ({ at }) => clock(at) },
+      { name: "Process", cell: ({ name }) => element("code", {}, name) },
+      { name: "Pool", cell: ({ pool }) => pool || "—" },
+      { name: "Node", cell: ({ node }) => node || "—" },
+      {
+        name: "Reason",
+        wide: true,
+        cell: ({ reason, version }) =>
+          [version && `version ${version}`, reason].filter(Boolean).join(" · ") || "—",
+      },
     ],
   });
 }

@@ -895,6 +895,28 @@ CREATE TABLE quarantines (
     CONSTRAINT quarantines_pkey PRIMARY KEY (node)
 );
 
+CREATE TABLE processes (
+    actor_id text NOT NULL,
+    kind text NOT NULL,
+    name text NOT NULL,
+    pool text DEFAULT '' NOT NULL,
+    node text DEFAULT '' NOT NULL,
+    version text DEFAULT '' NOT NULL,
+    cluster text NOT NULL,
+    started_at timestamptz DEFAULT now() NOT NULL,
+    why_started text DEFAULT '' NOT NULL,
+    drains boolean DEFAULT false NOT NULL,
+    seen_at timestamptz DEFAULT now() NOT NULL,
+    ended_at timestamptz,
+    why_ended text DEFAULT '' NOT NULL,
+    CONSTRAINT processes_kind_check CHECK ((kind = ANY (ARRAY['ingress', 'replica']))),
+    CONSTRAINT processes_pkey PRIMARY KEY (actor_id)
+);
+CREATE INDEX processes_alive ON processes (cluster) WHERE (ended_at IS NULL);
+CREATE INDEX processes_ended ON processes (ended_at) WHERE (ended_at IS NOT NULL);
+CREATE INDEX processes_seen ON processes (seen_at);
+CREATE INDEX processes_started ON processes (started_at);
+
 CREATE FUNCTION add_to_upload_totals() RETURNS trigger
     LANGUAGE plpgsql
     AS $$

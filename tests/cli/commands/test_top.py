@@ -109,6 +109,28 @@ def test_the_view_shows_what_each_replica_holds_and_loads() -> None:
             ready | {"hot": ["a/b", "a/c"], "warm": ["d/e"]},
             loading | {"hot": [], "warm": []},
         ],
+        "events": [
+            {
+                "at": "2026-11-23T09:59:58.123456+00:00",
+                "kind": "replica",
+                "name": "r0",
+                "pool": "studio",
+                "node": "10.0.0.7",
+                "version": "",
+                "event": "ended",
+                "reason": "its node failed",
+            },
+            {
+                "at": "2026-11-23T09:00:00+00:00",
+                "kind": "ingress",
+                "name": "i1",
+                "pool": "",
+                "node": "",
+                "version": "0.1.0",
+                "event": "started",
+                "reason": "",
+            },
+        ],
     }
     rates = {(PROBE, "queued"): 0.5, (PROBE, "expired"): 0.1, ("studio", "steps"): 12.34}
     view = [*lines(Seen("http://here", False, status, [], rates))]
@@ -130,6 +152,10 @@ def test_the_view_shows_what_each_replica_holds_and_loads() -> None:
         "",
         "ENDPOINT    SUBMITTED/MIN  DONE/MIN  FAILED/MIN",
         "test/probe           30.0       0.0         6.0",
+        "",
+        "TIME                 PROCESS            NODE      EVENT",
+        "2026-11-23T09:59:58  replica studio r0  10.0.0.7  ended: its node failed",
+        "2026-11-23T09:00:00  ingress i1         -         started",
     ]
 
 
