@@ -31,7 +31,6 @@ from serve_app.ingress.submission import shadows
 from serve_app.ingress.submission.shadows import ShadowWorker
 from serve_app.ingress.workflows import worker as workflows
 from serve_app.ingress.workflows.worker import WorkflowWorker
-from serve_app.loopback import reachable_address
 from serve_app.postgres import fair_reads
 from serve_app.postgres.database import Database, shared_secret, wait_until_reachable
 from serve_app.postgres.file_access import PostgresFileAccess
@@ -193,7 +192,7 @@ async def follow_processes(
     own = IngressProcess(
         context.get_actor_id() or "",
         serve.get_replica_context().replica_id.unique_id,
-        await asyncio.to_thread(reachable_address),
+        await asyncio.to_thread(ray.util.get_node_ip_address),
         package_version(),
     )
     await processes.started(own)

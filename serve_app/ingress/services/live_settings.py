@@ -86,7 +86,7 @@ class LiveSettings:
             stored = await kept.read()
             if stored is None:
                 raise
-            self._complain(f"{error.message} The last valid settings are in force.")
+            self._complain(f"{error.message} The last valid settings of {self._file} are in force.")
             config = self._in_force = await asyncio.to_thread(self._base.with_live, stored)
         else:
             await kept.keep(self._arguments)
@@ -114,7 +114,8 @@ class LiveSettings:
                 await apply(await asyncio.to_thread(self.read))
                 await kept.keep(self._arguments)
             except Misconfigured as error:
-                self._complain(f"{error.message} The settings before this change stay in force.")
+                before = f"The settings of {file} before this change stay in force."
+                self._complain(f"{error.message} {before}")
             except DarkroomError as error:
                 self._signature = ()
                 self._complain(f"{error.message} The settings of {file} are tried again.")
