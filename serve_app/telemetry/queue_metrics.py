@@ -100,6 +100,15 @@ GAUGES: Declared = {
         "Transactions since the oldest frozen one. PostgreSQL stops at 2^31.",
         (),
     ),
+    "database_standbys": ("Standbys that replicate from the database now.", ()),
+    "database_standby_lag_bytes": (
+        "Write-ahead log that a standby has not stored: what a failover to it would lose.",
+        ("standby",),
+    ),
+    "last_backup_timestamp_seconds": (
+        "Time of the database in the last complete `darkroom backup`; 0: never.",
+        (),
+    ),
     "recovery_armed": (
         (
             "1 while leases that have run out are taken back; 0 until the database has answered "
@@ -345,6 +354,15 @@ class QueueMeter:
     def database(self, schema_version: int, transaction_id_age: int) -> None:
         self._gauges["schema_version"].set(schema_version)
         self._gauges["database_transaction_id_age"].set(transaction_id_age)
+
+    def standbys(self, lags: Sequence[tuple[str, int]]) -> None:
+        """Record the standbys with their lags in bytes."""
+        self._gauges["database_standbys"].set(len(lags))
+        self.families.exactly("database_standby_lag_bytes", {(name,): lag for name, lag in lags})
+
+    def backup(self, at: float) -> None:
+        """Record the Unix time of the last backup; 0: never."""
+        self._gauges["last_backup_timestamp_seconds"].set(at)
 
     def recovery(self, *, armed: bool) -> None:
         """Record whether expired leases are taken back."""

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from dataclasses import replace
+from datetime import UTC, datetime
 
 import psycopg
 import pytest
@@ -16,6 +17,7 @@ from serve_app.domain.lease import Presence, ReplicaStage
 from serve_app.domain.outcome import Outcome, Usage
 from serve_app.domain.request import State
 from serve_app.postgres.database import Database
+from serve_app.postgres.last_backup import record_backup
 from serve_app.queue.queue import PostgresQueue, assemble
 from serve_app.queue.state import replicas
 from serve_app.queue.store.config import QueueLimits
@@ -367,6 +369,16 @@ async def test_files_that_should_have_been_deleted_are_shown(
         operator.execute("DELETE FROM unwanted WHERE key = 'r/a'")
     await queue.parts.tables.check()
     assert await scrapes.value("unwanted_files_overdue_seconds") == 0
+
+
+async def test_the_last_backup_is_shown(start: Processes, database: Database) -> None:
+    queue, scrapes = await start()
+    await queue.parts.tables.check()
+    assert await scrapes.value("last_backup_timestamp_seconds") == 0
+    await record_backup(database, "2026-11-27T10:00:00.5+00:00")
+    await queue.parts.tables.check()
+    at = datetime(2026, 11, 27, 10, 0, 0, 500_000, UTC).timestamp()
+    assert await scrapes.value("last_backup_timestamp_seconds") == at
 
 
 async def test_recovery_is_armed_once_the_database_has_answered_for_a_lease_period(
