@@ -13,6 +13,7 @@ from serve_app.telemetry.families import LATENCY_S, Declared, DeclaredHistograms
 
 RUN_S = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 40, 80, 160, 320, 640)
 WAIT_S = (0.005, 0.025, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 900, 3600)
+START_S = (0.5, 1, 2.5, 5, 10, 20, 40, 80, 160, 320, 640, 1280)
 
 BATCH_SIZES = (1, 2, 4, 8, 16, 32, 64, 128)
 
@@ -153,6 +154,11 @@ HISTOGRAMS: DeclaredHistograms = {
         WAIT_S,
     ),
     "run_seconds": ("Wall time of an attempt on its replica.", ("endpoint",), RUN_S),
+    "cold_start_seconds": (
+        "Time of a stage of a cold start, as the process saw it.",
+        ("pool", "stage"),
+        START_S,
+    ),
     "task_seconds": ("Time of a round of a periodic task.", ("task",), LATENCY_S),
 }
 
@@ -326,6 +332,10 @@ class QueueMeter:
         """Count an endpoint whose weights a replica has loaded since its last poll."""
         source = "host" if from_host else "disk"
         self._counters["weights_loads"].labels(pool, endpoint, source).inc()
+
+    def cold_start(self, pool: str, stage: str, took_s: float) -> None:
+        """Record a stage of a cold start that has ended: a value of ``ColdStage``."""
+        self._histograms["cold_start_seconds"].labels(pool, stage).observe(took_s)
 
     def gpu_memory(self, known: Mapping[str, GpuMemory]) -> None:
         """Record the GPU memory by replica. Replicas that are not named are exported no more."""
