@@ -35,6 +35,8 @@ def test_what_happens_is_counted() -> None:
         {("encoder", "nobody else"): 1},
         {("flux", "denoising"): 1.5},
         {"rows": 3},
+        {("write", "error"): 2, ("write", "done"): 1},
+        {("write", "error"): 0.25},
     )
     for _ in range(2):
         metrics.computed("studio", done)
@@ -56,6 +58,10 @@ def test_what_happens_is_counted() -> None:
     assert value("darkroom_parallel_calls_total", **divided) == 6
     denoised = {"pool": "studio", "family": "flux", "stage": "denoising"}
     assert value("darkroom_engine_seconds_total", **denoised) == 3.0
+    uploads = {"caller": "replica", "call": "write"}
+    assert value("darkroom_storage_calls_total", **uploads, result="error") == 4
+    assert value("darkroom_storage_calls_total", **uploads, result="done") == 2
+    assert value("darkroom_storage_seconds_total", call="write", result="error") == 0.5
     assert value("darkroom_oldest_wait_seconds", pool="studio") == 1.5
     assert value("darkroom_database_oldest_transaction_seconds") == 90.0
     assert value("darkroom_database_held_back_transactions") == 4000
