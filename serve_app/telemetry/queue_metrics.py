@@ -20,6 +20,10 @@ BATCH_SIZES = (1, 2, 4, 8, 16, 32, 64, 128)
 COUNTERS: Declared = {
     "requests": ("Requests that entered a state.", ("endpoint", "state")),
     "attempts": ("Attempts that ended, by how.", ("pool", "end")),
+    "node_failures": (
+        "Attempts that did not end well, by the node of their replica.",
+        ("node", "pool", "end"),
+    ),
     "fallbacks": (
         "Requests that fell back to another endpoint: `max_wait`, `deadline` or `failure`.",
         ("endpoint", "reason"),
@@ -131,11 +135,11 @@ GAUGES: Declared = {
     ),
 }
 _OF_A_POOL = "queued", "running", "oldest_wait_seconds", "polls_waiting", "idle_slots"
-_ALERTING_ENDS = (
-    "lost",
-    "interrupted",
-    "out_of_time",
-)  # of attempts, in docs/how-to/darkroom-alerts.yaml
+_ALERTING_ENDS = "lost", "interrupted", "out_of_time"  # in docs/how-to/darkroom-alerts.yaml
+_NODE_ENDS = (*_ALERTING_ENDS, "failed", "retry", "died")
+MAX_NODES = 500
+"""Nodes with series of their own. Nodes come and go: a new one replaces that which was seen the
+longest ago."""
 HISTOGRAMS: DeclaredHistograms = {
     "notification_seconds": (
         "Time from a change to the message about it in another ingress replica.",
@@ -191,6 +195,7 @@ class QueueMeter:
         self._counters = self.families.counters
         self._gauges = self.families.gauges
         self._histograms = self.families.histograms
+        self._nodes: dict[str, set[str]] = {}  # node → pools; the last one was seen last
 
     # Requests and attempts
 
@@ -230,9 +235,28 @@ class QueueMeter:
         """Add recorded run time. ``tenant``: one of few, see ``QueueLimits.metrics_label``."""
         self._counters["usage_seconds"].labels(tenant).inc(max(0.0, run_s))
 
-    def attempt_ended(self, pool: str, end: str) -> None:
-        """Count an attempt by how it ended: a value of ``EndReason``."""
+    def attempt_ended(self, pool: str, end: str, node: str = "") -> None:
+        """Count an attempt by how it ended: a value of ``EndReason``. ``node``: address of its
+        replica's machine; empty: not known."""
         self._counters["attempts"].labels(pool, end).inc()
+        if node and end in _NODE_ENDS:
+            self._node_seen(node, pool)
+            self._counters["node_failures"].labels(node, pool, end).inc()
+
+    def _node_seen(self, node: str, pool: str) -> None:
+        """Export a node's failures, with 0 before the first one: see ``Families.counters``."""
+        pools = self._nodes.pop(node, set())
+        self._nodes[node] = pools
+        family = self._counters["node_failures"]
+        if pool not in pools:
+            pools.add(pool)
+            for end in _NODE_ENDS:
+                family.labels(node, pool, end)
+        if len(self._nodes) > MAX_NODES:
+            oldest = next(iter(self._nodes))
+            for gone in self._nodes.pop(oldest):
+                for end in _NODE_ENDS:
+                    family.remove(oldest, gone, end)
 
     def lease_expired(self, pool: str) -> None:
         self._counters["leases_expired"].labels(pool).inc()
@@ -316,6 +340,9 @@ class QueueMeter:
     def replica_info(self, replicas: Collection[tuple[str, str, str, str]]) -> None:
         """Record the replicas with their pool, id, node and device."""
         self.families.exactly("replica_info", dict.fromkeys(replicas, 1))
+        for pool, _, node, _ in replicas:
+            if node:
+                self._node_seen(node, pool)
 
     def quarantined(self, losses: Mapping[str, int]) -> None:
         """Record the nodes that are quarantined, with how often each has lost attempts."""

@@ -35,6 +35,7 @@ VARIABLES = {"$pool": ".*", "$__rate_interval": "5m"}
 VALUES: Mapping[tuple[str, str], frozenset[str]] = {
     ("darkroom_requests_total", "state"): frozenset(State),
     ("darkroom_attempts_total", "end"): frozenset(EndReason),
+    ("darkroom_node_failures_total", "end"): frozenset(EndReason),
     ("darkroom_replicas", "stage"): frozenset(ReplicaStage),
     ("darkroom_weights_replicas", "place"): frozenset({"device", "host"}),
     ("darkroom_weights_loads_total", "source"): frozenset({"disk", "host"}),
@@ -172,6 +173,7 @@ def test_an_alert_on_an_increase_sees_the_first_one_that_a_process_counts() -> N
     """``increase`` needs two samples: of a series that appears with 1 it is 0."""
     metrics = Metrics(CollectorRegistry())
     metrics.queue.pools({"studio": (0, 4)})
+    metrics.queue.replica_info([("studio", "r1", "10.0.0.7", "")])
     metrics.database.of("queue")
     served = {
         (sample.name, value): sample.value
@@ -234,6 +236,7 @@ def test_the_first_defect_of_a_route_is_an_alert_for_ten_minutes(tmp_path: Path)
 
 TARGET = 'up{job="darkroom",instance="head:9108"}'
 INFO = 'darkroom_build_info{job="darkroom",instance="head:9108"}'
+NODE = 'darkroom_node_failures_total{node="10.0.0.7",pool="studio",end="interrupted"}'
 RAY = 'up{job="ray",instance="10.0.0.7:8085"}'
 CALLS = "darkroom_storage_calls_total"
 DONE = f'{CALLS}{{caller="replica",call="write",result="done"}}'
@@ -251,6 +254,17 @@ FIRING: Mapping[str, tuple[str, Mapping[str, str], str, str, dict[str, Any] | No
             "TargetIsDown",
             {"job": "darkroom", "instance": "head:9108"},
             summary="The ingress head:9108 does not answer Prometheus.",
+        ),
+    ),
+    "a node that loses attempts": (
+        "NodeLosesAttempts",
+        {NODE: "0x9 2 4 6"},
+        "9m",
+        "12m",
+        expected_alert(
+            "NodeLosesAttempts",
+            {"node": "10.0.0.7", "pool": "studio"},
+            summary="The node 10.0.0.7 lost 6 attempts of pool studio in 15 minutes.",
         ),
     ),
     "the last ingress": (
