@@ -13,7 +13,7 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from serve_app.domain.errors import DatabaseUnavailable
-from serve_app.domain.lease import Presence, ReplicaStage
+from serve_app.domain.lease import LeaseKey, Presence, ReplicaStage
 from serve_app.domain.outcome import Outcome, Usage
 from serve_app.domain.request import State
 from serve_app.postgres.database import Database
@@ -33,6 +33,7 @@ from tests.queue.requests import POOL, TENANT, ask, done, failure, lease, new, r
 from tests.telemetry.reading import Scrapes, scraping
 
 ENDPOINT = "fal-ai/flux/schnell"
+NODE = "10.0.0.7"
 SESSION_FRAME = "0195a1b2-0000-7000-8000-000000000001"
 ABOUT = {"endpoint": ENDPOINT, "pool": POOL}
 Started = tuple[PostgresQueue, Scrapes]
@@ -99,6 +100,27 @@ async def test_attempts_are_counted_by_their_end_and_failures_by_code(start: Pro
     assert await attempts("succeeded") == 1
     # The first attempt of each request has a wait, the others do not.
     assert await scrapes.value("wait_seconds_count", **ABOUT) == 2
+
+
+async def test_attempts_that_did_not_end_well_are_counted_by_the_node_of_their_replica(
+    start: Processes,
+) -> None:
+    queue, scrapes = await start(QUICK)
+
+    async def leased() -> LeaseKey:
+        await queue.submit(new())
+        (granted,) = (await queue.ask(ask(node=NODE))).leases
+        await queue.parts.state.replicas.flush()
+        await queue.report(report(granted.held))
+        return granted.held
+
+    of = {"node": NODE, "pool": POOL}
+    await queue.finish(done(await leased()))
+    await queue.finish(done(await leased(), failure("out_of_memory")))
+    assert await scrapes.value("node_failures_total", end="failed", **of) == 1
+    assert await scrapes.value("node_failures_total", end="interrupted", **of) == 0
+    await leased()  # and it is not heard of again
+    await scrapes.until(lambda n: n == 1, "node_failures_total", end="interrupted", **of)
 
 
 async def test_usage_is_counted_by_the_tenants_that_the_settings_name(start: Processes) -> None:
