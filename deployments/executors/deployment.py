@@ -30,6 +30,7 @@ from deployments.replica.config import (
     make_uploader,
 )
 from deployments.safety.checkers import Checkers
+from deployments.transfer.uploader import StorageCalls
 from serve_app.domain.endpoint import Endpoint
 from serve_app.domain.errors import Unavailable
 from serve_app.domain.executors.hosted import PROVIDERS
@@ -60,7 +61,7 @@ class ExecutorDeployment:
         scratch = self._scratch.path
         made = connect(pool, config, ingress_name, app_name)
         handle_port, link, self._port = made.handle, made.link, made.port
-        transfers = config.transfers
+        transfers, calls = config.transfers, StorageCalls()
         code = AppCode(config.apps_dir / "code", repeated(handle_port, link).app_bundle)
         hosted = hosted_maker(handle_port, transfers)
         comfyui = comfyui_plan(config, handle_port.describe_comfyui)
@@ -70,8 +71,9 @@ class ExecutorDeployment:
                 max_apps=1 if config.needs_gpu else config.max_apps,
                 homes=scratch / "homes",
             ),
-            fetcher=make_fetcher(transfers, transfers.max_input_bytes),
-            uploader=make_uploader(transfers, link.clock, link.backoff),
+            fetcher=make_fetcher(transfers, transfers.max_input_bytes, calls=calls),
+            uploader=make_uploader(transfers, link.clock, link.backoff, calls),
+            storage_calls=calls,
             ingress=handle_port,
             scratch=scratch / "requests",  # apart from homes, whose files an app may deliver
             checkers=Checkers(Store(config.weights)),

@@ -29,7 +29,7 @@ from deployments.replica.reporter import ReportedState, Reporter, announce
 from deployments.replica.timeline import TraceReports
 from deployments.safety.checkers import Checkers
 from deployments.transfer.fetcher import Fetcher
-from deployments.transfer.uploader import FileSink
+from deployments.transfer.uploader import FileSink, StorageCalls
 from serve_app.domain.artifact import UploadTicket
 from serve_app.domain.errors import Misconfigured
 from serve_app.domain.executors.hosted import moves
@@ -84,6 +84,7 @@ class ExecutorResources:
     uploader: FileSink
     ingress: ExecutorIngress
     scratch: Path  # folders of the requests
+    storage_calls: StorageCalls = field(default_factory=StorageCalls)  # of fetcher and uploader
     checkers: Checkers | None = None  # None: files cannot be checked
     signer: FileSigner | None = None  # of files; None: nothing can be signed
     snapshots: NoSnapshots = field(default_factory=NoSnapshots)
@@ -113,7 +114,7 @@ class ExecutorReplica:
         self._reporter = Reporter(
             link,
             self._attempts.running,
-            ReportedState(lambda: {"steps": 0}, lambda: ()),
+            ReportedState(lambda: {"steps": 0, **resources.storage_calls.counts()}, lambda: ()),
             resources.snapshots,
             self._on_reply,
         )

@@ -9,9 +9,9 @@ from random import SystemRandom
 from tempfile import gettempdir
 from typing import TYPE_CHECKING
 
-from deployments.transfer.fetcher import Fetcher, MinRate, fetcher_client
+from deployments.transfer.fetcher import Fetcher, MinRate, OwnStorage, fetcher_client
 from deployments.transfer.policy_uploader import policy_uploader
-from deployments.transfer.uploader import Backoff, Uploader, http_client
+from deployments.transfer.uploader import Backoff, StorageCalls, Uploader, http_client
 from serve_app.domain.endpoint import RESERVED_SHARE, ComfyUiConfig, StoreConfig
 from serve_app.domain.name_resolution import MAX_THREADS, NameResolver
 from serve_app.domain.ports import Clock, LeasePort
@@ -188,8 +188,10 @@ def make_fetcher(
     timeout_s: float | None = None,
     *,
     offline: bool = False,
+    calls: StorageCalls | None = None,
 ) -> Fetcher:
-    """Fetcher of files of at most ``max_bytes``. ``timeout_s``: None for that of input files."""
+    """Fetcher of files of at most ``max_bytes``. ``timeout_s``: None for that of input files.
+    ``calls``: counts those of our own storage."""
     return Fetcher(
         fetcher_client(),
         NameResolver(per_tenant=MAX_THREADS),
@@ -198,11 +200,14 @@ def make_fetcher(
         allow_private=transfers.allow_private_urls,
         offline=offline,
         min_rate=MinRate(transfers.min_bytes_per_s),
+        own=None if calls is None else OwnStorage(calls),
     )
 
 
-def make_uploader(transfers: TransferConfig, clock: Clock, backoff: Backoff) -> Uploader:
+def make_uploader(
+    transfers: TransferConfig, clock: Clock, backoff: Backoff, calls: StorageCalls
+) -> Uploader:
     """Uploader to storage, and to the buckets that clients name."""
     give_up_s = transfers.upload_give_up_s
     buckets = policy_uploader(clock, backoff, give_up_s, allow_private=transfers.allow_private_urls)
-    return Uploader(http_client(), clock, backoff, give_up_s, buckets)
+    return Uploader(http_client(), clock, backoff, give_up_s, buckets, calls)

@@ -33,7 +33,7 @@ from deployments.replica.tuned import tuned_recipes
 from deployments.safety.checkers import Checkers
 from deployments.transfer.lora_cache import LoraCache
 from deployments.transfer.lora_fetcher import LOCATE_S, LoraFetcher
-from deployments.transfer.uploader import Backoff
+from deployments.transfer.uploader import Backoff, StorageCalls
 from serve_app.domain.errors import Misconfigured, Unavailable
 from serve_app.domain.lease import LeaseKey
 from serve_app.domain.ports import Clock, PeerDirectory, WeightFiles
@@ -202,7 +202,7 @@ def make_resources(
     )
     if ranks is not None:
         engine.count_parallel_calls(ranks.ways)
-    transfers = config.transfers
+    transfers, calls = config.transfers, StorageCalls()
     return ReplicaResources(
         engine=engine,
         slots=slots,
@@ -213,10 +213,11 @@ def make_resources(
             warm_share=config.warm_weights_share if ranks is None else 0.0,
             quantized=store.derived(),
         ),
-        uploader=make_uploader(transfers, clock, backoff),
-        fetcher=make_fetcher(transfers, transfers.max_input_bytes),
-        snapshot_fetcher=make_fetcher(transfers, config.snapshots.max_bytes),
-        loras=_lora_fetcher(config, clock, port, offline=store.offline),
+        uploader=make_uploader(transfers, clock, backoff, calls),
+        fetcher=make_fetcher(transfers, transfers.max_input_bytes, calls=calls),
+        snapshot_fetcher=make_fetcher(transfers, config.snapshots.max_bytes, calls=calls),
+        storage_calls=calls,
+        loras=_lora_fetcher(config, clock, port, calls, offline=store.offline),
         encoders=Threads(ENCODERS, thread_name_prefix="encoder"),
         writers=Threads(WRITERS, thread_name_prefix="writer"),
         clock=clock,
@@ -245,14 +246,21 @@ def _locator(files: WeightFiles) -> LocateFile:
 
 
 def _lora_fetcher(
-    config: ReplicaConfig, clock: Clock, files: WeightFiles | None, *, offline: bool
+    config: ReplicaConfig,
+    clock: Clock,
+    files: WeightFiles | None,
+    calls: StorageCalls,
+    *,
+    offline: bool,
 ) -> LoraFetcher:
     loras = config.loras
     # Fewer retries than for a model's weights: a request is waiting.
     store = Store(config.weights, lambda: Hub(tries=2))
     return LoraFetcher(
         make_fetcher(
-            config.transfers, loras.max_file_bytes, loras.fetch_timeout_s, offline=offline
+            *(config.transfers, loras.max_file_bytes, loras.fetch_timeout_s),
+            offline=offline,
+            calls=calls,
         ),
         RepositoryFiles(store),
         LoraCache(loras.cache_dir, loras.cache_max_bytes, clock.now),

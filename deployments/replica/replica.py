@@ -319,7 +319,8 @@ class Replica:
         return self._snapshotter.latest(held)
 
     def _counts(self) -> Mapping[str, Any]:
-        return self._resources.engine.counts()
+        resources = self._resources
+        return {**resources.engine.counts(), **resources.storage_calls.counts()}
 
     def _loading(self) -> tuple[Loading, ...]:
         return () if self._started is None else self._started.loading

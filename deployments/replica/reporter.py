@@ -70,7 +70,7 @@ class ReportedSnapshots(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class ReportedState:
-    """What a replica says of itself: the counters of its engine, and what it loads."""
+    """What a replica says of itself: its counters, and what it loads."""
 
     counts: Callable[[], Mapping[str, Any]]
     loading: Callable[[], tuple[Loading, ...]]
@@ -250,11 +250,11 @@ _PARTS: Mapping[str, str] = {"encoder": "encoders", "autoencoder": "autoencoders
 
 
 class UsageDelta:
-    """Increase of an engine's counters from one report to the next."""
+    """Increase of a replica's counters from one report to the next."""
 
     def __init__(self, counts: Callable[[], Mapping[str, Any]]) -> None:
-        """``counts``: see ``Engine.counts``. Numbers only grow; pipelines are named by their
-        weights."""
+        """``counts``: see ``Engine.counts`` and ``StorageCalls.counts``. Numbers only grow;
+        pipelines are named by their weights."""
         self._counts = counts
         self._reported: Mapping[str, Any] = {"steps": 0}
 
@@ -270,6 +270,10 @@ class UsageDelta:
             seconds=_increase(_by_family(before), _by_family(now)),
             parallel_calls=_increase(
                 before.get("parallel_calls", {}), now.get("parallel_calls", {})
+            ),
+            storage_calls=_increase(before.get("storage_calls", {}), now.get("storage_calls", {})),
+            storage_seconds=_increase(
+                before.get("storage_seconds", {}), now.get("storage_seconds", {})
             ),
         )
 

@@ -19,7 +19,7 @@ from deployments.replica.tuned import TunedRecipes
 from deployments.safety.checkers import Checkers
 from deployments.transfer.fetcher import Fetcher
 from deployments.transfer.lora_fetcher import LoraFetcher
-from deployments.transfer.uploader import FileSink
+from deployments.transfer.uploader import FileSink, StorageCalls
 from serve_app.domain.endpoint import (
     EIGHT_BITS,
     STEP_CACHE,
@@ -58,6 +58,7 @@ class ReplicaResources:
     encoders: Threads  # for encoding and decoding images
     writers: Threads  # for encoding videos and audio
     clock: Clock
+    storage_calls: StorageCalls = field(default_factory=StorageCalls)  # of uploader and fetchers
     slots: int = 0  # generations that the engine interleaves; 0: as configured
     store: Store = field(default_factory=lambda: Store(StoreConfig()))  # of weights
     warms_up: bool = False  # families with a warm-up make a short generation after loading

@@ -7,15 +7,15 @@ import logging
 import re
 from base64 import b64decode
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from random import SystemRandom
 from urllib.parse import unquote_to_bytes
 
 import httpx
 
-from deployments.transfer.uploader import Backoff, StorageRetry, may_pass
+from deployments.transfer.uploader import DONE, Backoff, StorageCalls, StorageRetry, may_pass
 from serve_app.domain.addresses import PrivateAddress, Resolve, UnknownHost, connectable
-from serve_app.domain.errors import InvalidInput
+from serve_app.domain.errors import ArtifactNotFound, InvalidInput
 from serve_app.domain.lease import Lease
 
 log = logging.getLogger(__name__)
@@ -28,6 +28,7 @@ RATE_WINDOW_S = 15.0
 RATE_GRACE_S = 10.0  # for name resolution, connecting, redirects and slow starts
 OWN_TRIES = 5  # for a file of our own storage, before the attempt is handed back
 OWN_BACKOFF = Backoff(SystemRandom(), first_s=0.5)
+READ = "read"  # the call of storage that is counted
 NOT_MODIFIED = 304
 FORBIDDEN = 403
 PRIVATE = "/files/p/"
@@ -46,6 +47,15 @@ class Version:
         """Headers of a conditional request."""
         both = {"if-none-match": self.etag, "if-modified-since": self.last_modified}
         return {name: value for name, value in both.items() if value}
+
+
+@dataclass(frozen=True, slots=True)
+class OwnStorage:
+    """Our own storage, as a fetcher reads it: the count of its calls, and the delays between
+    tries."""
+
+    calls: StorageCalls = field(default_factory=StorageCalls)
+    backoff: Backoff = OWN_BACKOFF
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,12 +135,12 @@ class Fetcher:
         allow_private: bool,
         offline: bool = False,
         min_rate: MinRate = NO_MIN_RATE,
-        own_backoff: Backoff = OWN_BACKOFF,
+        own: OwnStorage | None = None,
     ) -> None:
         """``client`` must not follow redirects and must not use a proxy from the environment.
         ``offline``: only our own files are fetched. ``min_rate`` applies to other servers, not to
-        our own storage. ``own_backoff``: between tries at our own storage."""
-        self._own_backoff = own_backoff
+        our own storage."""
+        self._own_storage = own or OwnStorage()
         self._client = client
         self._resolve = resolve
         self._max_bytes = max_bytes
@@ -167,6 +177,7 @@ class Fetcher:
                 return download.version
         except TimeoutError:
             if download.awaits_own:
+                self._own_storage.calls.add(READ, "timeout", self._timeout_s)
                 raise _away(f"no answer for {self._timeout_s:g} s") from None
             raise _unread(field, f"the download took longer than {self._timeout_s:g} s") from None
         except (httpx.HTTPError, httpx.InvalidURL) as error:
@@ -202,9 +213,11 @@ class Fetcher:
         if _is_private(place) and query:
             place = place.copy_with(query=query.encode())  # it may be signed
         download.awaits_own = True
-        for number, delay_s in enumerate(self._own_backoff.delays(), 1):
+        for number, delay_s in enumerate(self._own_storage.backoff.delays(), 1):
             try:
-                found = await self._own_once(place, download, files)
+                with self._own_storage.calls.counted(READ) as call:
+                    found = await self._own_once(place, download, files)
+                    call.result = DONE if found else ArtifactNotFound.code
             except (_OwnAway, httpx.TransportError) as error:
                 # What the sink has received cannot be taken back.
                 if number == OWN_TRIES or not download.awaits_own:

@@ -7,16 +7,19 @@ import base64
 import hashlib
 import logging
 import re
-from collections.abc import AsyncIterator, Iterator, Mapping
+import time
+from collections import Counter, defaultdict
+from collections.abc import AsyncIterator, Generator, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
-from typing import TYPE_CHECKING, BinaryIO, Protocol
+from typing import TYPE_CHECKING, Any, BinaryIO, Protocol
 
 import httpx
 
 from serve_app.domain.artifact import Artifact, UploadTicket
-from serve_app.domain.errors import StorageUnavailable, TooLarge, UploadPolicyFailed
+from serve_app.domain.errors import DarkroomError, StorageUnavailable, TooLarge, UploadPolicyFailed
 from serve_app.domain.ports import Clock
 
 if TYPE_CHECKING:
@@ -123,6 +126,59 @@ def may_pass(status: int) -> bool:
     return (status >= 500 and status != _NEVER) or status in _TRY_AGAIN
 
 
+# Calls of storage, which with S3 go past the ingress, and their count.
+
+DONE = "done"
+ERROR = "error"
+"""Result of a call that storage could not do now, or of which it says that the bytes are others."""
+
+
+@dataclass(slots=True)
+class StorageCall:
+    """A call under way. Its result is set when it ends without an exception."""
+
+    result: str = DONE
+
+
+class StorageCalls:
+    """Number and seconds of a replica's calls of storage, by call and result. They only grow.
+
+    A try is a call: an upload that succeeds at the third try has two ``error`` and one ``done``.
+    """
+
+    def __init__(self) -> None:
+        self._number: Counter[tuple[str, str]] = Counter()
+        self._seconds: defaultdict[tuple[str, str], float] = defaultdict(float)
+
+    @contextmanager
+    def counted(self, call: str) -> Generator[StorageCall]:
+        """Count the ``write`` or ``read`` of the block, unless it is cancelled: then it has no
+        result."""
+        began, this = time.perf_counter(), StorageCall()
+        try:
+            yield this
+        except Exception as error:
+            self.add(call, _result_of(error), time.perf_counter() - began)
+            raise
+        self.add(call, this.result, time.perf_counter() - began)
+
+    def add(self, call: str, result: str, seconds: float) -> None:
+        self._number[call, result] += 1
+        self._seconds[call, result] += seconds
+
+    def counts(self) -> Mapping[str, Any]:
+        """Both, as ``UsageDelta`` reads them."""
+        return {"storage_calls": dict(self._number), "storage_seconds": dict(self._seconds)}
+
+
+def _result_of(error: Exception) -> str:
+    if isinstance(error, DarkroomError):
+        return error.code
+    if isinstance(error, TimeoutError | httpx.TimeoutException):
+        return "timeout"
+    return "no_answer" if isinstance(error, httpx.TransportError) else ERROR
+
+
 class Backoff:
     """Delays that double. Each is drawn at random between half of the delay and the whole, so that
     replicas that failed together do not retry together."""
@@ -155,9 +211,12 @@ class Uploader:
         backoff: Backoff,
         give_up_s: float,
         buckets: BucketSink | None = None,
+        calls: StorageCalls | None = None,
     ) -> None:
-        """``buckets``: stores what goes to buckets of clients; None: nothing does."""
+        """``buckets``: stores what goes to buckets of clients; None: nothing does. ``calls``:
+        counts the calls of our own storage."""
         self._buckets = buckets
+        self._calls = calls or StorageCalls()
         self._client = client
         self._clock = clock
         self._backoff = backoff
@@ -180,9 +239,16 @@ class Uploader:
         give_up_at = self._clock.monotonic() + self._give_up_s
         for number, delay_s in enumerate(self._backoff.delays()):
             left_s = self._give_up_s if without_end else give_up_at - self._clock.monotonic()
-            problem = await self._try(file, headers, left_s, again=number > 0)
-            if problem is None:
-                return
+            try:
+                with self._calls.counted("write") as call:
+                    problem = await self._try(file, headers, left_s, again=number > 0)
+                    if problem is None:
+                        return
+                    call.result = ERROR
+            except httpx.HTTPError as error:
+                problem = repr(error)
+            except TimeoutError:
+                problem = "storage was too slow"
             if not without_end and self._clock.monotonic() + delay_s >= give_up_at:
                 raise StorageRetry(f"The upload did not succeed in time: {problem}")
             log.info("An upload failed (%s); retrying in %.1f s.", problem, delay_s)
@@ -214,16 +280,12 @@ class Uploader:
     async def _try(
         self, file: MediaFile, headers: Mapping[str, str], left_s: float, *, again: bool
     ) -> str | None:
-        """Try one upload. None on success, or the reason why a retry may succeed."""
-        try:
-            async with asyncio.timeout(left_s):
-                response = await self._client.put(
-                    file.ticket.url, content=file.content(), headers=headers
-                )
-        except httpx.HTTPError as error:
-            return repr(error)
-        except TimeoutError:
-            return "storage was too slow"
+        """Try one upload. None on success, or the reason why a retry may succeed, as is an
+        ``httpx.HTTPError`` or a ``TimeoutError``."""
+        async with asyncio.timeout(left_s):
+            response = await self._client.put(
+                file.ticket.url, content=file.content(), headers=headers
+            )
         status = response.status_code
         if response.is_success:
             return await self._problem_of(file, headers, response)

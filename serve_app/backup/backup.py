@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
+import logging
 import os
 import shutil
 from collections.abc import Sequence
@@ -26,9 +27,12 @@ from serve_app.backup.installation import OpenInstallation, connected
 from serve_app.backup.postgres_programs import Program
 from serve_app.backup.rows import NamedFile, NamedFiles, named_files, still_named
 from serve_app.domain.errors import ArtifactNotFound, DatabaseUnavailable
+from serve_app.postgres.last_backup import record_backup
 from serve_app.queue.store.migrations import check_applied
 from serve_app.storage.keys import DamagedFile
 from serve_app.telemetry.version import package_version
+
+log = logging.getLogger(__name__)
 
 CONCURRENT = 8  # files copied at the same time, one chunk of each in memory
 READS = 2  # of a file that storage finds damaged
@@ -40,12 +44,21 @@ async def back_up(target: OpenInstallation, folder: BackupFolder) -> Manifest:
     try:
         with explained("The backup cannot be written to", folder.path):
             async with connected(target.conninfo, autocommit=False) as connection:
-                return await _back_up(target, folder, connection)
+                manifest = await _back_up(target, folder, connection)
     except psycopg.OperationalError as error:
         raise DatabaseUnavailable(
             f"PostgreSQL was lost during the backup: {str(error).strip()}. Delete {folder.path}, "
             "which is incomplete, and run the command again when the server runs."
         ) from error
+    try:
+        await record_backup(target.database, manifest.created_at)
+    except DatabaseUnavailable as error:
+        log.warning(
+            "The backup is complete, but the database did not record it: %s The metric of the last "
+            "backup shows an earlier one.",
+            error,
+        )
+    return manifest
 
 
 async def _back_up(

@@ -212,7 +212,8 @@ class Work:
 @pickle_by_name
 @dataclass(frozen=True, slots=True)
 class EngineUsage:
-    """Work of a replica's engine since its last report. May be lost, is never reported twice.
+    """Work of a replica's engine and its calls of storage, since its last report. May be lost, is
+    never reported twice.
 
     A part is the component that was called: ``denoiser``, ``encoder`` or ``autoencoder``.
     """
@@ -229,6 +230,12 @@ class EngineUsage:
     )
     parallel_calls: Mapping[str, int] = field(  # by how several devices divided them
         default_factory=dict[str, int]
+    )
+    storage_calls: Mapping[tuple[str, str], int] = field(  # tries, by (call, result)
+        default_factory=dict[tuple[str, str], int]
+    )
+    storage_seconds: Mapping[tuple[str, str], float] = field(  # of these tries
+        default_factory=dict[tuple[str, str], float]
     )
 
 

@@ -57,7 +57,7 @@ class AfterCommit:
         again: set[str] = set()
         freed: set[Limited] = set()
         for each in ended:
-            self._metrics.attempt_ended(each.pool, each.how.value)
+            self._metrics.attempt_ended(each.pool, each.how.value, each.node)
             self._metrics.ended(
                 each.endpoint, each.pool, each.state, each.run_s, each.total_s, each.code
             )

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from wsgiref.simple_server import WSGIServer
 
 MAX_PORT = 65535
+STORAGE_FAILURES = "storage_unavailable", "storage_full", "timeout", "no_answer", "error"
+"""Results of calls of storage of which an alert sees the first one. Replicas have all of them."""
 
 COUNTERS: Declared = {
     "unexpected_errors": ("Unexpected errors; each is in the log with its traceback.", ("route",)),
@@ -49,7 +51,11 @@ COUNTERS: Declared = {
     ),
     "realtime_frames": ("Frames of realtime sessions, by outcome.", ("endpoint", "end")),
     "storage_calls": (
-        "Objects read, written and deleted in storage by this process, by result.",
+        "Calls of storage by this process, and those that replicas reported to it, by result.",
+        ("caller", "call", "result"),
+    ),
+    "storage_seconds": (
+        "Time of replicas' calls of storage in seconds, by result.",
         ("call", "result"),
     ),
     "upload_bytes": ("Bytes of stored files, by sender: client or replica.", ("sender",)),
@@ -124,6 +130,10 @@ class Metrics:
         self._counters = self._families.counters
         self._gauges = self._families.gauges
         self._histograms = self._families.histograms
+        for caller in ("ingress", "replica"):
+            for call in ("read", "write"):
+                for result in STORAGE_FAILURES:
+                    self._counters["storage_calls"].labels(caller, call, result)
 
     def declared(self) -> Sequence[MetricWrapperBase]:
         """All metrics, whether they have values or not."""
@@ -160,6 +170,10 @@ class Metrics:
             self._counters["parallel_calls"].labels(pool, way).inc(calls)
         for (family, stage), seconds in done.seconds.items():
             self._counters["engine_seconds"].labels(pool, family, stage).inc(seconds)
+        for (call, result), number in done.storage_calls.items():
+            self._counters["storage_calls"].labels("replica", call, result).inc(number)
+        for (call, result), seconds in done.storage_seconds.items():
+            self._counters["storage_seconds"].labels(call, result).inc(seconds)
 
     def session_opened(self, endpoint: str) -> None:
         self._gauges["realtime_sessions"].labels(endpoint).inc()
@@ -215,7 +229,7 @@ class Metrics:
 
         ``result``: ``done``, ``aborted`` by the caller or by an unexpected error, or an error code.
         """
-        self._counters["storage_calls"].labels(call, result).inc(number)
+        self._counters["storage_calls"].labels("ingress", call, result).inc(number)
 
     def file_signed(self, result: str) -> None:
         """Count a file that was ``signed``, was ``refused`` a signature, or stays ``unsigned``."""

@@ -13,12 +13,17 @@ from serve_app.telemetry.families import LATENCY_S, Declared, DeclaredHistograms
 
 RUN_S = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 40, 80, 160, 320, 640)
 WAIT_S = (0.005, 0.025, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 900, 3600)
+START_S = (0.5, 1, 2.5, 5, 10, 20, 40, 80, 160, 320, 640, 1280)
 
 BATCH_SIZES = (1, 2, 4, 8, 16, 32, 64, 128)
 
 COUNTERS: Declared = {
     "requests": ("Requests that entered a state.", ("endpoint", "state")),
     "attempts": ("Attempts that ended, by how.", ("pool", "end")),
+    "node_failures": (
+        "Attempts that did not end well, by the node of their replica.",
+        ("node", "pool", "end"),
+    ),
     "fallbacks": (
         "Requests that fell back to another endpoint: `max_wait`, `deadline` or `failure`.",
         ("endpoint", "reason"),
@@ -100,6 +105,15 @@ GAUGES: Declared = {
         "Transactions since the oldest frozen one. PostgreSQL stops at 2^31.",
         (),
     ),
+    "database_standbys": ("Standbys that replicate from the database now.", ()),
+    "database_standby_lag_bytes": (
+        "Write-ahead log that a standby has not stored: what a failover to it would lose.",
+        ("standby",),
+    ),
+    "last_backup_timestamp_seconds": (
+        "Time of the database in the last complete `darkroom backup`; 0: never.",
+        (),
+    ),
     "recovery_armed": (
         (
             "1 while leases that have run out are taken back; 0 until the database has answered "
@@ -121,11 +135,11 @@ GAUGES: Declared = {
     ),
 }
 _OF_A_POOL = "queued", "running", "oldest_wait_seconds", "polls_waiting", "idle_slots"
-_ALERTING_ENDS = (
-    "lost",
-    "interrupted",
-    "out_of_time",
-)  # of attempts, in docs/how-to/darkroom-alerts.yaml
+_ALERTING_ENDS = "lost", "interrupted", "out_of_time"  # in docs/how-to/darkroom-alerts.yaml
+_NODE_ENDS = (*_ALERTING_ENDS, "failed", "retry", "died")
+MAX_NODES = 500
+"""Nodes with series of their own. Nodes come and go: a new one replaces that which was seen the
+longest ago."""
 HISTOGRAMS: DeclaredHistograms = {
     "notification_seconds": (
         "Time from a change to the message about it in another ingress replica.",
@@ -144,6 +158,11 @@ HISTOGRAMS: DeclaredHistograms = {
         WAIT_S,
     ),
     "run_seconds": ("Wall time of an attempt on its replica.", ("endpoint",), RUN_S),
+    "cold_start_seconds": (
+        "Time of a stage of a cold start, as the process saw it.",
+        ("pool", "stage"),
+        START_S,
+    ),
     "task_seconds": ("Time of a round of a periodic task.", ("task",), LATENCY_S),
 }
 
@@ -176,6 +195,7 @@ class QueueMeter:
         self._counters = self.families.counters
         self._gauges = self.families.gauges
         self._histograms = self.families.histograms
+        self._nodes: dict[str, set[str]] = {}  # node → pools; the last one was seen last
 
     # Requests and attempts
 
@@ -215,9 +235,28 @@ class QueueMeter:
         """Add recorded run time. ``tenant``: one of few, see ``QueueLimits.metrics_label``."""
         self._counters["usage_seconds"].labels(tenant).inc(max(0.0, run_s))
 
-    def attempt_ended(self, pool: str, end: str) -> None:
-        """Count an attempt by how it ended: a value of ``EndReason``."""
+    def attempt_ended(self, pool: str, end: str, node: str = "") -> None:
+        """Count an attempt by how it ended: a value of ``EndReason``. ``node``: address of its
+        replica's machine; empty: not known."""
         self._counters["attempts"].labels(pool, end).inc()
+        if node and end in _NODE_ENDS:
+            self._node_seen(node, pool)
+            self._counters["node_failures"].labels(node, pool, end).inc()
+
+    def _node_seen(self, node: str, pool: str) -> None:
+        """Export a node's failures, with 0 before the first one: see ``Families.counters``."""
+        pools = self._nodes.pop(node, set())
+        self._nodes[node] = pools
+        family = self._counters["node_failures"]
+        if pool not in pools:
+            pools.add(pool)
+            for end in _NODE_ENDS:
+                family.labels(node, pool, end)
+        if len(self._nodes) > MAX_NODES:
+            oldest = next(iter(self._nodes))
+            for gone in self._nodes.pop(oldest):
+                for end in _NODE_ENDS:
+                    family.remove(oldest, gone, end)
 
     def lease_expired(self, pool: str) -> None:
         self._counters["leases_expired"].labels(pool).inc()
@@ -301,6 +340,9 @@ class QueueMeter:
     def replica_info(self, replicas: Collection[tuple[str, str, str, str]]) -> None:
         """Record the replicas with their pool, id, node and device."""
         self.families.exactly("replica_info", dict.fromkeys(replicas, 1))
+        for pool, _, node, _ in replicas:
+            if node:
+                self._node_seen(node, pool)
 
     def quarantined(self, losses: Mapping[str, int]) -> None:
         """Record the nodes that are quarantined, with how often each has lost attempts."""
@@ -317,6 +359,10 @@ class QueueMeter:
         """Count an endpoint whose weights a replica has loaded since its last poll."""
         source = "host" if from_host else "disk"
         self._counters["weights_loads"].labels(pool, endpoint, source).inc()
+
+    def cold_start(self, pool: str, stage: str, took_s: float) -> None:
+        """Record a stage of a cold start that has ended: a value of ``ColdStage``."""
+        self._histograms["cold_start_seconds"].labels(pool, stage).observe(took_s)
 
     def gpu_memory(self, known: Mapping[str, GpuMemory]) -> None:
         """Record the GPU memory by replica. Replicas that are not named are exported no more."""
@@ -345,6 +391,15 @@ class QueueMeter:
     def database(self, schema_version: int, transaction_id_age: int) -> None:
         self._gauges["schema_version"].set(schema_version)
         self._gauges["database_transaction_id_age"].set(transaction_id_age)
+
+    def standbys(self, lags: Sequence[tuple[str, int]]) -> None:
+        """Record the standbys with their lags in bytes."""
+        self._gauges["database_standbys"].set(len(lags))
+        self.families.exactly("database_standby_lag_bytes", {(name,): lag for name, lag in lags})
+
+    def backup(self, at: float) -> None:
+        """Record the Unix time of the last backup; 0: never."""
+        self._gauges["last_backup_timestamp_seconds"].set(at)
 
     def recovery(self, *, armed: bool) -> None:
         """Record whether expired leases are taken back."""

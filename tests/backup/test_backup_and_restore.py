@@ -8,6 +8,7 @@ import json
 import stat
 from collections.abc import AsyncGenerator, AsyncIterator
 from dataclasses import replace
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from serve_app.domain.artifact import Artifact
 from serve_app.domain.errors import Misconfigured
 from serve_app.domain.lease import Verdict
 from serve_app.domain.request import State
+from serve_app.postgres.last_backup import last_backup
 from serve_app.queue.queue import PostgresQueue
 from serve_app.storage.directory import DirectoryStorage
 from serve_app.storage.keys import DamagedFile
@@ -85,6 +87,27 @@ async def test_a_backup_of_a_busy_installation_has_the_file_of_every_row(
         "AND NOT EXISTS (SELECT FROM artifacts a WHERE a.request_id = r.id)"
     )
     assert succeeded == [(0,)]
+
+
+async def test_a_running_installation_knows_when_it_was_backed_up_last(
+    source: OpenInstallation, folder: BackupFolder
+) -> None:
+    assert await last_backup(source.database) == 0.0
+    manifest = await back_up(source, folder)
+    at = datetime.fromisoformat(manifest.created_at).timestamp()
+    assert await last_backup(source.database) == pytest.approx(at)
+
+
+async def test_a_backup_that_fails_is_not_the_last_one(
+    source: OpenInstallation, folder: BackupFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def fail(*_: Any) -> None:
+        raise Misconfigured("pg_dump ended with status 1.")
+
+    monkeypatch.setattr(postgres_programs, "dump", fail)
+    with pytest.raises(Misconfigured):
+        await back_up(source, folder)
+    assert await last_backup(source.database) == 0.0
 
 
 async def test_a_lease_from_before_the_backup_is_fenced_and_its_request_runs_again(

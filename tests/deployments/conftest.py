@@ -27,10 +27,10 @@ from deployments.replica.config import (
 )
 from deployments.replica.replica import Replica
 from deployments.replica.resources import ReplicaResources
-from deployments.transfer.fetcher import Fetcher
+from deployments.transfer.fetcher import Fetcher, OwnStorage
 from deployments.transfer.lora_cache import LoraCache
 from deployments.transfer.lora_fetcher import LoraFetcher
-from deployments.transfer.uploader import Backoff, BucketSink, Uploader
+from deployments.transfer.uploader import Backoff, BucketSink, StorageCalls, Uploader
 from serve_app.domain.endpoint import Endpoint, StoreConfig, Weights
 from serve_app.domain.lease import Lease, LeaseKey
 from serve_app.domain.name_resolution import NameResolver
@@ -151,7 +151,7 @@ async def make_rig(tmp_path: Path):
         backoff = Backoff(Random(1), first_s=0.02, most_s=0.1)  # noqa: S311
         storage, clock = HttpStorage(), SystemClock()
         engine = Engine(device="cpu", max_generations=slots, threads=config.threads)
-        store = store or Store(StoreConfig())
+        store, calls = store or Store(StoreConfig()), StorageCalls()
 
         def own_fetcher() -> Fetcher:
             return Fetcher(
@@ -160,6 +160,7 @@ async def make_rig(tmp_path: Path):
                 max_bytes=4 * 10**6,
                 timeout_s=5.0,
                 allow_private=False,
+                own=OwnStorage(calls),
             )
 
         resources = ReplicaResources(
@@ -167,8 +168,9 @@ async def make_rig(tmp_path: Path):
             slots=slots,
             residency=Residency(engine, config.weights_bytes),
             uploader=Uploader(
-                storage.client(), clock, backoff, config.transfers.upload_give_up_s, buckets
+                storage.client(), clock, backoff, config.transfers.upload_give_up_s, buckets, calls
             ),
+            storage_calls=calls,
             fetcher=fetcher or own_fetcher(),
             snapshot_fetcher=own_fetcher(),
             loras=LoraFetcher(

@@ -18,6 +18,7 @@ import yaml
 from prometheus_client import CollectorRegistry, Counter, Histogram
 from prometheus_client.parser import text_string_to_metric_families
 
+from scripts.docs_hooks import github_slug
 from serve_app.domain.lease import ReplicaStage
 from serve_app.domain.request import State
 from serve_app.queue.transactions.end_attempt import EndReason
@@ -26,6 +27,7 @@ from tests.docs.pages import DOCS, ROOT
 from tests.ingress.house import built
 
 ALERTS = DOCS / "how-to" / "darkroom-alerts.yaml"
+RUNBOOK = DOCS / "how-to" / "runbook.md"
 DASHBOARD = DOCS / "how-to" / "darkroom-dashboard.json"
 PROMTOOL = shutil.which("promtool")
 VARIABLES = {"$pool": ".*", "$__rate_interval": "5m"}
@@ -33,12 +35,14 @@ VARIABLES = {"$pool": ".*", "$__rate_interval": "5m"}
 VALUES: Mapping[tuple[str, str], frozenset[str]] = {
     ("darkroom_requests_total", "state"): frozenset(State),
     ("darkroom_attempts_total", "end"): frozenset(EndReason),
+    ("darkroom_node_failures_total", "end"): frozenset(EndReason),
     ("darkroom_replicas", "stage"): frozenset(ReplicaStage),
     ("darkroom_weights_replicas", "place"): frozenset({"device", "host"}),
     ("darkroom_weights_loads_total", "source"): frozenset({"disk", "host"}),
 }
 """Values of labels that are enumerations."""
 
+NAME = r"darkroom_\w+|up\b"
 Labels = Mapping[str, frozenset[str]]
 
 
@@ -55,7 +59,8 @@ def real_metrics() -> dict[str, frozenset[str]]:
     return found
 
 
-REAL = real_metrics()
+REAL = real_metrics() | {"up": frozenset({"job", "instance"})}
+"""Also the metric that Prometheus itself has of each target."""
 
 
 def alert_rules() -> list[dict[str, Any]]:
@@ -85,7 +90,7 @@ def problems(query: str) -> list[str]:
     """Names in a query that ``/metrics`` does not have."""
     found: list[str] = []
     known = set[str]()
-    series = re.findall(r"\b(darkroom_\w+)(?:\{([^}]*)\})?", query)
+    series = re.findall(rf"\b({NAME})(?:\{{([^}}]*)\}})?", query)
     for metric, matchers in series:
         if metric not in REAL:
             found.append(metric)
@@ -116,16 +121,32 @@ def test_each_way_to_name_what_does_not_exist_is_found() -> None:
     assert problems("sum by (tenant) (darkroom_queued)") == ["tenant"]
     assert problems('darkroom_requests_total{state=~"failed|done"}') != []
     assert problems("histogram_quantile(0.9, sum by (pool) (darkroom_wait_seconds_bucket))") != []
-    assert problems("up") == ["no metric"]
+    assert problems('up{pool="a"}') == ["up: pool"]
+    assert problems("time() > 0") == ["no metric"]
 
 
 @pytest.mark.parametrize("rule", alert_rules(), ids=lambda rule: rule["alert"])
 def test_an_alert_rule_names_real_metrics_and_labels(rule: dict[str, Any]) -> None:
     assert problems(rule["expr"]) == []
     assert rule["annotations"]["summary"]
-    named = [REAL[name] for name in re.findall(r"\bdarkroom_\w+", rule["expr"])]
+    named = [REAL[name] for name in re.findall(rf"\b(?:{NAME})", rule["expr"])]
     shown = set(re.findall(r"\$labels\.(\w+)", str(rule["annotations"])))
     assert shown <= frozenset().union(*named)
+
+
+@pytest.mark.parametrize("rule", alert_rules(), ids=lambda rule: rule["alert"])
+def test_an_alert_says_how_urgent_it_is_and_leads_to_a_section_that_names_it(
+    rule: dict[str, Any],
+) -> None:
+    assert rule["labels"] in ({"severity": "critical"}, {"severity": "warning"})
+    page, _, anchor = rule["annotations"]["runbook_url"].partition("#")
+    assert page == RUNBOOK.name
+    sections = re.split(r"^## (.+)$", RUNBOOK.read_text(), flags=re.M)[1:]
+    by_anchor = {
+        github_slug(title, "-"): text
+        for title, text in zip(sections[::2], sections[1::2], strict=True)
+    }
+    assert f"`{rule['alert']}`" in by_anchor[anchor]
 
 
 def test_alert_rules_differ_in_their_names() -> None:
@@ -152,6 +173,7 @@ def test_an_alert_on_an_increase_sees_the_first_one_that_a_process_counts() -> N
     """``increase`` needs two samples: of a series that appears with 1 it is 0."""
     metrics = Metrics(CollectorRegistry())
     metrics.queue.pools({"studio": (0, 4)})
+    metrics.queue.replica_info([("studio", "r1", "10.0.0.7", "")])
     metrics.database.of("queue")
     served = {
         (sample.name, value): sample.value
@@ -161,20 +183,43 @@ def test_an_alert_on_an_increase_sees_the_first_one_that_a_process_counts() -> N
     }
     missed: list[str] = []
     for rule in alert_rules():
-        for name, wanted in re.findall(r"increase\((\w+)(?:\{end=~\"(.*?)\"\})?", rule["expr"]):
+        for name, wanted in re.findall(r"increase\((\w+)(?:\{\w+=~\"(.*?)\"\})?", rule["expr"]):
             new_ones = f"({name} unless {name} offset 10m)" in rule["expr"]
             if not new_ones and any(served.get((name, end)) != 0 for end in wanted.split("|")):
                 missed.append(rule["alert"])
     assert missed == []
 
 
-@pytest.mark.skipif(PROMTOOL is None, reason="promtool is not installed (Debian: prometheus)")
+def promtool_test(folder: Path, *tests: Mapping[str, Any]) -> None:
+    """Run unit tests of the alert rules."""
+    file = folder / "tests.yaml"
+    file.write_text(yaml.safe_dump({"rule_files": [str(ALERTS)], "tests": tests}))
+    command = [str(PROMTOOL), "test", "rules", str(file)]
+    checked = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert checked.returncode == 0, checked.stdout + checked.stderr
+
+
+def expected_alert(name: str, labels: Mapping[str, str], **shown: str) -> dict[str, Any]:
+    """An alert as Prometheus shows it. ``shown``: its annotations with variables."""
+    (rule,) = [each for each in alert_rules() if each["alert"] == name]
+    return {
+        "exp_labels": {**rule["labels"], **labels},
+        "exp_annotations": {**rule["annotations"], **shown},
+    }
+
+
+needs_promtool = pytest.mark.skipif(
+    PROMTOOL is None, reason="promtool is not installed (Debian: prometheus)"
+)
+
+
+@needs_promtool
 def test_the_first_defect_of_a_route_is_an_alert_for_ten_minutes(tmp_path: Path) -> None:
     labels = {"route": "v1.models", "instance": "head:9108"}
     series = 'darkroom_unexpected_errors_total{route="v1.models",instance="head:9108"}'
     name = "UnexpectedErrors"
-    annotations = {"summary": "A defect at v1.models; the log has its traceback."}
-    fires = [{"exp_labels": labels, "exp_annotations": annotations}]
+    summary = "A defect at v1.models; the log has its traceback."
+    fires = [expected_alert(name, labels, summary=summary)]
     scraped = {
         "interval": "1m",
         "input_series": [{"series": series, "values": "_x20 1x20 2x20"}],
@@ -186,11 +231,140 @@ def test_the_first_defect_of_a_route_is_an_alert_for_ten_minutes(tmp_path: Path)
             {"eval_time": "43m", "alertname": name, "exp_alerts": fires},
         ],
     }
-    file = tmp_path / "tests.yaml"
-    file.write_text(yaml.safe_dump({"rule_files": [str(ALERTS)], "tests": [scraped]}))
-    command = [str(PROMTOOL), "test", "rules", str(file)]
-    checked = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert checked.returncode == 0, checked.stdout + checked.stderr
+    promtool_test(tmp_path, scraped)
+
+
+TARGET = 'up{job="darkroom",instance="head:9108"}'
+INFO = 'darkroom_build_info{job="darkroom",instance="head:9108"}'
+NODE = 'darkroom_node_failures_total{node="10.0.0.7",pool="studio",end="interrupted"}'
+RAY = 'up{job="ray",instance="10.0.0.7:8085"}'
+CALLS = "darkroom_storage_calls_total"
+DONE = f'{CALLS}{{caller="replica",call="write",result="done"}}'
+TIMEOUTS = f'{CALLS}{{caller="replica",call="write",result="timeout"}}'
+SECONDS = 'darkroom_storage_seconds_total{call="write",result="done"}'
+LAG = 'darkroom_database_standby_lag_bytes{standby="db2"}'
+BACKUP = "darkroom_last_backup_timestamp_seconds"
+FIRING: Mapping[str, tuple[str, Mapping[str, str], str, str, dict[str, Any] | None]] = {
+    "an ingress that is away for a minute": (
+        "TargetIsDown",
+        {TARGET: "1x9 0x9"},
+        "9m",
+        "11m",
+        expected_alert(
+            "TargetIsDown",
+            {"job": "darkroom", "instance": "head:9108"},
+            summary="The ingress head:9108 does not answer Prometheus.",
+        ),
+    ),
+    "a node that loses attempts": (
+        "NodeLosesAttempts",
+        {NODE: "0x9 2 4 6"},
+        "9m",
+        "12m",
+        expected_alert(
+            "NodeLosesAttempts",
+            {"node": "10.0.0.7", "pool": "studio"},
+            summary="The node 10.0.0.7 lost 6 attempts of pool studio in 15 minutes.",
+        ),
+    ),
+    "the last ingress": (
+        "DarkroomIsAbsent",
+        {INFO: "1x9 stale"},
+        "9m",
+        "11m",
+        expected_alert("DarkroomIsAbsent", {}),
+    ),
+    "a node of Ray": (
+        "RayIsDown",
+        {RAY: "1x9 0x9"},
+        "9m",
+        "11m",
+        expected_alert(
+            "RayIsDown",
+            {"job": "ray", "instance": "10.0.0.7:8085"},
+            summary="Ray has no metrics at 10.0.0.7:8085.",
+        ),
+    ),
+    "all of Ray": (
+        "RayIsDown",
+        {RAY: "1x69 stale"},
+        "69m",
+        "71m",
+        expected_alert("RayIsDown", {}, summary="Ray has no metrics at all."),
+    ),
+    "uploads of replicas that hang": (
+        "StorageFails",
+        {DONE: "0+10x9 90x9", TIMEOUTS: "0x9 5 10"},
+        "9m",
+        "11m",
+        expected_alert(
+            "StorageFails",
+            {"caller": "replica", "call": "write"},
+            summary="25% of the calls to write files fail, as each replica sees it.",
+        ),
+    ),
+    "a single upload of a hundred that was tried again": (
+        "StorageFails",
+        {DONE: "0+10x19", TIMEOUTS: "0x9 1x9"},
+        "9m",
+        "12m",
+        None,
+    ),
+    "uploads that take long": (
+        "StorageIsSlow",
+        {DONE: "0+2x30", SECONDS: "0+4x9 40+40x20"},
+        "9m",
+        "25m",
+        expected_alert(
+            "StorageIsSlow", {"call": "write"}, summary="A replica takes 20s to write a file."
+        ),
+    ),
+    "a standby that falls behind": (
+        "StandbyLags",
+        {LAG: "0x9 209715200x20"},
+        "9m",
+        "20m",
+        expected_alert(
+            "StandbyLags",
+            {"standby": "db2"},
+            summary="The standby db2 lacks 200MiB: a failover to it would lose them.",
+        ),
+    ),
+    "a standby that is gone": (
+        "StandbyIsGone",
+        {"darkroom_database_standbys": "2x9 1x20"},
+        "9m",
+        "20m",
+        expected_alert(
+            "StandbyIsGone",
+            {},
+            summary="1 standbys replicate from the database, fewer than before.",
+        ),
+    ),
+    "a backup of three days ago": (
+        "BackupIsOld",
+        {BACKUP: "1x4400"},
+        "47h",
+        "72h",
+        expected_alert("BackupIsOld", {}, summary="The last backup is 2d 23h 59m 59s old."),
+    ),
+}
+"""Series by minute, the last time without the alert, a time with it, and the alert; None: none."""
+
+
+@needs_promtool
+@pytest.mark.parametrize("case", FIRING)
+def test_an_alert_fires_for(case: str, tmp_path: Path) -> None:
+    name, series, before, at, fires = FIRING[case]
+    scraped = {
+        "interval": "1m",
+        "input_series": [{"series": each, "values": values} for each, values in series.items()],
+        "alert_rule_test": [
+            {"eval_time": before, "alertname": name, "exp_alerts": []},
+            {"eval_time": at, "alertname": name, "exp_alerts": [fires] if fires else []},
+        ],
+    }
+    promtool_test(tmp_path, scraped)
 
 
 def periods() -> dict[str, float]:
@@ -256,7 +430,7 @@ async def test_each_metric_of_a_query_is_in_the_metrics_that_an_ingress_serves()
     assert named <= served
 
 
-@pytest.mark.skipif(PROMTOOL is None, reason="promtool is not installed (Debian: prometheus)")
+@needs_promtool
 def test_prometheus_parses_every_query(tmp_path: Path) -> None:
     rules = [
         {"record": f"panel_{number}", "expr": query, "labels": {"title": title}}

@@ -6,16 +6,18 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from dataclasses import replace
+from datetime import UTC, datetime
 
 import psycopg
 import pytest
 from prometheus_client import CollectorRegistry
 
 from serve_app.domain.errors import DatabaseUnavailable
-from serve_app.domain.lease import Presence, ReplicaStage
+from serve_app.domain.lease import LeaseKey, Presence, ReplicaStage
 from serve_app.domain.outcome import Outcome, Usage
 from serve_app.domain.request import State
 from serve_app.postgres.database import Database
+from serve_app.postgres.last_backup import record_backup
 from serve_app.queue.queue import PostgresQueue, assemble
 from serve_app.queue.state import replicas
 from serve_app.queue.store.config import QueueLimits
@@ -31,6 +33,7 @@ from tests.queue.requests import POOL, TENANT, ask, done, failure, lease, new, r
 from tests.telemetry.reading import Scrapes, scraping
 
 ENDPOINT = "fal-ai/flux/schnell"
+NODE = "10.0.0.7"
 SESSION_FRAME = "0195a1b2-0000-7000-8000-000000000001"
 ABOUT = {"endpoint": ENDPOINT, "pool": POOL}
 Started = tuple[PostgresQueue, Scrapes]
@@ -97,6 +100,27 @@ async def test_attempts_are_counted_by_their_end_and_failures_by_code(start: Pro
     assert await attempts("succeeded") == 1
     # The first attempt of each request has a wait, the others do not.
     assert await scrapes.value("wait_seconds_count", **ABOUT) == 2
+
+
+async def test_attempts_that_did_not_end_well_are_counted_by_the_node_of_their_replica(
+    start: Processes,
+) -> None:
+    queue, scrapes = await start(QUICK)
+
+    async def leased() -> LeaseKey:
+        await queue.submit(new())
+        (granted,) = (await queue.ask(ask(node=NODE))).leases
+        await queue.parts.state.replicas.flush()
+        await queue.report(report(granted.held))
+        return granted.held
+
+    of = {"node": NODE, "pool": POOL}
+    await queue.finish(done(await leased()))
+    await queue.finish(done(await leased(), failure("out_of_memory")))
+    assert await scrapes.value("node_failures_total", end="failed", **of) == 1
+    assert await scrapes.value("node_failures_total", end="interrupted", **of) == 0
+    await leased()  # and it is not heard of again
+    await scrapes.until(lambda n: n == 1, "node_failures_total", end="interrupted", **of)
 
 
 async def test_usage_is_counted_by_the_tenants_that_the_settings_name(start: Processes) -> None:
@@ -367,6 +391,16 @@ async def test_files_that_should_have_been_deleted_are_shown(
         operator.execute("DELETE FROM unwanted WHERE key = 'r/a'")
     await queue.parts.tables.check()
     assert await scrapes.value("unwanted_files_overdue_seconds") == 0
+
+
+async def test_the_last_backup_is_shown(start: Processes, database: Database) -> None:
+    queue, scrapes = await start()
+    await queue.parts.tables.check()
+    assert await scrapes.value("last_backup_timestamp_seconds") == 0
+    await record_backup(database, "2026-11-27T10:00:00.5+00:00")
+    await queue.parts.tables.check()
+    at = datetime(2026, 11, 27, 10, 0, 0, 500_000, UTC).timestamp()
+    assert await scrapes.value("last_backup_timestamp_seconds") == at
 
 
 async def test_recovery_is_armed_once_the_database_has_answered_for_a_lease_period(

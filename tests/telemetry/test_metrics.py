@@ -17,6 +17,7 @@ from serve_app.free_ports import free_port
 from serve_app.ingress.connections import serve_metrics
 from serve_app.settings import Config
 from serve_app.telemetry.metrics import Metrics, MetricsServer
+from serve_app.telemetry.queue_metrics import MAX_NODES
 from tests.contract.waiting import eventually
 
 
@@ -35,6 +36,8 @@ def test_what_happens_is_counted() -> None:
         {("encoder", "nobody else"): 1},
         {("flux", "denoising"): 1.5},
         {"rows": 3},
+        {("write", "error"): 2, ("write", "done"): 1},
+        {("write", "error"): 0.25},
     )
     for _ in range(2):
         metrics.computed("studio", done)
@@ -56,9 +59,47 @@ def test_what_happens_is_counted() -> None:
     assert value("darkroom_parallel_calls_total", **divided) == 6
     denoised = {"pool": "studio", "family": "flux", "stage": "denoising"}
     assert value("darkroom_engine_seconds_total", **denoised) == 3.0
+    uploads = {"caller": "replica", "call": "write"}
+    assert value("darkroom_storage_calls_total", **uploads, result="error") == 4
+    assert value("darkroom_storage_calls_total", **uploads, result="done") == 2
+    assert value("darkroom_storage_seconds_total", call="write", result="error") == 0.5
     assert value("darkroom_oldest_wait_seconds", pool="studio") == 1.5
     assert value("darkroom_database_oldest_transaction_seconds") == 90.0
     assert value("darkroom_database_held_back_transactions") == 4000
+
+
+def test_attempts_that_did_not_end_well_are_counted_by_node() -> None:
+    metrics = Metrics(CollectorRegistry())
+    metrics.queue.replica_info([("studio", "r1", "10.0.0.7", "H100"), ("studio", "r2", "", "")])
+    metrics.queue.attempt_ended("studio", "interrupted", "10.0.0.8")
+    metrics.queue.attempt_ended("studio", "succeeded", "10.0.0.8")
+    metrics.queue.attempt_ended("studio", "lost")
+
+    def failures(node: str, end: str) -> float | None:
+        labels = {"node": node, "pool": "studio", "end": end}
+        return metrics.registry.get_sample_value("darkroom_node_failures_total", labels)
+
+    assert failures("10.0.0.8", "interrupted") == 1
+    assert failures("10.0.0.7", "interrupted") == 0  # there before its first one
+    assert failures("10.0.0.8", "succeeded") is None
+    assert failures("", "lost") is None
+
+
+def test_the_nodes_of_a_metric_are_as_many_as_there_may_be_however_many_come_and_go() -> None:
+    metrics = Metrics(CollectorRegistry())
+    for number in range(MAX_NODES):
+        metrics.queue.attempt_ended("studio", "lost", f"node-{number}")
+    metrics.queue.attempt_ended("video", "failed", "node-0")  # so the second one is the oldest
+    metrics.queue.attempt_ended("studio", "lost", "new")
+    nodes = {
+        sample.labels["node"]
+        for family in metrics.registry.collect()
+        for sample in family.samples
+        if sample.name == "darkroom_node_failures_total"
+    }
+    assert len(nodes) == MAX_NODES
+    assert {"new", "node-0"} <= nodes
+    assert "node-1" not in nodes
 
 
 def test_the_gauges_of_a_pool_that_has_nothing_any_more_are_zero() -> None:

@@ -158,7 +158,7 @@ closed AS (
         node = CASE WHEN e.how IN ('lost', 'interrupted', 'died', 'out_of_time') THEN (
             SELECT nullif(p.node, '') FROM replicas p WHERE p.replica_id = a.replica_id) END
     FROM ended e WHERE a.request_id = e.id AND a.attempt = e.attempt
-    RETURNING a.request_id, a.replica_id
+    RETURNING a.request_id, a.replica_id, a.node
 ),
 notified AS (
     INSERT INTO events (request_id, sequence, level, state, message)
@@ -231,7 +231,9 @@ SELECT e.id::text, e.attempt, e.lease_nonce, e.state, e.how, e.ran_in, e.tenant,
             THEN substring(e.final FROM '"failure":{{"code":"([a-z0-9_]+)"') END,
        e.trace, e.pool, e.falls,
        NOT e.falls AND e.fell_back_to IS NOT NULL AND coalesce(
-           (e.fallback ->> 'same_pool')::boolean, false)
+           (e.fallback ->> 'same_pool')::boolean, false),
+       coalesce(CASE WHEN e.how IN ('failed', 'retry') THEN (
+           SELECT p.node FROM replicas p WHERE p.replica_id = c.replica_id) ELSE c.node END, '')
 FROM ended e LEFT JOIN closed c ON c.request_id = e.id
 """
 

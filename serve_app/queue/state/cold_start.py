@@ -15,6 +15,7 @@ from serve_app.domain.lease import Presence
 from serve_app.domain.ports import Clock
 from serve_app.domain.progress import Loading, Stage, from_plain
 from serve_app.queue.fairness.cost_model import START_KEY, CostModel
+from serve_app.telemetry.queue_metrics import QueueMeter
 
 GIGABYTE = 1e9
 MAX_SHARE = 0.99  # highest share reported for a stage that takes longer than expected
@@ -89,17 +90,23 @@ class _Load:
 class ColdStarts:
     """Times of the stages of cold starts, learned and expected. Owned by one event loop."""
 
-    def __init__(self, clock: Clock, costs: CostModel) -> None:
+    def __init__(self, clock: Clock, costs: CostModel, metrics: QueueMeter) -> None:
         self._clock = clock
         self._costs = costs
+        self._metrics = metrics
         self._loads: dict[tuple[str, str], _Load] = {}  # by replica and endpoint
         # pools in which requests wait for a replica: since when, and when that was seen last
         self._without: dict[str, tuple[float, float]] = {}
 
     # What is learned
 
-    def observe(self, stage: ColdStage, pool: str, seconds: float, size: float = 1.0) -> None:
-        """Learn that a stage took ``seconds``. ``size``: gigabytes, of a stage of bytes."""
+    def took(self, stage: ColdStage, pool: str, seconds: float) -> None:
+        """Learn that a stage, which is not one of bytes, took ``seconds``."""
+        self._metrics.cold_start(pool, stage, seconds)
+        self._observe(stage, pool, seconds)
+
+    def _observe(self, stage: ColdStage, pool: str, seconds: float, size: float = 1.0) -> None:
+        """``size``: gigabytes, of a stage of bytes."""
         for key in {stage_key(stage, pool), stage_key(stage)}:
             self._costs.observe(*key, size, seconds)
 
@@ -127,7 +134,7 @@ class ColdStarts:
         began, seen = self._without.pop(pool, (0.0, float("-inf")))
         now = self._clock.monotonic()
         if now - seen <= SEEN_WITHIN_S:
-            self.observe(ColdStage.NODE, pool, now - began)
+            self.took(ColdStage.NODE, pool, now - began)
 
     def starting(self, pool: str, began: float) -> StageEstimate:
         """Estimate for a replica that announced its start at ``began``, by the monotonic clock."""
@@ -178,12 +185,14 @@ class ColdStarts:
 
     def _learn(self, load: _Load) -> None:
         """Learn from a stage that ended, or was given up: bytes count as far as they were seen."""
+        took_s = self._clock.monotonic() - load.began
         if load.stage not in _BYTES:
-            took_s = self._clock.monotonic() - load.began
-            self.observe(load.stage, load.pool, took_s)
-        elif (rate := _rate(load)) is not None:
+            self.took(load.stage, load.pool, took_s)
+            return
+        self._metrics.cold_start(load.pool, load.stage, took_s)
+        if (rate := _rate(load)) is not None:
             size = (load.done - load.first) / GIGABYTE
-            self.observe(load.stage, load.pool, size * GIGABYTE / rate, size)
+            self._observe(load.stage, load.pool, size * GIGABYTE / rate, size)
 
     def _bytes_left_s(self, load: _Load) -> float:
         left = max(0, load.total - load.done)

@@ -25,6 +25,7 @@ from serve_app.queue.state.cold_start import ColdStage, ColdStarts
 from serve_app.queue.state.positions import QueuePosition
 from serve_app.queue.store.config import QueueLimits
 from serve_app.queue.store.rows import progress_of
+from serve_app.telemetry.queue_metrics import QueueMeter
 
 # Estimated start of a queued request. Pure.
 
@@ -140,13 +141,18 @@ class EtaModel:
     """Expected starts and ends, and limits on running requests, from memory."""
 
     def __init__(
-        self, database: Database, clock: Clock, limits: QueueLimits, costs: CostModel
+        self,
+        database: Database,
+        clock: Clock,
+        limits: QueueLimits,
+        costs: CostModel,
+        metrics: QueueMeter,
     ) -> None:
         self._database = database
         self._clock = clock
         self._limits = limits
         self._costs = costs
-        self._cold = ColdStarts(clock, costs)
+        self._cold = ColdStarts(clock, costs, metrics)
         self._running: dict[str, list[Running]] = {}  # by pool
         self._of_tenant: Counter[str] = Counter()  # running requests
         self._of_endpoint: Counter[str] = Counter()
@@ -176,7 +182,7 @@ class EtaModel:
         if presence.stage is ReplicaStage.READY:
             if id_ in self._starting:
                 took_s = self._clock.monotonic() - self._starting[id_][1]
-                self._cold.observe(ColdStage.STARTING, pool, took_s)
+                self._cold.took(ColdStage.STARTING, pool, took_s)
             self._slots[id_] = (pool, slots)
         else:
             self._slots.pop(id_, None)

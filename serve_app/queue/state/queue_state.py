@@ -86,7 +86,7 @@ class QueueState:
         costs = CostModel(database, limits)
         pauses = Pauses(database)
         positions = Positions(database, clock, costs)
-        eta = EtaModel(database, clock, limits, costs)
+        eta = EtaModel(database, clock, limits, costs, metrics)
         demand = DemandReader(database, clock, limits, terms, eta, pauses)
         stats = QueueStats(database, clock, limits, positions, eta, pauses, requests, demand)
         waiters, running_limits = Waiters(clock), RunningLimits(database, limits)

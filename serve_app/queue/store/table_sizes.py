@@ -1,8 +1,10 @@
-"""Sizes of the queue's tables, measured by one ingress process for all."""
+"""Sizes of the queue's tables, measured by one ingress process for all, and the condition of the
+database."""
 
 from __future__ import annotations
 
 from serve_app.postgres.database import Database
+from serve_app.postgres.last_backup import last_backup
 from serve_app.postgres.leader_election import LeaderElection
 from serve_app.telemetry.queue_metrics import QueueMeter, TableSize
 
@@ -22,6 +24,16 @@ SELECT (SELECT coalesce(max(number), 0) FROM migrations),
        (SELECT age(datfrozenxid) FROM pg_database WHERE datname = current_database()),
        (SELECT greatest(0, coalesce(extract(epoch FROM now() - min(due_at)), 0))::double precision
         FROM unwanted)
+"""
+# A role without `pg_read_all_stats` sees none. Of two with one name, the one that is further behind
+# counts. A base backup is no standby, though it streams.
+STANDBYS = """
+-- name: standbys
+SELECT application_name, pg_wal_lsn_diff(pg_current_wal_lsn(), flush_lsn)::bigint
+FROM pg_stat_replication
+WHERE state IN ('catchup', 'streaming') AND application_name <> 'pg_basebackup'
+  AND flush_lsn IS NOT NULL
+ORDER BY 2
 """
 
 
@@ -47,8 +59,11 @@ class TableMonitor:
         return True
 
     async def check(self) -> None:
-        """Record the version of the schema, how many transaction ids are in use, and how long files
-        have been due for deletion."""
+        """Record the version of the schema, how many transaction ids are in use, how long files
+        have been due for deletion, the last backup, and the standbys."""
         ((version, age, overdue_s),) = await self._database.rows(CONDITION)
         self._metrics.database(version, age)
         self._metrics.unwanted_files(overdue_s)
+        self._metrics.backup(await last_backup(self._database))
+        rows = await self._database.rows(STANDBYS)
+        self._metrics.standbys([(name, lag) for name, lag in rows])

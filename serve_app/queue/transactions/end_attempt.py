@@ -118,6 +118,7 @@ class EndedAttempt:
     queued_in: str = ""  # pool in which it is queued again
     fell_back: bool = False  # by this end
     ran_elsewhere: bool = False  # as its fallback, in the pool of its own endpoint
+    node: str = ""  # of its replica, if it did not end well and the node is known
 
 
 LOST_MESSAGES = {

@@ -102,6 +102,8 @@ async def test_with_storage_away_the_lease_lives_and_the_attempt_is_handed_back(
     assert len(rig.port.renewals(held)) > 3
     last = [p for _, report in rig.port.reports for of, p in report.progress if of == held][-1]
     assert last.stage is Stage.UPLOADING
+    failed = sum(r.computed.storage_calls.get(("write", "error"), 0) for _, r in rig.port.reports)
+    assert 0 < failed <= len(rig.storage.requests)
     # A lease that may have arrived nevertheless is taken back.
     await until(lambda: rig.storage.requests[-1].method == "DELETE")
 

@@ -1,6 +1,7 @@
 """Engine counters are reported exactly once."""
 
 from deployments.replica.reporter import UsageDelta
+from deployments.transfer.uploader import StorageCalls
 from serve_app.domain.lease import EngineUsage
 
 
@@ -45,3 +46,17 @@ def test_seconds_are_those_of_all_weights_of_a_family():
     assert tally.take().seconds == {}
     counts = counted(0, {}, {}, {**seconds, ("flux:one", "denoising"): 2.25})
     assert tally.take().seconds == {("flux", "denoising"): 0.25}
+
+
+def test_calls_of_storage_are_reported_by_their_results():
+    engine, calls = counted(0, {}, {}), StorageCalls()
+    tally = UsageDelta(lambda: {**engine, **calls.counts()})
+    tally.take()
+    assert tally.take() == EngineUsage()
+    calls.add("write", "error", 0.5)
+    calls.add("write", "error", 0.25)
+    calls.add("write", "done", 1.0)
+    reported = tally.take()
+    assert reported.storage_calls == {("write", "error"): 2, ("write", "done"): 1}
+    assert reported.storage_seconds == {("write", "error"): 0.75, ("write", "done"): 1.0}
+    assert tally.take() == EngineUsage()

@@ -7,7 +7,7 @@ from random import Random
 import httpx
 import pytest
 
-from deployments.transfer.fetcher import OWN_TRIES, Fetcher, OwnFiles, fetcher_client
+from deployments.transfer.fetcher import OWN_TRIES, Fetcher, OwnFiles, OwnStorage, fetcher_client
 from deployments.transfer.uploader import Backoff, StorageRetry
 from serve_app.domain.errors import InvalidInput
 from serve_app.domain.name_resolution import NameResolver
@@ -204,7 +204,7 @@ async def test_a_storage_of_ours_that_comes_back_sends_the_file(web, problem):
         raise status
 
     web.answers[f"ingress:8000/files/{KEY}"] = answer
-    fetcher = web.fetcher(own_backoff=QUICK)
+    fetcher = web.fetcher(own=OwnStorage(backoff=QUICK))
     assert await fetcher.fetch(OURS_URL, FIELD, OwnFiles("http://ingress:8000")) == BODY
     assert len(web.requests) == 4
 
@@ -212,7 +212,7 @@ async def test_a_storage_of_ours_that_comes_back_sends_the_file(web, problem):
 @pytest.mark.parametrize("problem", [httpx.Response(503), httpx.ConnectError("no")])
 async def test_a_storage_of_ours_that_stays_away_is_no_fault_of_the_input(web, problem):
     web.answers[f"ingress:8000/files/{KEY}"] = problem
-    fetcher = web.fetcher(own_backoff=QUICK)
+    fetcher = web.fetcher(own=OwnStorage(backoff=QUICK))
     with pytest.raises(StorageRetry):
         await fetcher.fetch(OURS_URL, FIELD, OwnFiles("http://ingress:8000"))
     assert [request.url.host for request in web.requests] == ["ingress"] * OWN_TRIES
@@ -232,8 +232,32 @@ async def test_a_storage_of_ours_that_hangs_or_breaks_off_is_no_fault_of_the_inp
     web.answers[f"ingress:8000/files/{KEY}"] = httpx.Response(200, content=broken())
     received = []
     with pytest.raises(StorageRetry):
-        await web.fetcher(own_backoff=QUICK).stream(OURS_URL, FIELD, received.append, OURS)
+        await web.fetcher(own=OwnStorage(backoff=QUICK)).stream(
+            OURS_URL, FIELD, received.append, OURS
+        )
     assert received == [BODY]  # what was passed on is not passed on again
+
+
+async def test_each_try_at_our_own_storage_is_counted_and_no_other_server(web):
+    own, ours = OwnStorage(backoff=QUICK), OwnFiles("http://ingress:8000")
+    answers = [httpx.Response(503), httpx.Response(200, content=BODY)]
+
+    async def answer():
+        return answers.pop(0)
+
+    async def hang():
+        await asyncio.sleep(60)
+
+    fetcher = web.fetcher(own=own)
+    web.answers[f"ingress:8000/files/{KEY}"] = answer
+    await fetcher.fetch(OURS_URL, FIELD, ours)
+    web.answers["example.com/a.png"] = httpx.Response(200, content=BODY)
+    await fetcher.fetch("https://example.com/a.png", FIELD, ours)
+    web.answers[f"ingress:8000/files/{KEY}"] = hang
+    with pytest.raises(StorageRetry):
+        await web.fetcher(timeout_s=0.05, own=own).fetch(OURS_URL, FIELD, ours)
+    counts = own.calls.counts()["storage_calls"]
+    assert counts == {("read", "error"): 1, ("read", "done"): 1, ("read", "timeout"): 1}
 
 
 @pytest.mark.parametrize("path", ["/files/../metrics", "/files/%2e%2e/metrics", "/files//a", "/v1"])

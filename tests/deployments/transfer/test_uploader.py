@@ -1,5 +1,6 @@
 """Uploads with tickets."""
 
+import asyncio
 import time
 from dataclasses import replace
 from random import Random
@@ -8,7 +9,7 @@ import httpx
 import pytest
 
 from deployments.families.base import MediaFile
-from deployments.transfer.uploader import Backoff, StorageRetry, Uploader, http_client
+from deployments.transfer.uploader import Backoff, StorageCalls, StorageRetry, Uploader, http_client
 from serve_app.domain.artifact import UploadTicket
 from serve_app.domain.errors import StorageUnavailable, TooLarge
 from serve_app.telemetry.clock import SystemClock
@@ -45,6 +46,34 @@ async def test_a_refusal_is_not_tried_again(storage, uploader, status):
     with pytest.raises(StorageUnavailable, match=str(status)):
         await uploader.put(MediaFile(storage.ticket("key"), b"body"))
     assert len(storage.requests) == 1
+
+
+async def test_each_try_is_counted_by_its_result():
+    storage, calls = HttpStorage(), StorageCalls()
+    backoff = Backoff(Random(1), first_s=0.001, most_s=0.01)  # noqa: S311
+    uploader = Uploader(storage.client(), SystemClock(), backoff, 1.0, calls=calls)
+    storage.problems.extend([503, 500, httpx.ReadError, httpx.ReadTimeout])
+    await uploader.put(MediaFile(storage.ticket("key"), b"body"))
+    storage.problems.append(403)
+    with pytest.raises(StorageUnavailable):
+        await uploader.put(MediaFile(storage.ticket("key"), b"body"))
+    storage.closed = asyncio.Event()  # it hangs
+    with pytest.raises(StorageRetry):
+        await uploader.put(MediaFile(storage.ticket("key"), b"body"))
+    cancelled = asyncio.create_task(uploader.put(MediaFile(storage.ticket("key"), b"body")))
+    await asyncio.sleep(0)
+    cancelled.cancel()
+    await asyncio.gather(cancelled, return_exceptions=True)
+    await uploader.aclose()
+    counts = calls.counts()
+    assert counts["storage_calls"] == {
+        ("write", "error"): 2,
+        ("write", "no_answer"): 1,
+        ("write", "timeout"): 2,
+        ("write", "done"): 1,
+        ("write", "storage_unavailable"): 1,
+    }
+    assert counts["storage_seconds"]["write", "timeout"] >= 0.9
 
 
 async def test_it_gives_up_in_the_end(storage, uploader):

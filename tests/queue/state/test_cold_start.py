@@ -8,6 +8,7 @@ from dataclasses import replace
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from prometheus_client import CollectorRegistry
 
 from serve_app.domain.lease import Presence, ReplicaStage
 from serve_app.domain.progress import Loading, Progress, Stage, to_plain
@@ -16,6 +17,7 @@ from serve_app.queue.fairness.cost_model import CostModel
 from serve_app.queue.state.cold_start import ASSUMED_S, MAX_SHARE, ColdStage, ColdStarts
 from serve_app.queue.state.eta import EtaModel
 from serve_app.queue.state.positions import QueuePosition
+from serve_app.telemetry.queue_metrics import QueueMeter
 from tests.fakes.clock import FakeClock
 from tests.queue.database import LONG_LEASES, Ingress
 from tests.queue.requests import POOL as TESTED
@@ -34,7 +36,9 @@ class ColdPool:
         self.clock: FakeClock = tables.clock
         self.costs: CostModel = tables.costs
         self.eta: EtaModel = tables.forecast
-        self.cold = ColdStarts(self.clock, self.costs)
+        self.started: CollectorRegistry = tables.registry
+        self.registry = CollectorRegistry()
+        self.cold = ColdStarts(self.clock, self.costs, QueueMeter(self.registry))
 
     async def learn(self) -> None:
         await self.costs.refresh()
@@ -138,6 +142,43 @@ async def test_a_load_is_estimated_by_its_bytes_and_rate_and_by_the_stages_behin
     assert found.left_s == pytest.approx(10.0 + 30.0)
 
 
+def test_each_stage_that_ended_is_measured_with_its_pool(pool: ColdPool) -> None:
+    def measured() -> dict[str, float | None]:
+        labels = [{"pool": POOL, "stage": stage} for stage in ColdStage]
+        name = "darkroom_cold_start_seconds_sum"
+        values = {each["stage"]: pool.registry.get_sample_value(name, each) for each in labels}
+        return {stage: value for stage, value in values.items() if value is not None}
+
+    pool.cold.waits(POOL)
+    pool.clock.advance(4.0)
+    pool.cold.announced(POOL)
+    pool.loads(Loading((FLUX, "other"), Stage.DOWNLOADING, 0, 10 * GB))
+    pool.clock.advance(16.0)
+    assert measured() == {"waiting_for_node": 4.0}
+    pool.loads(Loading((FLUX, "other"), Stage.LOADING, 0, 10 * GB))
+    pool.clock.advance(0.25)  # too short for a rate, but it is a time
+    pool.loads(Loading((FLUX, "other"), Stage.WARMING_UP))
+    pool.clock.advance(3.0)
+    pool.loads()
+    assert measured() == {
+        "waiting_for_node": 4.0,
+        "downloading": 16.0,
+        "loading": 0.25,
+        "warming_up": 3.0,
+    }
+
+
+def test_the_start_of_a_replica_is_measured_when_it_is_ready(pool: ColdPool) -> None:
+    pool.eta.replica_seen(starting(), 1)
+    pool.clock.advance(8.0)
+    for _ in range(2):
+        pool.eta.replica_seen(replace(starting(), stage=ReplicaStage.READY), 1)
+    labels = {"pool": POOL, "stage": "starting"}
+    value = pool.started.get_sample_value
+    assert value("darkroom_cold_start_seconds_sum", labels) == 8.0
+    assert value("darkroom_cold_start_seconds_count", labels) == 1
+
+
 async def test_a_stage_of_a_replica_that_died_teaches_nothing(pool: ColdPool) -> None:
     pool.loads(Loading((FLUX,), Stage.COMPILING))
     pool.clock.advance(1.0)
@@ -151,7 +192,7 @@ def test_a_stage_is_never_over_before_its_end_and_never_has_less_than_no_time(
     elapsed_s: float, took_s: float
 ) -> None:
     pool = ColdPool()
-    pool.cold.observe(ColdStage.STARTING, POOL, took_s)
+    pool.cold.took(ColdStage.STARTING, POOL, took_s)
     began = pool.clock.monotonic()
     pool.clock.advance(elapsed_s)
     found = pool.cold.starting(POOL, began)

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from prometheus_client import CollectorRegistry
 
 from serve_app.domain.lease import Presence, ReplicaStage
 from serve_app.domain.request import Priority, Request, State
@@ -23,6 +24,7 @@ from serve_app.queue.state.eta import MAX_ROUNDS, PRECISION, REBUILD_S, RUNNING,
 from serve_app.queue.state.positions import QueuePosition
 from serve_app.queue.store.config import QueueLimits
 from serve_app.settings.overflow import OverflowPools
+from serve_app.telemetry.queue_metrics import QueueMeter
 from tests.fakes.clock import FakeClock
 from tests.fakes.lane_order import LaneClock, QueuedRequest, charge, in_order, pool_time
 
@@ -85,7 +87,9 @@ class SimulatedPool:
         self._begin = self.clock.monotonic()
         tables = Tables(self)
         self.costs = CostModel(tables)  # type: ignore[arg-type]
-        self.forecast = EtaModel(tables, self.clock, QueueLimits(), self.costs)  # type: ignore[arg-type]
+        self.registry = CollectorRegistry()
+        metrics = QueueMeter(self.registry)
+        self.forecast = EtaModel(tables, self.clock, QueueLimits(), self.costs, metrics)  # type: ignore[arg-type]
         self.lanes = {tenant: LaneClock() for tenant in ("ann", "bob", "eve")}
         self.waiting: dict[str, One] = {}
         self.running: list[One] = []
@@ -326,7 +330,8 @@ async def test_slots_of_a_slower_class_are_counted_by_what_they_get_done() -> No
     pool = SimulatedPool(1)
     limits = QueueLimits(overflow=OverflowPools({"slow": POOL}))
     costs = CostModel(Tables(pool), limits)  # type: ignore[arg-type]
-    eta = EtaModel(Tables(pool), pool.clock, limits, costs)  # type: ignore[arg-type]
+    metrics = QueueMeter(CollectorRegistry())
+    eta = EtaModel(Tables(pool), pool.clock, limits, costs, metrics)  # type: ignore[arg-type]
     for where, seconds in ((POOL, 10.0), ("slow", 20.0)):
         costs.observe("one", where, 1.0, seconds)
     await costs.refresh()
