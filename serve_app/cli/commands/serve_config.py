@@ -14,7 +14,7 @@ from serve_app.cli.connection.whole_file import whole_file
 from serve_app.domain.errors import Misconfigured
 from serve_app.settings import config_file, refuse_unknown
 from serve_app.settings.parts import VERSION
-from serve_app.telemetry.version import package_version
+from serve_app.telemetry.version import code_version
 
 HEADER = """\
 # Written by `darkroom serve-config`. Change the file that it was written from, and write it again.
@@ -33,7 +33,7 @@ def serve_config(source: Path, installed_as: Path | None) -> str:
     ``installed_as``: path of ``source`` on the nodes of the ingress, if it is another. Raises
     ``Misconfigured``.
     """
-    version = {VERSION: package_version()}
+    version = {VERSION: code_version()}
     return _serve_config(config_file.read(source), (installed_as or source).absolute(), version)
 
 

@@ -10,7 +10,7 @@ import yaml
 from click.testing import CliRunner
 
 from serve_app.cli.main import main
-from serve_app.telemetry.version import package_version
+from serve_app.telemetry.version import code_version
 from tests.docs.pages import ROOT
 
 pytestmark = [
@@ -36,7 +36,7 @@ def test_another_version_is_another_configuration_of_every_application(
     entries: list[dict[str, Any]],
 ) -> None:
     assert len(entries) > 1
-    assert {each["args"]["version"] for each in entries} == {package_version()}
+    assert {each["args"]["version"] for each in entries} == {code_version()}
 
 
 @pytest.mark.parametrize("number", [0, 1], ids=["ingress", "pool"])
