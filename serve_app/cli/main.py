@@ -15,6 +15,7 @@ PLACES = {
     "contexts": "commands.login:contexts_group",
     "deploy": "apps.deploy:deploy_command",
     "doctor": "doctor.command:doctor_command",
+    "drain-node": "commands.watch_spot:drain_node_command",
     "endpoints": "commands.operations:endpoints_group",
     "env": "commands.environment:env_command",
     "files": "file_access.command:files_group",

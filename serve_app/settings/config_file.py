@@ -32,10 +32,10 @@ def read(path: Path) -> ConfigFile:
         text = path.read_text()
     except (OSError, UnicodeDecodeError) as error:
         raise Misconfigured(f"{path} cannot be read: {error}.") from None
-    return parse(text, path)
+    return _parse(text, path)
 
 
-def parse(text: str, path: Path) -> ConfigFile:
+def _parse(text: str, path: Path) -> ConfigFile:
     """The configuration in ``text``. ``path``: for messages, otherwise as ``read``."""
     try:
         content = yaml.safe_load(text)

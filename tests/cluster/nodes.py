@@ -7,6 +7,7 @@ import json
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Generator, Sequence
 from pathlib import Path
 from typing import IO, Any
@@ -52,10 +53,6 @@ class SeveralNodes:
     def add(self, accelerator: str) -> str:
         """Add a node with such a GPU. Returns its name."""
         return str(self._ask({"add": accelerator}, frozenset({"added"}))[1])
-
-    def drain(self, node: str, deadline_s: float) -> None:
-        """Give a node the notice that it ends after the deadline."""
-        self._ask({"drain": node, "deadline_s": deadline_s}, frozenset({"draining"}))
 
     def where(self, node: str) -> tuple[str, str]:
         """Address of the GCS, and the id of a node."""
@@ -128,6 +125,19 @@ def several_nodes(
     finally:
         end_all([process], str(temporary))
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def drain_node(nodes: SeveralNodes, node: str, within_s: float) -> float:
+    """Run ``darkroom drain-node`` as if on the node. Returns the seconds that it took."""
+    address, node_id = nodes.where(node)
+    drain = [sys.executable, "-m", "serve_app.cli", "drain-node", "--within", str(within_s)]
+    began = time.monotonic()
+    subprocess.run(
+        [*drain, "--address", address, "--node-id", node_id],
+        env=clean_environment() | {"RAY_AUTH_MODE": "disabled"},
+        check=True,
+    )
+    return time.monotonic() - began
 
 
 def with_stores(conninfo: str, storage: S3Server) -> dict[str, str]:

@@ -37,9 +37,7 @@ import yaml
 from ray import serve
 from ray._private.node import Node
 from ray._private.parameter import RayParams
-from ray._raylet import GcsClient
 from ray.cluster_utils import Cluster
-from ray.core.generated import autoscaler_pb2
 from ray.serve.context import _get_global_client  # what `serve deploy` and `serve status` use
 from ray.serve.schema import ServeDeploySchema
 
@@ -95,16 +93,6 @@ class Nodes:
         self.by_name[name] = node
         self.names[node.node_id] = name
         return name
-
-    def drain(self, name: str, deadline_s: float) -> None:
-        """What `ray drain-node` does, without a process of its own."""
-        accepted, refusal = GcsClient(address=self.cluster.address).drain_node(
-            self.by_name[name].node_id,
-            autoscaler_pb2.DrainNodeReason.Value("DRAIN_NODE_REASON_PREEMPTION"),
-            "spot notice",
-            int((time.time() + deadline_s) * 1000),  # noqa: TID251 a time for Ray
-        )
-        assert accepted, refusal
 
     def remove(self, name: str) -> None:
         self.cluster.remove_node(self.by_name.pop(name), allow_graceful=False)
@@ -204,9 +192,6 @@ def _do(asked: dict[str, Any], nodes: Nodes, port: int) -> None:
 def _do_to_nodes(asked: dict[str, Any], nodes: Nodes) -> None:
     if "add" in asked:
         _say("added", nodes.add(asked["add"]))
-    elif "drain" in asked:
-        nodes.drain(asked["drain"], asked["deadline_s"])
-        _say("draining", asked["drain"])
     elif "where" in asked:
         _say("there", [nodes.cluster.address, nodes.by_name[asked["where"]].node_id])
     elif "remove" in asked:

@@ -22,7 +22,7 @@ from serve_app.cli.connection.installation import SHORT_TEMP_DIR
 from serve_app.free_ports import free_ports
 from tests.cluster.darkroom import clean_environment, eventually
 from tests.cluster.load import Load
-from tests.cluster.nodes import SeveralNodes, in_bucket, several_nodes, with_stores
+from tests.cluster.nodes import SeveralNodes, drain_node, in_bucket, several_nodes, with_stores
 from tests.fakes.metadata_service import metadata_service
 from tests.queue.database import conninfo, server
 from tests.storage.conftest import moto_server
@@ -112,7 +112,7 @@ class Installation:
     def drain(self) -> None:
         self.nodes.add("L4")
         node = self.working_node()
-        self.nodes.drain(node, 600)
+        assert drain_node(self.nodes, node, 600.0) < 600
         eventually(lambda: self.all_run(3) and not self._works(node), f"{node} is empty")
         self.nodes.remove(node)
 

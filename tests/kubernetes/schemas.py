@@ -2,8 +2,8 @@
 
     python -m tests.kubernetes.schemas ray.io_rayservices.yaml
 
-checks the RayServices of ``kubernetes/`` against KubeRay's own custom resource definition, and says
-what does not fit. The tests use the schemas beside this file.
+checks the RayServices of the chart's examples against KubeRay's own custom resource definition, and
+says what does not fit. The tests use the schemas beside this file.
 """
 
 from __future__ import annotations
@@ -18,14 +18,9 @@ from typing import Any
 import yaml
 from jsonschema import Draft202012Validator
 
+from tests.kubernetes.helm import EXAMPLES, INSTALLATION, Manifest, example, manifests
+
 HERE = Path(__file__).parent
-MANIFESTS = tuple(sorted((HERE.parents[1] / "kubernetes").glob("*.yaml")))
-
-Manifest = dict[str, Any]
-
-
-def documents(path: Path) -> list[Manifest]:
-    return [each for each in yaml.safe_load_all(path.read_text()) if each]
 
 
 def problems(manifest: Manifest) -> list[str]:
@@ -39,6 +34,9 @@ def _validator(api_version: str, kind: str) -> Draft202012Validator:
     if api_version == "ray.io/v1":
         schema = yaml.safe_load((HERE / "ray_service.yaml").read_text())
         return Draft202012Validator(schema | {"$defs": definitions | schema["$defs"]})
+    custom = yaml.safe_load((HERE / "custom_kinds.yaml").read_text())["$defs"]
+    if kind in custom:
+        return Draft202012Validator({"$ref": f"#/$defs/{kind}", "$defs": definitions | custom})
     group, _, version = api_version.rpartition("/")
     name = f"io.k8s.api.{group.removesuffix('.k8s.io') or 'core'}.{version}.{kind}"
     return Draft202012Validator({"$ref": f"#/$defs/{name}", "$defs": {name: {}} | definitions})
@@ -77,9 +75,9 @@ def _objects(schema: Any) -> Iterator[dict[str, Any]]:
 def main() -> int:
     validator = definition(Path(sys.argv[1]))
     found = [
-        f"{path.name}: {problem}"
-        for path in MANIFESTS
-        for each in documents(path)
+        f"{name}: {problem}"
+        for name in EXAMPLES
+        for each in manifests(example(name), INSTALLATION)
         if each["kind"] == "RayService"
         for problem in _said(validator, each)
     ]

@@ -1,33 +1,39 @@
-"""What ``kubernetes/`` has is what Kubernetes, KubeRay, Ray and Darkroom take."""
+"""What the chart renders from its examples is what Kubernetes, KubeRay, Ray and Darkroom take."""
 
 from __future__ import annotations
 
 import copy
 import importlib.metadata
 import re
-import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
-from click.testing import CliRunner
 
 from deployments.families.registry import FAMILIES
-from serve_app.cli.connection.whole_file import part_of
 from serve_app.cli.main import main
 from serve_app.settings import (
-    APPLICATION,
+    HUB_SECRET_NAMES,
     PREFIX,
     SECRET_NAMES,
-    pool_application,
+    PoolConfig,
     setting_names,
 )
 from serve_app.settings.parts import BOUNDS
 from tests.docs.conftest import build
-from tests.docs.pages import ROOT
-from tests.kubernetes.schemas import MANIFESTS, Manifest, documents, problems
+from tests.docs.pages import DOCS, ROOT
+from tests.kubernetes.helm import (
+    CHART,
+    EXAMPLES,
+    INSTALLATION,
+    Manifest,
+    example,
+    manifests,
+    require,
+)
+from tests.kubernetes.schemas import problems
 
 __all__ = ["build"]
 
@@ -37,7 +43,8 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore::FutureWarning"),
 ]
 
-ALL = [(path.name, each) for path in MANIFESTS for each in documents(path)]
+require()
+ALL = [(name, each) for name in EXAMPLES for each in manifests(example(name), INSTALLATION)]
 SERVICES = {name: each for name, each in ALL if each["kind"] == "RayService"}
 SOURCES = {
     name: each["data"]["darkroom.yaml"]
@@ -47,21 +54,21 @@ SOURCES = {
 
 
 @pytest.fixture(params=SERVICES)
-def file(request: pytest.FixtureRequest) -> str:
-    """Name of each file with a RayService."""
+def name(request: pytest.FixtureRequest) -> str:
+    """Name of each example."""
     return str(request.param)
 
 
 @pytest.fixture
-def ray_service(file: str) -> Manifest:
+def ray_service(name: str) -> Manifest:
     """Its RayService, a copy of its own."""
-    return copy.deepcopy(SERVICES[file])
+    return copy.deepcopy(SERVICES[name])
 
 
 @pytest.fixture
-def source(file: str) -> dict[str, Any]:
+def source(name: str) -> dict[str, Any]:
     """The configuration from which its ``serveConfigV2`` is written."""
-    return dict(yaml.safe_load(SOURCES[file]))
+    return dict(yaml.safe_load(SOURCES[name]))
 
 
 def identity(manifest: Manifest) -> str:
@@ -96,13 +103,33 @@ def arguments(source: dict[str, Any]) -> dict[str, Any]:
     return dict(application["args"])
 
 
+def written(settings: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """Applications by name, as ``darkroom serve-config`` writes them."""
+    from serve_app.app import applications  # noqa: PLC0415 imports Ray
+
+    made = applications(settings, Path("/etc/darkroom/darkroom.yaml"))
+    return {name: each.entry | {"args": each.args} for name, each in made.items()}
+
+
+def checked(applications: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    """The applications, with pools as they are after they were read."""
+
+    def pools(args: dict[str, Any]) -> dict[str, Any]:
+        return {key: PoolConfig(**each) for key, each in args.get("pools", {}).items()}
+
+    return {
+        name: each | {"args": each["args"] | {"pools": pools(each["args"])}}
+        for name, each in applications.items()
+    }
+
+
 @pytest.mark.parametrize("manifest", [each for _, each in ALL], ids=identity)
 def test_a_manifest_has_the_fields_and_types_of_its_kind(manifest: Manifest) -> None:
     assert problems(manifest) == []
 
 
 def test_there_is_an_example_for_one_gpu_node_and_one_for_many() -> None:
-    one, many = SERVICES["one-gpu-node.yaml"], SERVICES["many-gpu-nodes.yaml"]
+    one, many = SERVICES["one-gpu-node"], SERVICES["many-gpu-nodes"]
     assert [group["maxReplicas"] for group in groups(one)[1:]] == [1]
     assert sum(group["maxReplicas"] for group in groups(many)[1:]) > 8
     assert all(group["minReplicas"] == 0 for group in groups(many)[1:])
@@ -130,7 +157,7 @@ def test_a_mistake_in_a_ray_service_is_found(ray_service: Manifest, path: str, v
 
 
 def test_a_mistake_in_a_built_in_kind_is_found() -> None:
-    (service,) = [each for _, each in ALL if identity(each) == "Service darkroom"]
+    service, _ = [each for _, each in ALL if identity(each) == "Service darkroom"]
     wrong = copy.deepcopy(service)
     wrong["spec"]["ports"][0]["port"] = "eighty"
     assert problems(wrong)
@@ -146,30 +173,11 @@ def test_serve_takes_the_configuration_and_knows_each_of_its_keys(ray_service: M
         assert application.keys() <= ServeApplicationSchema.model_fields.keys()
 
 
-def test_it_is_written_from_the_config_map_with_an_application_for_each_pool(
-    file: str, ray_service: Manifest, source: dict[str, Any], tmp_path: Path
+def test_serve_gets_what_serve_config_writes_from_the_config_map(
+    ray_service: Manifest, source: dict[str, Any]
 ) -> None:
-    copied = tmp_path / file
-    shutil.copy(ROOT / "kubernetes" / file, copied)
-    ran = CliRunner().invoke(main, ["serve-config", "--manifest", str(copied)])
-    assert ran.exit_code == 0, ran.output
-    assert copied.read_text() == (ROOT / "kubernetes" / file).read_text(), (
-        f"Run: darkroom serve-config --manifest kubernetes/{file}"
-    )
-    names = [each["name"] for each in configuration(ray_service)["applications"]]
-    pools = arguments(source)["pools"]
-    assert names == [APPLICATION, *(pool_application(each) for each in pools)]
-
-
-def test_a_full_disk_leaves_the_manifest_as_it_was(file: str, tmp_path: Path) -> None:
-    copied = tmp_path / file
-    shutil.copy(ROOT / "kubernetes" / file, copied)
-    before = copied.read_text()
-    part_of(copied).symlink_to("/dev/full")
-    ran = CliRunner().invoke(main, ["serve-config", "--manifest", str(copied)])
-    assert ran.exit_code == 1
-    assert f"darkroom: {copied} cannot be written: No space left on device." in ran.output
-    assert copied.read_text() == before
+    rendered = {each["name"]: each for each in configuration(ray_service)["applications"]}
+    assert checked(rendered) == checked(written(arguments(source)))
 
 
 def test_bounds_of_pools_are_only_in_the_config_map(ray_service: Manifest) -> None:
@@ -179,20 +187,14 @@ def test_bounds_of_pools_are_only_in_the_config_map(ray_service: Manifest) -> No
             assert not BOUNDS & pool.keys()
 
 
-def test_a_file_without_a_ray_service_is_refused_in_a_sentence() -> None:
-    ran = CliRunner().invoke(
-        main, ["serve-config", "--manifest", str(ROOT / "kubernetes" / "redis.yaml")]
-    )
-    assert ran.exit_code == 1
-    assert "one RayService" in ran.output
-
-
-def test_the_configuration_is_the_one_of_every_cluster_but_for_its_pools(
+def test_the_configuration_is_the_one_of_every_cluster_but_for_its_pools_and_addresses(
     source: dict[str, Any],
 ) -> None:
     usual = yaml.safe_load((ROOT / "darkroom.yaml").read_text())
     for each in (source, usual):
         del each["applications"][0]["args"]["pools"]
+    for key in (*INSTALLATION["settings"], "metrics_host", "metrics_port"):
+        del source["applications"][0]["args"][key]
     assert source == usual
 
 
@@ -233,8 +235,8 @@ def test_ray_reserves_no_more_than_a_pod_has(ray_service: Manifest) -> None:
         assert int(group["resources"]["GPU"]) == requests["nvidia.com/gpu"]
 
 
-def test_pods_name_only_settings_secrets_claims_and_maps_that_there_are() -> None:
-    there = {identity(each): each for _, each in ALL}
+def test_pods_name_only_settings_claims_and_maps_that_there_are() -> None:
+    there = {identity(each) for _, each in ALL}
     for labels, spec in pods():
         own = {"data"} if labels["app"] == "darkroom-redis" else set[str]()
         volumes = {each["name"] for each in spec.get("volumes", ())} | own
@@ -246,29 +248,46 @@ def test_pods_name_only_settings_secrets_claims_and_maps_that_there_are() -> Non
                 assert f"ConfigMap {volume['configMap']['name']}" in there
         for container in spec["containers"]:
             assert {each["name"] for each in container["volumeMounts"]} <= volumes
-            for source in container.get("envFrom", ()):
-                ((kind, reference),) = source.items()
-                named = {"secretRef": "Secret", "configMapRef": "ConfigMap"}[kind]
-                found = there[f"{named} {reference['name']}"]
-                given = {*found.get("data", {}), *found.get("stringData", {})}
-                assert {each for each in given if each.startswith(PREFIX)} <= setting_names()
-            for variable in container.get("env", ()):
-                if "valueFrom" in variable:
-                    reference = variable["valueFrom"]["secretKeyRef"]
-                    assert reference["key"] in there[f"Secret {reference['name']}"]["stringData"]
+            variables = {each["name"] for each in container.get("env", ())}
+            assert {each for each in variables if each.startswith(PREFIX)} <= setting_names()
 
 
 def test_only_the_head_gets_darkrooms_secrets() -> None:
-    values = {identity(each): each for _, each in ALL}
-    assert {
-        f"Secret {each['metadata']['name']}"
-        for each in values.values()
-        if each["kind"] == "Secret" and {*SECRET_NAMES} & {*each["stringData"]}
-    } == {"Secret darkroom-secrets"}
-    assert not {*SECRET_NAMES} & {*values["ConfigMap darkroom-settings"]["data"]}
+    values = yaml.safe_load((CHART / "values.yaml").read_text())
+    of_head = {values["secrets"]["head"], values["secrets"]["database"]["name"]}
     for labels, spec in pods():
-        text = str(spec)
-        assert ("darkroom-secrets" in text) == (labels.get("ray.io/node-type") == "head")
+        (container,) = spec["containers"]
+        named = {each["secretRef"]["name"] for each in container.get("envFrom", ())}
+        named |= {
+            each["valueFrom"]["secretKeyRef"]["name"]
+            for each in container.get("env", ())
+            if "valueFrom" in each
+        }
+        if labels.get("ray.io/node-type") == "head":
+            assert named == of_head
+        else:
+            assert not named & of_head
+
+
+def test_the_commands_of_the_docs_write_secrets_that_darkroom_reads() -> None:
+    text = (DOCS / "how-to" / "run-on-kubernetes.md").read_text()
+    keys = set(re.findall(r"--from-literal=([A-Z0-9_]+)=", text))
+    assert "DARKROOM_DATABASE_URL" in keys
+    assert keys <= {*SECRET_NAMES, *HUB_SECRET_NAMES}
+
+
+def test_gpu_pods_are_drained_before_they_end(ray_service: Manifest) -> None:
+    for group in groups(ray_service)[1:]:
+        spec = group["template"]["spec"]
+        (container,) = spec["containers"]
+        program, command, *options = container["lifecycle"]["preStop"]["exec"]["command"]
+        assert program == "darkroom"
+        context = main.make_context(program, [command, *options])
+        _, subcommand, given = main.resolve_command(context, [command, *options])
+        assert subcommand is not None
+        within = subcommand.make_context(command, given).params["within"]
+        graceful = PoolConfig(families=("flux",)).shutdown_s
+        assert graceful + 10 <= within < spec["terminationGracePeriodSeconds"]
 
 
 def test_kubernetes_adds_no_settings_by_the_names_of_services() -> None:
@@ -306,7 +325,7 @@ def test_ray_s_pods_ask_the_health_of_their_own_node() -> None:
                 }
 
 
-def test_selectors_find_pods_of_both_examples() -> None:
+def test_selectors_find_pods() -> None:
     selectors: list[tuple[str, dict[str, str]]] = []
     for _, each in ALL:
         spec = each.get("spec", {})
@@ -327,7 +346,7 @@ def test_the_version_of_ray_is_the_one_that_is_installed(ray_service: Manifest) 
 
 
 def test_many_nodes_outlive_their_head() -> None:
-    many = SERVICES["many-gpu-nodes.yaml"]
+    many = SERVICES["many-gpu-nodes"]
     cluster = many["spec"]["rayClusterConfig"]
     options = cluster["gcsFaultToleranceOptions"]
     name, _, port = options["redisAddress"].partition(":")

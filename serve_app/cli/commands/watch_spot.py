@@ -1,9 +1,9 @@
-"""``darkroom watch-spot``: drain this node when its cloud announces that the machine ends."""
+"""``darkroom watch-spot`` and ``darkroom drain-node``: drain this node before it ends."""
 
 from __future__ import annotations
 
 import threading
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 import click
@@ -39,6 +39,7 @@ class RayNode:
         except (RaySystemError, RpcError) as error:
             raise Misconfigured(f"Ray's GCS at {self._address} does not answer: {error}") from error
         self._given_id = node_id
+        self._drained_id = ""
 
     def drain(self, notice: SpotNotice, deadline_ms: int) -> None:
         """Tell Ray that the node ends. Raises ``Unavailable`` if Ray refuses, or is not there."""
@@ -53,6 +54,17 @@ class RayNode:
             raise Unavailable(f"Ray at {self._address} does not answer: {error}") from error
         if not accepted:
             raise Unavailable(f"Ray refused to drain the node: {refusal}")
+        self._drained_id = id_
+
+    def has_left(self) -> bool:
+        """True if Ray has ended the node, which it does when nothing runs there any more, or at the
+        deadline. False while Ray does not answer."""
+        try:
+            nodes: Any = self._gcs.get_all_node_info()
+        except Exception:  # the head may just be starting again
+            return False
+        own = self._drained_id
+        return not any(id_.hex() == own and node.state == node.ALIVE for id_, node in nodes.items())
 
     def current_id(self) -> str:
         """Id of the node, which is another one after Ray was started again. Raises
@@ -99,14 +111,53 @@ def watch_spot_command(
     wait = threading.Event().wait
     notice = _notice(source, wait)
     click.echo(f"{notice.words}, at {notice.at:%H:%M:%S} UTC. The node is drained.")
+    _drain(node, notice, wait, None)
+    click.echo("Ray hands the node's work over.")
+
+
+@click.command("drain-node")
+@click.option(
+    "--within",
+    type=click.FloatRange(min=LEAST.total_seconds()),
+    default=50.0,
+    show_default=True,
+    help="Seconds until the node ends. A replica works on until graceful_shutdown_timeout_s (20 s) "
+    "before.",
+)
+@click.option(
+    "--address", default=None, help="GCS of the Ray cluster. Default: the one that runs here."
+)
+@click.option("--node-id", default=None, help="Default: the node on this machine.")
+def drain_node_command(within: float, address: str | None, node_id: str | None) -> None:
+    """Drain this node, and wait until it is empty.
+
+    For the preStop hook of a pod, or before maintenance. Its replicas hand their requests over with
+    their snapshots, which is no failure. Ends when the node has left Ray, at the latest after
+    --within.
+    """
+    clock = SystemClock()
+    ends = clock.now() + timedelta(seconds=within)
+    wait = threading.Event().wait
+    node = RayNode(address, node_id)
+    _drain(node, SpotNotice(ends, "darkroom drain-node"), wait, ends)
+    click.echo(f"The node is drained until {ends:%H:%M:%S} UTC.")
+    while not node.has_left() and clock.now() < ends:
+        wait(0.5)
+
+
+def _drain(node: RayNode, notice: SpotNotice, wait: Any, until: datetime | None) -> None:
+    """Drain the node, and try again while Ray does not answer: it may just be starting again.
+    Raises its error after ``until``."""
     while True:
         try:
             node.drain(notice, _deadline_ms(notice))
-            break
-        except (Misconfigured, Unavailable) as error:  # Ray may just be starting again
+        except (Misconfigured, Unavailable) as error:
+            if until is not None and SystemClock().now() >= until:
+                raise
             click.echo(f"{error.message} Trying again.", err=True)
             wait(1.0)
-    click.echo("Ray hands the node's work over.")
+        else:
+            return
 
 
 def _notice(source: NoticeSource, wait: Any) -> SpotNotice:

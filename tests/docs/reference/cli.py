@@ -161,6 +161,7 @@ EXAMPLES = {
     "contexts": ("darkroom contexts",),
     "contexts use": ("darkroom contexts use lab", "darkroom contexts use --local"),
     "top": ("darkroom top", "darkroom top --once"),
+    "drain-node": ("darkroom drain-node", "darkroom drain-node --within 600"),
     "watch-spot": ("darkroom watch-spot", "darkroom watch-spot --cloud aws"),
     "weights add": ("darkroom weights add style style.safetensors --base fal-ai/flux/dev",),
     "weights hub-token": ("darkroom weights hub-token --tenant studio-a < token.txt",),

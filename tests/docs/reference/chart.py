@@ -1,0 +1,20 @@
+"""The file by which the Helm chart divides settings among Serve applications."""
+
+from __future__ import annotations
+
+import json
+
+from serve_app.settings import FIELDS, PoolConfig
+from serve_app.settings.parts import BOUNDS, LIVE, OF_REPLICAS, ONLY_OF_REPLICAS
+
+
+def page() -> str:
+    """Names of settings and of keys of pools, as JSON."""
+    names = {
+        "settings": FIELDS.keys() - {"pools"},  # which the chart has in classes of nodes
+        "not_of_ingress": ONLY_OF_REPLICAS | LIVE | {"families"},
+        "of_replicas": OF_REPLICAS,
+        "pool": PoolConfig.model_fields.keys(),
+        "bounds": BOUNDS,
+    }
+    return json.dumps({name: sorted(each) for name, each in names.items()}, indent=1) + "\n"

@@ -1,0 +1,207 @@
+"""Values of the chart do what they say, and mistakes in them are refused."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import yaml
+
+from serve_app.telemetry.version import package_version
+from tests.docs.pages import DOCS, block
+from tests.kubernetes.helm import (
+    EXAMPLES,
+    INSTALLATION,
+    Manifest,
+    Refused,
+    Values,
+    example,
+    manifests,
+    merged,
+    require,
+)
+from tests.kubernetes.schemas import problems
+
+require()
+
+ONE = merged(example("one-gpu-node"), INSTALLATION)
+
+
+def rendered(change: Values, base: Values = ONE, release: str = "darkroom") -> dict[str, Manifest]:
+    """Manifests by kind and name, each of which its schema allows."""
+    made = manifests(base, change, release=release)
+    for each in made:
+        assert problems(each) == [], each["kind"]
+    return {f"{each['kind']} {each['metadata']['name']}": each for each in made}
+
+
+def with_class(**change: Any) -> Values:
+    (node_class,) = example("one-gpu-node")["nodeClasses"]
+    return {"nodeClasses": [node_class | change]}
+
+
+def applications(made: dict[str, Manifest]) -> dict[str, dict[str, Any]]:
+    text = made["RayService darkroom"]["spec"]["serveConfigV2"]
+    return {each["name"]: each for each in yaml.safe_load(text)["applications"]}
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"ingres": {"enabled": True}}, "ingres"),
+        ({"head": {"memory": "eight"}}, "head.memory"),
+        (
+            {"workers": {"terminationGracePeriodSeconds": 5}},
+            "workers.terminationGracePeriodSeconds",
+        ),
+        ({"httpRoute": {"enabled": True, "parentRefs": []}}, "httpRoute.parentRefs"),
+        ({"image": {"repository": ""}}, "image.repository is empty"),
+        ({"settings": {"public_url": ""}}, "settings.public_url is empty"),
+        ({"settings": {"s3_bucket": ""}}, "settings.s3_bucket is empty"),
+        ({"settings": {"leese_s": 30}}, "settings.leese_s is no setting of Darkroom"),
+        ({"settings": {"pools": {}}}, "pools are in nodeClasses"),
+        ({"nodeClasses": []}, "nodeClasses is empty"),
+        (with_class(gpu=1), "gpu"),
+        (with_class(pools=[{"name": "x", "slotz": 1}]), "The pool x has the key slotz"),
+        (with_class(pools=[{"name": "x", "accelerator": "A10G"}]), "nodeClasses.0.pools.0"),
+    ],
+)
+def test_a_mistake_is_refused_by_name(change: Values, message: str) -> None:
+    with pytest.raises(Refused, match=message):
+        manifests(ONE, change)
+
+
+def test_the_values_of_the_docs_are_values() -> None:
+    values = yaml.safe_load(block(DOCS / "how-to" / "run-on-kubernetes.md", "yaml"))
+    made = rendered(values, example("many-gpu-nodes"))
+    assert {"HTTPRoute darkroom", "ServiceMonitor darkroom", "PrometheusRule darkroom"} <= {*made}
+
+
+def test_every_value_that_the_examples_do_not_set_can_be_left_out() -> None:
+    own = {key: INSTALLATION[key] for key in ("image", "settings")}
+    for name in EXAMPLES:
+        made = rendered({}, merged(example(name), own))
+        assert {"RayService darkroom", "Service darkroom", "ConfigMap darkroom-config"} <= {*made}
+        assert not {"Ingress darkroom", "HTTPRoute darkroom", "PrometheusRule darkroom"} & {*made}
+
+
+def test_two_releases_of_one_namespace_share_no_object_and_no_pod() -> None:
+    first, second = rendered({}, release="darkroom"), rendered({}, release="other")
+    claims = {"PersistentVolumeClaim darkroom-weights"}  # a name of the values
+    assert {*first} & {*second} == claims
+    assert first["Service darkroom"]["spec"]["selector"]["app"] == "darkroom"
+    assert second["Service other-darkroom"]["spec"]["selector"]["app"] == "other-darkroom"
+
+
+def test_ingress_and_route_have_the_host_of_the_public_url() -> None:
+    made = rendered({})
+    ingress = made["Ingress darkroom"]["spec"]
+    assert ingress["rules"][0]["host"] == "darkroom.example.org"
+    assert ingress["tls"] == [{"hosts": ["darkroom.example.org"], "secretName": "darkroom-tls"}]
+    assert made["HTTPRoute darkroom"]["spec"]["hostnames"] == ["darkroom.example.org"]
+
+
+def test_the_rules_are_those_of_the_docs() -> None:
+    alerts = yaml.safe_load((DOCS / "how-to" / "darkroom-alerts.yaml").read_text())
+    assert rendered({})["PrometheusRule darkroom"]["spec"] == alerts
+
+
+def test_prometheus_finds_the_metrics_and_calls_the_job_darkroom() -> None:
+    made = rendered({"settings": {"metrics_port": 9200}})
+    service, monitor = made["Service darkroom-metrics"], made["ServiceMonitor darkroom"]
+    labels = service["metadata"]["labels"]
+    assert monitor["spec"]["selector"]["matchLabels"].items() <= labels.items()
+    assert labels[monitor["spec"]["jobLabel"]] == "darkroom"
+    assert monitor["spec"]["endpoints"][0]["port"] == service["spec"]["ports"][0]["name"]
+    assert service["spec"]["ports"][0]["port"] == 9200
+    allowed = made["NetworkPolicy darkroom-head"]["spec"]["ingress"]
+    assert {"port": 9200, "protocol": "TCP"} in [port for each in allowed for port in each["ports"]]
+    assert monitor["metadata"]["labels"]["release"] == "prometheus"
+
+
+def test_the_head_may_use_a_redis_of_ones_own_ours_or_none() -> None:
+    def redis(values: Values) -> tuple[str | None, bool]:
+        made = rendered({"headFaultTolerance": values})
+        cluster = made["RayService darkroom"]["spec"]["rayClusterConfig"]
+        address = cluster.get("gcsFaultToleranceOptions", {}).get("redisAddress")
+        return address, "StatefulSet darkroom-redis" in made
+
+    assert redis({"enabled": False}) == (None, False)
+    assert redis({"enabled": True}) == ("darkroom-redis:6379", True)
+    own = {"enabled": True, "redisAddress": "redis.example.org:6380"}
+    assert redis(own) == ("redis.example.org:6380", False)
+
+
+def test_policies_and_budgets_can_be_left_to_others() -> None:
+    made = rendered({"networkPolicies": {"enabled": False}, "disruptionBudgets": False})
+    assert not [
+        name for name in made if name.split()[0] in {"NetworkPolicy", "PodDisruptionBudget"}
+    ]
+
+
+def test_the_database_s_url_may_be_in_another_secret() -> None:
+    made = rendered({"secrets": {"database": {"name": "postgres-app", "key": "uri"}}})
+    head = made["RayService darkroom"]["spec"]["rayClusterConfig"]["headGroupSpec"]
+    (container,) = head["template"]["spec"]["containers"]
+    (url,) = [each for each in container["env"] if each["name"] == "DARKROOM_DATABASE_URL"]
+    assert url["valueFrom"]["secretKeyRef"] == {"name": "postgres-app", "key": "uri"}
+
+
+def test_an_overflow_pool_has_the_families_of_the_pool_before_it() -> None:
+    spot = {"name": "flux", "families": ["flux"], "resources": {"spot": 0.001}}
+    other = {"name": "second", "overflow_of": "flux", "overflow_after_s": 300}
+    third = {"name": "third", "overflow_of": "second"}
+    made = applications(rendered(with_class(pools=[third, other, spot])))
+    for name in ("flux", "second", "third"):
+        pool = made[f"darkroom-{name}"]["args"]["pools"][name]
+        assert pool["families"] == ["flux"]
+        assert not {"overflow_of", "overflow_after_s"} & pool.keys()
+
+
+def test_pools_are_in_darkroom_yaml_in_the_order_of_the_values() -> None:
+    pools = [{"name": name, "families": ["flux"]} for name in ("zeta", "alpha", "mid")]
+    made = rendered(with_class(pools=pools))
+    text = made["ConfigMap darkroom-config"]["data"]["darkroom.yaml"]
+    (application,) = yaml.safe_load(text)["applications"]
+    assert [*application["args"]["pools"]] == ["zeta", "alpha", "mid"]
+
+
+def test_a_family_of_ones_own_reaches_only_the_pools_that_host_it() -> None:
+    pools = [{"name": "mine", "families": ["mine"]}, {"name": "flux", "families": ["flux"]}]
+    change = with_class(pools=pools) | {"settings": {"families": {"mine": "package:Family"}}}
+    made = applications(rendered(change))
+    assert made["darkroom-mine"]["args"]["families"] == {"mine": "package:Family"}
+    assert made["darkroom-flux"]["args"]["families"] == {}
+    assert "families" not in made["darkroom"]["args"]
+
+
+def test_a_limit_changes_only_the_file_that_the_ingress_watches() -> None:
+    before, after = rendered({}), rendered({"settings": {"max_waiting": 5_000_000}})
+    changed = {name for name in before if before[name] != after[name]}
+    assert changed == {"ConfigMap darkroom-config"}
+    assert "max_waiting: 5000000" in after["ConfigMap darkroom-config"]["data"]["darkroom.yaml"]
+
+
+def test_nodes_without_a_gpu_can_have_pools() -> None:
+    pool = {"name": "hosted", "families": ["openai"], "num_cpus": 1}
+    groups = [{"name": "cpu", "min": 1, "max": 3}]
+    plain = {"cpu": 4, "memory": "16Gi", "groups": groups, "pools": [pool]}
+    made = rendered({"nodeClasses": [plain]})
+    (group,) = made["RayService darkroom"]["spec"]["rayClusterConfig"]["workerGroupSpecs"]
+    assert group["resources"] == {"CPU": "4"}
+    assert not {"accelerator", "num_gpus"} & {
+        *applications(made)["darkroom-hosted"]["args"]["pools"]["hosted"]
+    }
+
+
+def test_the_image_is_of_the_package_s_version_unless_the_values_name_another() -> None:
+    def image(change: Values) -> str:
+        head = rendered({"image": change})["RayService darkroom"]["spec"]["rayClusterConfig"]
+        (container,) = head["headGroupSpec"]["template"]["spec"]["containers"]
+        return str(container["image"])
+
+    name = "registry.example.org/darkroom"
+    assert image({}) == f"{name}:{package_version()}"
+    assert image({"tag": "0.2.0"}) == f"{name}:0.2.0"
+    digest = f"sha256:{'a' * 64}"
+    assert image({"tag": "0.2.0", "digest": digest}) == f"{name}@{digest}"
