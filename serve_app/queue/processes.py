@@ -101,9 +101,12 @@ class ProcessLog:
     has one at a time."""
 
     def __init__(
-        self, database: Database, liveness: Liveness, alive: Callable[[], frozenset[str]],
+        self,
+        database: Database,
+        liveness: Liveness,
+        alive: Callable[[], frozenset[str]],
         cluster: str,
-    ) -> None:  # fmt: skip
+    ) -> None:
         self._database = database
         self._liveness = liveness
         self._alive = alive
@@ -124,7 +127,7 @@ class ProcessLog:
     async def stopped(self, ingress: IngressProcess) -> None:
         """Write the orderly end of an ingress, unless the database is away."""
         with contextlib.suppress(DarkroomError):
-            await self._end({ingress.actor_id: "it was stopped or replaced"})
+            await self._end({ingress.actor_id: "it was stopped or replaced"}, logging.INFO)
 
     async def look(self) -> None:
         """Write and log the starts and ends that are new."""
@@ -147,14 +150,14 @@ class ProcessLog:
         rows = await self._database.rows(EVENTS, {"limit": MAX_EVENTS})
         return [dict(zip(NAMES, (row[0].isoformat(), *row[1:]), strict=True)) for row in rows]
 
-    async def _end(self, reasons: Mapping[str, str]) -> None:
+    async def _end(self, reasons: Mapping[str, str], level: int = logging.WARNING) -> None:
         if not reasons:
             return
         ends = [{"actor": actor, "reason": reason} for actor, reason in sorted(reasons.items())]
         rows = await self._database.rows(END, {"ends": messages.compact(ends)})
         for kind, name, pool, node, why in rows:
             of = f" of the pool {pool}" if pool else ""
-            log.warning("The %s %s%s on %s has ended: %s.", kind, name, of, node or "?", why)
+            log.log(level, "The %s %s%s on %s has ended: %s.", kind, name, of, node or "?", why)
 
 
 def _why_started(version: str, name: str, before: str, ended: bool, why_ended: str) -> str:  # noqa: FBT001 a row
