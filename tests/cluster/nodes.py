@@ -16,19 +16,29 @@ import httpx
 from psycopg.conninfo import make_conninfo
 
 from serve_app.cli.connection.installation import SHORT_TEMP_DIR
-from serve_app.free_ports import free_port
+from serve_app.cli.serve import haproxy
+from serve_app.free_ports import free_port, free_ports
 from tests.cluster.darkroom import ROOT, clean_environment
 from tests.cluster.processes import end_all, with_default_signals
 from tests.storage.s3_servers import S3Server
 
 KEY = "several-nodes:a-secret-for-tests-only"
+# The control store gives a node up after three seconds without an answer.
+IMPATIENT = {
+    "RAY_health_check_period_ms": "1000",
+    "RAY_health_check_timeout_ms": "1000",
+    "RAY_health_check_failure_threshold": "3",
+}
 
 
 class SeveralNodes:
     """The driver's process, its input and its output."""
 
-    def __init__(self, port: int, asked: IO[str], answers: IO[str], said: Path) -> None:
+    def __init__(
+        self, port: int, temporary: Path, asked: IO[str], answers: IO[str], said: Path
+    ) -> None:
         self.port = port
+        self.temporary = str(temporary)  # in the environment of each of its processes
         self._asked = asked
         self._answers = answers
         self._said = said
@@ -120,7 +130,7 @@ def several_nodes(
     assert process.stdin is not None
     assert process.stdout is not None
     try:
-        yield SeveralNodes(port, process.stdin, process.stdout, said)
+        yield SeveralNodes(port, temporary, process.stdin, process.stdout, said)
         process.communicate(timeout=60)
     finally:
         end_all([process], str(temporary))
@@ -138,6 +148,39 @@ def drain_node(nodes: SeveralNodes, node: str, within_s: float) -> float:
         check=True,
     )
     return time.monotonic() - began
+
+
+@contextlib.contextmanager
+def haproxy_switches() -> Generator[dict[str, str], None, None]:
+    """Switches with which HAProxy is on the head, as `cluster.yaml` and the manifests have it."""
+    metrics, stats, fallback = free_ports(3)
+    sockets = SHORT_TEMP_DIR / f"h{stats}"  # HAProxy's paths are short
+    sockets.mkdir()
+    try:
+        yield {
+            "RAY_SERVE_ENABLE_HA_PROXY": "1",
+            "RAY_SERVE_HAPROXY_BINARY_PATH": str(haproxy.write_script(sockets, secret=None)),
+            "RAY_SERVE_HAPROXY_HEALTH_CHECK_INTER": "2s",
+            "RAY_SERVE_HAPROXY_HEALTH_CHECK_FALL": "3",
+            "RAY_SERVE_PROXY_HEALTH_CHECK_PERIOD_S": "2",
+            "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
+            "RAY_SERVE_HAPROXY_CONFIG_FILE_LOC": str(sockets / "haproxy.cfg"),
+            "RAY_SERVE_HAPROXY_SOCKET_PATH": str(sockets / "admin.sock"),
+            "RAY_SERVE_HAPROXY_METRICS_SOCKET_PATH": str(sockets / "metrics.sock"),
+            "RAY_SERVE_HAPROXY_SERVER_STATE_BASE": str(sockets),
+            "RAY_SERVE_HAPROXY_SERVER_STATE_FILE": str(sockets / "server-state"),
+            "RAY_SERVE_HAPROXY_METRICS_PORT": str(metrics),
+            "RAY_SERVE_HAPROXY_STATS_PORT": str(stats),
+            "RAY_SERVE_FALLBACK_PROXY_HTTP_PORT": str(fallback),
+            "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "60",
+            # Ray's is 30 s, which each of the ingress replicas that a deployment replaces would
+            # take.
+            "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "5",
+            "RAY_gcs_rpc_server_reconnect_timeout_s": "600",
+            "FORWARDED_ALLOW_IPS": "",
+        }
+    finally:
+        shutil.rmtree(sockets, ignore_errors=True)
 
 
 def with_stores(conninfo: str, storage: S3Server) -> dict[str, str]:

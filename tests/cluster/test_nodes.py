@@ -15,7 +15,7 @@ import pytest
 
 from serve_app.cli.generation.files import outputs
 from tests.cluster.darkroom import MODELS, eventually
-from tests.cluster.nodes import KEY, client_at, in_bucket, several_nodes, with_stores
+from tests.cluster.nodes import IMPATIENT, KEY, client_at, in_bucket, several_nodes, with_stores
 from tests.queue.database import conninfo, server
 from tests.storage.conftest import moto_server
 from tests.storage.s3_servers import S3Server
@@ -158,12 +158,6 @@ def test_a_video_goes_on_from_its_snapshot_when_its_node_dies_and_is_the_same(
 
 
 TWO_ALIKE = {"small": POOLS["small"] | {"min_replicas": 2, "max_replicas": 2, "slots": 2}}
-# The control store gives a node up after three seconds without an answer.
-IMPATIENT = {
-    "RAY_health_check_period_ms": "1000",
-    "RAY_health_check_timeout_ms": "1000",
-    "RAY_health_check_failure_threshold": "3",
-}
 
 
 @pytest.mark.crash

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import shutil
 import subprocess
 import sys
 import threading
@@ -18,11 +17,16 @@ from typing import Any
 import pytest
 import yaml
 
-from serve_app.cli.connection.installation import SHORT_TEMP_DIR
-from serve_app.free_ports import free_ports
 from tests.cluster.darkroom import clean_environment, eventually
 from tests.cluster.load import Load
-from tests.cluster.nodes import SeveralNodes, drain_node, in_bucket, several_nodes, with_stores
+from tests.cluster.nodes import (
+    SeveralNodes,
+    drain_node,
+    haproxy_switches,
+    in_bucket,
+    several_nodes,
+    with_stores,
+)
 from tests.fakes.metadata_service import metadata_service
 from tests.queue.database import conninfo, server
 from tests.storage.conftest import moto_server
@@ -139,32 +143,14 @@ class Installation:
 
 @pytest.fixture
 def installation(conninfo: str, moto_server: S3Server, tmp_path: Path) -> Iterator[Installation]:
-    """With HAProxy on the head, as `cluster.yaml` and the manifests have it."""
-    metrics, stats, fallback = free_ports(3)
-    sockets = SHORT_TEMP_DIR / f"h{stats}"  # HAProxy's paths are short
-    sockets.mkdir()
-    switches = {
-        "RAY_SERVE_ENABLE_HA_PROXY": "1",
-        "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
-        "RAY_SERVE_HAPROXY_CONFIG_FILE_LOC": str(sockets / "haproxy.cfg"),
-        "RAY_SERVE_HAPROXY_SOCKET_PATH": str(sockets / "admin.sock"),
-        "RAY_SERVE_HAPROXY_METRICS_SOCKET_PATH": str(sockets / "metrics.sock"),
-        "RAY_SERVE_HAPROXY_SERVER_STATE_BASE": str(sockets),
-        "RAY_SERVE_HAPROXY_SERVER_STATE_FILE": str(sockets / "server-state"),
-        "RAY_SERVE_HAPROXY_METRICS_PORT": str(metrics),
-        "RAY_SERVE_HAPROXY_STATS_PORT": str(stats),
-        "RAY_SERVE_FALLBACK_PROXY_HTTP_PORT": str(fallback),
-        "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "60",
-        # Ray's is 30 s, which each of the ingress replicas that a deployment replaces would take.
-        "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "5",
-        "FORWARDED_ALLOW_IPS": "",
-    }
     secrets = with_stores(conninfo, moto_server)
-    with several_nodes(tmp_path, **switches, **secrets) as nodes:
+    with (
+        haproxy_switches() as switches,
+        several_nodes(tmp_path, **switches, **secrets) as nodes,
+    ):
         made = Installation(nodes, tmp_path, **in_bucket(moto_server))
         eventually(lambda: made.all_run(3), "it serves")
         yield made
-    shutil.rmtree(sockets, ignore_errors=True)
 
 
 def test_scaling_down_redeploys_drains_and_spot_notices_under_load_fail_nothing(

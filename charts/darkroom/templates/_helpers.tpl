@@ -165,9 +165,13 @@ securityContext:
 {{- end -}}
 
 {{/* Environment of every pod of Ray. HAProxy passes on what clients write, so FORWARDED_ALLOW_IPS is
-empty. The last one: seconds for which the workers wait for a head that is started again. */}}
+empty. How it is started and checked: docs/explanation/bad-days.md. The last one: seconds for which the workers wait for a head that is started again. */}}
 {{- define "darkroom.environment" -}}
 - {name: RAY_SERVE_ENABLE_HA_PROXY, value: "1"}
+- {name: RAY_SERVE_HAPROXY_BINARY_PATH, value: /usr/local/bin/darkroom-haproxy}
+- {name: RAY_SERVE_HAPROXY_HEALTH_CHECK_INTER, value: 2s}
+- {name: RAY_SERVE_HAPROXY_HEALTH_CHECK_FALL, value: "3"}
+- {name: RAY_SERVE_PROXY_HEALTH_CHECK_PERIOD_S, value: "2"}
 - {name: RAY_SERVE_THROUGHPUT_OPTIMIZED, value: "1"}
 - {name: RAY_USAGE_STATS_ENABLED, value: "0"}
 - {name: HF_HUB_DISABLE_TELEMETRY, value: "1"}

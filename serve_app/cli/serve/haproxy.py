@@ -1,5 +1,5 @@
 """Wrapper script for HAProxy. Ray Serve writes HAProxy's configuration and starts it, but has no
-setting for six things that Darkroom needs. Ray therefore gets a script instead of the binary:
+setting for nine things that Darkroom needs. Ray therefore gets a script instead of the binary:
 
 - ``-dS`` disables splicing. With ``option splice-request`` HAProxy 2.8 sometimes does not notice
   that a client has closed its connection (7 of 72 tries, none of 24 without splicing). The client's
@@ -9,6 +9,13 @@ setting for six things that Darkroom needs. Ray therefore gets a script instead 
 - HAProxy binds its metrics and statistics on all interfaces. The script binds them on loopback.
 - HAProxy waits an hour for the headers of a call. 4,200 clients that sent half of them kept out all
   others. The script adds the ``timeout http-request`` of the TLS port.
+- HAProxy answers 404 until Serve's controller has said where the ingress is, after each start, and
+  500 while no ingress answers. Clients take both as final. The script has it answer 503 with
+  ``Retry-After``.
+- HAProxy lets calls wait for an ingress that answers no health check any more, a frozen one, until
+  their clients give up. The script has it answer them, as before. An ingress that answers its
+  health check with an error drains: it gets no new calls and keeps those that it has. Connections
+  that are refused, as by an ingress in the last phase of its drain, lead to a health check at once.
 - HAProxy forwards the ``X-Forwarded-`` headers of every client. The script removes them, unless the
   client is one of ``DARKROOM_TRUSTED_PROXIES``.
 - HAProxy does not say whose call it forwards. The script has it write its client's address into a
@@ -19,13 +26,15 @@ setting for six things that Darkroom needs. Ray therefore gets a script instead 
 from __future__ import annotations
 
 import importlib.util
+import os
 import shlex
+import sys
 from collections.abc import Sequence
 from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
 
 SCRIPT = r"""#!/bin/sh
-# Written at each start of `darkroom serve`; see serve_app/cli/serve/haproxy.py.
+# See serve_app/cli/serve/haproxy.py. `darkroom serve` writes it at each start.
 for argument; do
     case $argument in
     *.cfg)
@@ -40,17 +49,34 @@ for argument; do
             sed -i.ray -e '/^defaults/a\
 \    timeout http-request {headers_s}s' "$argument"
         fi
-        if ! grep -q '{removed}' "$argument"; then
+        unavailable=$(dirname -- "$argument")/unavailable.http
+        printf '%b' {unavailable} >"$unavailable"
+        sed -i.ray -e "s|^\( *errorfile 50[234] \).*|\1$unavailable|" \
+            -e "s|^\( *http-request return status \)404 .*|\1503 errorfile $unavailable|" \
+            -e 's|^ *http-check expect status 200$|&{drains}|' \
+            -e 's| on-error mark-down$| on-error fastinter{frozen}|' "$argument"
+{headers}        ;;
+    esac
+done
+exec {binary} -dS "$@"
+"""
+HEADERS = r"""        if ! grep -q '{removed}' "$argument"; then
             sed -i.ray -e '/^frontend http_frontend/a\
 \    {removed}{unless}\
 \    {client}\
 \    {vouched}' "$argument"
         fi
-        ;;
-    esac
-done
-exec {binary} -dS "$@"
 """
+_UNAVAILABLE_BODY = (
+    '{"detail": "Darkroom does not answer at the moment. Repeat the call in a second.", '
+    '"proxy": "HAProxy, not nginx"}'
+)
+UNAVAILABLE = (
+    "HTTP/1.1 503 Service Unavailable\\r\\nContent-Type: application/json\\r\\nRetry-After: 1\\r\\n"
+    f"Content-Length: {len(_UNAVAILABLE_BODY)}\\r\\n\\r\\n{_UNAVAILABLE_BODY}"
+)
+"""HAProxy's own errors, with escapes for ``printf``. fal's Python client repeats a call after a 503
+of a proxy, which it knows by the word nginx."""
 
 
 def available() -> bool:
@@ -68,6 +94,9 @@ def binary() -> str:
 HEADERS_S = 30
 """Limit for the headers of a call, as at the TLS port."""
 
+DRAINS = r" error-status L7OKC\n    http-check disable-on-404"
+FROZEN = " on-marked-down shutdown-sessions"
+
 REMOVED = "http-request del-header x-forwarded- -m beg"
 
 
@@ -82,23 +111,40 @@ def write_script(
     directory: Path,
     trusted_proxies: Sequence[IPv4Network | IPv6Network] = (),
     *,
-    secret: str,
+    secret: str | None,
 ) -> Path:
     """Write the script to ``directory`` and return its path. Ray runs it as the HAProxy binary.
 
-    ``secret``: letters and digits, known to the ingress and the TLS port only.
+    ``secret``: letters and digits, known to the ingress and the TLS port only. Without it, the
+    headers of calls stay as they are.
     """
-    sources = " ".join(map(str, trusted_proxies))
     script = directory / "haproxy"
-    script.write_text(
-        SCRIPT.format(
-            binary=shlex.quote(binary()),
-            headers_s=HEADERS_S,
-            removed=REMOVED,
-            client=CLIENT.format(secret=secret),
-            vouched=VOUCHED.format(secret=secret),
-            unless=f" unless {{ src {sources} }}" if sources else "",
-        )
-    )
+    script.write_text(_script("" if secret is None else _headers(trusted_proxies, secret)))
     script.chmod(0o700)
     return script
+
+
+def main() -> None:
+    """Run HAProxy by the script, where Ray is started without `darkroom serve`."""
+    os.execv("/bin/sh", ["sh", "-c", _script(), *sys.argv])  # noqa: S606 as Ray starts it
+
+
+def _script(headers: str = "") -> str:
+    return SCRIPT.format(
+        binary=shlex.quote(binary()),
+        headers_s=HEADERS_S,
+        headers=headers,
+        drains=DRAINS,
+        frozen=FROZEN,
+        unavailable=shlex.quote(UNAVAILABLE),
+    )
+
+
+def _headers(trusted_proxies: Sequence[IPv4Network | IPv6Network], secret: str) -> str:
+    sources = " ".join(map(str, trusted_proxies))
+    return HEADERS.format(
+        removed=REMOVED,
+        client=CLIENT.format(secret=secret),
+        vouched=VOUCHED.format(secret=secret),
+        unless=f" unless {{ src {sources} }}" if sources else "",
+    )

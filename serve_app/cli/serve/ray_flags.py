@@ -37,6 +37,9 @@ def flags(run_dir: Path) -> dict[str, str]:
         # A busy machine needs longer than Ray's 5 s to start the proxy. Ray would then stop and
         # restart the proxy forever.
         "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "60",
+        # A proxy that has died is missed after three checks. With Ray's 10 s between them nothing
+        # answered for 32 s (tests/bad_days).
+        "RAY_SERVE_PROXY_HEALTH_CHECK_PERIOD_S": "2",
         # With the defaults, Ctrl-C takes half a minute.
         "RAY_SERVE_PROXY_MIN_DRAINING_PERIOD_S": "0.5",
         "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "0.5",
@@ -56,6 +59,9 @@ def flags(run_dir: Path) -> dict[str, str]:
     sockets = run_dir / "h"  # HAProxy allows 97 characters of a path; Ray's file names take 69
     return common | {
         "RAY_SERVE_ENABLE_HA_PROXY": "1",
+        # A frozen ingress is noticed within 9 s, with Ray's 5 s and two checks within 15 s.
+        "RAY_SERVE_HAPROXY_HEALTH_CHECK_INTER": "2s",
+        "RAY_SERVE_HAPROXY_HEALTH_CHECK_FALL": "3",
         "RAY_SERVE_HAPROXY_NBTHREAD": "2",
         "RAY_SERVE_HAPROXY_MAXCONN": str(most_connections()),
         "RAY_SERVE_HAPROXY_CONFIG_FILE_LOC": str(sockets / "haproxy.cfg"),

@@ -2,11 +2,17 @@
 
 import socket
 import subprocess
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from ipaddress import IPv4Network, IPv6Network, ip_network
 from pathlib import Path
 
+import fal_client.client
+import httpx
 import pytest
 
 from serve_app.cli.serve import haproxy
@@ -136,3 +142,139 @@ def test_the_ingress_learns_the_client_and_that_haproxy_says_it(
     assert f"{client} {{ req.hdr(x-darkroom-proxy-secret) -m str s3cret }}\n" in read
     assert "    http-request set-header x-darkroom-proxy-secret s3cret\n" in read
     assert started_with(config_text=read) == read, "a second start changes nothing"
+
+
+WITHOUT_ROUTES = """
+defaults
+    mode http
+    timeout connect 60s
+    timeout client 600s
+    timeout server 600s
+    errorfile 502 {folder}/500.http
+    errorfile 503 {folder}/500.http
+    errorfile 504 {folder}/500.http
+    retries 0
+frontend http_frontend
+    bind 127.0.0.1:{port}
+    use_backend nobody if {{ path /nobody }}
+    default_backend default_backend
+backend nobody
+    server s 127.0.0.1:1
+backend default_backend
+    http-request return status 404 content-type text/plain lf-string "Path \\'%[path]\\' not found."
+"""
+
+
+@pytest.mark.parametrize("path", ["/queue/test/small", "/nobody"])
+def test_without_an_ingress_that_answers_a_call_is_to_be_repeated(
+    tmp_path: Path, path: str
+) -> None:
+    port, config = free_port(), tmp_path / "haproxy.cfg"
+    config.write_text(WITHOUT_ROUTES.format(port=port, folder=tmp_path))
+    (tmp_path / "500.http").write_text("HTTP/1.1 500 Internal Server Error\r\n\r\n")  # Ray's
+    script = haproxy.write_script(tmp_path, secret="s3cret")
+    for _ in range(2):  # as at a start, and at a reload
+        with subprocess.Popen([script, "-db", "-f", config], stdin=subprocess.DEVNULL) as process:
+            try:
+                connected(port, process).close()
+                answer = httpx.post(f"http://127.0.0.1:{port}{path}")
+            finally:
+                process.terminate()
+        assert answer.status_code == 503
+        assert answer.headers["retry-after"] == "1"
+        assert "does not answer" in answer.json()["detail"]
+        assert fal_client.client._is_ingress_error(answer), "fal's client repeats it"
+
+
+HEALTH_CHECKED = """
+defaults
+    mode http
+    timeout connect 60s
+    timeout client 600s
+    timeout server 600s
+    errorfile 502 {folder}/500.http
+frontend http_frontend
+    bind 127.0.0.1:{port}
+    default_backend b
+backend b
+    option httpchk GET /-/healthz
+    http-check expect status 200
+    default-server fastinter 100ms downinter 100ms fall 2 rise 2 inter 300ms check
+    server s 127.0.0.1:{server} check observe layer4 error-limit 3 on-error mark-down
+"""
+
+
+class Ingress:
+    """Server whose health check gets ``health`` as its status, or no answer if that is None. Other
+    calls get 200 when ``answers`` is set."""
+
+    def __init__(self) -> None:
+        self.health: int | None = 200
+        self.answers = threading.Event()
+        self.called = threading.Event()
+        ingress = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                if self.path != "/-/healthz":
+                    ingress.called.set()
+                    ingress.answers.wait(60)
+                elif ingress.health is None:
+                    ingress.answers.wait(60)
+                    return
+                status = ingress.health if self.path == "/-/healthz" else 200
+                with suppress(ConnectionError):
+                    self.send_response(status or 200)
+                    self.end_headers()
+
+        Handler.log_message = lambda *_: None  # type: ignore[method-assign]
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.server.daemon_threads = True
+
+
+@pytest.fixture
+def ingress(tmp_path: Path) -> Iterator[tuple[Ingress, str]]:
+    """A server, and the URL of HAProxy before it."""
+    made, port, config = Ingress(), free_port(), tmp_path / "haproxy.cfg"
+    threading.Thread(target=made.server.serve_forever, daemon=True).start()
+    config.write_text(
+        HEALTH_CHECKED.format(folder=tmp_path, port=port, server=made.server.server_port)
+    )
+    script = haproxy.write_script(tmp_path, secret="s3cret")
+    with subprocess.Popen([script, "-db", "-f", config], stdin=subprocess.DEVNULL) as process:
+        try:
+            connected(port, process).close()
+            yield made, f"http://127.0.0.1:{port}"
+        finally:
+            process.terminate()
+            made.answers.set()
+            made.server.shutdown()
+            made.server.server_close()
+
+
+def test_calls_to_an_ingress_that_is_frozen_are_answered_when_its_health_check_is_not(
+    ingress: tuple[Ingress, str],
+) -> None:
+    frozen, url = ingress
+    with ThreadPoolExecutor(1) as threads:
+        call = threads.submit(httpx.get, url, timeout=60)
+        assert frozen.called.wait(60)
+        frozen.health = None
+        answer = call.result()
+    assert answer.status_code == 503
+    assert answer.headers["retry-after"] == "1"
+
+
+def test_an_ingress_that_drains_gets_no_new_calls_and_ends_those_that_it_has(
+    ingress: tuple[Ingress, str],
+) -> None:
+    drains, url = ingress
+    with ThreadPoolExecutor(1) as threads:
+        call = threads.submit(httpx.get, url, timeout=60)
+        assert drains.called.wait(60)
+        drains.health = 503
+        backend = f"{url}/-/healthz"  # which this HAProxy passes on
+        while httpx.get(backend, timeout=60).headers.get("server") is not None:
+            time.sleep(0.05)
+        drains.answers.set()
+        assert call.result().status_code == 200

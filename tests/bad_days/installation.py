@@ -1,0 +1,182 @@
+"""A Darkroom on a cluster of three nodes for bad days, and its parts as processes."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Callable, Generator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import httpx
+import psutil
+
+from serve_app.embedded_postgres.embedded import EmbeddedPostgres
+from serve_app.queue.store.migrations import migrate
+from tests.chaos.proxy import Proxy, before_postgres, through
+from tests.cluster.darkroom import eventually
+from tests.cluster.nodes import (
+    IMPATIENT,
+    SeveralNodes,
+    client_at,
+    haproxy_switches,
+    in_bucket,
+    several_nodes,
+    with_stores,
+)
+from tests.cluster.processes import command_of, known_by
+from tests.crash.test_database import postmaster
+from tests.queue.database import Background
+from tests.storage.s3_servers import S3Server, moto
+from tests.webhooks.receiver import Receiver
+
+GPU = "L4"
+REPLICAS = INGRESSES = 2
+POOL = {
+    "families": ["small"],
+    "num_gpus": 1,
+    "num_cpus": 0.1,
+    "min_replicas": REPLICAS,
+    "max_replicas": REPLICAS,
+    "slots": 2,
+}
+TITLES = {
+    "replica": "ray::ServeReplica:darkroom-small:small",
+    "ingress": "ray::ServeReplica:darkroom:ingress",
+    "gcs": "gcs_server",
+    "controller": "ray::ServeController",
+    "haproxy manager": "ray::HAProxyManager",
+    "proxy actor": "ray::ProxyActor",
+}
+
+
+@dataclass
+class Installation:
+    """HAProxy, Serve's proxies and its controller are on the head; an ingress and a replica are on
+    each of two other nodes. ``database`` and ``storage`` are proxies on the way there."""
+
+    nodes: SeveralNodes
+    folder: Path
+    conninfo: str
+    s3: S3Server
+    bucket: str
+    background: Background
+    database: Proxy
+    storage: Proxy
+    receiver: Receiver
+
+    def parts(self, name: str) -> list[psutil.Process]:
+        """Processes of a part. Of those that are there twice, all."""
+        there = known_by(self.nodes.temporary)
+        if name == "haproxy":
+            return [each for each in there if each.name() == "haproxy"]
+        return [each for each in there if TITLES[name] in command_of(each)]
+
+    def one(self, name: str) -> list[psutil.Process]:
+        """One replica or ingress, or all that its node has. The node is that of a replica."""
+        if name == "postgresql":
+            first = postmaster(self.folder / "database")
+            return [first, *first.children(recursive=True)]
+        if name not in ("raylet", "node"):
+            return self.parts(name)[:1]
+        raylet = self.parts("replica")[0].parent()
+        assert raylet is not None
+        return [raylet] if name == "raylet" else [raylet, *raylet.children(recursive=True)]
+
+    def whole(self) -> bool:
+        """True if HAProxy, both ingresses and both replicas are there, and replicas are ready."""
+        counts = {"haproxy": 1, "ingress": INGRESSES, "replica": REPLICAS}
+        if any(len(self.parts(name)) < count for name, count in counts.items()):
+            return False
+        try:
+            with client_at(self.nodes.port) as client:
+                client.timeout = httpx.Timeout(5)
+                shown = client.get("/v1/status").raise_for_status().json()["replicas"]
+        except httpx.HTTPError:
+            return False
+        fresh = [one for one in shown if one["seen_s"] < 7 and one["stage"] == "ready"]
+        return len(fresh) == REPLICAS
+
+    def objects(self) -> dict[str, bytes]:
+        """What lies in the bucket, by key."""
+        client = self.s3.client()
+        pages = client.get_paginator("list_objects_v2").paginate(Bucket=self.bucket)
+        found = {
+            each["Key"].removeprefix("art/"): client.get_object(
+                Bucket=self.bucket, Key=each["Key"]
+            )["Body"].read()
+            for page in pages
+            for each in page.get("Contents", ())
+        }
+        client.close()
+        return found
+
+    def on_loop(self, do: Callable[[], Any]) -> None:
+        """Call ``do`` on the event loop of the proxies."""
+
+        async def call() -> None:
+            do()
+
+        self.background.run(call())
+
+
+@contextlib.contextmanager
+def installation(folder: Path) -> Generator[Installation, None, None]:
+    """Started and whole."""
+    with contextlib.ExitStack() as stack:
+        background = stack.enter_context(Background())
+        postgres = EmbeddedPostgres(folder / "database", grace_s=0.5)
+        conninfo = background.run(postgres.start())
+        stack.callback(lambda: background.run(postgres.aclose()))
+        background.run(migrate(conninfo))
+        s3 = stack.enter_context(moto())
+        host, _, port = s3.url.removeprefix("http://").partition(":")
+        database = before_postgres(conninfo)
+        storage = Proxy(lambda: asyncio.open_connection(host, int(port)))
+        receiver = Receiver()
+        database_port, storage_port = (background.run(each.start()) for each in (database, storage))
+        background.run(receiver.start())
+        for each in (database, storage, receiver):
+            stack.callback(lambda each=each: background.run(each.aclose()))
+        behind = replace(s3, url=f"http://{host}:{storage_port}")
+        bucket = in_bucket(behind)
+        switches = stack.enter_context(haproxy_switches())
+        secrets = with_stores(through(conninfo, database_port), behind)
+        nodes = stack.enter_context(
+            several_nodes(folder, (GPU, GPU), **switches, **IMPATIENT, **secrets)
+        )
+        models = folder / "models.yaml"
+        models.write_text(
+            "endpoints: {test/small: {family: small, schema: open, "
+            "options: {artifacts_field: artifacts}}}"
+        )
+        word, facts, _ = nodes.run(
+            {},
+            {
+                "data_dir": str(folder / "data"),
+                "models": str(models),
+                "families": {"small": "tests.fakes.family:ProbeFamily"},
+                "pools": {"small": POOL},
+                "ingress_replicas": INGRESSES,
+                "ingress_nodes": f"darkroom/gpu={GPU}",
+                "allow_private_webhooks": True,
+                "demo": False,
+                "lease_s": 6,
+                **bucket,
+            },
+        )
+        assert word == "placed", facts
+        made = Installation(
+            nodes,
+            folder,
+            conninfo,
+            s3,
+            str(bucket["s3_bucket"]),
+            background,
+            database,
+            storage,
+            receiver,
+        )
+        eventually(made.whole, "it serves", 120)
+        yield made

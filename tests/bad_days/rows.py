@@ -1,0 +1,147 @@
+"""Rows of the matrix: what is hit, and how."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable, Generator
+from dataclasses import dataclass
+
+import psutil
+
+from tests.bad_days.installation import GPU, Installation
+from tests.chaos.proxy import Proxy
+
+PROXIES = ("haproxy", "haproxy manager", "proxy actor")
+ONE_OF_SEVERAL = frozenset({"replica", "ingress", "raylet", "node", "postgresql"})
+RESET_EACH_S = 0.2
+SLOW_S = 1.0
+"""What storage takes longer, for each piece of a call."""
+
+Fault = Callable[[Installation, float], contextlib.AbstractContextManager[None]]
+
+
+@dataclass(frozen=True)
+class Row:
+    """``fault`` is entered, and left ``seconds`` later."""
+
+    part: str
+    how: str
+    fault: Fault
+
+    @property
+    def name(self) -> str:
+        return f"{self.part} {self.how}".replace(" ", "-").replace(",", "")
+
+
+def _processes(place: Installation, *parts: str) -> list[psutil.Process]:
+    found = [
+        process
+        for part in parts
+        for process in (place.one if part in ONE_OF_SEVERAL else place.parts)(part)
+    ]
+    assert found, f"no {parts}"
+    return found
+
+
+def _kill(*parts: str) -> Fault:
+    @contextlib.contextmanager
+    def fault(place: Installation, seconds: float) -> Generator[None, None, None]:
+        for process in _processes(place, *parts):
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
+        yield
+        if parts[0] in ("raylet", "node"):
+            place.nodes.add(GPU)
+
+    return fault
+
+
+@contextlib.contextmanager
+def _kill_gcs(place: Installation, seconds: float) -> Generator[None, None, None]:
+    place.nodes.kill("gcs")
+    try:
+        yield
+    finally:
+        place.nodes.start("gcs")
+
+
+def _freeze(*parts: str) -> Fault:
+    @contextlib.contextmanager
+    def fault(place: Installation, seconds: float) -> Generator[None, None, None]:
+        frozen = _processes(place, *parts)
+        try:
+            for process in frozen:
+                process.suspend()
+            yield
+        finally:
+            for process in frozen:
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    process.resume()
+
+    return fault
+
+
+def _through(which: str, begin: Callable[[Proxy], None], again_s: float = 0.0) -> Fault:
+    """Something that the proxy before the ``database`` or the ``storage`` does. ``again_s``: it is
+    done again and again."""
+
+    @contextlib.contextmanager
+    def fault(place: Installation, seconds: float) -> Generator[None, None, None]:
+        proxy: Proxy = getattr(place, which)
+        end = time.monotonic() + seconds
+        place.on_loop(lambda: begin(proxy))
+        try:
+            while again_s and time.monotonic() < end:
+                time.sleep(again_s)
+                place.on_loop(lambda: begin(proxy))
+            yield
+        finally:
+            place.on_loop(proxy.heal)
+
+    return fault
+
+
+def _slow(proxy: Proxy) -> None:
+    proxy.delay_s = SLOW_S
+
+
+@contextlib.contextmanager
+def _s3_answers_503(place: Installation, seconds: float) -> Generator[None, None, None]:
+    assert place.s3.strict is not None
+    place.s3.strict.away = True
+    try:
+        yield
+    finally:
+        place.s3.strict.away = False
+
+
+ROWS = (
+    Row("replica", "kill", _kill("replica")),
+    Row("replica", "freeze", _freeze("replica")),
+    Row("raylet", "kill", _kill("raylet")),
+    Row("raylet", "freeze", _freeze("raylet")),
+    Row("node", "kill", _kill("node")),
+    Row("node", "freeze", _freeze("node")),
+    Row("GCS", "kill", _kill_gcs),
+    Row("GCS", "freeze", _freeze("gcs")),
+    Row("controller", "kill", _kill("controller")),
+    Row("controller", "freeze", _freeze("controller")),
+    Row("HAProxy", "kill", _kill("haproxy")),
+    Row("HAProxy", "freeze", _freeze("haproxy")),
+    Row("ProxyActor", "kill", _kill("proxy actor")),
+    Row("ProxyActor", "freeze", _freeze("proxy actor")),
+    Row("HAProxy's manager", "kill", _kill("haproxy manager")),
+    Row("HAProxy's manager", "freeze", _freeze("haproxy manager")),
+    Row("HAProxy and both actors", "kill", _kill(*PROXIES)),
+    Row("HAProxy and both actors", "freeze", _freeze(*PROXIES)),
+    Row("ingress", "kill", _kill("ingress")),
+    Row("ingress", "freeze", _freeze("ingress")),
+    Row("PostgreSQL", "kill", _kill("postgresql")),
+    Row("PostgreSQL", "freeze", _freeze("postgresql")),
+    Row("PostgreSQL", "partition", _through("database", Proxy.blackhole)),
+    Row("S3", "503s", _s3_answers_503),
+    Row("S3", "hangs", _through("storage", Proxy.blackhole)),
+    Row("S3", "resets", _through("storage", Proxy.reset, RESET_EACH_S)),
+    Row("S3", "slow", _through("storage", _slow)),
+)
