@@ -7,8 +7,8 @@ import argparse
 import json
 import sys
 import tempfile
-from collections.abc import Sequence
-from datetime import UTC, datetime
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 
 from tests.bad_days.day import Result, day
@@ -17,7 +17,8 @@ from tests.bad_days.rows import ROWS
 
 COLUMNS = (
     "part", "fault", "accepted", "lost", "failed", "ended twice", "billed twice",
-    "longest without an accepted submit", "slowest submit", "whole again after", "other answers",
+    "attempts interrupted", "attempts counted as failures", "longest without an accepted submit",
+    "slowest submit", "whole again after", "new processes", "answers to repeat", "date",
 )  # fmt: skip
 
 
@@ -25,49 +26,64 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--only", nargs="+", metavar="ROW", help="Rows, such as ingress-freeze.")
     parser.add_argument("--seconds", type=float, default=60.0, help="How long each fault lasts.")
-    parser.add_argument("--output", type=Path, help="A folder for bad-days.md and bad-days.json.")
+    parser.add_argument(
+        "--output",
+        type=Path,
+        help="A folder for bad-days.md and bad-days.json. Rows of an earlier run stay in them.",
+    )
     asked = parser.parse_args()
-    names = {row.name for row in ROWS}
-    if unknown := set(asked.only or ()) - names:
-        parser.error(f"no such rows: {sorted(unknown)}; there are {sorted(names)}")
+    rows = {row.name: row for row in ROWS}
+    left = asked.only or list(rows)
+    if unknown := set(left) - rows.keys():
+        parser.error(f"no such rows: {sorted(unknown)}; there are {sorted(rows)}")
     folder = asked.output or Path(tempfile.mkdtemp(prefix="bad-days-"))
     folder.mkdir(parents=True, exist_ok=True)
-    results: list[Result] = []
-    with (
-        tempfile.TemporaryDirectory(prefix="bad-days-") as scratch,
-        installation(Path(scratch)) as place,
-    ):
-        for row in ROWS:
-            if asked.only and row.name not in asked.only:
-                continue
-            results.append(day(place, row, asked.seconds))
-            print(json.dumps(results[-1].as_json()), flush=True)  # noqa: T201
-            write(folder, results)
-            if results[-1].whole_after_s is None:
-                break  # what is left of it would spoil the next row
+    results = earlier(folder)
+    while left:
+        with (
+            tempfile.TemporaryDirectory(prefix="bad-days-") as scratch,
+            installation(Path(scratch)) as place,
+        ):
+            while left:
+                result = day(place, rows[left.pop(0)], asked.seconds)
+                results[result.name] = result
+                print(json.dumps(asdict(result)), flush=True)  # noqa: T201
+                write(folder, [results[name] for name in rows if name in results])
+                if result.whole_after_s is None:
+                    break  # what is left of it would spoil the next row
     print((folder / "bad-days.md").read_text())  # noqa: T201
-    return int(not all(result.good for result in results))
+    return int(not all(result.good for result in results.values()))
+
+
+def earlier(folder: Path) -> dict[str, Result]:
+    file = folder / "bad-days.json"
+    rows = json.loads(file.read_text()) if file.exists() else []
+    return {row["name"]: Result(**row | {"problems": tuple(row["problems"])}) for row in rows}
 
 
 def write(folder: Path, results: Sequence[Result]) -> None:
-    today = datetime.now(UTC).date().isoformat()
-    command = " ".join(["scripts/bad_days", *sys.argv[1:]])
-    document = {"date": today, "command": command, "rows": [each.as_json() for each in results]}
-    (folder / "bad-days.json").write_text(json.dumps(document, indent=2))
-    lines = [f"{today}, `{command}`", "", _line(COLUMNS), _line(["---"] * len(COLUMNS))]
-    (folder / "bad-days.md").write_text("\n".join([*lines, *map(_row, results)]) + "\n")
+    (folder / "bad-days.json").write_text(json.dumps([asdict(each) for each in results], indent=2))
+    lines = [_line(COLUMNS), _line(["---"] * len(COLUMNS)), *map(_row, results)]
+    (folder / "bad-days.md").write_text("\n".join(lines) + "\n")
 
 
 def _row(result: Result) -> str:
-    whole = "never" if result.whole_after_s is None else f"{result.whole_after_s} s"
-    answers = ", ".join(f"{count} × {name}" for name, count in sorted(result.answers.items()))
+    whole = "never" if result.whole_after_s is None else f"{result.whole_after_s:.0f} s"
+    new = {"replica": result.new_replicas, "ingress": result.new_ingresses}
     return _line(
         [
             *(result.part, f"{result.how}, {result.seconds:.0f} s", result.accepted, result.lost),
             *(result.failed, result.ended_twice, result.billed_twice),
-            *(f"{result.longest_gap_s} s", f"{result.slowest_submit_s} s", whole, answers or "–"),
+            *(result.interrupted, result.failures),
+            *(f"{result.longest_gap_s:.0f} s", f"{result.slowest_submit_s:.0f} s", whole),
+            *(_counts(new), _counts(result.answers), result.date),
         ]
     )
+
+
+def _counts(counts: Mapping[str, int]) -> str:
+    said = [f"{count} × {name}" for name, count in sorted(counts.items()) if count]
+    return ", ".join(said) or "–"
 
 
 def _line(cells: Sequence[object]) -> str:

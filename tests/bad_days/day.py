@@ -5,9 +5,10 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
-from typing import Any
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
 
+import psutil
 import psycopg
 
 from tests.bad_days.clients import Clients
@@ -30,6 +31,7 @@ class Result:
     part: str
     how: str
     seconds: float
+    date: str
     accepted: int
     lost: int
     failed: int
@@ -38,6 +40,8 @@ class Result:
     interrupted: int  # attempts that ended without being counted
     failures: int  # attempts that were counted
     webhooks: int  # requests whose webhook arrived
+    new_replicas: int  # processes that were not there before
+    new_ingresses: int
     longest_gap_s: float
     slowest_submit_s: float
     whole_after_s: float | None  # after the fault's end
@@ -48,13 +52,12 @@ class Result:
     def good(self) -> bool:
         return not (self.problems or self.lost or self.failed)
 
-    def as_json(self) -> dict[str, Any]:
-        return asdict(self)
-
 
 def day(place: Installation, row: Row, seconds: float) -> Result:
     """Let ``row``'s fault last for ``seconds`` under load, and wait until all is whole again."""
     url = place.receiver.url()
+    seconds = row.seconds or seconds
+    before = _processes(place)
     whole_after_s: float | None = None
     with Clients(place.nodes.port, url, FOLLOWERS, SUBMITTERS) as clients:
         heard = clients.heard
@@ -88,25 +91,34 @@ def day(place: Installation, row: Row, seconds: float) -> Result:
     if len(delivered) != len(heard.accepted_at):
         problems.append(f"{len(heard.accepted_at) - len(delivered)} webhooks did not arrive.")
     states = Counter(state for _, state, _ in rows)
+    replicas, ingresses = _processes(place)
     return Result(
-        row.name,
-        row.part,
-        row.how,
-        seconds,
-        tally.accepted,
-        tally.lost,
-        states["failed"],
-        tally.ended_twice,
-        tally.billed_twice,
-        interrupted,
-        sum(failures for *_, failures in rows),
-        len(delivered),
-        round(heard.longest_gap_s(began, ended), 1),
-        round(heard.slowest_submit_s, 1),
-        whole_after_s,
-        dict(heard.answers),
-        (*problems, *tally.problems),
+        name=row.name,
+        part=row.part,
+        how=row.how,
+        seconds=seconds,
+        date=datetime.now(UTC).date().isoformat(),
+        accepted=tally.accepted,
+        lost=tally.lost,
+        failed=states["failed"],
+        ended_twice=tally.ended_twice,
+        billed_twice=tally.billed_twice,
+        interrupted=interrupted,
+        failures=sum(failures for *_, failures in rows),
+        webhooks=len(delivered),
+        new_replicas=len(replicas - before[0]),
+        new_ingresses=len(ingresses - before[1]),
+        longest_gap_s=round(heard.longest_gap_s(began, ended), 1),
+        slowest_submit_s=round(heard.slowest_submit_s, 1),
+        whole_after_s=whole_after_s,
+        answers=dict(heard.answers),
+        problems=(*problems, *tally.problems),
     )
+
+
+def _processes(place: Installation) -> tuple[set[psutil.Process], set[psutil.Process]]:
+    """Those of the replicas, and those of the ingresses."""
+    return set(place.parts("replica")), set(place.parts("ingress"))
 
 
 def _until_ended(place: Installation, accepted: dict[str, float]) -> Iterator[str]:

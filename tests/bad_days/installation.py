@@ -178,5 +178,5 @@ def installation(folder: Path) -> Generator[Installation, None, None]:
             storage,
             receiver,
         )
-        eventually(made.whole, "it serves", 120)
+        eventually(made.whole, "it serves")
         yield made

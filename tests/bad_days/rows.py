@@ -14,6 +14,9 @@ from tests.chaos.proxy import Proxy
 
 PROXIES = ("haproxy", "haproxy manager", "proxy actor")
 ONE_OF_SEVERAL = frozenset({"replica", "ingress", "raylet", "node", "postgresql"})
+NODES = frozenset({"raylet", "node"})
+KILLED_S = 10.0
+"""Time after which a node that was killed is replaced. Ray and Serve start others again."""
 RESET_EACH_S = 0.2
 SLOW_S = 1.0
 """What storage takes longer, for each piece of a call."""
@@ -23,11 +26,12 @@ Fault = Callable[[Installation, float], contextlib.AbstractContextManager[None]]
 
 @dataclass(frozen=True)
 class Row:
-    """``fault`` is entered, and left ``seconds`` later."""
+    """``fault`` is entered, and left ``seconds`` later, or as many as the caller chooses."""
 
     part: str
     how: str
     fault: Fault
+    seconds: float | None = None
 
     @property
     def name(self) -> str:
@@ -51,7 +55,7 @@ def _kill(*parts: str) -> Fault:
             with contextlib.suppress(psutil.NoSuchProcess):
                 process.kill()
         yield
-        if parts[0] in ("raylet", "node"):
+        if parts[0] in NODES:
             place.nodes.add(GPU)
 
     return fault
@@ -78,6 +82,8 @@ def _freeze(*parts: str) -> Fault:
             for process in frozen:
                 with contextlib.suppress(psutil.NoSuchProcess):
                     process.resume()
+        if parts[0] in NODES:  # its raylet ends when it hears that it was given up
+            place.nodes.add(GPU)
 
     return fault
 
@@ -117,27 +123,27 @@ def _s3_answers_503(place: Installation, seconds: float) -> Generator[None, None
 
 
 ROWS = (
-    Row("replica", "kill", _kill("replica")),
+    Row("replica", "kill", _kill("replica"), KILLED_S),
     Row("replica", "freeze", _freeze("replica")),
-    Row("raylet", "kill", _kill("raylet")),
+    Row("raylet", "kill", _kill("raylet"), KILLED_S),
     Row("raylet", "freeze", _freeze("raylet")),
-    Row("node", "kill", _kill("node")),
+    Row("node", "kill", _kill("node"), KILLED_S),
     Row("node", "freeze", _freeze("node")),
     Row("GCS", "kill", _kill_gcs),
     Row("GCS", "freeze", _freeze("gcs")),
-    Row("controller", "kill", _kill("controller")),
+    Row("controller", "kill", _kill("controller"), KILLED_S),
     Row("controller", "freeze", _freeze("controller")),
-    Row("HAProxy", "kill", _kill("haproxy")),
+    Row("HAProxy", "kill", _kill("haproxy"), KILLED_S),
     Row("HAProxy", "freeze", _freeze("haproxy")),
-    Row("ProxyActor", "kill", _kill("proxy actor")),
+    Row("ProxyActor", "kill", _kill("proxy actor"), KILLED_S),
     Row("ProxyActor", "freeze", _freeze("proxy actor")),
-    Row("HAProxy's manager", "kill", _kill("haproxy manager")),
+    Row("HAProxy's manager", "kill", _kill("haproxy manager"), KILLED_S),
     Row("HAProxy's manager", "freeze", _freeze("haproxy manager")),
-    Row("HAProxy and both actors", "kill", _kill(*PROXIES)),
+    Row("HAProxy and both actors", "kill", _kill(*PROXIES), KILLED_S),
     Row("HAProxy and both actors", "freeze", _freeze(*PROXIES)),
-    Row("ingress", "kill", _kill("ingress")),
+    Row("ingress", "kill", _kill("ingress"), KILLED_S),
     Row("ingress", "freeze", _freeze("ingress")),
-    Row("PostgreSQL", "kill", _kill("postgresql")),
+    Row("PostgreSQL", "kill", _kill("postgresql"), KILLED_S),
     Row("PostgreSQL", "freeze", _freeze("postgresql")),
     Row("PostgreSQL", "partition", _through("database", Proxy.blackhole)),
     Row("S3", "503s", _s3_answers_503),

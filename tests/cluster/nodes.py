@@ -152,7 +152,7 @@ def drain_node(nodes: SeveralNodes, node: str, within_s: float) -> float:
 
 @contextlib.contextmanager
 def haproxy_switches() -> Generator[dict[str, str], None, None]:
-    """Switches with which HAProxy is on the head, as `cluster.yaml` and the manifests have it."""
+    """Switches with which HAProxy is on the head, as `cluster.yaml` and the chart have it."""
     metrics, stats, fallback = free_ports(3)
     sockets = SHORT_TEMP_DIR / f"h{stats}"  # HAProxy's paths are short
     sockets.mkdir()

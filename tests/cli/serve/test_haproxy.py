@@ -2,6 +2,7 @@
 
 import socket
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -184,6 +185,19 @@ def test_without_an_ingress_that_answers_a_call_is_to_be_repeated(
         assert answer.headers["retry-after"] == "1"
         assert "does not answer" in answer.json()["detail"]
         assert fal_client.client._is_ingress_error(answer), "fal's client repeats it"
+
+
+COMMAND = "from serve_app.cli.serve.haproxy import main; main()"
+
+
+def test_its_own_command_changes_the_answers_and_no_headers(tmp_path: Path) -> None:
+    config = tmp_path / "haproxy.cfg"
+    config.write_text(WITHOUT_ROUTES.format(port=free_port(), folder=tmp_path))
+    command = [sys.executable, "-c", COMMAND, "-c", "-f", str(config)]
+    subprocess.run(command, check=True, capture_output=True, timeout=30)
+    read = config.read_text()
+    assert read.count(f"{tmp_path}/unavailable.http") == 4
+    assert "header" not in read
 
 
 HEALTH_CHECKED = """
