@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import signal
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -32,6 +33,7 @@ def main() -> int:
         help="A folder for bad-days.md and bad-days.json. Rows of an earlier run stay in them.",
     )
     asked = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # what is frozen goes on and is ended
     rows = {row.name: row for row in ROWS}
     left = asked.only or list(rows)
     if unknown := set(left) - rows.keys():

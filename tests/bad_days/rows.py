@@ -35,7 +35,7 @@ class Row:
 
     @property
     def name(self) -> str:
-        return f"{self.part} {self.how}".replace(" ", "-").replace(",", "")
+        return f"{self.part} {self.how}".replace(" ", "-")
 
 
 def _processes(place: Installation, *parts: str) -> list[psutil.Process]:
@@ -137,8 +137,8 @@ ROWS = (
     Row("HAProxy", "freeze", _freeze("haproxy")),
     Row("ProxyActor", "kill", _kill("proxy actor"), KILLED_S),
     Row("ProxyActor", "freeze", _freeze("proxy actor")),
-    Row("HAProxy's manager", "kill", _kill("haproxy manager"), KILLED_S),
-    Row("HAProxy's manager", "freeze", _freeze("haproxy manager")),
+    Row("HAProxyManager", "kill", _kill("haproxy manager"), KILLED_S),
+    Row("HAProxyManager", "freeze", _freeze("haproxy manager")),
     Row("HAProxy and both actors", "kill", _kill(*PROXIES), KILLED_S),
     Row("HAProxy and both actors", "freeze", _freeze(*PROXIES)),
     Row("ingress", "kill", _kill("ingress"), KILLED_S),
