@@ -20,7 +20,6 @@ pytestmark = [
 
 SECONDS = {"HAProxy-and-both-actors-kill": 1.0, "ingress-freeze": 10.0}
 """What was killed is away until Serve has noticed it. A frozen ingress is noticed within 9 s."""
-MOST_WITHOUT_S = 15.0
 
 
 def test_clients_that_repeat_their_calls_notice_no_dead_proxies_and_no_frozen_ingress(
@@ -31,4 +30,3 @@ def test_clients_that_repeat_their_calls_notice_no_dead_proxies_and_no_frozen_in
         for name, seconds in SECONDS.items():
             result = day(place, rows[name], seconds)
             assert result.good, result
-            assert result.longest_gap_s <= MOST_WITHOUT_S, result
