@@ -1,8 +1,8 @@
 """Starts and ends of ingress processes and replicas, with their reasons, for operators.
 
 An ingress writes its own start and its orderly end. All else is read once in a while by one ingress
-of each Ray cluster: starts of replicas from their announcements, and ends from their terms and from
-Ray's actor table.
+of each Ray cluster: starts of replicas from their announcements, and ends from Ray's actor table.
+Terms also end as in ``state/terms.py``.
 """
 
 from __future__ import annotations
@@ -15,20 +15,21 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from serve_app.domain.errors import DarkroomError
-from serve_app.domain.lease import Liveness
+from serve_app.domain.lease import Death, Liveness
 from serve_app.postgres.database import Database
 from serve_app.queue.reaper import STOPPED
-from serve_app.queue.store import messages
+from serve_app.queue.state.terms import Terms
 
 log = logging.getLogger(__name__)
 
+REPLACED = Death("it was stopped or replaced", by_itself=False)
 KEEP = "7 days"
 MAX_EVENTS = 50
 
 START = """
 -- name: start_process
-INSERT INTO processes (actor_id, kind, name, node, version, cluster, why_started)
-VALUES (%(actor_id)s, 'ingress', %(name)s, %(node)s, %(version)s, %(cluster)s, %(why)s)
+INSERT INTO processes (actor_id, kind, name, node, version, cluster, started_at, why_started)
+VALUES (%(actor_id)s, 'ingress', %(name)s, %(node)s, %(version)s, %(cluster)s, now(), %(why)s)
 ON CONFLICT DO NOTHING
 """
 LAST = """
@@ -39,8 +40,8 @@ ORDER BY greatest(started_at, ended_at) DESC LIMIT 1
 """
 START_REPLICAS = """
 -- name: start_replicas
-INSERT INTO processes (actor_id, kind, name, pool, node, cluster)
-SELECT r.actor_id, 'replica', r.replica_id, r.pool, r.node, %(cluster)s FROM replicas r
+INSERT INTO processes (actor_id, kind, name, pool, node, cluster, started_at)
+SELECT r.actor_id, 'replica', r.replica_id, r.pool, r.node, %(cluster)s, now() FROM replicas r
 WHERE r.actor_id = ANY(%(alive)s::text[])
     AND NOT EXISTS (SELECT FROM processes p WHERE p.actor_id = r.actor_id)
 ORDER BY 1
@@ -62,21 +63,12 @@ seen AS (
     WHERE cluster = %(cluster)s AND ended_at IS NULL AND actor_id = ANY(%(alive)s::text[])
         AND seen_at < now() - interval '1 day'
 )
-SELECT p.actor_id, t.reason FROM processes p LEFT JOIN ended_terms t ON t.actor_id = p.actor_id
-WHERE p.cluster = %(cluster)s AND p.ended_at IS NULL
-"""
-END = """
--- name: end_processes
-UPDATE processes p SET ended_at = now(), seen_at = now(),
-    why_ended = x.reason || CASE WHEN p.drains THEN ', after its drain had begun' ELSE '' END
-FROM json_to_recordset(%(ends)s::json) AS x(actor text, reason text)
-WHERE p.actor_id = x.actor AND p.ended_at IS NULL
-RETURNING p.kind, p.name, p.pool, p.node, p.why_ended
+SELECT actor_id FROM processes WHERE cluster = %(cluster)s AND ended_at IS NULL
 """
 EVENTS = """
 -- name: show_processes
 (SELECT started_at AS at, kind, name, pool, node, version, 'started', why_started FROM processes
- ORDER BY started_at DESC LIMIT %(limit)s)
+ WHERE started_at IS NOT NULL ORDER BY started_at DESC LIMIT %(limit)s)
 UNION ALL
 (SELECT ended_at, kind, name, pool, node, version, 'ended', why_ended FROM processes
  WHERE ended_at IS NOT NULL ORDER BY ended_at DESC LIMIT %(limit)s)
@@ -110,6 +102,7 @@ class ProcessLog:
         self._database = database
         self._liveness = liveness
         self._alive = alive
+        self._terms = Terms(database)
         self._cluster = cluster
 
     async def started(self, ingress: IngressProcess) -> None:
@@ -127,7 +120,7 @@ class ProcessLog:
     async def stopped(self, ingress: IngressProcess) -> None:
         """Write the orderly end of an ingress, unless the database is away."""
         with contextlib.suppress(DarkroomError):
-            await self._end({ingress.actor_id: "it was stopped or replaced"}, logging.INFO)
+            await self._terms.end({ingress.actor_id: REPLACED}, logging.INFO)
 
     async def look(self) -> None:
         """Write and log the starts and ends that are new."""
@@ -136,28 +129,14 @@ class ProcessLog:
         for name, pool, node in await self._database.rows(START_REPLICAS, params):
             log.info("The replica %s of the pool %s has started on %s.", name, pool, node or "?")
         rows = await self._database.rows(READ_ALIVE, params)
-        reasons = {str(actor): str(reason) for actor, reason in rows if reason is not None}
-        gone = [str(actor) for actor, _ in rows if actor not in alive and actor not in reasons]
-        if gone:
-            stopped = await self._liveness.of_previous_run(gone)
-            deaths = await self._liveness.dead(gone)
-            reasons |= {actor: death.reason for actor, death in deaths.items()}
-            reasons |= dict.fromkeys(stopped, STOPPED.reason)
-        await self._end(reasons)
+        if gone := [str(actor) for (actor,) in rows if actor not in alive]:
+            stopped = dict.fromkeys(await self._liveness.of_previous_run(gone), STOPPED)
+            await self._terms.end({**await self._liveness.dead(gone), **stopped})
 
     async def events(self) -> Sequence[Mapping[str, Any]]:
         """The last starts and ends, newest first: one JSON object each."""
         rows = await self._database.rows(EVENTS, {"limit": MAX_EVENTS})
         return [dict(zip(NAMES, (row[0].isoformat(), *row[1:]), strict=True)) for row in rows]
-
-    async def _end(self, reasons: Mapping[str, str], level: int = logging.WARNING) -> None:
-        if not reasons:
-            return
-        ends = [{"actor": actor, "reason": reason} for actor, reason in sorted(reasons.items())]
-        rows = await self._database.rows(END, {"ends": messages.compact(ends)})
-        for kind, name, pool, node, why in rows:
-            of = f" of the pool {pool}" if pool else ""
-            log.log(level, "The %s %s%s on %s has ended: %s.", kind, name, of, node or "?", why)
 
 
 def _why_started(version: str, name: str, before: str, ended: bool, why_ended: str) -> str:  # noqa: FBT001 a row

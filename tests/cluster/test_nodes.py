@@ -202,7 +202,10 @@ def test_a_replica_that_ray_has_given_up_ends_and_no_request_fails_for_it(
                 while replica.is_running() and replica.status() != psutil.STATUS_ZOMBIE:
                     ids.append(submitted())
                     time.sleep(0.5)
-                (reason,) = database.execute("SELECT reason FROM ended_terms").fetchone() or ("",)
+                ended = (
+                    "SELECT why_ended FROM processes WHERE pool = 'small' AND ended_at > 'epoch'"
+                )
+                (reason,) = database.execute(ended).fetchone() or ("",)
             finally:
                 raylet.resume()
             assert reason == "its node failed"

@@ -348,7 +348,7 @@ def test_a_random_walk_over_postgresql(
         # Before the queue starts, which knows what it has read for a moment.
         with psycopg.connect(conninfo, autocommit=True) as connection:
             connection.execute(
-                "TRUNCATE requests, attempts, events, usage, progress, fair_lanes, ended_terms"
+                "TRUNCATE requests, attempts, events, usage, progress, fair_lanes, processes"
             )
         ingress = Ingress(conninfo, FakeTerms(), liveness)
         ingresses.append(ingress)

@@ -42,7 +42,7 @@ TABLES = (
     "usage_days", "tenant_quotas", "budget_warnings", "replica_hours",
     "replicas", "fair_lanes", "costs", "audit", "api_keys", "tenants", "installation",
     "undelivered", "unwanted", "halts", "uploads", "lifecycles", "webhook_keys", "leaders",
-    "running_counts", "ended_terms", "quarantines", "warm_targets", "catalog_entries",
+    "running_counts", "quarantines", "warm_targets", "catalog_entries",
     "weight_peers", "file_access", "file_url_revocations", "tenant_deletions",
     "tenant_weights", "hub_tokens", "tenant_weight_files", "weight_files", "batches", "batch_files",
     "secrets", "hosted_calls", "fallback_budgets", "workflows", "workflow_runs", "shadows",

@@ -3,10 +3,6 @@
 -- again are quarantined. A request that may have ended its replica is tried on another node before it is blamed.
 
 ALTER TABLE attempts ADD COLUMN node text;
-ALTER TABLE attempts DROP CONSTRAINT attempts_ended_check;
-ALTER TABLE attempts ADD CONSTRAINT attempts_ended_check CHECK (ended IN (
-    'succeeded', 'failed', 'cancelled', 'expired', 'retry', 'died', 'lost', 'interrupted', 'stopped',
-    'hand_back', 'undo', 'by_hand'));
 CREATE INDEX attempts_lost ON attempts (ended_at) WHERE node IS NOT NULL;
 
 CREATE TABLE quarantines (

@@ -878,13 +878,28 @@ CREATE TABLE sign_in_links (
 );
 CREATE INDEX sign_in_links_by_expiry ON sign_in_links (expires_at);
 
-CREATE TABLE ended_terms (
+CREATE TABLE processes (
     actor_id text NOT NULL,
-    reason text NOT NULL,
-    by_itself boolean NOT NULL,
-    ended_at timestamptz DEFAULT now() NOT NULL,
-    CONSTRAINT ended_terms_pkey PRIMARY KEY (actor_id)
+    kind text NOT NULL,
+    name text NOT NULL,
+    pool text DEFAULT '' NOT NULL,
+    node text DEFAULT '' NOT NULL,
+    version text DEFAULT '' NOT NULL,
+    cluster text DEFAULT '' NOT NULL,
+    started_at timestamptz,
+    why_started text DEFAULT '' NOT NULL,
+    drains boolean DEFAULT false NOT NULL,
+    seen_at timestamptz DEFAULT now() NOT NULL,
+    ended_at timestamptz,
+    why_ended text DEFAULT '' NOT NULL,
+    by_itself boolean DEFAULT false NOT NULL,
+    CONSTRAINT processes_kind_check CHECK ((kind = ANY (ARRAY['ingress', 'replica']))),
+    CONSTRAINT processes_pkey PRIMARY KEY (actor_id)
 );
+CREATE INDEX processes_alive ON processes (cluster) WHERE (ended_at IS NULL);
+CREATE INDEX processes_ended ON processes (ended_at) WHERE (ended_at IS NOT NULL);
+CREATE INDEX processes_seen ON processes (seen_at);
+CREATE INDEX processes_started ON processes (started_at);
 
 CREATE TABLE quarantines (
     node text NOT NULL,
@@ -894,28 +909,6 @@ CREATE TABLE quarantines (
     released_at timestamptz,
     CONSTRAINT quarantines_pkey PRIMARY KEY (node)
 );
-
-CREATE TABLE processes (
-    actor_id text NOT NULL,
-    kind text NOT NULL,
-    name text NOT NULL,
-    pool text DEFAULT '' NOT NULL,
-    node text DEFAULT '' NOT NULL,
-    version text DEFAULT '' NOT NULL,
-    cluster text NOT NULL,
-    started_at timestamptz DEFAULT now() NOT NULL,
-    why_started text DEFAULT '' NOT NULL,
-    drains boolean DEFAULT false NOT NULL,
-    seen_at timestamptz DEFAULT now() NOT NULL,
-    ended_at timestamptz,
-    why_ended text DEFAULT '' NOT NULL,
-    CONSTRAINT processes_kind_check CHECK ((kind = ANY (ARRAY['ingress', 'replica']))),
-    CONSTRAINT processes_pkey PRIMARY KEY (actor_id)
-);
-CREATE INDEX processes_alive ON processes (cluster) WHERE (ended_at IS NULL);
-CREATE INDEX processes_ended ON processes (ended_at) WHERE (ended_at IS NOT NULL);
-CREATE INDEX processes_seen ON processes (seen_at);
-CREATE INDEX processes_started ON processes (started_at);
 
 CREATE FUNCTION add_to_upload_totals() RETURNS trigger
     LANGUAGE plpgsql

@@ -85,7 +85,8 @@ COLUMNS = """
 
 def term_has_ended(actor: str) -> str:
     """Condition for a replica whose term has ended, by the SQL of its actor's id."""
-    return f"EXISTS (SELECT FROM ended_terms t WHERE t.actor_id = {actor})"
+    ended = f"t.actor_id = {actor} AND t.ended_at IS NOT NULL"
+    return f"EXISTS (SELECT FROM processes t WHERE {ended})"
 
 
 NEW_NONCE = "(random() * 9007199254740991)::bigint"

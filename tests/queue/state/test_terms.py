@@ -34,9 +34,19 @@ async def test_all_processes_know_the_end_that_the_first_one_has_written(
 async def test_an_ended_term_is_forgotten_after_a_while(database: Database) -> None:
     terms = Terms(database)
     await terms.end({"a": CRASH})
-    await database.rows("UPDATE ended_terms SET ended_at = now() - interval '61 min'")
+    await database.rows("UPDATE processes SET ended_at = now() - interval '61 min'")
     assert await terms.end({"b": CRASH}) == {"b": CRASH}
-    assert await database.rows("SELECT actor_id FROM ended_terms") == [("b",)]
+    assert terms.end_of("a") == ""
+
+
+async def test_a_process_that_lives_on_for_long_after_its_end_is_told_again(
+    database: Database,
+) -> None:
+    terms = Terms(database)
+    await terms.end({"a": CRASH})
+    await database.rows("UPDATE processes SET ended_at = now() - interval '61 min'")
+    assert await terms.end({"a": FAILED_NODE}) == {"a": CRASH}
+    assert terms.end_of("a") == CRASH.reason
 
 
 @pytest.mark.parametrize("waits", [False, True])
