@@ -66,39 +66,38 @@ def test_an_operator_sees_that_a_replica_and_an_ingress_ended_and_why_others_sta
     darkroom: Darkroom,
 ) -> None:
     darkroom.all_ready()
+    before = _events(darkroom)
+
+    def seen(kind: str, event: str, reason: str) -> bool:
+        new = _events(darkroom) - before
+        return any(each[1:3] == (kind, event) and reason in each[3] for each in new)
+
     request_id = darkroom.submit(steps=180, step_ms=50)
     darkroom.runner(request_id).kill()
-    ended = ("replica", "ended", "its process ended")
-    eventually(lambda: ended in _events(darkroom), "the end of the replica is shown")
+    eventually(lambda: seen("replica", "ended", "its process ended"), "the replica's end is shown")
     (ingress,) = darkroom.replicas("ingress")
     ingress.kill()
-    ended = ("ingress", "ended", "its process ended")
-    eventually(lambda: ended in _events(darkroom), "the end of the ingress is shown")
-    started = eventually(
-        lambda: [
-            each
-            for each in _events(darkroom)
-            if each[:2] == ("ingress", "started") and "had ended: its process ended" in each[2]
-        ],
+    eventually(lambda: seen("ingress", "ended", "its process ended"), "the ingress's end is shown")
+    eventually(
+        lambda: seen("ingress", "started", "had ended: its process ended"),
         "the start of the next one is shown",
     )
-    assert len(started) == 1
     darkroom.in_state(request_id, "succeeded")
     darkroom.all_ready()
-    events = _events(darkroom)
-    assert sum(each[:2] == ("replica", "started") for each in events) >= 3
+    eventually(lambda: seen("replica", "started", ""), "the start of the next replica is shown")
 
 
-def _events(darkroom: Darkroom) -> list[tuple[str, str, str]]:
-    """Kind, event and reason of what started and ended, newest first; none while nothing
-    answers."""
+def _events(darkroom: Darkroom) -> frozenset[tuple[str, str, str, str]]:
+    """Time, kind, event and reason of what started and ended; none while nothing answers."""
     try:
         shown = darkroom.http.get("/v1/status")
     except httpx.TransportError:
-        return []
+        return frozenset()
     if shown.status_code != 200:
-        return []
-    return [(each["kind"], each["event"], each["reason"]) for each in shown.json()["events"]]
+        return frozenset()
+    return frozenset(
+        (each["at"], each["kind"], each["event"], each["reason"]) for each in shown.json()["events"]
+    )
 
 
 def _by_mark(darkroom: Darkroom, mark: str) -> str | None:
