@@ -3,7 +3,6 @@
 -- again are quarantined. A request that may have ended its replica is tried on another node before it is blamed.
 
 ALTER TABLE attempts ADD COLUMN node text;
-CREATE INDEX attempts_lost ON attempts (ended_at) WHERE node IS NOT NULL;
 
 CREATE TABLE quarantines (
     node text PRIMARY KEY,
