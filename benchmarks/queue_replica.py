@@ -9,7 +9,7 @@ from typing import Any
 
 from serve_app.domain.artifact import UploadTicket
 from serve_app.domain.endpoint import Endpoint, Weights
-from serve_app.domain.lease import Ask, Finish, Lease, LeaseKey
+from serve_app.domain.lease import Ask, Death, Finish, Lease, LeaseKey
 from serve_app.domain.media.marking import MarkPolicy
 from serve_app.domain.media.upload_policy import UploadPolicy
 from serve_app.domain.outcome import Outcome, Usage
@@ -96,9 +96,9 @@ class NoTerms:
 
 
 class NoDeaths:
-    async def dead(self, actor_ids: Sequence[str]) -> frozenset[str]:
+    async def dead(self, actor_ids: Sequence[str]) -> Mapping[str, Death]:
         del actor_ids
-        return frozenset()
+        return {}
 
     async def of_previous_run(self, actor_ids: Sequence[str]) -> frozenset[str]:
         del actor_ids
