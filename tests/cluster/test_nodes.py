@@ -5,10 +5,11 @@ from __future__ import annotations
 import contextlib
 import random
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+import httpx
 import psutil
 import psycopg
 import pytest
@@ -160,66 +161,73 @@ def test_a_video_goes_on_from_its_snapshot_when_its_node_dies_and_is_the_same(
 TWO_ALIKE = {"small": POOLS["small"] | {"min_replicas": 2, "max_replicas": 2, "slots": 2}}
 
 
+@contextlib.contextmanager
+def two_alike(
+    folder: Path, conninfo: str, storage: S3Server, lease_s: float = 30, **switches: str
+) -> Generator[tuple[httpx.Client, psycopg.Connection[Any]], None, None]:
+    """A Darkroom with a replica on each of two nodes: its client, and its database."""
+    models = folder / "models.yaml"
+    models.write_text(CATALOGUE)
+    stores = with_stores(conninfo, storage)
+    with several_nodes(folder, ("L4", "L4"), **switches, **stores) as nodes:
+        word, facts, port = nodes.run(
+            {},
+            {
+                "data_dir": str(folder / "data"),
+                "models": str(models),
+                "families": {"small": PROBE, "large": PROBE},
+                "pools": TWO_ALIKE,
+                "demo": False,
+                "lease_s": lease_s,
+                **in_bucket(storage),
+            },
+        )
+        assert word == "placed", facts
+        with client_at(port) as client, psycopg.connect(conninfo, autocommit=True) as database:
+            yield client, database
+
+
+def all_succeed(client: httpx.Client, ids: Iterable[str]) -> None:
+    for id_ in ids:
+        path = f"/v1/requests/{id_}"
+        eventually(lambda path=path: client.get(path).json()["state"] == "succeeded", "it succeeds")
+
+
 @pytest.mark.crash
 @pytest.mark.long
 @pytest.mark.timeout(900)
 def test_a_replica_that_ray_has_given_up_ends_and_no_request_fails_for_it(
     conninfo: str, moto_server: S3Server, tmp_path: Path
 ) -> None:
-    models = tmp_path / "models.yaml"
-    models.write_text(CATALOGUE)
-    stores = with_stores(conninfo, moto_server)
-    with several_nodes(tmp_path, ("L4", "L4"), **IMPATIENT, **stores) as nodes:
-        word, facts, port = nodes.run(
-            {},
-            {
-                "data_dir": str(tmp_path / "data"),
-                "models": str(models),
-                "families": {"small": PROBE, "large": PROBE},
-                "pools": TWO_ALIKE,
-                "demo": False,
-                "lease_s": 6,
-                **in_bucket(moto_server),
-            },
+    with two_alike(tmp_path, conninfo, moto_server, 6, **IMPATIENT) as (client, database):
+
+        def submitted() -> str:
+            asked = {"steps": 160, "step_ms": 25}  # so both always run some
+            return client.post("/queue/test/small", json=asked).json()["request_id"]
+
+        ids = [submitted() for _ in range(6)]
+        running = "SELECT DISTINCT replica_id FROM requests WHERE state = 'running'"
+        both = eventually(
+            lambda: len(rows := database.execute(running).fetchall()) == 2 and rows, "both run"
         )
-        assert word == "placed", facts
-        with client_at(port) as client, psycopg.connect(conninfo, autocommit=True) as database:
-
-            def submitted() -> str:
-                asked = {"steps": 160, "step_ms": 25}  # so both always run some
-                return client.post("/queue/test/small", json=asked).json()["request_id"]
-
-            ids = [submitted() for _ in range(6)]
-            running = "SELECT DISTINCT replica_id FROM requests WHERE state = 'running'"
-            both = eventually(
-                lambda: len(rows := database.execute(running).fetchall()) == 2 and rows, "both run"
-            )
-            replica = process_of(both[0][0])
-            raylet = raylet_of(replica)
-            raylet.suspend()
-            try:
-                # All the while there is work, which the replica would go on to take.
-                while replica.is_running() and replica.status() != psutil.STATUS_ZOMBIE:
-                    ids.append(submitted())
-                    time.sleep(0.5)
-                ended = (
-                    "SELECT why_ended FROM processes WHERE pool = 'small' AND ended_at > 'epoch'"
-                )
-                (reason,) = database.execute(ended).fetchone() or ("",)
-            finally:
-                raylet.resume()
-            assert reason == "its node failed"
-            for id_ in ids:
-                eventually(
-                    lambda id_=id_: (
-                        client.get(f"/v1/requests/{id_}").json()["state"] == "succeeded"
-                    ),
-                    "it succeeds",
-                )
-            ended = "SELECT sum(failures), count(*) FROM requests"
-            assert database.execute(ended).fetchone() == (0, len(ids))
-            interrupted = "SELECT count(*) FROM attempts WHERE ended = 'interrupted'"
-            assert (database.execute(interrupted).fetchone() or (0,))[0] > 0
+        replica = process_of(both[0][0])
+        raylet = raylet_of(replica)
+        raylet.suspend()
+        try:
+            # All the while there is work, which the replica would go on to take.
+            while replica.is_running() and replica.status() != psutil.STATUS_ZOMBIE:
+                ids.append(submitted())
+                time.sleep(0.5)
+            ended = "SELECT why_ended FROM processes WHERE pool = 'small' AND ended_at > 'epoch'"
+            (reason,) = database.execute(ended).fetchone() or ("",)
+        finally:
+            raylet.resume()
+        assert reason == "its node failed"
+        all_succeed(client, ids)
+        ended = "SELECT sum(failures), count(*) FROM requests"
+        assert database.execute(ended).fetchone() == (0, len(ids))
+        interrupted = "SELECT count(*) FROM attempts WHERE ended = 'interrupted'"
+        assert (database.execute(interrupted).fetchone() or (0,))[0] > 0
 
 
 @pytest.mark.crash
@@ -228,62 +236,40 @@ def test_a_replica_that_ray_has_given_up_ends_and_no_request_fails_for_it(
 def test_a_node_whose_replicas_die_again_and_again_is_quarantined_until_one_succeeds_there(
     conninfo: str, moto_server: S3Server, tmp_path: Path
 ) -> None:
-    models = tmp_path / "models.yaml"
-    models.write_text(CATALOGUE)
-    stores = with_stores(conninfo, moto_server)
-    with several_nodes(tmp_path, ("L4", "L4"), **stores) as nodes:
-        word, facts, port = nodes.run(
-            {},
-            {
-                "data_dir": str(tmp_path / "data"),
-                "models": str(models),
-                "families": {"small": PROBE, "large": PROBE},
-                "pools": TWO_ALIKE,
-                "demo": False,
-                **in_bucket(moto_server),
-            },
+    with two_alike(tmp_path, conninfo, moto_server) as (client, database):
+        ids: list[str] = []
+
+        def submit() -> None:
+            asked = {"steps": 120, "step_ms": 25}  # so that some always run
+            ids.append(client.post("/queue/test/small", json=asked).json()["request_id"])
+
+        def replicas() -> list[dict[str, Any]]:
+            return list(client.get("/v1/status").json()["replicas"])
+
+        bad = eventually(replicas, "a replica is ready")[0]["node"]
+        running = (
+            "SELECT DISTINCT replica_id FROM requests JOIN replicas r USING (replica_id) "
+            "WHERE state = 'running' AND confirmed AND r.node = %s"
         )
-        assert word == "placed", facts
-        with client_at(port) as client, psycopg.connect(conninfo, autocommit=True) as database:
-            ids: list[str] = []
 
-            def submit() -> None:
-                asked = {"steps": 120, "step_ms": 25}  # so that some always run
-                ids.append(client.post("/queue/test/small", json=asked).json()["request_id"])
+        def quarantined() -> str:
+            submit()
+            for (replica_id,) in database.execute(running, [bad]).fetchall():
+                with contextlib.suppress(ValueError):  # it was killed a moment ago
+                    process_of(replica_id).kill()
+            time.sleep(2)
+            return next((each["quarantine"] for each in replicas() if each["node"] == bad), "")
 
-            def replicas() -> list[dict[str, Any]]:
-                return list(client.get("/v1/status").json()["replicas"])
+        said = eventually(quarantined, "the node is quarantined", 300)
+        assert said.startswith(f"Node {bad} is quarantined since")
 
-            bad = eventually(replicas, "a replica is ready")[0]["node"]
-            running = (
-                "SELECT DISTINCT replica_id FROM requests JOIN replicas r USING (replica_id) "
-                "WHERE state = 'running' AND confirmed AND r.node = %s"
-            )
+        def released() -> bool:
+            submit()
+            time.sleep(0.5)
+            return not any(each["quarantine"] for each in replicas())
 
-            def quarantined() -> str:
-                submit()
-                for (replica_id,) in database.execute(running, [bad]).fetchall():
-                    with contextlib.suppress(ValueError):  # it was killed a moment ago
-                        process_of(replica_id).kill()
-                time.sleep(2)
-                return next((each["quarantine"] for each in replicas() if each["node"] == bad), "")
-
-            said = eventually(quarantined, "the node is quarantined", 300)
-            assert said.startswith(f"Node {bad} is quarantined since")
-
-            def released() -> bool:
-                submit()
-                time.sleep(0.5)
-                return not any(each["quarantine"] for each in replicas())
-
-            eventually(released, "a request succeeds there", 120)
-            for id_ in ids:
-                eventually(
-                    lambda id_=id_: (
-                        client.get(f"/v1/requests/{id_}").json()["state"] == "succeeded"
-                    ),
-                    "it succeeds",
-                )
+        eventually(released, "a request succeeds there", 120)
+        all_succeed(client, ids)
 
 
 def process_of(replica_id: str) -> psutil.Process:

@@ -106,9 +106,8 @@ WITH held AS (
 SELECT h.node, h.losses,
        extract(epoch FROM h.last_loss_at - now())::double precision + {REST_S},
        ARRAY(SELECT replica_id FROM replicas r WHERE r.node = h.node),
-       ARRAY(SELECT DISTINCT r.pool FROM replicas r
-             WHERE r.stage = 'ready' AND r.seen_at > now() - interval '15 s'
-               AND r.node <> '' AND r.node NOT IN (SELECT node FROM held))
+       ARRAY(SELECT pool FROM (SELECT DISTINCT pool FROM replicas) p
+             WHERE has_ready_elsewhere(pool, ARRAY(SELECT node FROM held)))
 FROM held h
 """
 RELEASE = """
