@@ -165,6 +165,20 @@ async def test_each_request_that_it_loses_makes_the_next_rest_longer(
     await until_quarantined(quarantined, database, ("one", TOLERATED + 2))
 
 
+async def test_a_request_that_it_loses_begins_the_next_rest_also_when_an_old_loss_counts_no_more(
+    quarantined: PostgresQueue, database: Database, liveness: FakeLiveness
+) -> None:
+    await rested(quarantined, database)
+    await database.rows(
+        "UPDATE attempts SET ended_at = now() - interval '1 hour' WHERE replica_id = 'r1'"
+    )
+    await lose(quarantined, liveness, database, "r4", node="one")
+    await quarantined.parts.state.quarantines.judge()
+    await until_quarantined(quarantined, database, ("one", TOLERATED + 1))
+    await quarantined.submit(new())
+    assert await leased(quarantined, "r5", "one") == ()
+
+
 async def test_a_node_without_which_its_pool_has_none_gets_all_it_can_run(
     quarantined: PostgresQueue, database: Database
 ) -> None:
