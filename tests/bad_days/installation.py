@@ -25,7 +25,7 @@ from tests.cluster.nodes import (
     several_nodes,
     with_stores,
 )
-from tests.cluster.processes import command_of, known_by
+from tests.cluster.processes import command_of, known_by, name_of
 from tests.crash.test_database import postmaster
 from tests.queue.database import Background
 from tests.storage.s3_servers import S3Server, moto
@@ -70,7 +70,7 @@ class Installation:
         """Processes of a part. Of those that are there twice, all."""
         there = known_by(self.nodes.temporary)
         if name == "haproxy":
-            return [each for each in there if each.name() == "haproxy"]
+            return [each for each in there if name_of(each) == "haproxy"]
         return [each for each in there if TITLES[name] in command_of(each)]
 
     def one(self, name: str) -> list[psutil.Process]:

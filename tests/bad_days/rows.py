@@ -76,7 +76,8 @@ def _freeze(*parts: str) -> Fault:
         frozen = _processes(place, *parts)
         try:
             for process in frozen:
-                process.suspend()
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    process.suspend()
             yield
         finally:
             for process in frozen:

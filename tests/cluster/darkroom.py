@@ -21,6 +21,7 @@ import yaml
 from serve_app.cli.connection.installation import Installation
 from serve_app.domain.request import State
 from serve_app.embedded_postgres.files import DATABASE, PORT, ROLE, ClusterFiles
+from serve_app.embedded_postgres.server import alive
 from serve_app.free_ports import free_port
 from serve_app.settings import APPLICATION, pool_application
 from tests.cluster.processes import command_of, end_all, known_by, with_default_signals
@@ -356,14 +357,7 @@ def a_connection_each(darkroom: Darkroom) -> httpx.Client:
 
 def living(processes: Iterable[psutil.Process]) -> list[psutil.Process]:
     """Those that have not ended; one that was never waited for has."""
-
-    def lives(process: psutil.Process) -> bool:
-        try:
-            return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
-        except psutil.NoSuchProcess:
-            return False
-
-    return [process for process in processes if lives(process)]
+    return [process for process in processes if alive(process)]
 
 
 def clean_environment() -> dict[str, str]:

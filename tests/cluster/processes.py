@@ -58,6 +58,14 @@ def command_of(process: psutil.Process) -> str:
         return ""
 
 
+def name_of(process: psutil.Process) -> str:
+    """Name of a process; empty for one that has ended meanwhile."""
+    try:
+        return process.name()
+    except psutil.Error:
+        return ""
+
+
 def end_all(started: Iterable[Started], *words: str) -> None:
     """Kill what was started, its descendants, and what is known by one of the words.
 

@@ -15,6 +15,7 @@ import psycopg
 import pytest
 
 from serve_app.cli.generation.files import outputs
+from serve_app.embedded_postgres.server import alive
 from tests.cluster.darkroom import MODELS, eventually
 from tests.cluster.nodes import IMPATIENT, KEY, client_at, in_bucket, several_nodes, with_stores
 from tests.queue.database import conninfo, server
@@ -215,7 +216,7 @@ def test_a_replica_that_ray_has_given_up_ends_and_no_request_fails_for_it(
         raylet.suspend()
         try:
             # All the while there is work, which the replica would go on to take.
-            while replica.is_running() and replica.status() != psutil.STATUS_ZOMBIE:
+            while alive(replica):
                 ids.append(submitted())
                 time.sleep(0.5)
             ended = "SELECT why_ended FROM processes WHERE pool = 'small' AND ended_at > 'epoch'"

@@ -9,6 +9,7 @@ import pytest
 
 from tests.cluster.conftest import Check
 from tests.cluster.darkroom import PROBE, Darkroom, a_connection_each, eventually, living
+from tests.cluster.processes import name_of
 
 pytestmark = [pytest.mark.cluster, pytest.mark.crash, pytest.mark.timeout(900)]
 
@@ -189,7 +190,7 @@ def test_everything_killed_and_started_again_ends_everything_once(
     check(darkroom, requests)
     # Then its own process alone: what that had started is left, and would be in the way.
     started = darkroom.kill_serve()
-    assert {"haproxy", "postgres"} <= {one.name() for one in living(started)}
+    assert {"haproxy", "postgres"} <= {name_of(one) for one in living(started)}
     darkroom.start()
     assert living(started) == []
     darkroom.all_ready(1)  # a call waits for an answer no longer than its client
