@@ -92,6 +92,7 @@ class ServeApplication:
     builder: Callable[[dict[str, Any]], Application]
     route_prefix: str | None
     args: dict[str, Any]
+    code: str = ""  # URI of the code that it runs; empty: the installed one
 
     @property
     def target(self) -> Application:
@@ -99,12 +100,13 @@ class ServeApplication:
 
     @property
     def entry(self) -> dict[str, Any]:
-        return {
+        entry = {
             "name": self.name,
             "import_path": f"{self.builder.__module__}:{self.builder.__name__}",
             "route_prefix": self.route_prefix,
             "args": self.args,
         }
+        return entry | {"runtime_env": _code(self.code)} if self.code else entry
 
 
 def applications(
@@ -120,7 +122,7 @@ def applications(
     made = [ServeApplication(APPLICATION, build_ingress, "/", ingress_arguments(settings, path))]
     for name, pool in (config.models.pools or {}).items():
         args = pool_arguments(settings, name, pool, config.models.families)
-        made.append(ServeApplication(pool_application(name), build_pool, None, args))
+        made.append(ServeApplication(pool_application(name), build_pool, None, args, pool.code))
     return {each.name: each for each in made}
 
 
@@ -348,7 +350,8 @@ def _pool(config: Config, name: str, pool: PoolConfig, kind: type[Any]) -> Deplo
     return deployment(
         kind,
         name=name,
-        ray_actor_options=_place(pool) | {"runtime_env": {"env_vars": environment}},
+        ray_actor_options=_place(pool)
+        | {"runtime_env": {"env_vars": environment, **_code(pool.code)}},
         **_group(pool),
         # A session of an app has a call for each direction, which waits.
         max_ongoing_requests=max(100, 3 * pool.max_slots),
@@ -358,6 +361,11 @@ def _pool(config: Config, name: str, pool: PoolConfig, kind: type[Any]) -> Deplo
         request_router_config={"request_router_class": SEAT_ROUTER},
         autoscaling_config=_autoscaling(config, name),
     )
+
+
+def _code(uri: str) -> dict[str, Any]:
+    """Part of Ray's ``runtime_env``, with the code of a pool that has its own."""
+    return {"py_modules": [uri]} if uri else {}
 
 
 def _place(pool: PoolConfig) -> dict[str, Any]:

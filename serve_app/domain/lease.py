@@ -48,16 +48,19 @@ def lease_of(request: Request) -> LeaseKey:
 @dataclass(frozen=True, slots=True)
 class LeftOut:
     """Queued requests of a pool that replicas do not want: of endpoints that they are downloading,
-    and of tenants of whom they fetch enough input files. False if there are none."""
+    of tenants of whom they fetch enough input files, and in a canary those that have failed before.
+    False if there are none."""
 
     endpoints: frozenset[str] = frozenset()
     tenants: frozenset[str] = frozenset()
+    failed: bool = False
 
     def __bool__(self) -> bool:
-        return bool(self.endpoints or self.tenants)
+        return bool(self.endpoints or self.tenants or self.failed)
 
     def __or__(self, other: LeftOut) -> LeftOut:
-        return LeftOut(self.endpoints | other.endpoints, self.tenants | other.tenants)
+        endpoints, tenants = self.endpoints | other.endpoints, self.tenants | other.tenants
+        return LeftOut(endpoints, tenants, self.failed or other.failed)
 
 
 class LeasePreference(NamedTuple):
@@ -339,6 +342,9 @@ class Demand:
     # of an overflow pool: queued requests of the queue that it leases from, which it may run
     overflow_queued: int = 0
     overflow_queued_s: float = 0.0  # seconds of its own slots that these take
+    # of a canary: how it does beside the pool that it is a canary of, and whether it has returned
+    canary: str = ""
+    returned: bool = False
 
 
 class LeaseTerms(Protocol):

@@ -63,7 +63,9 @@ class AfterCommit:
             )
             if each.state is not State.QUEUED:
                 self._metrics.used(self._limits.metrics_label(each.tenant), each.run_s)
-            self._charge_lane(each)
+            ran_in = self._state.stats.ran_in(each.replica_id, each.pool)
+            self._charge_lane(each, ran_in)
+            self._state.canaries.note(each, ran_in)
             self._trace_lost(each)
             if each.how is EndReason.SUCCEEDED and (
                 node := self._state.quarantines.node_of(each.replica_id)
@@ -99,14 +101,13 @@ class AfterCommit:
         self.notify([each.held.request_id for each in ended], again, signals, freed)
         self.settle_soon(each.leads for each in ended if each.state is not State.QUEUED)
 
-    def _charge_lane(self, each: EndedAttempt) -> None:
+    def _charge_lane(self, each: EndedAttempt, ran_in: str) -> None:
         """Charge the attempt's run time to its lane. An attempt that never reached its replica
         costs nothing.
         """
         took_s = each.run_s or (0.0 if each.how is EndReason.UNDELIVERED else each.held_s)
         self._state.charges.add(each.pool, each.tenant, took_s - each.expected_s)
         if each.how is EndReason.SUCCEEDED and not (each.resumed or each.ran_elsewhere):
-            ran_in = self._state.stats.ran_in(each.replica_id, each.pool)
             self._state.costs.observe(each.endpoint, ran_in, each.work, took_s)
 
     async def _open_lane_or_leave(self, lane: tuple[str, str]) -> None:

@@ -7,6 +7,7 @@ from dataclasses import replace
 from datetime import timedelta
 
 from serve_app.domain.batcher import Batcher
+from serve_app.domain.errors import PipelineFailed
 from serve_app.domain.lease import Finish, LeaseKey, Verdict
 from serve_app.domain.media.draft import with_expiry
 from serve_app.domain.outcome import Outcome
@@ -15,6 +16,7 @@ from serve_app.domain.progress import StoredSnapshot
 from serve_app.domain.workflows.runs import RUNNER
 from serve_app.postgres.database import Database
 from serve_app.queue.after_commit import AfterCommit
+from serve_app.queue.state.stats import QueueStats
 from serve_app.queue.store import messages
 from serve_app.queue.store.config import QueueLimits
 from serve_app.queue.store.rows import known_id
@@ -44,12 +46,14 @@ class Finisher:
         self,
         database: Database,
         limits: QueueLimits,
+        stats: QueueStats,
         after: AfterCommit,
         metrics: QueueMeter,
         clock: Clock,
     ) -> None:
         self._database = database
         self._limits = limits
+        self._stats = stats
         self._clock = clock
         self._attempts = EndAttempts(database, limits)
         self._after = after
@@ -65,8 +69,17 @@ class Finisher:
             outcome = with_expiry(outcome, self._clock.now() + timedelta(seconds=keep_s))
         # Files, times and costs of a workflow are those of its steps, which are counted there.
         own = finish.replica_id != RUNNER
-        end = AttemptEnd(held, _how(outcome), _message(outcome), outcome, counts=own)
+        how = _how(outcome)
+        if how is EndReason.FAILED and self._may_be_the_code(finish):
+            how = EndReason.RETRY
+        end = AttemptEnd(held, how, _message(outcome), outcome, counts=own)
         return await self._batcher.call(end)
+
+    def _may_be_the_code(self, finish: Finish) -> bool:
+        """True for an exception in a canary: other replicas run other code."""
+        failure = finish.outcome.failure
+        raised = failure is not None and failure.code == PipelineFailed.code
+        return raised and self._stats.is_in_canary(finish.replica_id)
 
     async def hand_back(
         self, held: LeaseKey, replica_id: str, reason: str, snapshot: StoredSnapshot | None = None

@@ -6,7 +6,7 @@ import asyncio
 import logging
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from random import Random
 from typing import TYPE_CHECKING, Any
 
@@ -117,7 +117,7 @@ class LongPoll:
             await asyncio.sleep(EXIT_S)
             return Work(exit=ended)
         self._state.replicas.polled(ask)
-        waiter = self._waiters.add(self._state.quarantines.admitted(ask), self._offer(ask))
+        waiter = self._waiters.add(self._admitted(ask), self._offer(ask))
         self.lease_soon(waiter.queue)
         self._opened(waiter.queue)
         try:
@@ -132,14 +132,22 @@ class LongPoll:
         work = Work(tuple(waiter.leases), tuple(waiter.signals))
         return self._state.kept.answer_to_ask(ask, work)
 
+    def _admitted(self, ask: Ask) -> Ask:
+        """The poll with the slots that may be used."""
+        if self._state.canaries.has_returned(ask.pool):
+            return replace(ask, slots=0)
+        return self._state.quarantines.admitted(ask)
+
     def _offer(self, ask: Ask) -> PoolOffer:
         """What the slots of this replica are for. A replica of an overflow pool leaves out what its
-        pool does not name, and what its device is too small for."""
+        pool does not name, and what its device is too small for. A canary leaves out what has
+        failed before, maybe in it: it fails fast, and would take the same request again."""
         overflow, pool = self._limits.overflow, ask.pool
         if pool not in overflow.before:
             return PoolOffer(pool)
         unfit = self._terms.unfit(*overflow.fit_of(pool, ask.device_bytes))
-        return PoolOffer(overflow.queue_of(pool), overflow.rank(pool), unfit)
+        left_out = LeftOut(unfit, failed=pool in overflow.canaries)
+        return PoolOffer(overflow.queue_of(pool), overflow.rank(pool), left_out)
 
     def lease_soon(self, pool: str) -> None:
         """Lease queued requests of the pool in the background, if a poll waits for it."""

@@ -33,6 +33,7 @@ from serve_app.queue.removal import Removal
 from serve_app.queue.request_log import PostgresPartialResults, RequestLog
 from serve_app.queue.retention import RetentionByKind
 from serve_app.queue.shadows.book import PostgresShadows
+from serve_app.queue.state.canaries import COMPARE_EVERY_S
 from serve_app.queue.state.quarantines import JUDGE_EVERY_S
 from serve_app.queue.state.queue_state import QueueState
 from serve_app.queue.state.request_cache import PreviewCache
@@ -126,7 +127,7 @@ def assemble(
         submitter=Submitter(database, limits, state, polls, after, metrics),
         polls=polls,
         heartbeats=Heartbeats(database, limits, terms, state, metrics),
-        finisher=Finisher(database, limits, after, metrics, clock),
+        finisher=Finisher(database, limits, state.stats, after, metrics, clock),
         reaper=Reaper(database, limits, liveness, state, after, metrics),
         removal=removal,
         retention=kept,
@@ -253,6 +254,9 @@ class PostgresQueue:
         elected_to_judge = parts.election.on_leader(
             "quarantines", JUDGE_EVERY_S, state.quarantines.judge
         )
+        elected_to_compare = parts.election.on_leader(
+            "canaries", COMPARE_EVERY_S, state.canaries.judge
+        )
         elected_to_warn = parts.election.on_leader("budgets", WARN_EVERY_S, self.budgets.warn)
         elected_to_sample = parts.election.on_leader(
             "replica_hours", SAMPLE_EVERY_S, self.costs.sample
@@ -285,9 +289,11 @@ class PostgresQueue:
                 {
                     "end_dead_replicas": reaper.end_dead_replicas,
                     "read_quarantines": state.quarantines.refresh,
+                    "read_canaries": state.canaries.refresh,
                 },
             ),
             (JUDGE_EVERY_S, {"judge_losses": elected_to_judge}),
+            (COMPARE_EVERY_S, {"compare_canaries": elected_to_compare}),
             (check_s, {"look_for_fronts": state.snapshots.look}),
             (
                 check_s,

@@ -242,7 +242,9 @@ class PoolPolicy:
         if scaler is None:
             return current, {}
         bounds, latest = scaler.bounds, self._demand.record(now)
-        if latest is None:
+        if self._own.get("returned"):  # a canary that did worse
+            target = 0
+        elif latest is None:
             target = max(bounds.least, min(bounds.most, current))
         else:
             load = Load(latest["queued"], latest["running"], latest["queued_s"], latest["idle_s"])

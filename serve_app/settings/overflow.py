@@ -1,8 +1,9 @@
-"""Pools that take requests from another pool's queue, when that pool has no free slot.
+"""Pools that take requests from another pool's queue: its overflow, or a part of all as a canary.
 
 Each request has one queue, which has the name of a pool. A pool with ``overflow_of`` has no queue
 of its own: its replicas lease from the queue at the head of its chain, such as spot → on-demand →
-another class of GPU. Fairness, limits and positions are therefore those of one queue.
+another class of GPU. Fairness, limits and positions are therefore those of one queue. A pool with
+``canary_of`` leases beside that pool, not after it.
 """
 
 from __future__ import annotations
@@ -14,15 +15,18 @@ from functools import cached_property
 
 @dataclass(frozen=True)
 class OverflowPools:
-    """Chains of pools. ``before``: pool → the pool whose overflow it takes; it has no cycles.
+    """Chains of pools. ``before``: pool → the pool whose overflow it takes, or whose canary it is;
+    it has no cycles.
 
-    ``endpoints``: the only ones that an overflow pool takes; missing or empty: all of the queue.
-    ``device_bytes``: memory of its GPUs, if its settings say it.
+    ``endpoints``: the only ones that such a pool takes; missing or empty: all of the queue.
+    ``device_bytes``: memory of its GPUs, if its settings say it. ``canaries``: those of them that
+    are canaries, each with a digest of what its replicas run.
     """
 
     before: Mapping[str, str] = field(default_factory=dict[str, str])
     endpoints: Mapping[str, frozenset[str]] = field(default_factory=dict[str, frozenset[str]])
     device_bytes: Mapping[str, int] = field(default_factory=dict[str, int])
+    canaries: Mapping[str, str] = field(default_factory=dict[str, str])
 
     def queue_of(self, pool: str) -> str:
         """Pool whose queue the replicas of ``pool`` lease from: often itself."""
@@ -34,7 +38,8 @@ class OverflowPools:
         """Number of pools that are filled before this one."""
         rank = 0
         while pool in self.before:
-            pool, rank = self.before[pool], rank + 1
+            rank += pool not in self.canaries
+            pool = self.before[pool]
         return rank
 
     def chain(self, queue: str) -> tuple[str, ...]:
@@ -81,6 +86,26 @@ def mistakes(pools: Mapping[str, str]) -> Iterator[str]:
                 f"{pool}. Remove overflow_of from the pool that should be filled first."
             )
         followers.setdefault(before, pool)
+
+
+def canary_mistakes(canary_of: Mapping[str, str], before: Mapping[str, str]) -> Iterator[str]:
+    """Yield a sentence for each mistake. ``canary_of``: the canaries. ``before``: as for
+    ``mistakes``."""
+    for pool, beside in canary_of.items():
+        if beside not in before or beside in canary_of:
+            known = ", ".join(sorted(before.keys() - canary_of.keys())) or "none"
+            yield (
+                f"{pool}.canary_of is {beside}, which is no pool, or a canary itself. "
+                f"Other pools: {known}."
+            )
+        if before[pool]:
+            yield f"{pool} has canary_of and overflow_of. Remove one of them."
+    for pool, earlier in before.items():
+        if earlier in canary_of:
+            yield (
+                f"{pool}.overflow_of is {earlier}, which is a canary. Name the pool that it is a "
+                f"canary of: {canary_of[earlier]}."
+            )
 
 
 def _is_in_cycle(pool: str, pools: Mapping[str, str]) -> bool:

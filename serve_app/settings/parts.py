@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from serve_app.settings.pools import PoolConfig
+from serve_app.settings.pools import BOUNDS, PoolConfig
 
 APPLICATION = "darkroom"
 """Serve application of the ingress."""
@@ -23,21 +23,6 @@ VERSION = "version"
 version another configuration, whose replicas Serve replaces; it compares nothing else."""
 
 Arguments = dict[str, Any]
-
-BOUNDS = frozenset(
-    {
-        "endpoints",
-        "keep_alive_s",
-        "max_replicas",
-        "min_replicas",
-        "overflow_after_s",
-        "overflow_of",
-        "spare_replicas",
-        "target_wait_s",
-        "warm",
-    }
-)
-"""Keys of a pool that only the ingress and the scaling policy read, while they run."""
 
 ONLY_OF_REPLICAS = frozenset(
     {

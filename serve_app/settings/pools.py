@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from datetime import datetime
 from decimal import Decimal
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
@@ -14,7 +15,7 @@ from serve_app.domain.executors.hosted import PROVIDERS
 from serve_app.domain.operations import WeightsLevel
 from serve_app.domain.workflows.definition import POOL as WORKFLOWS
 from serve_app.settings import schedule
-from serve_app.settings.overflow import OverflowPools, mistakes
+from serve_app.settings.overflow import OverflowPools, canary_mistakes, mistakes
 
 INLINE_SHUTDOWN_S = 620.0  # longer than a call whose answer is the result
 SLOTS_ON_GPU = 8  # for families of which nothing is known
@@ -54,6 +55,23 @@ MEMORY_GB: Mapping[str, float] = {
 }
 """Memory of GPUs by Ray's names for them. Not here: names of GPUs that are sold with several
 amounts, such as A100."""
+
+
+BOUNDS = frozenset(
+    {
+        "canary_of",
+        "endpoints",
+        "keep_alive_s",
+        "max_replicas",
+        "min_replicas",
+        "overflow_after_s",
+        "overflow_of",
+        "spare_replicas",
+        "target_wait_s",
+        "warm",
+    }
+)
+"""Keys of a pool that only the ingress and the scaling policy read, while they run."""
 
 
 class WarmConfig(BaseModel):
@@ -106,7 +124,8 @@ class PoolConfig(BaseModel):
 
     families: tuple[str, ...] = Field(
         default=(),
-        description="Model families that its replicas host. With `overflow_of`, leave it out.",
+        description="Model families that its replicas host. With `overflow_of` or `canary_of`, "
+        "leave it out.",
     )
     endpoints: tuple[str, ...] = Field(
         default=(),
@@ -123,6 +142,19 @@ class PoolConfig(BaseModel):
         ge=0,
         description="Time that the pool before it has to start what is queued and to have its "
         "replicas ready. What it cannot, this pool does. Longer than a cold start.",
+    )
+    canary_of: str = Field(
+        default="",
+        description="Pool whose requests it takes beside that pool's own replicas, to try other "
+        "`code` or settings. It stops when its attempts fail more often or take longer. What it "
+        "does not set, besides the numbers of replicas, it has from that pool.",
+    )
+    code: str = Field(
+        default="",
+        pattern=r"^$|^local:///.+$|^(file|https?|s3|gs|azure|abfss)://.+\.zip$",
+        description="Darkroom's code that its replicas run in place of the installed one: a folder "
+        "that each node has (`local:///opt/darkroom-next`), or a zip that Ray fetches (`s3://`, "
+        "`gs://`, `https://`).",
     )
     slots: int = Field(
         default=0,
@@ -214,10 +246,17 @@ class PoolConfig(BaseModel):
         return self
 
     @model_validator(mode="after")
-    def _families_of_its_own_or_by_overflow(self) -> PoolConfig:
-        if not self.families and not self.overflow_of:
-            raise ValueError("it needs families, or overflow_of")
+    def _families_of_its_own_or_of_another(self) -> PoolConfig:
+        if not self.families and not self.beside_or_after:
+            raise ValueError("it needs families, overflow_of or canary_of")
+        if self.canary_of and not self.min_replicas:
+            raise ValueError("it is a canary without replicas; set min_replicas to 1 or more")
         return self
+
+    @property
+    def beside_or_after(self) -> str:
+        """Pool whose requests it takes, as a canary or as overflow. Empty: it has a queue."""
+        return self.canary_of or self.overflow_of
 
     @property
     def shutdown_s(self) -> float:
@@ -259,11 +298,15 @@ class PoolConfig(BaseModel):
 
 
 def with_families(pools: Mapping[str, PoolConfig]) -> dict[str, PoolConfig]:
-    """The pools, where each that takes the overflow of another one has its families.
+    """The pools, where each that takes requests of another one has its families, and a canary also
+    its other settings.
 
-    Raises ``ValueError`` with each mistake in ``overflow_of``, and for a name that is taken.
+    Raises ``ValueError`` with each mistake in ``overflow_of`` and ``canary_of``, and for a name
+    that is taken.
     """
-    problems = [*mistakes({name: pool.overflow_of for name, pool in pools.items()})]
+    before = {name: pool.overflow_of for name, pool in pools.items()}
+    canary_of = {name: pool.canary_of for name, pool in pools.items() if pool.canary_of}
+    problems = [*mistakes(before), *canary_mistakes(canary_of, before)]
     if WORKFLOWS in pools:
         problems.append(f"The name {WORKFLOWS} is taken: requests to workflows wait there.")
     if problems:
@@ -272,24 +315,54 @@ def with_families(pools: Mapping[str, PoolConfig]) -> dict[str, PoolConfig]:
     made: dict[str, PoolConfig] = {}
     for name, pool in pools.items():
         head = pools[chains.queue_of(name)]
-        if pool.overflow_of and pool.families not in ((), head.families):
+        if pool.beside_or_after and pool.families not in ((), head.families):
+            key = "canary_of" if pool.canary_of else "overflow_of"
             raise ValueError(
-                f"{name}.families differ from those of the pool in {name}.overflow_of, whose "
+                f"{name}.families differ from those of the pool in {name}.{key}, whose "
                 f"requests it takes. Remove {name}.families; {name}.endpoints can limit what it "
                 "takes."
             )
-        made[name] = pool.model_copy(update={"families": head.families})
+        inherited = _inherited(pools[pool.canary_of]) if pool.canary_of else {}
+        own = {key: getattr(pool, key) for key in pool.model_fields_set}
+        made[name] = pool.model_copy(update={**inherited, **own, "families": head.families})
     return made
 
 
+def _inherited(pool: PoolConfig) -> dict[str, Any]:
+    """What the canaries of a pool have from it."""
+    return pool.model_dump(exclude={*OWN_OF_CANARY}, exclude_unset=True)
+
+
+OWN_OF_CANARY = frozenset(
+    {
+        "canary_of",
+        "code",
+        "max_replicas",
+        "min_replicas",
+        "overflow_after_s",
+        "overflow_of",
+        "spare_replicas",
+        "warm",
+    }
+)
+"""Keys of a pool that its canaries do not have from it."""
+
+
 def overflow_pools(pools: Mapping[str, PoolConfig] | None) -> OverflowPools:
-    """Which of the pools take the overflow of another one."""
-    own = {name: pool for name, pool in (pools or {}).items() if pool.overflow_of}
+    """Which of the pools take requests of another one."""
+    own = {name: pool for name, pool in (pools or {}).items() if pool.beside_or_after}
     return OverflowPools(
-        {name: pool.overflow_of for name, pool in own.items()},
+        {name: pool.beside_or_after for name, pool in own.items()},
         {name: frozenset(pool.endpoints) for name, pool in own.items()},
         {name: pool.device_bytes for name, pool in own.items() if pool.device_bytes is not None},
+        {name: _digest(pool) for name, pool in own.items() if pool.canary_of},
     )
+
+
+def _digest(pool: PoolConfig) -> str:
+    """Digest of what the replicas of a pool run, which its bounds are no part of."""
+    text = pool.model_dump_json(exclude={*BOUNDS} - {"canary_of"})
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 class BudgetConfig(BaseModel):

@@ -76,6 +76,10 @@ GAUGES: Declared = {
         "How often a node that is quarantined has lost attempts. Others have no series.",
         ("node",),
     ),
+    "canary_returned": (
+        "1 for a canary that has returned because it did worse, 0 for one that runs.",
+        ("pool",),
+    ),
     "replica_info": ("Replica, with its node and the name of its GPU.", REPLICA),
     "weights_replicas": (
         "Replicas that hold the weights of an endpoint on their device or in host memory.",
@@ -348,6 +352,12 @@ class QueueMeter:
         """Record the nodes that are quarantined, with how often each has lost attempts."""
         self.families.exactly(
             "quarantined_node_losses", {(node,): float(n) for node, n in losses.items()}
+        )
+
+    def canaries(self, returned: Mapping[str, bool]) -> None:
+        """Record the canaries, and whether each has returned."""
+        self.families.exactly(
+            "canary_returned", {(pool,): float(is_so) for pool, is_so in returned.items()}
         )
 
     def weights(self, replicas: Mapping[tuple[str, str, str], int]) -> None:

@@ -158,6 +158,17 @@ def test_an_overflow_pool_has_the_families_of_the_pool_before_it() -> None:
         assert not {"overflow_of", "overflow_after_s"} & pool.keys()
 
 
+def test_a_canary_has_the_keys_of_its_pool_and_runs_its_own_code() -> None:
+    flux = {"name": "flux", "families": ["flux"], "slots": 3, "max_replicas": 4, "threads": 2}
+    canary = {"name": "next", "canary_of": "flux", "code": "local:///opt/next", "slots": 1}
+    made = applications(rendered(with_class(pools=[canary, flux])))["darkroom-next"]
+    assert made["runtime_env"] == {"py_modules": ["local:///opt/next"]}
+    own = made["args"]["pools"]["next"]
+    assert own.pop("accelerator")
+    assert own.pop("num_gpus") == 1
+    assert own == {"families": ["flux"], "slots": 1, "threads": 2, "code": "local:///opt/next"}
+
+
 def test_pools_are_in_darkroom_yaml_in_the_order_of_the_values() -> None:
     pools = [{"name": name, "families": ["flux"]} for name in ("zeta", "alpha", "mid")]
     made = rendered(with_class(pools=pools))

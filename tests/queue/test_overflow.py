@@ -245,3 +245,11 @@ async def test_with_many_of_both_pools_every_request_runs_once_and_the_first_is_
 
     await asyncio.gather(*map(replica, range(6)))
     assert sorted(ran) == sorted(ids)
+
+
+async def test_a_replica_is_known_by_its_call_before_its_row_is_written(ingress: Ingress) -> None:
+    queue = await ingress(PATIENT)  # nothing writes the rows
+    await queue.submit(new())
+    await leased(queue, ask(1, replica="l1", pool=OTHER))
+    await queue.parts.state.stats.refresh()
+    assert queue.parts.state.stats.ran_in("l1", POOL) == OTHER

@@ -160,6 +160,15 @@ def test_the_demand_says_what_warm_targets_need() -> None:
     assert pool(_Context()) == (4, {})
 
 
+def test_a_canary_that_has_returned_has_no_replica_whatever_its_bounds() -> None:
+    pool = PoolPolicy("scope", "next")
+    demand = {"queued": 0, "running": 2, "queued_s": 0, "idle_s": 0, "seq": 1, "returned": True}
+    pool.note(replace(POOL, least=1), demand)
+    assert pool(_Context()) == (0, {})
+    pool.note(None, {**demand, "returned": False, "seq": 2})
+    assert pool(_Context())[0] >= 1
+
+
 def test_changed_bounds_are_in_force_without_another_policy() -> None:
     pool = PoolPolicy("scope", "studio")
     demand = {"queued": 8, "running": 0, "queued_s": 60, "idle_s": 0, "seq": 1}

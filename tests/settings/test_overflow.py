@@ -58,7 +58,7 @@ def test_a_pool_that_takes_no_overflow_is_a_chain_of_its_own() -> None:
             {"a": SPOT, "b": {"overflow_of": "a", "families": ["sdxl"]}},
             r"b\.families differ from those of the pool in b\.overflow_of",
         ),
-        ({"a": {}}, r"pools\.a.*it needs families, or overflow_of"),
+        ({"a": {}}, r"pools\.a.*it needs families, overflow_of or canary_of"),
     ],
 )
 def test_a_mistake_is_refused_with_the_keys_that_make_it(pools: Any, said: str) -> None:

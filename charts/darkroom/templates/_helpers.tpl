@@ -36,12 +36,13 @@ helm.sh/chart: {{ .Chart.Name }}-{{ .Chart.Version }}
 {{- $pools | toYaml -}}
 {{- end -}}
 
-{{/* Families of a pool: its own, or those of the pool whose overflow it takes. */}}
+{{/* Families of a pool: its own, or those of the pool whose requests it takes. */}}
 {{- define "darkroom.families" -}}
 {{- $families := .pool.families -}}
 {{- $pools := .pools -}}
-{{- if .pool.overflow_of -}}
-{{- range $pools }}{{ if eq .name $.pool.overflow_of }}{{ $families = include "darkroom.families" (dict "pool" . "pools" $pools) | fromYamlArray }}{{ end }}{{ end -}}
+{{- $of := .pool.overflow_of | default .pool.canary_of -}}
+{{- if $of -}}
+{{- range $pools }}{{ if eq .name $of }}{{ $families = include "darkroom.families" (dict "pool" . "pools" $pools) | fromYamlArray }}{{ end }}{{ end -}}
 {{- end -}}
 {{- $families | default list | toYaml -}}
 {{- end -}}
@@ -101,11 +102,19 @@ applications:
   {{- $families := include "darkroom.families" (dict "pool" $pool "pools" $pools) | fromYamlArray }}
   {{- $code := dict }}
   {{- range $families }}{{ if hasKey ($.Values.settings.families | default dict) . }}{{ $_ := set $code . (get $.Values.settings.families .) }}{{ end }}{{ end }}
-  {{- $own := dict "families" $families }}
-  {{- range $key, $value := omit $pool "name" "families" }}{{ if not (has $key $keys.bounds) }}{{ $_ := set $own $key $value }}{{ end }}{{ end }}
+  {{- $own := dict }}
+  {{- range $other := $pools }}{{ if eq $other.name ($pool.canary_of | default "") }}
+  {{- range $key, $value := $other }}{{ if not (has $key $keys.own_of_canary) }}{{ $_ := set $own $key $value }}{{ end }}{{ end }}
+  {{- end }}{{ end }}
+  {{- range $key, $value := $pool }}{{ $_ := set $own $key $value }}{{ end }}
+  {{- $_ := set $own "families" $families }}
+  {{- range $key := concat $keys.bounds (list "name") }}{{ $_ := unset $own $key }}{{ end }}
   - name: darkroom-{{ $pool.name }}
     import_path: serve_app.app:build_pool
     route_prefix: null
+    {{- with $pool.code }}
+    runtime_env: {py_modules: [{{ . | quote }}]}
+    {{- end }}
     args:
       {{- with $ofReplicas }}{{ toYaml . | nindent 6 }}{{ end }}
       families: {{ toJson $code }}

@@ -109,8 +109,12 @@ def status(server: Server, *, as_json: bool) -> None:
             click.echo(line)
     for line in target_lines(answer["warm"]) if answer["warm"] else ():
         click.echo(line)
-    for problem in (*answer["unplaceable"].values(), *quarantines(answer["replicas"])):
-        click.echo(problem)
+    for sentence in (
+        *answer["unplaceable"].values(),
+        *quarantines(answer["replicas"]),
+        *canaries(answer["pools"]),
+    ):
+        click.echo(sentence)
 
 
 def quarantines(replicas: Sequence[Mapping[str, Any]]) -> Sequence[str]:
@@ -119,10 +123,23 @@ def quarantines(replicas: Sequence[Mapping[str, Any]]) -> Sequence[str]:
     return [*dict.fromkeys(each["quarantine"] for each in replicas if each.get("quarantine"))]
 
 
+def canaries(
+    pools: Mapping[str, Mapping[str, Any]], *, only_returned: bool = False
+) -> Sequence[str]:
+    """A sentence for each canary, of the pools that ``/v1/status`` shows."""
+    return [
+        f"Canary {name} of {pool['canary_of']}: {pool['canary'] or 'no attempt has ended yet'}."
+        for name, pool in pools.items()
+        if pool.get("canary_of") and (pool["returned"] or not only_returned)
+    ]
+
+
 def pool_label(name: str, pool: Mapping[str, Any]) -> str:
-    """Name of a pool, with the one whose overflow it takes."""
-    before = pool.get("overflow_of")  # an older server does not say it
-    return f"{name} (overflow of {before})" if before else name
+    """Name of a pool, with the one whose requests it takes."""
+    # An older server does not say them.
+    if before := pool.get("overflow_of"):
+        return f"{name} (overflow of {before})"
+    return f"{name} (canary of {beside})" if (beside := pool.get("canary_of")) else name
 
 
 def pool_lines(

@@ -14,7 +14,7 @@ from typing import Any, TextIO
 import click
 from prometheus_client.parser import text_string_to_metric_families
 
-from serve_app.cli.commands.requests import pool_label, quarantines
+from serve_app.cli.commands.requests import canaries, pool_label, quarantines
 from serve_app.cli.connection import options
 from serve_app.cli.connection.client import Client
 from serve_app.cli.connection.server import Server
@@ -120,6 +120,7 @@ def lines(seen: Seen) -> Iterator[str]:
             yield f"  {name}: {state}"
     yield from seen.status["unplaceable"].values()
     yield from quarantines(seen.status["replicas"])
+    yield from canaries(seen.status["pools"])
     replicas, warm = _replicas(seen.status["replicas"]), _warm(seen.status["warm"])
     events = _events(seen.status.get("events", ()))  # an older server does not say it
     for rows in (_pools(seen), replicas, warm, _queue(seen), _endpoints(seen), events):

@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from serve_app.cli.commands.requests import quarantines
+from serve_app.cli.commands.requests import canaries, quarantines
 from serve_app.cli.connection.client import ApiFailure, Client
 from serve_app.cli.connection.installation import Installation
 from serve_app.cli.connection.remote import Remote
@@ -209,10 +209,19 @@ def _pools(server: Server) -> str:
             f"{' '.join(quarantined)} Look at the machine: its GPU (dmesg, nvidia-smi), memory and "
             "network. A request that succeeds there ends the quarantine."
         )
+    if returned := canaries(answer["pools"], only_returned=True):
+        raise Misconfigured(
+            f"{' '.join(returned)} It gets no requests. Remove the pool, or give it another `code`."
+        )
     hosted = {replica["pool"] for replica in answer["replicas"]}
     if problem := pool_without_replica(answer["pools"], hosted):
         raise Misconfigured(f"{problem} See {_log_of(server)}.")
     return ", ".join(answer["pools"]) or "no pool has received a request yet"
+
+
+def _takes_from(pool: Mapping[str, Any]) -> str:
+    """Pool whose requests a pool takes; empty: its own."""
+    return pool.get("overflow_of") or pool.get("canary_of") or ""
 
 
 def pool_without_replica(pools: Mapping[str, Mapping[str, Any]], hosted: Collection[str]) -> str:
@@ -222,7 +231,7 @@ def pool_without_replica(pools: Mapping[str, Mapping[str, Any]], hosted: Collect
     """
     served = {*hosted}
     for name in hosted:  # they serve the requests of the pool whose overflow they take
-        while name := pools.get(name, {}).get("overflow_of") or "":
+        while name := _takes_from(pools.get(name, {})):
             served.add(name)
     for name, pool in pools.items():
         if not pool["queued"] or name in served or name == WORKFLOWS:  # these need no replica

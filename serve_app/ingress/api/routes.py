@@ -74,6 +74,15 @@ class PoolStatus(TypedDict):
     overflow_of: Annotated[
         str | None, Field(description="Pool whose requests it takes; it has no queue of its own.")
     ]
+    canary_of: Annotated[
+        str | None, Field(description="Pool that it takes requests beside, to be compared with it.")
+    ]
+    canary: Annotated[
+        str, Field(description="How a canary does beside that pool; empty: nothing has ended yet.")
+    ]
+    returned: Annotated[
+        bool, Field(description="The canary did worse, and gets nothing until it is changed.")
+    ]
     overflow_queued: Annotated[
         int, Field(description="Requests queued in that pool that it may run.")
     ]
@@ -193,6 +202,7 @@ def _pool(now: Demand, pool: PoolConfig | None, wanted: int | None, warm: int) -
         "families": [] if pool is None else list(pool.families),
         "accelerator": None if pool is None else pool.accelerator,
         "overflow_of": (pool.overflow_of or None) if pool is not None else None,
+        "canary_of": (pool.canary_of or None) if pool is not None else None,
     }
     target = {"target_replicas": wanted, "warm_replicas": warm}
     return cast("PoolStatus", asdict(now) | settings | target)

@@ -22,7 +22,7 @@ def entry_builder(config: Config) -> EntryBuilder:
     from serve_app.ingress.services.services import PoolMap  # noqa: PLC0415  # it imports this
 
     hosted = {
-        name: frozenset(pool.families) for name, pool in pools.items() if not pool.overflow_of
+        name: frozenset(pool.families) for name, pool in pools.items() if not pool.beside_or_after
     }
     gpus = {
         name: PoolGpus(

@@ -125,8 +125,8 @@ STUDIO = "studio"
 
 class PoolMap:
     """Endpoint → pool: the one that its entry names, or else the first configured one that names
-    it, or else the first that hosts its family and names no endpoints. Pools that take the overflow
-    of another one are none of these."""
+    it, or else the first that hosts its family and names no endpoints. Pools that take requests of
+    another one are none of these."""
 
     def __init__(self, pools: Mapping[str, PoolConfig] | None) -> None:
         self._by_family: dict[str, str] | None = None
@@ -135,7 +135,7 @@ class PoolMap:
         if pools is not None:
             self._by_family = {}
             for name, pool in pools.items():
-                if pool.overflow_of:
+                if pool.beside_or_after:
                     continue  # it has no queue
                 for endpoint in pool.endpoints:
                     self._by_endpoint.setdefault(endpoint, name)
@@ -148,11 +148,11 @@ class PoolMap:
         if self._by_family is None:
             return STUDIO
         if named in self.configured:
-            before = self.configured[named].overflow_of
+            before = self.configured[named].beside_or_after
             if before:
                 raise Unavailable(
-                    f"The entry of {endpoint.id} names the pool {named}, which takes the overflow "
-                    f"of {before} and has no queue. Name {before} in the entry."
+                    f"The entry of {endpoint.id} names the pool {named}, which takes requests of "
+                    f"{before} and has no queue. Name {before} in the entry."
                 )
             return named
         own = self._by_endpoint.get(endpoint.id)
@@ -360,7 +360,7 @@ class PoolChanges:
         configured = self._services.pools.configured
         if not configured:
             return
-        with_queue = {name for name, pool in configured.items() if not pool.overflow_of}
+        with_queue = {name for name, pool in configured.items() if not pool.beside_or_after}
         elsewhere = {
             pool
             for cluster, pool in await self._led()

@@ -164,17 +164,21 @@ function poolTable() {
   });
 }
 
-function poolName({ name, accelerator, overflow_of: before, warm_replicas: warm, problem }) {
+function poolName(pool) {
+  const { name, accelerator, overflow_of: before, canary_of: beside, canary, returned } = pool;
   const facts = [
     accelerator ?? "",
     before === null ? "" : `takes the overflow of ${before}`,
-    warm > 0 ? `${warm} kept by warm targets` : "",
+    beside === null ? "" : `canary of ${beside}`,
+    returned ? "" : canary,
+    pool.warm_replicas > 0 ? `${pool.warm_replicas} kept by warm targets` : "",
   ];
   const words = facts.filter(Boolean).join(" · ");
+  const problems = [pool.problem, returned ? `It ${canary}.` : ""].filter(Boolean);
   return [
     name,
     words === "" ? null : element("span", { class: "facts" }, words),
-    problem === "" ? null : element("span", { class: "problem" }, problem),
+    ...problems.map((problem) => element("span", { class: "problem" }, problem)),
   ];
 }
 
@@ -188,7 +192,8 @@ function boundWords({ min_replicas: least, max_replicas: most }) {
   return most === null ? "—" : `${least} to ${most}`;
 }
 
-function queuedWords({ queued, overflow_of: before, overflow_queued: over }) {
+function queuedWords({ queued, overflow_of, canary_of, overflow_queued: over }) {
+  const before = overflow_of ?? canary_of;
   return before === null ? String(queued) : `${over} of ${before}`;
 }
 

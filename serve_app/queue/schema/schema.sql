@@ -910,6 +910,30 @@ CREATE TABLE quarantines (
     CONSTRAINT quarantines_pkey PRIMARY KEY (node)
 );
 
+CREATE TABLE canaries (
+    pool text NOT NULL,
+    runs text NOT NULL,
+    beside text NOT NULL,
+    since timestamptz DEFAULT now() NOT NULL,
+    seen_at timestamptz DEFAULT now() NOT NULL,
+    comparison text DEFAULT '' NOT NULL,
+    returned_at timestamptz,
+    CONSTRAINT canaries_pkey PRIMARY KEY (pool, runs)
+);
+
+CREATE TABLE canary_attempts (
+    pool text NOT NULL,
+    runs text NOT NULL,
+    tried boolean NOT NULL,
+    replica_id text NOT NULL,
+    endpoint text NOT NULL,
+    ended text NOT NULL,
+    seconds double precision,
+    ended_at timestamptz DEFAULT now() NOT NULL,
+    CONSTRAINT canary_attempts_pool_runs_fkey FOREIGN KEY (pool, runs) REFERENCES canaries(pool, runs) ON DELETE CASCADE
+);
+CREATE INDEX canary_attempts_of ON canary_attempts (pool, runs, tried, ended_at);
+
 CREATE FUNCTION add_to_upload_totals() RETURNS trigger
     LANGUAGE plpgsql
     AS $$

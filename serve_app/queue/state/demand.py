@@ -11,6 +11,7 @@ from serve_app.domain.ports import Clock
 from serve_app.domain.request import Priority
 from serve_app.postgres.database import Database
 from serve_app.queue.fairness.pauses import Pauses
+from serve_app.queue.state.canaries import Canaries
 from serve_app.queue.state.counters import Counters
 from serve_app.queue.state.eta import EtaModel
 from serve_app.queue.store.config import QueueLimits
@@ -54,6 +55,7 @@ class DemandReader:
         terms: LeaseTerms,
         eta: EtaModel,
         pauses: Pauses,
+        canaries: Canaries,
     ) -> None:
         self._database = database
         self._clock = clock
@@ -61,6 +63,7 @@ class DemandReader:
         self._terms = terms
         self._eta = eta
         self._pauses = pauses
+        self._canaries = canaries
         self._started = clock.monotonic()
         self._busy_at: dict[str, float] = {}  # by pool
 
@@ -106,6 +109,10 @@ class DemandReader:
                 overflow_queued=sum(fit.values()),
                 overflow_queued_s=self._eta.work_s(pool, fit),
             )
+            if canary := self._canaries.known(pool):
+                found[pool] = replace(
+                    found[pool], canary=canary.comparison, returned=canary.returned
+                )
         return found
 
     def _fit(self, pool: str, queued: Mapping[str, int]) -> Mapping[str, int]:

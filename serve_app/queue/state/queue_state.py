@@ -15,6 +15,7 @@ from serve_app.queue.fairness.fair_queue import LaneCharges, Lanes, Reordering
 from serve_app.queue.fairness.open_snapshots import OpenSnapshots
 from serve_app.queue.fairness.pauses import Pauses
 from serve_app.queue.fairness.running_limits import RunningLimits
+from serve_app.queue.state.canaries import Canaries
 from serve_app.queue.state.demand import DemandReader
 from serve_app.queue.state.eta import EtaModel
 from serve_app.queue.state.positions import Positions
@@ -53,6 +54,7 @@ class QueueState:
 
     terms: Terms
     quarantines: Quarantines
+    canaries: Canaries
     waiters: Waiters
     requests: RequestCache
     stats: QueueStats
@@ -87,13 +89,15 @@ class QueueState:
         pauses = Pauses(database)
         positions = Positions(database, clock, costs)
         eta = EtaModel(database, clock, limits, costs, metrics)
-        demand = DemandReader(database, clock, limits, terms, eta, pauses)
+        canaries = Canaries(database, limits, metrics)
+        demand = DemandReader(database, clock, limits, terms, eta, pauses, canaries)
         stats = QueueStats(database, clock, limits, positions, eta, pauses, requests, demand)
         waiters, running_limits = Waiters(clock), RunningLimits(database, limits)
         kept, ended = KeptWeightsRegistry(database, terms), Terms(database)
         return cls(
             terms=ended,
             quarantines=Quarantines(database, ended, clock, metrics),
+            canaries=canaries,
             waiters=waiters,
             requests=requests,
             stats=stats,

@@ -68,6 +68,9 @@ disk."""
 COUNT_DUTY_FACTOR = 20  # a slow count runs less often: at most 1/20 of the time is spent counting
 STARTING_TIMEOUT_S = 900.0  # its imports may block it; its actor's death is noticed separately
 READY_TIMEOUT_S = 15.0  # a lease poll lasts a few seconds
+WRITTEN_WITHIN_S = 3.0
+"""Time from a call of a replica to its row, which is written each second. Until then the replica is
+known by the call alone."""
 
 
 class QueueStats:
@@ -101,6 +104,7 @@ class QueueStats:
         self._count_took_s = 0.0
         self._counting = False
         self._present: dict[str, Presence] = {}
+        self._called_at: dict[str, float] = {}  # by replica
         # by pool and endpoint, since a replica last changed
         self._explained: dict[tuple[str, str], WaitExplanation] = {}
         self._throughput = Throughput()
@@ -345,6 +349,7 @@ class QueueStats:
         """Note that a replica called this process. ``slots``: its total number of slots, present or
         planned.
         """
+        self._called_at[presence.replica_id] = self._clock.monotonic()
         if self._present.get(presence.replica_id) != presence:
             self._replica_changed(presence)
         self._eta.replica_seen(presence, slots)
@@ -363,6 +368,11 @@ class QueueStats:
         known = self._present.get(replica_id or "")
         here = known is not None and self._limits.overflow.queue_of(known.pool) == queue
         return known.pool if known is not None and here else queue
+
+    def is_in_canary(self, replica_id: str) -> bool:
+        """True if the replica is known to be one of a canary."""
+        known = self._present.get(replica_id)
+        return known is not None and known.pool in self._limits.overflow.canaries
 
     def stages(self) -> Mapping[tuple[str, str], int]:
         """Number of known replicas by pool and stage."""
@@ -418,9 +428,14 @@ class QueueStats:
             (Presence(id_, actor, pool, ReplicaStage(stage), detail, tuple(loading)), slots)
             for id_, actor, pool, stage, detail, loading, slots in rows
         ]
-        # What was noted while the statement ran is newer than its rows.
+        # What was noted while the statement ran is newer than its rows, and what called shortly
+        # before may have none yet.
         newer = {id_: each for id_, each in self._present.items() if before.get(id_) is not each}
-        self._present = {presence.replica_id: presence for presence, _ in present} | newer
+        since = self._clock.monotonic() - WRITTEN_WITHIN_S
+        self._called_at = {id_: at for id_, at in self._called_at.items() if at > since}
+        unwritten = {id_: each for id_, each in self._present.items() if id_ in self._called_at}
+        stored = {presence.replica_id: presence for presence, _ in present}
+        self._present = unwritten | stored | newer
         self._explained.clear()
         await self._eta.refresh(present)
 

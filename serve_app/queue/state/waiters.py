@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from serve_app.domain.lease import (
     Ask,
@@ -36,7 +36,7 @@ class PoolOffer:
 
     queue: str  # name of the pool whose requests they may run
     rank: int = 0  # number of pools whose slots are taken before
-    unfit: frozenset[str] = frozenset()  # endpoints that the pool does not run
+    left_out: LeftOut = field(default_factory=LeftOut)  # what the pool does not run
 
 
 class Waiter:
@@ -50,8 +50,8 @@ class Waiter:
         self.ask = ask
         self.queue, self.rank = offer.queue, offer.rank
         wants = ask.preference
-        if offer.unfit:
-            wants = wants._replace(left_out=wants.left_out | LeftOut(offer.unfit))
+        if offer.left_out:
+            wants = wants._replace(left_out=wants.left_out | offer.left_out)
         self.wants = wants  # compared for each slot, so made once
         self.left_out = wants.left_out
         self.free = ask.slots

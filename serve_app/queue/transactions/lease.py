@@ -178,6 +178,7 @@ async def lease_queued(
             "hot": sorted(wants.hot),
             "host": sorted(wants.host),
             "left_out": sorted(wants.left_out.endpoints),
+            "failed_left_out": wants.left_out.failed,
             "tenants_left_out": messages.compact([*wants.left_out.tenants]),
             "charges": messages.compact(
                 [{"tenant": tenant, "seconds": seconds} for tenant, seconds in charges.items()]

@@ -37,6 +37,7 @@ _NOT_PAUSED = not_paused("(SELECT names FROM paused)")
 _OF_LANE = f"r.pool = %(pool)s AND r.tenant = l.tenant AND r.state = 'queued' AND {_NOT_PAUSED}"
 _FIELDS = f"r.id, r.place, r.endpoint, r.expected_s, r.ranked_at, r.start_by, {SUSPECT} AS suspect"
 _FULL = "(SELECT names FROM full_endpoints)::text[]"
+_TRIED = "AND (r.failures = 0 OR NOT %(failed_left_out)s::boolean)"
 _FOR_SUSPECTS = "(SELECT replicas FROM for_suspects)"
 _ANY = f"""
     (SELECT {_FIELDS} FROM requests r
@@ -66,7 +67,7 @@ _IF_SOME_FULL = f"""
         FROM each e WHERE e.endpoint IS NOT NULL)
      SELECT q.* FROM each e CROSS JOIN LATERAL (
          SELECT {_FIELDS} FROM requests r
-         WHERE {_OF_LANE} AND r.endpoint = e.endpoint AND NOT {SUSPECT} {{from_front}}
+         WHERE {_OF_LANE} AND r.endpoint = e.endpoint AND NOT {SUSPECT} {_TRIED} {{from_front}}
          ORDER BY r.ranked_at, r.place LIMIT {{most}}) q
      WHERE e.endpoint <> ALL({_FULL})
      ORDER BY q.ranked_at, q.place LIMIT {{most}})
@@ -85,9 +86,11 @@ def _any(most: int, *, some_full: bool, beside_snapshot: bool) -> str:
     return _ANY.format(
         most=most,
         from_front=from_front,
-        if_none_full=f"AND {_FULL} IS NULL" if some_full else "",
+        if_none_full=f"AND {_FULL} IS NULL {_TRIED}" if some_full else "",
         if_some_full=_IF_SOME_FULL.format(most=most, from_front=from_front) if some_full else "",
-        not_full=f"AND ({_FULL} IS NULL OR r.endpoint <> ALL({_FULL}))" if some_full else "",
+        not_full=f"AND ({_FULL} IS NULL OR r.endpoint <> ALL({_FULL})) {_TRIED}"
+        if some_full
+        else "",
     )
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 
 from serve_app.settings import FIELDS, PoolConfig
-from serve_app.settings.parts import BOUNDS, LIVE, OF_REPLICAS, ONLY_OF_REPLICAS
+from serve_app.settings.parts import LIVE, OF_REPLICAS, ONLY_OF_REPLICAS
+from serve_app.settings.pools import BOUNDS, OWN_OF_CANARY
 
 
 def page() -> str:
@@ -16,5 +17,6 @@ def page() -> str:
         "of_replicas": OF_REPLICAS,
         "pool": PoolConfig.model_fields.keys(),
         "bounds": BOUNDS,
+        "own_of_canary": OWN_OF_CANARY,
     }
     return json.dumps({name: sorted(each) for name, each in names.items()}, indent=1) + "\n"

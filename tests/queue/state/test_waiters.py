@@ -48,7 +48,7 @@ def test_slots_of_a_pool_are_taken_before_those_of_its_overflow_pools(
 def test_a_request_goes_to_an_overflow_pool_only_if_the_first_has_no_free_slot() -> None:
     waiters = Waiters(SystemClock())
     hot = replace(ask("o", 1), pool="other", hot=("probe",))
-    other = waiters.add(hot, PoolOffer("pool", 1, frozenset({"large"})))
+    other = waiters.add(hot, PoolOffer("pool", 1, LeftOut(frozenset({"large"}))))
     own = waiters.add(ask("r", 1))
     assert waiters.reserve_one("pool", "probe", "ann") is own
     assert waiters.reserve_one("pool", "large", "ann") is None
