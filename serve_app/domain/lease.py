@@ -339,6 +339,8 @@ class Demand:
     # of an overflow pool: queued requests of the queue that it leases from, which it may run
     overflow_queued: int = 0
     overflow_queued_s: float = 0.0  # seconds of its own slots that these take
+    # replicas on quarantined nodes, while the pool has a ready one elsewhere
+    quarantined: int = 0
 
 
 class LeaseTerms(Protocol):

@@ -136,6 +136,22 @@ async def test_requests_run_elsewhere_until_the_quarantined_node_has_rested(
     assert granted.request_id == id_
 
 
+async def test_scaling_counts_a_quarantined_replica_only_if_there_is_no_other(
+    quarantined: PostgresQueue, database: Database
+) -> None:
+    async def counted(replicas: int) -> None:
+        async def are() -> bool:
+            return (await quarantined.demand())[POOL].quarantined == replicas
+
+        await eventually(are)
+
+    await ready(quarantined, "good", "two")
+    await ready(quarantined, "r4", "one")
+    await counted(1)
+    await database.rows("DELETE FROM replicas WHERE node = 'two'")
+    await counted(0)
+
+
 async def test_then_one_request_at_a_time_tries_it_and_a_success_ends_the_quarantine(
     quarantined: PostgresQueue, database: Database
 ) -> None:
