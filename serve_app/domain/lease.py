@@ -345,6 +345,8 @@ class Demand:
     # of a canary: how it does beside the pool that it is a canary of, and whether it has returned
     canary: str = ""
     returned: bool = False
+    # replicas on quarantined nodes, while the pool has a ready one elsewhere
+    quarantined: int = 0
 
 
 class LeaseTerms(Protocol):

@@ -18,6 +18,7 @@ import psutil
 
 from serve_app.domain.errors import Misconfigured
 from serve_app.gateway.private_file import write
+from serve_app.gateway.unavailable import UNAVAILABLE
 
 START_S = 10.0
 END_S = 2.0
@@ -40,6 +41,9 @@ defaults
     timeout client 1h
     timeout server 1h
     timeout tunnel 1h
+    errorfile 502 {unavailable}
+    errorfile 503 {unavailable}
+    errorfile 504 {unavailable}
 
 frontend tls
     bind {bind} ssl {certificates} alpn h2,http/1.1
@@ -95,6 +99,7 @@ class TlsTerminator:
         self._binary = binary
         self._config = directory / "haproxy.cfg"
         self._openssl = directory / "openssl.cnf"
+        self._unavailable = directory / "unavailable.http"
         self._log = directory / "haproxy.log"
         self._address = address
         self._backend = backend
@@ -121,8 +126,10 @@ class TlsTerminator:
                 certificates=shown,
                 backend=_joined(*self._backend),
                 vouched=self._vouched,
+                unavailable=_quoted(str(self._unavailable)),
             )
         )
+        self._unavailable.write_bytes(UNAVAILABLE.encode())
         self._openssl.write_text(OPENSSL_CONFIG)
         self._launch()
 

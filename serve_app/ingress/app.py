@@ -19,7 +19,7 @@ from serve_app.ingress.fal import routes as fal
 from serve_app.ingress.fal.rewriting import PathRewriting
 from serve_app.ingress.http.body import PacedBody
 from serve_app.ingress.http.context import SCOPE_KEY, RequestContext, attach_context
-from serve_app.ingress.http.errors import allowance_headers, json_reply
+from serve_app.ingress.http.errors import allowance_headers, http_answer, json_reply
 from serve_app.ingress.http.routing import SegmentRouter
 from serve_app.ingress.mcp import routes as mcp
 from serve_app.ingress.openai import routes as openai
@@ -99,7 +99,7 @@ def _answer(
     if isinstance(error, HTTPException):
         body = {"detail": error.detail, "message": error.detail}
         return json_reply(body, error.status_code, error.headers)
-    context.error = error.code
+    context.error, context.transient = error.code, http_answer(error).transient
     answer = context.render_error(error)
     services: Services = scope["app"].state.services
     services.count_refusal(answer.status_code, error)
@@ -116,8 +116,8 @@ _EXPOSED = (
     b"x-ratelimit-reset-requests, x-darkroom-budget-limit, x-darkroom-budget-remaining, "
     b"x-darkroom-budget-reset, x-darkroom-safety"
 )
-_ID_HEADERS = (b"x-fal-request-id", b"x-request-id")
-"""Headers in which the clients of fal and of OpenAI read the request's id."""
+_ID_HEADERS = (b"x-request-id", b"x-fal-request-id")
+"""Headers in which the clients of OpenAI and of fal read the request's id."""
 _CORS = (
     (b"access-control-allow-origin", b"*"),
     (b"access-control-expose-headers", _EXPOSED),
@@ -236,7 +236,9 @@ class _Stamped:
             self._context.status = message["status"]
             self._context.end_work()
             request_id = self._context.request_id.encode()
-            ids = ((name, request_id) for name in _ID_HEADERS)
+            # With its own id, fal's Python client would not repeat the call.
+            names = _ID_HEADERS[:1] if self._context.transient else _ID_HEADERS
+            ids = ((name, request_id) for name in names)
             headers = message["headers"] = [*message["headers"], *ids, *_CORS]
             if self._context.trace:
                 headers += encoded_headers(self._context.trace)

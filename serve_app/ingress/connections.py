@@ -18,6 +18,7 @@ from ray import serve
 from ray.serve._private.constants import RAY_SERVE_ENABLE_HA_PROXY
 
 from serve_app.domain.errors import DarkroomError, Misconfigured
+from serve_app.domain.lease import Liveness
 from serve_app.domain.ports import Clock
 from serve_app.embedded_postgres.embedded import EmbeddedPostgres
 from serve_app.ingress.openai.batches.worker import EVERY_S, LEADS_EVERY_S, BatchWorker
@@ -52,7 +53,6 @@ from serve_app.queue.transactions.lease import is_held
 from serve_app.registry.postgres import PostgresWeightBook
 from serve_app.scaling.clusters import led_pools
 from serve_app.scaling.demand import cluster_id
-from serve_app.scaling.liveness import RayActorTable, RayLiveness
 from serve_app.settings import Config, Secrets
 from serve_app.storage.selection import AnyStorage, create_storage, file_places, location_ids
 from serve_app.storage.signed_urls import FileUrlSigner
@@ -175,12 +175,12 @@ async def follow_pools(
     stack.push_async_callback(task.aclose)
 
 
-async def open_process_log(database: Database, clock: Clock, *, embedded: bool) -> ProcessLog:
-    """Log of the starts and ends of processes. ``embedded``: the database has one Ray cluster at a
-    time."""
-    table = RayActorTable()
-    liveness = RayLiveness(table, clock, sole_cluster=embedded)
-    return ProcessLog(database, liveness, table.alive, "" if embedded else await cluster_id())
+async def open_process_log(
+    database: Database, liveness: Liveness, alive: Callable[[], frozenset[str]], *, embedded: bool
+) -> ProcessLog:
+    """Log of the starts and ends of processes. ``alive``: ids of this cluster's living actors.
+    ``embedded``: the database has one Ray cluster at a time."""
+    return ProcessLog(database, liveness, alive, "" if embedded else await cluster_id())
 
 
 async def follow_processes(

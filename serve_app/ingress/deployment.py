@@ -20,9 +20,7 @@ from serve_app.catalog.catalog import Catalog
 from serve_app.diagnosis.checks import ingress_checks
 from serve_app.domain.errors import DarkroomError
 from serve_app.domain.executors.comfyui import ComfyUiNodes
-from serve_app.domain.lease import (
-    Demand,
-)
+from serve_app.domain.lease import Demand, Liveness
 from serve_app.domain.name_resolution import NameResolver
 from serve_app.domain.ports import Storage
 from serve_app.domain.sharing.admission import AdmissionControl
@@ -179,8 +177,10 @@ class Ingress(ReplicaCalls):
         await one_node.check()
         database = await connections.open_database(stack, self._config, secrets, self._metrics)
         self._weight_peers = PostgresWeightPeers(database)
+        actors = RayActorTable()
+        liveness = RayLiveness(actors, self._clock, sole_cluster=embedded)
         self._processes = await connections.open_process_log(
-            database, self._clock, embedded=embedded
+            database, liveness, actors.alive, embedded=embedded
         )
         kept = PostgresLiveSettings(database)
         self._file_config = await self._settings.first(kept)
@@ -217,7 +217,7 @@ class Ingress(ReplicaCalls):
         self._access = await connections.open_file_access(
             *(stack, database, election, config, self._clock, self._metrics)
         )
-        await self._start_queue(stack, database, catalog, storage, sole_cluster=embedded)
+        await self._start_queue(stack, database, catalog, storage, liveness)
         files = self._start_files(stack, database, election, storage, stored.tickets)
         self._placement = PlacementCheck(config.models.pools or {})
         warm = self._warm_pools(catalog, election)
@@ -285,8 +285,7 @@ class Ingress(ReplicaCalls):
         database: Database,
         catalog: Catalog,
         storage: Storage,
-        *,
-        sole_cluster: bool,
+        liveness: Liveness,
     ) -> None:
         config = self._config
         self._limits = QueueLimits.of(config, self._tenants.disabled, catalog.bases)
@@ -307,7 +306,7 @@ class Ingress(ReplicaCalls):
             self._clock,
             terms,
             self._limits,
-            RayLiveness(RayActorTable(), self._clock, sole_cluster=sole_cluster),
+            liveness,
             serve.get_replica_context().replica_id.unique_id,
             self._metrics.queue,
             self._retention,

@@ -5,7 +5,8 @@ processes.
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING
 
 from serve_app.domain.errors import DarkroomError
@@ -70,7 +71,8 @@ class AfterCommit:
             if each.how is EndReason.SUCCEEDED and (
                 node := self._state.quarantines.node_of(each.replica_id)
             ):
-                self._state.background.spawn(self._release_or_leave(node, each.held_s))
+                release = partial(self._state.quarantines.release, node, each.held_s)
+                self._attempt_soon(release, f"Node {node} stays quarantined")
             outcome = (outcomes or {}).get(each.held)
             if limited := self._limits.limited(each.tenant, each.endpoint):
                 again.add(each.pool)  # a slot under the limit is free again
@@ -82,7 +84,7 @@ class AfterCommit:
                 if each.fell_back:
                     self._metrics.fell_back(each.endpoint, "failure")
                     lane = each.queued_in, each.tenant
-                    self._state.background.spawn(self._open_lane_or_leave(lane))
+                    self._attempt_soon(partial(self._open_lane, lane), "A lane is opened later")
                 self._state.requests.invalidate([each.held.request_id])
             elif outcome is not None and each.state is _state(outcome):
                 self._state.requests.apply_change(
@@ -110,22 +112,23 @@ class AfterCommit:
         if each.how is EndReason.SUCCEEDED and not (each.resumed or each.ran_elsewhere):
             self._state.costs.observe(each.endpoint, ran_in, each.work, took_s)
 
-    async def _open_lane_or_leave(self, lane: tuple[str, str]) -> None:
+    async def _open_lane(self, lane: tuple[str, str]) -> None:
         """Open the lane of a request that fell back to a pool in which its tenant had none."""
-        try:
-            await self._state.lanes.open([lane])
-            await self._state.lanes.wake_if_work([lane])
-        except DarkroomError as error:
-            log.warning("A lane is opened later: %s", error.message)
-        else:
-            self.notify(pools=[lane[0]])
+        await self._state.lanes.open([lane])
+        await self._state.lanes.wake_if_work([lane])
+        self.notify(pools=[lane[0]])
 
-    async def _release_or_leave(self, node: str, held_s: float) -> None:
-        """End the quarantine of a node on which a request succeeded."""
-        try:
-            await self._state.quarantines.release(node, held_s)
-        except DarkroomError as error:
-            log.warning("Node %s stays quarantined: %s", node, error.message)
+    def _attempt_soon(self, work: Callable[[], Awaitable[None]], otherwise: str) -> None:
+        """Do this in the background. ``otherwise``: what the log says if it fails, as while the
+        database is away."""
+
+        async def attempt() -> None:
+            try:
+                await work()
+            except DarkroomError as error:
+                log.warning("%s: %s", otherwise, error.message)
+
+        self._state.background.spawn(attempt())
 
     def _trace_lost(self, each: EndedAttempt) -> None:
         """Record the attempt's span if its replica will not."""
@@ -187,13 +190,8 @@ class AfterCommit:
     def settle_soon(self, groups: Iterable[str | None]) -> None:
         """Settle these groups in the background: their leader may have ended."""
         if known := {group for group in groups if group is not None}:
-            self._state.background.spawn(self._settle_or_leave(known))
-
-    async def _settle_or_leave(self, groups: Iterable[str]) -> None:
-        try:
-            await self.settle(groups)
-        except DarkroomError as error:
-            log.warning("Requests coalesced with an ended one are settled later: %s", error)
+            later = "Requests coalesced with an ended one are settled later"
+            self._attempt_soon(partial(self.settle, known), later)
 
     def fell_back(
         self, ids: Sequence[str], left: Sequence[tuple[str, str, str]], pools: Sequence[str]

@@ -43,6 +43,7 @@ def share_of(demand: Demand, clusters: int, running: int) -> Demand:
         queued_s=queued_s,
         overflow_queued=fit,
         overflow_queued_s=fit_s,
+        quarantined=math.ceil(demand.quarantined / clusters),
         running=running,
     )
 

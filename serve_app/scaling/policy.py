@@ -79,11 +79,12 @@ class Load:
     queued_s: float  # seconds of a slot that the queued ones take together
     idle_s: float  # time since the pool had a request
     warm: int = 0  # replicas that its warm targets need
+    quarantined: int = 0  # replicas that do not count, as they get a request now and then
 
 
 def needed_replicas(bounds: Bounds, load: Load) -> int:
-    """Replicas whose slots run what runs now, and start all that is queued within the target; at
-    least those that warm targets need.
+    """Replicas whose slots run what runs now, and start all that is queued within the target,
+    beside the quarantined ones; at least those that warm targets need.
 
     A queued request never needs more than one slot, and any request needs a replica.
     """
@@ -91,7 +92,7 @@ def needed_replicas(bounds: Bounds, load: Load) -> int:
     if not load.queued and not load.running:
         return least
     slots = load.running + _slots_of_queued(load, bounds.target_wait_s)
-    needed = max(1, math.ceil(slots / bounds.slots)) + bounds.spare
+    needed = max(1, math.ceil(slots / bounds.slots)) + bounds.spare + load.quarantined
     return max(least, min(bounds.most, needed))
 
 
@@ -106,6 +107,7 @@ class Replicas:
 
     target: int = 0
     ready: int = 0
+    quarantined: int = 0  # of those that are ready
 
 
 class EarlierPool:
@@ -115,6 +117,8 @@ class EarlierPool:
       queue that it works off by then starts no replica, which would be ready too late to help.
     - to have each replica that it wants ready. Later that one does not count until it is: a spot
       group may have no node for it. Then all that it should run is left.
+
+    Quarantined replicas do not count.
     """
 
     def __init__(self) -> None:
@@ -126,11 +130,13 @@ class EarlierPool:
     def left(
         self, bounds: Bounds, load: Load, replicas: Replicas, after_s: float, now: float
     ) -> Load:
-        """Load that is left, without warm targets. ``idle_s``: time since something was."""
+        """Load that is left, without warm targets and quarantined replicas, which a pool has of its
+        own. ``idle_s``: time since something was."""
+        load = replace(load, quarantined=replicas.quarantined)
         wanted = min(bounds.most, max(needed_replicas(bounds, load), replicas.target))
         self._observe(wanted, replicas.ready, after_s, now)
         late = sum(now - since >= after_s for since in self._missing)
-        slots = (wanted - late) * bounds.slots
+        slots = max(0, wanted - late - replicas.quarantined) * bounds.slots
         queued = _slots_of_queued(load, bounds.target_wait_s)
         too_many = load.running + _slots_of_queued(load, max(bounds.target_wait_s, after_s))
         beyond = max(too_many, min(load.running + queued, wanted * bounds.slots)) - slots
@@ -249,24 +255,28 @@ class PoolPolicy:
         else:
             load = Load(latest["queued"], latest["running"], latest["queued_s"], latest["idle_s"])
             target = scaler.target(self._part(load, bounds, now), min(bounds.most, current), now)
-        self._replicas = Replicas(target, context.current_num_replicas)
+        quarantined = self._own.get("quarantined", 0)
+        self._replicas = Replicas(target, context.current_num_replicas, quarantined)
         return target, {}
 
     def _part(self, load: Load, bounds: Bounds, now: float) -> Load:
-        """The part of its queue's load that this pool scales for, and its warm targets."""
+        """The part of its queue's load that this pool scales for, with its warm targets and its
+        quarantined replicas."""
         own, earlier = self._own, self._earlier
         followers = [*(each.bounds for each in earlier), bounds][1:]
         for each, follower in zip(earlier, followers, strict=True):
             pool, written = self._pools[each.name]
             known = written.record(now) or {}
-            replicas = Replicas(known.get("replicas", 0), known.get("ready", 0))
+            replicas = Replicas(
+                *(known.get(name, 0) for name in ("replicas", "ready", "quarantined"))
+            )
             load = pool.left(each.bounds, load, replicas, follower.overflow_after_s, now)
         if earlier and (most := own.get("overflow_queued", 0)) < load.queued:
             load = replace(load, queued=most)
         if earlier and load.queued:
             own_s = own["overflow_queued_s"] * load.queued / own["overflow_queued"]
             load = replace(load, queued_s=own_s)
-        return replace(load, warm=own.get("warm", 0))
+        return replace(load, warm=own.get("warm", 0), quarantined=own.get("quarantined", 0))
 
     def _read(self) -> None:
         """Poll the KV while Serve calls this policy. At a redeployment it makes another one, whose
@@ -305,7 +315,12 @@ class PoolPolicy:
         if replicas is None or unchanged:
             return
         if internal_kv._internal_kv_initialized():  # noqa: SLF001 Ray offers no public KV
-            record = {"replicas": replicas.target, "ready": replicas.ready, "seq": now}
+            record = {
+                "replicas": replicas.target,
+                "ready": replicas.ready,
+                "quarantined": replicas.quarantined,
+                "seq": now,
+            }
             internal_kv._internal_kv_put(  # noqa: SLF001
                 target_key(self._scope, self._pool),
                 json.dumps(record).encode(),

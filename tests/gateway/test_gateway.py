@@ -16,6 +16,8 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import fal_client.client
+import httpx
 import psutil
 import pytest
 from cryptography import x509
@@ -27,7 +29,7 @@ from serve_app.cli.connection.installation import Installation
 from serve_app.cli.doctor.checks import certificate, gateway_checks
 from serve_app.cli.serve import haproxy
 from serve_app.domain.errors import Misconfigured
-from serve_app.free_ports import free_ports
+from serve_app.free_ports import free_port, free_ports
 from serve_app.gateway import gateway as gateway_module
 from serve_app.gateway.certificate_authority import SERVER_DAYS, CertificateAuthority
 from serve_app.gateway.gateway import Gateway, GatewayPlan
@@ -186,6 +188,19 @@ def test_the_http_port_learns_the_client_and_a_client_cannot_say_otherwise(
     assert said.count("x-darkroom-proxy-secret: s3cret") == bool(secret)
     assert "6.6.6.6" not in said
     assert "a guess" not in said
+
+
+def test_without_an_ingress_a_call_is_to_be_repeated(tmp_path: Path) -> None:
+    rig = Rig(tmp_path, free_port())
+    with running(rig.entrance()):
+        trust = ssl.create_default_context(cafile=tmp_path / "tls" / "ca.pem")
+        with httpx.Client(verify=trust) as client:
+            url, name = f"https://{HERE}:{rig.tls}/test/probe", {"sni_hostname": "fal.run"}
+            answer = client.post(url, extensions=name)
+    assert answer.status_code == 503
+    assert answer.headers["retry-after"] == "1"
+    assert "does not answer" in answer.json()["detail"]
+    assert fal_client.client._is_ingress_error(answer), "fal's client repeats it"
 
 
 def test_no_session_ticket_comes_beside_the_first_request(rig: Rig) -> None:

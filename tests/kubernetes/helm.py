@@ -47,7 +47,7 @@ INSTALLATION: Values = {
     "ingress": {"enabled": True, "className": "nginx", "tlsSecret": "darkroom-tls"},
     "httpRoute": {"enabled": True, "parentRefs": [{"name": "public", "namespace": "gateways"}]},
     "metrics": {
-        "serviceMonitor": {"enabled": True, "labels": {"release": "prometheus"}},
+        "podMonitors": {"enabled": True, "labels": {"release": "prometheus"}},
         "prometheusRule": {"enabled": True},
     },
 }

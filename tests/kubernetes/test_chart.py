@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import pytest
@@ -74,7 +75,7 @@ def test_a_mistake_is_refused_by_name(change: Values, message: str) -> None:
 def test_the_values_of_the_docs_are_values() -> None:
     values = yaml.safe_load(block(DOCS / "how-to" / "run-on-kubernetes.md", "yaml"))
     made = rendered(values, example("many-gpu-nodes"))
-    assert {"HTTPRoute darkroom", "ServiceMonitor darkroom", "PrometheusRule darkroom"} <= {*made}
+    assert {"HTTPRoute darkroom", "PodMonitor darkroom", "PrometheusRule darkroom"} <= {*made}
 
 
 def test_every_value_that_the_examples_do_not_set_can_be_left_out() -> None:
@@ -106,17 +107,65 @@ def test_the_rules_are_those_of_the_docs() -> None:
     assert rendered({})["PrometheusRule darkroom"]["spec"] == alerts
 
 
-def test_prometheus_finds_the_metrics_and_calls_the_job_darkroom() -> None:
-    made = rendered({"settings": {"metrics_port": 9200}})
-    service, monitor = made["Service darkroom-metrics"], made["ServiceMonitor darkroom"]
-    labels = service["metadata"]["labels"]
-    assert monitor["spec"]["selector"]["matchLabels"].items() <= labels.items()
-    assert labels[monitor["spec"]["jobLabel"]] == "darkroom"
-    assert monitor["spec"]["endpoints"][0]["port"] == service["spec"]["ports"][0]["name"]
-    assert service["spec"]["ports"][0]["port"] == 9200
-    allowed = made["NetworkPolicy darkroom-head"]["spec"]["ingress"]
-    assert {"port": 9200, "protocol": "TCP"} in [port for each in allowed for port in each["ports"]]
+def containers(made: dict[str, Manifest]) -> list[Manifest]:
+    """Containers of the pods of Ray, the head's first."""
+    cluster = made["RayService darkroom"]["spec"]["rayClusterConfig"]
+    groups = cluster["headGroupSpec"], *cluster["workerGroupSpecs"]
+    return [each for group in groups for each in group["template"]["spec"]["containers"]]
+
+
+def address(endpoint: Manifest, pod: str) -> str:
+    """Address that Prometheus scrapes for one that it has found."""
+    for rule in endpoint["relabelings"]:
+        if rule.get("sourceLabels") == ["__address__"]:
+            assert rule["targetLabel"] == "__address__"
+            replacement = rule["replacement"].replace("$1", r"\1")
+            return re.sub(f"^{rule['regex']}$", replacement, pod)
+    return pod
+
+
+def jobs(monitor: Manifest) -> set[str]:
+    rules = [
+        rule for each in monitor["spec"]["podMetricsEndpoints"] for rule in each["relabelings"]
+    ]
+    return {rule["replacement"] for rule in rules if rule.get("targetLabel") == "job"}
+
+
+@pytest.mark.parametrize("ingresses", [1, 3])
+def test_prometheus_finds_every_ingress_of_a_head(ingresses: int) -> None:
+    made = rendered({"settings": {"metrics_port": 9200, "ingress_replicas": ingresses}})
+    monitor, (head, *_) = made["PodMonitor darkroom"], containers(made)
+    (port,) = [each for each in head["ports"] if each["name"] == "app-metrics"]
+    endpoints = monitor["spec"]["podMetricsEndpoints"]
+    assert {each["port"] for each in endpoints} == {port["name"]}
+    found = [address(each, f"[fd00::7]:{port['containerPort']}") for each in endpoints]
+    assert found == [f"[fd00::7]:{9200 + number}" for number in range(ingresses)]
+    assert all(each["honorLabels"] for each in endpoints), "or `endpoint` would be the port's name"
+    assert jobs(monitor) == {"darkroom"}
     assert monitor["metadata"]["labels"]["release"] == "prometheus"
+    allowed = made["NetworkPolicy darkroom-head"]["spec"]["ingress"]
+    ports = {"port": 9200, "endPort": 9200 + ingresses - 1, "protocol": "TCP"}
+    assert ports in [port for each in allowed for port in each["ports"]]
+
+
+def test_another_number_of_ingresses_changes_no_pod() -> None:
+    def cluster(ingresses: int) -> Manifest:
+        made = rendered({"settings": {"ingress_replicas": ingresses}})
+        return dict(made["RayService darkroom"]["spec"]["rayClusterConfig"])
+
+    assert cluster(1) == cluster(3)
+
+
+def test_prometheus_finds_ray_on_every_pod() -> None:
+    made = rendered({})
+    monitor = made["PodMonitor darkroom-ray"]
+    assert [each["port"] for each in monitor["spec"]["podMetricsEndpoints"]] == ["metrics"]
+    assert jobs(monitor) == {"ray"}
+    # KubeRay names port 8080 so, unless a container has a port of that name.
+    for each in containers(made):
+        assert "metrics" not in [port["name"] for port in each.get("ports", ())]
+    allowed = made["NetworkPolicy darkroom-pods"]["spec"]["ingress"]
+    assert [{"port": 8080, "protocol": "TCP"}] in [each.get("ports") for each in allowed]
 
 
 def test_the_head_may_use_a_redis_of_ones_own_ours_or_none() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import pytest
 from ray.core.generated.common_pb2 import (
     ActorDeathCause,
@@ -67,6 +69,12 @@ async def test_the_next_round_sees_a_death() -> None:
     table.states["a"] = "DEAD"
     clock.advance(2 * SHARED_S)
     assert await liveness.dead(["a"]) == {"a": CRASH}
+
+
+async def test_two_that_ask_at_once_for_other_actors_get_their_own() -> None:
+    liveness = RayLiveness(CountedTable(**TABLE), FakeClock(), sole_cluster=True)
+    asked = await asyncio.gather(liveness.dead(["a", "c"]), liveness.of_previous_run(["unknown"]))
+    assert asked == [{"c": CRASH}, {"unknown"}]
 
 
 async def test_without_ray_no_actor_is_dead() -> None:

@@ -56,6 +56,14 @@ def test_what_runs_beyond_its_slots_is_left_too() -> None:
     assert left(EarlierPool(), load(running=11), 4, 4, now=0).running == 3
 
 
+def test_what_the_quarantined_replicas_of_a_full_pool_would_run_is_left() -> None:
+    quarantined = Replicas(target=4, ready=4, quarantined=1)
+    found = EarlierPool().left(FIRST, load(queued=2, running=6), quarantined, AFTER_S, now=0)
+    assert (found.queued, found.running) == (2, 0)
+    grows = Replicas(target=3, ready=2, quarantined=1)
+    assert EarlierPool().left(FIRST, load(running=4), grows, AFTER_S, now=0) == NOTHING
+
+
 def test_a_replica_that_is_not_ready_in_time_leaves_its_part_until_it_is() -> None:
     pool = EarlierPool()
     for now in (0, 50, 99):

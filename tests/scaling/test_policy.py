@@ -20,6 +20,7 @@ loads = st.builds(
     queued_s=st.floats(0, 1e4),
     idle_s=st.floats(0, 1e6),
     warm=st.integers(0, 10),
+    quarantined=st.integers(0, 10),
 )
 bounds = st.builds(
     Bounds,
@@ -69,6 +70,14 @@ def test_an_idle_pool_has_the_replicas_that_warm_targets_need_within_its_bounds(
     assert needed_replicas(POOL, replace(load(running=2), warm=3)) == 3
     assert needed_replicas(POOL, replace(IDLE, warm=9)) == 4
     assert needed_replicas(replace(POOL, least=3), replace(IDLE, warm=2)) == 3
+
+
+def test_a_quarantined_replica_is_no_room_for_requests() -> None:
+    full = load(running=2)
+    assert needed_replicas(POOL, full) == 1
+    assert needed_replicas(POOL, replace(full, quarantined=1)) == 2
+    assert needed_replicas(POOL, replace(full, quarantined=9)) == 4
+    assert needed_replicas(POOL, replace(IDLE, quarantined=1)) == 0
 
 
 def test_a_pool_shrinks_when_its_warm_targets_end() -> None:
@@ -167,6 +176,13 @@ def test_a_canary_that_has_returned_has_no_replica_whatever_its_bounds() -> None
     assert pool(_Context()) == (0, {})
     pool.note(None, {**demand, "returned": False, "seq": 2})
     assert pool(_Context())[0] >= 1
+
+
+def test_the_demand_says_which_replicas_do_not_count() -> None:
+    pool = PoolPolicy("scope", "studio")
+    demand = {"queued": 1, "running": 6, "queued_s": 60, "idle_s": 0, "seq": 1, "quarantined": 1}
+    pool.note(replace(POOL, most=9), demand)
+    assert pool(_Context()) == (5, {})
 
 
 def test_changed_bounds_are_in_force_without_another_policy() -> None:

@@ -13,6 +13,13 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 helm.sh/chart: {{ .Chart.Name }}-{{ .Chart.Version }}
 {{- end -}}
 
+{{/* Relabelings of metrics, with the job's name. A pod whose image is still pulled has no metrics. */}}
+{{- define "darkroom.relabelings" -}}
+- {sourceLabels: [__meta_kubernetes_pod_phase], regex: Running, action: keep}
+- {sourceLabels: [__meta_kubernetes_pod_label_ray_io_cluster], targetLabel: ray_io_cluster}
+- {targetLabel: job, replacement: {{ . }}}
+{{- end -}}
+
 {{- define "darkroom.redisAddress" -}}
 {{- .Values.headFaultTolerance.redisAddress | default (printf "%s-redis:6379" (include "darkroom.name" .)) -}}
 {{- end -}}

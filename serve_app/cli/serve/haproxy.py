@@ -33,6 +33,8 @@ from collections.abc import Sequence
 from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
 
+from serve_app.gateway.unavailable import UNAVAILABLE
+
 SCRIPT = r"""#!/bin/sh
 # See serve_app/cli/serve/haproxy.py. `darkroom serve` writes it at each start.
 for argument; do
@@ -67,16 +69,6 @@ HEADERS = r"""        if ! grep -q '{removed}' "$argument"; then
 \    {vouched}' "$argument"
         fi
 """
-_UNAVAILABLE_BODY = (
-    '{"detail": "Darkroom does not answer at the moment. Repeat the call in a second.", '
-    '"proxy": "HAProxy, not nginx"}'
-)
-UNAVAILABLE = (
-    "HTTP/1.1 503 Service Unavailable\\r\\nContent-Type: application/json\\r\\nRetry-After: 1\\r\\n"
-    f"Content-Length: {len(_UNAVAILABLE_BODY)}\\r\\n\\r\\n{_UNAVAILABLE_BODY}"
-)
-"""HAProxy's own errors, with escapes for ``printf``. fal's Python client repeats a call after a 503
-of a proxy, which it knows by the word nginx."""
 
 
 def available() -> bool:
@@ -136,7 +128,7 @@ def _script(headers: str = "") -> str:
         headers=headers,
         drains=DRAINS,
         frozen=FROZEN,
-        unavailable=shlex.quote(UNAVAILABLE),
+        unavailable=shlex.quote(UNAVAILABLE.replace("\r\n", r"\r\n")),  # for ``printf``
     )
 
 

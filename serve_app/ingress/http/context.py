@@ -27,6 +27,7 @@ class RequestContext:
     key_id: str = ""  # of the caller's API key, once it is authenticated
     status: int = 0  # of the response; 0 until it starts
     error: str = ""  # code of the error that was answered
+    transient: bool = False  # that error, as the table of errors says
     trace: str = ""  # W3C trace context: of the call's span, or as the client sent it
     render_error: Callable[[DarkroomError], Response] = (
         error_reply  # builds an error response in the call's protocol

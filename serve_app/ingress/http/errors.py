@@ -29,10 +29,14 @@ MAX_SHOWN_CHARACTERS = 1000
 
 @dataclass(frozen=True, slots=True)
 class ErrorResponse:
-    """HTTP status and fal's ``error_type`` of an error."""
+    """HTTP status and fal's ``error_type`` of an error.
+
+    ``transient``: it soon ends by itself, so a client can repeat the call at once.
+    """
 
     status: int
     type: str
+    transient: bool = False
 
 
 TABLE: Mapping[type[DarkroomError], ErrorResponse] = {
@@ -58,9 +62,9 @@ TABLE: Mapping[type[DarkroomError], ErrorResponse] = {
     errors.Unavailable: ErrorResponse(503, "runner_scheduling_failure"),
     errors.EndpointDraining: ErrorResponse(503, "runner_scheduling_failure"),
     errors.NodesUnknown: ErrorResponse(503, "nodes_unknown"),
-    errors.DatabaseUnavailable: ErrorResponse(503, "database_unavailable"),
-    errors.ProviderUnavailable: ErrorResponse(503, "provider_unavailable"),
-    errors.StorageUnavailable: ErrorResponse(503, "storage_unavailable"),
+    errors.DatabaseUnavailable: ErrorResponse(503, "database_unavailable", transient=True),
+    errors.ProviderUnavailable: ErrorResponse(503, "provider_unavailable", transient=True),
+    errors.StorageUnavailable: ErrorResponse(503, "storage_unavailable", transient=True),
     errors.StorageFull: ErrorResponse(507, "storage_full"),
     errors.Fenced: ErrorResponse(410, "fenced"),
     errors.GenerationError: ErrorResponse(500, "internal_server_error"),
@@ -92,6 +96,10 @@ BY_CODE: Mapping[str, ErrorResponse] = {cls.code: answer for cls, answer in TABL
 
 INTERNAL = TABLE[DarkroomError]
 
+REPEATED = "Darkroom, not nginx"
+"""Text in the body of a transient error. fal's Python client repeats a call after a 503 of a proxy
+only, which it knows by the word nginx and by the absence of ``x-fal-request-id``."""
+
 
 def http_answer(error: DarkroomError) -> ErrorResponse:
     return next(TABLE[cls] for cls in type(error).__mro__ if cls in TABLE)
@@ -108,6 +116,9 @@ class Error(TypedDict):
     error_type: NotRequired[Annotated[str, Field(description="fal's name of the error.")]]
     status: NotRequired[
         Annotated[str, Field(description="`NOT_FOUND` if the request does not exist.")]
+    ]
+    server: NotRequired[
+        Annotated[str, Field(description="Has fal's Python client repeat the call.")]
     ]
 
 
@@ -140,12 +151,14 @@ def body_for(error: DarkroomError) -> Error | ValidationError:
     if isinstance(error, errors.InvalidInput):
         problems = error.problems or (FieldProblem(("body",), error.message, "value_error"),)
         return {"detail": [problem_item(each) for each in problems], "message": error.message}
-    return {
+    answer = http_answer(error)
+    body: Error = {
         "detail": error.message,
         "message": error.message,
-        "error_type": http_answer(error).type,
+        "error_type": answer.type,
         "code": error.code,
     }
+    return {**body, "server": REPEATED} if answer.transient else body
 
 
 def headers_for(error: DarkroomError) -> dict[str, str]:

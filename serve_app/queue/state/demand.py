@@ -26,7 +26,13 @@ WITH running AS (
     FROM requests r LEFT JOIN replicas p ON p.replica_id = r.replica_id
     WHERE r.state = 'running' GROUP BY 1
 ),
-there AS (SELECT pool, max(slots) AS slots, max(busy_at) AS busy_at FROM replicas GROUP BY pool),
+held AS (SELECT array_agg(node) AS nodes FROM quarantines WHERE released_at IS NULL),
+there AS (
+    SELECT pool, max(slots) AS slots, max(busy_at) AS busy_at, count(*) FILTER (
+               WHERE node = ANY (nodes) AND stage = 'ready' AND seen_at > now() - interval '15 s'
+           ) AS quarantined
+    FROM replicas CROSS JOIN held GROUP BY pool
+),
 oldest AS (
     SELECT p.pool, min(o.created_at) AS at
     FROM unnest(%(pools)s::text[]) AS p(pool)
@@ -39,7 +45,9 @@ oldest AS (
 )
 SELECT pool, coalesce(r.running, 0), coalesce(t.slots, 1),
        coalesce(extract(epoch FROM now() - o.at), 0)::double precision,
-       extract(epoch FROM now() - t.busy_at)::double precision
+       extract(epoch FROM now() - t.busy_at)::double precision,
+       CASE WHEN t.quarantined > 0 AND has_ready_elsewhere(pool, (SELECT nodes FROM held))
+            THEN t.quarantined ELSE 0 END
 FROM running r FULL JOIN there t USING (pool) FULL JOIN oldest o USING (pool)
 """
 
@@ -96,8 +104,9 @@ class DemandReader:
                 oldest_wait_s=oldest_s,
                 idle_s=self._idle_s(pool, quiet_s),
                 queued_s=self._eta.work_s(pool, counts.endpoints(pool, paused)),
+                quarantined=quarantined,
             )
-            for pool, running, slots, oldest_s, quiet_s in rows
+            for pool, running, slots, oldest_s, quiet_s, quarantined in rows
         }
         for pool in overflow.before:
             queue = overflow.queue_of(pool)

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from serve_app.domain.errors import DatabaseUnavailable
 from serve_app.domain.lease import Lease, Presence, ReplicaStage, Work
 from serve_app.domain.request import State
 from serve_app.postgres.database import Database
@@ -134,6 +135,46 @@ async def test_requests_run_elsewhere_until_the_quarantined_node_has_rested(
     await ready(quarantined, "good", "two")
     (granted,) = await leased(quarantined, "good", "two")
     assert granted.request_id == id_
+
+
+async def test_a_request_succeeds_also_if_the_quarantine_cannot_be_ended_then(
+    quarantined: PostgresQueue,
+    database: Database,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async def refuse(*_: object) -> None:
+        raise DatabaseUnavailable("PostgreSQL does not answer.")
+
+    async def known() -> bool:
+        return quarantines.node_of("r4") == "one"
+
+    quarantines = quarantined.parts.state.quarantines
+    await rested(quarantined, database)
+    id_ = (await quarantined.submit(new())).id
+    (tried,) = await leased(quarantined, "r4", "one")
+    await eventually(known)
+    monkeypatch.setattr(quarantines, "release", refuse)
+    await quarantined.finish(done(tried.held, replica="r4"))
+    assert (await quarantined.get(TENANT, id_)).state is State.SUCCEEDED
+    await quarantined.parts.state.background.aclose()
+    assert "Node one stays quarantined: PostgreSQL does not answer." in caplog.text
+
+
+async def test_scaling_counts_a_quarantined_replica_only_if_there_is_no_other(
+    quarantined: PostgresQueue, database: Database
+) -> None:
+    async def counted(replicas: int) -> None:
+        async def are() -> bool:
+            return (await quarantined.demand())[POOL].quarantined == replicas
+
+        await eventually(are)
+
+    await ready(quarantined, "good", "two")
+    await ready(quarantined, "r4", "one")
+    await counted(1)
+    await database.rows("DELETE FROM replicas WHERE node = 'two'")
+    await counted(0)
 
 
 async def test_then_one_request_at_a_time_tries_it_and_a_success_ends_the_quarantine(
