@@ -18,6 +18,7 @@ USUAL: dict[str, Any] = {"queued": 0, "max_replicas": 4, "overflow_of": None}
         ({"flux": {"queued": 3}}, {"flux"}),
         ({"workflows": {"queued": 3, "max_replicas": None}}, set()),
         ({"flux": {"queued": 3}, "more": {"overflow_of": "flux"}}, {"more"}),
+        ({"flux": {"queued": 3}, "next": {"canary_of": "flux"}}, {"next"}),
     ],
 )
 def test_a_pool_with_replicas_or_without_requests_is_no_problem(

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from serve_app.cli.commands.requests import pool_lines
+from serve_app.cli.commands.requests import canaries, pool_lines
 from serve_app.cli.generation.progress import duration, progress_bar, progress_text, update_bar
 
 
@@ -137,6 +137,22 @@ def test_a_pool_shows_what_its_replicas_hold_and_load_and_how_many_it_wants() ->
     shown[0] = shown[0].replace("pool flux:", "pool flux (overflow of spot):")
     overflow = pool | {"target_replicas": 4, "overflow_of": "spot"}
     assert list(pool_lines("flux", overflow, replicas)) == shown
+
+
+def test_a_canary_says_how_it_does_beside_its_pool() -> None:
+    pool: dict[str, Any] = {"canary_of": None, "canary": "", "returned": False}
+    good = pool | {"canary_of": "flux", "canary": "0 of 9 attempts failed (flux: 0 of 30)"}
+    bad = pool | {"canary_of": "flux", "canary": "returned because it fails", "returned": True}
+    pools = {"flux": pool, "good": good, "bad": bad, "new": pool | {"canary_of": "flux"}}
+    assert canaries(pools) == [
+        "Canary good of flux: 0 of 9 attempts failed (flux: 0 of 30).",
+        "Canary bad of flux: returned because it fails.",
+        "Canary new of flux: no attempt has ended yet.",
+    ]
+    assert canaries(pools, only_returned=True) == ["Canary bad of flux: returned because it fails."]
+    assert canaries({"flux": {}}) == []  # of an older server
+    shown = pool_lines("good", good | {"queued": 0, "running": 1, "target_replicas": 0}, [])
+    assert next(iter(shown)).startswith("pool good (canary of flux): ")
 
 
 class Terminal(io.StringIO):
