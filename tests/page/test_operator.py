@@ -8,6 +8,9 @@ from collections.abc import Callable, Iterator
 import pytest
 from playwright.sync_api import BrowserContext, Page, expect
 
+from serve_app.domain.lease import Demand
+from serve_app.ingress.services.services import PoolMap
+from serve_app.settings import PoolConfig
 from tests.page.axe import axe, look
 from tests.page.darkroom import PageDarkroom, page_darkroom
 from tests.page.operator import POOL, REPLICA, Operator, give_pool
@@ -74,6 +77,27 @@ def test_the_pools_show_replicas_with_what_they_hold_and_load(
     expect(replica).to_contain_text("9.0 of 24.0 GB")
     expect(replica.locator(".pill.hot")).to_have_text(FLUX)
     assert axe(page) == []
+
+
+def test_a_canary_says_how_it_does_and_that_it_has_returned(
+    page: Page, served: PageDarkroom
+) -> None:
+    give_pool(served)
+    services = served.house.services
+    next_pool = PoolConfig(families=("flux", "probe"), canary_of=POOL, num_gpus=0)
+    services.pools = PoolMap({**services.pools.configured, "next": next_pool})
+    canary = Demand(canary="0 of 9 attempts failed (studio: 0 of 30)")
+
+    async def demand() -> dict[str, Demand]:
+        return {POOL: Demand(queued=2), "next": canary}
+
+    services.queue.demand = demand  # type: ignore[method-assign]
+    operator = Operator(page, served)
+    operator.open("Pools")
+    row = operator.row("Pools", "next")
+    expect(row).to_contain_text(f"canary of {POOL} · 0 of 9 attempts failed")
+    canary = Demand(canary="returned because it takes longer", returned=True)
+    expect(row.locator(".problem")).to_have_text("It returned because it takes longer.")
 
 
 def test_a_model_is_kept_warm_and_no_longer(operator: Operator) -> None:

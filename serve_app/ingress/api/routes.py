@@ -87,6 +87,9 @@ class PoolStatus(TypedDict):
         int, Field(description="Requests queued in that pool that it may run.")
     ]
     overflow_queued_s: Annotated[float, Field(description="Seconds of its slots that they take.")]
+    quarantined: Annotated[
+        int, Field(description="Replicas on quarantined nodes, beside which the pool grows.")
+    ]
     target_replicas: int | None
     warm_replicas: int
 
