@@ -311,6 +311,7 @@ async def test_nothing_is_deleted_before_all_processes_refuse_the_keys(
     queue = await ingress()
     await fill(queue, database, GONE, tmp_path)
     await PostgresTenantDeletions(database, SystemClock()).ask(GONE, UsageKept.NAMED, BOSS)
+    await queue.parts.operations.log.seal()  # which gives its entry a tenant
     before = await counted(database, GONE)
     await queue.parts.deletions.advance()
     assert await counted(database, GONE) == before
