@@ -1,26 +1,39 @@
-"""One bad day: a row of the matrix under load, and what became of the requests."""
+"""One bad day: a row of the matrix under load, or faults of all rows, and what became of the
+requests."""
 
 from __future__ import annotations
 
+import json
 import time
 from collections import Counter
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
+from random import Random
 
 import psutil
 import psycopg
 
+from tests.bad_days.alerts import Alert, Prometheus, prometheus
 from tests.bad_days.clients import Clients
-from tests.bad_days.installation import Installation
-from tests.bad_days.rows import Row
+from tests.bad_days.installation import METRICS_PORT, Installation
+from tests.bad_days.rows import Absent, Row
 from tests.chaos.history import FINAL, History
+from tests.cluster import network
 from tests.cluster.darkroom import eventually
 
 FOLLOWERS, SUBMITTERS = 3, 3
 BEFORE_S = 2.0
 AFTER_S = 3.0
 PATIENCE_S = 300.0
+MAY_CRASH = frozenset({"PostgreSQL", "everything"})
+TWO = 0.5
+"""Share of rounds of everything at once in which a second fault overlaps the first one."""
+
+LASTS_S = 10.0, 60.0
+"""How long such a fault lasts."""
 
 
 @dataclass(frozen=True)
@@ -31,21 +44,22 @@ class Result:
     part: str
     how: str
     seconds: float
-    date: str
-    accepted: int
-    lost: int
-    failed: int
-    ended_twice: int
-    billed_twice: int
-    interrupted: int  # attempts that ended without being counted
-    failures: int  # attempts that were counted
-    webhooks: int  # requests whose webhook arrived
-    new_replicas: int  # processes that were not there before
-    new_ingresses: int
-    longest_gap_s: float
-    slowest_submit_s: float
-    whole_after_s: float | None  # after the fault's end
+    date: str = field(default_factory=lambda: datetime.now(UTC).date().isoformat())
+    accepted: int = 0
+    lost: int = 0
+    failed: int = 0
+    ended_twice: int = 0
+    billed_twice: int = 0
+    interrupted: int = 0  # attempts that ended without being counted
+    failures: int = 0  # attempts that were counted
+    webhooks: int = 0  # requests whose webhook arrived
+    new_replicas: int = 0  # processes that were not there before
+    new_ingresses: int = 0
+    longest_gap_s: float = 0.0
+    slowest_submit_s: float = 0.0
+    whole_after_s: float | None = None  # after the fault's end
     answers: dict[str, int] = field(default_factory=dict[str, int])
+    alerts: tuple[Alert, ...] | None = None  # if a Prometheus looked for them
     problems: tuple[str, ...] = ()
 
     @property
@@ -53,58 +67,134 @@ class Result:
         return not (self.problems or self.lost or self.failed)
 
 
-def day(place: Installation, row: Row, seconds: float) -> Result:
-    """Let ``row``'s fault last for ``seconds`` under load, and wait until all is whole again."""
-    url = place.receiver.url()
+def day(place: Installation, row: Row, seconds: float, *, alerts: bool = False) -> Result:
+    """Let ``row``'s fault last for ``seconds`` under load, and wait until all is whole again.
+    ``alerts``: with a Prometheus that looks for them."""
     seconds = row.seconds or seconds
+
+    def breaks() -> float | None:
+        row.breaks(place, seconds)
+        return _whole_after_s(place)
+
+    return _under_load(place, Result(row.name, row.part, row.how, seconds), breaks, alerts=alerts)
+
+
+def everything(place: Installation, rows: Sequence[Row], seconds: float, random: Random) -> Result:
+    """Let faults of ``rows`` happen for ``seconds``: at random, one or two that overlap, and the
+    next ones when all is whole again."""
+    end = time.monotonic() + seconds
+    faults = 0
+
+    def breaks() -> float | None:
+        nonlocal faults
+        longest_s = 0.0
+        while time.monotonic() < end:
+            faults += _round(place, _chosen(rows, random))
+            whole_after_s = _whole_after_s(place)
+            if whole_after_s is None:
+                return None
+            longest_s = max(longest_s, whole_after_s)
+            time.sleep(random.uniform(0, AFTER_S))
+        return longest_s
+
+    result = _under_load(place, Result("everything", "everything", "", seconds), breaks)
+    return replace(result, how=f"{faults} faults")
+
+
+def _chosen(rows: Sequence[Row], random: Random) -> dict[Row, tuple[float, float]]:
+    """One or two rows, each with the seconds after which it begins and that it lasts."""
+    first = random.choice(rows)
+    lasts_s = first.seconds or random.uniform(*LASTS_S)
+    chosen = {first: (0.0, lasts_s)}
+    if random.random() < TWO:
+        second = random.choice([row for row in rows if row.beside(first)])
+        chosen[second] = (
+            random.uniform(0, lasts_s),
+            second.seconds or random.uniform(*LASTS_S),
+        )
+    return chosen
+
+
+def _round(place: Installation, chosen: Mapping[Row, tuple[float, float]]) -> int:
+    """Break the chosen ones. Returns how many were there to be broken."""
+
+    def breaks(row: Row, after_s: float, lasts_s: float) -> bool:
+        time.sleep(after_s)
+        try:
+            row.breaks(place, lasts_s)
+        except Absent:
+            return False
+        return True
+
+    with ThreadPoolExecutor(len(chosen)) as pool:
+        broken = [pool.submit(breaks, row, *times) for row, times in chosen.items()]
+        done = [each.result() for each in broken]
+    said = {row.name: [round(each, 1) for each in times] for row, times in chosen.items()}
+    print(json.dumps({"broken": said, "there": done}), flush=True)  # noqa: T201
+    return sum(done)
+
+
+def _whole_after_s(place: Installation) -> float | None:
+    """Seconds from now until all is whole; None if it is not."""
+    healed = time.monotonic()
+    try:
+        eventually(place.whole, "all is whole again", PATIENCE_S)
+    except AssertionError:
+        return None
+    return round(time.monotonic() - healed, 1)
+
+
+def _under_load(
+    place: Installation,
+    result: Result,
+    breaks: Callable[[], float | None],
+    *,
+    alerts: bool = False,
+) -> Result:
+    """Fill in ``result``: what clients, files and database have after ``breaks``, which returns
+    when all is whole again, and how long that took."""
     before = _processes(place)
-    whole_after_s: float | None = None
-    with Clients(place.nodes.port, url, FOLLOWERS, SUBMITTERS) as clients:
+    with Clients(place.nodes.port, place.receiver.url(), FOLLOWERS, SUBMITTERS) as clients:
         heard = clients.heard
         eventually(lambda: len(heard.accepted_at) >= FOLLOWERS, "requests are accepted", PATIENCE_S)
         time.sleep(BEFORE_S)
-        began = time.monotonic()
-        with row.fault(place, seconds):
-            time.sleep(max(0.0, began + seconds - time.monotonic()))
-        healed = time.monotonic()
-        try:
-            eventually(place.whole, "all is whole again", PATIENCE_S)
-            whole_after_s = round(time.monotonic() - healed, 1)
-        except AssertionError:
-            heard.final.append("It was not whole again")
-        time.sleep(AFTER_S)
-        ended = time.monotonic()
+        with _prometheus(place) if alerts else nullcontext() as watcher:
+            began = time.monotonic()
+            if watcher is not None:
+                watcher.breaks()
+            whole_after_s = breaks()
+            if whole_after_s is None:
+                heard.final.append("It was not whole again")
+            time.sleep(AFTER_S)
+            ended = time.monotonic()
+            seen = None if watcher is None else watcher.alerts()
     problems = [*heard.final, *_until_ended(place, heard.accepted_at)]
-    history = History(accepted=set(heard.accepted_at), server_crashed=row.part == "PostgreSQL")
+    history = History(accepted=set(heard.accepted_at), server_crashed=result.part in MAY_CRASH)
+    ids = sorted(heard.accepted_at)
     with psycopg.connect(place.conninfo) as connection:
         tally = history.check(connection, place.objects(), others=False)
         rows = connection.execute(
-            "SELECT id::text, state, failures FROM requests WHERE id::text = ANY(%s)",
-            (sorted(heard.accepted_at),),
+            "SELECT state, failures FROM requests WHERE id::text = ANY(%s)", (ids,)
         ).fetchall()
         (interrupted,) = connection.execute(
             "SELECT count(*) FROM attempts "
             "WHERE ended = 'interrupted' AND request_id::text = ANY(%s)",
-            (sorted(heard.accepted_at),),
+            (ids,),
         ).fetchone() or (0,)
-    delivered = _delivered(place, heard.accepted_at)
+    delivered = _delivered(place) & heard.accepted_at.keys()
     if len(delivered) != len(heard.accepted_at):
         problems.append(f"{len(heard.accepted_at) - len(delivered)} webhooks did not arrive.")
-    states = Counter(state for _, state, _ in rows)
+    states = Counter(state for state, _ in rows)
     replicas, ingresses = _processes(place)
-    return Result(
-        name=row.name,
-        part=row.part,
-        how=row.how,
-        seconds=seconds,
-        date=datetime.now(UTC).date().isoformat(),
+    return replace(
+        result,
         accepted=tally.accepted,
         lost=tally.lost,
         failed=states["failed"],
         ended_twice=tally.ended_twice,
         billed_twice=tally.billed_twice,
         interrupted=interrupted,
-        failures=sum(failures for *_, failures in rows),
+        failures=sum(failures for _, failures in rows),
         webhooks=len(delivered),
         new_replicas=len(replicas - before[0]),
         new_ingresses=len(ingresses - before[1]),
@@ -112,7 +202,17 @@ def day(place: Installation, row: Row, seconds: float) -> Result:
         slowest_submit_s=round(heard.slowest_submit_s, 1),
         whole_after_s=whole_after_s,
         answers=dict(heard.answers),
+        alerts=seen,
         problems=(*problems, *tally.problems),
+    )
+
+
+def _prometheus(place: Installation) -> AbstractContextManager[Prometheus]:
+    nodes = place.addresses()
+    ray = [f"{node}:{network.RAY_METRICS_PORT}" for node in (network.HEAD, *nodes)]
+    return prometheus(
+        place.folder / "prometheus",
+        {"darkroom": [f"{node}:{METRICS_PORT}" for node in nodes], "ray": ray},
     )
 
 
@@ -133,7 +233,7 @@ def _until_ended(place: Installation, accepted: dict[str, float]) -> Iterator[st
             row = connection.execute(
                 open_ones, (ids, [str(each.value) for each in FINAL])
             ).fetchone()
-        return row == (0,) and len(_delivered(place, accepted)) == len(ids)
+        return row == (0,) and accepted.keys() <= _delivered(place)
 
     try:
         eventually(left, "all requests end and their webhooks arrive", PATIENCE_S)
@@ -141,7 +241,6 @@ def _until_ended(place: Installation, accepted: dict[str, float]) -> Iterator[st
         yield str(late)
 
 
-def _delivered(place: Installation, accepted: dict[str, float]) -> set[str]:
+def _delivered(place: Installation) -> set[str]:
     """Ids of requests whose webhook the receiver got."""
-    bodies = [received.body.decode() for received in place.receiver.received]
-    return {id_ for id_ in accepted if any(id_ in body for body in bodies)}
+    return {json.loads(each.body)["request_id"] for each in place.receiver.received}

@@ -15,6 +15,7 @@ import psutil
 from serve_app.embedded_postgres.embedded import EmbeddedPostgres
 from serve_app.queue.store.migrations import migrate
 from tests.chaos.proxy import Proxy, before_postgres, through
+from tests.cluster import network
 from tests.cluster.darkroom import eventually
 from tests.cluster.nodes import (
     IMPATIENT,
@@ -51,11 +52,24 @@ TITLES = {
 }
 
 
+EARLY = {
+    "RAY_SERVE_PROXY_HEALTH_CHECK_PERIOD_S": "1",
+    "RAY_SERVE_PROXY_HEALTH_CHECK_TIMEOUT_S": "2",
+}
+"""As `cluster.yaml` and the chart have it. Other tests cannot repeat what a HAProxy that is given up
+on a busy machine leaves unanswered."""
+
+METRICS_PORT = 9108
+EACH = "0.0.0.0"  # noqa: S104 addresses of the node, in a network of its own
+
+
 @dataclass
 class Installation:
     """HAProxy, Serve's proxies and its controller are on the head; an ingress and a replica are on
-    each of two other nodes. ``database`` and ``storage`` are proxies on the way there."""
+    each of two other nodes. ``database`` and ``storage`` are proxies on the way there. If
+    ``bridged``, nodes are on the bridge of ``network``, and have metrics at the same ports."""
 
+    bridged: bool
     nodes: SeveralNodes
     folder: Path
     conninfo: str
@@ -80,9 +94,16 @@ class Installation:
             return [first, *first.children(recursive=True)]
         if name not in ("raylet", "node"):
             return self.parts(name)[:1]
-        raylet = self.parts("replica")[0].parent()
-        assert raylet is not None
-        return [raylet] if name == "raylet" else [raylet, *raylet.children(recursive=True)]
+        raylets = [each.parent() for each in self.parts("replica")[:1]]
+        found = [each for each in raylets if each is not None]
+        if name == "node":
+            found += [child for each in found for child in each.children(recursive=True)]
+        return found
+
+    def addresses(self) -> list[str]:
+        """Addresses of the nodes with an ingress."""
+        raylets = [each.parent() for each in self.parts("ingress")]
+        return sorted({address_of(each) for each in raylets if each is not None})
 
     def whole(self) -> bool:
         """True if HAProxy, both ingresses and both replicas are there, and replicas are ready."""
@@ -121,9 +142,16 @@ class Installation:
         self.background.run(call())
 
 
+def address_of(raylet: psutil.Process) -> str:
+    option = "--node_ip_address="
+    return next(each.removeprefix(option) for each in raylet.cmdline() if each.startswith(option))
+
+
 @contextlib.contextmanager
-def installation(folder: Path) -> Generator[Installation, None, None]:
+def installation(folder: Path, *, bridged: bool = False) -> Generator[Installation, None, None]:
     """Started and whole."""
+    here = network.HEAD if bridged else "127.0.0.1"
+    metrics = {"metrics_host": EACH, "metrics_port": METRICS_PORT} if bridged else {}
     with contextlib.ExitStack() as stack:
         background = stack.enter_context(Background())
         postgres = EmbeddedPostgres(folder / "database", grace_s=0.5)
@@ -134,17 +162,21 @@ def installation(folder: Path) -> Generator[Installation, None, None]:
         host, _, port = s3.url.removeprefix("http://").partition(":")
         database = before_postgres(conninfo)
         storage = Proxy(lambda: asyncio.open_connection(host, int(port)))
-        receiver = Receiver()
-        database_port, storage_port = (background.run(each.start()) for each in (database, storage))
+        receiver = Receiver(host=here)
+        database_port, storage_port = (
+            background.run(each.start(here)) for each in (database, storage)
+        )
         background.run(receiver.start())
         for each in (database, storage, receiver):
             stack.callback(lambda each=each: background.run(each.aclose()))
-        behind = replace(s3, url=f"http://{host}:{storage_port}")
+        behind = replace(s3, url=f"http://{here}:{storage_port}")
         bucket = in_bucket(behind)
         switches = stack.enter_context(haproxy_switches())
-        secrets = with_stores(through(conninfo, database_port), behind)
+        secrets = with_stores(through(conninfo, database_port, here), behind)
         nodes = stack.enter_context(
-            several_nodes(folder, (GPU, GPU), **switches, **IMPATIENT, **secrets)
+            several_nodes(
+                folder, (GPU, GPU), bridged=bridged, **(switches | EARLY | IMPATIENT | secrets)
+            )
         )
         models = folder / "models.yaml"
         models.write_text(
@@ -163,11 +195,13 @@ def installation(folder: Path) -> Generator[Installation, None, None]:
                 "allow_private_webhooks": True,
                 "demo": False,
                 "lease_s": 6,
+                **metrics,
                 **bucket,
             },
         )
         assert word == "placed", facts
         made = Installation(
+            bridged,
             nodes,
             folder,
             conninfo,

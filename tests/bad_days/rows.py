@@ -9,12 +9,14 @@ from dataclasses import dataclass
 
 import psutil
 
-from tests.bad_days.installation import GPU, Installation
+from tests.bad_days.installation import GPU, Installation, address_of
 from tests.chaos.proxy import Proxy
+from tests.cluster import network
 
 PROXIES = ("haproxy", "haproxy manager", "proxy actor")
 ONE_OF_SEVERAL = frozenset({"replica", "ingress", "raylet", "node", "postgresql"})
 NODES = frozenset({"raylet", "node"})
+_NODE = NODES | {"GCS"}
 KILLED_S = 10.0
 """Time after which a node that was killed is replaced. Ray and Serve start others again."""
 RESET_EACH_S = 0.2
@@ -26,25 +28,45 @@ Fault = Callable[[Installation, float], contextlib.AbstractContextManager[None]]
 
 @dataclass(frozen=True)
 class Row:
-    """``fault`` is entered, and left ``seconds`` later, or as many as the caller chooses."""
+    """``fault`` is entered, and left ``seconds`` later, or as many as the caller chooses. It raises
+    ``Absent`` if another fault has taken away what it breaks. ``bridged``: it needs the bridge."""
 
     part: str
     how: str
     fault: Fault
     seconds: float | None = None
+    bridged: bool = False
 
     @property
     def name(self) -> str:
         return f"{self.part} {self.how}".replace(" ", "-")
 
+    def beside(self, other: Row) -> bool:
+        """True if both can be broken at once. A node is replaced by way of the GCS."""
+        return len({_NODE if row.part in _NODE else row.part for row in (self, other)}) == 2
+
+    def breaks(self, place: Installation, seconds: float) -> None:
+        """Let the fault last for ``seconds``."""
+        end = time.monotonic() + seconds
+        with self.fault(place, seconds):
+            time.sleep(max(0.0, end - time.monotonic()))
+
+
+class Absent(Exception):
+    """A part has no process at the moment."""
+
 
 def _processes(place: Installation, *parts: str) -> list[psutil.Process]:
-    found = [
-        process
-        for part in parts
-        for process in (place.one if part in ONE_OF_SEVERAL else place.parts)(part)
-    ]
-    assert found, f"no {parts}"
+    try:
+        found = [
+            process
+            for part in parts
+            for process in (place.one if part in ONE_OF_SEVERAL else place.parts)(part)
+        ]
+    except (psutil.NoSuchProcess, FileNotFoundError) as ended:  # meanwhile
+        raise Absent(", ".join(parts)) from ended
+    if not found:
+        raise Absent(", ".join(parts))
     return found
 
 
@@ -89,6 +111,17 @@ def _freeze(*parts: str) -> Fault:
     return fault
 
 
+@contextlib.contextmanager
+def _cut_off(place: Installation, seconds: float) -> Generator[None, None, None]:
+    node = address_of(_processes(place, "raylet")[0])
+    network.cut_off(node)
+    try:
+        yield
+    finally:
+        network.heal(node)
+    place.nodes.add(GPU)  # as after a freeze
+
+
 def _through(which: str, begin: Callable[[Proxy], None], again_s: float = 0.0) -> Fault:
     """Something that the proxy before the ``database`` or the ``storage`` does. ``again_s``: it is
     done again and again."""
@@ -130,6 +163,7 @@ ROWS = (
     Row("raylet", "freeze", _freeze("raylet")),
     Row("node", "kill", _kill("node"), KILLED_S),
     Row("node", "freeze", _freeze("node")),
+    Row("node", "partition", _cut_off, bridged=True),
     Row("GCS", "kill", _kill_gcs),
     Row("GCS", "freeze", _freeze("gcs")),
     Row("controller", "kill", _kill("controller"), KILLED_S),

@@ -42,9 +42,9 @@ class Proxy:
         self.delay_s = 0.0  # before whatever is passed on, either way
         self.lost: list[bytes] = []  # the patterns that were met
 
-    async def start(self) -> int:
-        """The port on loopback at which it listens."""
-        self._server = await asyncio.start_server(self._accept, "127.0.0.1", 0)
+    async def start(self, host: str = "127.0.0.1") -> int:
+        """The port of ``host`` at which it listens."""
+        self._server = await asyncio.start_server(self._accept, host, 0)
         return int(self._server.sockets[0].getsockname()[1])
 
     async def aclose(self) -> None:
@@ -170,8 +170,6 @@ def before_postgres(conninfo: str) -> Proxy:
     return Proxy(lambda: asyncio.open_unix_connection(str(place)))
 
 
-def through(conninfo: str, port: int) -> str:
+def through(conninfo: str, port: int, host: str = "127.0.0.1") -> str:
     """``conninfo`` by way of the proxy at ``port``."""
-    return make_conninfo(
-        conninfo, host="127.0.0.1", port=port, sslmode="disable", gssencmode="disable"
-    )
+    return make_conninfo(conninfo, host=host, port=port, sslmode="disable", gssencmode="disable")

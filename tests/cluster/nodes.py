@@ -7,6 +7,7 @@ import json
 import shutil
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Generator, Sequence
 from pathlib import Path
@@ -42,6 +43,7 @@ class SeveralNodes:
         self._asked = asked
         self._answers = answers
         self._said = said
+        self._turn = threading.Lock()
 
     def run(
         self, secrets: dict[str, str], arguments: dict[str, Any], proxies: str = "HeadOnly"
@@ -87,21 +89,27 @@ class SeveralNodes:
         self._ask({"stop": True}, frozenset({"stopped"}))
 
     def _ask(self, question: dict[str, Any], words: frozenset[str]) -> tuple[str, Any]:
-        self._asked.write(json.dumps(question) + "\n")
-        self._asked.flush()
-        for line in self._answers:
-            word, _, facts = line.partition(" ")
-            if word in words:
-                return word, json.loads(facts)
+        with self._turn:
+            self._asked.write(json.dumps(question) + "\n")
+            self._asked.flush()
+            for line in self._answers:
+                word, _, facts = line.partition(" ")
+                if word in words:
+                    return word, json.loads(facts)
         raise AssertionError(self._said.read_text()[-4000:])
 
 
 @contextlib.contextmanager
 def several_nodes(
-    folder: Path, workers: Sequence[str] = ("A10G", "L4"), **switches: str
+    folder: Path,
+    workers: Sequence[str] = ("A10G", "L4"),
+    *,
+    bridged: bool = False,
+    **switches: str,
 ) -> Generator[SeveralNodes, None, None]:
     """Run the driver until the end of the block. ``workers``: classes of GPU of its nodes.
-    ``switches`` are variables of the environment, such as Ray's."""
+    ``bridged``: they are on the bridge of ``network``, not on loopback. ``switches`` are variables
+    of the environment, such as Ray's."""
     port, gcs_port = free_port(), free_port()
     temporary = SHORT_TEMP_DIR / f"darkroom-test-{port}"
     environment = {
@@ -118,6 +126,7 @@ def several_nodes(
         process = subprocess.Popen(
             with_default_signals(
                 *(sys.executable, "-m", "tests.cluster.several_nodes"),
+                *(["--bridged"] if bridged else []),
                 *(str(temporary), str(port), str(gcs_port), *workers),
             ),
             env=clean_environment() | environment | switches,

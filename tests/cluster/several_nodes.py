@@ -1,9 +1,10 @@
 """Runs Darkroom on a Ray cluster of several nodes on this machine: a driver for tests.
 
-    python -m tests.cluster.several_nodes TEMPORARY_DIRECTORY PORT GCS_PORT [CLASS_OF_GPU …]
+    python -m tests.cluster.several_nodes [--bridged] DIRECTORY PORT GCS_PORT [CLASS_OF_GPU …]
 
-A head without GPUs, and nodes that say that they have one of these classes. Each line of its input
-is a JSON object, and each is answered by a line of a word and JSON:
+A head without GPUs, and nodes that say that they have one of these classes. They are on loopback,
+or on the bridge of ``tests.cluster.network``, in which the driver itself must run. Each line of its
+input is a JSON object, and each is answered by a line of a word and JSON:
 
 - ``arguments`` of a Darkroom, the ``secrets`` of its environment and the location of its
   ``proxies``: replaces the Darkroom before. ``placed`` says on which nodes each deployment's
@@ -24,6 +25,7 @@ Ends when its input is closed.
 
 from __future__ import annotations
 
+import argparse
 import json
 import sys
 import time
@@ -35,6 +37,7 @@ import psutil
 import ray
 import yaml
 from ray import serve
+from ray._private import services
 from ray._private.node import Node
 from ray._private.parameter import RayParams
 from ray.cluster_utils import Cluster
@@ -44,6 +47,7 @@ from ray.serve.schema import ServeDeploySchema
 from serve_app.app import ROOT, applications
 from serve_app.cli.commands.serve_config import serve_config
 from serve_app.settings import PoolConfig
+from tests.cluster import network
 from tests.cluster.processes import command_of
 
 OBJECT_STORE_BYTES = 80 * 2**20
@@ -67,8 +71,16 @@ class Nodes:
     """A cluster, and its nodes by name. RAY_TMPDIR should be above ``temp_dir``: there Ray notes
     the address of the last cluster, which is no one else's business."""
 
-    def __init__(self, head: dict[str, Any], workers: Sequence[str]) -> None:
-        Path(head["temp_dir"]).mkdir(parents=True)
+    def __init__(self, head: dict[str, Any], workers: Sequence[str], *, bridged: bool) -> None:
+        temporary = Path(head["temp_dir"])
+        temporary.mkdir(parents=True)
+        self._address = network.address if bridged else "127.0.0.{}".format
+        self._each: dict[str, Any] = {**NO_LOGS}
+        if bridged:
+            self._each["metrics_export_port"] = network.RAY_METRICS_PORT
+            head = head | {"node_ip_address": network.HEAD} | self._each
+            raylet = network.write_raylet(temporary, services.RAYLET_EXECUTABLE)
+            services.RAYLET_EXECUTABLE = str(raylet)
         self.head = head
         self.cluster = Cluster(initialize_head=True, head_node_args=head)
         assert self.cluster.head_node is not None
@@ -84,9 +96,9 @@ class Nodes:
             num_gpus=1,
             resources={f"accelerator_type:{accelerator}": 1},
             labels={"darkroom/gpu": accelerator},
-            node_ip_address=f"127.0.0.{len(self.names) + 1}",  # as on machines of their own
+            node_ip_address=self._address(len(self.names) + 1),  # as on machines of their own
             object_store_memory=OBJECT_STORE_BYTES,
-            **NO_LOGS,
+            **self._each,
         )
         number = sum(name.partition("-")[0] == accelerator for name in self.names.values())
         name = f"{accelerator}-{number}" if number else accelerator
@@ -158,11 +170,21 @@ def _replicas() -> dict[str, list[dict[str, Any]]]:
 
 
 def main() -> None:
-    temporary, port, gcs_port, workers = sys.argv[1], *map(int, sys.argv[2:4]), sys.argv[4:]
-    nodes = Nodes(head_arguments(temporary, gcs_port), workers)
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--bridged", action="store_true")
+    parser.add_argument("temporary")
+    parser.add_argument("port", type=int)
+    parser.add_argument("gcs_port", type=int)
+    parser.add_argument("workers", nargs="*")
+    given = parser.parse_args()
+    head = head_arguments(given.temporary, given.gcs_port)
+    nodes = Nodes(head, given.workers, bridged=given.bridged)
+    # On the bridge, HAProxy reaches an ingress at the address of its node.
+    host = "0.0.0.0" if given.bridged else "127.0.0.1"  # noqa: S104 a network of its own
+    http = {"host": host, "port": given.port}
     try:
         for line in sys.stdin:
-            _do(json.loads(line), nodes, port)
+            _do(json.loads(line), nodes, http)
         if ray.is_initialized():
             serve.shutdown()
     finally:
@@ -170,13 +192,13 @@ def main() -> None:
         nodes.cluster.shutdown()
 
 
-def _do(asked: dict[str, Any], nodes: Nodes, port: int) -> None:
+def _do(asked: dict[str, Any], nodes: Nodes, http: dict[str, Any]) -> None:
     if "arguments" in asked:
         serve.shutdown()  # what the line before has started
         ray.shutdown()
-        _run(nodes, port, asked)
+        _run(nodes, http, asked)
     elif "deploy" in asked:
-        _deploy(nodes, port, Path(asked["deploy"]), asked["proxies"])
+        _deploy(nodes, http, Path(asked["deploy"]), asked["proxies"])
         _say("deployed", None)
     elif "stop" in asked:
         _connect(nodes)
@@ -236,9 +258,9 @@ def _connect(nodes: Nodes, secrets: Mapping[str, str] | None = None) -> None:
     )
 
 
-def _deploy(nodes: Nodes, port: int, file: Path, proxies: str) -> None:
+def _deploy(nodes: Nodes, http: dict[str, Any], file: Path, proxies: str) -> None:
     _connect(nodes)
-    serve.start(proxy_location=proxies, http_options={"host": "127.0.0.1", "port": port})
+    serve.start(proxy_location=proxies, http_options=http)
     client = _get_global_client()
     assert client is not None
     schema = ServeDeploySchema.model_validate(yaml.safe_load(serve_config(file, None)))
@@ -256,10 +278,10 @@ def _processes_of(node: Node) -> list[psutil.Process]:
     return [*started, *(child for each in started for child in each.children(recursive=True))]
 
 
-def _run(nodes: Nodes, port: int, asked: dict[str, Any]) -> None:
+def _run(nodes: Nodes, http: dict[str, Any], asked: dict[str, Any]) -> None:
     arguments = asked["arguments"]
     _connect(nodes, asked["secrets"])
-    serve.start(proxy_location=asked["proxies"], http_options={"host": "127.0.0.1", "port": port})
+    serve.start(proxy_location=asked["proxies"], http_options=http)
     try:
         serve.run_many(
             [

@@ -45,6 +45,7 @@ class Receiver:
     connections: int = 0
     most_at_once: int = 0
     port: int = 0
+    host: str = "127.0.0.1"  # where it listens
 
     _at_once: int = 0
     _server: asyncio.Server | None = None
@@ -60,7 +61,7 @@ class Receiver:
 
     async def start(self) -> None:
         """Start at the port of the previous start, if there was one."""
-        self._server = await asyncio.start_server(self._accept, "127.0.0.1", self.port)
+        self._server = await asyncio.start_server(self._accept, self.host, self.port)
         self.port = self._server.sockets[0].getsockname()[1]
 
     async def aclose(self) -> None:
@@ -71,8 +72,8 @@ class Receiver:
             task.cancel()
         await asyncio.gather(*self._open, return_exceptions=True)
 
-    def url(self, path: str = "/hook", host: str = "127.0.0.1") -> str:
-        return f"http://{host}:{self.port}{path}"
+    def url(self, path: str = "/hook", host: str | None = None) -> str:
+        return f"http://{host or self.host}:{self.port}{path}"
 
     async def until(self, count: int, within_s: float = 120.0) -> list[Received]:
         async with asyncio.timeout(within_s):
