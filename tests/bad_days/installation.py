@@ -56,8 +56,8 @@ EARLY = {
     "RAY_SERVE_PROXY_HEALTH_CHECK_PERIOD_S": "1",
     "RAY_SERVE_PROXY_HEALTH_CHECK_TIMEOUT_S": "2",
 }
-"""As `cluster.yaml` and the chart have it. Other tests cannot repeat what a HAProxy that is given up
-on a busy machine leaves unanswered."""
+"""As `cluster.yaml` and the chart have it. Clients of other tests do not repeat the calls that a
+HAProxy loses which is given up because the machine is busy."""
 
 METRICS_PORT = 9108
 EACH = "0.0.0.0"  # noqa: S104 addresses of the node, in a network of its own
