@@ -172,10 +172,14 @@ def installation(folder: Path, *, bridged: bool = False) -> Generator[Installati
         behind = replace(s3, url=f"http://{here}:{storage_port}")
         bucket = in_bucket(behind)
         switches = stack.enter_context(haproxy_switches())
+        store = {"RAY_gcs_storage": "rocksdb", "RAY_gcs_storage_path": str(folder / "gcs")}
         secrets = with_stores(through(conninfo, database_port, here), behind)
         nodes = stack.enter_context(
             several_nodes(
-                folder, (GPU, GPU), bridged=bridged, **(switches | EARLY | IMPATIENT | secrets)
+                folder,
+                (GPU, GPU),
+                bridged=bridged,
+                **(switches | store | EARLY | IMPATIENT | secrets),
             )
         )
         models = folder / "models.yaml"
