@@ -94,21 +94,26 @@ class Installation:
             return [first, *first.children(recursive=True)]
         if name not in ("raylet", "node"):
             return self.parts(name)[:1]
-        raylets = [each.parent() for each in self.parts("replica")[:1]]
-        found = [each for each in raylets if each is not None]
+        found = self._raylets("replica")[:1]
         if name == "node":
             found += [child for each in found for child in each.children(recursive=True)]
         return found
 
     def addresses(self) -> list[str]:
         """Addresses of the nodes with an ingress."""
-        raylets = [each.parent() for each in self.parts("ingress")]
-        return sorted({address_of(each) for each in raylets if each is not None})
+        return sorted({address_of(each) for each in self._raylets("ingress")})
+
+    def _raylets(self, name: str) -> list[psutil.Process]:
+        """Raylets of the processes of a part, without processes that have outlived their raylet."""
+        parents = [each.parent() for each in self.parts(name)]
+        return [each for each in parents if each is not None and name_of(each) == "raylet"]
 
     def whole(self) -> bool:
         """True if HAProxy, both ingresses and both replicas are there, and replicas are ready."""
-        counts = {"haproxy": 1, "ingress": INGRESSES, "replica": REPLICAS}
-        if any(len(self.parts(name)) < count for name, count in counts.items()):
+        counts = {"ingress": INGRESSES, "replica": REPLICAS}
+        if any(len(self._raylets(name)) < count for name, count in counts.items()):
+            return False
+        if not self.parts("haproxy"):
             return False
         try:
             with client_at(self.nodes.port) as client:

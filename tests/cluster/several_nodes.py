@@ -27,6 +27,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import signal
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -106,6 +107,14 @@ class Nodes:
         self.names[node.node_id] = name
         return name
 
+    def reap(self) -> None:
+        """Collect processes of nodes that have ended. Workers of a raylet take one that was not
+        collected for alive, and go on."""
+        for node in self.by_name.values():
+            for kind in node.all_processes.values():
+                for each in kind:
+                    each.process.poll()
+
     def remove(self, name: str) -> None:
         self.cluster.remove_node(self.by_name.pop(name), allow_graceful=False)
 
@@ -179,6 +188,7 @@ def main() -> None:
     given = parser.parse_args()
     head = head_arguments(given.temporary, given.gcs_port)
     nodes = Nodes(head, given.workers, bridged=given.bridged)
+    signal.signal(signal.SIGCHLD, lambda *_: nodes.reap())
     # On the bridge, HAProxy reaches an ingress at the address of its node.
     host = "0.0.0.0" if given.bridged else "127.0.0.1"  # noqa: S104 a network of its own
     http = {"host": host, "port": given.port}
