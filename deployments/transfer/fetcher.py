@@ -13,6 +13,7 @@ from urllib.parse import unquote_to_bytes
 
 import httpx
 
+from deployments.transfer.transport import HttpTransport
 from deployments.transfer.uploader import DONE, Backoff, StorageCalls, StorageRetry, may_pass
 from serve_app.domain.addresses import PrivateAddress, Resolve, UnknownHost, connectable
 from serve_app.domain.errors import ArtifactNotFound, InvalidInput
@@ -368,12 +369,13 @@ def _away(problem: str) -> StorageRetry:
 
 def fetcher_client() -> httpx.AsyncClient:
     """HTTP client for the URLs of inputs."""
+    # Connections go to addresses, so another host name must never reuse one.
+    limits = httpx.Limits(max_connections=32, max_keepalive_connections=0)
     return httpx.AsyncClient(
+        transport=HttpTransport(httpx.AsyncHTTPTransport(trust_env=False, limits=limits)),
         trust_env=False,
         follow_redirects=False,
         timeout=httpx.Timeout(30.0, connect=10.0),
-        # Connections go to addresses, so another host name must never reuse one.
-        limits=httpx.Limits(max_connections=32, max_keepalive_connections=0),
     )
 
 

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, Protocol
 
 import httpx
 
+from deployments.transfer.transport import HttpTransport
 from serve_app.domain.artifact import Artifact, UploadTicket
 from serve_app.domain.errors import DarkroomError, StorageUnavailable, TooLarge, UploadPolicyFailed
 from serve_app.domain.ports import Clock
@@ -338,8 +339,9 @@ def _reason(answer: str) -> str:
 
 def http_client() -> httpx.AsyncClient:
     """HTTP client for uploads. Ignores proxies of the environment: ticket URLs are internal."""
+    inner = httpx.AsyncHTTPTransport(trust_env=False, limits=httpx.Limits(max_connections=32))
     return httpx.AsyncClient(
+        transport=HttpTransport(inner),
         trust_env=False,
         timeout=httpx.Timeout(60.0, connect=5.0),
-        limits=httpx.Limits(max_connections=32),
     )

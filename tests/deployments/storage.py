@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 import httpx
 
+from deployments.transfer.transport import HttpTransport
 from serve_app.domain.artifact import UploadTicket
 
 
@@ -21,7 +22,7 @@ class HttpStorage:
     closed: asyncio.Event | None = None  # if set, requests wait for it
 
     def client(self) -> httpx.AsyncClient:
-        return httpx.AsyncClient(transport=httpx.MockTransport(self._answer))
+        return httpx.AsyncClient(transport=HttpTransport(httpx.MockTransport(self._answer)))
 
     def ticket(self, key: str, media_type: str = "image/png", max_bytes: int = 10**6):
         return UploadTicket(

@@ -30,8 +30,9 @@ async def uploader(storage):
     await uploader.aclose()
 
 
+# AttributeError: of a connection that is reset as it is opened, see ``HttpTransport``.
 @pytest.mark.parametrize(
-    "problem", [500, 503, 429, 409, 408, httpx.ConnectError, httpx.ReadTimeout]
+    "problem", [500, 503, 429, 409, 408, httpx.ConnectError, httpx.ReadTimeout, AttributeError]
 )
 async def test_what_may_pass_is_tried_again(storage, uploader, problem):
     storage.problems.extend([problem] * 3)
