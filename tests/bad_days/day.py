@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import json
 import time
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
@@ -174,7 +173,8 @@ def _under_load(
     with psycopg.connect(place.conninfo) as connection:
         tally = history.check(connection, place.objects(), others=False)
         rows = connection.execute(
-            "SELECT state, failures FROM requests WHERE id::text = ANY(%s)", (ids,)
+            "SELECT id::text, state, failures, outcome FROM requests WHERE id::text = ANY(%s)",
+            (ids,),
         ).fetchall()
         (interrupted,) = connection.execute(
             "SELECT count(*) FROM attempts "
@@ -184,17 +184,17 @@ def _under_load(
     delivered = _delivered(place) & heard.accepted_at.keys()
     if len(delivered) != len(heard.accepted_at):
         problems.append(f"{len(heard.accepted_at) - len(delivered)} webhooks did not arrive.")
-    states = Counter(state for state, _ in rows)
+    failed = [f"{id_} failed: {outcome}" for id_, state, _, outcome in rows if state == "failed"]
     replicas, ingresses = _processes(place)
     return replace(
         result,
         accepted=tally.accepted,
         lost=tally.lost,
-        failed=states["failed"],
+        failed=len(failed),
         ended_twice=tally.ended_twice,
         billed_twice=tally.billed_twice,
         interrupted=interrupted,
-        failures=sum(failures for _, failures in rows),
+        failures=sum(failures for _, _, failures, _ in rows),
         webhooks=len(delivered),
         new_replicas=len(replicas - before[0]),
         new_ingresses=len(ingresses - before[1]),
@@ -203,7 +203,7 @@ def _under_load(
         whole_after_s=whole_after_s,
         answers=dict(heard.answers),
         alerts=seen,
-        problems=(*problems, *tally.problems),
+        problems=(*problems, *failed, *tally.problems),
     )
 
 
