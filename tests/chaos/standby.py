@@ -8,7 +8,7 @@ import shutil
 import signal
 import subprocess
 import tempfile
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager, suppress
 from importlib.util import find_spec
 from pathlib import Path
@@ -27,8 +27,9 @@ START_S = 30.0
 class Server:
     """One PostgreSQL server on a port of loopback, which trusts everyone."""
 
-    def __init__(self, directory: Path, user: ServerUser) -> None:
+    def __init__(self, directory: Path, user: ServerUser, fsync: str) -> None:
         self.directory = directory
+        self._fsync = fsync
         self.log = directory.with_suffix(".log")
         self.port = free_port()
         self.conninfo = f"host=127.0.0.1 port={self.port} user={ROLE} dbname=postgres"
@@ -62,7 +63,7 @@ class Server:
         command = [
             *(programs(None, self._user) / "postgres", "-D", str(self.directory)),
             *("-p", str(self.port), "-k", "", "-c", "listen_addresses=127.0.0.1"),
-            *("-c", "fsync=off"),
+            *("-c", f"fsync={self._fsync}"),
         ]
         with self.log.open("wb") as log:
             self._process = subprocess.Popen(  # noqa: ASYNC220  it starts at once
@@ -163,11 +164,11 @@ def _open_folder() -> Path:
 
 
 @asynccontextmanager
-async def pair() -> AsyncIterator[Pair]:
-    """A running pair, gone at the end."""
+async def pair(fsync: str = "off") -> AsyncGenerator[Pair]:
+    """A running pair, gone at the end. ``fsync``: off, which an ingress refuses, or on."""
     folder = _open_folder()
     user = builder(ServerUser())
-    primary, standby = Server(folder / "primary", user), Server(folder / "standby", user)
+    primary, standby = (Server(folder / name, user, fsync) for name in ("primary", "standby"))
     link = Proxy(lambda: asyncio.open_connection("127.0.0.1", primary.port))
     port = await link.start()
     try:
