@@ -13,8 +13,14 @@ from urllib.parse import unquote_to_bytes
 
 import httpx
 
-from deployments.transfer.transport import HttpTransport
-from deployments.transfer.uploader import DONE, Backoff, StorageCalls, StorageRetry, may_pass
+from deployments.transfer.uploader import (
+    DONE,
+    Backoff,
+    HttpTransport,
+    StorageCalls,
+    StorageRetry,
+    may_pass,
+)
 from serve_app.domain.addresses import PrivateAddress, Resolve, UnknownHost, connectable
 from serve_app.domain.errors import ArtifactNotFound, InvalidInput
 from serve_app.domain.lease import Lease

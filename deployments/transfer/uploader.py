@@ -18,7 +18,6 @@ from typing import TYPE_CHECKING, Any, BinaryIO, Protocol
 
 import httpx
 
-from deployments.transfer.transport import HttpTransport
 from serve_app.domain.artifact import Artifact, UploadTicket
 from serve_app.domain.errors import DarkroomError, StorageUnavailable, TooLarge, UploadPolicyFailed
 from serve_app.domain.ports import Clock
@@ -335,6 +334,27 @@ async def _headers(file: MediaFile) -> dict[str, str]:
 def _reason(answer: str) -> str:
     """Code and message of S3's XML error. The rest would reveal the access key."""
     return ": ".join(_XML.findall(answer)) or answer[:200]
+
+
+class HttpTransport(httpx.AsyncBaseTransport):
+    """``inner``, with an ``httpx.ConnectError`` for connections that are reset as they are opened.
+
+    Under uvloop such a connection has lost its socket when anyio 4.16 asks for its addresses, which
+    is an ``AttributeError`` (1 in 75 of connections that were reset within a millisecond).
+    """
+
+    def __init__(self, inner: httpx.AsyncBaseTransport) -> None:
+        self._inner = inner
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        try:
+            return await self._inner.handle_async_request(request)
+        except AttributeError as error:
+            message = "The connection was reset as it was opened."
+            raise httpx.ConnectError(message, request=request) from error
+
+    async def aclose(self) -> None:
+        await self._inner.aclose()
 
 
 def http_client() -> httpx.AsyncClient:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 import httpx
 
-from deployments.transfer.transport import HttpTransport
+from deployments.transfer.uploader import HttpTransport
 from serve_app.domain.artifact import UploadTicket
 
 
