@@ -171,12 +171,22 @@ def site(folder: Path, plan: Plan) -> Generator[Site, None, None]:
         settings = {**haproxy, **IMPATIENT, **with_stores(conninfo, s3), **plan.switches}
         settings["PYTHONPATH"] = str(code)
         with contextlib.chdir(folder):  # see ``deploy``
-            nodes = stack.enter_context(several_nodes(folder, (GPU, GPU), **settings))
+            nodes = stack.enter_context(
+                several_nodes(folder, (GPU, GPU), bridged=False, **settings)
+            )
         nothing = Proxy(_nowhere)  # database and storage are reached directly
         place = Installation(
-            nodes, folder, conninfo, s3, str(bucket["s3_bucket"]), background, nothing, nothing,
-            receiver,
-        )  # fmt: skip
+            bridged=False,
+            nodes=nodes,
+            folder=folder,
+            conninfo=conninfo,
+            s3=s3,
+            bucket=str(bucket["s3_bucket"]),
+            background=background,
+            database=nothing,
+            storage=nothing,
+            receiver=receiver,
+        )
         configuration = folder / "darkroom.yaml"
         _write(configuration, folder, bucket)
         ray = {
