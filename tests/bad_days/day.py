@@ -212,7 +212,11 @@ def _prometheus(place: Installation) -> AbstractContextManager[Prometheus]:
     ray = [f"{node}:{network.RAY_METRICS_PORT}" for node in (network.HEAD, *nodes)]
     return prometheus(
         place.folder / "prometheus",
-        {"darkroom": [f"{node}:{METRICS_PORT}" for node in nodes], "ray": ray},
+        {
+            "darkroom": [f"{node}:{METRICS_PORT}" for node in nodes],
+            "ray": ray,
+            "haproxy": [place.haproxy_metrics],
+        },
     )
 
 

@@ -79,6 +79,7 @@ class Installation:
     database: Proxy
     storage: Proxy
     receiver: Receiver
+    haproxy_metrics: str  # host:port
 
     def parts(self, name: str) -> list[psutil.Process]:
         """Processes of a part. Of those that are there twice, all."""
@@ -220,6 +221,7 @@ def installation(folder: Path, *, bridged: bool = False) -> Generator[Installati
             database,
             storage,
             receiver,
+            f"127.0.0.1:{switches['RAY_SERVE_HAPROXY_METRICS_PORT']}",
         )
         eventually(made.whole, "it serves")
         yield made

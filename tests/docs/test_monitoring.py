@@ -42,7 +42,7 @@ VALUES: Mapping[tuple[str, str], frozenset[str]] = {
 }
 """Values of labels that are enumerations."""
 
-NAME = r"darkroom_\w+|up\b"
+NAME = r"darkroom_\w+|ray_\w+|up\b"
 Labels = Mapping[str, frozenset[str]]
 
 
@@ -59,8 +59,11 @@ def real_metrics() -> dict[str, frozenset[str]]:
     return found
 
 
-REAL = real_metrics() | {"up": frozenset({"job", "instance"})}
-"""Also the metric that Prometheus itself has of each target."""
+REAL = real_metrics() | {
+    "up": frozenset({"job", "instance"}),
+    "ray_serve_controller_num_control_loops": frozenset({"SessionName"}),
+}
+"""Also the metric that Prometheus itself has of each target, and one of Ray's."""
 
 
 def alert_rules() -> list[dict[str, Any]]:
@@ -238,6 +241,10 @@ TARGET = 'up{job="darkroom",instance="head:9108"}'
 INFO = 'darkroom_build_info{job="darkroom",instance="head:9108"}'
 NODE = 'darkroom_node_failures_total{node="10.0.0.7",pool="studio",end="interrupted"}'
 RAY = 'up{job="ray",instance="10.0.0.7:8085"}'
+HAPROXY = 'up{job="haproxy",instance="10.0.0.7:9101"}'
+LOOPS = 'ray_serve_controller_num_control_loops{SessionName="s",actor_id="%s"}'
+TASK = 'darkroom_task_last_success_timestamp_seconds{task="end_dead_replicas"}'
+AWAY = 'darkroom_database_unavailable_total{reason="away"}'
 CALLS = "darkroom_storage_calls_total"
 DONE = f'{CALLS}{{caller="replica",call="write",result="done"}}'
 TIMEOUTS = f'{CALLS}{{caller="replica",call="write",result="timeout"}}'
@@ -291,6 +298,49 @@ FIRING: Mapping[str, tuple[str, Mapping[str, str], str, str, dict[str, Any] | No
         "69m",
         "71m",
         expected_alert("RayIsDown", {}, summary="Ray has no metrics at all."),
+    ),
+    "a HAProxy that stands still": (
+        "HAProxyIsDown",
+        {HAPROXY: "1x9 0x9"},
+        "9m",
+        "11m",
+        expected_alert(
+            "HAProxyIsDown",
+            {"job": "haproxy", "instance": "10.0.0.7:9101"},
+            summary="HAProxy at 10.0.0.7:9101 does not answer Prometheus.",
+        ),
+    ),
+    "a controller that stands still": (
+        "ServeControllerStands",
+        {LOOPS % "a": "0+600x9 5400x9"},
+        "9m",
+        "12m",
+        expected_alert("ServeControllerStands", {"SessionName": "s"}),
+    ),
+    "a controller that was replaced": (
+        "ServeControllerStands",
+        {LOOPS % "a": "0+600x9 5400x9", LOOPS % "b": "_x9 0+600x9"},
+        "9m",
+        "14m",
+        None,
+    ),
+    "a control store that does not answer": (
+        "RayControlStoreIsAway",
+        {TASK: "0+60x9 540x9"},
+        "9m",
+        "12m",
+        expected_alert(
+            "RayControlStoreIsAway",
+            {},
+            summary="Ray's control store (GCS) has not answered an ingress for 3m 0s.",
+        ),
+    ),
+    "a database that does not answer either": (
+        "RayControlStoreIsAway",
+        {TASK: "0+60x9 540x9", AWAY: "0x9 5+5x9"},
+        "9m",
+        "12m",
+        None,
     ),
     "uploads of replicas that hang": (
         "StorageFails",

@@ -136,12 +136,13 @@ def test_prometheus_finds_every_ingress_of_a_head(ingresses: int) -> None:
     made = rendered({"settings": {"metrics_port": 9200, "ingress_replicas": ingresses}})
     monitor, (head, *_) = made["PodMonitor darkroom"], containers(made)
     (port,) = [each for each in head["ports"] if each["name"] == "app-metrics"]
-    endpoints = monitor["spec"]["podMetricsEndpoints"]
+    *endpoints, haproxy = monitor["spec"]["podMetricsEndpoints"]
+    assert address(haproxy, f"10.0.0.7:{port['containerPort']}") == "10.0.0.7:9101"
     assert {each["port"] for each in endpoints} == {port["name"]}
     found = [address(each, f"[fd00::7]:{port['containerPort']}") for each in endpoints]
     assert found == [f"[fd00::7]:{9200 + number}" for number in range(ingresses)]
     assert all(each["honorLabels"] for each in endpoints), "or `endpoint` would be the port's name"
-    assert jobs(monitor) == {"darkroom"}
+    assert jobs(monitor) == {"darkroom", "haproxy"}
     assert monitor["metadata"]["labels"]["release"] == "prometheus"
     allowed = made["NetworkPolicy darkroom-head"]["spec"]["ingress"]
     ports = {"port": 9200, "endPort": 9200 + ingresses - 1, "protocol": "TCP"}

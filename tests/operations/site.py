@@ -186,6 +186,7 @@ def site(folder: Path, plan: Plan) -> Generator[Site, None, None]:
             database=nothing,
             storage=nothing,
             receiver=receiver,
+            haproxy_metrics=f"127.0.0.1:{haproxy['RAY_SERVE_HAPROXY_METRICS_PORT']}",
         )
         configuration = folder / "darkroom.yaml"
         _write(configuration, folder, bucket)
