@@ -132,12 +132,15 @@ def test_the_names_of_files_are_the_same_each_time_and_those_of_each_attempt_its
     assert len({key for each in others for key in each}) == 15
 
 
-def test_a_pool_that_takes_the_overflow_of_another_one_is_the_pool_of_no_endpoint() -> None:
+@pytest.mark.parametrize("key", ["overflow_of", "canary_of"])
+def test_a_pool_that_takes_requests_of_another_one_is_the_pool_of_no_endpoint(key: str) -> None:
     first = PoolConfig(families=(FLUX.family,))
-    rest = PoolConfig(families=(FLUX.family,), overflow_of="first", endpoints=(FLUX.id,))
+    rest = PoolConfig.model_validate(
+        {"families": (FLUX.family,), "endpoints": (FLUX.id,), key: "first"}
+    )
     pools = PoolMap({"rest": rest, "first": first})
     assert pools.pool_of(FLUX) == pools.pool_of(FLUX, "first") == "first"
-    with pytest.raises(Unavailable, match=r"names the pool rest.*overflow of first.*Name first"):
+    with pytest.raises(Unavailable, match=r"names the pool rest.*requests of first.*Name first"):
         pools.pool_of(FLUX, "rest")
 
 
