@@ -181,9 +181,9 @@ def _under_load(
             "WHERE ended = 'interrupted' AND request_id::text = ANY(%s)",
             (ids,),
         ).fetchone() or (0,)
-    delivered = _delivered(place) & heard.accepted_at.keys()
-    if len(delivered) != len(heard.accepted_at):
-        problems.append(f"{len(heard.accepted_at) - len(delivered)} webhooks did not arrive.")
+    arrived = delivered(place) & heard.accepted_at.keys()
+    if len(arrived) != len(heard.accepted_at):
+        problems.append(f"{len(heard.accepted_at) - len(arrived)} webhooks did not arrive.")
     failed = [f"{id_} failed: {outcome}" for id_, state, _, outcome in rows if state == "failed"]
     replicas, ingresses = _processes(place)
     return replace(
@@ -195,7 +195,7 @@ def _under_load(
         billed_twice=tally.billed_twice,
         interrupted=interrupted,
         failures=sum(failures for _, _, failures, _ in rows),
-        webhooks=len(delivered),
+        webhooks=len(arrived),
         new_replicas=len(replicas - before[0]),
         new_ingresses=len(ingresses - before[1]),
         longest_gap_s=round(heard.longest_gap_s(began, ended), 1),
@@ -237,7 +237,7 @@ def _until_ended(place: Installation, accepted: dict[str, float]) -> Iterator[st
             row = connection.execute(
                 open_ones, (ids, [str(each.value) for each in FINAL])
             ).fetchone()
-        return row == (0,) and accepted.keys() <= _delivered(place)
+        return row == (0,) and accepted.keys() <= delivered(place)
 
     try:
         eventually(left, "all requests end and their webhooks arrive", PATIENCE_S)
@@ -245,6 +245,6 @@ def _until_ended(place: Installation, accepted: dict[str, float]) -> Iterator[st
         yield str(late)
 
 
-def _delivered(place: Installation) -> set[str]:
+def delivered(place: Installation) -> set[str]:
     """Ids of requests whose webhook the receiver got."""
     return {json.loads(each.body)["request_id"] for each in place.receiver.received}

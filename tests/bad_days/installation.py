@@ -153,6 +153,26 @@ def address_of(raylet: psutil.Process) -> str:
     return next(each.removeprefix(option) for each in raylet.cmdline() if each.startswith(option))
 
 
+def installation_settings(folder: Path) -> dict[str, Any]:
+    """Settings of the installation without those of its stores. Writes its catalogue."""
+    models = folder / "models.yaml"
+    models.write_text(
+        "endpoints: {test/small: {family: small, schema: open, "
+        "options: {artifacts_field: artifacts}}}"
+    )
+    return {
+        "data_dir": str(folder / "data"),
+        "models": str(models),
+        "families": {"small": "tests.fakes.family:ProbeFamily"},
+        "pools": {"small": POOL},
+        "ingress_replicas": INGRESSES,
+        "ingress_nodes": f"darkroom/gpu={GPU}",
+        "allow_private_webhooks": True,
+        "demo": False,
+        "lease_s": 6,
+    }
+
+
 @contextlib.contextmanager
 def installation(folder: Path, *, bridged: bool = False) -> Generator[Installation, None, None]:
     """Started and whole."""
@@ -188,27 +208,7 @@ def installation(folder: Path, *, bridged: bool = False) -> Generator[Installati
                 **(switches | store | EARLY | IMPATIENT | secrets),
             )
         )
-        models = folder / "models.yaml"
-        models.write_text(
-            "endpoints: {test/small: {family: small, schema: open, "
-            "options: {artifacts_field: artifacts}}}"
-        )
-        word, facts, _ = nodes.run(
-            {},
-            {
-                "data_dir": str(folder / "data"),
-                "models": str(models),
-                "families": {"small": "tests.fakes.family:ProbeFamily"},
-                "pools": {"small": POOL},
-                "ingress_replicas": INGRESSES,
-                "ingress_nodes": f"darkroom/gpu={GPU}",
-                "allow_private_webhooks": True,
-                "demo": False,
-                "lease_s": 6,
-                **metrics,
-                **bucket,
-            },
-        )
+        word, facts, _ = nodes.run({}, {**installation_settings(folder), **metrics, **bucket})
         assert word == "placed", facts
         made = Installation(
             bridged,

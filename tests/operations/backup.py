@@ -7,9 +7,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
-import psycopg
-
-from tests.operations.comparison import Outcome, compare, under_load
+from tests.operations.comparison import Outcome, compare, stored_ids, under_load
 from tests.operations.site import Plan, Site, site
 
 BEFORE_S = AFTER_S = 15.0
@@ -23,7 +21,7 @@ def backup(folder: Path) -> Iterator[Outcome]:
 
         def back_up(running: Site) -> Iterator[str]:
             time.sleep(BEFORE_S)
-            accepted.update(_requests(running))
+            accepted.update(stored_ids(running))
             began = time.monotonic()
             said = running.darkroom("backup", str(copy), *configured)
             said = said.splitlines()[0].replace(f" to {copy}", "")
@@ -31,12 +29,12 @@ def backup(folder: Path) -> Iterator[Outcome]:
             time.sleep(AFTER_S)
 
         yield under_load(running, "backup", back_up)
-        after = len(_requests(running)) - len(accepted)
+        after = len(stored_ids(running)) - len(accepted)
         deployed = running.deployed
         running.place.nodes.stop()
         _empty_bucket(running)
         said = running.darkroom("restore", str(copy), "--replace", *configured)
-        restored = _requests(running)
+        restored = stored_ids(running)
         running.deployed = []
         running.deploy(deployed)
         outcome = compare(running, "restore to an empty bucket", restored)
@@ -53,11 +51,6 @@ def backup(folder: Path) -> Iterator[Outcome]:
                 *outcome.problems,
             ),
         )
-
-
-def _requests(running: Site) -> set[str]:
-    with psycopg.connect(running.place.conninfo) as connection:
-        return {id_ for (id_,) in connection.execute("SELECT id::text FROM requests")}
 
 
 def _empty_bucket(running: Site) -> None:

@@ -12,6 +12,7 @@ from subprocess import SubprocessError
 import psycopg
 
 from tests.bad_days.clients import Clients
+from tests.bad_days.day import delivered
 from tests.chaos.history import FINAL, History
 from tests.cluster.darkroom import eventually
 from tests.operations.site import WITHIN_S, Site
@@ -66,7 +67,7 @@ def under_load(site: Site, scenario: str, act: Callable[[Site], Iterable[str]]) 
         ended = time.monotonic()
     accepted = set(heard.accepted_at)
     if forgotten := {each for each, at in heard.accepted_at.items() if site.may_be_lost(each, at)}:
-        stored = _stored(site)
+        stored = stored_ids(site)
         checked.append(f"{len(forgotten - stored)} of {len(forgotten)} that it may forget are gone")
         accepted -= forgotten - stored
     final = [each for each in heard.final if not any(id_ in each for id_ in forgotten)]
@@ -90,7 +91,7 @@ def compare(site: Site, scenario: str, accepted: Set[str]) -> Outcome:
         eventually(lambda: _ended(site, ids), "all requests end, webhooks arrive", WITHIN_S)
     except AssertionError as error:
         late = [str(error)]
-    if missing := accepted - _delivered(site, accepted):
+    if missing := accepted - delivered(place):
         late.append(f"{len(missing)} webhooks did not arrive, such as that of {min(missing)}.")
     history = History(accepted=set(accepted))
     with psycopg.connect(place.conninfo) as connection:
@@ -115,7 +116,8 @@ def compare(site: Site, scenario: str, accepted: Set[str]) -> Outcome:
     )
 
 
-def _stored(site: Site) -> set[str]:
+def stored_ids(site: Site) -> set[str]:
+    """Ids of all requests in the database."""
     with psycopg.connect(site.place.conninfo) as connection:
         return {id_ for (id_,) in connection.execute("SELECT id::text FROM requests")}
 
@@ -127,10 +129,4 @@ def _ended(site: Site, ids: list[str]) -> bool:
             "SELECT 1 FROM requests WHERE id::text = ANY(%s) AND NOT state::text = ANY(%s) LIMIT 1",
             (ids, ENDED),
         ).fetchall()
-    return not running and len(_delivered(site, ids)) == len(ids)
-
-
-def _delivered(site: Site, ids: Iterable[str]) -> set[str]:
-    """Those whose webhook the receiver got."""
-    bodies = [received.body.decode() for received in site.place.receiver.received]
-    return {id_ for id_ in ids if any(id_ in body for body in bodies)}
+    return not running and delivered(site.place).issuperset(ids)

@@ -18,7 +18,7 @@ import psutil
 import yaml
 
 from serve_app.embedded_postgres.embedded import EmbeddedPostgres
-from tests.bad_days.installation import GPU, INGRESSES, POOL, Installation
+from tests.bad_days.installation import GPU, Installation, installation_settings
 from tests.chaos.proxy import Proxy
 from tests.chaos.standby import Pair, pair
 from tests.cluster.darkroom import ROOT, clean_environment, eventually
@@ -35,10 +35,6 @@ from tests.webhooks.receiver import Receiver
 
 WITHIN_S = 300.0
 COMMAND_S = 300.0
-CATALOGUE = (
-    "endpoints: {test/small: {family: small, schema: open, options: {artifacts_field: artifacts}}}"
-)
-
 LOG_LINE = 300
 _SEVERE = re.compile(r"\b(ERROR|WARNING|CRITICAL|Traceback)\b")
 _VARIES = re.compile(r"\b[\w-]*\d[\w:.,-]*")
@@ -209,19 +205,6 @@ async def _nowhere() -> Any:
 
 
 def _write(configuration: Path, folder: Path, bucket: Mapping[str, str | None]) -> None:
-    models = folder / "models.yaml"
-    models.write_text(CATALOGUE)
-    arguments = {
-        "data_dir": str(folder / "data"),
-        "models": str(models),
-        "families": {"small": "tests.fakes.family:ProbeFamily"},
-        "pools": {"small": POOL},
-        "ingress_replicas": INGRESSES,
-        "ingress_nodes": f"darkroom/gpu={GPU}",
-        "allow_private_webhooks": True,
-        "demo": False,
-        "lease_s": 6,
-        **bucket,
-    }
+    arguments = {**installation_settings(folder), **bucket}
     application = {"import_path": "serve_app.app:build", "args": arguments}
     configuration.write_text(yaml.safe_dump({"applications": [application]}))

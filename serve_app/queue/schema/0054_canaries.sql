@@ -5,7 +5,6 @@ CREATE TABLE canaries (
     pool text NOT NULL,
     runs text NOT NULL,
     beside text NOT NULL,
-    since timestamptz NOT NULL DEFAULT now(),
     seen_at timestamptz NOT NULL DEFAULT now(),
     comparison text NOT NULL DEFAULT '',
     returned_at timestamptz,

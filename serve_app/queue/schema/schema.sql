@@ -914,7 +914,6 @@ CREATE TABLE canaries (
     pool text NOT NULL,
     runs text NOT NULL,
     beside text NOT NULL,
-    since timestamptz DEFAULT now() NOT NULL,
     seen_at timestamptz DEFAULT now() NOT NULL,
     comparison text DEFAULT '' NOT NULL,
     returned_at timestamptz,
