@@ -4,8 +4,9 @@ An answer from memory is at most ``FRESH_S`` old. Changes by this process are kn
 changes by others arrive by NOTIFY. Requests that clients look at are also read again in one batch
 each second, so a lost NOTIFY costs only that delay.
 
-Memory is bounded in bytes: a request may hold 64 KiB of input and a long outcome. Requests beyond
-the budget are forgotten, those that changed longest ago first, and are read again when asked for.
+Requests that were neither read nor changed for ``KEPT_S`` are forgotten: an answer needs them to be
+read again anyway. Memory is also bounded in bytes, because a request may hold 64 KiB of input and a
+long outcome: beyond the budget, those read or changed longest ago are forgotten first.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ SELECT {COLUMNS} FROM {SOURCE} WHERE r.id = ANY(%(ids)s::uuid[]) AND r.deleted_a
 
 FRESH_S = 1.0
 OUTDATED = float("-inf")  # a request that is read before the next answer was checked then
-FINAL_FRESH_S = 60.0  # a final request never changes, but it may be deleted
+FINAL_FRESH_S = KEPT_S = 60.0  # a final request never changes, but it may be deleted
 REQUEST_BYTES = 3072
 """Bytes of a cached request without its input and outcome (measured: 2.2 KiB)."""
 LOOKED_AT_S = 3.0
@@ -52,15 +53,17 @@ POLL_BATCH = 500
 
 
 class CachedRequest:
-    __slots__ = ("checked", "size", "stored")
+    __slots__ = ("checked", "size", "stored", "updated")
 
     def __init__(self, stored: StoredRequest, now: float) -> None:
         self.stored = stored
-        self.checked = now  # time at which it was known to be current
+        self.updated = now  # time at which it was read or changed last
+        self.checked = now  # the same, or OUTDATED
         self.size = size_of(stored.request)  # bytes
 
     def replace(self, stored: StoredRequest, now: float) -> None:
-        before, self.stored, self.checked = self.stored, stored, now
+        before, self.stored = self.stored, stored
+        self.updated = self.checked = now
         old, new = before.request, stored.request
         # A version that is read again brings equal values in new objects.
         if stored.version != before.version and (
@@ -274,6 +277,7 @@ class RequestCache:
         due = [id_ for id_ in {*self._futures, *self._looked_at} if self._due(id_, now)]
         for start in range(0, len(due), POLL_BATCH):
             await self._read(due[start : start + POLL_BATCH])
+        self._keep_to_age(now)
 
     # Implementation
 
@@ -289,6 +293,13 @@ class RequestCache:
         ]
         if running:
             await self._database.rows(FOLLOW, {"ids": running, "followed_s": FOLLOWED_S})
+
+    def _keep_to_age(self, now: float) -> None:
+        while self._entries:
+            id_, oldest = next(iter(self._entries.items()))
+            if now - oldest.updated <= KEPT_S:
+                return
+            self._forget(id_)
 
     def _keep_to_budget(self) -> None:
         while self.size > self._max_bytes:

@@ -10,10 +10,11 @@ from serve_app.domain.outcome import Outcome, Usage
 from serve_app.domain.progress import Progress, Stage
 from serve_app.domain.request import Request, State
 from serve_app.postgres.database import Database
-from serve_app.queue.state.request_cache import RequestCache
+from serve_app.queue.state.request_cache import KEPT_S, RequestCache
 from serve_app.queue.transactions.insert import EncodedInput, NewRow, insert_requests
 from serve_app.telemetry.clock import SystemClock
 from tests.contract.test_events_contract import watched
+from tests.fakes.clock import FakeClock
 from tests.queue.database import LONG_LEASES, Ingress
 from tests.queue.requests import TENANT, done, lease, new
 
@@ -83,6 +84,33 @@ async def test_the_account_follows_changes_and_deletions(database: Database) -> 
     cache.invalidate([request.id])
     await asyncio.gather(cache.get(TENANT, request.id), return_exceptions=True)
     assert cache.size == 0
+    await cache.aclose()
+
+
+async def test_requests_that_did_not_change_and_were_not_read_for_a_minute_take_no_memory(
+    database: Database,
+) -> None:
+    clock = FakeClock()
+    cache = RequestCache(database, clock, BUDGET)
+    old, outdated, waited, recent = requests = [new() for _ in range(4)]
+    for each in requests:
+        await insert_requests(database, [NewRow(each, EncodedInput(each.input))], 60.0)
+    for each in requests[:3]:
+        await cache.get(TENANT, each.id)
+    cache.invalidate([outdated.id])
+    waiting = asyncio.create_task(cache.wait(TENANT, waited.id, 600.0))
+    clock.advance(KEPT_S)
+    await cache.get(TENANT, recent.id)
+    one = cache.size // 4
+    clock.advance(1.0)
+    await cache.refresh_watched()
+    assert cache.size == 2 * one
+    waiting.cancel()
+    await asyncio.gather(waiting, return_exceptions=True)
+    clock.advance(KEPT_S + 1.0)
+    await cache.refresh_watched()
+    assert cache.size == 0
+    assert (await cache.get(TENANT, old.id)).state is State.QUEUED
     await cache.aclose()
 
 
