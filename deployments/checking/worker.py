@@ -189,7 +189,7 @@ def for_tenant(message: str) -> str:
     """``message`` for a tenant, who sets its token otherwise than the operator."""
     start, token, _ = message.partition("set HF_TOKEN")
     if token:
-        return f"{start}set your token of the hub (PUT /v1/tenants/TENANT/hub-token), and add it."
+        return f"{start}set your secret HF_TOKEN (`darkroom secrets set HF_TOKEN`), and add it."
     return message.replace("HF_TOKEN", "the token that was used")
 
 

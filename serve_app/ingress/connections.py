@@ -18,6 +18,7 @@ from ray import serve
 from ray.serve._private.constants import RAY_SERVE_ENABLE_HA_PROXY
 
 from serve_app.domain.errors import DarkroomError, Misconfigured
+from serve_app.domain.executors.secrets import HUB_TOKEN
 from serve_app.domain.lease import Liveness
 from serve_app.domain.ports import Clock
 from serve_app.embedded_postgres.embedded import EmbeddedPostgres
@@ -50,7 +51,7 @@ from serve_app.queue.state.stats import QueueStats
 from serve_app.queue.store.diagnostics import check_durability
 from serve_app.queue.store.migrations import migrate
 from serve_app.queue.transactions.lease import is_held
-from serve_app.registry.postgres import PostgresWeightBook
+from serve_app.resources.table import PostgresTable
 from serve_app.scaling.clusters import led_pools
 from serve_app.scaling.demand import cluster_id
 from serve_app.settings import Config, Secrets
@@ -61,9 +62,8 @@ from serve_app.telemetry.queue_metrics import QueueMeter
 from serve_app.telemetry.version import package_version
 from serve_app.tenants.deletions import PostgresTenantDeletions
 from serve_app.tenants.first_key import ensure_first_key
-from serve_app.tenants.hub_tokens import PostgresHubTokens
 from serve_app.tenants.key_ring import KeyRing
-from serve_app.tenants.secrets import PostgresSecrets
+from serve_app.tenants.secrets import SECRETS, SecretBook
 from serve_app.tenants.tenants import PostgresTenants
 from serve_app.tenants.tokens import StreamTokens, Tokens, UploadTokens
 
@@ -386,24 +386,17 @@ def log_slow_proxy() -> None:
         )
 
 
-async def open_weights(database: Database) -> tuple[PostgresWeightBook, PostgresHubTokens]:
-    """Weights that tenants have registered, and their tokens of the hub."""
-    secret = await shared_secret(database, "hub_tokens")
-    return PostgresWeightBook(database), PostgresHubTokens(database, secret)
-
-
-async def open_secrets(database: Database) -> PostgresSecrets:
-    """Secrets by name, of tenants and of the installation."""
-    return PostgresSecrets(database, await shared_secret(database, "secrets"))
+async def open_secrets(database: Database) -> SecretBook:
+    return SecretBook(PostgresTable(database, SECRETS), await shared_secret(database, "secrets"))
 
 
 def start_weight_jobs(stack: AsyncExitStack, services: Services) -> None:
     """Start the jobs about weights that tenants register."""
 
     async def token_of(tenant: str) -> str | None:
-        own = await services.hub_tokens.token(tenant)
-        if own is not None:
-            return own
+        for secret in await services.secrets.read(tenant, [HUB_TOKEN]):
+            if secret.owner == tenant:
+                return secret.value
         return None if services.config.weights.share_hub_token else ""
 
     storage, config = services.files.storage, lambda: services.config

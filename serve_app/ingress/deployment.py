@@ -80,6 +80,7 @@ from serve_app.queue.transactions.signing_keys import PostgresSigningSeeds
 from serve_app.queue.transactions.uploads import PostgresUploads
 from serve_app.queue.transactions.webhook_outbox import PostgresOutbox
 from serve_app.queue.workflows.book import PostgresWorkflowDefinitions
+from serve_app.registry.postgres import PostgresWeightBook
 from serve_app.scaling.clusters import ClusterShare
 from serve_app.scaling.demand import DemandWriter, cluster_id, publish_bounds, read_targets
 from serve_app.scaling.liveness import RayActorTable, RayLiveness
@@ -188,7 +189,7 @@ class Ingress(ReplicaCalls):
         config = self._config = self._tenants.merged(self._file_config)
         await publish_bounds(str(config.server.data_dir), bounds_of(config))
         catalog = Catalog({})
-        self._weights, self._hub_tokens = await connections.open_weights(database)
+        self._weights = PostgresWeightBook(database)
         self._secrets = await connections.open_secrets(database)
         self._catalog = LiveCatalog(
             PostgresCatalogEntries(database),
@@ -416,7 +417,6 @@ class Ingress(ReplicaCalls):
             ),
             warm=warm,
             weights=self._weights,
-            hub_tokens=self._hub_tokens,
             secrets=self._secrets,
             safety=self._safety,
             proxy_secret=connections.text_of(secrets.proxy_secret),

@@ -80,7 +80,7 @@ RETURNING 1
 ROWS = (
     "webhook_deliveries", "request_words", "favourites", "share_links", "budget_warnings",
     "tenant_quotas", "fair_lanes", "api_keys", "batches", "batch_files", "file_url_revocations",
-    "file_access", "tenant_weights", "hub_tokens", "hosted_calls", "workflows", "workflow_runs",
+    "file_access", "tenant_weights", "hosted_calls", "workflows", "workflow_runs",
     "comfyui_files",
 )  # fmt: skip
 """Tables whose rows with the tenant are deleted, and with them those that refer to them."""

@@ -12,9 +12,10 @@ from serve_app.domain.executors.secrets import INSTALLATION, Secret
 from serve_app.domain.operations import Actor
 from serve_app.domain.ports import Queue
 from serve_app.postgres.database import Database
-from serve_app.tenants.secrets import MAX_SECRETS, PostgresSecrets, SecretBook
+from serve_app.resources.table import PostgresTable
+from serve_app.tenants.secrets import MAX_SECRETS, SECRETS, SecretBook
 from tests.fakes.queue import FakeQueue
-from tests.fakes.secrets import FakeSecrets
+from tests.fakes.tables import FakeTable
 
 ME = Actor("key-1", "192.0.2.1")
 
@@ -22,12 +23,12 @@ ME = Actor("key-1", "192.0.2.1")
 @pytest.fixture
 async def kept(at: str | None, queue: Queue) -> AsyncIterator[SecretBook]:
     if isinstance(queue, FakeQueue):
-        yield FakeSecrets(queue.operations.note)
+        yield SecretBook(FakeTable(SECRETS, queue.operations.note), b"s" * 32)
         return
     assert at is not None
     database = Database(at)
     await database.start()
-    yield PostgresSecrets(database, b"s" * 32)
+    yield SecretBook(PostgresTable(database, SECRETS), b"s" * 32)
     await database.aclose()
 
 
@@ -52,9 +53,9 @@ async def test_secrets_are_listed_without_values_and_removed(kept: SecretBook) -
         ("B_KEY", "key-1"),
     ]
     assert "value" not in repr(listed)
-    assert await kept.remove("house", "A_KEY", ME)
-    assert not await kept.remove("house", "A_KEY", ME)
-    assert not await kept.remove("house", "C_KEY", ME)
+    assert await kept.delete("house", "A_KEY", ME)
+    assert not await kept.delete("house", "A_KEY", ME)
+    assert not await kept.delete("house", "C_KEY", ME)
     assert await kept.read("house", ["A_KEY", "C_KEY"]) == []
 
 
@@ -62,10 +63,10 @@ async def test_changes_are_in_the_audit_log_without_the_value(
     kept: SecretBook, queue: Queue
 ) -> None:
     await kept.put("house", "FAL_KEY", "value", ME)
-    await kept.remove("house", "FAL_KEY", ME)
+    await kept.delete("house", "FAL_KEY", ME)
     acts = await queue.operations.audit()
     assert [(each.action, each.subject, each.detail) for each in acts] == [
-        ("secret.remove", "FAL_KEY", {"tenant": "house"}),
+        ("secret.delete", "FAL_KEY", {"tenant": "house"}),
         ("secret.set", "FAL_KEY", {"tenant": "house"}),
     ]
     assert "value" not in repr(acts)
@@ -75,7 +76,7 @@ async def test_an_owner_has_a_limited_number_of_secrets(kept: SecretBook) -> Non
     for number in range(MAX_SECRETS - 1):
         assert await kept.put("house", f"KEY_{number}", "x", ME)
     both = await asyncio.gather(*(kept.put("house", f"LAST_{n}", "x", ME) for n in range(2)))
-    assert sorted(both) == [False, True]
+    assert sorted(each is None for each in both) == [False, True]
     assert await kept.put("house", "KEY_0", "changed", ME)
     assert await kept.put("other", "KEY_0", "x", ME)
 
@@ -88,7 +89,7 @@ async def test_values_of_another_installation_are_reported_by_name(
         return
     database = Database(at)
     await database.start()
-    elsewhere = PostgresSecrets(database, b"t" * 32)
+    elsewhere = SecretBook(PostgresTable(database, SECRETS), b"t" * 32)
     with pytest.raises(Unavailable, match="The secret FAL_KEY cannot be decrypted"):
         await elsewhere.read("house", ["FAL_KEY"])
     await database.aclose()

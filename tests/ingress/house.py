@@ -49,20 +49,20 @@ from serve_app.storage.signed_urls import FileUrlSigner
 from serve_app.telemetry.clock import SystemClock
 from serve_app.telemetry.metrics import Metrics
 from serve_app.tenants.scopes import ADMIN, API
+from serve_app.tenants.secrets import SECRETS, SecretBook
 from serve_app.tenants.tokens import StreamTokens, Tokens, UploadTokens
 from tests.fakes.catalog_entries import FakeAppBundles, FakeCatalogEntries
 from tests.fakes.comfyui import FakeComfyUiBook
 from tests.fakes.file_access import FakeFileAccess
 from tests.fakes.held_weights import FakeHeldWeights, FakeLeader
-from tests.fakes.hub_tokens import FakeHubTokens
 from tests.fakes.keyring import FakeKeyRing
 from tests.fakes.lifecycles import FakeLifecycles
 from tests.fakes.liveness import FakeLiveness
 from tests.fakes.partial_results import FakePartialResults
 from tests.fakes.queue import FakeQueue
-from tests.fakes.secrets import FakeSecrets
 from tests.fakes.signing_seeds import FakeSigningSeeds
 from tests.fakes.storage import FakeStorage
+from tests.fakes.tables import FakeTable
 from tests.fakes.tenant_deletions import FakeTenantDeletions
 from tests.fakes.tenants import FakeTenants
 from tests.fakes.uploads import FakeUploads
@@ -244,8 +244,7 @@ async def built(
             FakeLeader(),
         ),
         weights=weights,
-        hub_tokens=FakeHubTokens(queue.operations.note),
-        secrets=FakeSecrets(queue.operations.note),
+        secrets=SecretBook(FakeTable(SECRETS, queue.operations.note), b"s" * 32),
         proxy_secret=PROXY_SECRET,
         replies=Replies(last_byte_delay_s=linger_s),
     )

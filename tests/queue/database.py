@@ -45,7 +45,7 @@ TABLES = (
     "running_counts", "quarantines", "canary_attempts", "canaries", "warm_targets",
     "catalog_entries",
     "weight_peers", "file_access", "file_url_revocations", "tenant_deletions",
-    "tenant_weights", "hub_tokens", "tenant_weight_files", "weight_files", "batches", "batch_files",
+    "tenant_weights", "tenant_weight_files", "weight_files", "batches", "batch_files",
     "secrets", "hosted_calls", "fallback_budgets", "workflows", "workflow_runs", "shadows",
     "comfyui_nodes", "comfyui_files", "processes",
 )  # fmt: skip

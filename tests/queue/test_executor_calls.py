@@ -28,8 +28,9 @@ from serve_app.queue.queue import PostgresQueue
 from serve_app.queue.transactions.catalog_entries import PostgresAppBundles
 from serve_app.queue.transactions.garbage import UnwantedFiles
 from serve_app.queue.transactions.lease import EXPECTED_S, ExecutorLeases
+from serve_app.resources.table import PostgresTable
 from serve_app.tenants.hosted_jobs import UnwantedJobs
-from serve_app.tenants.secrets import PostgresSecrets
+from serve_app.tenants.secrets import SECRETS, SecretBook
 from tests.contract.test_fallbacks_contract import CENT, plan
 from tests.contract.waiting import eventually
 from tests.fakes.fal_server import FalServer
@@ -59,7 +60,7 @@ class Desk:
         self.queue = queue
         self.terms = Terms()
         self.hosted = PostgresHostedCalls(database, release_after_s=0.0)
-        self.secrets = PostgresSecrets(database, b"s" * 32)
+        self.secrets = SecretBook(PostgresTable(database, SECRETS), b"s" * 32)
         bundles = PostgresAppBundles(database)
         self.calls = ExecutorCalls(
             *(self.terms, bundles, queue, queue.partials, ExecutorLeases(database)),

@@ -74,7 +74,6 @@ INSERT INTO workflows (tenant, name, definition, source) VALUES ('{0}', 'flow', 
 INSERT INTO workflow_runs (request_id, tenant) VALUES ('{1}', '{0}');
 INSERT INTO workflow_steps (run_id, node, item, app, request_id)
     VALUES ('{1}', 'draw', 0, 'e', gen_random_uuid());
-INSERT INTO hub_tokens (tenant, sealed, changed_by) VALUES ('{0}', '', 'k1');
 INSERT INTO comfyui_files (tenant, path, content) VALUES ('{0}', 'a.json', '');
 INSERT INTO secrets (owner, name, sealed, changed_by) VALUES ('{0}', 'FAL_KEY', '', 'k1');
 INSERT INTO hosted_calls (id, request_id, tenant, attempt, provider, owner, endpoint, input_hash)

@@ -62,7 +62,6 @@ LEFT_OUT = {
     "hosted_calls": "the calls of the requests",
     "shadows": "copies of the requests, which are the operator's",
     "file_url_revocations": "signatures",
-    "hub_tokens": "a secret, which is never shown",
     "tenant_deletions": "of a tenant that is gone",
 }
 """Table → reason."""

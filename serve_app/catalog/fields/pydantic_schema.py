@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import inf
 from types import MappingProxyType
 from typing import Annotated, Any, cast
@@ -97,11 +97,13 @@ MAX_PROBLEMS = 100
 """Problems that an answer names. A long list of wrong items would have an answer that is longer."""
 
 
-def invalid_input(error: ValidationError) -> InvalidInput:
+def invalid_input(error: ValidationError, *, hide_input: bool = False) -> InvalidInput:
     """Convert to an ``InvalidInput`` with the first ``MAX_PROBLEMS`` problems. Its message names
-    the first field."""
+    the first field. ``hide_input``: the values are secret."""
     details = error.errors(include_url=False)
     problems = tuple(_problem(detail) for detail in details[:MAX_PROBLEMS])
+    if hide_input:
+        problems = tuple(replace(each, value=None) for each in problems)
     first = problems[0]
     field = ".".join(str(part) for part in first.loc[1:])
     message = f"{field}: {first.message}" if field else first.message

@@ -15,7 +15,6 @@ import click
 from serve_app.cli.connection import options
 from serve_app.cli.connection.client import ApiFailure, Client, is_lost
 from serve_app.cli.connection.server import Server
-from serve_app.cli.connection.text import standard_input
 from serve_app.cli.group import INTERRUPTED
 from serve_app.domain.errors import DarkroomError, InvalidInput, Misconfigured
 
@@ -134,26 +133,6 @@ def publish_command(
     path = f"weights:{answer['tenant']}/{answer['name']}"
     who = "Only its tenant may use it." if undo else f"All tenants may use it as {path}."
     click.echo(json.dumps(answer) if as_json else who)
-
-
-@weights_group.command("hub-token")
-@options.server
-@click.option("--tenant", required=True, help="Whose token.")
-@click.option("--remove", is_flag=True, help="Remove it.")
-@options.as_json
-def hub_token_command(server: Server, tenant: str, *, remove: bool, as_json: bool) -> None:
-    """Set the token of the hub that a tenant's weights are fetched with.
-
-    The token is read from standard input. It is stored encrypted and never shown.
-    """
-    path = f"/v1/tenants/{quote(tenant, safe='')}/hub-token"
-    with Client(server) as client:
-        if remove:
-            answer = client.delete(path)
-        else:
-            answer = client.put(path, {"token": standard_input().strip()})
-    done = "is set" if answer["own"] else "is removed"
-    click.echo(json.dumps(answer) if as_json else f"The hub token of {tenant} {done}.")
 
 
 def described(weights: Mapping[str, Any]) -> str:

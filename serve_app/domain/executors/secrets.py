@@ -17,6 +17,9 @@ INSTALLATION = ""
 
 NAME = r"[A-Z][A-Z0-9_]{0,63}"
 
+HUB_TOKEN = "HF_TOKEN"  # noqa: S105 a name
+"""Secret of a tenant with which its registered weights are fetched from the hub."""
+
 MAX_VALUE_BYTES = 16 * 1024
 
 _RESERVED = re.compile(
@@ -41,6 +44,13 @@ def name_problem(name: str) -> str | None:
         return "A name has 1 to 64 capital letters, digits and _, and begins with a letter"
     if _RESERVED.fullmatch(name):
         return "This name belongs to a variable that processes need for themselves"
+    return None
+
+
+def value_problem(name: str, value: str) -> str | None:
+    """Reason why a secret cannot have this value. The hub's token becomes part of a header."""
+    if name == HUB_TOKEN and not (value.isascii() and value.isprintable()):
+        return "The hub's token has printable ASCII characters only"
     return None
 
 

@@ -42,7 +42,7 @@ from serve_app.ingress.api.administration import (
 from serve_app.ingress.api.billing import pricing, report, sums
 from serve_app.ingress.api.files import content, links, stored, verification
 from serve_app.ingress.api.gallery import items, shares, zip_files
-from serve_app.ingress.api.registered import hub_token, secrets, weights
+from serve_app.ingress.api.registered import secrets, weights
 from serve_app.ingress.http.auth import authenticate
 from serve_app.ingress.http.context import context_of
 from serve_app.ingress.http.errors import json_reply
@@ -339,7 +339,6 @@ ROUTES = [
     *keys.ROUTES,
     *tenants.ROUTES,
     *tenant_deletion.ROUTES,
-    *hub_token.ROUTES,
     *secrets.ROUTES,
     *tenant_export.ROUTES,
     *sign_in.ROUTES,

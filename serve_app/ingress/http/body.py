@@ -135,11 +135,12 @@ async def parse_body(raw: bytes) -> Any:
 
 async def read_model(request: HttpRequest, model: type[ModelT], max_bytes: int) -> ModelT:
     """Return the body as an instance of ``model``. ``InvalidInput`` as in ``read_json``, and for
-    every field that ``model`` refuses."""
+    every field that ``model`` refuses; without its value if the model hides inputs in errors."""
     try:
         return model.model_validate(await read_json(request, max_bytes))
     except ValidationError as error:
-        raise invalid_input(error) from None
+        hide = bool(model.model_config.get("hide_input_in_errors"))
+        raise invalid_input(error, hide_input=hide) from None
 
 
 def parse(raw: bytes) -> Any:

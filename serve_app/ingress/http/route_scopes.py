@@ -74,7 +74,6 @@ SCOPES: Mapping[str, Mapping[str, str]] = {
         "/v1/tenants": OPERATOR,
         "/v1/tenants/{tenant}": OPERATOR,
         "/v1/tenants/{tenant}/deletion": OPERATOR,
-        "/v1/tenants/{tenant}/hub-token": TENANT_ADMIN,
         "/v1/tenants/{tenant}/export": TENANT_ADMIN,  # `operator` for other tenants
         "/v1/shadows": OPERATOR,
         "/v1/status": OPERATOR,
@@ -208,7 +207,6 @@ SCOPES: Mapping[str, Mapping[str, str]] = {
         "/v1/webhooks/rotate": OPERATOR,
         "/v1/tenants/{tenant}/disable": OPERATOR,
         "/v1/tenants/{tenant}/enable": OPERATOR,
-        "/v1/tenants/{tenant}/hub-token": TENANT_ADMIN,
         "/v1/secrets/{secret}": TENANT_ADMIN,
         "/v1/endpoints/{endpoint_id:path}/pause": OPERATOR,
         "/v1/endpoints/{endpoint_id:path}/drain": OPERATOR,
@@ -227,7 +225,6 @@ SCOPES: Mapping[str, Mapping[str, str]] = {
         "/v1/weights/{name}": FILES,
         "/v1/workflows/{name}": SUBMIT,
         "/v1/keys/{key_id}": TENANT_ADMIN,
-        "/v1/tenants/{tenant}/hub-token": TENANT_ADMIN,
         "/v1/secrets/{secret}": TENANT_ADMIN,
         "/v1/sign-in": ANY_KEY,
         "/v1/models/entries/{endpoint_id:path}": OPERATOR,

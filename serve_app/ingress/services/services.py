@@ -59,7 +59,6 @@ from serve_app.registry.records import WeightBook
 from serve_app.settings import Config, PoolConfig
 from serve_app.telemetry.metrics import Metrics
 from serve_app.tenants.api_keys import Keys
-from serve_app.tenants.hub_tokens import HubTokens
 from serve_app.tenants.scopes import Caller
 from serve_app.tenants.secrets import KnownSecrets, SecretBook
 from serve_app.tenants.tokens import StreamTokens, Tokens, UploadTokens
@@ -225,7 +224,6 @@ class Services:
     audit: AuditTrail
     warm: WarmPools
     weights: WeightBook
-    hub_tokens: HubTokens
     secrets: SecretBook
     known_secrets: KnownSecrets = field(default_factory=KnownSecrets)
     safety: SafetyPolicy = field(default_factory=SafetyPolicy)

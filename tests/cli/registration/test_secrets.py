@@ -31,16 +31,22 @@ def test_a_secret_is_read_from_standard_input_and_not_shown(
         )
         return ran.exit_code, ran.output
 
-    assert darkroom("set", "FAL_KEY", given="id:sk\n") == (0, "FAL_KEY is set for default.\n")
+    assert darkroom("set", "FAL_KEY", given="id:sk\n") == (0, "The secret FAL_KEY is set.\n")
     code, said = darkroom("set", "FAL_KEY", "--installation", given="id:sk\n")
-    assert (code, said) == (0, "FAL_KEY is set for the installation.\n")
+    assert (code, said) == (0, "The secret FAL_KEY is set.\n")
     code, said = darkroom("list")
-    assert (code, said[:8], "sk" in said) == (0, "FAL_KEY ", False)
+    heading, row = said.splitlines()
+    assert (code, heading.split(), "sk" in said) == (
+        0,
+        ["NAME", "CHANGED", "AT", "CHANGED", "BY"],
+        False,
+    )
+    assert row.startswith("FAL_KEY ")
     shown = json.loads(darkroom("list", "--installation", "--json")[1])
     assert [each["name"] for each in shown["secrets"]] == ["FAL_KEY"]
-    assert darkroom("remove", "FAL_KEY") == (0, "FAL_KEY is removed from default.\n")
-    assert darkroom("list") == (0, "No secrets are set for default.\n")
-    assert darkroom("remove", "FAL_KEY")[0] == 1
+    assert darkroom("delete", "FAL_KEY") == (0, "The secret FAL_KEY is deleted.\n")
+    assert darkroom("list") == (0, "There are no secrets.\n")
+    assert darkroom("delete", "FAL_KEY")[0] == 1
     code, said = darkroom("set", "FAL_KEY", given="\n")
     assert (code, "is empty" in said) == (1, True)
     code, said = darkroom("list", "--installation", "--tenant", "default")

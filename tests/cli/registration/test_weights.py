@@ -62,13 +62,6 @@ def test_weights_that_are_not_ready_cannot_be_published(darkroom: Any) -> None:
     assert "ready" in darkroom("weights", "publish", "early", fails=True).output
 
 
-def test_a_token_is_read_from_standard_input_and_not_shown(darkroom: Any) -> None:
-    words = ("weights", "hub-token", "--tenant", "default")
-    told = darkroom(*words, typed="hf_secret\n").output
-    assert told == "The hub token of default is set.\n"
-    assert darkroom(*words, "--remove").output == "The hub token of default is removed.\n"
-
-
 class Calls:
     """Calls of ``darkroom weights add`` with a file, through a proxy that answers ``status`` to the
     registration."""

@@ -304,4 +304,4 @@ def test_the_process_answers_with_the_reason(tmp_path: Path) -> None:
 def test_words_about_the_operators_token_are_changed_for_tenants() -> None:
     told = for_tenant("x is gated, and the account of HF_TOKEN has no access.")
     assert "HF_TOKEN" not in told
-    assert "hub-token" in for_tenant("The hub has no x, or it is private: set HF_TOKEN.")
+    assert "secrets set HF_TOKEN" in for_tenant("The hub has no x, or it is private: set HF_TOKEN.")

@@ -164,12 +164,11 @@ EXAMPLES = {
     "drain-node": ("darkroom drain-node", "darkroom drain-node --within 600"),
     "watch-spot": ("darkroom watch-spot", "darkroom watch-spot --cloud aws"),
     "weights add": ("darkroom weights add style style.safetensors --base fal-ai/flux/dev",),
-    "weights hub-token": ("darkroom weights hub-token --tenant studio-a < token.txt",),
     "weights list": ("darkroom weights list",),
     "weights publish": ("darkroom weights publish style --tenant studio-a",),
     "weights remove": ("darkroom weights remove style",),
     "secrets list": ("darkroom secrets list --installation",),
-    "secrets remove": ("darkroom secrets remove FAL_KEY",),
+    "secrets delete": ("darkroom secrets delete FAL_KEY",),
     "secrets set": (
         "darkroom secrets set FAL_KEY --installation < key.txt",
         "darkroom secrets set FAL_KEY",

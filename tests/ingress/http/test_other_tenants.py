@@ -146,7 +146,6 @@ EMPTY = {
     "/v1/sign-in/links/take",
     "/v1/sign-in/device",
     "/v1/sign-in/device/finish",
-    "/v1/tenants/{tenant}/hub-token",
     f"{OPENAI_PREFIX}/files",
     f"{OPENAI_PREFIX}/images/generations",
     f"{OPENAI_PREFIX}/images/edits",

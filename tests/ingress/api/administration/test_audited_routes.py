@@ -40,10 +40,8 @@ ACTIONS: dict[tuple[str, str], str] = {
     ("POST", "/v1/warm"): "warm.set",
     ("PATCH", "/v1/tenants/{tenant}"): "tenant.change",
     ("POST", "/v1/apps/code"): "app.store",
-    ("PUT", "/v1/tenants/{tenant}/hub-token"): "hub-token.set",
-    ("DELETE", "/v1/tenants/{tenant}/hub-token"): "hub-token.remove",
     ("PUT", "/v1/secrets/{secret}"): "secret.set",
-    ("DELETE", "/v1/secrets/{secret}"): "secret.remove",
+    ("DELETE", "/v1/secrets/{secret}"): "secret.delete",
     ("PUT", "/v1/weights/{name}/public"): "weights.publish",
 }
 NOT_RECORDED: dict[tuple[str, str], str] = {}
@@ -74,16 +72,13 @@ def body_of(action: str) -> Any:
         "key.rotate": {},
         "key.link": {},
         "tenant.disable": {},
-        "hub-token.set": {"token": "hf_secret"},
         "secret.set": {"value": "sk-secret"},
         "weights.publish": {"public": True},
     }.get(action)
 
 
 async def make_registered(action: str, house: House, client: httpx.AsyncClient) -> None:
-    if action == "hub-token.remove":
-        await client.put("/v1/tenants/ann/hub-token", json={"token": "hf_secret"})
-    if action == "secret.remove":
+    if action == "secret.delete":
         await client.put("/v1/secrets/FAL_KEY", json={"value": "sk-secret"})
     if action == "weights.publish":
         await add(client, base=PROBE)
@@ -101,7 +96,7 @@ async def url_of(path: str, action: str, house: House, client: httpx.AsyncClient
         endpoint = ENTRY
     if action == "model.remove":
         await client.put(f"/v1/models/entries/{ENTRY}", json=OPEN)
-    if action.startswith(("tenant.", "hub-token.")):
+    if action.startswith("tenant."):
         await client.post("/v1/tenants", json={"tenant": "ann"})
     await make_registered(action, house, client)
     request_id = ""

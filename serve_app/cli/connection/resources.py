@@ -1,0 +1,126 @@
+"""The plain commands of a resource, from its declaration: ``list``, ``show`` and ``delete``.
+
+All have the same words: ``--tenant`` and ``--installation`` where the resource has owners, and
+``--json``. A list is a table with the columns of the declaration; ``--limit`` shortens it.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+from urllib.parse import quote
+
+import click
+
+from serve_app.cli.connection import options
+from serve_app.cli.connection.client import Client
+from serve_app.cli.connection.server import Server
+from serve_app.domain.errors import Misconfigured
+from serve_app.resources.declaration import Owner, Resource
+
+Command = Callable[..., Any]
+
+_TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d.*")
+
+
+def owners(resource: Resource[Any]) -> Callable[[Command], Command]:
+    """Add the options that say whose resources are meant; the command gets ``owner``, the
+    parameters of the query."""
+
+    def add(command: Command) -> Command:
+        def call(*args: Any, **given: Any) -> Any:
+            tenant = given.pop("tenant", None)
+            installation = given.pop("installation", False)
+            if installation and tenant is not None:
+                raise Misconfigured("Use either --tenant or --installation.")
+            owner = {"tenant": tenant, "installation": "true" if installation else None}
+            return command(*args, owner=owner, **given)
+
+        call.__doc__, call.__name__ = command.__doc__, command.__name__
+        call.__dict__.update(command.__dict__)  # options that were added before
+        if resource.owner is Owner.TENANT_OR_INSTALLATION:
+            what = f"{resource.plural.capitalize()} for all tenants. Needs the scope operator."
+            call = click.option("--installation", is_flag=True, help=what)(call)
+        if resource.owner in (Owner.TENANT, Owner.TENANT_OR_INSTALLATION):
+            what = f"Whose {resource.plural}. Default: the key's tenant."
+            call = click.option("--tenant", help=what)(call)
+        return call
+
+    return add
+
+
+def add_list(group: click.Group, resource: Resource[Any]) -> None:
+    @group.command("list", help=f"List {resource.plural}.")
+    @options.server
+    @owners(resource)
+    @click.option("--limit", type=click.IntRange(1, 1000), help="At most so many.")
+    @options.as_json
+    def list_command(
+        server: Server, *, owner: Mapping[str, Any], limit: int | None, as_json: bool
+    ) -> None:
+        with Client(server) as client:
+            answer = client.get(resource.path, limit=limit, **owner)
+        if as_json:
+            click.echo(json.dumps(answer))
+            return
+        rows = answer[resource.items]
+        for line in table(resource.columns, rows):
+            click.echo(line)
+        if not rows:
+            click.echo(f"There are no {resource.plural}.")
+        elif answer["has_more"]:
+            click.echo(f"There are more. Raise --limit, which is {len(rows)}.", err=True)
+
+
+def add_delete(group: click.Group, resource: Resource[Any], effect: str = "") -> None:
+    """``effect``: a sentence on what the deletion does."""
+
+    @group.command("delete", help=f"Delete a {resource.name}. {effect}".strip())
+    @options.server
+    @click.argument(resource.key)
+    @owners(resource)
+    @options.as_json
+    def delete_command(
+        server: Server, *, owner: Mapping[str, Any], as_json: bool, **given: str
+    ) -> None:
+        key = given[resource.key]
+        with Client(server) as client:
+            client.delete(path_of(resource, key), **owner)
+        click.echo(
+            json.dumps({resource.key: key, "deleted": True})
+            if as_json
+            else f"The {resource.name} {key} is deleted."
+        )
+
+
+def path_of(resource: Resource[Any], key: str) -> str:
+    return f"{resource.path}/{quote(key, safe='')}"
+
+
+def table(columns: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> Sequence[str]:
+    """Lines of a table with a heading; none without rows."""
+    if not rows:
+        return []
+    cells = [[each.replace("_", " ").upper() for each in columns]]
+    cells += [[_text(row[name]) for name in columns] for row in rows]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    return [
+        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
+        for line in cells
+    ]
+
+
+def _text(value: Any) -> str:
+    match value:
+        case None | "" | []:
+            return "–"
+        case bool():
+            return "yes" if value else "no"
+        case list():
+            return ", ".join(map(str, value))
+        case str() if _TIME.fullmatch(value):
+            return value[:19].replace("T", " ")
+        case _:
+            return str(value)

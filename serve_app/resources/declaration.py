@@ -1,0 +1,86 @@
+"""Declarations of resources: what users list, show, create, change and delete.
+
+One declaration each says what a resource is, whose it is, and who may see it. From it come its
+routes with their scopes and their description (``serve_app.ingress.resources.calls``), and its
+plain commands (``serve_app.cli.connection.resources``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence, Set
+from dataclasses import dataclass, fields, is_dataclass
+from datetime import datetime
+from enum import Enum
+from typing import Any, Generic, TypeVar, cast
+
+Row = TypeVar("Row")
+
+
+class Owner(Enum):
+    """Whose resources a call is about."""
+
+    CALLER = "caller"
+    """The caller's tenant."""
+    TENANT = "tenant"
+    """The caller's tenant, or the one of ``?tenant=``, which only operators may name."""
+    TENANT_OR_INSTALLATION = "tenant or installation"
+    """As ``TENANT``; or with ``?installation=true`` those of the installation, for operators."""
+    INSTALLATION = "installation"
+    """The installation."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Resource(Generic[Row]):
+    """A kind of thing that users keep."""
+
+    name: str  # for people, such as "share link"
+    path: str  # of the list
+    model: type[Row]  # a dataclass, as which each is shown
+    key: str  # field of the model that names one
+    key_description: str
+    scope: str
+    owner: Owner = Owner.CALLER
+    table: str
+    owner_column: str = "tenant"
+    max_per_owner: int
+    columns: Sequence[str]  # fields of the model that tables show
+
+    @property
+    def plural(self) -> str:
+        return f"{self.name}s"
+
+    @property
+    def items(self) -> str:
+        """Field of a list that has the resources."""
+        return self.plural.replace(" ", "_")
+
+    @property
+    def parameter(self) -> str:
+        """Parameter of the path that has the key of one."""
+        return self.name.replace(" ", "_")
+
+    @property
+    def fields(self) -> Sequence[str]:
+        """Fields of the model, in their order."""
+        return [each.name for each in fields(cast("Any", self.model))]
+
+
+def plain(value: Any) -> Any:  # noqa: PLR0911 one for each kind
+    """A model as JSON has it: times in ISO 8601, sets sorted."""
+    match value:
+        case datetime():
+            return value.isoformat()
+        case Enum():
+            return value.value
+        case str() | None:
+            return value
+        case Mapping():
+            return {name: plain(each) for name, each in cast("Mapping[str, Any]", value).items()}
+        case Set():
+            return sorted(plain(each) for each in cast("Set[Any]", value))
+        case Sequence():
+            return [plain(each) for each in cast("Sequence[Any]", value)]
+        case _ if is_dataclass(value) and not isinstance(value, type):
+            return {each.name: plain(getattr(value, each.name)) for each in fields(value)}
+        case _:
+            return value
