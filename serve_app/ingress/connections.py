@@ -51,7 +51,8 @@ from serve_app.queue.state.stats import QueueStats
 from serve_app.queue.store.diagnostics import check_durability
 from serve_app.queue.store.migrations import migrate
 from serve_app.queue.transactions.lease import is_held
-from serve_app.resources.table import PostgresTable
+from serve_app.resources.postgres_table import PostgresTable
+from serve_app.resources.secrets import SECRETS, SecretBook
 from serve_app.scaling.clusters import led_pools
 from serve_app.scaling.demand import cluster_id
 from serve_app.settings import Config, Secrets
@@ -63,7 +64,6 @@ from serve_app.telemetry.version import package_version
 from serve_app.tenants.deletions import PostgresTenantDeletions
 from serve_app.tenants.first_key import ensure_first_key
 from serve_app.tenants.key_ring import KeyRing
-from serve_app.tenants.secrets import SECRETS, SecretBook
 from serve_app.tenants.tenants import PostgresTenants
 from serve_app.tenants.tokens import StreamTokens, Tokens, UploadTokens
 

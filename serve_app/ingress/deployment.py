@@ -50,6 +50,7 @@ from serve_app.ingress.services.health import (
     Readiness,
     SingleNodeCheck,
 )
+from serve_app.ingress.services.hosted_jobs import SWEEP_EVERY_S, UnwantedJobs
 from serve_app.ingress.services.lease_terms import CatalogLeaseTerms, FilePolicy, Places
 from serve_app.ingress.services.live_catalog import LiveCatalog
 from serve_app.ingress.services.live_settings import LiveSettings, bounds_of
@@ -90,7 +91,6 @@ from serve_app.storage.selection import DiskGuard, s3_location
 from serve_app.telemetry import logs
 from serve_app.telemetry.clock import SystemClock
 from serve_app.telemetry.metrics import Metrics
-from serve_app.tenants.hosted_jobs import SWEEP_EVERY_S, UnwantedJobs
 
 if TYPE_CHECKING:
     from serve_app.storage.tickets import TicketSigner

@@ -37,11 +37,11 @@ from serve_app.queue.queue import PostgresQueue
 from serve_app.queue.transactions.catalog_entries import AppBundles
 from serve_app.queue.transactions.lease import ExecutorLeases
 from serve_app.registry.postgres import PostgresWeightBook
+from serve_app.resources.secrets import SecretBook
 from serve_app.settings import OpenTelemetrySettings
 from serve_app.storage.keys import DEFAULT_MEDIA_TYPE, UPLOAD_EXTENSIONS
 from serve_app.telemetry.attempt_trace import from_plain
 from serve_app.telemetry.metrics import Metrics
-from serve_app.tenants.secrets import SecretBook
 
 if TYPE_CHECKING:
     from serve_app.telemetry.tracing import Tracing

@@ -39,11 +39,12 @@ class Resource(Generic[Row]):
     key: str  # field of the model that names one
     key_description: str
     scope: str
+    change_scope: str = ""  # of calls that change something, if it is another one
     owner: Owner = Owner.CALLER
-    table: str
-    owner_column: str = "tenant"
-    max_per_owner: int
     columns: Sequence[str]  # fields of the model that tables show
+    table: str = ""  # if ``PostgresTable`` keeps them
+    owner_column: str = "tenant"
+    max_per_owner: int = 0
 
     @property
     def plural(self) -> str:

@@ -1,20 +1,12 @@
-"""Storage of a resource: one row each, by its owner and its key.
-
-Each change and its entry in the audit log are one statement. The entry's action is the resource's
-name and what happened, such as ``secret.set``; it never has the values.
-"""
+"""Interface to the storage of a resource: one row each, by its owner and its key."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Generic, Protocol, TypeVar
-from zlib import crc32
+from typing import Any, Protocol, TypeVar
 
 from serve_app.domain.operations import Actor
-from serve_app.postgres.database import Database, Lock
-from serve_app.resources.declaration import Resource
 
-Row = TypeVar("Row")
 Shown_co = TypeVar("Shown_co", covariant=True)
 
 
@@ -42,91 +34,3 @@ class Table(Protocol[Shown_co]):
     async def delete(self, owner: str, key: str, actor: Actor) -> bool:
         """Delete a row. False: there is none."""
         ...
-
-
-_NOTE = """
-noted AS (
-    INSERT INTO audit (actor, address, action, subject, detail)
-    SELECT %(actor)s, %(address)s, %(action)s, {key}, json_build_object('tenant', {owner})
-    FROM changed
-)
-SELECT {shown} FROM changed
-"""
-LIST = """
--- name: list_{table}
-SELECT {shown} FROM {table} WHERE {owner} = %(owner)s ORDER BY {key}
-"""
-VALUES = """
--- name: values_of_{table}
-SELECT {owner}, {key}, {column} FROM {table}
-WHERE {owner} = ANY(%(owners)s::text[]) AND {key} = ANY(%(keys)s::text[])
-"""
-PUT = """
--- name: put_{table}
-WITH changed AS (
-    INSERT INTO {table} ({owner}, {key}, {columns}, changed_by)
-    SELECT %(owner)s, %(key)s, {values}, %(actor)s
-    WHERE (SELECT count(*) FROM {table} WHERE {owner} = %(owner)s AND {key} <> %(key)s) < %(most)s
-    ON CONFLICT ({owner}, {key}) DO UPDATE
-    SET {replaced}, changed_at = now(), changed_by = excluded.changed_by
-    RETURNING *
-),"""
-DELETE = """
--- name: delete_{table}
-WITH changed AS (
-    DELETE FROM {table} WHERE {owner} = %(owner)s AND {key} = %(key)s RETURNING *
-),"""
-
-
-class PostgresTable(Generic[Row]):
-    """Implements ``Table``."""
-
-    def __init__(self, database: Database, resource: Resource[Row]) -> None:
-        self._database = database
-        self._resource = resource
-        self._lock = Lock((crc32(resource.table.encode()),))
-        self._names = {
-            "table": resource.table,
-            "owner": resource.owner_column,
-            "key": resource.key,
-            "shown": ", ".join(resource.fields),
-        }
-
-    async def list(self, owner: str) -> Sequence[Row]:
-        rows = await self._database.rows(LIST.format(**self._names), {"owner": owner})
-        return [self._resource.model(*row) for row in rows]
-
-    async def values(
-        self, column: str, owners: Sequence[str], keys: Sequence[str]
-    ) -> Mapping[tuple[str, str], Any]:
-        sql = VALUES.format(**self._names, column=column)
-        rows = await self._database.rows(sql, {"owners": list(owners), "keys": list(keys)})
-        return {(owner, key): value for owner, key, value in rows}
-
-    async def put(
-        self, owner: str, key: str, columns: Mapping[str, Any], actor: Actor
-    ) -> Row | None:
-        sql = (PUT + _NOTE).format(
-            **self._names,
-            columns=", ".join(columns),
-            values=", ".join(f"%({name})s" for name in columns),
-            replaced=", ".join(f"{name} = excluded.{name}" for name in columns),
-        )
-        wanted = {
-            **columns,
-            **self._noted(actor, "set"),
-            "owner": owner,
-            "key": key,
-            "most": self._resource.max_per_owner,
-        }
-        # The lock keeps two calls at the limit apart.
-        rows = await self._database.rows(sql, wanted, lock=self._lock)
-        return self._resource.model(*rows[0]) if rows else None
-
-    async def delete(self, owner: str, key: str, actor: Actor) -> bool:
-        wanted = {"owner": owner, "key": key, **self._noted(actor, "delete")}
-        return bool(await self._database.rows((DELETE + _NOTE).format(**self._names), wanted))
-
-    def _noted(self, actor: Actor, what: str) -> Mapping[str, str]:
-        action = f"{self._resource.name}.{what}"
-        return {"actor": actor.key_id, "address": actor.address, "action": action}

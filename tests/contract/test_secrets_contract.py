@@ -12,8 +12,8 @@ from serve_app.domain.executors.secrets import INSTALLATION, Secret
 from serve_app.domain.operations import Actor
 from serve_app.domain.ports import Queue
 from serve_app.postgres.database import Database
-from serve_app.resources.table import PostgresTable
-from serve_app.tenants.secrets import MAX_SECRETS, SECRETS, SecretBook
+from serve_app.resources.postgres_table import PostgresTable
+from serve_app.resources.secrets import MAX_SECRETS, SECRETS, SecretBook
 from tests.fakes.queue import FakeQueue
 from tests.fakes.tables import FakeTable
 

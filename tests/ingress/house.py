@@ -44,12 +44,12 @@ from serve_app.ingress.services.webhooks import ComposeByMark, Webhooks
 from serve_app.ingress.workflows.worker import WorkflowWorker
 from serve_app.queue.store.config import QueueLimits
 from serve_app.queue.transactions.catalog_entries import CatalogEntries
+from serve_app.resources.secrets import SECRETS, SecretBook
 from serve_app.settings import Config, PoolConfig, Secrets
 from serve_app.storage.signed_urls import FileUrlSigner
 from serve_app.telemetry.clock import SystemClock
 from serve_app.telemetry.metrics import Metrics
 from serve_app.tenants.scopes import ADMIN, API
-from serve_app.tenants.secrets import SECRETS, SecretBook
 from serve_app.tenants.tokens import StreamTokens, Tokens, UploadTokens
 from tests.fakes.catalog_entries import FakeAppBundles, FakeCatalogEntries
 from tests.fakes.comfyui import FakeComfyUiBook

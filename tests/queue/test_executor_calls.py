@@ -20,6 +20,7 @@ from serve_app.domain.operations import Actor
 from serve_app.domain.outcome import Outcome
 from serve_app.domain.request import NONE, Request, State
 from serve_app.ingress.replica_calls import ExecutorCalls
+from serve_app.ingress.services.hosted_jobs import UnwantedJobs
 from serve_app.ingress.services.lease_terms import TICKET_VALID_S
 from serve_app.postgres.comfyui import PostgresComfyUiBook
 from serve_app.postgres.database import Database
@@ -28,9 +29,8 @@ from serve_app.queue.queue import PostgresQueue
 from serve_app.queue.transactions.catalog_entries import PostgresAppBundles
 from serve_app.queue.transactions.garbage import UnwantedFiles
 from serve_app.queue.transactions.lease import EXPECTED_S, ExecutorLeases
-from serve_app.resources.table import PostgresTable
-from serve_app.tenants.hosted_jobs import UnwantedJobs
-from serve_app.tenants.secrets import SECRETS, SecretBook
+from serve_app.resources.postgres_table import PostgresTable
+from serve_app.resources.secrets import SECRETS, SecretBook
 from tests.contract.test_fallbacks_contract import CENT, plan
 from tests.contract.waiting import eventually
 from tests.fakes.fal_server import FalServer

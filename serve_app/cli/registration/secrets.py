@@ -14,7 +14,7 @@ from serve_app.cli.connection.client import Client
 from serve_app.cli.connection.server import Server
 from serve_app.cli.connection.text import standard_input
 from serve_app.domain.errors import Misconfigured
-from serve_app.tenants.secrets import SECRETS
+from serve_app.resources.secrets import SECRETS
 
 
 @click.group("secrets")

@@ -48,7 +48,7 @@ SCOPES: Mapping[str, Mapping[str, str]] = {
         "/v1/requests/{request_id}/webhook": READ,
         "/v1/models/requests/by-endpoint": READ,
         "/v1/drafts": READ,
-        "/v1/drafts/{draft_id}": READ,
+        "/v1/drafts/{draft}": READ,
         "/v1/webhooks": READ,
         "/v1/webhooks/secret": READ,
         "/v1/secrets": TENANT_ADMIN,  # `operator` for others
@@ -219,9 +219,9 @@ SCOPES: Mapping[str, Mapping[str, str]] = {
         "/files/{key:path}": NO_KEY,  # replicas, with a ticket
         "/v1/models/requests/{request_id}/payloads": CANCEL,
         "/v1/requests/{request_id}": CANCEL,
-        "/v1/drafts/{draft_id}": CANCEL,
+        "/v1/drafts/{draft}": CANCEL,
         "/v1/uploads/{key:path}": FILES,
-        "/v1/shares/{share_id}": FILES,
+        "/v1/shares/{share}": FILES,
         "/v1/weights/{name}": FILES,
         "/v1/workflows/{name}": SUBMIT,
         "/v1/keys/{key_id}": TENANT_ADMIN,

@@ -131,7 +131,7 @@ class Calls(Generic[Row]):
                 handler,
                 Operation(
                     f"list{pascal(_slug(resource.plural))}",
-                    self._needs(summary),
+                    self._needs("GET", summary),
                     {200: answer(f"The {resource.plural}.", page)},
                     errors=(403, 404, 422),
                     parameters=(*parameters, *self._owners(), *paging),
@@ -188,7 +188,7 @@ class Calls(Generic[Row]):
                 handler,
                 Operation(
                     f"create{self._pascal}",
-                    self._needs(summary),
+                    self._needs("POST", summary),
                     {201: answer(f"The {resource.name}.", resource.model)},
                     errors=(403, 404, 413, 422, 503),
                     parameters=self._owners(),
@@ -245,7 +245,7 @@ class Calls(Generic[Row]):
         resource = self.resource
         operation = Operation(
             f"{verb}{self._pascal}",
-            self._needs(summary),
+            self._needs(method, summary),
             answers or {200: answer(f"The {resource.name}.", resource.model)},
             errors=errors,
             parameters=(
@@ -266,8 +266,10 @@ class Calls(Generic[Row]):
     ) -> None:
         self.routes.append(DocumentedRoute(path, handler, {method: operation}))
 
-    def _needs(self, summary: str) -> str:
-        return f"{summary}. Needs the scope `{self.resource.scope}`"
+    def _needs(self, method: str, summary: str) -> str:
+        resource = self.resource
+        scope = resource.scope if method == "GET" else resource.change_scope or resource.scope
+        return f"{summary}. Needs the scope `{scope}`"
 
     def _owners(self) -> Sequence[Parameter]:
         tenant = in_query("tenant", "Another tenant. Needs the scope `operator`.")

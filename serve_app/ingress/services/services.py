@@ -56,11 +56,11 @@ from serve_app.ingress.services.warm_pools import WarmPools
 from serve_app.ingress.services.webhooks import Webhooks
 from serve_app.queue.transactions.catalog_entries import AppBundles
 from serve_app.registry.records import WeightBook
+from serve_app.resources.secrets import KnownSecrets, SecretBook
 from serve_app.settings import Config, PoolConfig
 from serve_app.telemetry.metrics import Metrics
 from serve_app.tenants.api_keys import Keys
 from serve_app.tenants.scopes import Caller
-from serve_app.tenants.secrets import KnownSecrets, SecretBook
 from serve_app.tenants.tokens import StreamTokens, Tokens, UploadTokens
 
 if TYPE_CHECKING:  # it imports OpenTelemetry's SDK

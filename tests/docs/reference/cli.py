@@ -167,6 +167,10 @@ EXAMPLES = {
     "weights list": ("darkroom weights list",),
     "weights publish": ("darkroom weights publish style --tenant studio-a",),
     "weights remove": ("darkroom weights remove style",),
+    "drafts list": ("darkroom drafts list --limit 20",),
+    "drafts delete": ("darkroom drafts delete 3q2-7wXJ0sVb1k9fLmZr5A",),
+    "shares list": ("darkroom shares list",),
+    "shares delete": ("darkroom shares delete share_0123456789abcdef",),
     "secrets list": ("darkroom secrets list --installation",),
     "secrets delete": ("darkroom secrets delete FAL_KEY",),
     "secrets set": (

@@ -54,7 +54,7 @@ async def test_a_link_is_listed_without_its_token_and_ends_when_it_is_revoked(
         assert [each["share_id"] for each in listed] == [second["share_id"], first["share_id"]]
         assert first["url"].rpartition("/")[2] not in str(listed)
         path = f"/v1/shares/{first['share_id']}"
-        assert (await other.get("/v1/shares")).json() == {"shares": []}
+        assert (await other.get("/v1/shares")).json()["shares"] == []
         assert (await other.delete(path)).status_code == 404
         assert (await client.get(first["url"])).status_code == 200
         assert (await client.delete(path)).status_code == 204
@@ -96,7 +96,7 @@ async def test_a_deleted_request_is_no_longer_shared(client: httpx.AsyncClient) 
     link = await shared(client, id_)
     await client.delete(f"/v1/requests/{id_}")
     assert (await client.get(link["url"])).status_code == 404
-    assert (await client.get("/v1/shares")).json() == {"shares": []}
+    assert (await client.get("/v1/shares")).json()["shares"] == []
 
 
 @pytest.mark.parametrize("body", [{"expires_in_s": 1}, {"expires_in_s": 1e9}, {"days": 1}, []])

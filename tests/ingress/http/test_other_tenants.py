@@ -35,8 +35,8 @@ class Things:
     """Ids of everything that a tenant has."""
 
     request_id: str
-    draft_id: str
-    share_id: str
+    draft: str
+    share: str
     token: str  # of the share link
     key_id: str
     key: str  # of an upload, which only its tenant reads
@@ -52,8 +52,8 @@ class Things:
 
 INVENTED = Things(
     request_id="0190a0a0-0000-7000-8000-000000000000",
-    draft_id="AAAAAAAAAAAAAAAAAAAAAA",
-    share_id="shr_0000000000000000",
+    draft="AAAAAAAAAAAAAAAAAAAAAA",
+    share="shr_0000000000000000",
     token="A" * 32,
     key_id="00000000000000000000",
     key="p/AAAAAAAAAAAAAAAAAAAAAA/u/AAAAAAAAAAAAAAAAAAAAAA/file.png",
@@ -122,7 +122,7 @@ BODIES: Mapping[str, Any] = {
         "steps": {"a": {"app": "workflows/default/{workflow}", "input": {}}},
         "output": {"x": "$a"},
     },
-    "/v1/estimate": {"endpoint_id": FLUX, "input": {"from_draft": "{draft_id}"}},
+    "/v1/estimate": {"endpoint_id": FLUX, "input": {"from_draft": "{draft}"}},
     "/files/{key:path}/multipart/{upload_id}/complete": {"parts": [{"partNumber": 1, "etag": "x"}]},
 }
 """Bodies that name something of a tenant."""
@@ -198,11 +198,11 @@ FALS = (
 INPUTS = (
     ("/queue/test/probe", {"echo": "http://testserver/files/{key}"}),
     ("/run/test/probe", {"echo": ["http://testserver/files/{made}"]}),
-    (f"/queue/{FLUX}", {"prompt": "x", "from_draft": "{draft_id}"}),
-    (f"{OPENAI_PREFIX}/images/generations", {"model": "test/probe", "from_draft": "{draft_id}"}),
+    (f"/queue/{FLUX}", {"prompt": "x", "from_draft": "{draft}"}),
+    (f"{OPENAI_PREFIX}/images/generations", {"model": "test/probe", "from_draft": "{draft}"}),
     (
         f"{REPLICATE_PREFIX}/predictions",
-        {"version": FLUX, "input": {"prompt": "x", "from_draft": "{draft_id}"}},
+        {"version": FLUX, "input": {"prompt": "x", "from_draft": "{draft}"}},
     ),
 )
 """Submits that name something."""
@@ -291,8 +291,8 @@ async def made_by(client: httpx.AsyncClient, house: House) -> Things:
 
     return Things(
         request_id=request_id,
-        draft_id=result["drafts"][0]["id"],
-        share_id=share["share_id"],
+        draft=result["drafts"][0]["id"],
+        share=share["share_id"],
         token=share["url"].rpartition("/")[2],
         key_id=created["key_id"],
         key=key(upload.json()["access_url"]),
@@ -478,14 +478,14 @@ async def unharmed(scene: Scene) -> None:
     things, owner = scene.things, scene.owner
     for path in (
         f"/v1/requests/{things.request_id}",
-        f"/v1/drafts/{things.draft_id}",
+        f"/v1/drafts/{things.draft}",
         f"/v1/shared/{things.token}",
         f"/files/{things.key}",
         f"/files/{things.made}",
         f"/files/{things.file_id}",
     ):
         assert (await owner.get(path)).status_code == 200, path
-    assert things.share_id in (await owner.get("/v1/shares")).text
+    assert things.share in (await owner.get("/v1/shares")).text
     shown = (await owner.get(f"/v1/requests/{things.request_id}")).json()
     assert (shown["state"], shown["favourite"]) == ("succeeded", True)
     assert things.secret in (await owner.get("/v1/secrets")).text

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 import secrets
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import astuple, dataclass
 from functools import partial
 from typing import Annotated, Any, cast
 
@@ -30,7 +31,10 @@ from serve_app.ingress.http.openapi import (
     in_path,
 )
 from serve_app.ingress.http.origin import origin_of
+from serve_app.ingress.resources.calls import Call, Calls
 from serve_app.ingress.services.services import services_of
+from serve_app.resources.declaration import plain
+from serve_app.resources.shares import SHARES, RequestShare
 from serve_app.tenants.credentials import digest_of, new_token
 
 MAX_BODY_BYTES = 4096
@@ -57,24 +61,11 @@ class NewShare(BaseModel):
     )
 
 
-class RequestShare(TypedDict):
-    """Link that has not expired."""
-
-    share_id: str
-    request_id: str
-    created_at: Time
-    expires_at: Time
-    created_by: Annotated[str, Field(description="Id of the API key.")]
-
-
+@dataclass(frozen=True, slots=True)
 class CreatedShare(RequestShare):
     """New link. The URL is shown only here."""
 
     url: Url
-
-
-class Shares(TypedDict):
-    shares: list[RequestShare]
 
 
 class SharedRequest(TypedDict):
@@ -102,33 +93,29 @@ async def create(request: HttpRequest) -> Response:
         NewShareLink(f"share_{secrets.token_hex(8)}", digest_of(token), new.expires_in_s),
         actor_of(request),
     )
-    created: CreatedShare = {**_share(link), "url": f"{origin_of(request)}/v1/shared/{token}"}
-    return json_reply(created, 201)
+    url = f"{origin_of(request)}/v1/shared/{token}"
+    created = CreatedShare(*astuple(_share(link)), url)
+    return json_reply(plain(created), 201)
 
 
-async def listed(request: HttpRequest) -> Response:
-    """List the tenant's links, newest first."""
-    context_of(request).route = "v1.shares"
-    caller = await authenticate(request)
-    links = await services_of(request).queue.gallery.shares(caller.tenant)
+calls = Calls(SHARES)
+
+
+@calls.list("List the tenant's share links, newest first")
+async def list_shares(call: Call) -> Sequence[RequestShare]:
+    links = await call.services.queue.gallery.shares(call.owner)
     ids = {each.request_id for each in links}
-    allowed = await readable(request, caller, caller.tenant, ids)
-    body: Shares = {"shares": [_share(each) for each in links if each.request_id in allowed]}
-    return json_reply(body)
+    allowed = await readable(call.request, call.caller, call.owner, ids)
+    return [_share(each) for each in links if each.request_id in allowed]
 
 
-async def revoked(request: HttpRequest) -> Response:
-    """Revoke a link. It answers 404 from now on."""
-    context_of(request).route = "v1.share.revoke"
-    caller = await authenticate(request)
-    link: str = request.path_params["share_id"]
-    gallery = services_of(request).queue.gallery
-    if caller.endpoints:
-        links = await gallery.shares(caller.tenant)
-        await require_requests(request, caller, [e.request_id for e in links if e.id == link])
-    if not await gallery.revoke_share(caller.tenant, link, actor_of(request)):
-        raise NotFound(f"There is no share link {link[:64]}.")
-    return Response(status_code=204)
+@calls.delete("Delete a share link. It answers 404 from now on")
+async def delete_share(call: Call, share_id: str) -> bool:
+    gallery = call.services.queue.gallery
+    if call.caller.endpoints:
+        ids = [each.request_id for each in await gallery.shares(call.owner) if each.id == share_id]
+        await require_requests(call.request, call.caller, ids)
+    return await gallery.revoke_share(call.owner, share_id, call.actor)
 
 
 async def shown(request: HttpRequest) -> Response:
@@ -167,13 +154,7 @@ def without_secrets(value: object) -> object:
 
 
 def _share(link: ShareLink) -> RequestShare:
-    return {
-        "share_id": link.id,
-        "request_id": link.request_id,
-        "created_at": link.created_at.isoformat(),
-        "expires_at": link.expires_at.isoformat(),
-        "created_by": link.created_by,
-    }
+    return RequestShare(link.id, link.request_id, link.created_at, link.expires_at, link.created_by)
 
 
 CREATE = Operation(
@@ -183,18 +164,6 @@ CREATE = Operation(
     errors=(404, 413, 422, 429),
     parameters=(in_path("request_id", "Id of a request of the key's tenant."),),
     body=NewShare,
-)
-LIST = Operation(
-    "listShares",
-    "List the tenant's share links, newest first",
-    {200: answer("Links that have not expired, at most 1000.", Shares)},
-)
-REVOKE = Operation(
-    "revokeShare",
-    "Revoke a share link",
-    {204: Answer("It is revoked.")},
-    errors=(404,),
-    parameters=(in_path("share_id", "Id of the link."),),
 )
 SHOW = Operation(
     "getShared",
@@ -212,7 +181,6 @@ SHOW = Operation(
 
 ROUTES = [
     DocumentedRoute("/v1/requests/{request_id}/share", create, {"POST": CREATE}),
-    DocumentedRoute("/v1/shares", listed, {"GET": LIST}),
-    DocumentedRoute("/v1/shares/{share_id}", revoked, {"DELETE": REVOKE}),
+    *calls.routes,
     DocumentedRoute("/v1/shared/{token}", shown, {"GET": SHOW}),
 ]

@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 from serve_app.domain.errors import InvalidInput
 from serve_app.domain.executors.secrets import MAX_VALUE_BYTES, name_problem, value_problem
 from serve_app.ingress.resources.calls import Call, Calls
-from serve_app.tenants.secrets import MAX_SECRETS, SECRETS, SecretStatus
+from serve_app.resources.secrets import MAX_SECRETS, SECRETS, SecretStatus
 
 MAX_BODY_BYTES = 8 * MAX_VALUE_BYTES  # JSON may escape each byte
 

@@ -15,7 +15,7 @@ import httpx
 from serve_app.domain.endpoint import Endpoint
 from serve_app.domain.executors.hosted import HostedEndpoint, UnwantedJob
 from serve_app.postgres.hosted_calls import PostgresHostedCalls
-from serve_app.tenants.secrets import SecretBook
+from serve_app.resources.secrets import SecretBook
 
 log = logging.getLogger(__name__)
 

@@ -1,0 +1,34 @@
+"""Share links: a request and its files, read without a key until the link ends."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Annotated
+
+from pydantic import Field
+
+from serve_app.resources.declaration import Resource
+from serve_app.tenants.scopes import FILES
+
+
+@dataclass(frozen=True, slots=True)
+class RequestShare:
+    """Link that has not expired."""
+
+    share_id: str
+    request_id: str
+    created_at: datetime
+    expires_at: datetime
+    created_by: Annotated[str, Field(description="Id of the API key.")]
+
+
+SHARES = Resource(
+    name="share",
+    path="/v1/shares",
+    model=RequestShare,
+    key="share_id",
+    key_description="Id of the link.",
+    scope=FILES,
+    columns=("share_id", "request_id", "created_at", "expires_at", "created_by"),
+)
