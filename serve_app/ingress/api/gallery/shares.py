@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import secrets
 from collections.abc import Mapping, Sequence
-from dataclasses import astuple, dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Annotated, Any, cast
 
@@ -94,7 +94,7 @@ async def create(request: HttpRequest) -> Response:
         actor_of(request),
     )
     url = f"{origin_of(request)}/v1/shared/{token}"
-    created = CreatedShare(*astuple(_share(link)), url)
+    created = CreatedShare(**asdict(_share(link)), url=url)
     return json_reply(plain(created), 201)
 
 
