@@ -25,7 +25,7 @@ def dump(conninfo: str, *options: str) -> list[str]:
     text = subprocess.run(command, check=True, capture_output=True, text=True).stdout
     _, *parts = _SECTION.split(text)
     # Behind a statement come two empty lines, and then what pg_dump says about itself.
-    return [part.split("\n\n\n")[0].strip() for part in parts]
+    return [sql for part in parts if (sql := part.split("\n\n\n")[0].strip())]
 
 
 @asynccontextmanager

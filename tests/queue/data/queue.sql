@@ -13,8 +13,6 @@ INSERT INTO public.api_keys (id, tenant, digest, scopes, endpoints, name, person
 	('dk_revoked', 'bob', '\x8fd6a6a78f5857d7ba1cfe9033bffeec86da2ba6a4bd60a6f833209d9d3e390d', '{api}', '{}', '', '', '2026-11-27 18:03:07.584982+00', NULL, '2026-11-27 18:03:07.611614+00', NULL, NULL, false),
 	('dk_of_a_disabled_tenant', 'carl', '\x8fd6a6a78f5857d7ba1cfe9033bffeec86da2ba6a4bd60a6f833209d9d3e390d', '{api}', '{}', '', '', '2026-11-27 18:03:07.667483+00', NULL, NULL, NULL, NULL, false);
 
-
-
 INSERT INTO public.artifacts (key, request_id, attempt, tenant, media_type, size, sha256, width, height, created_at, expires_at, thumbnail_of) VALUES
 	('019b0000-0000-7000-8000-000000000000/1/0.png', '019b0000-0000-7000-8000-000000000000', 1, 'ann', 'image/png', 3, 'abababababababababababababababababababababababababababababababab', 8, 8, '2026-11-27 18:03:08.190666+00', NULL, NULL),
 	('019b0000-0000-7000-8000-000000000001/1/0.png', '019b0000-0000-7000-8000-000000000001', 8, 'ann', 'image/png', 3, 'abababababababababababababababababababababababababababababababab', 8, 8, '2026-11-27 18:03:10.24982+00', NULL, NULL),
@@ -61,29 +59,9 @@ INSERT INTO public.audit (id, at, actor, address, action, subject, detail, seque
 	(8, '2026-11-27 18:03:16.796273+00', 'dk_valid', '', 'endpoint.pause', 'fal-ai/paused', NULL, NULL, NULL, NULL, NULL),
 	(9, '2026-11-27 18:03:16.815984+00', 'dk_valid', '', 'endpoint.drain', 'fal-ai/draining', NULL, NULL, NULL, NULL, NULL);
 
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
 INSERT INTO public.costs (endpoint, pool, n, work, seconds, work_work, work_seconds) VALUES
 	('fal-ai/flux/schnell', 'studio', 6.593723337664, 6.593723337664, 9.890585006495998, 6.593723337664, 9.890585006495998),
 	('fal-ai/flux/schnell', 'live', 1, 1, 2, 1, 2);
-
-
 
 INSERT INTO public.events (request_id, sequence, at, level, state, message) VALUES
 	('019b0000-0000-7000-8000-000000000000', 1, '2026-11-27 18:03:07.952575+00', 'INFO', 'queued', 'Queued.'),
@@ -178,21 +156,9 @@ INSERT INTO public.fair_lanes (pool, tenant, active, weight, vtime, rested, serv
 	('studio', 'bob', true, 1, 20.706557, true, 6.993218000000001, '2026-11-27 18:03:16.641876+00'),
 	('other', 'ann', true, 1, 0, true, 0, '2026-11-27 18:03:16.672282+00');
 
-
-
-
-
-
-
-
-
 INSERT INTO public.halts (endpoint, kind, at, actor) VALUES
 	('fal-ai/paused', 'paused', '2026-11-27 18:03:16.796273+00', 'dk_valid'),
 	('fal-ai/draining', 'draining', '2026-11-27 18:03:16.815984+00', 'dk_valid');
-
-
-
-
 
 INSERT INTO public.installation (key, value) VALUES
 	('tickets', 'd2df4dc0c3fc4418e40baf58cf83d52ed70836d43f64795d80e9447fdc6ca1eb');
@@ -212,10 +178,6 @@ INSERT INTO public.lifecycles (request_id, keep_s, created_at, due_at) VALUES
 	('019b0000-0000-7000-8000-000000000000', 3600, '2026-11-27 18:03:07.919102+00', '2026-11-27 19:03:08.190666+00'),
 	('019b0000-0000-7000-8000-000000000013', 60, '2026-11-27 18:03:15.35593+00', NULL);
 
-
-
-
-
 INSERT INTO public.processes (actor_id, kind, name, pool, node, version, cluster, started_at, why_started, drains, seen_at, ended_at, why_ended, by_itself) VALUES
 	('actor-stopped', 'replica', 'stopped', 'studio', '', '', '', NULL, '', false, '2026-11-27 18:03:09.332784+00', '2026-11-27 18:03:09.332784+00', 'Darkroom was stopped', false),
 	('actor-dead', 'replica', 'dead', 'studio', '', '', '', NULL, '', false, '2026-11-27 18:03:09.70761+00', '2026-11-27 18:03:09.70761+00', 'its process ended', true),
@@ -225,10 +187,6 @@ INSERT INTO public.processes (actor_id, kind, name, pool, node, version, cluster
 INSERT INTO public.progress (request_id, attempt, stage, step, steps, at, rate, preview, preview_step, watched_until, followed_until) VALUES
 	('019b0000-0000-7000-8000-00000000000f', 1, 'denoising', 12, 30, '2026-11-27 18:03:14.599315+00', 2.5, '\xffd8ffe000104a46494600010100000100010000ffd9', 12, '2026-11-27 18:03:19.682143+00', '2026-11-27 18:03:19.693472+00'),
 	('019b0000-0000-7000-8000-000000000011', 1, 'downloading', 3000000000, 23000000000, '2026-11-27 18:03:14.769021+00', 100000000, NULL, 0, NULL, NULL);
-
-
-
-
 
 INSERT INTO public.replicas (replica_id, actor_id, pool, node, device, stage, detail, slots, busy_at, seen_at, loading, hot, warm, on_disk, keep, not_kept, memory_used, memory_total) VALUES
 	('r3', 'actor-r3', 'studio', '', '', 'ready', '', 1, '2026-11-27 18:03:15.177926+00', '2026-11-27 18:03:15.177926+00', '[]', '[]', '[]', '[]', NULL, '[]', NULL, NULL),
@@ -304,24 +262,6 @@ INSERT INTO public.requests (id, place, tenant, key_id, endpoint, endpoint_diges
 	('019b0000-0000-7000-8000-000000000017', 21, 'ann', NULL, 'fal-ai/flux/schnell', '0123456789abcdef', 'studio', 1, 'queued', '{"prompt":"suspect"}', NULL, NULL, 3, NULL, '2026-11-27 18:03:15.044853+00', '2026-11-27 18:03:15.061237+00', NULL, NULL, NULL, 1, 5283306345402847, 1, 0, false, true, false, NULL, NULL, NULL, NULL, NULL, NULL, true, '2026-11-27 18:03:15.044853+00', 1, 1.4999999999999998, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, false, NULL, NULL),
 	('019b0000-0000-7000-8000-000000000015', 26, 'ann', NULL, 'fal-ai/flux/schnell', '0123456789abcdef', 'studio', 1, 'queued', '{"prompt": "with a large input"}', '{"prompt":"with a large input","image":"data:AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA\u2026 (65541 characters)"}', NULL, 1, NULL, '2026-11-27 18:03:15.580775+00', NULL, NULL, NULL, NULL, 0, 0, 0, 0, false, false, false, NULL, NULL, NULL, NULL, NULL, NULL, true, '2026-11-27 18:03:15.580775+00', 1, 1.4999999999999998, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, false, NULL, NULL);
 
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
-
 INSERT INTO public.undelivered (request_id, api_key, body_digest, at) VALUES
 	('019b0000-0000-7000-8000-000000000013', 'dk_replaying', '\x6c6c6c6c6c6c6c6c6c6c6c6c6c6c6c6c6c6c6c6c6c6c6c6c6c6c6c6c6c6c6c6c', '2026-11-27 18:03:15.491422+00');
 
@@ -376,10 +316,6 @@ INSERT INTO public.usage (request_id, tenant, key_id, endpoint, state, attempt, 
 	('0000a353-c991-1e14-5bb2-ed1a49eb6808', 'ann', NULL, 'fal-ai/flux/schnell', 'succeeded', 1, 0.2, 1, 0.25, 1, 1, '2026-11-27 18:03:13.447196+00', NULL, NULL, NULL, NULL, NULL),
 	('019b0000-0000-7000-8000-00000000000d', 'ann', NULL, 'fal-ai/flux/schnell', 'succeeded', 1, 2, 0, 0, 0, 0, '2026-11-27 18:03:13.496924+00', NULL, NULL, NULL, NULL, NULL);
 
-
-
-
-
 INSERT INTO public.webhook_deliveries (id, request_id, tenant, url, state, tries, due_at, created_at, claims, since, ended_at, body, status, error) VALUES
 	('18ab503a-567e-4985-9495-7db788bfbe1b', '019b0000-0000-7000-8000-000000000002', 'ann', 'https://reused.example.com/hook', 'pending', 0, '2026-11-27 18:03:10.297699+00', '2026-11-27 18:03:10.297699+00', 0, '2026-11-27 18:03:10.297699+00', NULL, NULL, NULL, ''),
 	('0fc5c41a-8676-49b7-81cc-2ec0aad57b84', '019b0000-0000-7000-8000-000000000000', 'ann', 'https://succeeded.example.com/hook', 'delivered', 1, '2026-11-27 18:03:13.674421+00', '2026-11-27 18:03:08.190666+00', 2, '2026-11-27 18:03:08.190666+00', '2026-11-27 18:03:13.674421+00', '\x7b22737461747573223a20224f4b227d', 200, ''),
@@ -397,16 +333,6 @@ INSERT INTO public.webhook_tries (delivery, claim, at, took_s, status, error) VA
 	('b968ccd3-1154-4b30-9680-a51d67acfda1', 1, '2026-11-27 18:03:13.647761+00', 0.12, 200, ''),
 	('953e365e-f832-41a1-81bf-b048fb0c7c58', 1, '2026-11-27 18:03:12.920522+00', 1, 503, 'It answered 503.'),
 	('7711b8e1-e8ee-40ea-99e4-921677e99ac6', 1, '2026-11-27 18:02:44.019481+00', 30, NULL, 'It did not answer.');
-
-
-
-
-
-
-
-
-
-
 
 SELECT pg_catalog.setval('public.audit_id_seq', 9, true);
 
