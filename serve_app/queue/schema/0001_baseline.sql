@@ -64,7 +64,7 @@ CREATE TABLE tenant_deletions (
     ended_at timestamptz
 );
 
--- A tenant that is being deleted stays disabled, whoever is asked to enable it.
+-- A tenant that is being deleted cannot be enabled.
 CREATE FUNCTION keep_disabled() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
     IF EXISTS (SELECT FROM tenant_deletions d WHERE d.tenant = OLD.id AND d.ended_at IS NULL) THEN
@@ -1214,7 +1214,7 @@ CREATE UNIQUE INDEX tenant_weights_endpoint ON tenant_weights (endpoint) WHERE e
 CREATE INDEX tenant_weights_jobs ON tenant_weights (due_at)
     WHERE state IN ('waiting', 'fetching', 'checking');
 
--- A file in storage, once whoever registered it.
+-- A file in storage, stored once however many tenants have registered it.
 CREATE TABLE weight_files (
     digest     text PRIMARY KEY,             -- hex
     key        text NOT NULL UNIQUE,
@@ -1370,7 +1370,7 @@ CREATE INDEX workflow_steps_of_request ON workflow_steps (request_id);
 CREATE INDEX workflow_steps_unended ON workflow_steps (run_id) WHERE state <> 'ended';
 
 
--- Other endpoints: hosted providers, fallbacks, shadows
+-- Hosted providers, fallbacks and shadows
 
 -- What was sent to a hosted provider for a request. A row is written before the socket is opened.
 -- sending: it may have been accepted. accepted: the provider's id is known. refused: it was surely not
