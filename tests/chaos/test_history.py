@@ -10,11 +10,15 @@ from tests.chaos.history import History, Tally
 from tests.queue.database import Ingress
 from tests.queue.requests import done, lease, new, new_id
 
+ENDED_AGAIN = """
+INSERT INTO attempts (request_id, attempt, replica_id, actor_id, ended_at, ended)
+VALUES (%s, 2, '', '', now(), 'failed')
+"""
 HARM = [
     ("DELETE FROM requests", "lost"),
     ("UPDATE requests SET state = 'queued', outcome = NULL", "lost"),
     ("INSERT INTO events VALUES (%s, 4, now(), 'INFO', 'failed', '')", "ended_twice"),
-    ("INSERT INTO attempts VALUES (%s, 2, '', '', now(), now(), 'failed')", "ended_twice"),
+    (ENDED_AGAIN, "ended_twice"),
     ("DELETE FROM usage", "billed_twice"),
     ("UPDATE usage SET attempt = 7", "billed_twice"),
     ("UPDATE usage SET request_id = gen_random_uuid()", "billed_twice"),

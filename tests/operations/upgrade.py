@@ -1,4 +1,8 @@
-"""A rolling upgrade from the version before the last migrations, and the way back."""
+"""A rolling upgrade to a version with more migrations, and the way back.
+
+The next version is a copy of the last commit with the migrations that the tests of upgrades make
+up, and with a version number of its own, by which the ingresses that run it are told apart.
+"""
 
 from __future__ import annotations
 
@@ -11,24 +15,25 @@ from pathlib import Path
 
 import psycopg
 
+from serve_app.telemetry.version import PACKAGE
 from tests.cluster.darkroom import ROOT
-from tests.cluster.nodes import client_at
 from tests.operations.comparison import Outcome, under_load
 from tests.operations.site import Plan, Site, site
+from tests.queue.next_version import add_migrations
 
-BEFORE = "61bb3d00"
-"""Last commit before migration 0051: the version that is upgraded, unless another is named."""
+BEFORE = "HEAD"
+"""Commit that is upgraded, unless another is named."""
+NEXT = "0.1.0.post1"
 MIXED_S = 20.0
 INGRESS, POOL = "darkroom", "darkroom-small"
 
 
 def upgrade(folder: Path, version: str) -> Iterator[Outcome]:
-    old, new = folder / "before", ROOT
-    archived = subprocess.run(
-        ["git", "archive", version], cwd=ROOT, check=True, capture_output=True
-    ).stdout
-    with tarfile.open(fileobj=io.BytesIO(archived)) as tree:
-        tree.extractall(old, filter="data")
+    old, new = folder / "before", folder / "after"
+    _check_out(version, old)
+    _check_out("HEAD", new)
+    add_migrations(new / "serve_app" / "queue" / "schema")
+    _number(new, NEXT)
     with site(folder, Plan(tree=old)) as running:
         before = running.applications()
 
@@ -86,6 +91,24 @@ def _migrations(running: Site) -> int:
 
 
 def _is_new(running: Site) -> bool:
-    """True if ingresses of the new version answer: the version before has no such route."""
-    with client_at(running.place.nodes.port) as client:
-        return client.get("/readyz/reads").status_code != 404
+    """True if the ingress that started last has the new version."""
+    with psycopg.connect(running.place.conninfo) as connection:
+        (version,) = connection.execute(
+            "SELECT version FROM processes WHERE kind = 'ingress' ORDER BY started_at DESC LIMIT 1"
+        ).fetchone() or ("",)
+    return version == NEXT
+
+
+def _check_out(version: str, tree: Path) -> None:
+    archived = subprocess.run(
+        ["git", "archive", version], cwd=ROOT, check=True, capture_output=True
+    ).stdout
+    with tarfile.open(fileobj=io.BytesIO(archived)) as files:
+        files.extractall(tree, filter="data")
+
+
+def _number(tree: Path, number: str) -> None:
+    """Give the package in ``tree`` a version number, which comes before that of the environment."""
+    installed = tree / f"{PACKAGE.replace('-', '_')}-{number}.dist-info"
+    installed.mkdir()
+    (installed / "METADATA").write_text(f"Name: {PACKAGE}\nVersion: {number}\n")

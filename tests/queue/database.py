@@ -119,8 +119,8 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         until_stopped(ClusterFiles(data_dir))
 
 
-@pytest.fixture
-async def empty(server: str) -> AsyncIterator[str]:
+@asynccontextmanager
+async def new_database(server: str, name: str) -> AsyncGenerator[str]:
     """Connection string of a database without tables, as PostgreSQL creates it.
 
     The event loop goes on during the DROP, which waits for every session that is being opened. A
@@ -128,11 +128,18 @@ async def empty(server: str) -> AsyncIterator[str]:
     does not authenticate itself.
     """
     async with await psycopg.AsyncConnection.connect(server, autocommit=True) as maker:
-        await maker.execute("CREATE DATABASE empty TEMPLATE template0")
+        await maker.execute(f"CREATE DATABASE {name} TEMPLATE template0".encode())
         try:
-            yield make_conninfo(server, dbname="empty")
+            yield make_conninfo(server, dbname=name)
         finally:
-            await maker.execute("DROP DATABASE empty WITH (FORCE)")
+            await maker.execute(f"DROP DATABASE {name} WITH (FORCE)".encode())
+
+
+@pytest.fixture
+async def empty(server: str) -> AsyncIterator[str]:
+    """Connection string of a database without tables."""
+    async with new_database(server, "empty") as made:
+        yield made
 
 
 @pytest.fixture

@@ -1,14 +1,16 @@
-"""Upgrade of a database of the first release, ``data/baseline.sql``, to this version.
+"""Upgrade of an installation of the first release to the tables of the next version.
 
-Every migration must pass this. ``data/make_baseline.py`` says how the rows were made.
+Every migration must pass this. The installation has rows in every state in every table:
+``data/make_installation.py`` says how they were made. The next version is this one with two
+made-up migrations, so that there is always an upgrade to test. This version runs on its tables, as
+it does during an update.
 """
 
 from __future__ import annotations
 
 import asyncio
 import re
-import shutil
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -31,7 +33,7 @@ from serve_app.domain.webhook import DeliveryChannel, DeliveryState
 from serve_app.postgres.database import Database, shared_secret
 from serve_app.queue.queue import PostgresQueue
 from serve_app.queue.store.config import Retention
-from serve_app.queue.store.migrations import check_applied, migrate, read, shipped
+from serve_app.queue.store.migrations import Migration, check_applied, migrate, shipped
 from serve_app.queue.transactions.signing_keys import PostgresSigningSeeds
 from serve_app.queue.transactions.uploads import PostgresUploads
 from serve_app.queue.transactions.webhook_outbox import PostgresOutbox
@@ -63,11 +65,12 @@ from tests.queue.data.stories import (
     upload_key,
     webhook,
 )
-from tests.queue.database import LONG_LEASES, Ingress
+from tests.queue.database import LONG_LEASES, Ingress, new_database
+from tests.queue.dump import dump
+from tests.queue.next_version import migrations_of_next_version
 from tests.queue.requests import POOL, TENANT, ask, done, new, report
-from tests.queue.schema_dump import SCHEMA, pg_dump, statements
 
-DUMP = Path(__file__).parent / "data" / "baseline.sql"
+DATA = Path(__file__).parent / "data"
 
 COLUMNS = """
 SELECT table_name, column_name, data_type FROM information_schema.columns
@@ -83,21 +86,31 @@ WHERE contype = 'c' AND found IS NOT NULL AND connamespace = 'public'::regnamesp
 
 
 @pytest.fixture
-def released(empty: str) -> str:
-    """Connection string of a database of the first release, as if it was dumped a moment ago."""
+async def released(empty: str) -> str:
+    """Connection string of an installation of the first release, which ran a moment ago."""
+    await migrate(empty, shipped()[:1])
     with psycopg.connect(empty) as connection:
-        connection.execute(DUMP.read_text(encoding="utf-8").encode())
-    with psycopg.connect(empty) as connection:
+        connection.execute(
+            "SET session_replication_role = replica"
+        )  # rows as they are: no triggers
+        connection.execute((DATA / "queue.sql").read_bytes())
         (age,) = connection.execute("SELECT now() - max(at) FROM events").fetchone() or (None,)
         for table, columns in columns_of(empty, "timestamp with time zone").items():
-            moved = ", ".join(f"{each} = {each} + %(age)s" for each in columns)
-            connection.execute(f"UPDATE {table} SET {moved}".encode(), {"age": age})
+            if table != "migrations":
+                moved = ", ".join(f"{each} = {each} + %(age)s" for each in columns)
+                connection.execute(f"UPDATE {table} SET {moved}".encode(), {"age": age})
+        connection.execute((DATA / "parts.sql").read_bytes())
     return empty
 
 
 @pytest.fixture
-async def upgraded(released: str) -> str:
-    await migrate(released)
+def next_version(tmp_path: Path) -> Sequence[Migration]:
+    return migrations_of_next_version(tmp_path)
+
+
+@pytest.fixture
+async def upgraded(released: str, next_version: Sequence[Migration]) -> str:
+    await migrate(released, next_version)
     return released
 
 
@@ -153,51 +166,51 @@ def test_the_dump_has_rows_in_every_state(released: str) -> None:
             assert {row[0] for row in rows} >= {*re.findall(r"'(\w+)'", values)}, (table, column)
 
 
-async def test_an_upgrade_keeps_every_row(released: str) -> None:
+async def test_an_upgrade_keeps_every_row(released: str, next_version: Sequence[Migration]) -> None:
     columns = columns_of(released)
     before = rows_of(released, columns)
-    await migrate(released)
+    await migrate(released, next_version)
     after = rows_of(released, columns)
     applied = after["migrations"]
     assert {**after, "migrations": applied[:1]} == before
-    assert len(applied) == len(shipped())
-    await migrate(released)
+    assert len(applied) == len(next_version)
+    await migrate(released, next_version)
     assert rows_of(released, columns) == after
 
 
 async def test_an_upgrade_makes_the_tables_of_a_new_installation(
-    server: str, upgraded: str, database: Database
+    server: str, upgraded: str, next_version: Sequence[Migration]
 ) -> None:
-    await check_applied(database)
-    made, new_ones = (pg_dump(each, "--schema-only") for each in (upgraded, server))
-    assert statements(made) == statements(new_ones)
+    async with new_database(server, "fresh") as fresh:
+        await migrate(fresh, next_version)
+        assert dump(upgraded, "--schema-only") == dump(fresh, "--schema-only")
 
 
-async def test_the_next_migration_is_applied_to_it_once(released: str, tmp_path: Path) -> None:
-    for each in shipped():
-        shutil.copy(SCHEMA / each.name, tmp_path)
-    number = shipped()[-1].number + 1
-    (tmp_path / f"{number:04}_colours.sql").write_text(
-        f"-- compatible since {number - 1}\n"
-        "ALTER TABLE requests ADD COLUMN colour text NOT NULL DEFAULT 'red';\n"
-        "UPDATE requests SET colour = colour || '!';\n"
-    )
+async def test_several_processes_that_start_apply_each_migration_once(
+    released: str, next_version: Sequence[Migration]
+) -> None:
     before = rows_of(released, columns := columns_of(released))
     for _ in range(2):
-        await asyncio.gather(*(migrate(released, read(tmp_path)) for _ in range(4)))
+        await asyncio.gather(*(migrate(released, next_version) for _ in range(4)))
         with psycopg.connect(released) as connection:
             colours = connection.execute("SELECT DISTINCT colour FROM requests").fetchall()
             applied = connection.execute(
-                "SELECT name, compatible_since FROM migrations WHERE number = %s", (number,)
+                "SELECT name, compatible_since FROM migrations ORDER BY number"
             ).fetchall()
-        assert (colours, applied) == ([("red!",)], [(f"{number:04}_colours.sql", number - 1)])
+        assert colours == [("red!",)]
+        assert applied == [(each.name, each.compatible_since) for each in next_version]
     assert rows_of(released, columns)["requests"] == before["requests"]
     await migrate(released)  # the version before starts again during the update
 
 
+async def test_this_version_fits_the_tables_of_the_next_one(database: Database) -> None:
+    await check_applied(database)
+
+
 async def test_waiting_and_running_requests_are_leased_and_finished(
-    queue: PostgresQueue, terms: FakeTerms, liveness: FakeLiveness
+    queue: PostgresQueue, database: Database, terms: FakeTerms, liveness: FakeLiveness
 ) -> None:
+    interrupted = await lease_of("running", database)
     assert await queue.operations.resume(PAUSED, Actor(KEY.id))
     liveness.buried.update(f"actor-r{n}" for n in range(1, 5))
     names = [*RUNNING, *QUEUED, *FOLLOWING]
@@ -217,14 +230,15 @@ async def test_waiting_and_running_requests_are_leased_and_finished(
     for state in ("running", "queued"):
         follower = await queue.get(TENANT, id_of(f"following a {state} request"))
         assert follower.reuses == id_of(f"{state} leader")
-    late = await queue.finish(done(LeaseKey(id_of("running"), 1), replica="r1"))
+    late = await queue.finish(done(interrupted, replica="r1"))
     assert late is Verdict.FENCED
 
 
 async def test_a_replica_that_ran_during_the_upgrade_keeps_its_leases(
-    queue: PostgresQueue,
+    queue: PostgresQueue, database: Database
 ) -> None:
-    running, cancelled = LeaseKey(id_of("running"), 1), LeaseKey(id_of("cancel requested"), 1)
+    running = await lease_of("running", database)
+    cancelled = await lease_of("cancel requested", database)
     preview = await queue.preview(TENANT, running.request_id)
     assert preview is not None
     assert preview.step == 12
@@ -290,9 +304,9 @@ async def test_history_and_usage_are_read_as_they_were(queue: PostgresQueue) -> 
     assert found[id_of("follower")].reuses == id_of("leader")
     assert found[id_of("all forgotten")].forgetting is Redacted.DONE
     attempts = found[id_of("many attempts")]
-    assert (attempts.attempt, attempts.failures) == (7, 2)
+    assert (attempts.attempt, attempts.failures) == (8, 2)
     lines = await queue.lines(TENANT, attempts.id)
-    assert [line.sequence for line in lines] == [*range(1, 16)]
+    assert [line.sequence for line in lines] == [*range(1, 18)]
     edges = [datetime.now(UTC) - timedelta(hours=1), datetime.now(UTC) + timedelta(hours=1)]
     (consumed,) = await queue.ledger.consumed(TENANT, edges)
     assert consumed.requests == 17  # of which 2 are frames, and 1 was deleted
@@ -376,7 +390,7 @@ async def test_uploads_go_on(database: Database) -> None:
 
 
 @asynccontextmanager
-async def serving(queue: PostgresQueue) -> AsyncIterator[Mapping[str, Lease]]:
+async def serving(queue: PostgresQueue) -> AsyncGenerator[Mapping[str, Lease]]:
     """A replica of each pool that succeeds with everything. Collects the leases by request."""
     leases: dict[str, Lease] = {}
 
@@ -392,6 +406,15 @@ async def serving(queue: PostgresQueue) -> AsyncIterator[Mapping[str, Lease]]:
         yield leases
         for task in tasks:
             task.cancel()
+
+
+async def lease_of(name: str, database: Database) -> LeaseKey:
+    """The lease that a replica held when the installation was updated."""
+    rows = await database.rows(
+        "SELECT attempt, lease_nonce FROM requests WHERE id = %(id)s::uuid", {"id": id_of(name)}
+    )
+    ((attempt, nonce),) = rows
+    return LeaseKey(id_of(name), attempt, nonce)
 
 
 def tenant_of(name: str) -> str:

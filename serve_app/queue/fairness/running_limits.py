@@ -20,7 +20,7 @@ from serve_app.domain.lease import LeftOut
 from serve_app.postgres.database import Database
 from serve_app.queue.store.config import ENDPOINT, TENANT, Limited, QueueLimits
 
-# A request to a workflow takes no slot; see the migration 0033.
+# A request to a workflow takes no slot: see the index `requests_running_of_tenant`.
 _COUNTED = "AND n.pool <> 'workflows'"
 # The limit of a disabled tenant is 0, and an offset below 0 is an error.
 _AT_LIMIT = """

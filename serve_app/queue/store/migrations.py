@@ -99,7 +99,7 @@ def shipped() -> tuple[Migration, ...]:
 
 
 def read(folder: Traversable) -> tuple[Migration, ...]:
-    """Migrations in a folder, in order. Other files, such as ``schema.sql``, are left alone."""
+    """Migrations in a folder, in order."""
     found = [
         Migration(int(name[1]), file.name, file.read_text(encoding="utf-8"))
         for file in folder.iterdir()

@@ -1,10 +1,10 @@
-"""Generator of ``baseline.sql``: a dump of the baseline with rows, made by the real queue.
+"""Generator of ``queue.sql``: the rows of an installation, made by the real queue.
 
-    python -m tests.queue.data.make_baseline
+    python -m tests.queue.data.make_installation
 
-The dump stands for the databases of the first release, so it is not made again once there is a
+They stand for the databases of the first release, so they are not made again once there is a
 migration after the baseline. Rows that the queue does not write itself, or only after hours, are
-written by the statements in ``BY_HAND``.
+written by the statements in ``BY_HAND``, and those of the other parts are in ``parts.sql``.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from serve_app.domain.artifact import Artifact
+from serve_app.domain.errors import ReplicaDied
 from serve_app.domain.lease import LeaseKey, Presence, ReplicaStage, Report
 from serve_app.domain.operations import Actor
 from serve_app.domain.outcome import Outcome, Usage
@@ -61,14 +62,15 @@ from tests.queue.data.stories import (
     webhook,
 )
 from tests.queue.database import LONG_LEASES, Ingress
+from tests.queue.dump import dump, temporary_server
 from tests.queue.requests import POOL, TENANT, ask, done, failure, lease, new_id, report
-from tests.queue.schema_dump import pg_dump, statements, temporary_server
 
-FILE = Path(__file__).parent / "baseline.sql"
+FILE = Path(__file__).parent / "queue.sql"
 HEADER = """\
--- A database of the first release: the tables of 0001_baseline.sql with rows in every state.
--- Made by `python -m tests.queue.data.make_baseline`: do not edit.\
+-- Rows of the queue in every state, for the tables of 0001_baseline.sql.
+-- Made by `python -m tests.queue.data.make_installation`: do not edit.\
 """
+INSERTS = "--column-inserts", "--rows-per-insert=1000"
 JPEG = bytes.fromhex("ffd8ffe000104a46494600010100000100010000ffd9")
 BY_HAND = {
     "a tenant is disabled": f"""
@@ -175,7 +177,9 @@ async def make_ended(here: Installation) -> None:
     await here.submit("follower", reuse_digest=reuse_digest("leader"), webhook=webhook("follower"))
     await here.finish(leader, image_of(leader.request_id))
     await here.until("follower", State.SUCCEEDED)
-    await here.finish(await here.run("failed", webhook=webhook("failed")), failure())
+    died = failure(ReplicaDied.code, retryable=True)
+    await here.finish(await here.run("failed", webhook=webhook("failed")), died)
+    await here.finish(await here.leased("failed"), failure())
     await here.submit("failed by hand")
     await here.queue.operations.fail(
         id_of("failed by hand"), Actor(KEY.id), "It blocks the others."
@@ -197,6 +201,9 @@ async def make_many_attempts(here: Installation) -> None:
     await here.until(name, State.QUEUED)
     await here.leased(name, replica="dead")
     here.liveness.buried.add("actor-dead")
+    await here.until(name, State.QUEUED)
+    await here.leased(name, replica="cut off")
+    here.liveness.cut_off.add("actor-cut off")
     await here.until(name, State.QUEUED)
     await here.finish(await here.leased(name), image_of(id_of(name)))
 
@@ -375,18 +382,13 @@ async def fill(conninfo: str) -> None:
         await here.until_row("replicas WHERE replica_id = 'r4'")
 
 
-def dump(conninfo: str) -> str:
-    options = ("--column-inserts", "--rows-per-insert=1000")
-    parts = [HEADER, *(each.sql for each in statements(pg_dump(conninfo, *options)))]
-    return "\n\n".join(parts) + "\n"
-
-
 async def main() -> None:
     assert len(shipped()) == 1, "The dump is of the baseline, and there are later migrations."
     async with temporary_server() as conninfo:
         await migrate(conninfo)
         await fill(conninfo)
-        FILE.write_text(dump(conninfo), encoding="utf-8")
+        rows = dump(conninfo, "--data-only", "--exclude-table=migrations", *INSERTS)
+        FILE.write_text("\n\n".join([HEADER, *rows]) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":
