@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
+from tests.operations.autoscaler import autoscaler
 from tests.operations.backup import backup
 from tests.operations.comparison import Outcome
 from tests.operations.failover import failover, failover_with_loss
@@ -40,6 +41,7 @@ def main() -> int:
         "backup": backup,
         "failover": failover,
         "failover-with-loss": failover_with_loss,
+        "autoscaler": autoscaler,
         "soak": lambda folder: soak(folder, asked.minutes),
     }
     if unknown := set(asked.names) - scenarios.keys():
