@@ -13,6 +13,7 @@ from pathlib import Path
 
 from tests.operations.autoscaler import autoscaler
 from tests.operations.backup import backup
+from tests.operations.clock import clock_of_database, clock_of_node
 from tests.operations.comparison import Outcome
 from tests.operations.failover import failover, failover_with_loss
 from tests.operations.soak import soak
@@ -42,6 +43,8 @@ def main() -> int:
         "failover": failover,
         "failover-with-loss": failover_with_loss,
         "autoscaler": autoscaler,
+        "clock": clock_of_node,
+        "clock-of-database": clock_of_database,
         "soak": lambda folder: soak(folder, asked.minutes),
     }
     if unknown := set(asked.names) - scenarios.keys():

@@ -128,14 +128,15 @@ def embedded(background: Background, folder: Path) -> Generator[str, None, None]
 
 
 class WithStandby:
-    """A primary and its standby, as a ``Database``."""
+    """A primary and its standby, as a ``Database``. ``environment``: variables of both."""
 
-    def __init__(self) -> None:
+    def __init__(self, **environment: str) -> None:
+        self._environment = environment
         self.servers: Pair | None = None
 
     @contextlib.contextmanager
     def __call__(self, background: Background, _: Path) -> Generator[str, None, None]:
-        running = pair(fsync="on")
+        running = pair(fsync="on", environment=self._environment)
         self.servers = background.run(running.__aenter__())
         try:
             yield self.servers.conninfo
