@@ -16,6 +16,7 @@ from tests.operations.backup import backup
 from tests.operations.clock import clock_of_database, clock_of_node
 from tests.operations.comparison import Outcome
 from tests.operations.failover import failover, failover_with_loss
+from tests.operations.head import head
 from tests.operations.soak import soak
 from tests.operations.upgrade import BEFORE, upgrade
 
@@ -42,6 +43,7 @@ def main() -> int:
         "backup": backup,
         "failover": failover,
         "failover-with-loss": failover_with_loss,
+        "head": head,
         "autoscaler": autoscaler,
         "clock": clock_of_node,
         "clock-of-database": clock_of_database,
