@@ -75,6 +75,7 @@ class Reaper:
 
         This runs only after the database has answered for one lease period. While this process or
         the database was away, replicas could not renew their leases, and they are still working.
+        The same is true after a jump of the database's clock.
         """
         armed = self._knows(self._limits.lease_s)
         self._metrics.recovery(armed=armed)
@@ -112,8 +113,12 @@ class Reaper:
             return
         of_previous_run = await self._liveness.of_previous_run(actors)
         deaths = await self._liveness.dead(actors)
+        silent = [actor for actor, is_silent in rows if is_silent]
+        if silent:
+            await self._state.stats.refresh_replicas()  # they look silent after a jump of its clock
         # Nothing is known of them from a time in which this process or the database was away.
-        silent = [actor for actor, is_silent in rows if is_silent] if self._knows(SILENT_S) else ()
+        if not self._knows(SILENT_S):
+            silent = []
         known = await self._state.terms.end(
             {
                 **dict.fromkeys(silent, SILENT),

@@ -27,8 +27,11 @@ START_S = 30.0
 class Server:
     """One PostgreSQL server on a port of loopback, which trusts everyone."""
 
-    def __init__(self, directory: Path, user: ServerUser, fsync: str) -> None:
+    def __init__(
+        self, directory: Path, user: ServerUser, fsync: str, environment: dict[str, str]
+    ) -> None:
         self.directory = directory
+        self._environment = environment
         self._fsync = fsync
         self.log = directory.with_suffix(".log")
         self.port = free_port()
@@ -69,7 +72,7 @@ class Server:
             self._process = subprocess.Popen(  # noqa: ASYNC220  it starts at once
                 command,
                 cwd=self.directory,
-                env=ENVIRONMENT,
+                env=ENVIRONMENT | self._environment,
                 user=self._user.uid,
                 group=self._user.gid,
                 extra_groups=self._user.groups,
@@ -164,11 +167,16 @@ def _open_folder() -> Path:
 
 
 @asynccontextmanager
-async def pair(fsync: str = "off") -> AsyncGenerator[Pair]:
-    """A running pair, gone at the end. ``fsync``: off, which an ingress refuses, or on."""
+async def pair(
+    fsync: str = "off", environment: dict[str, str] | None = None
+) -> AsyncGenerator[Pair]:
+    """A running pair, gone at the end. ``fsync``: off, which an ingress refuses, or on.
+    ``environment``: further variables of both."""
     folder = _open_folder()
     user = builder(ServerUser())
-    primary, standby = (Server(folder / name, user, fsync) for name in ("primary", "standby"))
+    primary, standby = (
+        Server(folder / name, user, fsync, environment or {}) for name in ("primary", "standby")
+    )
     link = Proxy(lambda: asyncio.open_connection("127.0.0.1", primary.port))
     port = await link.start()
     try:

@@ -324,6 +324,7 @@ async def test_steps_of_workflows_and_lines_of_batches_are_not_copied(
             *("batch-1", TENANT, "", "", OWN, "file-1", "u/1", BatchStatus.IN_PROGRESS),
             created_at=now,
             expires_at=now + timedelta(hours=1),
+            read_at=now,
         )
         caller = Caller("", TENANT, frozenset({SUBMIT}))
         line = BatchLine(1, "a", 0, 1, services.new_id())

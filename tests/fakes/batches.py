@@ -106,6 +106,9 @@ class _Entry:
     tries: int = 0
     notice_at: float | None = None  # monotonic
 
+    def read(self, clock: Clock) -> StoredBatch:
+        return replace(self.batch, read_at=clock.now())
+
     def change(self, **changes: Any) -> None:
         self.batch = replace(self.batch, **changes)
 
@@ -142,6 +145,7 @@ class FakeBatches:
             status=BatchStatus.VALIDATING,
             created_at=now,
             expires_at=now + timedelta(seconds=new.window_s),
+            read_at=now,
             metadata=new.metadata,
             keep_outputs_s=new.keep_outputs_s,
             max_cost=new.max_cost,
@@ -157,7 +161,7 @@ class FakeBatches:
     async def page(
         self, tenant: str, after: str | None = None, limit: int = 20
     ) -> Sequence[StoredBatch]:
-        own = [x.batch for x in self._entries.values() if x.batch.tenant == tenant]
+        own = [x.read(self._clock) for x in self._entries.values() if x.batch.tenant == tenant]
         own.sort(key=lambda each: (each.created_at, each.id), reverse=True)
         if after is not None:
             ids = [each.id for each in own]
@@ -189,11 +193,11 @@ class FakeBatches:
     # Implements ``BatchWork``
 
     async def active(self, most: int) -> Sequence[StoredBatch]:
-        found = [x.batch for x in self._entries.values() if not x.batch.status.final]
+        found = [x.read(self._clock) for x in self._entries.values() if not x.batch.status.final]
         return sorted(found, key=lambda each: (each.created_at, each.id))[:most]
 
     async def find(self, batch: str) -> StoredBatch | None:
-        return self._entries[batch].batch if batch in self._entries else None
+        return self._entries[batch].read(self._clock) if batch in self._entries else None
 
     async def expire(self) -> None:
         for entry in self._entries.values():

@@ -11,9 +11,12 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
+from tests.operations.autoscaler import autoscaler
 from tests.operations.backup import backup
+from tests.operations.clock import clock_of_database, clock_of_node
 from tests.operations.comparison import Outcome
 from tests.operations.failover import failover, failover_with_loss
+from tests.operations.head import head
 from tests.operations.soak import soak
 from tests.operations.upgrade import BEFORE, upgrade
 
@@ -40,6 +43,10 @@ def main() -> int:
         "backup": backup,
         "failover": failover,
         "failover-with-loss": failover_with_loss,
+        "head": head,
+        "autoscaler": autoscaler,
+        "clock": clock_of_node,
+        "clock-of-database": clock_of_database,
         "soak": lambda folder: soak(folder, asked.minutes),
     }
     if unknown := set(asked.names) - scenarios.keys():

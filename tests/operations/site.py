@@ -24,6 +24,7 @@ from tests.chaos.standby import Pair, pair
 from tests.cluster.darkroom import ROOT, clean_environment, eventually
 from tests.cluster.nodes import (
     IMPATIENT,
+    SeveralNodes,
     haproxy_switches,
     in_bucket,
     several_nodes,
@@ -40,6 +41,7 @@ _SEVERE = re.compile(r"\b(ERROR|WARNING|CRITICAL|Traceback)\b")
 _VARIES = re.compile(r"\b[\w-]*\d[\w:.,-]*")
 
 Database = Callable[[Background, Path], AbstractContextManager[str]]
+Nodes = Callable[[Path, Mapping[str, str]], AbstractContextManager[SeveralNodes]]
 
 
 @dataclass
@@ -126,19 +128,25 @@ def embedded(background: Background, folder: Path) -> Generator[str, None, None]
 
 
 class WithStandby:
-    """A primary and its standby, as a ``Database``."""
+    """A primary and its standby, as a ``Database``. ``environment``: variables of both."""
 
-    def __init__(self) -> None:
+    def __init__(self, **environment: str) -> None:
+        self._environment = environment
         self.servers: Pair | None = None
 
     @contextlib.contextmanager
     def __call__(self, background: Background, _: Path) -> Generator[str, None, None]:
-        running = pair(fsync="on")
+        running = pair(fsync="on", environment=self._environment)
         self.servers = background.run(running.__aenter__())
         try:
             yield self.servers.conninfo
         finally:
             background.run(running.__aexit__(None, None, None))
+
+
+def two_nodes(folder: Path, switches: Mapping[str, str]) -> AbstractContextManager[SeveralNodes]:
+    """A head, and two nodes with a GPU each."""
+    return several_nodes(folder, (GPU, GPU), bridged=False, **switches)
 
 
 @dataclass(frozen=True)
@@ -148,6 +156,9 @@ class Plan:
     database: Database = embedded
     tree: Path = ROOT  # the version that runs at first
     switches: Mapping[str, str] = field(default_factory=dict[str, str])  # of the nodes
+    arguments: Mapping[str, Any] = field(default_factory=dict[str, Any])  # of the configuration
+    nodes: Nodes = two_nodes
+    place: type[Installation] = Installation
 
 
 @contextlib.contextmanager
@@ -167,11 +178,9 @@ def site(folder: Path, plan: Plan) -> Generator[Site, None, None]:
         settings = {**haproxy, **IMPATIENT, **with_stores(conninfo, s3), **plan.switches}
         settings["PYTHONPATH"] = str(code)
         with contextlib.chdir(folder):  # see ``deploy``
-            nodes = stack.enter_context(
-                several_nodes(folder, (GPU, GPU), bridged=False, **settings)
-            )
+            nodes = stack.enter_context(plan.nodes(folder, settings))
         nothing = Proxy(_nowhere)  # database and storage are reached directly
-        place = Installation(
+        place = plan.place(
             bridged=False,
             nodes=nodes,
             folder=folder,
@@ -185,7 +194,7 @@ def site(folder: Path, plan: Plan) -> Generator[Site, None, None]:
             haproxy_metrics=f"127.0.0.1:{haproxy['RAY_SERVE_HAPROXY_METRICS_PORT']}",
         )
         configuration = folder / "darkroom.yaml"
-        _write(configuration, folder, bucket)
+        _write(configuration, folder, {**bucket, **plan.arguments})
         ray = {
             "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # all nodes are on loopback
             "RAY_USAGE_STATS_ENABLED": "0",
@@ -204,7 +213,7 @@ async def _nowhere() -> Any:
     raise ConnectionRefusedError
 
 
-def _write(configuration: Path, folder: Path, bucket: Mapping[str, str | None]) -> None:
-    arguments = {**installation_settings(folder), **bucket}
+def _write(configuration: Path, folder: Path, settings: Mapping[str, Any]) -> None:
+    arguments = {**installation_settings(folder), **settings}
     application = {"import_path": "serve_app.app:build", "args": arguments}
     configuration.write_text(yaml.safe_dump({"applications": [application]}))

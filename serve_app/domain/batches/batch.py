@@ -101,6 +101,7 @@ class StoredBatch:
     status: BatchStatus
     created_at: datetime
     expires_at: datetime
+    read_at: datetime = field(compare=False)
     metadata: Mapping[str, str] | None = None
     keep_outputs_s: float | None = None
     stop: BatchStop | None = None
@@ -116,6 +117,15 @@ class StoredBatch:
     ended_at: datetime | None = None
     max_cost: str | None = None
     headers: Mapping[str, str] | None = None
+
+    @property
+    def age_s(self) -> float:
+        return (self.read_at - self.created_at).total_seconds()
+
+    @property
+    def left_s(self) -> float:
+        """Seconds until it expires."""
+        return (self.expires_at - self.read_at).total_seconds()
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,12 +10,12 @@ BATCH = """
     b.id, b.tenant, b.key_id, b.origin, b.endpoint, b.input_file, b.input_key, b.status,
     b.created_at, b.expires_at, b.metadata, b.keep_outputs_s, b.stop, b.errors, b.total,
     b.completed, b.failed, b.output_file, b.error_file, b.in_progress_at, b.cancelling_at,
-    b.finalizing_at, b.ended_at, b.max_cost, b.headers
+    b.finalizing_at, b.ended_at, b.max_cost, b.headers, now() AS read_at
 """
 """Columns of ``batches b``, as ``batch_of`` reads them."""
 
 
-_NAMES = [name.strip().removeprefix("b.") for name in BATCH.split(",")]
+_NAMES = [name.split()[-1].removeprefix("b.") for name in BATCH.split(",")]
 
 
 def batch_of(row: tuple[Any, ...]) -> StoredBatch:

@@ -39,6 +39,7 @@ from serve_app.queue.state.waits import (
 )
 from serve_app.queue.store import messages
 from serve_app.queue.store.config import QueueLimits
+from serve_app.queue.store.database_clock import DatabaseClock
 
 COUNT = """
 -- name: count_queued
@@ -57,10 +58,12 @@ SELECT pool, tenant, endpoint, count(*) FROM requests WHERE state = 'following' 
 """
 LIVE_REPLICAS = """
 -- name: read_replicas
-SELECT replica_id, actor_id, pool, stage, detail, loading, slots FROM replicas
-WHERE seen_at > now() - make_interval(
+SELECT extract(epoch FROM at)::double precision, replica_id, actor_id, pool, stage, detail, loading,
+       slots
+FROM (SELECT now() AS at) clock LEFT JOIN replicas ON seen_at > at - make_interval(
     secs => CASE stage WHEN 'starting' THEN %(starting_s)s ELSE %(ready_s)s END)
 """
+"""Also the database's clock, with a row that has no replica if there is none."""
 MIN_COUNT_INTERVAL_S = 0.1  # shortest interval between counts outside the periodic ones
 COUNT_LIMIT_S = 120.0
 """Longest count. After a start with cold caches, a million queued requests take long on a slow
@@ -110,6 +113,7 @@ class QueueStats:
         self._throughput = Throughput()
         self._refreshed_at = clock.monotonic()
         self._healthy_since: float | None = None
+        self._database_clock = DatabaseClock(clock)
         # Sentence for each pool of which no node can run a replica. Kept by the ingress process.
         self.unplaceable: Mapping[str, str] = {}
         # Pools of which a replica is started when requests wait. Kept by the ingress process.
@@ -393,20 +397,26 @@ class QueueStats:
 
     @property
     def healthy_s(self) -> float:
-        """Seconds since which this process runs and the database answers each refresh."""
+        """Seconds since which this process runs, the database answers each refresh, and its clock
+        has not jumped. After a jump, rows are older than they look, or less old."""
         since = self._healthy_since
         return 0.0 if since is None else self._clock.monotonic() - since
+
+    @property
+    def _unnoticed_s(self) -> float:
+        """Longest stop of this process, or jump of the database's clock, that leases outlast."""
+        return max(5.0, self._limits.lease_s / 2)
 
     async def refresh(self) -> None:
         """Read the replicas and the pauses again."""
         now = self._clock.monotonic()
         elapsed_s, self._refreshed_at = now - self._refreshed_at, now
-        if elapsed_s > max(5.0, self._limits.lease_s / 2):  # this process stood still
+        if elapsed_s > self._unnoticed_s:  # this process stood still
             self._healthy_since = None
         try:
             await self._pauses.refresh()
             self._throughput.tick(elapsed_s)
-            await self._refresh_replicas()
+            await self.refresh_replicas()
             await self._positions.refresh()
         except DarkroomError:
             self._healthy_since = None
@@ -416,17 +426,21 @@ class QueueStats:
 
     async def refresh_starts(self, requests: Iterable[Request]) -> None:
         """Read again what the estimated starts of these requests depend on."""
-        await self._refresh_replicas()  # first: what starts in between counts nowhere, not twice
+        await self.refresh_replicas()  # first: what starts in between counts nowhere, not twice
         await self._positions.read_at_once(requests)
 
-    async def _refresh_replicas(self) -> None:
-        before = dict(self._present)
+    async def refresh_replicas(self) -> None:
+        """Read the replicas, and look whether the database's clock has jumped."""
+        before, asked_at = dict(self._present), self._clock.monotonic()
         rows = await self._database.rows(
             LIVE_REPLICAS, {"starting_s": STARTING_TIMEOUT_S, "ready_s": READY_TIMEOUT_S}
         )
+        if not self._database_clock.is_steady(rows[0][0], asked_at, self._unnoticed_s):
+            self._healthy_since = None
         present = [
             (Presence(id_, actor, pool, ReplicaStage(stage), detail, tuple(loading)), slots)
-            for id_, actor, pool, stage, detail, loading, slots in rows
+            for _, id_, actor, pool, stage, detail, loading, slots in rows
+            if id_ is not None
         ]
         # What was noted while the statement ran is newer than its rows, and what called shortly
         # before may have none yet.

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator
 
 import pytest
+from psycopg.conninfo import make_conninfo
 
-from serve_app.domain.lease import Death
+from serve_app.domain.lease import Death, Presence, ReplicaStage
 from serve_app.postgres.database import Database
 from serve_app.queue.queue import assemble
+from serve_app.queue.reaper import SILENT_S
 from serve_app.queue.state.terms import Terms
 from tests.fakes.clock import FakeClock
 from tests.fakes.liveness import FakeLiveness
@@ -16,6 +19,12 @@ from tests.fakes.terms import FakeTerms
 from tests.queue.database import LONG_LEASES, Ingress
 from tests.queue.requests import ask, new
 
+JUMPING_CLOCK = """
+CREATE SCHEMA jumping;
+CREATE TABLE jumping.clock AS SELECT interval '0' AS ahead;
+CREATE FUNCTION jumping.now() RETURNS timestamptz LANGUAGE sql STABLE AS
+    'SELECT pg_catalog.now() + ahead FROM jumping.clock'
+"""
 CRASH = Death("its process ended", by_itself=True)
 FAILED_NODE = Death("its node failed", by_itself=False)
 
@@ -81,3 +90,37 @@ async def test_nothing_is_known_of_replicas_from_the_time_in_which_the_process_s
         await stats.refresh()
         known.append(stats.healthy_s)
     assert known == [0.0, 1.0, 0.0, 1.0]
+
+
+@pytest.fixture
+async def jumping(database: Database, conninfo: str) -> AsyncIterator[Database]:
+    """The database with a clock that is ahead by what ``jumping.clock`` says."""
+    for statement in JUMPING_CLOCK.split(";"):
+        await database.rows(statement)
+    options = "-c search_path=jumping,pg_catalog,public"
+    with_clock = Database(make_conninfo(conninfo, options=options))
+    await with_clock.start()
+    try:
+        yield with_clock
+    finally:
+        await with_clock.aclose()
+        await database.rows("DROP SCHEMA jumping CASCADE")
+
+
+@pytest.mark.parametrize("jump", ["1 hour", "-1 hour"])
+async def test_no_term_or_lease_ends_because_the_clock_of_the_database_jumps(
+    jumping: Database, database: Database, terms: FakeTerms, liveness: FakeLiveness, jump: str
+) -> None:
+    """All replicas look silent for long then, and all leases look as if they had run out."""
+    clock = FakeClock()
+    parts = assemble(jumping, clock, terms, LONG_LEASES, liveness, "ingress").parts
+    while parts.state.stats.healthy_s < max(SILENT_S, LONG_LEASES.lease_s):
+        await parts.state.stats.refresh()
+        clock.advance(SILENT_S / 2)
+    r1 = Presence("r1", "actor-r1", "gpu", ReplicaStage.READY, slots=1)
+    await parts.polls.announce(r1)
+    await jumping.rows(f"UPDATE jumping.clock SET ahead = '{jump}'")
+    await parts.reaper.end_dead_replicas()
+    assert parts.state.terms.end_of("actor-r1") == ""
+    await parts.state.stats.refresh()
+    assert parts.state.stats.healthy_s == 0  # so nothing is reaped

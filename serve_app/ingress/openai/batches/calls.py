@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Mapping, Sequence
-from datetime import timedelta
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -125,7 +124,6 @@ async def _made_before(
     headers: Mapping[str, str] | None,
 ) -> StoredBatch | None:
     """The batch that an earlier try of the same call made, whose answer was lost."""
-    since = services.clock.now() - timedelta(seconds=REPEATED_WITHIN_S)
     for each in await services.queue.batches.page(caller.tenant, None, MAX_BATCHES):
         same = (
             each.key_id == caller.key_id
@@ -135,7 +133,7 @@ async def _made_before(
             and each.max_cost == max_cost
             and each.headers == headers
         )
-        if same and each.created_at >= since:
+        if same and each.age_s <= REPEATED_WITHIN_S:
             return each
     return None
 

@@ -141,7 +141,7 @@ async def request_of(
     """Validated request of a line, at the lowest priority. Its id and its idempotency key are the
     same each time."""
     given = options_of(batch)
-    left_s = max(1.0, (batch.expires_at - services.clock.now()).total_seconds())
+    left_s = max(1.0, batch.left_s)
     wanted = replace(
         given,
         priority=Priority.LOW,

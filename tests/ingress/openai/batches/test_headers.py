@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import AsyncIterator
+from datetime import timedelta
 from typing import Any
 
 import pytest
 
+from serve_app.domain.batches.batch import BatchLine, BatchStatus, StoredBatch
 from serve_app.domain.request import Priority, Retries
+from serve_app.ingress.openai.batches import requests
+from serve_app.tenants.scopes import SUBMIT, Caller
 from tests.ingress.api.files.private import ACL, bare, lifecycle, statuses, without_key
 from tests.ingress.house import OTHERS, House, built
 from tests.ingress.openai.batches.test_worker import (
@@ -120,3 +124,20 @@ async def test_a_repeat_with_other_rules_is_another_batch() -> None:
         ]
         assert ids[0] == ids[1]
         assert len(set(ids)) == 3
+
+
+async def test_lines_have_the_time_that_their_batch_has_by_the_clock_of_the_database(
+    house: House,
+) -> None:
+    services = house.services
+    now = services.clock.now() - timedelta(hours=1)  # that of the ingress is ahead
+    batch = StoredBatch(
+        *("batch-1", "default", "", "", GENERATIONS, "file-1", "u/1", BatchStatus.IN_PROGRESS),
+        created_at=now - timedelta(hours=23),
+        expires_at=now + timedelta(minutes=30),
+        read_at=now,
+    )
+    caller = Caller("", "default", frozenset({SUBMIT}))
+    call = requests.call_of(services, caller, batch, json.loads(lines(1))["body"])
+    line = BatchLine(1, "a", 0, 1, services.new_id())
+    assert (await requests.request_of(services, caller, batch, line, call)).end_within_s == 1800
