@@ -86,14 +86,6 @@ CREATE TABLE secrets (
     PRIMARY KEY (owner, name)
 );
 
--- A tenant's token of the hub, encrypted with a key of the installation.
-CREATE TABLE hub_tokens (
-    tenant     text PRIMARY KEY,
-    sealed     bytea NOT NULL,
-    changed_at timestamptz NOT NULL DEFAULT now(),
-    changed_by text NOT NULL
-);
-
 
 -- Audit log
 

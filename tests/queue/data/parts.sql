@@ -6,7 +6,6 @@ INSERT INTO tenant_deletions VALUES
     ('dora', now(), 'dk_valid', 'former', NULL), ('emil', now(), 'dk_valid', NULL, now());
 INSERT INTO secrets (owner, name, sealed, changed_by) VALUES
     ('', 'provider', '\x01', 'dk_valid'), ('ann', 'provider', '\x02', 'dk_valid');
-INSERT INTO hub_tokens (tenant, sealed, changed_by) VALUES ('ann', '\x03', 'dk_valid');
 
 INSERT INTO live_settings (name, settings) VALUES ('keep_alive_s', '{"keep_alive_s": 20}');
 INSERT INTO processes (actor_id, kind, name, cluster, started_at, ended_at, why_ended) VALUES
