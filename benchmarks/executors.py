@@ -54,8 +54,9 @@ from benchmarks.overhead import MODELS, PROBE, median_of, show
 from deployments.executors.hosted.calls import ProviderClient, Wire
 from deployments.executors.hosted.executor import CallPauses
 from deployments.executors.hosted.fal import FalQueue
-from serve_app.domain.executors.hosted import CallState, HostedCall, HostedEndpoint
+from serve_app.domain.executors.hosted import CallState, HostedCall
 from serve_app.domain.request import State
+from serve_app.options.hosted import HostedEndpoint
 from serve_app.settings.pools import MAX_HOSTED_SLOTS
 from tests.cluster.darkroom import ROOT, Darkroom, clean_environment, eventually
 from tests.cluster.executor_calls import PASSED
@@ -192,7 +193,13 @@ def queued_at_provider(origin: str, clients: int, seconds: float) -> Figures:
 
 
 async def _queued(origin: str, clients: int, seconds: float) -> list[float]:
-    spec = HostedEndpoint("fal", PASSED, "PROVIDER_KEY", origin, origin)
+    spec = HostedEndpoint(
+        provider="fal",
+        endpoint=PASSED,
+        secret="PROVIDER_KEY",  # noqa: S106  # its name
+        url=origin,
+        history_url=origin,
+    )
     call = HostedCall("call", CallState.ACCEPTED, "", PASSED, 0.0)  # the client does not look at it
     took: list[float] = []
     end = time.perf_counter() + seconds

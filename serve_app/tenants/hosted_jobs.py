@@ -13,7 +13,8 @@ from urllib.parse import urlsplit
 import httpx
 
 from serve_app.domain.endpoint import Endpoint
-from serve_app.domain.executors.hosted import HostedEndpoint, UnwantedJob
+from serve_app.domain.executors.hosted import UnwantedJob
+from serve_app.options.hosted import HostedEndpoint
 from serve_app.postgres.hosted_calls import PostgresHostedCalls
 from serve_app.tenants.secrets import SecretBook
 

@@ -13,8 +13,9 @@ from urllib.parse import urlsplit
 import httpx
 
 from serve_app.domain.errors import DarkroomError, HostedFailed, InvalidInput
-from serve_app.domain.executors.hosted import HostedCall, HostedEndpoint
+from serve_app.domain.executors.hosted import HostedCall
 from serve_app.domain.progress import Progress
+from serve_app.options.hosted import HostedEndpoint
 
 CONNECT_S = 10.0
 SUBMIT_S = 60.0

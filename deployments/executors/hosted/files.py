@@ -17,7 +17,7 @@ from deployments.executors.hosted.calls import HostedFile, Wire, said
 from deployments.transfer.fetcher import Fetcher, OwnFiles
 from deployments.transfer.uploader import StorageRetry
 from serve_app.domain.errors import HostedFailed, InvalidInput, Misconfigured
-from serve_app.domain.executors.hosted import HostedEndpoint
+from serve_app.options.hosted import HostedEndpoint
 
 MAX_INLINE_BYTES = 10 * 2**20
 """Largest input file: it is sent as base64, inside of the JSON."""
