@@ -44,7 +44,7 @@ from itertools import count
 from pathlib import Path
 from urllib.parse import urlsplit
 
-import httpx
+import httpx2
 import psutil
 
 from benchmarks.cpu import CpuByRole, seconds_of, summary
@@ -87,7 +87,7 @@ class Provider:
     def __init__(self, process: subprocess.Popen[str]) -> None:
         assert process.stdout is not None
         self.origin = process.stdout.readline().strip()
-        self.http = httpx.Client(base_url=self.origin, timeout=60)
+        self.http = httpx2.Client(base_url=self.origin, timeout=60)
 
     def counts(self) -> Mapping[str, int]:
         """Calls so far. Raises ``RuntimeError`` if some were not those that are measured."""
@@ -334,9 +334,9 @@ class Bench:
     async def _submitted(self, number: int) -> list[str]:
         """Ids of requests that wait at the provider."""
         headers = {"Authorization": f"Key {self._darkroom.key}"}
-        limits, left = httpx.Limits(max_connections=SUBMITS_AT_ONCE), iter(range(number))
+        limits, left = httpx2.Limits(max_connections=SUBMITS_AT_ONCE), iter(range(number))
         ids: list[str] = []
-        async with httpx.AsyncClient(
+        async with httpx2.AsyncClient(
             base_url=self._darkroom.url, headers=headers, limits=limits, timeout=60
         ) as http:
 

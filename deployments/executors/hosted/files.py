@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, cast
 from urllib.parse import urlsplit
 
-import httpx
+import httpx2
 
 from deployments.executors.base import PATH_KEY, ExecutorWork, MadeFile
 from deployments.executors.hosted.calls import HostedFile, Wire, said
@@ -120,7 +120,7 @@ class HostedFiles:
                     await self._without_key(file.url, path)
                     return ""
                 return await self._with_key(file.url, path)
-            except (InvalidInput, StorageRetry, httpx.HTTPError) as error:
+            except (InvalidInput, StorageRetry, httpx2.HTTPError) as error:
                 what = str(error) or type(error).__name__
                 if attempt == TRIES - 1:
                     raise HostedFilesAway(
