@@ -44,7 +44,7 @@ from itertools import count
 from pathlib import Path
 from urllib.parse import urlsplit
 
-import httpx
+import httpx2
 import psutil
 
 from benchmarks.cpu import CpuByRole, seconds_of, summary
@@ -54,8 +54,9 @@ from benchmarks.overhead import MODELS, PROBE, median_of, show
 from deployments.executors.hosted.calls import ProviderClient, Wire
 from deployments.executors.hosted.executor import CallPauses
 from deployments.executors.hosted.fal import FalQueue
-from serve_app.domain.executors.hosted import CallState, HostedCall, HostedEndpoint
+from serve_app.domain.executors.hosted import CallState, HostedCall
 from serve_app.domain.request import State
+from serve_app.options.hosted import HostedEndpoint
 from serve_app.settings.pools import MAX_HOSTED_SLOTS
 from tests.cluster.darkroom import ROOT, Darkroom, clean_environment, eventually
 from tests.cluster.executor_calls import PASSED
@@ -86,7 +87,7 @@ class Provider:
     def __init__(self, process: subprocess.Popen[str]) -> None:
         assert process.stdout is not None
         self.origin = process.stdout.readline().strip()
-        self.http = httpx.Client(base_url=self.origin, timeout=60)
+        self.http = httpx2.Client(base_url=self.origin, timeout=60)
 
     def counts(self) -> Mapping[str, int]:
         """Calls so far. Raises ``RuntimeError`` if some were not those that are measured."""
@@ -192,7 +193,13 @@ def queued_at_provider(origin: str, clients: int, seconds: float) -> Figures:
 
 
 async def _queued(origin: str, clients: int, seconds: float) -> list[float]:
-    spec = HostedEndpoint("fal", PASSED, "PROVIDER_KEY", origin, origin)
+    spec = HostedEndpoint(
+        provider="fal",
+        endpoint=PASSED,
+        secret="PROVIDER_KEY",  # noqa: S106  # its name
+        url=origin,
+        history_url=origin,
+    )
     call = HostedCall("call", CallState.ACCEPTED, "", PASSED, 0.0)  # the client does not look at it
     took: list[float] = []
     end = time.perf_counter() + seconds
@@ -327,9 +334,9 @@ class Bench:
     async def _submitted(self, number: int) -> list[str]:
         """Ids of requests that wait at the provider."""
         headers = {"Authorization": f"Key {self._darkroom.key}"}
-        limits, left = httpx.Limits(max_connections=SUBMITS_AT_ONCE), iter(range(number))
+        limits, left = httpx2.Limits(max_connections=SUBMITS_AT_ONCE), iter(range(number))
         ids: list[str] = []
-        async with httpx.AsyncClient(
+        async with httpx2.AsyncClient(
             base_url=self._darkroom.url, headers=headers, limits=limits, timeout=60
         ) as http:
 

@@ -36,7 +36,7 @@ from itertools import count
 from pathlib import Path
 from urllib.parse import urlsplit
 
-import httpx
+import httpx2
 
 from tests.cluster.darkroom import PROBE, ROOT, Darkroom, clean_environment
 
@@ -89,7 +89,7 @@ RECEIVED, LOOKED_UP, ASKED_FOR = "webhooks received", "look-ups", "uploads asked
 class Mallory:
     """Tenant that attacks, with some connections. Use on one event loop."""
 
-    def __init__(self, http: httpx.AsyncClient, key: str) -> None:
+    def __init__(self, http: httpx2.AsyncClient, key: str) -> None:
         self.seen = Seen()
         self._http = http
         self._key = key
@@ -99,7 +99,7 @@ class Mallory:
         while True:
             try:
                 await attack.call(self, next(self._numbers))
-            except (httpx.HTTPError, OSError) as error:  # cut, as it should be
+            except (httpx2.HTTPError, OSError) as error:  # cut, as it should be
                 self.seen[type(error).__name__] += 1
                 await asyncio.sleep(PAUSE_S)
 
@@ -173,7 +173,7 @@ class Mallory:
         query = {"fal_webhook": webhook} if webhook else {}
         self._note(await self._http.post(path, json=body, params=query))
 
-    def _note(self, answer: httpx.Response) -> None:
+    def _note(self, answer: httpx2.Response) -> None:
         self.seen[str(answer.status_code)] += 1
 
 
@@ -231,9 +231,9 @@ PRIVATE = frozenset({"hooks"})
 
 async def attack(name: str, url: str, key: str) -> None:
     """Attack until SIGTERM, then print what was seen, as JSON."""
-    limits = httpx.Limits(max_connections=ATTACKERS)
+    limits = httpx2.Limits(max_connections=ATTACKERS)
     headers = {"Authorization": f"Key {key}"}
-    async with httpx.AsyncClient(base_url=url, headers=headers, timeout=60, limits=limits) as http:
+    async with httpx2.AsyncClient(base_url=url, headers=headers, timeout=60, limits=limits) as http:
         mallory, told = Mallory(http, key), asyncio.Event()
         asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, told.set)
         place = "0.0.0.0", SILENT_PORT  # noqa: S104
@@ -319,7 +319,7 @@ async def bobs_times(url: str, key: str, seconds: float) -> list[float]:
     """Milliseconds of Bob's runs. Raises ``HTTPStatusError`` if one fails."""
     took: list[float] = []
     headers = {"Authorization": f"Key {key}"}
-    async with httpx.AsyncClient(base_url=url, headers=headers, timeout=120) as http:
+    async with httpx2.AsyncClient(base_url=url, headers=headers, timeout=120) as http:
         end = time.monotonic() + seconds
 
         async def again_and_again() -> None:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import fal_client
-import httpx
+import httpx2
 
 from benchmarks.wishes import SIDE, Wish
 from serve_app import fal_plain_http
@@ -71,7 +71,7 @@ def of_fal(url: str, key: str) -> Client:
     @asynccontextmanager
     async def client() -> AsyncIterator[Draw]:
         fal = fal_client.AsyncClient(key=key, default_timeout=600)
-        async with httpx.AsyncClient(timeout=60) as http:
+        async with httpx2.AsyncClient(timeout=60) as http:
 
             async def draw(wish: Wish) -> bytes:
                 output = await fal.run(ENDPOINTS[wish.model], _input_of(wish))
@@ -98,7 +98,7 @@ def of_http(url: str, *, listed: bool = False) -> Client:
 
     @asynccontextmanager
     async def client() -> AsyncIterator[Draw]:
-        async with httpx.AsyncClient(timeout=600) as http:
+        async with httpx2.AsyncClient(timeout=600) as http:
 
             async def draw(wish: Wish) -> bytes:
                 if not listed:
@@ -112,7 +112,7 @@ def of_http(url: str, *, listed: bool = False) -> Client:
     return client
 
 
-async def _read(answer: httpx.Response) -> bytes:
+async def _read(answer: httpx2.Response) -> bytes:
     if not answer.is_success:
         raise RuntimeError(f"{answer.url} answered {answer.status_code}: {answer.text[:300]}")
     return await answer.aread()

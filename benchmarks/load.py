@@ -1,5 +1,5 @@
 """An HTTP load with next to no cost of its own: raw asyncio protocols, keep-alive, prepared
-requests. httpx would take more of the two cores than what is measured. Closed-loop, or paced."""
+requests. httpx2 would take more of the two cores than what is measured. Closed-loop, or paced."""
 
 from __future__ import annotations
 

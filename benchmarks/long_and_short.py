@@ -23,7 +23,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import httpx
+import httpx2
 
 IMAGE, IMAGE_WISH = "fal-ai/flux/schnell", {"image_size": "square", "num_inference_steps": 4}
 VIDEO = "fal-ai/wan/v2.2-5b/text-to-video"
@@ -50,7 +50,7 @@ class Taken:
 class Client:
     """With its own connections; for one turn after the other."""
 
-    def __init__(self, http: httpx.AsyncClient) -> None:
+    def __init__(self, http: httpx2.AsyncClient) -> None:
         self._http = http
         self._images = 0
 
@@ -117,7 +117,7 @@ def show(taken: Taken) -> None:
 async def main(given: argparse.Namespace) -> None:
     headers = {"authorization": f"Key {given.key_file.read_text().strip()}"}
     taken = Taken()
-    async with httpx.AsyncClient(base_url=given.url, headers=headers, timeout=900) as http:
+    async with httpx2.AsyncClient(base_url=given.url, headers=headers, timeout=900) as http:
         client = Client(http)
         await client.image()  # loads
         await client.video(FEW)

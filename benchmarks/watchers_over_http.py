@@ -17,7 +17,7 @@ import tempfile
 import time
 from pathlib import Path
 
-import httpx
+import httpx2
 import psutil
 
 from tests.cluster.darkroom import PROBE, Darkroom
@@ -28,7 +28,7 @@ PATIENCE_S = 300.0
 
 
 class Watcher:
-    def __init__(self, http: httpx.AsyncClient, request_id: str) -> None:
+    def __init__(self, http: httpx2.AsyncClient, request_id: str) -> None:
         self.request_id = request_id
         self._http = http
         self.measuring = asyncio.Event()
@@ -49,7 +49,7 @@ def cpu_s(process: psutil.Process) -> float:
     return times.user + times.system
 
 
-async def notified_after_ms(http: httpx.AsyncClient, watcher: Watcher) -> float:
+async def notified_after_ms(http: httpx2.AsyncClient, watcher: Watcher) -> float:
     began = time.monotonic()
     await http.put(f"{PROBE}/requests/{watcher.request_id}/cancel")
     async with asyncio.timeout(PATIENCE_S):
@@ -57,7 +57,7 @@ async def notified_after_ms(http: httpx.AsyncClient, watcher: Watcher) -> float:
     return 1e3 * (time.monotonic() - began)
 
 
-async def measure(http: httpx.AsyncClient, ingress: psutil.Process, ids: list[str], had: int):
+async def measure(http: httpx2.AsyncClient, ingress: psutil.Process, ids: list[str], had: int):
     watchers = [Watcher(http, each) for each in ids]
     tasks = [asyncio.create_task(each.run()) for each in watchers]
     began = time.monotonic()
@@ -82,9 +82,9 @@ async def measure(http: httpx.AsyncClient, ingress: psutil.Process, ids: list[st
 
 
 async def main(given: argparse.Namespace, darkroom: Darkroom) -> None:
-    most = httpx.Limits(max_connections=given.watchers + 8, max_keepalive_connections=8)
+    most = httpx2.Limits(max_connections=given.watchers + 8, max_keepalive_connections=8)
     headers = {"Authorization": f"Key {darkroom.key}"}
-    async with httpx.AsyncClient(
+    async with httpx2.AsyncClient(
         base_url=darkroom.url, headers=headers, timeout=120, limits=most
     ) as http:
 

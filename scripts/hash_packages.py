@@ -19,7 +19,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import httpx
+import httpx2
 from pip._internal.models.index import PyPI
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -56,7 +56,7 @@ def resolved() -> Iterator[tuple[str, str]]:
 
 def hashes(name: str, version: str) -> list[str]:
     """SHA-256 of the wheels that a container may install; of the source, if there is no wheel."""
-    answer = httpx.get(
+    answer = httpx2.get(
         f"{PyPI.simple_url}/{name}/", headers={"Accept": "application/vnd.pypi.simple.v1+json"}
     )
     files: list[dict[str, Any]] = answer.raise_for_status().json()["files"]

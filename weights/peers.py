@@ -17,7 +17,10 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
 import httpx2
-import jwt
+from joserfc import jwt
+from joserfc.errors import JoseError
+from joserfc.jwk import OctKey
+from joserfc.jwt import JWTClaimsRegistry
 
 from serve_app.domain.ports import Clock
 from weights.folder import ListedFile, Listing
@@ -53,23 +56,17 @@ def sign(key: bytes, caller: str, path: str, now: datetime) -> str:
     """Token for one path."""
     ends_at = now + timedelta(seconds=TOKEN_S)
     claims = {"aud": AUDIENCE, "iss": caller, "sub": path, "exp": ends_at}
-    return jwt.encode(claims, key, ALGORITHM)
+    return jwt.encode({"alg": ALGORITHM}, claims, OctKey.import_key(key))
 
 
 def caller_of(key: bytes, token: str, path: str) -> str | None:
     """Name of the caller. None if the token is not of this installation or for another path."""
     try:
-        claims = jwt.decode(
-            token,
-            key,
-            algorithms=[ALGORITHM],
-            audience=AUDIENCE,
-            leeway=TOKEN_S,
-            options={"require": ["aud", "exp", "iss", "sub"]},
-        )
-    except jwt.InvalidTokenError:
+        claims = jwt.decode(token, OctKey.import_key(key), algorithms=[ALGORITHM]).claims
+        JWTClaimsRegistry(leeway=TOKEN_S, exp={"essential": True}).validate(claims)
+    except (JoseError, ValueError):
         return None
-    return str(claims["iss"]) if claims["sub"] == path else None
+    return claims.get("iss") if (claims.get("aud"), claims.get("sub")) == (AUDIENCE, path) else None
 
 
 class _Refused(Exception):

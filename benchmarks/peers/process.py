@@ -7,7 +7,7 @@ import os
 import subprocess
 from pathlib import Path
 
-import httpx
+import httpx2
 import psutil
 
 from serve_app.free_ports import free_port
@@ -38,7 +38,7 @@ class PeerProcess:
                 stdout=output,
                 stderr=subprocess.STDOUT,
             )
-        with httpx.Client(base_url=self.url, timeout=2) as http:
+        with httpx2.Client(base_url=self.url, timeout=2) as http:
             eventually(lambda: self._answers(http), f"{self._module} answers", within_s=300)
 
     def family(self) -> list[psutil.Process]:
@@ -79,13 +79,13 @@ class PeerProcess:
         quiet = {"BENTOML_DO_NOT_TRACK": "True", "BENTOML_HOME": home, "HF_HUB_OFFLINE": "1"}
         return clean_environment() | given | quiet | {"PYTHONPATH": str(ROOT), "PATH": path}
 
-    def _answers(self, http: httpx.Client) -> bool:
+    def _answers(self, http: httpx2.Client) -> bool:
         assert self._process is not None
         if self._process.poll() is not None:
             raise RuntimeError(f"{self._module} ended:\n{self._output.read_text()[-3000:]}")
         try:
             return http.get(_READY[self._module]).is_success
-        except httpx.TransportError:
+        except httpx2.TransportError:
             return False
 
 

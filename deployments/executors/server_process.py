@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import httpx
+import httpx2
 
 from deployments.executors.process import ProcessGroup
 from serve_app.domain.errors import AppNotStarted, Misconfigured, ReplicaDied
@@ -32,11 +32,11 @@ class ServerProcess(ProcessGroup):
 
     def __init__(self, name: str, home: Path) -> None:
         super().__init__(name, home)
-        self._http: httpx.AsyncClient | None = None
+        self._http: httpx2.AsyncClient | None = None
         self.port = 0
 
     @property
-    def http(self) -> httpx.AsyncClient:
+    def http(self) -> httpx2.AsyncClient:
         """Client of the server, without a time limit."""
         if self._http is None:
             raise ReplicaDied(f"{self._name} does not run.")
@@ -50,11 +50,11 @@ class ServerProcess(ProcessGroup):
         self.port = _chosen_port()
         wanted = launch(self.port)
         await self._spawn(wanted.command, folder, wanted.environment)
-        self._http = httpx.AsyncClient(
+        self._http = httpx2.AsyncClient(
             base_url=f"http://{HOST}:{self.port}",
             trust_env=False,
-            verify=False,  # noqa: S501  # no TLS, whose certificates take 20 ms to read
-            timeout=httpx.Timeout(None),
+            verify=False,  # no TLS, whose certificates take 20 ms to read
+            timeout=httpx2.Timeout(None),
         )
 
     async def ready(self, probe: Callable[[], Awaitable[bool]], within_s: float) -> None:
@@ -78,7 +78,7 @@ class ServerProcess(ProcessGroup):
             ) from None
 
     async def _probed(self, probe: Callable[[], Awaitable[bool]]) -> bool:
-        with contextlib.suppress(httpx.TransportError, TimeoutError):
+        with contextlib.suppress(httpx2.TransportError, TimeoutError):
             async with asyncio.timeout(PROBE_TIMEOUT_S):
                 return await probe()
         return False

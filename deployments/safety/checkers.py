@@ -16,7 +16,7 @@ from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-import httpx
+import httpx2
 
 from deployments.engine.threads import ONE_BUILDER
 from serve_app.domain.endpoint import Weights
@@ -124,7 +124,7 @@ class HttpChecker:
         self,
         url: str,
         timeout_s: float,
-        send: Callable[..., httpx.Response] = httpx.post,
+        send: Callable[..., httpx2.Response] = httpx2.post,
     ) -> None:
         self._url = url
         self._timeout_s = timeout_s

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from random import SystemRandom
 from urllib.parse import unquote_to_bytes
 
-import httpx
+import httpx2
 
 from deployments.transfer.uploader import (
     DONE,
@@ -112,9 +112,9 @@ class OwnFiles:
         """Access that an attempt has: to what its tenant may read."""
         return cls(lease.files_url, lease.files_token)
 
-    def headers(self, place: httpx.URL) -> dict[str, str]:
+    def headers(self, place: httpx2.URL) -> dict[str, str]:
         """Credential for ``place``, if it is private. No other server gets it."""
-        if not self.token or httpx.URL(self.url).netloc != place.netloc:
+        if not self.token or httpx2.URL(self.url).netloc != place.netloc:
             return {}
         return {"authorization": f"Bearer {self.token}"} if _is_private(place) else {}
 
@@ -134,7 +134,7 @@ class Fetcher:
 
     def __init__(
         self,
-        client: httpx.AsyncClient,
+        client: httpx2.AsyncClient,
         resolve: Resolve,
         *,
         max_bytes: int,
@@ -187,7 +187,7 @@ class Fetcher:
                 self._own_storage.calls.add(READ, "timeout", self._timeout_s)
                 raise _away(f"no answer for {self._timeout_s:g} s") from None
             raise _unread(field, f"the download took longer than {self._timeout_s:g} s") from None
-        except (httpx.HTTPError, httpx.InvalidURL) as error:
+        except (httpx2.HTTPError, httpx2.InvalidURL) as error:
             what = str(error) or type(error).__name__
             raise _unread(field, f"the file could not be fetched: {what}") from None
 
@@ -206,7 +206,7 @@ class Fetcher:
         self._check_size(len(content), field)
         return content
 
-    async def _own(self, url: httpx.URL, download: _Download, files: OwnFiles) -> bool:
+    async def _own(self, url: httpx2.URL, download: _Download, files: OwnFiles) -> bool:
         """Fetch a file of our own storage by its path, whatever host name the URL has. False if it
         is not our file. ``StorageRetry`` if our storage does not answer.
 
@@ -216,7 +216,7 @@ class Fetcher:
         path, _, query = url.raw_path.decode("ascii").partition("?")
         if not files.url or _OWN_PATH.fullmatch(path) is None:
             return False
-        place = httpx.URL(files.url.rstrip("/") + path)
+        place = httpx2.URL(files.url.rstrip("/") + path)
         if _is_private(place) and query:
             place = place.copy_with(query=query.encode())  # it may be signed
         download.awaits_own = True
@@ -225,7 +225,7 @@ class Fetcher:
                 with self._own_storage.calls.counted(READ) as call:
                     found = await self._own_once(place, download, files)
                     call.result = DONE if found else ArtifactNotFound.code
-            except (_OwnAway, httpx.TransportError) as error:
+            except (_OwnAway, httpx2.TransportError) as error:
                 # What the sink has received cannot be taken back.
                 if number == OWN_TRIES or not download.awaits_own:
                     raise _away(repr(error)) from error
@@ -236,7 +236,7 @@ class Fetcher:
                 return found
         raise AssertionError
 
-    async def _own_once(self, place: httpx.URL, download: _Download, files: OwnFiles) -> bool:
+    async def _own_once(self, place: httpx2.URL, download: _Download, files: OwnFiles) -> bool:
         for _ in range(MAX_REDIRECTS + 1):
             headers = download.known.conditional_headers() | files.headers(place)
             async with self._client.stream("GET", place, headers=headers) as response:
@@ -253,7 +253,7 @@ class Fetcher:
                 place = place.join(response.headers["location"])
         return False
 
-    async def _foreign_in_time(self, url: httpx.URL, download: _Download) -> None:
+    async def _foreign_in_time(self, url: httpx2.URL, download: _Download) -> None:
         rate = self._min_rate
         if not rate.bytes_per_s:
             return await self._foreign(url, download)
@@ -271,7 +271,7 @@ class Fetcher:
                 f"the server of the file sent less than {rate.bytes_per_s:,} bytes a second",
             ) from None
 
-    async def _foreign(self, url: httpx.URL, download: _Download) -> None:
+    async def _foreign(self, url: httpx2.URL, download: _Download) -> None:
         field = download.field
         if self._offline:
             raise _unread(field, "URLs of other servers are not fetched (DARKROOM_OFFLINE is set)")
@@ -290,7 +290,7 @@ class Fetcher:
                 await response.aclose()
         raise _unread(field, f"the URL redirects more than {MAX_REDIRECTS} times")
 
-    async def _request(self, url: httpx.URL, download: _Download) -> httpx.Request:
+    async def _request(self, url: httpx2.URL, download: _Download) -> httpx2.Request:
         """Request to the checked address, with the requested name as its host."""
         address = await self._address(url, download)
         request = self._client.build_request(
@@ -301,7 +301,7 @@ class Fetcher:
         request.extensions["sni_hostname"] = url.host  # the certificate is checked against it too
         return request
 
-    async def _address(self, url: httpx.URL, download: _Download) -> str:
+    async def _address(self, url: httpx2.URL, download: _Download) -> str:
         field = download.field
         port = url.port or (443 if url.scheme == "https" else 80)
         try:
@@ -319,7 +319,7 @@ class Fetcher:
             ) from None
         return addresses[0]
 
-    async def _received(self, response: httpx.Response, download: _Download) -> bool:
+    async def _received(self, response: httpx2.Response, download: _Download) -> bool:
         """Read the response into the sink. False if the response contains no file."""
         if response.status_code == NOT_MODIFIED and download.known.conditional_headers():
             return True
@@ -373,35 +373,35 @@ def _away(problem: str) -> StorageRetry:
     return StorageRetry(f"A file could not be read from our own storage in time: {problem}")
 
 
-def fetcher_client() -> httpx.AsyncClient:
+def fetcher_client() -> httpx2.AsyncClient:
     """HTTP client for the URLs of inputs."""
     # Connections go to addresses, so another host name must never reuse one.
-    limits = httpx.Limits(max_connections=32, max_keepalive_connections=0)
-    return httpx.AsyncClient(
-        transport=HttpTransport(httpx.AsyncHTTPTransport(trust_env=False, limits=limits)),
+    limits = httpx2.Limits(max_connections=32, max_keepalive_connections=0)
+    return httpx2.AsyncClient(
+        transport=HttpTransport(httpx2.AsyncHTTPTransport(trust_env=False, limits=limits)),
         trust_env=False,
         follow_redirects=False,
-        timeout=httpx.Timeout(30.0, connect=10.0),
+        timeout=httpx2.Timeout(30.0, connect=10.0),
     )
 
 
 def may_be_private(url: str) -> bool:
     """Return whether a URL looks like that of a private file of our own storage, on any host."""
     try:
-        return _is_private(httpx.URL(url))
-    except (httpx.InvalidURL, ValueError):
+        return _is_private(httpx2.URL(url))
+    except (httpx2.InvalidURL, ValueError):
         return False
 
 
-def _is_private(place: httpx.URL) -> bool:
+def _is_private(place: httpx2.URL) -> bool:
     return place.path.startswith(PRIVATE)
 
 
-def _parsed(url: str, field: str) -> httpx.URL:
+def _parsed(url: str, field: str) -> httpx2.URL:
     try:
-        parsed = httpx.URL(url)
-    except (httpx.InvalidURL, ValueError):
-        parsed = httpx.URL("")
+        parsed = httpx2.URL(url)
+    except (httpx2.InvalidURL, ValueError):
+        parsed = httpx2.URL("")
     if parsed.scheme not in ("http", "https") or not parsed.host:
         raise _unread(field, "Input should be an http:, https: or data: URL of a file")
     return parsed

@@ -8,7 +8,7 @@ import re
 import secrets
 from collections.abc import AsyncIterator
 
-import httpx
+import httpx2
 
 from deployments.transfer.fetcher import fetcher_client
 from deployments.transfer.uploader import Backoff, MediaFile
@@ -37,7 +37,7 @@ class PolicyUploader:
 
     def __init__(
         self,
-        client: httpx.AsyncClient,
+        client: httpx2.AsyncClient,
         resolve: Resolve,
         clock: Clock,
         backoff: Backoff,
@@ -92,7 +92,7 @@ class PolicyUploader:
                     await response.aclose()
         except UnknownHost as error:
             return str(error)
-        except httpx.HTTPError as error:
+        except httpx2.HTTPError as error:
             return type(error).__name__
         except TimeoutError:
             return "it was too slow"
@@ -105,9 +105,9 @@ class PolicyUploader:
             f"The bucket of {UPLOAD_POLICY_HEADER} refused a file: {status}{_reason(said)}"
         )
 
-    async def _request(self, file: MediaFile) -> httpx.Request:
+    async def _request(self, file: MediaFile) -> httpx2.Request:
         """Request to the checked address, with the bucket's name as its host."""
-        url = httpx.URL(file.ticket.url)
+        url = httpx2.URL(file.ticket.url)
         port = url.port or (443 if url.scheme == "https" else 80)
         try:
             addresses = await connectable(
@@ -184,7 +184,7 @@ def _plain(key: str) -> str:
     return re.sub(r"[^A-Za-z0-9._-]", "_", key.rpartition("/")[2])
 
 
-async def _beginning(response: httpx.Response) -> str:
+async def _beginning(response: httpx2.Response) -> str:
     """Beginning of an answer, which may be of any server and of any length."""
     said = b""
     async for part in response.aiter_bytes():

@@ -16,7 +16,7 @@ from pathlib import Path
 from random import Random
 from typing import TYPE_CHECKING, Any, BinaryIO, Protocol
 
-import httpx
+import httpx2
 
 from serve_app.domain.artifact import Artifact, UploadTicket
 from serve_app.domain.errors import DarkroomError, StorageUnavailable, TooLarge, UploadPolicyFailed
@@ -174,9 +174,9 @@ class StorageCalls:
 def _result_of(error: Exception) -> str:
     if isinstance(error, DarkroomError):
         return error.code
-    if isinstance(error, TimeoutError | httpx.TimeoutException):
+    if isinstance(error, TimeoutError | httpx2.TimeoutException):
         return "timeout"
-    return "no_answer" if isinstance(error, httpx.TransportError) else ERROR
+    return "no_answer" if isinstance(error, httpx2.TransportError) else ERROR
 
 
 class Backoff:
@@ -206,7 +206,7 @@ class Uploader:
 
     def __init__(
         self,
-        client: httpx.AsyncClient,
+        client: httpx2.AsyncClient,
         clock: Clock,
         backoff: Backoff,
         give_up_s: float,
@@ -245,7 +245,7 @@ class Uploader:
                     if problem is None:
                         return
                     call.result = ERROR
-            except httpx.HTTPError as error:
+            except httpx2.HTTPError as error:
                 problem = repr(error)
             except TimeoutError:
                 problem = "storage was too slow"
@@ -269,7 +269,7 @@ class Uploader:
                 await self._client.delete(ticket.delete_url)
             else:
                 await self._client.delete(ticket.url, headers=dict(ticket.headers))
-        except httpx.HTTPError as error:
+        except httpx2.HTTPError as error:
             log.info("An unneeded upload could not be deleted: %r", error)
 
     async def aclose(self) -> None:
@@ -281,7 +281,7 @@ class Uploader:
         self, file: MediaFile, headers: Mapping[str, str], left_s: float, *, again: bool
     ) -> str | None:
         """Try one upload. None on success, or the reason why a retry may succeed, as is an
-        ``httpx.HTTPError`` or a ``TimeoutError``."""
+        ``httpx2.HTTPError`` or a ``TimeoutError``."""
         async with asyncio.timeout(left_s):
             response = await self._client.put(
                 file.ticket.url, content=file.content(), headers=headers
@@ -299,7 +299,7 @@ class Uploader:
         raise StorageUnavailable(f"Storage refused the upload: {status} {_reason(response.text)}")
 
     async def _problem_of(
-        self, file: MediaFile, sent: Mapping[str, str], response: httpx.Response
+        self, file: MediaFile, sent: Mapping[str, str], response: httpx2.Response
     ) -> str | None:
         """Compare what storage says it has with what was sent. None if it is the same."""
         wanted = sent.get(ENCRYPTION)
@@ -336,32 +336,32 @@ def _reason(answer: str) -> str:
     return ": ".join(_XML.findall(answer)) or answer[:200]
 
 
-class HttpTransport(httpx.AsyncBaseTransport):
-    """``inner``, with an ``httpx.ConnectError`` for connections that are reset as they are opened.
+class HttpTransport(httpx2.AsyncBaseTransport):
+    """``inner``, with an ``httpx2.ConnectError`` for connections that are reset as they are opened.
 
     Under uvloop such a connection has lost its socket when anyio 4.16 asks for its addresses, which
     is an ``AttributeError`` (1 in 75 of connections that were reset within a millisecond).
     """
 
-    def __init__(self, inner: httpx.AsyncBaseTransport) -> None:
+    def __init__(self, inner: httpx2.AsyncBaseTransport) -> None:
         self._inner = inner
 
-    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+    async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
         try:
             return await self._inner.handle_async_request(request)
         except AttributeError as error:
             message = "The connection was reset as it was opened."
-            raise httpx.ConnectError(message, request=request) from error
+            raise httpx2.ConnectError(message, request=request) from error
 
     async def aclose(self) -> None:
         await self._inner.aclose()
 
 
-def http_client() -> httpx.AsyncClient:
+def http_client() -> httpx2.AsyncClient:
     """HTTP client for uploads. Ignores proxies of the environment: ticket URLs are internal."""
-    inner = httpx.AsyncHTTPTransport(trust_env=False, limits=httpx.Limits(max_connections=32))
-    return httpx.AsyncClient(
+    inner = httpx2.AsyncHTTPTransport(trust_env=False, limits=httpx2.Limits(max_connections=32))
+    return httpx2.AsyncClient(
         transport=HttpTransport(inner),
         trust_env=False,
-        timeout=httpx.Timeout(60.0, connect=5.0),
+        timeout=httpx2.Timeout(60.0, connect=5.0),
     )

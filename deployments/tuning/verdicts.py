@@ -15,6 +15,7 @@ from pydantic import BaseModel, ValidationError
 from deployments.replica.tuned import Machine
 from deployments.tuning.variants import BENCHMARKED
 from serve_app.domain.errors import Misconfigured
+from serve_app.options.mistakes import mistakes_text
 
 BENCHMARK = "`python -m benchmarks.gpu --out DIR`"
 
@@ -80,8 +81,7 @@ def _read(path: Path) -> BenchmarkResults:
     except OSError as error:
         raise Misconfigured(f"{path} cannot be read: {error.strerror}. {advice}") from None
     except ValidationError as error:
-        first = error.errors()[0]
-        problem = ": ".join(filter(None, (".".join(map(str, first["loc"])), first["msg"])))
+        mistakes = mistakes_text(BenchmarkResults, error)
         raise Misconfigured(
-            f"{path} does not have the results of the GPU benchmark: {problem}. {advice}"
+            f"{path} does not have the results of the GPU benchmark: {mistakes}. {advice}"
         ) from None

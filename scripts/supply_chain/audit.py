@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from typing import Any, NamedTuple
 
-import httpx
+import httpx2
 
 from scripts.supply_chain.packages import Package, shipped
 
@@ -65,7 +65,7 @@ class Vulnerability:
 class Database:
     """OSV's API."""
 
-    def __init__(self, client: httpx.Client) -> None:
+    def __init__(self, client: httpx2.Client) -> None:
         self._client = client
 
     def look_up(self, packages: Sequence[Package]) -> list[Vulnerability]:
@@ -103,7 +103,7 @@ class Database:
         try:
             answer = self._client.request(method, path, json=body).raise_for_status()
             return answer.json()
-        except (httpx.HTTPError, ValueError) as error:
+        except (httpx2.HTTPError, ValueError) as error:
             raise Unreachable(str(error) or type(error).__name__) from None
 
 
@@ -137,7 +137,7 @@ def main(words: Sequence[str] | None = None) -> int:
     given = parser.parse_args(words)
     packages = shipped()
     try:
-        with httpx.Client(base_url=given.database, timeout=TIMEOUT_S) as client:
+        with httpx2.Client(base_url=given.database, timeout=TIMEOUT_S) as client:
             found = Database(client).look_up(packages)
     except Unreachable as error:
         print(

@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from serve_app.catalog import suggestions
 from serve_app.catalog.entries import CatalogEntry, EntryBuilder, EntryOrigin
 from serve_app.catalog.fallbacks import input_at, problem_of
-from serve_app.catalog.known_keys import Place, mistakes_of, unknown_options
+from serve_app.catalog.known_keys import unknown_options
 from serve_app.catalog.source import CatalogSource, EndpointSource, SourceFile
 from serve_app.domain.errors import (
     EndpointNotFound,
@@ -22,7 +22,9 @@ from serve_app.domain.errors import (
     InvalidInput,
     Misconfigured,
 )
-from serve_app.domain.executors.hosted import EVERY, HostedEndpoint
+from serve_app.domain.executors.hosted import EVERY
+from serve_app.options.hosted import HostedEndpoint
+from serve_app.options.mistakes import Place, mistakes_of
 
 BUILT_IN = Path(__file__).with_name("models.yaml")
 
@@ -335,11 +337,7 @@ def _invalid(mistakes: Sequence[tuple[Place, str]]) -> InvalidInput:
         for place, what in mistakes
         for inside in ([part for part in place[2:] if part != "[key]"],)
     )
-    first = problems[0]
-    field = ".".join(str(part) for part in first.loc[1:])
-    message = f"{field}: {first.message}" if field else first.message
-    more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
-    return InvalidInput(f"{message}{more}.", problems)
+    return InvalidInput.of_problems(problems)
 
 
 def mistakes_in_file(path: Path) -> Sequence[Misconfigured]:

@@ -13,8 +13,9 @@ from serve_app.catalog.schema.registry import SCHEMAS, InputSchema
 from serve_app.catalog.source import EndpointSource, ExampleSource, RecipeSource
 from serve_app.domain.endpoint import Endpoint, Recipe, Weights, WorkLimit
 from serve_app.domain.errors import InvalidInput
-from serve_app.domain.executors.hosted import EVERY, PROVIDERS, HostedEndpoint
+from serve_app.domain.executors.hosted import EVERY, PROVIDERS
 from serve_app.domain.executors.secrets import OPTION, name_problem, named_by
+from serve_app.options.hosted import HostedEndpoint
 
 RESERVED_OWNERS = frozenset(
     {

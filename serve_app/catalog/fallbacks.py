@@ -9,12 +9,12 @@ from functools import lru_cache
 from typing import Any
 
 from serve_app.catalog.entries import CatalogEntry
-from serve_app.catalog.known_keys import Place
 from serve_app.catalog.schema.registry import InputSchema
 from serve_app.catalog.source import FallbackSource, ShadowSource
 from serve_app.domain.executors.fallback import renamed
 from serve_app.domain.executors.hosted import PROVIDERS
 from serve_app.domain.workflows.definition import FAMILY
+from serve_app.options.mistakes import Place
 
 MAX_CACHED_SCHEMAS = 256
 KEY, SHADOW = "fallback", "shadow"

@@ -10,12 +10,12 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from serve_app.catalog.known_keys import mistakes_of
 from serve_app.catalog.limits import MemorySource
 from serve_app.domain.billing.price import Price
 from serve_app.domain.endpoint import STEP_CACHE, Precision, levels_of
 from serve_app.domain.errors import Misconfigured
 from serve_app.domain.executors.fallback import ERRORS, NEVER, USUAL_ERRORS, FallbackBudget
+from serve_app.options.mistakes import mistakes_of
 
 Path_ = tuple[str | int, ...]
 

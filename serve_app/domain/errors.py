@@ -119,6 +119,15 @@ class InvalidInput(DarkroomError):
         problem = FieldProblem(field_loc(field), message, type, context)
         return cls(f"{field}: {message}", (problem,))
 
+    @classmethod
+    def of_problems(cls, problems: tuple[FieldProblem, ...], count: int = 0) -> InvalidInput:
+        """Error whose message names the first of the problems. ``count``: of all that there are, if
+        ``problems`` are only some."""
+        first, more = problems[0], max(len(problems), count) - 1
+        field = ".".join(map(str, first.loc[1:]))
+        message = f"{field}: {first.message}" if field else first.message
+        return cls(f"{message} (and {more} more)" if more else message, problems)
+
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self), (self.message, self.problems)
 

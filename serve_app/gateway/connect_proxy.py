@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from http import HTTPStatus
 from ipaddress import IPv6Address, ip_address
 
-import httpx
+import httpx2
 
 from serve_app.domain.addresses import (
     PrivateAddress,
@@ -318,9 +318,9 @@ class KeyCheck:
             return True
         headers = {"authorization": f"Key {key}"}
         try:
-            async with httpx.AsyncClient(trust_env=False, timeout=PATIENCE_S) as client:
+            async with httpx2.AsyncClient(trust_env=False, timeout=PATIENCE_S) as client:
                 answer = await client.get(f"{self._url}/v1/models?limit=1", headers=headers)
-        except (httpx.HTTPError, UnicodeError):
+        except (httpx2.HTTPError, UnicodeError):
             return False
         if not answer.is_success:
             return False

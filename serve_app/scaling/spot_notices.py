@@ -14,7 +14,7 @@ from email.utils import parsedate_to_datetime
 from http import HTTPStatus
 from typing import Any, Protocol
 
-import httpx
+import httpx2
 
 from serve_app.domain.errors import DarkroomError, Misconfigured, Unavailable
 from serve_app.domain.ports import Clock
@@ -59,7 +59,7 @@ class AmazonNotices:
     name = "aws"
     every_s = 5.0  # as Amazon recommends
 
-    def __init__(self, http: httpx.Client) -> None:
+    def __init__(self, http: httpx2.Client) -> None:
         self._http = http
         self._token = ""
 
@@ -81,7 +81,7 @@ class AmazonNotices:
         at = _field(answer, lambda: datetime.fromisoformat(notice["time"]))
         return SpotNotice(at.astimezone(UTC), f"Amazon EC2 will {notice.get('action')} it")
 
-    def _get(self) -> httpx.Response:
+    def _get(self) -> httpx2.Response:
         headers = {"x-aws-ec2-metadata-token": self._token}
         return _call(self._http, "GET", "/latest/meta-data/spot/instance-action", headers)
 
@@ -99,7 +99,7 @@ class GoogleNotices:
     name = "gcp"
     every_s = 1.0
 
-    def __init__(self, http: httpx.Client, clock: Clock) -> None:
+    def __init__(self, http: httpx2.Client, clock: Clock) -> None:
         self._http = http
         self._clock = clock
 
@@ -118,7 +118,7 @@ class GoogleNotices:
             return None
         return SpotNotice(self._clock.now() + SHORT_NOTICE, "Google Compute Engine preempts it")
 
-    def _get(self) -> httpx.Response:
+    def _get(self) -> httpx2.Response:
         path = "/computeMetadata/v1/instance/preempted"
         return _call(self._http, "GET", path, {"metadata-flavor": "Google"})
 
@@ -129,7 +129,7 @@ class AzureNotices:
     name = "azure"
     every_s = 1.0
 
-    def __init__(self, http: httpx.Client, clock: Clock) -> None:
+    def __init__(self, http: httpx2.Client, clock: Clock) -> None:
         self._http = http
         self._clock = clock
         self._machine = ""
@@ -162,7 +162,7 @@ class AzureNotices:
         except (KeyError, ValueError):  # empty once it has begun
             return self._clock.now() + SHORT_NOTICE
 
-    def _get(self, path: str) -> httpx.Response:
+    def _get(self, path: str) -> httpx2.Response:
         return _call(self._http, "GET", path, {"metadata": "true"})
 
 
@@ -186,21 +186,21 @@ def source_of(cloud: str | None, url: str | None, clock: Clock) -> NoticeSource:
     )
 
 
-def _client(url: str) -> httpx.Client:
+def _client(url: str) -> httpx2.Client:
     # A proxy of the environment would reach another machine's service, or none.
-    return httpx.Client(base_url=url, timeout=TIMEOUT_S, trust_env=False)
+    return httpx2.Client(base_url=url, timeout=TIMEOUT_S, trust_env=False)
 
 
-def _call(http: httpx.Client, method: str, path: str, headers: dict[str, str]) -> httpx.Response:
+def _call(http: httpx2.Client, method: str, path: str, headers: dict[str, str]) -> httpx2.Response:
     try:
         return http.request(method, path, headers=headers)
-    except httpx.HTTPError as error:
+    except httpx2.HTTPError as error:
         raise Unavailable(
             f"The metadata service at {http.base_url} does not answer: {error!r}"
         ) from error
 
 
-def _json(answer: httpx.Response) -> dict[str, Any]:
+def _json(answer: httpx2.Response) -> dict[str, Any]:
     if not answer.is_success:
         raise _unexpected(answer)
     found = _field(answer, answer.json)
@@ -209,13 +209,13 @@ def _json(answer: httpx.Response) -> dict[str, Any]:
     return found
 
 
-def _field(answer: httpx.Response, read: Callable[[], Any]) -> Any:
+def _field(answer: httpx2.Response, read: Callable[[], Any]) -> Any:
     try:
         return read()
     except (KeyError, TypeError, ValueError) as error:
         raise _unexpected(answer) from error
 
 
-def _unexpected(answer: httpx.Response) -> DarkroomError:
+def _unexpected(answer: httpx2.Response) -> DarkroomError:
     path, shown = answer.request.url.path, answer.text[:80].replace("\n", " ")
     return Unavailable(f"The metadata service answered {path} with {answer.status_code}: {shown}")

@@ -24,6 +24,7 @@ from pydantic_settings import (
 )
 
 from serve_app.domain.errors import Misconfigured
+from serve_app.options.mistakes import mistakes_text
 from serve_app.settings.groups import (
     PREFIX,
     GatewaySettings,
@@ -321,16 +322,8 @@ def read_config(arguments: Mapping[str, object]) -> Config:
     try:
         return Config(**arguments)
     except ValidationError as error:
-        problems = (
-            ": ".join(filter(None, (".".join(map(str, one["loc"][1:])), _message_of(one["msg"]))))
-            for one in error.errors()  # the first part of a location is the area
-        )
-        raise Misconfigured(f"The configuration is not valid. {'; '.join(problems)}.") from None
-
-
-def _message_of(given: str) -> str:
-    """The message without what pydantic puts before those of our own checks."""
-    return given.removeprefix("Value error, ")
+        mistakes = mistakes_text(Config, error, skip=1)  # the area, which no setting's name has
+        raise Misconfigured(f"The configuration is not valid. {mistakes}.") from None
 
 
 def setting_names() -> frozenset[str]:

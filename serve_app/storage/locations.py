@@ -22,6 +22,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, Va
 from serve_app.domain.artifact import UploadTicket
 from serve_app.domain.errors import DarkroomError, InvalidInput, Misconfigured, StorageUnavailable
 from serve_app.domain.upload import UploadPart
+from serve_app.options.mistakes import mistakes_text
 from serve_app.paths import expanded
 from serve_app.settings import Config, Secrets
 from serve_app.storage.directory import DirectoryStorage
@@ -145,10 +146,8 @@ def _parsed(id_: object, value: object) -> LocationConfig:
     try:
         return LocationConfig.model_validate(value)
     except ValidationError as error:
-        # Without the values, which may be secret.
-        first = error.errors(include_input=False)[0]
-        field = ".".join(map(str, first["loc"])) or "it"
-        raise Misconfigured(f"{SETTING}: {id_}.{field}: {first['msg']}.") from None
+        mistakes = mistakes_text(LocationConfig, error, id_)
+        raise Misconfigured(f"{SETTING}: {mistakes}.") from None
 
 
 def _located(

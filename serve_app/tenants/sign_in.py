@@ -13,12 +13,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-import jwt
-
 from serve_app.domain.errors import Forbidden, Unauthenticated
 from serve_app.domain.ports import Clock
 from serve_app.tenants.scopes import Caller
-from serve_app.tenants.signed_claims import ALGORITHM, read_claims
+from serve_app.tenants.signed_claims import read_claims, sign_claims
 
 BEGUN_VALID_S = 600
 """Time for a person to sign in at the provider."""
@@ -122,7 +120,7 @@ class SignInStates:
             "secret": hashlib.sha256(secret.encode()).hexdigest(),
             "exp": int(self._clock.now().timestamp()) + BEGUN_VALID_S,
         }
-        return self._begun(jwt.encode(claims, self._secret, ALGORITHM), secret, id_)
+        return self._begun(sign_claims(claims, self._secret), secret, id_)
 
     def check(self, state: str, secret: str) -> BegunSignIn:
         """Values of the sign-in that began with this state. ``Unauthenticated``: it did not begin

@@ -11,13 +11,11 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-import jwt
-
 from serve_app.domain.errors import Unauthenticated, Unsupported
 from serve_app.domain.ports import Clock
 from serve_app.tenants.scopes import Caller
 from serve_app.tenants.sign_in import ACTOR
-from serve_app.tenants.signed_claims import ALGORITHM, read_claims
+from serve_app.tenants.signed_claims import read_claims, sign_claims
 
 ISSUER = "darkroom"
 REQUIRED = ("iss", "exp", "sub", "key", "apps")
@@ -69,7 +67,7 @@ class Tokens:
             "iat": now,
             "exp": now + valid_s,
         }
-        return jwt.encode(claims, self._secret, ALGORITHM)
+        return sign_claims(claims, self._secret)
 
     def check(self, token: str) -> TokenGrant:
         """Rights of a token. Raises ``Unauthenticated`` if it is not valid or has expired."""
@@ -104,7 +102,7 @@ class StreamTokens:
             return None
         expires = int(self._clock.now().timestamp()) + STREAM_VALID_S
         claims = {"aud": STREAM, "sub": request_id, "key": key_id, "exp": expires}
-        return jwt.encode(claims, self._secret, ALGORITHM)
+        return sign_claims(claims, self._secret)
 
     def key_of(self, token: str, request_id: str) -> str:
         """Key that the token was issued to. Raises ``Unauthenticated`` if the token has expired,
@@ -190,7 +188,7 @@ class UploadTokens:
             "key": identity.key_id,
             "exp": expires,
         }
-        text = jwt.encode(claims, self._signing_key, ALGORITHM)
+        text = sign_claims(claims, self._signing_key)
         return UploadToken(text, now + timedelta(seconds=CLIENT_VALID_S))
 
     def grant_of(self, header: str | None) -> UploadGrant | None:

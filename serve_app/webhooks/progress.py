@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from typing import Protocol
 from weakref import WeakValueDictionary
 
-import httpx
+import httpx2
 
 from serve_app.domain.errors import DarkroomError, DatabaseUnavailable, RequestNotFound
 from serve_app.domain.ports import Clock, Queue
@@ -145,7 +145,7 @@ class ProgressNotifier:
             log.exception("Progress webhooks of request %s stop after an error", request.id)
 
     async def _send_changes(self, request: Request, webhook: ProgressState) -> None:
-        channel = DeliveryChannel(request.tenant, httpx.URL(webhook.url).netloc.decode())
+        channel = DeliveryChannel(request.tenant, httpx2.URL(webhook.url).netloc.decode())
         seen: Request | None = None
         calls = checks = 0
         while True:

@@ -12,8 +12,8 @@ from email.utils import parsedate_to_datetime
 from typing import Any, cast
 from urllib.parse import unquote
 
-import httpcore
-import httpx
+import httpcore2
+import httpx2
 
 from serve_app.domain.addresses import PrivateAddress, Resolve, UnknownHost, connectable
 from serve_app.domain.ports import Clock
@@ -24,7 +24,7 @@ from serve_app.webhooks.signing import SignedMessage, Signer
 from serve_app.webhooks.target import PRIVATE
 
 
-class PublicOnly(httpcore.AsyncNetworkBackend):
+class PublicOnly(httpcore2.AsyncNetworkBackend):
     """Network backend that resolves a name once and connects to the checked addresses.
 
     A name that resolves to another address a moment later therefore has no effect. The connection
@@ -32,7 +32,7 @@ class PublicOnly(httpcore.AsyncNetworkBackend):
     """
 
     def __init__(
-        self, inner: httpcore.AsyncNetworkBackend, resolve: Resolve, *, allow_private: bool
+        self, inner: httpcore2.AsyncNetworkBackend, resolve: Resolve, *, allow_private: bool
     ) -> None:
         self._inner = inner
         self._resolve = resolve
@@ -45,33 +45,33 @@ class PublicOnly(httpcore.AsyncNetworkBackend):
         timeout: float | None = None,
         local_address: str | None = None,
         socket_options: Iterable[Any] | None = None,
-    ) -> httpcore.AsyncNetworkStream:
+    ) -> httpcore2.AsyncNetworkStream:
         """Connect to the first address that answers.
 
-        Raises ``PrivateAddress``, ``httpcore.ConnectError`` or ``httpcore.ConnectTimeout``.
+        Raises ``PrivateAddress``, ``httpcore2.ConnectError`` or ``httpcore2.ConnectTimeout``.
         """
         try:
             addresses = await connectable(
                 host, port, self._resolve, allow_private=self._allow_private
             )
         except UnknownHost as unknown:
-            raise httpcore.ConnectError(str(unknown)) from None
+            raise httpcore2.ConnectError(str(unknown)) from None
         problem: Exception | None = None
         for address in addresses:
             try:
                 return await self._inner.connect_tcp(
                     address, port, timeout, local_address, socket_options
                 )
-            except (httpcore.ConnectError, httpcore.ConnectTimeout) as error:
+            except (httpcore2.ConnectError, httpcore2.ConnectTimeout) as error:
                 problem = error
-        raise problem or httpcore.ConnectError(f"the host {host} has no address")
+        raise problem or httpcore2.ConnectError(f"the host {host} has no address")
 
     async def connect_unix_socket(
         self,
         path: str,
         timeout: float | None = None,
         socket_options: Iterable[Any] | None = None,
-    ) -> httpcore.AsyncNetworkStream:
+    ) -> httpcore2.AsyncNetworkStream:
         raise NotImplementedError("Webhooks cannot use Unix sockets.")
 
     async def sleep(self, seconds: float) -> None:
@@ -104,15 +104,15 @@ class Sender:
         self._resolve = resolve
         self._clock = clock
         self._allow_private = allow_private
-        self._pool: httpcore.AsyncConnectionPool | None = None
+        self._pool: httpcore2.AsyncConnectionPool | None = None
 
     async def start(self) -> None:
         if self._pool is not None:
             return
-        # Without anyio, httpcore has a placeholder class here, whose type is not a backend's.
-        plain = cast("httpcore.AsyncNetworkBackend", httpcore.AnyIOBackend())
+        # Without anyio, httpcore2 has a placeholder class here, whose type is not a backend's.
+        plain = cast("httpcore2.AsyncNetworkBackend", httpcore2.AnyIOBackend())
         backend = PublicOnly(plain, self._resolve, allow_private=self._allow_private)
-        self._pool = httpcore.AsyncConnectionPool(
+        self._pool = httpcore2.AsyncConnectionPool(
             ssl_context=await asyncio.to_thread(trusted),
             max_connections=MAX_CONNECTIONS,
             max_keepalive_connections=MAX_CONNECTIONS,
@@ -144,13 +144,13 @@ class Sender:
             error, final = f"The host {refused.host} {PRIVATE}.", True
         except TimeoutError:
             error = f"It did not answer within {timeout_s:g} s."
-        except (httpcore.ConnectError, httpcore.ConnectTimeout, ssl.SSLError, OSError) as problem:
+        except (httpcore2.ConnectError, httpcore2.ConnectTimeout, ssl.SSLError, OSError) as problem:
             error = f"No connection: {str(problem) or type(problem).__name__}."
         except (
-            httpcore.NetworkError,
-            httpcore.TimeoutException,
-            httpcore.ProtocolError,
-            httpcore.UnsupportedProtocol,
+            httpcore2.NetworkError,
+            httpcore2.TimeoutException,
+            httpcore2.ProtocolError,
+            httpcore2.UnsupportedProtocol,
         ) as problem:
             error = f"No answer: {str(problem) or type(problem).__name__}."
         took_s = self._clock.monotonic() - began
@@ -161,10 +161,10 @@ class Sender:
     ) -> tuple[int, float | None]:
         if self._pool is None:
             raise RuntimeError("The sender has not been started.")
-        parsed = httpx.URL(url)
-        request = httpcore.Request(
+        parsed = httpx2.URL(url)
+        request = httpcore2.Request(
             "POST",
-            httpcore.URL(
+            httpcore2.URL(
                 scheme=parsed.raw_scheme,
                 host=parsed.raw_host,
                 port=parsed.port,
@@ -205,7 +205,7 @@ class Sender:
         return None
 
 
-async def _drain(response: httpcore.Response) -> None:
+async def _drain(response: httpcore2.Response) -> None:
     """Read the rest of the response if that is quick.
 
     The content is ignored, but the connection can be reused only after it has been read.
@@ -217,7 +217,7 @@ async def _drain(response: httpcore.Response) -> None:
                 size += len(part)
                 if size > MAX_READ_BYTES:
                     return
-    except (TimeoutError, httpcore.NetworkError, httpcore.ProtocolError):
+    except (TimeoutError, httpcore2.NetworkError, httpcore2.ProtocolError):
         return  # the status has been received, which is enough
 
 
@@ -230,7 +230,7 @@ def _error_of(status: int) -> tuple[str, bool]:
     return f"It answered {status}.", status == GONE
 
 
-def _credentials(url: httpx.URL) -> list[tuple[bytes, bytes]]:
+def _credentials(url: httpx2.URL) -> list[tuple[bytes, bytes]]:
     if not url.userinfo:
         return []
     name, _, password = url.userinfo.decode("ascii").partition(":")
@@ -240,4 +240,4 @@ def _credentials(url: httpx.URL) -> list[tuple[bytes, bytes]]:
 
 def trusted() -> ssl.SSLContext:
     """TLS context with the roots of certifi or of ``SSL_CERT_FILE``."""
-    return httpx.create_ssl_context()
+    return httpx2.create_ssl_context()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
-import httpx
+import httpx2
 
 from serve_app.domain.addresses import PrivateAddress, Resolve, UnknownHost, connectable
 from serve_app.domain.sharing.admission import admission_suspended
@@ -27,8 +27,8 @@ def checked(url: str) -> str:
     if len(url) > MAX_LENGTH:
         raise BadTarget(f"should have at most {MAX_LENGTH} characters")
     try:
-        parsed = httpx.URL(url)
-    except (httpx.InvalidURL, ValueError):
+        parsed = httpx2.URL(url)
+    except (httpx2.InvalidURL, ValueError):
         raise BadTarget("should be an http: or https: URL") from None
     if parsed.scheme not in ("http", "https"):
         raise BadTarget("should be an http: or https: URL")
@@ -59,13 +59,13 @@ class Targets:
         whole = checked(url)
         if self._allow_private:
             return whole
-        parsed = httpx.URL(whole)
+        parsed = httpx2.URL(whole)
         if await is_private(parsed, tenant, self._resolve):
             raise BadTarget(f"names the host {parsed.host}, which {PRIVATE}")
         return whole
 
 
-async def is_private(url: httpx.URL, tenant: str, resolve: Resolve) -> bool:
+async def is_private(url: httpx2.URL, tenant: str, resolve: Resolve) -> bool:
     """Return whether the host has a private address. One that does not resolve within ``RESOLVE_S``
     has none yet: whoever connects looks again."""
     async with admission_suspended():  # a name server may take seconds
@@ -80,5 +80,5 @@ async def is_private(url: httpx.URL, tenant: str, resolve: Resolve) -> bool:
     return False
 
 
-def port_of(url: httpx.URL) -> int:
+def port_of(url: httpx2.URL) -> int:
     return url.port or (443 if url.scheme == "https" else 80)

@@ -9,7 +9,8 @@ import pytest
 from benchmarks.fal_provider import KEY, Provider, start
 from deployments.executors.hosted.calls import CallRefused, ProviderClient, Wire
 from deployments.executors.hosted.fal import FalQueue
-from serve_app.domain.executors.hosted import CallState, HostedCall, HostedEndpoint
+from serve_app.domain.executors.hosted import CallState, HostedCall
+from serve_app.options.hosted import HostedEndpoint
 
 PLACE = "fal-ai/veo3.1/fast"
 CALL = HostedCall("call", CallState.ACCEPTED, "", PLACE, 0.0)
@@ -31,7 +32,13 @@ async def http() -> AsyncIterator[ProviderClient]:
 
 
 def queue_of(provider: Provider, http: ProviderClient, key: str = KEY) -> FalQueue:
-    spec = HostedEndpoint("fal", PLACE, "PROVIDER_KEY", provider.origin, provider.origin)
+    spec = HostedEndpoint(
+        provider="fal",
+        endpoint=PLACE,
+        secret="PROVIDER_KEY",
+        url=provider.origin,
+        history_url=provider.origin,
+    )
     return FalQueue(Wire(http, spec, f"Key {key}", {}))
 
 

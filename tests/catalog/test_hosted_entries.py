@@ -12,8 +12,8 @@ from serve_app.catalog.catalog import Catalog, load
 from serve_app.catalog.entries import EntryOrigin
 from serve_app.domain.endpoint import Endpoint, Weights
 from serve_app.domain.errors import EndpointNotFound, EndpointNotServed, Misconfigured
-from serve_app.domain.executors.hosted import HostedEndpoint
 from serve_app.domain.executors.secrets import name_problem
+from serve_app.options.hosted import HostedEndpoint
 
 
 def endpoint(family: str = "fal", secrets: Any = ("FAL_KEY",), **hosted: Any) -> Endpoint:
@@ -36,16 +36,25 @@ def test_an_entry_has_the_providers_address_by_default() -> None:
     [
         (endpoint(secrets=[]), "`options.secrets` must name one secret"),
         (endpoint(secrets=["A", "B"]), "`options.secrets` must name one secret"),
-        (endpoint(endpoint=""), "`options.hosted.endpoint` must be a text"),
-        (endpoint(urll="x"), "`options.hosted` has no `urll`; known are"),
-        (endpoint(url="ftp://x"), "`options.hosted.url` must be an http or https URL"),
+        (endpoint(endpoint=""), "options.hosted.endpoint: it must be the provider's id"),
+        (endpoint(urll="x"), "options.hosted.urll: unknown key `urll`; did you mean `url`?"),
+        (endpoint(url="ftp://x"), "options.hosted.url: it must be an http or https URL"),
         (endpoint("darkroom"), "`options.hosted.url` must be the URL of the provider"),
-        (endpoint(on_unknown="maybe"), "`options.hosted.on_unknown` must be fail or repeat"),
-        (endpoint(grace_s=-1), "`options.hosted.grace_s` must be from 0 to 86400"),
-        (endpoint(busy_s="1h"), "`options.hosted.busy_s` must be from 0 to 86400"),
-        (endpoint("openai", makes="songs"), "`options.hosted.makes` must be images or videos"),
-        (endpoint(own_key="yes"), "`options.hosted.own_key` must be true or false"),
-        (Endpoint("a/b", "fal", Weights(""), "json"), "needs `options.hosted`"),
+        (
+            endpoint(on_unknown="maybe"),
+            "hosted.on_unknown: Input should be 'fail' or 'repeat'",
+        ),
+        (
+            endpoint(grace_s=-1),
+            "hosted.grace_s: Input should be greater than or equal to 0",
+        ),
+        (endpoint(busy_s="1h"), "options.hosted.busy_s: Input should be a valid number"),
+        (
+            endpoint("openai", makes="songs"),
+            "hosted.makes: Input should be 'images' or 'videos'",
+        ),
+        (endpoint(own_key="yes"), "options.hosted.own_key: Input should be a valid boolean"),
+        (Endpoint("a/b", "fal", Weights(""), "json"), "options.hosted.endpoint: Field required"),
     ],
 )
 def test_a_mistake_in_an_entry_is_named(given: Endpoint, words: str) -> None:

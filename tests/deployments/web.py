@@ -1,6 +1,6 @@
 """Fake web for a fetcher, without a socket."""
 
-import httpx
+import httpx2
 
 from deployments.transfer.fetcher import Fetcher
 
@@ -24,7 +24,7 @@ class Web:
     async def answer(self, request):
         self.requests.append(request)
         name = request.headers["host"] + request.url.path
-        answer = self.answers.get(name, httpx.Response(404))
+        answer = self.answers.get(name, httpx2.Response(404))
         if isinstance(answer, Exception):
             raise answer
         if callable(answer):
@@ -32,6 +32,6 @@ class Web:
         return answer
 
     def fetcher(self, **changes):
-        client = httpx.AsyncClient(transport=httpx.MockTransport(self.answer))
+        client = httpx2.AsyncClient(transport=httpx2.MockTransport(self.answer))
         options = {"max_bytes": 1000, "timeout_s": 5.0, "allow_private": False, **changes}
         return Fetcher(client, self.resolve, **options)

@@ -102,7 +102,7 @@ def test_without_credentials_those_of_the_installation_are_used(read: Any) -> No
         ("acme: {}", "acme.bucket is missing"),
         ("acme: {bucket: s3://pics}", "acme.bucket is 's3://pics'"),
         ("acme: {bucket: pics, prefix: a/../b}", "acme.prefix"),
-        ("acme: {bucket: pics, color: red}", "acme.color: Extra inputs"),
+        ("acme: {bucket: pics, color: red}", "acme.color: unknown key `color`"),
         ("acme: {bucket: pics, endpoint_url: 'minio:9'}", "acme.endpoint_url"),
         ("acme: {bucket: pics, access_key_id: a}", "needs both access_key_id"),
         ("acme: {bucket: pics, external_id: abc}", "no effect without role_arn"),

@@ -9,7 +9,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from threading import Thread
 from typing import Any
 
-import httpx
+import httpx2
 import pytest
 
 from scripts.supply_chain import audit
@@ -94,7 +94,7 @@ def package(name: str, version: str = "1.0") -> Package:
 
 
 def found(osv: Osv, *packages: Package) -> list[Vulnerability]:
-    with httpx.Client(base_url=osv.url) as client:
+    with httpx2.Client(base_url=osv.url) as client:
         return Database(client).look_up(packages)
 
 

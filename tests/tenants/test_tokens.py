@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-import jwt
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from joserfc import jwt
+from joserfc.jwk import OctKey
 
 from serve_app.domain.errors import Unauthenticated
 from serve_app.tenants.scopes import ADMIN, API, Caller
 from serve_app.tenants.sign_in import ACTOR
-from serve_app.tenants.tokens import ALGORITHM, STREAM_VALID_S, StreamTokens, Tokens
+from serve_app.tenants.signed_claims import read_claims, sign_claims
+from serve_app.tenants.tokens import STREAM_VALID_S, StreamTokens, Tokens
 from tests.fakes.clock import FakeClock
+from tests.tenants.forged import unsigned
 
 SECRET = b"s" * 32
 OWNER = Caller("dk_1", "acme", frozenset({API, ADMIN}))
@@ -68,11 +71,14 @@ def test_a_token_of_another_installation_is_refused(tokens: Tokens, clock: FakeC
 
 
 def test_a_token_that_signs_itself_is_refused(tokens: Tokens, clock: FakeClock) -> None:
-    claims = jwt.decode(tokens.issue(OWNER, ["flux"], 60), options={"verify_signature": False})
+    token = tokens.issue(OWNER, ["flux"], 60)
+    claims = read_claims(token, SECRET, [], "It is not valid.")
     for forged in (
-        jwt.encode(claims, None, "none"),
-        jwt.encode(claims | {"iss": "other"}, SECRET, ALGORITHM),
-        jwt.encode({k: v for k, v in claims.items() if k != "exp"}, SECRET, ALGORITHM),
+        unsigned(token),
+        jwt.encode({"alg": "HS512"}, claims, OctKey.import_key(SECRET), ["HS512"]),
+        sign_claims(claims | {"iss": "other"}, SECRET),
+        sign_claims({k: v for k, v in claims.items() if k != "exp"}, SECRET),
+        sign_claims(claims | {"aud": "stream"}, SECRET),
     ):
         with pytest.raises(Unauthenticated):
             tokens.check(forged)

@@ -2,13 +2,14 @@ from __future__ import annotations
 
 from datetime import timedelta
 
-import jwt
 import pytest
 
 from serve_app.domain.errors import Unauthenticated
 from serve_app.tenants.scopes import API, Caller
+from serve_app.tenants.signed_claims import sign_claims
 from serve_app.tenants.tokens import CLIENT_VALID_S, VALID_S, UploadGrant, UploadTokens
 from tests.fakes.clock import FakeClock
+from tests.tenants.forged import unsigned
 
 SECRET = b"s" * 32
 CALLER = Caller("dk_1", "studio", frozenset({API}))
@@ -52,11 +53,11 @@ def test_what_we_did_not_sign_for_uploads_is_refused(
     claims = {"aud": "uploads", "sub": "studio", "key": "dk_1", "exp": clock.now().timestamp() + 60}
     forged = [
         "x",
-        jwt.encode(claims, b"o" * 32, "HS256"),
-        jwt.encode(claims, None, "none"),
-        jwt.encode({**claims, "aud": "realtime"}, SECRET, "HS256"),
-        jwt.encode({"aud": "uploads", "sub": "studio", "key": "dk_1"}, SECRET, "HS256"),
-        jwt.encode({**claims, "key": None}, SECRET, "HS256"),
+        sign_claims(claims, b"o" * 32),
+        unsigned(sign_claims(claims, SECRET)),
+        sign_claims({**claims, "aud": "realtime"}, SECRET),
+        sign_claims({"aud": "uploads", "sub": "studio", "key": "dk_1"}, SECRET),
+        sign_claims({**claims, "key": None}, SECRET),
         tokens.make(CALLER).text[:-2],
     ]
     for each in forged:

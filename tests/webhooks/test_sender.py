@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Sequence
 from datetime import timedelta
 from email.utils import format_datetime
 
-import httpcore
+import httpcore2
 import pytest
 
 from serve_app.domain.addresses import PrivateAddress
@@ -137,7 +137,7 @@ async def test_a_retry_after_that_cannot_be_read_is_none(
     assert (await sender.post(receiver.url(), PARCEL, 5.0)).again_after_s is None
 
 
-class Refusing(httpcore.AsyncMockBackend):
+class Refusing(httpcore2.AsyncMockBackend):
     """Network backend that connects to only one of several addresses."""
 
     def __init__(self, good: str) -> None:
@@ -148,8 +148,8 @@ class Refusing(httpcore.AsyncMockBackend):
     async def connect_tcp(self, host: str, *args: object, **more: object) -> object:  # type: ignore[override]
         self.tried.append(host)
         if host != self._good:
-            raise httpcore.ConnectError("refused")
-        return httpcore.AsyncMockStream([])
+            raise httpcore2.ConnectError("refused")
+        return httpcore2.AsyncMockStream([])
 
 
 PRIVATE = [

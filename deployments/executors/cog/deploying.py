@@ -14,7 +14,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, cast
 
-import httpx
+import httpx2
 
 from deployments.executors.cog import introspection
 from deployments.executors.cog.executor import OPTION
@@ -112,9 +112,9 @@ def server(url: str, concurrency: int) -> CogDeployment:
     """
     given = url.rstrip("/")
     try:
-        parsed = httpx.URL(given)
-    except httpx.InvalidURL:
-        parsed = httpx.URL("")
+        parsed = httpx2.URL(given)
+    except httpx2.InvalidURL:
+        parsed = httpx2.URL("")
     if parsed.scheme not in ("http", "https") or not parsed.host:
         raise Misconfigured(f"{url} is no address. Write one such as http://10.0.0.5:5000.")
     if parsed.userinfo:
@@ -123,11 +123,11 @@ def server(url: str, concurrency: int) -> CogDeployment:
             "to read. Let the server be reached without one, such as by a private network."
         )
     try:
-        with httpx.Client(base_url=given, timeout=ANSWER_WITHIN_S, trust_env=False) as http:
+        with httpx2.Client(base_url=given, timeout=ANSWER_WITHIN_S, trust_env=False) as http:
             health = cast("Mapping[str, Any]", http.get("/health-check").json())
             document = cast("Mapping[str, Any]", http.get("/openapi.json").json())
             modes = [mode for mode, (name, _) in MODES.items() if _has(document, name)]
-    except (httpx.TransportError, ValueError, AttributeError) as error:
+    except (httpx2.TransportError, ValueError, AttributeError) as error:
         raise Misconfigured(
             f"No Cog server answers at {given} ({str(error) or type(error).__name__}). The address "
             "must be reachable from here and from the replicas."

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
-import httpx
+import httpx2
 
 from deployments.executors.base import Event, ExecutorWork
 from deployments.executors.cog.exchange import InlineFiles, LoopbackExchange, LoopbackFiles
@@ -63,7 +63,7 @@ class CogSpec:
             )
             STUBS[common[0]]
             if url:
-                httpx.URL(url)
+                httpx2.URL(url)
                 return cls(*common, url=url.rstrip("/"))
             return cls(
                 *common,
@@ -73,7 +73,7 @@ class CogSpec:
                 requirements=tuple(map(str, cog["requirements"])),
                 environment=tuple(sorted(dict(cog.get("environment") or {}).items())),
             )
-        except (AttributeError, KeyError, TypeError, ValueError, httpx.InvalidURL) as error:
+        except (AttributeError, KeyError, TypeError, ValueError, httpx2.InvalidURL) as error:
             raise Misconfigured(
                 f"The option `{OPTION}` of {endpoint.id} is not usable ({error!r}). Deploy the "
                 "model again with `darkroom deploy`."
@@ -90,7 +90,7 @@ class CogServerExecutor:
 
     def __init__(self, spec: CogSpec) -> None:
         self._spec = spec
-        self._http: httpx.AsyncClient | None = None
+        self._http: httpx2.AsyncClient | None = None
         self._predictions = CogPredictions(
             f"The Cog server {spec.url}", self._client, InlineFiles()
         )
@@ -108,7 +108,7 @@ class CogServerExecutor:
         on_progress(Progress(Stage.LOADING))
         within_s, url = self._spec.start_timeout_s, self._spec.url
         # Predictions take as long as they take.
-        self._http = httpx.AsyncClient(base_url=url, trust_env=False, timeout=httpx.Timeout(None))
+        self._http = httpx2.AsyncClient(base_url=url, trust_env=False, timeout=httpx2.Timeout(None))
         why, pause_s = "it does not answer", PROBE_S
         try:
             async with asyncio.timeout(within_s):
@@ -117,7 +117,7 @@ class CogServerExecutor:
                         if ready(await self._predictions.health(), f"The Cog server {url}"):
                             return
                         why = "it is still starting"
-                    except (httpx.TransportError, ValueError) as error:
+                    except (httpx2.TransportError, ValueError) as error:
                         why = str(error) or type(error).__name__
                     await asyncio.sleep(pause_s)
                     pause_s = min(2 * pause_s, LAST_PROBE_S)
@@ -140,9 +140,9 @@ class CogServerExecutor:
         if http is not None:
             await http.aclose()
 
-    def _client(self) -> httpx.AsyncClient:
+    def _client(self) -> httpx2.AsyncClient:
         if self._http is None:
-            raise httpx.TransportError("the executor is closed")
+            raise httpx2.TransportError("the executor is closed")
         return self._http
 
 
@@ -198,7 +198,7 @@ class CogExecutor:
                 async for event in events:
                     yield event
         except ReplicaDied as error:
-            unanswered = isinstance(error.__cause__, httpx.TransportError)
+            unanswered = isinstance(error.__cause__, httpx2.TransportError)
             if not unanswered or not await self._server.ended(END_S):
                 raise
             how = self._server.end
@@ -216,9 +216,9 @@ class CogExecutor:
         await self._server.aclose(grace_s)
         await self._exchange.aclose()
 
-    def _client(self) -> httpx.AsyncClient:
+    def _client(self) -> httpx2.AsyncClient:
         if not self._server.alive:
-            raise httpx.ConnectError("it has ended")
+            raise httpx2.ConnectError("it has ended")
         return self._server.http
 
     async def _ready(self) -> bool:

@@ -12,7 +12,7 @@ from secrets import token_hex
 from typing import Any, Protocol, cast
 from urllib.parse import quote
 
-import httpx
+import httpx2
 
 from deployments.executors.base import (
     PATH_KEY,
@@ -140,7 +140,7 @@ class CogPredictions:
     """Runs predictions on one Cog server. Use on one event loop."""
 
     def __init__(
-        self, name: str, http: Callable[[], httpx.AsyncClient], transport: Transport
+        self, name: str, http: Callable[[], httpx2.AsyncClient], transport: Transport
     ) -> None:
         """``http``: function to the client of a server that runs."""
         self._name = name
@@ -172,7 +172,7 @@ class CogPredictions:
         call = self._running.get(request_id)
         if call is None:
             return True
-        with contextlib.suppress(TimeoutError, httpx.TransportError):
+        with contextlib.suppress(TimeoutError, httpx2.TransportError):
             async with asyncio.timeout(grace_s):
                 answer = await self._http().post(f"{call.path}/cancel")
                 if answer.status_code == UNKNOWN and call.task is not None:
@@ -198,7 +198,7 @@ class CogPredictions:
             await self._last_logs(call, result)
         except DarkroomError as error:
             result = Result({}, error)
-        except (httpx.TransportError, ValueError, OSError) as error:
+        except (httpx2.TransportError, ValueError, OSError) as error:
             self.dead = True
             why = str(error) or type(error).__name__
             died = ReplicaDied(f"{self._name} does not answer any more: {why}")

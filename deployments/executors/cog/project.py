@@ -7,11 +7,13 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Annotated, Any
 
 import yaml
+from pydantic import AfterValidator, AliasChoices, BaseModel, ConfigDict, Field, model_validator
 
 from serve_app.domain.errors import Misconfigured
+from serve_app.options.mistakes import validate
 
 FILE = "cog.yaml"
 
@@ -27,13 +29,49 @@ _OURS = re.compile(
 )
 """Variables that a project does not set."""
 
-USED = frozenset(
-    {
-        *("gpu", "python_packages", "python_requirements", "python_version", "sdk_version"),
-        *("pre_install", "run", "system_packages"),
-    }
-)
-"""Keys of ``build`` that count without an image, or that are refused."""
+
+def _own_variable(text: str) -> str:
+    name, equals, _ = text.partition("=")
+    if not equals or not _VARIABLE.fullmatch(name):
+        raise ValueError(f"{text} is not of the form NAME=value")
+    if _OURS.fullmatch(name):
+        raise ValueError(f"{name} is set by Darkroom. Leave it out")
+    return text
+
+
+class _Keys(BaseModel):
+    """Keys of a file by Cog. Those without a value are as if they were not there."""
+
+    model_config = ConfigDict(extra="allow", coerce_numbers_to_str=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _with_values(cls, keys: Any) -> Any:
+        if not isinstance(keys, Mapping):
+            return keys
+        return {name: value for name, value in keys.items() if value is not None}
+
+
+class _Build(_Keys):
+    """Keys of ``build`` that count without an image, or that are refused."""
+
+    gpu: bool = False
+    python_packages: list[str] = []
+    python_requirements: str = ""
+    python_version: str = ""
+    sdk_version: str = ""
+    pre_install: list[Any] = []
+    run: list[Any] = []
+    system_packages: list[Any] = []
+
+
+class _CogFile(_Keys):
+    build: _Build = _Build()
+    concurrency: dict[str, Annotated[int, Field(ge=0, strict=True)]] = {}
+    environment: list[Annotated[str, AfterValidator(_own_variable)]] = []
+    predict: str = Field(default="", validation_alias=AliasChoices("run", "predict"))
+    train: str = ""
+    weights: Any = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,27 +91,20 @@ def read_project(folder: Path, *, prepared: bool = False) -> CogProject:
 
     ``prepared``: the machines have what the image would have besides Python packages.
     """
-    given = _read(folder / FILE)
-    build = _object(given, "build")
+    file = _read(folder / FILE)
+    build = file.build
     _check_image(build, prepared=prepared)
     notes = [*_python_notes(build)]
     notes += [
         f"{FILE}: build.{key} has no effect without an image. What the packages and the machine "
         "have counts."
-        for key in sorted(set(build) - USED)
+        for key in sorted(build.model_extra or ())
     ]
-    if given.get("weights"):
+    if file.weights:
         raise Misconfigured(
             f"{FILE}: weights: Cog would put them into the image. Load them in setup() instead."
         )
-    targets = {
-        mode: str(target)
-        for mode, target in (
-            ("predict", given.get("run") or given.get("predict")),
-            ("train", given.get("train")),
-        )
-        if target
-    }
+    targets = {mode: getattr(file, mode) for mode in ("predict", "train") if getattr(file, mode)}
     if not targets:
         raise Misconfigured(
             f"{FILE} has neither `run` nor `predict`, which name the predictor, such as "
@@ -82,14 +113,14 @@ def read_project(folder: Path, *, prepared: bool = False) -> CogProject:
     return CogProject(
         targets=targets,
         requirements=(*_packages(build, notes), *_requirements(folder, build)),
-        needs_gpu=bool(build.get("gpu")),
-        concurrency=_concurrency(given),
-        environment=_environment(given),
+        needs_gpu=build.gpu,
+        concurrency=file.concurrency.get("max", 0),
+        environment=dict(each.split("=", 1) for each in file.environment),
         notes=tuple(notes),
     )
 
 
-def _read(path: Path) -> Mapping[str, Any]:
+def _read(path: Path) -> _CogFile:
     try:
         given = yaml.safe_load(path.read_text("utf-8"))
     except OSError as error:
@@ -102,26 +133,15 @@ def _read(path: Path) -> Mapping[str, Any]:
         ) from error
     if not isinstance(given, Mapping):
         raise Misconfigured(f"{FILE} must have keys such as `build` and `predict`.")
-    return cast("Mapping[str, Any]", given)
+    try:
+        return validate(_CogFile, given)
+    except ValueError as error:
+        raise Misconfigured(f"{FILE}: {error}.") from None
 
 
-def _object(given: Mapping[str, Any], key: str) -> Mapping[str, Any]:
-    value = given.get(key) or {}
-    if not isinstance(value, Mapping):
-        raise Misconfigured(f"{FILE}: {key} must have keys of its own.")
-    return cast("Mapping[str, Any]", value)
-
-
-def _list(given: Mapping[str, Any], key: str) -> Sequence[Any]:
-    value = given.get(key) or []
-    if not isinstance(value, list):
-        raise Misconfigured(f"{FILE}: build.{key} must be a list.")
-    return cast("list[Any]", value)
-
-
-def _check_image(build: Mapping[str, Any], *, prepared: bool) -> None:
+def _check_image(build: _Build, *, prepared: bool) -> None:
     for key in ("system_packages", "run", "pre_install"):
-        wanted = _list(build, key)
+        wanted: Sequence[Any] = getattr(build, key)
         if wanted and not prepared:
             first = wanted[0]
             shown = first.get("command") if isinstance(first, Mapping) else first  # pyright: ignore
@@ -133,16 +153,16 @@ def _check_image(build: Mapping[str, Any], *, prepared: bool) -> None:
             )
 
 
-def _python_notes(build: Mapping[str, Any]) -> Sequence[str]:
-    wanted = str(build.get("python_version") or "")
+def _python_notes(build: _Build) -> Sequence[str]:
+    wanted = build.python_version
     here = f"{sys.version_info.major}.{sys.version_info.minor}"
     if not wanted or wanted == here or wanted.startswith(here + "."):
         return ()
     return (f"cog.yaml asks for Python {wanted}. It runs with Python {here}, as Darkroom does.",)
 
 
-def _packages(build: Mapping[str, Any], notes: list[str]) -> Sequence[str]:
-    wanted = str(build.get("sdk_version") or "")
+def _packages(build: _Build, notes: list[str]) -> Sequence[str]:
+    wanted = build.sdk_version
     if not wanted:
         return (PACKAGES,)
     numbers = tuple(int(each) for each in re.findall(r"\d+", wanted)[:3])
@@ -153,16 +173,15 @@ def _packages(build: Mapping[str, Any], notes: list[str]) -> Sequence[str]:
     return (f"cog=={wanted}",)
 
 
-def _requirements(folder: Path, build: Mapping[str, Any]) -> Sequence[str]:
-    listed = [str(each) for each in _list(build, "python_packages")]
-    name = build.get("python_requirements")
-    if name and listed:
+def _requirements(folder: Path, build: _Build) -> Sequence[str]:
+    name = build.python_requirements
+    if name and build.python_packages:
         raise Misconfigured(
             f"{FILE} has both build.python_packages and build.python_requirements. Keep one."
         )
     if not name:
-        return listed
-    path = folder / str(name)
+        return build.python_packages
+    path = folder / name
     if not path.resolve().is_relative_to(folder.resolve()):
         raise Misconfigured(f"{FILE}: build.python_requirements is outside of the folder: {name}")
     try:
@@ -191,25 +210,3 @@ def _requirement(where: str, line: str) -> str:
             "the package, or put its code into the folder."
         )
     return line
-
-
-def _concurrency(given: Mapping[str, Any]) -> int:
-    most = _object(given, "concurrency").get("max", 0)
-    if not isinstance(most, int) or isinstance(most, bool) or most < 0:
-        raise Misconfigured(f"{FILE}: concurrency.max must be a whole number.")
-    return most
-
-
-def _environment(given: Mapping[str, Any]) -> Mapping[str, str]:
-    listed: Any = given.get("environment") or []
-    if not isinstance(listed, list):
-        raise Misconfigured(f"{FILE}: environment must be a list such as ['NAME=value'].")
-    found: dict[str, str] = {}
-    for each in cast("list[Any]", listed):
-        name, equals, value = str(each).partition("=")
-        if not equals or not _VARIABLE.fullmatch(name):
-            raise Misconfigured(f"{FILE}: environment: {each} is not of the form NAME=value.")
-        if _OURS.fullmatch(name):
-            raise Misconfigured(f"{FILE}: environment: {name} is set by Darkroom. Leave it out.")
-        found[name] = value
-    return found

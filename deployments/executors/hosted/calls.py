@@ -10,11 +10,12 @@ from http.cookiejar import CookieJar, DefaultCookiePolicy
 from typing import Any, Protocol, Self, cast
 from urllib.parse import urlsplit
 
-import httpx
+import httpx2
 
 from serve_app.domain.errors import DarkroomError, HostedFailed, InvalidInput
-from serve_app.domain.executors.hosted import HostedCall, HostedEndpoint
+from serve_app.domain.executors.hosted import HostedCall
 from serve_app.domain.progress import Progress
+from serve_app.options.hosted import HostedEndpoint
 
 CONNECT_S = 10.0
 SUBMIT_S = 60.0
@@ -22,7 +23,7 @@ INLINE_S = 600.0  # of a call whose answer is the result
 READ_S = 30.0
 MAX_RETRY_AFTER_S = 60.0
 CALLS_OF_A_CLIENT = 8
-"""Repeatable calls that one HTTP client makes at once. httpx looks at all connections of a client,
+"""Repeatable calls that one HTTP client makes at once. httpx2 looks at all connections of a client,
 several times, for each call: with 200 in one client, a poll took 11 ms of CPU, and 1 ms so."""
 KEPT_S = 30.0  # several times the longest pause between two looks at a job
 MAX_BODY = 64 * 2**20  # characters of an answer
@@ -31,11 +32,11 @@ Part = tuple[str | None, str | bytes] | tuple[str | None, str | bytes, str]
 """Part of a form: file name, content, and perhaps its media type."""
 
 NEVER_SENT = (
-    httpx.ConnectError,
-    httpx.ConnectTimeout,
-    httpx.PoolTimeout,
-    httpx.ProxyError,
-    httpx.UnsupportedProtocol,
+    httpx2.ConnectError,
+    httpx2.ConnectTimeout,
+    httpx2.PoolTimeout,
+    httpx2.ProxyError,
+    httpx2.UnsupportedProtocol,
 )
 """Errors before the first byte of a request was written."""
 
@@ -135,7 +136,7 @@ class ProviderClient:
     def __init__(self) -> None:
         # The pool's slots limit the calls. A call whose answer is its result keeps its connection
         # for minutes, so a smaller limit here would fail others that the provider would take.
-        self._trusted = httpx.create_ssl_context()
+        self._trusted = httpx2.create_ssl_context()
         self.once = self._client(kept=0)
         self._repeatable: list[_Shared] = []
 
@@ -151,7 +152,7 @@ class ProviderClient:
             await each.http.aclose()
 
     @asynccontextmanager
-    async def repeatable(self) -> AsyncGenerator[httpx.AsyncClient]:
+    async def repeatable(self) -> AsyncGenerator[httpx2.AsyncClient]:
         """Client for one call that may be repeated. The first ones are used first, so that few
         calls need few connections."""
         shared = next((each for each in self._repeatable if each.calls < CALLS_OF_A_CLIENT), None)
@@ -164,12 +165,12 @@ class ProviderClient:
         finally:
             shared.calls -= 1
 
-    def _client(self, kept: int) -> httpx.AsyncClient:
-        limits = httpx.Limits(
+    def _client(self, kept: int) -> httpx2.AsyncClient:
+        limits = httpx2.Limits(
             max_connections=None, max_keepalive_connections=kept, keepalive_expiry=KEPT_S
         )
         no_cookies = CookieJar(DefaultCookiePolicy(allowed_domains=()))
-        return httpx.AsyncClient(
+        return httpx2.AsyncClient(
             limits=limits, cookies=no_cookies, follow_redirects=False, verify=self._trusted
         )
 
@@ -178,7 +179,7 @@ class ProviderClient:
 class _Shared:
     """HTTP client for some calls at once."""
 
-    http: httpx.AsyncClient
+    http: httpx2.AsyncClient
     calls: int = 0  # under way
 
 
@@ -211,14 +212,14 @@ class Wire:
     ) -> Mapping[str, Any]:
         """Send a request that costs money, with a JSON object or the parts of a ``form``. The JSON
         object of the answer."""
-        limits = httpx.Timeout(CONNECT_S, read=read_s, write=SUBMIT_S)
+        limits = httpx2.Timeout(CONNECT_S, read=read_s, write=SUBMIT_S)
         sent = {**self._headers, **(headers or {})}
         try:
             given: dict[str, Any] = {"files": form} if form is not None else {"json": dict(body)}
             answer = await self._http.once.post(url, headers=sent, timeout=limits, **given)
         except NEVER_SENT as error:
             raise Busy(f"{self._name} cannot be reached: {_text(error)}") from error
-        except (httpx.HTTPError, httpx.InvalidURL) as error:
+        except (httpx2.HTTPError, httpx2.InvalidURL) as error:
             raise Unknown(f"the answer of {self._name} was lost: {_text(error)}") from error
         status = answer.status_code
         if status == 429 and _code(answer) == "insufficient_quota":  # OpenAI's: no wait helps
@@ -234,33 +235,33 @@ class Wire:
             raise Unknown(f"{self._name} answered {status}: {said(answer)}")
         return cast("Mapping[str, Any]", found)
 
-    async def get(self, url: str, **query: Any) -> httpx.Response:
+    async def get(self, url: str, **query: Any) -> httpx2.Response:
         """Read something. Any answer but those that ask for another try."""
         # Parameters, even none, would replace those that a URL has, such as that of a next page.
         return await self.again("GET", url, params=query or None)
 
-    async def again(self, method: str, url: str, **more: Any) -> httpx.Response:
+    async def again(self, method: str, url: str, **more: Any) -> httpx2.Response:
         """A call that may be repeated. Raises ``Away``."""
         if not self.is_own(url):
             raise HostedFailed(f"{self._name} names another server, {_origin(url)}, for its job.")
-        limits = httpx.Timeout(CONNECT_S, read=READ_S, write=READ_S)
+        limits = httpx2.Timeout(CONNECT_S, read=READ_S, write=READ_S)
         try:
             async with self._http.repeatable() as http:
                 answer = await http.request(
                     method, url, headers=self._headers, timeout=limits, **more
                 )
-        except (httpx.HTTPError, httpx.InvalidURL) as error:
+        except (httpx2.HTTPError, httpx2.InvalidURL) as error:
             raise Away(f"{self._name} cannot be reached: {_text(error)}") from error
         if answer.status_code in (408, 425, 429, 502, 503, 504):
             raise Away(f"{self._name} answered {answer.status_code}: {said(answer)}")
         return answer
 
     @asynccontextmanager
-    async def stream(self, url: str) -> AsyncGenerator[httpx.Response]:
+    async def stream(self, url: str) -> AsyncGenerator[httpx2.Response]:
         """The answer of a file on the provider's own server."""
         if not self.is_own(url):
             raise HostedFailed(f"{self._name} names another server, {_origin(url)}, for its file.")
-        limits = httpx.Timeout(CONNECT_S, read=READ_S)
+        limits = httpx2.Timeout(CONNECT_S, read=READ_S)
         async with (
             self._http.repeatable() as http,
             http.stream("GET", url, headers=self._headers, timeout=limits) as answer,
@@ -277,7 +278,7 @@ class Wire:
             raise self.error_of(answer)
         return cast("Mapping[str, Any]", found)
 
-    def error_of(self, answer: httpx.Response) -> DarkroomError:
+    def error_of(self, answer: httpx2.Response) -> DarkroomError:
         """Error of the request for an answer that refuses it."""
         status, what = answer.status_code, said(answer)
         if status in (401, 403):
@@ -298,7 +299,7 @@ class Wire:
         return self.spec.account
 
 
-def said(answer: httpx.Response) -> str:
+def said(answer: httpx2.Response) -> str:
     """Sentence of an answer, as providers write errors."""
     found = _json(answer)
     if isinstance(found, dict):
@@ -333,13 +334,13 @@ def field_of(found: Any) -> str:
     return param if isinstance(param, str) else ""
 
 
-def _code(answer: httpx.Response) -> Any:
+def _code(answer: httpx2.Response) -> Any:
     found = _json(answer)
     error = cast("dict[str, Any]", found).get("error") if isinstance(found, dict) else None
     return cast("dict[str, Any]", error).get("code") if isinstance(error, dict) else None
 
 
-def retry_after(answer: httpx.Response) -> float | None:
+def retry_after(answer: httpx2.Response) -> float | None:
     given = answer.headers.get("retry-after", "")
     return min(float(given), MAX_RETRY_AFTER_S) if given.isdecimal() else None
 
@@ -353,7 +354,7 @@ def covers(theirs: Any, ours: Any) -> bool:
     return theirs == ours
 
 
-def _json(answer: httpx.Response) -> Any:
+def _json(answer: httpx2.Response) -> Any:
     try:
         return answer.json() if len(answer.content) <= MAX_BODY else None
     except ValueError:

@@ -48,10 +48,11 @@ from serve_app.domain.errors import (
     Misconfigured,
     SecretMissing,
 )
-from serve_app.domain.executors.hosted import CallState, HostedCall, HostedEndpoint, NewCall
+from serve_app.domain.executors.hosted import CallState, HostedCall, NewCall
 from serve_app.domain.executors.secrets import INSTALLATION
 from serve_app.domain.ports import AppSource
 from serve_app.domain.progress import Progress
+from serve_app.options.hosted import HostedEndpoint
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")

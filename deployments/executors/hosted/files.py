@@ -10,14 +10,14 @@ from pathlib import Path
 from typing import Any, cast
 from urllib.parse import urlsplit
 
-import httpx
+import httpx2
 
 from deployments.executors.base import PATH_KEY, ExecutorWork, MadeFile
 from deployments.executors.hosted.calls import HostedFile, Wire, said
 from deployments.transfer.fetcher import Fetcher, OwnFiles
 from deployments.transfer.uploader import StorageRetry
 from serve_app.domain.errors import HostedFailed, InvalidInput, Misconfigured
-from serve_app.domain.executors.hosted import HostedEndpoint
+from serve_app.options.hosted import HostedEndpoint
 
 MAX_INLINE_BYTES = 10 * 2**20
 """Largest input file: it is sent as base64, inside of the JSON."""
@@ -120,7 +120,7 @@ class HostedFiles:
                     await self._without_key(file.url, path)
                     return ""
                 return await self._with_key(file.url, path)
-            except (InvalidInput, StorageRetry, httpx.HTTPError) as error:
+            except (InvalidInput, StorageRetry, httpx2.HTTPError) as error:
                 what = str(error) or type(error).__name__
                 if attempt == TRIES - 1:
                     raise HostedFilesAway(

@@ -73,8 +73,7 @@ def refuse(marked: Marks, checked: Mapping[str, Any]) -> None:
         if isinstance(mark, NotSupported) and mark.refuses(checked.get(name))
     )
     if problems:
-        first = problems[0]
-        raise InvalidInput(f"{first.loc[1]}: {first.message}", problems)
+        raise InvalidInput.of_problems(problems)
 
 
 def described(marked: Marks, schema: dict[str, Any]) -> dict[str, Any]:

@@ -104,12 +104,7 @@ def invalid_input(error: ValidationError, *, hide_input: bool = False) -> Invali
     problems = tuple(_problem(detail) for detail in details[:MAX_PROBLEMS])
     if hide_input:
         problems = tuple(replace(each, value=None) for each in problems)
-    first = problems[0]
-    field = ".".join(str(part) for part in first.loc[1:])
-    message = f"{field}: {first.message}" if field else first.message
-    if len(details) > 1:
-        message += f" (and {len(details) - 1} more)"
-    return InvalidInput(message, problems)
+    return InvalidInput.of_problems(problems, len(details))
 
 
 def _problem(detail: ErrorDetails) -> FieldProblem:

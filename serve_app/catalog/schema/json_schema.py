@@ -100,12 +100,7 @@ class JsonSchema:
         )
         known = {name: body[name] for name in body if refuses or name not in unknown}
         if problems := self._problems(known):
-            first = problems[0]
-            field = ".".join(str(part) for part in first.loc[1:])
-            more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
-            raise InvalidInput(
-                (f"{field}: " if field else "") + first.message + more, tuple(problems)
-            )
+            raise InvalidInput.of_problems(tuple(problems))
         left = {name: each for name, each in self._defaults.items() if name not in known}
         checked = {**deepcopy(left), **known}
         if not unknown:

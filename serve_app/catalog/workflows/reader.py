@@ -84,13 +84,9 @@ class Mistakes:
 
     def raise_any(self) -> None:
         """``InvalidInput`` with all of them, if there are any."""
-        if not self.problems:
-            return
-        first = self.problems[0]
-        place = ".".join(map(str, first.loc[1:]))
-        more = f" (and {len(self.problems) - 1} more)" if len(self.problems) > 1 else ""
-        message = f"{place}: {first.message}{more}." if place else f"{first.message}{more}."
-        raise InvalidInput(message, tuple(self.problems[:MAX_PROBLEMS]))
+        if self.problems:
+            problems = tuple(self.problems[:MAX_PROBLEMS])
+            raise InvalidInput.of_problems(problems, len(self.problems))
 
 
 def read(given: Mapping[str, Any]) -> WrittenWorkflow:

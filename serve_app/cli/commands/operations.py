@@ -8,7 +8,7 @@ from typing import Any
 from urllib.parse import quote
 
 import click
-import httpx
+import httpx2
 
 from serve_app.cli.commands.requests import request_path
 from serve_app.cli.connection import completion, options
@@ -130,7 +130,7 @@ def requeue_command(server: Server, request_id: str, *, as_json: bool) -> None:
 @options.as_json
 def fail_command(server: Server, request_id: str, reason: str, *, as_json: bool) -> None:
     """End a queued or running request with the state failed."""
-    query = httpx.QueryParams({"reason": reason})
+    query = httpx2.QueryParams({"reason": reason})
     _put_and_print(
         server,
         f"{request_path(request_id)}/fail?{query}",
@@ -151,7 +151,7 @@ def priority_command(server: Server, request_id: str, priority: str, *, as_json:
     """
     _put_and_print(
         server,
-        f"{request_path(request_id)}/priority?{httpx.QueryParams({'priority': priority})}",
+        f"{request_path(request_id)}/priority?{httpx2.QueryParams({'priority': priority})}",
         f"The request has {priority} priority.",
         as_json=as_json,
     )

@@ -11,7 +11,7 @@ from typing import Any
 from urllib.parse import quote
 
 import click
-import httpx
+import httpx2
 
 from serve_app.cli.commands.warm import target_lines
 from serve_app.cli.connection.client import ApiFailure, Client
@@ -269,7 +269,7 @@ def _facts(one: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
 
 
 def cancel(server: Server, request_id: str, *, tenant: str | None, as_json: bool) -> None:
-    query = "" if tenant is None else f"?{httpx.QueryParams({'tenant': tenant})}"
+    query = "" if tenant is None else f"?{httpx2.QueryParams({'tenant': tenant})}"
     with Client(server) as client:
         answer = client.put(f"{request_path(request_id)}/cancel{query}")
     click.echo(json.dumps(answer) if as_json else answer["verdict"])

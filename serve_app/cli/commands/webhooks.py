@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import click
-import httpx
+import httpx2
 
 from serve_app.cli.commands.requests import request_path
 from serve_app.cli.connection import completion, options
@@ -68,7 +68,7 @@ def redeliver_command(
     server: Server, request_id: str, tenant: str | None, *, as_json: bool
 ) -> None:
     """Send a webhook again, with the same body."""
-    query = f"?{httpx.QueryParams({'tenant': tenant})}" if tenant else ""
+    query = f"?{httpx2.QueryParams({'tenant': tenant})}" if tenant else ""
     with Client(server) as client:
         answer = client.put(f"{request_path(request_id)}/webhook/redeliver{query}")
     click.echo(json.dumps(answer) if as_json else f"The webhook is sent again to {answer['url']}.")

@@ -13,7 +13,7 @@ from typing import Any, Self, TypeVar
 from uuid import uuid4
 
 import click
-import httpx
+import httpx2
 
 from serve_app.cli.connection.remote import Remote
 from serve_app.cli.connection.server import Server
@@ -67,7 +67,7 @@ def is_lost(error: DarkroomError, statuses: Collection[int] = PASSED_ON) -> bool
 class Client:
     """HTTP client of one Darkroom, with its own key; use it in a ``with`` statement.
 
-    Transport errors of ``httpx`` become ``ServerAway``, error responses ``ApiFailure``.
+    Transport errors of ``httpx2`` become ``ServerAway``, error responses ``ApiFailure``.
     """
 
     def __init__(self, server: Server) -> None:
@@ -79,7 +79,7 @@ class Client:
                 "nothing else."
             )
         try:
-            self._http = httpx.Client(
+            self._http = httpx2.Client(
                 base_url=self.url,
                 headers={"Authorization": f"Key {key}"} if key else {},  # none before a sign-in
                 timeout=30,
@@ -87,7 +87,7 @@ class Client:
                 # Proxies of the environment do not apply to this machine.
                 trust_env=isinstance(server, Remote) and not server.is_this_machine,
             )
-        except httpx.InvalidURL as error:
+        except httpx2.InvalidURL as error:
             raise Misconfigured(
                 f"{self.url} is not the address of a Darkroom: {error}. Use http(s)://HOST[:PORT]."
             ) from None
@@ -147,14 +147,14 @@ class Client:
             yield response.iter_bytes()
 
     @contextmanager
-    def _streamed(self, path: str, query: Mapping[str, Any]) -> Generator[httpx.Response]:
+    def _streamed(self, path: str, query: Mapping[str, Any]) -> Generator[httpx2.Response]:
         try:
             with self._http.stream("GET", path, params=_given(query)) as response:
                 if response.is_error:
                     response.read()
                     raise ApiFailure(_message(response), status=response.status_code)
                 yield response
-        except httpx.TransportError as error:
+        except httpx2.TransportError as error:
             raise Misconfigured(
                 f"The response of {self.url} ended early ({error}). Check that Darkroom is running "
                 "there, and repeat the command."
@@ -192,7 +192,7 @@ class Client:
         try:
             with path.open("rb") as file:
                 offered = self.post("/rest/storage/upload/initiate", new)
-                url = httpx.URL(offered["upload_url"])
+                url = httpx2.URL(offered["upload_url"])
                 target = url.raw_path.decode()  # at the address that we use
                 self._call("PUT", target, content=file, timeout=None)
         except OSError as error:
@@ -267,7 +267,7 @@ class Client:
         return answer
 
     @contextmanager
-    def _file(self, url: str) -> Generator[httpx.Response]:
+    def _file(self, url: str) -> Generator[httpx2.Response]:
         """Response with the file at a URL. Storage may answer with a redirect to it."""
         try:
             request = self._file_request(url)
@@ -277,33 +277,33 @@ class Client:
                     what = f"{url} could not be fetched: {_message(response)}"
                     raise ApiFailure(what, status=response.status_code)
                 yield response
-        except httpx.ConnectError as error:
+        except httpx2.ConnectError as error:
             raise self._unreachable(url, error) from None
-        except httpx.TransportError as error:
+        except httpx2.TransportError as error:
             raise ServerAway(f"{url} could not be fetched ({error}).") from None
-        except httpx.RequestError as error:  # such as redirects in a circle
+        except httpx2.RequestError as error:  # such as redirects in a circle
             raise Misconfigured(f"{url} could not be fetched ({error}).") from None
 
-    def _file_request(self, url: str) -> httpx.Request:
+    def _file_request(self, url: str) -> httpx2.Request:
         """Request for a file. A result may name any server, such as one of an app's choice, and
-        only Darkroom's own gets the key: ``httpx`` drops it when a redirect leaves that one."""
+        only Darkroom's own gets the key: ``httpx2`` drops it when a redirect leaves that one."""
         request = self._http.build_request("GET", url)
-        own = httpx.URL(self.url)
+        own = httpx2.URL(self.url)
         if (request.url.scheme, request.url.netloc) != (own.scheme, own.netloc):
             request.headers.pop("Authorization", None)
         return request
 
-    def _response(self, method: str, url: str, **arguments: Any) -> httpx.Response:
+    def _response(self, method: str, url: str, **arguments: Any) -> httpx2.Response:
         try:
             return self._http.request(method, url, **arguments)
         except UnicodeEncodeError:
             raise Misconfigured(
                 "An argument is not text in UTF-8, so it cannot be sent. Nothing was done."
             ) from None
-        except httpx.TransportError as error:
+        except httpx2.TransportError as error:
             raise self._unreachable(url, error) from None
 
-    def _unreachable(self, url: str, error: httpx.TransportError) -> ServerAway:
+    def _unreachable(self, url: str, error: httpx2.TransportError) -> ServerAway:
         where = url if "://" in url else self.url
         return ServerAway(
             f"Nothing answers at {where} ({error}). Check the address, and that Darkroom is "
@@ -318,7 +318,7 @@ def _say(text: str) -> None:
 
 
 def _given(query: Mapping[str, Any]) -> dict[str, Any] | None:
-    """Query parameters that have a value. None if there are none: httpx would replace those of the
+    """Query parameters that have a value. None if there are none: httpx2 would replace those of the
     path by an empty object."""
     return {name: value for name, value in query.items() if value is not None} or None
 
@@ -336,7 +336,7 @@ def _trusted(server: Server) -> ssl.SSLContext | bool:
         ) from None
 
 
-def _json_of(response: httpx.Response) -> Any:
+def _json_of(response: httpx2.Response) -> Any:
     """Parsed body; None if it is not JSON."""
     try:
         return response.json()
@@ -344,7 +344,7 @@ def _json_of(response: httpx.Response) -> Any:
         return None
 
 
-def _message(response: httpx.Response) -> str:
+def _message(response: httpx2.Response) -> str:
     body = _json_of(response)
     if body is None:
         return f"{response.status_code}: {response.text[:200]}"
@@ -355,7 +355,7 @@ def _message(response: httpx.Response) -> str:
     return str(body)
 
 
-def _fields(response: httpx.Response) -> Iterator[tuple[tuple[str, ...], str]]:
+def _fields(response: httpx2.Response) -> Iterator[tuple[tuple[str, ...], str]]:
     """Locations and messages of an error about the input, without the prefix ``body``."""
     body = _json_of(response)
     detail = body.get("detail") if isinstance(body, dict) else None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 
 import click
-import httpx
+import httpx2
 from click.shell_completion import get_completion_class
 
 from serve_app.cli.connection import options
@@ -42,7 +42,7 @@ def requests(context: click.Context, parameter: click.Parameter, typed: str) -> 
 
 
 def _answer(context: click.Context, path: str, name: str) -> list[dict[str, object]]:
-    with contextlib.suppress(DarkroomError, httpx.HTTPError, OSError, KeyError, ValueError):
+    with contextlib.suppress(DarkroomError, httpx2.HTTPError, OSError, KeyError, ValueError):
         with Client(options.named_server(context.params)) as client:
             return list(client.get(path)[name])
     return []

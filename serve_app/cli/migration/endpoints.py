@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import httpx
+import httpx2
 
 from serve_app.catalog import catalog, suggestions
 from serve_app.cli.connection.client import Client
@@ -82,7 +82,7 @@ def from_server(reached: Server) -> AvailableEndpoints:
     """Endpoints of a running Darkroom. Raises ``Misconfigured`` if another program answers."""
     try:
         return AvailableEndpoints(reached.url(), _all(reached))
-    except (LookupError, TypeError, ValueError, httpx.InvalidURL):
+    except (LookupError, TypeError, ValueError, httpx2.InvalidURL):
         raise Misconfigured(
             f"The server at {reached.url()} is not a Darkroom. Check the address."
         ) from None

@@ -104,10 +104,7 @@ def renamed(error: InvalidInput, names: Mapping[str, str]) -> InvalidInput:
         FieldProblem(_renamed(each.loc, names), each.message, each.type, each.context, each.value)
         for each in error.problems
     )
-    first = problems[0]
-    where = ".".join(str(part) for part in first.loc[1:])
-    more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
-    return InvalidInput(f"{where}: {first.message}{more}", problems)
+    return InvalidInput.of_problems(problems)
 
 
 def _renamed(loc: tuple[str | int, ...], names: Mapping[str, str]) -> tuple[str | int, ...]:

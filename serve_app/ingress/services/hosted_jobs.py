@@ -10,10 +10,11 @@ import logging
 from collections.abc import Callable
 from urllib.parse import urlsplit
 
-import httpx
+import httpx2
 
 from serve_app.domain.endpoint import Endpoint
-from serve_app.domain.executors.hosted import HostedEndpoint, UnwantedJob
+from serve_app.domain.executors.hosted import UnwantedJob
+from serve_app.options.hosted import HostedEndpoint
 from serve_app.postgres.hosted_calls import PostgresHostedCalls
 from serve_app.resources.secrets import SecretBook
 
@@ -36,7 +37,7 @@ class UnwantedJobs:
         calls: PostgresHostedCalls,
         endpoint: Callable[[str], Endpoint | None],
         secrets: SecretBook,
-        http: Callable[[], httpx.AsyncClient] = lambda: httpx.AsyncClient(timeout=CALL_S),
+        http: Callable[[], httpx2.AsyncClient] = lambda: httpx2.AsyncClient(timeout=CALL_S),
     ) -> None:
         self._calls = calls
         self._endpoint = endpoint
@@ -51,7 +52,7 @@ class UnwantedJobs:
                 if await self._is_ended(job, http) or job.age_s > GIVE_UP_AFTER_S:
                     await self._calls.forget_unwanted(job.id)
 
-    async def _is_ended(self, job: UnwantedJob, http: httpx.AsyncClient) -> bool:
+    async def _is_ended(self, job: UnwantedJob, http: httpx2.AsyncClient) -> bool:
         """Ask the provider to end a job. False: it did not answer, or has yet to name the job."""
         if not job.accepted:
             return False
@@ -71,7 +72,7 @@ class UnwantedJobs:
         headers = {"authorization": f"{scheme} {key.strip()}"}
         try:
             answer = await http.request(method, url, headers=headers)
-        except httpx.HTTPError as error:
+        except httpx2.HTTPError as error:
             log.info("A job of %s could not be cancelled yet: %r", spec.account, error)
             return False
         log.info("A job of %s was cancelled: %d", spec.account, answer.status_code)

@@ -199,10 +199,7 @@ def check_limits(limits: Limits) -> None:
             FieldProblem(("body", "limits", *one["loc"]), one["msg"], one["type"])
             for one in error.errors()
         )
-        first = problems[0]
-        raise InvalidInput(
-            f"{'.'.join(map(str, first.loc[1:]))}: {first.message}", problems
-        ) from None
+        raise InvalidInput.of_problems(problems) from None
     if unknown:
         raise InvalidInput.of_field(f"limits.{unknown[0]}", "There is no such limit")
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Any, cast
 from urllib.parse import unquote
 
-import httpx
+import httpx2
 
 from serve_app.catalog.catalog import CatalogEntry
 from serve_app.domain.errors import FieldProblem, InvalidInput, UploadPolicyFailed
@@ -87,9 +87,9 @@ def _check_key(fields: Mapping[str, str]) -> None:
 
 def _checked_url(url: str) -> str:
     try:
-        parsed = httpx.URL(url)
-    except (httpx.InvalidURL, ValueError):
-        parsed = httpx.URL("")
+        parsed = httpx2.URL(url)
+    except (httpx2.InvalidURL, ValueError):
+        parsed = httpx2.URL("")
     if len(url) > MAX_URL_LENGTH or _UNPRINTABLE.search(url) or not url.isascii():
         raise refused(f"should have a `url` in ASCII of at most {MAX_URL_LENGTH} characters")
     if parsed.scheme not in ("https", "http") or not parsed.host:
@@ -137,7 +137,7 @@ async def check_upload_policy(
 async def _check_address(services: Services, tenant: str, policy: UploadPolicy) -> None:
     if services.config.limits.allow_private_urls:
         return
-    url = httpx.URL(policy.url)
+    url = httpx2.URL(policy.url)
     if url.scheme != "https":
         raise refused("should have an https: URL as its `url`")
     if await is_private(url, tenant, services.webhooks.resolve):

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 from functools import cached_property
 from urllib.parse import urlsplit
 
-import httpx
+import httpx2
 from botocore.exceptions import ClientError
 
 from serve_app.domain.artifact import UploadTicket
@@ -125,12 +125,12 @@ class S3SelfTest(SelfTest):
             return "the bucket aborts abandoned uploads and deletes leftovers of checks"
         return f"no {', '.join(missing)}: `darkroom storage lifecycle --install` adds them"
 
-    async def _call(self, method: str, url: str, content: bytes | None = None) -> httpx.Response:
+    async def _call(self, method: str, url: str, content: bytes | None = None) -> httpx2.Response:
         headers = dict(self.ticket.headers) if method == "PUT" else {}
         try:
-            async with httpx.AsyncClient(trust_env=False, timeout=PATIENCE_S) as client:
+            async with httpx2.AsyncClient(trust_env=False, timeout=PATIENCE_S) as client:
                 answer = await client.request(method, url, headers=headers, content=content)
-        except httpx.HTTPError as error:
+        except httpx2.HTTPError as error:
             raise StorageUnavailable(self._unreached(method, url, error)) from error
         if not answer.is_success:
             refusal = _as_client_error(answer, method)
@@ -138,7 +138,7 @@ class S3SelfTest(SelfTest):
             raise errors.explain(refusal, self.s3.location, action) from refusal
         return answer
 
-    def _unreached(self, method: str, url: str, error: httpx.HTTPError) -> str:
+    def _unreached(self, method: str, url: str, error: httpx2.HTTPError) -> str:
         who, setting = ("Replicas upload", "DARKROOM_S3_ENDPOINT_URL")
         if method == "GET" and self.s3.location.public_endpoint_url:
             who, setting = ("Clients are sent", "DARKROOM_S3_PUBLIC_ENDPOINT_URL")
@@ -148,7 +148,7 @@ class S3SelfTest(SelfTest):
         )
 
 
-def _as_client_error(answer: httpx.Response, method: str) -> ClientError:
+def _as_client_error(answer: httpx2.Response, method: str) -> ClientError:
     """Error that boto3 would raise for this response."""
     code, message = _CODE.search(answer.text), _MESSAGE.search(answer.text)
     response = {

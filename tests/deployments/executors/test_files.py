@@ -14,7 +14,7 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-import httpx
+import httpx2
 import numpy as np
 import pytest
 from PIL import Image
@@ -132,7 +132,7 @@ LAYERS = {"type": "object", "properties": {"layers": {"type": "array", "items": 
 
 async def test_files_of_an_input_are_fetched_to_the_folder_of_the_request(desk: Desk) -> None:
     for name in "ab":
-        desk.web.answers[f"example.com/{name}.png"] = httpx.Response(200, content=name.encode())
+        desk.web.answers[f"example.com/{name}.png"] = httpx2.Response(200, content=name.encode())
     layers = ["https://example.com/a.png?x=1.html", "https://example.com/b.png"]
     layers.append("data:text/plain,c")
     request = desk.files("new", LAYERS, layers=layers, prompt="https://example.com/no.png")

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from httpx import AsyncClient
+from httpx2 import AsyncClient
 
 from deployments.executors.attempt import ExecutorAttempt
 from deployments.executors.base import (

@@ -10,7 +10,7 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
-import httpx
+import httpx2
 import numpy as np
 import pytest
 from accelerate import init_empty_weights
@@ -165,10 +165,10 @@ def test_the_output_says_which_rules_looked_at_how_many_files() -> None:
 def test_a_service_gets_the_image_and_the_prompt() -> None:
     asked: list[dict[str, Any]] = []
 
-    def send(url: str, **call: Any) -> httpx.Response:
+    def send(url: str, **call: Any) -> httpx2.Response:
         asked.append({"url": url, **call})
         answer = {"unsafe": True, "label": "red", "score": 0.9}
-        return httpx.Response(200, json=answer, request=httpx.Request("POST", url))
+        return httpx2.Response(200, json=answer, request=httpx2.Request("POST", url))
 
     checker = HttpChecker("http://checker/", 3.0, send)
     found = checker.check(Image.new("RGB", (8, 8), RED), "ein Café")
@@ -181,8 +181,8 @@ def test_a_service_gets_the_image_and_the_prompt() -> None:
 
 @pytest.mark.parametrize("answer", [{"unsafe": "no"}, {}, []])
 def test_a_service_that_answers_something_else_has_not_checked(answer: Any) -> None:
-    def send(url: str, **_: Any) -> httpx.Response:
-        return httpx.Response(200, json=answer, request=httpx.Request("POST", url))
+    def send(url: str, **_: Any) -> httpx2.Response:
+        return httpx2.Response(200, json=answer, request=httpx2.Request("POST", url))
 
     with pytest.raises((TypeError, KeyError)):
         HttpChecker("http://checker/", 3.0, send).check(Image.new("RGB", (8, 8)), "")

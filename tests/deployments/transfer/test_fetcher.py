@@ -4,7 +4,7 @@ import asyncio
 import base64
 from random import Random
 
-import httpx
+import httpx2
 import pytest
 
 from deployments.transfer.fetcher import OWN_TRIES, Fetcher, OwnFiles, OwnStorage, fetcher_client
@@ -31,7 +31,7 @@ async def refused(fetcher, url, match, kind="file_download_error", **more):
 
 
 async def test_a_file_is_fetched_from_the_address_that_was_checked(web):
-    web.answers["example.com/a.png"] = httpx.Response(200, content=BODY)
+    web.answers["example.com/a.png"] = httpx2.Response(200, content=BODY)
     assert await web.fetcher().fetch("https://example.com/a.png?x=1", FIELD) == BODY
     (request,) = web.requests
     assert str(request.url) == f"https://{PUBLIC}/a.png?x=1"
@@ -65,33 +65,33 @@ async def test_one_private_address_among_public_ones_is_enough_to_refuse(web):
     "url", ["http://0x7f000001/", "http://2130706433/", "http://017700000001/", "http://localhost/"]
 )
 async def test_other_spellings_of_loopback_are_refused(web, url):
-    client = httpx.AsyncClient(transport=httpx.MockTransport(web.answer))
+    client = httpx2.AsyncClient(transport=httpx2.MockTransport(web.answer))
     fetcher = Fetcher(client, NameResolver(), max_bytes=1000, timeout_s=5.0, allow_private=False)
     await refused(fetcher, url, "private|not known")
     assert web.requests == []
 
 
 async def test_a_redirect_is_followed_and_checked_anew(web):
-    web.answers["example.com/a"] = httpx.Response(302, headers={"location": "/b"})
-    web.answers["example.com/b"] = httpx.Response(200, content=BODY)
+    web.answers["example.com/a"] = httpx2.Response(302, headers={"location": "/b"})
+    web.answers["example.com/b"] = httpx2.Response(200, content=BODY)
     assert await web.fetcher().fetch("http://example.com/a", FIELD) == BODY
-    web.answers["example.com/b"] = httpx.Response(
+    web.answers["example.com/b"] = httpx2.Response(
         302, headers={"location": "http://inside.example.com/"}
     )
     await refused(web.fetcher(), "http://example.com/a", "private")
-    web.answers["example.com/b"] = httpx.Response(302, headers={"location": "file:///etc/passwd"})
+    web.answers["example.com/b"] = httpx2.Response(302, headers={"location": "file:///etc/passwd"})
     await refused(web.fetcher(), "http://example.com/a", "http")
 
 
 async def test_a_name_that_resolves_anew_does_not_get_past_the_check(web):
     web.names["example.com"] = [[PUBLIC], [PRIVATE]]
-    web.answers["example.com/a"] = httpx.Response(200, content=BODY)
+    web.answers["example.com/a"] = httpx2.Response(200, content=BODY)
     assert await web.fetcher().fetch("http://example.com/a", FIELD) == BODY
     assert {request.url.host for request in web.requests} == {PUBLIC}
 
 
 async def test_redirects_in_a_circle_end(web):
-    web.answers["example.com/a"] = httpx.Response(302, headers={"location": "/a"})
+    web.answers["example.com/a"] = httpx2.Response(302, headers={"location": "/a"})
     await refused(web.fetcher(), "http://example.com/a", "redirects")
 
 
@@ -105,7 +105,7 @@ async def test_what_is_no_url_of_the_web_is_refused(web, url):
 async def test_problems_are_reported(web):
     await refused(web.fetcher(), "http://nowhere.example/", "nowhere.example is not known")
     await refused(web.fetcher(), "http://example.com/", "answered 404")
-    web.answers["example.com/cut"] = httpx.ReadError("the line is dead")
+    web.answers["example.com/cut"] = httpx2.ReadError("the line is dead")
     await refused(web.fetcher(), "http://example.com/cut", "the line is dead")
 
 
@@ -117,7 +117,7 @@ async def test_a_file_over_the_limit_is_not_read_to_its_end(web):
             read.append(1)
             yield b"x" * 100
 
-    web.answers["example.com/a"] = httpx.Response(200, content=endless())
+    web.answers["example.com/a"] = httpx2.Response(200, content=endless())
     context = await refused(
         web.fetcher(), "http://example.com/a", "larger than 1000 bytes", "file_too_large"
     )
@@ -158,23 +158,23 @@ KEY = "r/0195-a/1/secret.png"
 
 @pytest.mark.parametrize("host", ["127.0.0.1:8000", "darkroom.example", "example.com"])
 async def test_our_own_files_come_from_our_own_storage_by_any_name(web, host):
-    web.answers[f"ingress:8000/files/{KEY}"] = httpx.Response(200, content=BODY)
+    web.answers[f"ingress:8000/files/{KEY}"] = httpx2.Response(200, content=BODY)
     url = f"http://{host}/files/{KEY}"
     assert await web.fetcher().fetch(url, FIELD, OwnFiles("http://ingress:8000")) == BODY
     assert [request.url.host for request in web.requests] == ["ingress"]
 
 
 async def test_storage_may_send_on_to_where_it_keeps_our_files(web):
-    web.answers[f"ingress:8000/files/{KEY}"] = httpx.Response(
+    web.answers[f"ingress:8000/files/{KEY}"] = httpx2.Response(
         307, headers={"location": "http://10.0.0.9/bucket/key"}
     )
-    web.answers["10.0.0.9/bucket/key"] = httpx.Response(200, content=BODY)
+    web.answers["10.0.0.9/bucket/key"] = httpx2.Response(200, content=BODY)
     url = f"http://localhost/files/{KEY}"
     assert await web.fetcher().fetch(url, FIELD, OwnFiles("http://ingress:8000")) == BODY
 
 
 async def test_a_file_that_is_not_ours_is_fetched_as_any_other(web):
-    web.answers["example.com/files/a.png"] = httpx.Response(200, content=BODY)
+    web.answers["example.com/files/a.png"] = httpx2.Response(200, content=BODY)
     url = "https://example.com/files/a.png"
     assert await web.fetcher().fetch(url, FIELD, OwnFiles("http://ingress:8000")) == BODY
     assert [request.url.host for request in web.requests] == ["ingress", PUBLIC]
@@ -191,16 +191,18 @@ QUICK = Backoff(Random(1), first_s=0.001, most_s=0.01)  # noqa: S311
 OURS_URL = f"http://127.0.0.1:8000/files/{KEY}"
 
 
-@pytest.mark.parametrize("problem", [503, 500, 429, httpx.ConnectError("no"), httpx.ReadError("")])
+@pytest.mark.parametrize(
+    "problem", [503, 500, 429, httpx2.ConnectError("no"), httpx2.ReadError("")]
+)
 async def test_a_storage_of_ours_that_comes_back_sends_the_file(web, problem):
     problems = [problem] * 3
 
     async def answer():
         if not problems:
-            return httpx.Response(200, content=BODY)
+            return httpx2.Response(200, content=BODY)
         status = problems.pop()
         if isinstance(status, int):
-            return httpx.Response(status)
+            return httpx2.Response(status)
         raise status
 
     web.answers[f"ingress:8000/files/{KEY}"] = answer
@@ -209,7 +211,7 @@ async def test_a_storage_of_ours_that_comes_back_sends_the_file(web, problem):
     assert len(web.requests) == 4
 
 
-@pytest.mark.parametrize("problem", [httpx.Response(503), httpx.ConnectError("no")])
+@pytest.mark.parametrize("problem", [httpx2.Response(503), httpx2.ConnectError("no")])
 async def test_a_storage_of_ours_that_stays_away_is_no_fault_of_the_input(web, problem):
     web.answers[f"ingress:8000/files/{KEY}"] = problem
     fetcher = web.fetcher(own=OwnStorage(backoff=QUICK))
@@ -224,12 +226,12 @@ async def test_a_storage_of_ours_that_hangs_or_breaks_off_is_no_fault_of_the_inp
 
     async def broken():
         yield BODY
-        raise httpx.ReadError("the line is dead")
+        raise httpx2.ReadError("the line is dead")
 
     web.answers[f"ingress:8000/files/{KEY}"] = hang
     with pytest.raises(StorageRetry):
         await web.fetcher(timeout_s=0.05).fetch(OURS_URL, FIELD, OURS)
-    web.answers[f"ingress:8000/files/{KEY}"] = httpx.Response(200, content=broken())
+    web.answers[f"ingress:8000/files/{KEY}"] = httpx2.Response(200, content=broken())
     received = []
     with pytest.raises(StorageRetry):
         await web.fetcher(own=OwnStorage(backoff=QUICK)).stream(
@@ -240,7 +242,7 @@ async def test_a_storage_of_ours_that_hangs_or_breaks_off_is_no_fault_of_the_inp
 
 async def test_each_try_at_our_own_storage_is_counted_and_no_other_server(web):
     own, ours = OwnStorage(backoff=QUICK), OwnFiles("http://ingress:8000")
-    answers = [httpx.Response(503), httpx.Response(200, content=BODY)]
+    answers = [httpx2.Response(503), httpx2.Response(200, content=BODY)]
 
     async def answer():
         return answers.pop(0)
@@ -251,7 +253,7 @@ async def test_each_try_at_our_own_storage_is_counted_and_no_other_server(web):
     fetcher = web.fetcher(own=own)
     web.answers[f"ingress:8000/files/{KEY}"] = answer
     await fetcher.fetch(OURS_URL, FIELD, ours)
-    web.answers["example.com/a.png"] = httpx.Response(200, content=BODY)
+    web.answers["example.com/a.png"] = httpx2.Response(200, content=BODY)
     await fetcher.fetch("https://example.com/a.png", FIELD, ours)
     web.answers[f"ingress:8000/files/{KEY}"] = hang
     with pytest.raises(StorageRetry):
@@ -279,33 +281,33 @@ OURS = OwnFiles("http://ingress:8000", "token")
 
 
 async def test_a_private_file_of_ours_is_read_with_the_token_of_the_attempt(web):
-    web.answers[f"ingress:8000{PRIVATE_PATH}"] = httpx.Response(200, content=BODY)
+    web.answers[f"ingress:8000{PRIVATE_PATH}"] = httpx2.Response(200, content=BODY)
     assert await web.fetcher().fetch(f"http://a.example{PRIVATE_PATH}", FIELD, OURS) == BODY
     (request,) = web.requests
     assert request.headers["authorization"] == "Bearer token"
 
 
 async def test_a_signed_url_of_ours_keeps_its_signature(web):
-    web.answers[f"ingress:8000{PRIVATE_PATH}"] = httpx.Response(200, content=BODY)
+    web.answers[f"ingress:8000{PRIVATE_PATH}"] = httpx2.Response(200, content=BODY)
     url = f"http://a.example{PRIVATE_PATH}?expires=1&signature=x-_"
     assert await web.fetcher().fetch(url, FIELD, OURS) == BODY
     assert web.requests[0].url.query == b"expires=1&signature=x-_"
 
 
 async def test_neither_public_files_nor_other_servers_get_the_token(web):
-    web.answers[f"ingress:8000/files/{KEY}"] = httpx.Response(200, content=BODY)
+    web.answers[f"ingress:8000/files/{KEY}"] = httpx2.Response(200, content=BODY)
     await web.fetcher().fetch(f"http://a.example/files/{KEY}?x=1", FIELD, OURS)
-    web.answers[f"ingress:8000{PRIVATE_PATH}"] = httpx.Response(
+    web.answers[f"ingress:8000{PRIVATE_PATH}"] = httpx2.Response(
         307, headers={"location": f"http://bucket{PRIVATE_PATH}"}
     )
-    web.answers[f"bucket{PRIVATE_PATH}"] = httpx.Response(200, content=BODY)
+    web.answers[f"bucket{PRIVATE_PATH}"] = httpx2.Response(200, content=BODY)
     assert await web.fetcher().fetch(f"http://a.example{PRIVATE_PATH}", FIELD, OURS) == BODY
     sent = [(each.url.host, "authorization" in each.headers) for each in web.requests]
     assert sent == [("ingress", False), ("ingress", True), ("bucket", False)]
 
 
 async def test_a_private_file_that_may_not_be_read_is_reported_as_such(web):
-    web.answers[f"ingress:8000{PRIVATE_PATH}"] = httpx.Response(403)
+    web.answers[f"ingress:8000{PRIVATE_PATH}"] = httpx2.Response(403)
     url = f"http://example.com{PRIVATE_PATH}"
     await refused(web.fetcher(), url, "private, and may not be read", files=OURS)
     assert [request.url.host for request in web.requests] == ["ingress"]

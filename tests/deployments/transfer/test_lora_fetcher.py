@@ -6,7 +6,7 @@ import hashlib
 import json
 import struct
 
-import httpx
+import httpx2
 import pytest
 
 from deployments.families.options import requested_loras
@@ -105,17 +105,17 @@ async def refused(fetcher, path, match, **more):
 
 
 async def test_a_url_needs_no_file_name(house):
-    house.web.answers["example.com/api/download/models/7"] = httpx.Response(
+    house.web.answers["example.com/api/download/models/7"] = httpx2.Response(
         302, headers={"location": "https://cdn.example.com/blob"}
     )
     house.web.names["cdn.example.com"] = house.web.names["example.com"]
-    house.web.answers["cdn.example.com/blob"] = httpx.Response(200, content=safetensors())
+    house.web.answers["cdn.example.com/blob"] = httpx2.Response(200, content=safetensors())
     assert await bring(house.fetcher(), URL) == [safetensors()]
 
 
 async def test_what_one_tenant_has_fetched_is_no_faster_for_another(house, tmp_path):
     """Neither by the same name nor by another one of the same file, from the web or the hub."""
-    house.web.answers["example.com/api/download/models/7"] = httpx.Response(
+    house.web.answers["example.com/api/download/models/7"] = httpx2.Response(
         200, content=safetensors()
     )
     house.publish(tmp_path / "hub", "a.safetensors")
@@ -138,7 +138,7 @@ async def test_what_one_tenant_has_fetched_is_no_faster_for_another(house, tmp_p
 
 
 async def test_a_file_may_be_inside_the_input_or_in_our_own_storage(house):
-    house.web.answers["ingress:8000/files/r/1/a"] = httpx.Response(200, content=safetensors(b"\2"))
+    house.web.answers["ingress:8000/files/r/1/a"] = httpx2.Response(200, content=safetensors(b"\2"))
     inline = "data:;base64," + base64.b64encode(safetensors()).decode()
     ours = "http://localhost:8000/files/r/1/a"
     for fetcher in (house.fetcher(), house.fetcher(offline=True)):
@@ -154,9 +154,9 @@ async def test_a_private_file_is_for_its_tenant_also_where_tenants_share_caches(
     async def answer():
         token = house.web.requests[-1].headers["authorization"]
         await go.wait()
-        return httpx.Response(200, content=safetensors()) if "one" in token else refusal
+        return httpx2.Response(200, content=safetensors()) if "one" in token else refusal
 
-    refusal = httpx.Response(403)
+    refusal = httpx2.Response(403)
     house.web.answers["ingress:8000/files/p/one/r/1/a"] = answer
     ours = {name: OwnFiles("http://ingress:8000", name) for name in ("one", "other")}
     fetcher = house.fetcher()
@@ -179,7 +179,7 @@ async def test_who_asks_for_the_same_at_once_waits_for_one_fetch(house):
     async def slow():
         asked.set()
         await go.wait()
-        return httpx.Response(200, content=safetensors())
+        return httpx2.Response(200, content=safetensors())
 
     house.web.answers["example.com/api/download/models/7"] = slow
     fetcher = house.fetcher()
@@ -195,24 +195,24 @@ async def test_who_asks_for_the_same_at_once_waits_for_one_fetch(house):
 async def test_after_a_minute_the_server_is_asked_whether_it_changed(house):
     answers = house.web.answers
     name = "example.com/api/download/models/7"
-    answers[name] = httpx.Response(200, content=safetensors(), headers={"etag": '"one"'})
+    answers[name] = httpx2.Response(200, content=safetensors(), headers={"etag": '"one"'})
     fetcher = house.fetcher()
     await bring(fetcher, URL)
     await bring(fetcher, URL)
     assert len(house.web.requests) == 1
     house.clock.advance(REVALIDATE_S + 1)
-    answers[name] = httpx.Response(304)
+    answers[name] = httpx2.Response(304)
     assert await bring(fetcher, URL) == [safetensors()]
     assert house.web.requests[-1].headers["if-none-match"] == '"one"'
     house.clock.advance(REVALIDATE_S + 1)
-    answers[name] = httpx.Response(200, content=safetensors(b"\2"))
+    answers[name] = httpx2.Response(200, content=safetensors(b"\2"))
     assert await bring(fetcher, URL) == [safetensors(b"\2")]
     assert len(house.web.requests) == 3
 
 
 async def test_what_was_evicted_is_fetched_again(house):
     name = "example.com/api/download/models/7"
-    house.web.answers[name] = httpx.Response(200, content=safetensors(), headers={"etag": '"one"'})
+    house.web.answers[name] = httpx2.Response(200, content=safetensors(), headers={"etag": '"one"'})
     fetcher = house.fetcher()
     await bring(fetcher, URL)
     for path in house.folder.iterdir():
@@ -230,7 +230,7 @@ async def test_what_is_no_safetensors_file_is_not_read_to_its_end(house):
             yield b"PK\3\4" * 25
 
     name = "example.com/api/download/models/7"
-    house.web.answers[name] = httpx.Response(200, content=pickle())
+    house.web.answers[name] = httpx2.Response(200, content=pickle())
     assert await refused(house.fetcher(), URL, "not a safetensors file") == "unsupported_file"
     assert len(read) <= 2
     assert not list(house.folder.glob("*.part"))
@@ -238,7 +238,7 @@ async def test_what_is_no_safetensors_file_is_not_read_to_its_end(house):
 
 @pytest.mark.parametrize("body", [safetensors()[:-1], safetensors()[:9], b"", b"\xff" * 8 + b"{}"])
 async def test_a_damaged_file_is_refused(house, body):
-    house.web.answers["example.com/api/download/models/7"] = httpx.Response(200, content=body)
+    house.web.answers["example.com/api/download/models/7"] = httpx2.Response(200, content=body)
     await refused(house.fetcher(), URL, "not a safetensors file")
     assert len(list(house.folder.iterdir())) == 1  # next to the valid one
 
@@ -246,7 +246,7 @@ async def test_a_damaged_file_is_refused(house, body):
 async def test_what_cannot_be_fetched_or_is_too_large_names_its_field(house):
     assert await refused(house.fetcher(), URL, "answered 404") == "file_download_error"
     await refused(house.fetcher(), "http://127.0.0.1:1/a", "private")
-    house.web.answers["example.com/api/download/models/7"] = httpx.Response(
+    house.web.answers["example.com/api/download/models/7"] = httpx2.Response(
         200, content=safetensors(size=MOST)
     )
     assert await refused(house.fetcher(), URL, "larger than 5000") == "file_too_large"
@@ -337,7 +337,9 @@ async def test_a_registered_file_is_located_by_its_digest_and_kept(house):
     content = safetensors(b"\5")
     digest = hashlib.sha256(content).hexdigest()
     house.registered[digest] = "http://ingress:8000/files/w/abc.safetensors"
-    house.web.answers["ingress:8000/files/w/abc.safetensors"] = httpx.Response(200, content=content)
+    house.web.answers["ingress:8000/files/w/abc.safetensors"] = httpx2.Response(
+        200, content=content
+    )
     for fetcher in (house.fetcher(), house.fetcher(offline=True)):
         path = f"weights:style@{digest}"
         found = await bring(fetcher, path, path, files=OwnFiles("http://ingress:8000"))
@@ -351,7 +353,7 @@ async def test_a_registered_file_that_is_gone_or_damaged_names_the_field(house):
     assert await refused(house.fetcher(), f"weights:style@{digest}", "do not exist any more")
     assert await refused(house.fetcher(), "weights:style", "do not exist any more")
     house.registered[digest] = "http://ingress:8000/files/w/abc.safetensors"
-    other = httpx.Response(200, content=safetensors())
+    other = httpx2.Response(200, content=safetensors())
     house.web.answers["ingress:8000/files/w/abc.safetensors"] = other
     origin = "http://ingress:8000"
     await refused(house.fetcher(), f"weights:style@{digest}", "damaged", files=OwnFiles(origin))

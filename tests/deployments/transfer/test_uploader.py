@@ -5,7 +5,7 @@ import time
 from dataclasses import replace
 from random import Random
 
-import httpx
+import httpx2
 import pytest
 
 from deployments.families.base import MediaFile
@@ -32,7 +32,7 @@ async def uploader(storage):
 
 # AttributeError: of a connection that is reset as it is opened, see ``HttpTransport``.
 @pytest.mark.parametrize(
-    "problem", [500, 503, 429, 409, 408, httpx.ConnectError, httpx.ReadTimeout, AttributeError]
+    "problem", [500, 503, 429, 409, 408, httpx2.ConnectError, httpx2.ReadTimeout, AttributeError]
 )
 async def test_what_may_pass_is_tried_again(storage, uploader, problem):
     storage.problems.extend([problem] * 3)
@@ -53,7 +53,7 @@ async def test_each_try_is_counted_by_its_result():
     storage, calls = HttpStorage(), StorageCalls()
     backoff = Backoff(Random(1), first_s=0.001, most_s=0.01)  # noqa: S311
     uploader = Uploader(storage.client(), SystemClock(), backoff, 1.0, calls=calls)
-    storage.problems.extend([503, 500, httpx.ReadError, httpx.ReadTimeout])
+    storage.problems.extend([503, 500, httpx2.ReadError, httpx2.ReadTimeout])
     await uploader.put(MediaFile(storage.ticket("key"), b"body"))
     storage.problems.append(403)
     with pytest.raises(StorageUnavailable):
@@ -99,9 +99,9 @@ async def test_a_refusal_is_not_taken_for_a_storage_that_is_away(storage, upload
 async def test_a_refusal_of_s3_is_reported_without_the_key_that_it_names():
     async def refused(request):
         xml = "<Error><Code>AccessDenied</Code><Message>No</Message><KeyId>AKID</KeyId></Error>"
-        return httpx.Response(403, text=xml)
+        return httpx2.Response(403, text=xml)
 
-    client = httpx.AsyncClient(transport=httpx.MockTransport(refused))
+    client = httpx2.AsyncClient(transport=httpx2.MockTransport(refused))
     uploader = Uploader(client, SystemClock(), Backoff(Random(1)), give_up_s=1.0)  # noqa: S311
     with pytest.raises(StorageUnavailable, match=r"403 AccessDenied: No$"):
         await uploader.put(MediaFile(HttpStorage().ticket("key"), b"body"))
@@ -109,7 +109,7 @@ async def test_a_refusal_of_s3_is_reported_without_the_key_that_it_names():
 
 
 async def test_an_upload_whose_answer_was_lost_is_known_again(storage, uploader):
-    storage.problems.extend([httpx.ReadError, 412])
+    storage.problems.extend([httpx2.ReadError, 412])
     await uploader.put(MediaFile(storage.ticket("key"), b"body"))
     assert len(storage.requests) == 2
 
@@ -180,7 +180,7 @@ async def test_storage_may_say_that_it_is_too_large(storage, uploader):
 
 async def test_deleting_may_fail_silently(storage, uploader):
     await uploader.put(MediaFile(storage.ticket("key"), b"body"))
-    storage.problems.append(httpx.ConnectError)
+    storage.problems.append(httpx2.ConnectError)
     await uploader.delete(storage.ticket("key"))
     await uploader.delete(storage.ticket("key"))
     assert storage.objects == {}

@@ -82,7 +82,7 @@ def test_a_newer_cog_is_the_one_that_is_named(tmp_path: Path) -> None:
         ("build: 2026-13-45\n", "cog.yaml is no YAML: month must be in 1..12"),
         ("- a\n", "cog.yaml must have keys"),
         ("build: {}\n", "cog.yaml has neither `run` nor `predict`"),
-        ("build: 3\npredict: a.py\n", "cog.yaml: build must have keys"),
+        ("build: 3\npredict: a.py\n", "cog.yaml: build: Input should be an object with keys"),
         (
             "build: {system_packages: [ffmpeg, git]}\npredict: a.py\n",
             "cog.yaml: build.system_packages (ffmpeg, …) needs a Docker image",
@@ -92,7 +92,10 @@ def test_a_newer_cog_is_the_one_that_is_named(tmp_path: Path) -> None:
             "cog.yaml: build.run (make it) needs a Docker image",
         ),
         ("weights: [{name: a}]\npredict: a.py\n", "cog.yaml: weights: "),
-        ("build: {python_packages: numpy}\npredict: a.py\n", "build.python_packages must be a "),
+        (
+            "build: {python_packages: numpy}\npredict: a.py\n",
+            "python_packages: Input should be a ",
+        ),
         (
             "build: {python_packages: [a], python_requirements: b}\npredict: a.py\n",
             "has both build.python_packages and build.python_requirements",
@@ -101,8 +104,11 @@ def test_a_newer_cog_is_the_one_that_is_named(tmp_path: Path) -> None:
         ("build: {python_requirements: ../x}\npredict: a.py\n", "is outside of the folder: ../x"),
         ("build: {python_requirements: editable}\npredict: a.py\n", "editable:1: -e names another"),
         ("build: {python_requirements: wheel}\npredict: a.py\n", "wheel:2: dist/own-1.whl is a "),
-        ("concurrency: {max: many}\npredict: a.py\n", "concurrency.max must be a whole number"),
-        ("environment: {A: b}\npredict: a.py\n", "environment must be a list"),
+        (
+            "concurrency: {max: many}\npredict: a.py\n",
+            "concurrency.max: Input should be a valid ",
+        ),
+        ("environment: {A: b}\npredict: a.py\n", "environment: Input should be a valid list"),
         ("environment: [A]\npredict: a.py\n", "A is not of the form NAME=value"),
         ("environment: [PATH=/bin]\npredict: a.py\n", "PATH is set by Darkroom"),
     ],

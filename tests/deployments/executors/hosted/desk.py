@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-import httpx
+import httpx2
 
 from serve_app.domain.endpoint import Endpoint, Weights
 from serve_app.domain.executors.secrets import Secret
@@ -111,7 +111,7 @@ class HostedDesk:
     async def jobs(self, prompt: str) -> Sequence[Mapping[str, Any]]:
         """Requests with this prompt that the provider has accepted."""
         headers = {"Authorization": f"Key {self.provider.key}"}
-        async with httpx.AsyncClient(trust_env=False) as client:
+        async with httpx2.AsyncClient(trust_env=False) as client:
             page = await client.get(f"{self.provider.url}/v1/requests", headers=headers)
         return [each for each in page.json()["requests"] if each["prompt"] == prompt]
 
@@ -120,7 +120,7 @@ class HostedDesk:
         headers = {"Authorization": f"Key {self.provider.key}"}
         url = f"{self.provider.url}/v1/models/requests/by-endpoint"
         query = {"endpoint_id": PROBE, "expand": "payloads"}
-        async with httpx.AsyncClient(trust_env=False) as client:
+        async with httpx2.AsyncClient(trust_env=False) as client:
             items = (await client.get(url, params=query, headers=headers)).json()["items"]
         return [each["json_input"] for each in items if each["json_input"]["prompt"] == prompt]
 

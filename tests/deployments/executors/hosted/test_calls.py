@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator
 import pytest
 
 from deployments.executors.hosted.calls import CALLS_OF_A_CLIENT, ProviderClient, Wire
-from serve_app.domain.executors.hosted import HostedEndpoint
+from serve_app.options.hosted import HostedEndpoint
 
 
 class Provider:
@@ -52,7 +52,13 @@ async def provider() -> AsyncIterator[Provider]:
 
 @pytest.fixture
 async def wire(provider: Provider) -> AsyncIterator[Wire]:
-    spec = HostedEndpoint("fal", "fal-ai/any", "PROVIDER_KEY", provider.origin, provider.origin)
+    spec = HostedEndpoint(
+        provider="fal",
+        endpoint="fal-ai/any",
+        secret="PROVIDER_KEY",
+        url=provider.origin,
+        history_url=provider.origin,
+    )
     async with ProviderClient() as http:
         yield Wire(http, spec, "Key k", {})
 
