@@ -25,7 +25,8 @@ from serve_app.ingress.openai.batches.worker import EVERY_S, LEADS_EVERY_S, Batc
 from serve_app.ingress.services.file_access import FileAccessControl, FileDefaults
 from serve_app.ingress.services.health import PlacementCheck
 from serve_app.ingress.services.live_tenants import LiveTenants
-from serve_app.ingress.services.services import Identity, PoolChanges, Services
+from serve_app.ingress.services.pool_changes import PoolChanges
+from serve_app.ingress.services.services import Identity, Services
 from serve_app.ingress.services.sign_in import sign_in_of
 from serve_app.ingress.services.weight_jobs import WeightJobs
 from serve_app.ingress.submission import shadows

@@ -53,9 +53,10 @@ from serve_app.ingress.services.health import (
 from serve_app.ingress.services.lease_terms import CatalogLeaseTerms, FilePolicy, Places
 from serve_app.ingress.services.live_catalog import LiveCatalog
 from serve_app.ingress.services.live_settings import LiveSettings, bounds_of
+from serve_app.ingress.services.pool_map import PoolMap
 from serve_app.ingress.services.request_ids import RequestIds
 from serve_app.ingress.services.served_catalog import startup_lines
-from serve_app.ingress.services.services import Identity, PoolMap, Services
+from serve_app.ingress.services.services import Identity, Services
 from serve_app.ingress.services.sign_in import provider_of
 from serve_app.ingress.services.warm_pools import WarmPools
 from serve_app.ingress.services.webhooks import ComposeByMark, Webhooks

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import LiteralString, Protocol
 
-from serve_app.domain.operations import Actor
+from serve_app.domain.audit.acts import Actor
 from serve_app.postgres.database import Database
 from serve_app.tenants.seal import Seal
 

@@ -12,8 +12,8 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any, Generic, LiteralString, TypeVar
 
+from serve_app.domain.audit.acts import Actor
 from serve_app.domain.errors import DatabaseUnavailable, Unauthenticated
-from serve_app.domain.operations import Actor
 from serve_app.domain.ports import Clock
 from serve_app.postgres.database import Database
 from serve_app.tenants.api_keys import LINK_NAME, KeyInfo, disabled, ended_link

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import LiteralString, Protocol
 
+from serve_app.domain.audit.acts import Actor
 from serve_app.domain.executors.secrets import INSTALLATION, Secret
-from serve_app.domain.operations import Actor
 from serve_app.domain.ports import Clock
 from serve_app.postgres.database import Database, Lock
 from serve_app.tenants.seal import Seal

@@ -6,8 +6,8 @@ from collections.abc import AsyncIterator
 
 import pytest
 
+from serve_app.domain.audit.acts import Actor
 from serve_app.domain.errors import Unavailable
-from serve_app.domain.operations import Actor
 from serve_app.domain.ports import Queue
 from serve_app.postgres.database import Database
 from serve_app.tenants.hub_tokens import PURPOSE, HubTokens, PostgresHubTokens

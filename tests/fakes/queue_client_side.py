@@ -8,10 +8,10 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from serve_app.domain.artifact import is_elsewhere
+from serve_app.domain.audit.acts import Actor
 from serve_app.domain.billing.price import NOTHING, Price, made_by_frame
 from serve_app.domain.errors import NotFound, Overloaded, TooLarge
 from serve_app.domain.lease import Demand, LeaseKey, ReplicaStage
-from serve_app.domain.operations import Actor
 from serve_app.domain.outcome import Outcome, Usage
 from serve_app.domain.progress import Preview
 from serve_app.domain.request import (

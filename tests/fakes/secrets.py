@@ -6,8 +6,8 @@ from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
+from serve_app.domain.audit.acts import Actor
 from serve_app.domain.executors.secrets import INSTALLATION, Secret
-from serve_app.domain.operations import Actor
 from serve_app.tenants.secrets import MAX_SECRETS, KeptSecret
 
 Note = Callable[[Actor, str, str, Mapping[str, Any]], None]

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
+from serve_app.domain.audit.acts import Actor
 from serve_app.domain.errors import DatabaseUnavailable
-from serve_app.domain.operations import Actor
 from serve_app.domain.upload import Upload
 from serve_app.ingress.services.files import FileCollector
 from serve_app.postgres.database import Database, Lock

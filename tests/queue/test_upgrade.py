@@ -16,6 +16,7 @@ from pathlib import Path
 import psycopg
 import pytest
 
+from serve_app.domain.audit.acts import Actor
 from serve_app.domain.errors import (
     EndpointDraining,
     RequestDeleted,
@@ -24,7 +25,7 @@ from serve_app.domain.errors import (
     Unauthenticated,
 )
 from serve_app.domain.lease import Lease, LeaseKey, Verdict
-from serve_app.domain.operations import Actor, PauseKind
+from serve_app.domain.operations import PauseKind
 from serve_app.domain.outcome import Usage
 from serve_app.domain.request import Priority, Redacted, Retries, State, WaitReason
 from serve_app.domain.webhook import DeliveryChannel, DeliveryState

@@ -16,9 +16,9 @@ from datetime import datetime, timedelta
 from urllib.parse import quote
 
 from serve_app.domain.artifact import is_elsewhere
+from serve_app.domain.audit.acts import Actor
 from serve_app.domain.errors import DatabaseUnavailable, Forbidden, InvalidInput
 from serve_app.domain.media.file_access import AccessDecision, FileAccess, FileAccessBook
-from serve_app.domain.operations import Actor
 from serve_app.domain.ports import Clock
 from serve_app.queue.reaper import PeriodicTask
 from serve_app.settings import NO_LIMITS, Config, TenantLimits

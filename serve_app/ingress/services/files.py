@@ -12,6 +12,7 @@ from datetime import datetime
 from prometheus_client import CollectorRegistry
 
 from serve_app.domain.artifact import Lifecycles
+from serve_app.domain.audit.acts import Actor
 from serve_app.domain.errors import (
     ArtifactNotFound,
     DarkroomError,
@@ -23,7 +24,6 @@ from serve_app.domain.errors import (
     StorageUnavailable,
     TooLarge,
 )
-from serve_app.domain.operations import Actor
 from serve_app.domain.ports import Storage
 from serve_app.domain.upload import KeptFile, Upload, UploadBook, UploadPart, UploadUse
 from serve_app.ingress.services.file_access import AccessRules, FileAccessControl

@@ -23,9 +23,9 @@ from serve_app.catalog.catalog import (
 from serve_app.catalog.entries import CatalogEntry
 from serve_app.catalog.private import PrivateEndpoint, private_entry, why_not_private
 from serve_app.catalog.workflows.entry import workflow_entry
+from serve_app.domain.audit.acts import Actor
 from serve_app.domain.errors import EntryExists, NotFound, RequestActive
 from serve_app.domain.lora import RegisteredFileFacts
-from serve_app.domain.operations import Actor
 from serve_app.domain.workflows.runs import RegisteredWorkflow, WorkflowDefinitions
 from serve_app.ingress.services.cpu_executor import in_cpu_thread
 from serve_app.ingress.services.served_catalog import conflicts, entry_builder

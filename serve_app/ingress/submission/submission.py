@@ -12,6 +12,7 @@ from typing import Any, cast
 from serve_app.catalog.catalog import CatalogEntry
 from serve_app.catalog.work import check_request, expected_quantities, work_of
 from serve_app.domain.artifact import EXTENSIONS
+from serve_app.domain.audit.acts import Actor
 from serve_app.domain.billing.price import NOTHING
 from serve_app.domain.endpoint import Endpoint
 from serve_app.domain.errors import (
@@ -28,7 +29,6 @@ from serve_app.domain.errors import (
 from serve_app.domain.media.draft import DRAFT, DRAFT_TYPE, FROM_DRAFT
 from serve_app.domain.media.file_access import FileAccess
 from serve_app.domain.media.marking import SIGNED_TYPES, MarkPolicy
-from serve_app.domain.operations import Actor
 from serve_app.domain.outcome import Failure
 from serve_app.domain.ports import Queue
 from serve_app.domain.request import NewRequest, Request, State, granted_retries

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from serve_app.domain.audit.acts import Actor
 from serve_app.domain.errors import EndpointDraining
-from serve_app.domain.operations import Actor, Pause, PauseKind
+from serve_app.domain.operations import Pause, PauseKind
 from serve_app.postgres.database import Database
 from serve_app.queue.store.rows import audit_columns
 

@@ -11,9 +11,10 @@ from dataclasses import dataclass, replace
 from hashlib import blake2b
 from typing import Any
 
+from serve_app.domain.audit.acts import Actor
 from serve_app.domain.endpoint import Endpoint
 from serve_app.domain.lease import Ask, KeptWeights, LeaseTerms, Presence, Work
-from serve_app.domain.operations import Actor, WarmTarget, WeightsLevel
+from serve_app.domain.operations import WarmTarget, WeightsLevel
 from serve_app.postgres.database import Database
 from serve_app.queue.store import messages
 from serve_app.queue.store.rows import audit_columns

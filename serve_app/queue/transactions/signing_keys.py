@@ -5,7 +5,7 @@ from __future__ import annotations
 import secrets
 from collections.abc import Sequence
 
-from serve_app.domain.operations import Actor
+from serve_app.domain.audit.acts import Actor
 from serve_app.domain.webhook import SigningSeed
 from serve_app.postgres.database import Database, Lock
 from serve_app.queue.store import messages

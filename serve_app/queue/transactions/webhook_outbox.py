@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from serve_app.domain.audit.acts import Actor
 from serve_app.domain.errors import NotFound, OutcomeForgotten, RequestActive, RequestNotFound
-from serve_app.domain.operations import Actor
 from serve_app.domain.request import Redacted, State
 from serve_app.domain.webhook import (
     MAX_COUNTED,

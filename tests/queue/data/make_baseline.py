@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from serve_app.domain.artifact import Artifact
+from serve_app.domain.audit.acts import Actor
 from serve_app.domain.lease import LeaseKey, Presence, ReplicaStage, Report
-from serve_app.domain.operations import Actor
 from serve_app.domain.outcome import Outcome, Usage
 from serve_app.domain.progress import Preview, Progress, Stage, StoredSnapshot
 from serve_app.domain.request import Priority, Request, Retries, State
