@@ -34,10 +34,11 @@ from serve_app.ingress.submission.shadows import ShadowWorker
 from serve_app.ingress.workflows import worker as workflows
 from serve_app.ingress.workflows.worker import WorkflowWorker
 from serve_app.postgres import fair_reads
-from serve_app.postgres.database import Database, shared_secret, wait_until_reachable
+from serve_app.postgres.database import Database, wait_until_reachable
 from serve_app.postgres.file_access import PostgresFileAccess
 from serve_app.postgres.file_places import difference, record_places
 from serve_app.postgres.leader_election import LeaderElection
+from serve_app.postgres.shared_secret import shared_secret
 from serve_app.provenance.certificates import (
     CERTIFICATES_FILE,
     local_identity,
@@ -322,8 +323,11 @@ async def open_signer(
         if config.provenance.sign_files == "local":
             identity = local_identity(await shared_secret(database, "file_signing"))
         else:
-            given = config.provenance.signing_certificate, text_of(secrets.signing_key)
-            identity = await asyncio.to_thread(operators_identity, *given)
+            identity = await asyncio.to_thread(
+                operators_identity,
+                config.provenance.signing_certificate,
+                text_of(secrets.signing_key),
+            )
         for problem in problems(identity, clock.now()):
             log.warning("%s", problem)
         path = config.server.data_dir / CERTIFICATES_FILE

@@ -62,10 +62,11 @@ from serve_app.ingress.services.warm_pools import WarmPools
 from serve_app.ingress.services.webhooks import ComposeByMark, Webhooks
 from serve_app.loopback import keep_to_loopback, reachable_address
 from serve_app.postgres.comfyui import PostgresComfyUiBook
-from serve_app.postgres.database import Database, shared_secret
+from serve_app.postgres.database import Database
 from serve_app.postgres.hosted_calls import PostgresHostedCalls
 from serve_app.postgres.leader_election import LeaderElection
 from serve_app.postgres.live_settings import PostgresLiveSettings
+from serve_app.postgres.shared_secret import shared_secret
 from serve_app.postgres.weight_peers import PostgresWeightPeers
 from serve_app.queue.queue import assemble
 from serve_app.queue.reaper import PeriodicTask
@@ -75,9 +76,9 @@ from serve_app.queue.store.config import QueueLimits, Retention
 from serve_app.queue.store.migrations import check_applied
 from serve_app.queue.transactions.catalog_entries import PostgresAppBundles, PostgresCatalogEntries
 from serve_app.queue.transactions.deletion import PostgresLifecycles
-from serve_app.queue.transactions.garbage import UnwantedFiles
 from serve_app.queue.transactions.lease import ExecutorLeases
 from serve_app.queue.transactions.signing_keys import PostgresSigningSeeds
+from serve_app.queue.transactions.unwanted_files import UnwantedFiles
 from serve_app.queue.transactions.uploads import PostgresUploads
 from serve_app.queue.transactions.webhook_outbox import PostgresOutbox
 from serve_app.queue.workflows.book import PostgresWorkflowDefinitions
@@ -164,7 +165,9 @@ class Ingress(ReplicaCalls):
 
     async def _start(self, stack: AsyncExitStack) -> None:
         self._tracing = await start_tracing(
-            *(stack, self._clock, self._metrics),
+            stack,
+            self._clock,
+            self._metrics,
             names_tenants=self._config.telemetry.trace_tenants,
         )
         secrets = Secrets()
@@ -204,7 +207,13 @@ class Ingress(ReplicaCalls):
         )
         stack.push_async_callback(election.aclose)
         identity = await connections.open_identity(
-            *(stack, database, election, config, secrets, self._clock, self._metrics),
+            stack,
+            database,
+            election,
+            config,
+            secrets,
+            self._clock,
+            self._metrics,
             self._tenants,
         )
         stored = await connections.open_storage(
@@ -213,10 +222,10 @@ class Ingress(ReplicaCalls):
         storage = MeasuredStorage(stored, self._metrics)
         self._safety = await asyncio.to_thread(config.safety.policy)
         self._signer = await connections.open_signer(
-            *(database, self._config, secrets, self._clock, self._metrics)
+            database, self._config, secrets, self._clock, self._metrics
         )
         self._access = await connections.open_file_access(
-            *(stack, database, election, config, self._clock, self._metrics)
+            stack, database, election, config, self._clock, self._metrics
         )
         await self._start_queue(stack, database, catalog, storage, liveness)
         files = self._start_files(stack, database, election, storage, stored.tickets)
@@ -317,8 +326,14 @@ class Ingress(ReplicaCalls):
         self._comfyui = PostgresComfyUiBook(database)
         hosted = PostgresHostedCalls(database)
         self._executor_calls = ExecutorCalls(
-            *(terms, bundles, queue, queue.partials, ExecutorLeases(database)),
-            *(self._secrets, hosted, self._comfyui),
+            terms,
+            bundles,
+            queue,
+            queue.partials,
+            ExecutorLeases(database),
+            self._secrets,
+            hosted,
+            self._comfyui,
         )
         unwanted = UnwantedJobs(hosted, terms.endpoint, self._secrets)
         rounds = PeriodicTask(SWEEP_EVERY_S, {"unwanted hosted jobs": unwanted.sweep})
@@ -413,7 +428,7 @@ class Ingress(ReplicaCalls):
             new_id=RequestIds(clock),
             metrics=self._metrics,
             audit=AuditTrail(
-                *(self._queue.operations, clock, self._metrics.queue, config.audit_anchor_file)
+                self._queue.operations, clock, self._metrics.queue, config.audit_anchor_file
             ),
             warm=warm,
             weights=self._weights,
@@ -445,7 +460,8 @@ class Ingress(ReplicaCalls):
         }
         return Health(
             readiness=Readiness(
-                *(checks, self._clock),
+                checks,
+                self._clock,
                 submits={"disk": self._disk.check},
                 notices={"configuration": self._settings.check},
             ),
@@ -457,7 +473,8 @@ class Ingress(ReplicaCalls):
                 lambda: [
                     ("configuration file", self._settings.examine),
                     *ingress_checks(
-                        *(self._config, secrets),
+                        self._config,
+                        secrets,
                         lambda: provider_of(self._config, secrets, self._clock),
                     ),
                 ]

@@ -26,8 +26,8 @@ from serve_app.postgres.database import Database
 from serve_app.postgres.hosted_calls import PostgresHostedCalls
 from serve_app.queue.queue import PostgresQueue
 from serve_app.queue.transactions.catalog_entries import PostgresAppBundles
-from serve_app.queue.transactions.garbage import UnwantedFiles
 from serve_app.queue.transactions.lease import EXPECTED_S, ExecutorLeases
+from serve_app.queue.transactions.unwanted_files import UnwantedFiles
 from serve_app.tenants.hosted_jobs import UnwantedJobs
 from serve_app.tenants.secrets import PostgresSecrets
 from tests.contract.test_fallbacks_contract import CENT, plan

@@ -23,6 +23,7 @@ from serve_app.ingress.api import (
     model_entries,
     models,
     operations,
+    previews,
     request_history,
     requests,
     sign_in,
@@ -51,7 +52,6 @@ from serve_app.ingress.http.openapi import DocumentedRoute, Operation, answer
 from serve_app.ingress.services.cpu_executor import in_cpu_thread
 from serve_app.ingress.services.health import ReadinessStatus
 from serve_app.ingress.services.services import services_of
-from serve_app.ingress.submission import rendering
 from serve_app.settings import PoolConfig
 
 
@@ -325,7 +325,7 @@ ROUTES = [
     *audit.ROUTES,
     *doctor.ROUTES,
     *shadows.ROUTES,
-    *rendering.ROUTES,
+    *previews.ROUTES,
     *webhooks.ROUTES,
     *model_entries.ROUTES,
     *models.ROUTES,

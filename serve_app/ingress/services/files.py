@@ -28,7 +28,7 @@ from serve_app.domain.ports import Storage
 from serve_app.domain.upload import KeptFile, Upload, UploadBook, UploadPart, UploadUse
 from serve_app.ingress.services.file_access import AccessRules, FileAccessControl
 from serve_app.queue.reaper import PeriodicTask
-from serve_app.queue.transactions.garbage import UnwantedFiles
+from serve_app.queue.transactions.unwanted_files import UnwantedFiles
 from serve_app.settings import NO_LIMITS, Config, TenantLimits
 from serve_app.settings.live import LiveValues
 from serve_app.storage.keys import (
