@@ -204,15 +204,26 @@ class ExecutorReplica:
         is_paid = moves(lease.endpoint) is False
         ingress = repeated(resources.ingress, self._link, without_end=is_paid)
         files = RequestFiles(
-            *(lease, folder, resources.fetcher, resources.uploader, ingress),
-            *(OutputChecks(lease, resources.checkers, ingress), resources.signer),
+            lease,
+            folder,
+            resources.fetcher,
+            resources.uploader,
+            ingress,
+            OutputChecks(lease, resources.checkers, ingress),
+            resources.signer,
         )
         partials = PartialSender(lease.held, ingress, self._link.backoff)
         clock = self._link.clock
         is_session = lease.priority is Priority.REALTIME
         attempt = (AppSession if is_session else ExecutorAttempt)(
-            *(lease, resources.host, files, partials, ingress, clock),
-            *(self._slots, self._slot_freed),
+            lease,
+            resources.host,
+            files,
+            partials,
+            ingress,
+            clock,
+            self._slots,
+            self._slot_freed,
         )
         running = self._attempts.running.values()
         attempt.follow(each for each in running if each.lease.request_id == lease.request_id)

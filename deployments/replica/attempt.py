@@ -248,9 +248,9 @@ class Attempt:
         """Fetch the files that the endpoint and the input name, without a slot."""
         lease, state = self.lease, self.state
         if lease.endpoint.options.get(ADAPTERS):
-            resources = self._resources
-            own = (resources.store, lease.endpoint, lease.input)
-            self._own = await asyncio.to_thread(weights.adapters, *own)
+            self._own = await asyncio.to_thread(
+                weights.adapters, self._resources.store, lease.endpoint, lease.input
+            )
         requested = family_loras(family, lease.input)
         if self._slots is not None and (inputs.are_remote or not self._loras.are_here(requested)):
             state.enter(Phase.FETCHING)

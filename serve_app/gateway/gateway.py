@@ -64,7 +64,10 @@ class Gateway:
         if plan.tls is not None:
             own = () if plan.certificate is None else (self._own,)
             self._terminator = TlsTerminator(
-                *(binary, run_dir, plan.tls, self._backend),
+                binary,
+                run_dir,
+                plan.tls,
+                self._backend,
                 (*own, self._authority.server),
                 plan.proxy_secret,
             )

@@ -14,14 +14,7 @@ import sys
 
 import pytest
 
-from tests.architecture.paths import (
-    ROOT,
-    Listed,
-    Way,
-    describe,
-    lengths,
-    listed,
-)
+from tests.architecture.paths import ROOT, Listed, Way, describe, lengths, listed
 
 pytestmark = pytest.mark.timeout(1200)  # every call of three ways is recorded
 

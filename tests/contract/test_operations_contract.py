@@ -10,12 +10,7 @@ from typing import Any
 import pytest
 
 from serve_app.domain.audit.acts import Actor
-from serve_app.domain.errors import (
-    AlreadyFinal,
-    EndpointDraining,
-    RequestActive,
-    RequestNotFound,
-)
+from serve_app.domain.errors import AlreadyFinal, EndpointDraining, RequestActive, RequestNotFound
 from serve_app.domain.lease import Signal, SignalKind, Verdict
 from serve_app.domain.operations import PauseKind, WarmTarget, WeightsLevel
 from serve_app.domain.ports import Queue

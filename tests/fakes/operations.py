@@ -9,12 +9,7 @@ from typing import Any
 
 from serve_app.domain.audit.acts import Act, Actor, NewAct
 from serve_app.domain.audit.chain import SealedAct
-from serve_app.domain.errors import (
-    AlreadyFinal,
-    EndpointDraining,
-    RequestActive,
-    RequestNotFound,
-)
+from serve_app.domain.errors import AlreadyFinal, EndpointDraining, RequestActive, RequestNotFound
 from serve_app.domain.operations import (
     LaneFigures,
     Overview,

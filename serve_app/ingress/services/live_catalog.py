@@ -202,9 +202,14 @@ def with_private(
 
 def _workflow_entry(catalog: Catalog, workflow: RegisteredWorkflow) -> CatalogEntry | None:
     seen = catalog.of_tenant("" if workflow.public else workflow.tenant)
-    given = workflow.tenant, workflow.name, workflow.definition
     try:
-        return workflow_entry(*given, public=workflow.public, catalog=seen)
+        return workflow_entry(
+            workflow.tenant,
+            workflow.name,
+            workflow.definition,
+            public=workflow.public,
+            catalog=seen,
+        )
     except (ValueError, LookupError) as error:  # of another version
         log.warning("The workflow %s/%s is left out: %s", workflow.tenant, workflow.name, error)
         return None

@@ -58,14 +58,19 @@ class PoolChanges:
             if stays not in self._stay:
                 log.warning(
                     "Requests for %s wait in the pool %s, which is not configured. %s",
-                    *(group.endpoint, group.pool, error.message),
+                    group.endpoint,
+                    group.pool,
+                    error.message,
                 )
             self._stay.add(stays)
             return
         moved = await self._services.queue.fallbacks.change_pool(group, pool)
         log.info(
             "%d queued requests for %s wait in the pool %s now: the pool %s is not configured.",
-            *(moved, group.endpoint, pool, group.pool),
+            moved,
+            group.endpoint,
+            pool,
+            group.pool,
         )
 
     def _pool_of(self, group: QueuedGroup) -> str:

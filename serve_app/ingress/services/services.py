@@ -7,12 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import (
-    Callable,
-    Iterable,
-    Mapping,
-    Sequence,
-)
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, cast
 
@@ -21,12 +16,7 @@ from starlette.requests import HTTPConnection
 from serve_app.catalog.catalog import Catalog, CatalogEntry
 from serve_app.domain.billing.price import Price
 from serve_app.domain.endpoint import Endpoint
-from serve_app.domain.errors import (
-    DarkroomError,
-    InvalidInput,
-    Overloaded,
-    SecretMissing,
-)
+from serve_app.domain.errors import DarkroomError, InvalidInput, Overloaded, SecretMissing
 from serve_app.domain.executors.comfyui import ComfyUiNodes
 from serve_app.domain.executors.hosted import PROVIDERS, wants_own_key
 from serve_app.domain.executors.partial_results import PartialResults
@@ -187,8 +177,7 @@ class Services:
         self.safety.check(tenant, entry.base, input)
         self.safety.check_types(tenant, entry.base, entry.schema.media_types(input))
         for endpoint in (entry.endpoint.id, entry.base):
-            given = tenant, endpoint, entry.repository, entry.digests
-            self.safety.check_weights(*given, "endpoint")
+            self.safety.check_weights(tenant, endpoint, entry.repository, entry.digests, "endpoint")
 
     def check_weights(
         self, tenant: str, endpoint: str, repository: str, digests: Iterable[str], field: str

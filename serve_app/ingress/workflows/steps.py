@@ -61,9 +61,10 @@ async def request_of(
         no_fallback=run.steps_stay,
     )
     caller = Caller(run.key_id, run.tenant, frozenset({SUBMIT}))
-    given = services, caller, step.app, step.input, options
     try:
-        new = await submission.validate(*given, request_id=step.request_id)
+        new = await submission.validate(
+            services, caller, step.app, step.input, options, request_id=step.request_id
+        )
     except Unavailable as error:
         if type(error) is Unavailable:  # no pool hosts it: waiting does not help
             raise InvalidInput(error.message) from None
