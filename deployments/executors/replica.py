@@ -18,13 +18,8 @@ from deployments.executors.partials import PartialSender
 from deployments.ingress_client.repeating import ExecutorIngress, RepeatedSource
 from deployments.replica.attempt_state import StopReason
 from deployments.replica.config import IngressLink
-from deployments.replica.poller import (
-    LeasedAttempts,
-    LeasePoller,
-    OutcomeSender,
-    SlotQueue,
-    slot_offer,
-)
+from deployments.replica.leased_attempts import LeasedAttempts, OutcomeSender
+from deployments.replica.poller import LeasePoller, SlotQueue, slot_offer
 from deployments.replica.reporter import ReportedState, Reporter, announce
 from deployments.replica.timeline import TraceReports
 from deployments.safety.checkers import Checkers

@@ -22,17 +22,11 @@ from deployments.families.image_io import seed_of
 from deployments.families.multi_output import merge, seeds_of, split
 from deployments.families.options import ADAPTERS
 from deployments.replica import weights
-from deployments.replica.attempt_state import (
-    AttemptState,
-    Phase,
-    Previewer,
-    PrintedLines,
-    StopReason,
-    as_failure,
-    computed,
-)
+from deployments.replica.attempt_state import AttemptState, Phase, StopReason, computed
+from deployments.replica.failures import PrintedLines, as_failure
 from deployments.replica.files import ArtifactDelivery, Files, InputFiles
 from deployments.replica.poller import SlotQueue
+from deployments.replica.previewer import Previewer
 from deployments.replica.resources import ReplicaResources
 from deployments.replica.resume import (
     FinishedOutput,

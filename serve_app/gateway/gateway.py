@@ -11,7 +11,7 @@ from pathlib import Path
 from serve_app.domain.errors import DarkroomError
 from serve_app.domain.ports import Clock
 from serve_app.gateway.certificate_authority import CertificateAuthority
-from serve_app.gateway.connect_proxy import KeyCheck, ProxyThread
+from serve_app.gateway.proxy_thread import KeyCheck, ProxyThread
 from serve_app.gateway.tls_terminator import TlsTerminator, write_pem
 
 WATCH_INTERVAL_S = 2.0

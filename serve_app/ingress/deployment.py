@@ -36,13 +36,8 @@ from serve_app.ingress.replicate.prediction import PredictionRenderer
 from serve_app.ingress.replicate.webhooks import MARK, PredictionComposer
 from serve_app.ingress.services.audit import AuditTrail
 from serve_app.ingress.services.file_access import FileDefaults
-from serve_app.ingress.services.files import (
-    COLLECT_INTERVAL_S,
-    FileCollector,
-    Files,
-    UploadLimits,
-    Uploads,
-)
+from serve_app.ingress.services.file_collector import COLLECT_INTERVAL_S, FileCollector
+from serve_app.ingress.services.files import Files, UploadLimits, Uploads
 from serve_app.ingress.services.health import (
     Examination,
     Health,
@@ -86,8 +81,9 @@ from serve_app.scaling.clusters import ClusterShare
 from serve_app.scaling.demand import DemandWriter, cluster_id, publish_bounds, read_targets
 from serve_app.scaling.liveness import RayActorTable, RayLiveness
 from serve_app.settings import Config, Secrets
+from serve_app.storage.disk_guard import DiskGuard
 from serve_app.storage.measured import MeasuredStorage
-from serve_app.storage.selection import DiskGuard, s3_location
+from serve_app.storage.selection import s3_location
 from serve_app.telemetry import logs
 from serve_app.telemetry.clock import SystemClock
 from serve_app.telemetry.metrics import Metrics

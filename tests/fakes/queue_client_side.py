@@ -26,7 +26,8 @@ from serve_app.domain.request import (
 )
 from serve_app.domain.workflows.definition import POOL
 from serve_app.queue.state.counters import UNKNOWN_RETRY_S
-from serve_app.queue.state.request_cache import FOLLOWED_S, WATCH_TTL_S
+from serve_app.queue.state.preview_cache import WATCH_TTL_S
+from serve_app.queue.state.request_cache import FOLLOWED_S
 from serve_app.queue.state.waits import coalesced_waiting, waits_as_suspect, why_it_waits
 from serve_app.queue.store import messages
 from serve_app.queue.transactions.deletion import step_of_active, still_active

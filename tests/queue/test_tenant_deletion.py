@@ -11,7 +11,7 @@ import pytest
 from serve_app.domain.audit.acts import Actor
 from serve_app.domain.errors import DatabaseUnavailable
 from serve_app.domain.upload import Upload
-from serve_app.ingress.services.files import FileCollector
+from serve_app.ingress.services.file_collector import FileCollector
 from serve_app.postgres.database import Database, Lock
 from serve_app.queue.queue import PostgresQueue
 from serve_app.queue.store.config import Retention

@@ -22,7 +22,7 @@ from serve_app.domain.operations import Operations
 from serve_app.domain.ports import Clock
 from serve_app.queue.reaper import PeriodicTask
 from serve_app.telemetry.queue_metrics import QueueMeter
-from serve_app.tenants.key_ring import RecentKeys
+from serve_app.tenants.recent_keys import RecentKeys
 
 log = logging.getLogger(__name__)
 

@@ -25,7 +25,7 @@ from serve_app.settings import NO_LIMITS, Config, TenantLimits
 from serve_app.settings.live import LiveValues
 from serve_app.storage.keys import PRIVATE, access_id, is_private, valid
 from serve_app.storage.signed_urls import FileUrlSigner, SignedUrl
-from serve_app.tenants.key_ring import RecentKeys
+from serve_app.tenants.recent_keys import RecentKeys
 
 LOOK_EVERY_S = 1.0
 STALE_S = 60.0

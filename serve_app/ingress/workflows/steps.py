@@ -7,13 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from serve_app.domain.artifact import Artifact
-from serve_app.domain.errors import (
-    Cancelled,
-    Expired,
-    InvalidInput,
-    PipelineFailed,
-    Unavailable,
-)
+from serve_app.domain.errors import Cancelled, Expired, InvalidInput, PipelineFailed, Unavailable
 from serve_app.domain.outcome import Failure, Outcome, Usage
 from serve_app.domain.request import NewRequest
 from serve_app.domain.workflows.definition import Workflow

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from serve_app.domain.lease import LeaseKey
 from serve_app.domain.progress import StoredSnapshot
-from serve_app.ingress.services.files import FileCollector
+from serve_app.ingress.services.file_collector import FileCollector
 from serve_app.postgres.database import Database
 from serve_app.queue.store.config import Retention
 from serve_app.queue.transactions import snapshots
