@@ -60,7 +60,10 @@ class StoredWarmTargets:
 
     async def read(self) -> Sequence[WarmTarget]:
         rows = await self._database.rows(READ)
-        return [WarmTarget(row[0], row[1], WeightsLevel(row[2]), *row[3:]) for row in rows]
+        return [
+            WarmTarget(endpoint, replicas, WeightsLevel(level), until, at, actor)
+            for endpoint, replicas, level, until, at, actor in rows
+        ]
 
     async def set(self, target: WarmTarget, actor: Actor) -> WarmTarget:
         """Set or replace the target of an endpoint."""
