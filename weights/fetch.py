@@ -111,7 +111,9 @@ class Fetching:
                 return
             log.warning(
                 "%s of %s does not match its digest after the download (try %d).",
-                *(file.path, folder.repository, turn + 1),
+                file.path,
+                folder.repository,
+                turn + 1,
             )
             folder.part(file).unlink()
             self._grown(-file.size)

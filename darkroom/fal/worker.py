@@ -182,7 +182,10 @@ class Worker:
 
         headers = {"x-fal-request-id": id_, "x-fal-endpoint": path}
         return Connection(
-            *(self._app.application, path, headers, send),
+            self._app.application,
+            path,
+            headers,
+            send,
             lambda read, waits: self.send(id=id_, read=[read, waits]),
         )
 

@@ -23,13 +23,8 @@ from deployments.executors.files import RequestFiles
 from deployments.executors.hosts import AppHost
 from deployments.executors.partials import PartialSender
 from deployments.ingress_client.repeating import IngressRetry
-from deployments.replica.attempt_state import (
-    AttemptState,
-    Phase,
-    PrintedLines,
-    StopReason,
-    as_failure,
-)
+from deployments.replica.attempt_state import AttemptState, Phase, StopReason
+from deployments.replica.failures import PrintedLines, as_failure
 from deployments.replica.poller import SlotQueue
 from deployments.transfer.uploader import StorageRetry
 from serve_app.domain.errors import TOO_LATE, Cancelled, Expired, PipelineFailed, ReplicaDied

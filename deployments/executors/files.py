@@ -130,8 +130,8 @@ class RequestFiles:
                 self._lease.held, self._lease.tenant, number, media_type
             )
             facts = facts_of(given)
-            sides = pixels_of(facts, "width"), pixels_of(facts, "height")
-            files.append(MediaFile(ticket, path, *sides))
+            width, height = pixels_of(facts, "width"), pixels_of(facts, "height")
+            files.append(MediaFile(ticket, path, width, height))
             if given.get("generated") is False:
                 unmade.add(ticket.key)
             stored = {**facts, ARTIFACT: ticket.key, "content_type": media_type}

@@ -18,13 +18,8 @@ from deployments.executors.partials import PartialSender
 from deployments.ingress_client.repeating import ExecutorIngress, RepeatedSource
 from deployments.replica.attempt_state import StopReason
 from deployments.replica.config import IngressLink
-from deployments.replica.poller import (
-    LeasedAttempts,
-    LeasePoller,
-    OutcomeSender,
-    SlotQueue,
-    slot_offer,
-)
+from deployments.replica.leased_attempts import LeasedAttempts, OutcomeSender
+from deployments.replica.poller import LeasePoller, SlotQueue, slot_offer
 from deployments.replica.reporter import ReportedState, Reporter, announce
 from deployments.replica.timeline import TraceReports
 from deployments.safety.checkers import Checkers
@@ -204,15 +199,26 @@ class ExecutorReplica:
         is_paid = moves(lease.endpoint) is False
         ingress = repeated(resources.ingress, self._link, without_end=is_paid)
         files = RequestFiles(
-            *(lease, folder, resources.fetcher, resources.uploader, ingress),
-            *(OutputChecks(lease, resources.checkers, ingress), resources.signer),
+            lease,
+            folder,
+            resources.fetcher,
+            resources.uploader,
+            ingress,
+            OutputChecks(lease, resources.checkers, ingress),
+            resources.signer,
         )
         partials = PartialSender(lease.held, ingress, self._link.backoff)
         clock = self._link.clock
         is_session = lease.priority is Priority.REALTIME
         attempt = (AppSession if is_session else ExecutorAttempt)(
-            *(lease, resources.host, files, partials, ingress, clock),
-            *(self._slots, self._slot_freed),
+            lease,
+            resources.host,
+            files,
+            partials,
+            ingress,
+            clock,
+            self._slots,
+            self._slot_freed,
         )
         running = self._attempts.running.values()
         attempt.follow(each for each in running if each.lease.request_id == lease.request_id)

@@ -115,8 +115,9 @@ class HandleLeasePort:
     async def accept_hosted_call(
         self, call_id: str, provider_id: str, place: Mapping[str, Any]
     ) -> bool:
-        arguments = (call_id, provider_id, dict(place))
-        return await self._call("for_executor", "accept_hosted_call", *arguments)
+        return await self._call(
+            "for_executor", "accept_hosted_call", call_id, provider_id, dict(place)
+        )
 
     async def end_hosted_call(self, call_id: str, state: str) -> bool:
         return await self._call("for_executor", "end_hosted_call", call_id, state)

@@ -22,17 +22,11 @@ from deployments.families.image_io import seed_of
 from deployments.families.multi_output import merge, seeds_of, split
 from deployments.families.options import ADAPTERS
 from deployments.replica import weights
-from deployments.replica.attempt_state import (
-    AttemptState,
-    Phase,
-    Previewer,
-    PrintedLines,
-    StopReason,
-    as_failure,
-    computed,
-)
+from deployments.replica.attempt_state import AttemptState, Phase, StopReason, computed
+from deployments.replica.failures import PrintedLines, as_failure
 from deployments.replica.files import ArtifactDelivery, Files, InputFiles
 from deployments.replica.poller import SlotQueue
+from deployments.replica.previewer import Previewer
 from deployments.replica.resources import ReplicaResources
 from deployments.replica.resume import (
     FinishedOutput,
@@ -248,9 +242,9 @@ class Attempt:
         """Fetch the files that the endpoint and the input name, without a slot."""
         lease, state = self.lease, self.state
         if lease.endpoint.options.get(ADAPTERS):
-            resources = self._resources
-            own = (resources.store, lease.endpoint, lease.input)
-            self._own = await asyncio.to_thread(weights.adapters, *own)
+            self._own = await asyncio.to_thread(
+                weights.adapters, self._resources.store, lease.endpoint, lease.input
+            )
         requested = family_loras(family, lease.input)
         if self._slots is not None and (inputs.are_remote or not self._loras.are_here(requested)):
             state.enter(Phase.FETCHING)

@@ -4,37 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import errno
-import logging
-import threading
-from collections import deque
 from collections.abc import Callable, Sequence
-from concurrent.futures import Executor, Future
+from concurrent.futures import Future
 from dataclasses import replace
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
-from darkroom.reporting import MAX_LOG_LINE
 from deployments.replica.resume import FinishedOutput
+from deployments.replica.step_rate import StepRate
 from deployments.replica.timeline import Timeline
-from serve_app.domain.errors import (
-    DarkroomError,
-    InvalidInput,
-    PipelineFailed,
-    Unavailable,
-    Unsupported,
-)
-from serve_app.domain.lease import Lines
-from serve_app.domain.outcome import Failure
 from serve_app.domain.ports import Clock
-from serve_app.domain.progress import Preview, Progress, Stage
+from serve_app.domain.progress import Progress, Stage
 
 if TYPE_CHECKING:  # they import torch
     from deployments.engine.loop.generation import Generation
-    from deployments.engine.preview.preview import PreviewImage as EnginePreview
     from deployments.engine.snapshot.format import Snapshot
 
-log = logging.getLogger(__name__)
 
 MIN_SNAPSHOT_S = 1.0  # in the engine: below this, a snapshot is not worth taking
 
@@ -197,213 +182,3 @@ class AttemptState:
 def computed(done: int, earlier: float) -> int:
     """Steps that a generation has computed, of ``done``."""
     return int(max(0, done - earlier))
-
-
-# Rate of a stage, computed from the times of its progress reports.
-
-WINDOW_S = 10.0  # older reports are ignored, so that a changed rate shows soon
-MIN_REPORTS = 4  # reports that are always kept: steps of a video can take longer than the window
-MIN_INTERVAL_S = 0.05  # minimum distance of stored reports: downloads report many times a second
-SLOW_START = 2.0  # a first step that takes so many times as long as the later ones does not count
-
-
-class StepRate:
-    """Rate of one attempt's progress. Thread-safe: encoders write frames while the engine makes the
-    next ones."""
-
-    def __init__(self, clock: Clock) -> None:
-        self._clock = clock
-        self._stage: Stage | None = None
-        self._reports: deque[tuple[float, int]] = deque()  # (time, step)
-        self._begun: tuple[float, int] | None = None  # first report of the stage
-        self._lock = threading.Lock()
-
-    def with_rate(self, progress: Progress) -> Progress:
-        """Add the rate to a progress report. There is one from a stage's second step on; of
-        denoising from its third one on, since a model's first step may take ten times as long."""
-        with self._lock:
-            return self._with_rate(progress, self._clock.monotonic())
-
-    def _with_rate(self, progress: Progress, now: float) -> Progress:
-        reports = self._reports
-        if progress.stage is not self._stage or (reports and reports[-1][1] > progress.step):
-            self._stage = progress.stage
-            reports.clear()
-        if not reports or now - reports[-1][0] >= MIN_INTERVAL_S:
-            reports.append((now, progress.step))
-            if len(reports) == 1:
-                self._begun = reports[0]
-        while len(reports) > MIN_REPORTS and now - reports[0][0] > WINDOW_S:
-            reports.popleft()
-        if progress.stage is Stage.DENOISING and reports[0] is self._begun:
-            if len(reports) < 3:
-                return progress
-            if _pace(reports[0], reports[1]) * SLOW_START < _pace(reports[1], reports[-1]):
-                reports.popleft()
-        began, first = reports[0]
-        if progress.step <= first or now <= began:
-            return progress
-        return replace(progress, rate=(progress.step - first) / (now - began))
-
-
-def _pace(earlier: tuple[float, int], later: tuple[float, int]) -> float:
-    """Steps a second between two reports."""
-    return (later[1] - earlier[1]) / (later[0] - earlier[0])
-
-
-# Live previews, made one at a time while a client watches.
-
-
-class Previewer:
-    """Preview of one attempt. ``want`` requests the next one. It is taken from the engine after the
-    next step, encoded by ``encoders``, and kept until ``take``. Requests that come faster than
-    previews are merged, so reports set the rate: at most one preview each.
-
-    Call ``want``, ``take``, ``follow`` and ``unfollow`` on one event loop. The callbacks on the
-    engine's and the encoders' threads only set attributes.
-    """
-
-    def __init__(self, encoders: Executor, *, marked: bool = False) -> None:
-        """``marked``: previews say that they are AI-generated."""
-        self._encoders = encoders
-        self._marked = marked
-        self._generation: Generation | None = None
-        self._pending: Future[EnginePreview] | None = None
-        self._wanted = False
-        self._step = 0  # of the newest preview
-        self._ready: Preview | None = None
-        self._failed = False  # an encoding failed, and this has been logged
-
-    def follow(self, generation: Generation) -> None:
-        """Take previews from ``generation``. An earlier ``want`` still counts."""
-        if self._pending is not None:  # of the generation before
-            self._pending.cancel()
-        self._generation, self._step, self._pending, self._failed = generation, 0, None, False
-        if self._wanted:
-            self.want()
-
-    def unfollow(self) -> None:
-        """Stop previews: the generation has ended, or no client may watch any more."""
-        pending, self._generation, self._ready = self._pending, None, None
-        if pending is not None:
-            pending.cancel()
-
-    def want(self) -> None:
-        self._wanted = True
-        if self._generation is None or self._pending is not None or self._ready is not None:
-            return
-        self._wanted = False
-        self._pending = pending = self._generation.request_preview(after=self._step)
-        pending.add_done_callback(self._on_taken)
-
-    def take(self) -> Preview | None:
-        """Return a new preview, once. None if there is none."""
-        ready, self._ready = self._ready, None
-        return ready
-
-    def _on_taken(self, pending: Future[EnginePreview]) -> None:
-        """Encode the preview. Usually called on the engine's thread."""
-        if pending.cancelled():
-            return
-        error = pending.exception()
-        if error is None:
-            try:
-                self._encoders.submit(self._encode, pending.result())
-            except RuntimeError:  # the encoders are closed
-                log.debug("A preview arrived after the replica closed.")
-            return
-        # ``_pending`` stays set: a generation without a preview will not have one later either.
-        level = logging.DEBUG if isinstance(error, Unsupported) else logging.WARNING
-        log.log(level, "No preview of this generation: %s", error)
-
-    def _encode(self, preview: EnginePreview) -> None:
-        """Encode a preview. A failure does not stop the generation or the next preview."""
-        try:
-            ready = Preview(preview.step, preview.jpeg(marked=self._marked))
-        except Exception as error:
-            if not self._failed:
-                log.warning("A preview could not be encoded.", exc_info=error)
-            self._failed, self._step, self._pending = True, preview.step, None
-            return
-        if self._generation is not None:
-            self._step, self._ready = ready.step, ready
-        self._pending = None
-
-
-# Conversion of errors to the failure that a client sees.
-
-
-OF_THE_MACHINE = {
-    errno.ENOSPC: "its disk is full",
-    errno.EDQUOT: "its user may write no more to its disk",
-    errno.EIO: "its disk cannot be read or written",
-    errno.EMFILE: "it has too many open files",
-    errno.ENFILE: "its machine has too many open files",
-}
-"""Errors of the system that are the replica's, not the request's: another one may have room."""
-
-
-def as_failure(error: Exception) -> Failure:
-    """Failure for the owner of the request. It contains neither a traceback nor a path of the
-    replica's own files."""
-    if isinstance(error, OSError) and (why := OF_THE_MACHINE.get(error.errno or 0)):
-        error = Unavailable(f"The replica cannot go on: {why}. Another replica may have room.")
-    if not isinstance(error, DarkroomError):
-        error = PipelineFailed(f"{type(error).__name__}: {error}")
-    failure = Failure(error.code, error.message, error.retryable)
-    if isinstance(error, InvalidInput) and error.problems:
-        first = error.problems[0]
-        field = ".".join(str(part) for part in first.loc[1:])
-        failure = replace(failure, field=field, type=first.type, context=first.context)
-    return failure
-
-
-MAX_PRINTED = 2**20
-"""Characters of the lines that wait for a report. The oldest ones above that are dropped."""
-
-
-class PrintedLines:
-    """The last lines that were printed, level and text, which reports and the finish deliver. Long
-    lines are cut.
-
-    A report that is lost gives its lines back. The finish waits for the report before it, since the
-    log takes no lines of a report that arrives after the end.
-    """
-
-    def __init__(self, most: int = 0) -> None:
-        """``most``: lines that are kept; 0 for what prints none."""
-        self._lines: deque[tuple[str, str]] = deque()
-        self._most = most
-        self._size = 0  # characters
-        self._settled = asyncio.Event()
-        self._settled.set()
-
-    def append(self, level: str, text: str) -> None:
-        self._keep(((level, text[:MAX_LOG_LINE]),))
-
-    def take(self) -> Lines:
-        """Lines for a report or the finish. Call ``reported`` after a report with any."""
-        taken = tuple(self._lines)
-        self._lines.clear()
-        self._size = 0
-        if taken:
-            self._settled.clear()
-        return taken
-
-    def reported(self, lost: Lines = ()) -> None:
-        """The report is over, and ``lost`` may not have arrived."""
-        later = tuple(self._lines)
-        self._lines.clear()
-        self._size = 0
-        self._keep((*lost, *later))
-        self._settled.set()
-
-    async def settled(self) -> None:
-        """Return when no report has any of the lines."""
-        await self._settled.wait()
-
-    def _keep(self, lines: Lines) -> None:
-        self._lines += lines
-        self._size += sum(len(text) for _, text in lines)
-        while len(self._lines) > self._most or self._size > MAX_PRINTED:
-            self._size -= len(self._lines.popleft()[1])

@@ -20,12 +20,7 @@ from deployments.engine.threads import Threads
 from deployments.families.base import load_families, model_rules_of
 from deployments.ingress_client.handle import HandleLeasePort
 from deployments.ingress_client.local import LocalLeasePort
-from deployments.replica.config import (
-    ReplicaConfig,
-    connect,
-    make_fetcher,
-    make_uploader,
-)
+from deployments.replica.config import ReplicaConfig, connect, make_fetcher, make_uploader
 from deployments.replica.ranks import RankGroup
 from deployments.replica.replica import Replica
 from deployments.replica.resources import ReplicaResources
@@ -258,7 +253,9 @@ def _lora_fetcher(
     store = Store(config.weights, lambda: Hub(tries=2))
     return LoraFetcher(
         make_fetcher(
-            *(config.transfers, loras.max_file_bytes, loras.fetch_timeout_s),
+            config.transfers,
+            loras.max_file_bytes,
+            loras.fetch_timeout_s,
             offline=offline,
             calls=calls,
         ),

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from deployments.families.base import Family
 from deployments.replica import weights
-from deployments.replica.attempt_state import as_failure
+from deployments.replica.failures import as_failure
 from deployments.replica.resources import ReplicaResources
 from serve_app.domain.endpoint import Endpoint
 from serve_app.domain.errors import DarkroomError

@@ -10,7 +10,7 @@ from deployments.families.base import Family, Product
 from deployments.replica.attempt import Attempt
 from deployments.replica.attempt_state import Phase, StopReason
 from deployments.replica.files import Files
-from deployments.replica.poller import LeasedAttempts
+from deployments.replica.leased_attempts import LeasedAttempts
 from deployments.replica.resources import ReplicaResources
 from deployments.transfer.uploader import MediaFile
 from serve_app.domain.artifact import UploadTicket

@@ -15,28 +15,15 @@ from deployments.replica.attempt import Attempt
 from deployments.replica.attempt_state import Phase, StopReason
 from deployments.replica.config import IngressLink, ReplicaConfig
 from deployments.replica.keeper import WeightKeeper
-from deployments.replica.poller import (
-    LeasedAttempts,
-    LeasePoller,
-    OutcomeSender,
-    SlotOffer,
-    SlotQueue,
-    slot_offer,
-)
+from deployments.replica.leased_attempts import LeasedAttempts, OutcomeSender
+from deployments.replica.poller import LeasePoller, SlotOffer, SlotQueue, slot_offer
 from deployments.replica.realtime import OpenSessions, ReplicaSession
 from deployments.replica.reporter import ReportedState, Reporter, announce
 from deployments.replica.resources import ReplicaResources
 from deployments.replica.snapshotter import Snapshotter
 from deployments.replica.timeline import TraceReports
 from serve_app.domain.errors import Misconfigured
-from serve_app.domain.lease import (
-    Ask,
-    Lease,
-    LeaseKey,
-    ReplicaStage,
-    ReportReply,
-    Work,
-)
+from serve_app.domain.lease import Ask, Lease, LeaseKey, ReplicaStage, ReportReply, Work
 from serve_app.domain.progress import Loading, Stage, StoredSnapshot, describe, to_plain
 from serve_app.domain.request import Priority
 

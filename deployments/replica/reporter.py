@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 from weakref import WeakKeyDictionary
 
-from deployments.replica.attempt_state import AttemptState, PrintedLines
+from deployments.replica.attempt_state import AttemptState
 from deployments.replica.config import IngressLink
+from deployments.replica.failures import PrintedLines
 from serve_app.domain.artifact import UploadTicket
 from serve_app.domain.lease import (
     EngineUsage,

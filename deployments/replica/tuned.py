@@ -304,14 +304,16 @@ class TunedRecipes:
                 log.warning(
                     "%s was tuned with another device, driver, torch or diffusers, so the "
                     "catalogue's recipe is used. Run `darkroom tune %s`.",
-                    *(name, endpoint.id),
+                    name,
+                    endpoint.id,
                 )
             return None
         if tuning.revision != revision_text(endpoint, fingerprint(Path(endpoint.weights.source))):
             log.warning(
                 "The files of %s have changed since `darkroom tune`, so the catalogue's recipe is "
                 "used. Run `darkroom tune %s`.",
-                *(name, endpoint.id),
+                name,
+                endpoint.id,
             )
             return None
         chosen = tuning.chosen
@@ -321,13 +323,16 @@ class TunedRecipes:
             faster = tuning.speedup(chosen)
             log.info(
                 "%s uses the variant %s that `darkroom tune` chose: %.3f s per step%s.",
-                *(name, chosen.variant, chosen.step_s),
+                name,
+                chosen.variant,
+                chosen.step_s,
                 f", {faster:.2f} times as fast as the recipe" if faster else "",
             )
         if (cache := tuning.chosen_step_cache) is not None:
             log.info(
                 "%s uses %s for `acceleration: regular`, as `darkroom tune` chose.",
-                *(name, dict(cache.step_cache)),
+                name,
+                dict(cache.step_cache),
             )
         return tuning
 

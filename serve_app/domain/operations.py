@@ -1,16 +1,16 @@
-"""Operator's view of the whole queue, manual operations on it, and the audit log."""
+"""Operator's view of the whole queue, and manual operations on it."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Protocol
 
-if TYPE_CHECKING:  # its imports need the audit log
-    from serve_app.domain.audit.chain import SealedAct
-    from serve_app.domain.request import CancelVerdict, Priority, State
+from serve_app.domain.audit.acts import Act, Actor, NewAct
+from serve_app.domain.audit.chain import SealedAct
+from serve_app.domain.request import CancelVerdict, Priority, State
 
 
 class PauseKind(StrEnum):
@@ -51,40 +51,6 @@ class WarmTarget:
     until: datetime | None  # None: until it is ended
     at: datetime | None = None  # when it was set
     actor: str = ""  # the id of an API key
-
-
-# The audit log.
-
-
-@dataclass(frozen=True, slots=True)
-class Actor:
-    """The caller of an act that is written to the audit log."""
-
-    key_id: str  # of its API key; empty for an invalid one
-    address: str = ""  # of the client; empty if it is not known
-
-
-@dataclass(frozen=True, slots=True)
-class NewAct:
-    """Act to be written to the audit log by itself, because it changes nothing else."""
-
-    actor: Actor
-    action: str  # such as ``tenant.read``
-    subject: str
-    detail: Mapping[str, Any] = field(default_factory=dict[str, Any])
-
-
-@dataclass(frozen=True, slots=True)
-class Act:
-    """One row of the audit log."""
-
-    id: int  # ascending
-    at: datetime
-    actor: str  # the id of an API key
-    action: str  # such as ``endpoint.pause``
-    subject: str  # an endpoint, the id of a request or a key, a file, or a tenant
-    detail: Mapping[str, Any] = field(default_factory=dict[str, Any])
-    address: str = ""  # of the client
 
 
 # The overview.

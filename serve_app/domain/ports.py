@@ -9,6 +9,7 @@ from datetime import datetime
 from typing import Any, Protocol
 
 from serve_app.domain.artifact import StoredFiles, UploadTicket
+from serve_app.domain.audit.acts import Actor
 from serve_app.domain.batches.batch import BatchBook
 from serve_app.domain.billing.budgets import BudgetWarnings
 from serve_app.domain.billing.price import Price
@@ -30,7 +31,7 @@ from serve_app.domain.lease import (
     Work,
 )
 from serve_app.domain.media.draft import DraftBook
-from serve_app.domain.operations import Actor, Operations
+from serve_app.domain.operations import Operations
 from serve_app.domain.outcome import Usage
 from serve_app.domain.progress import PartialResult, Preview, StoredSnapshot
 from serve_app.domain.request import (

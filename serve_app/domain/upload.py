@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Protocol
 
-from serve_app.domain.operations import Actor
+from serve_app.domain.audit.acts import Actor
 
 
 @dataclass(frozen=True, slots=True)

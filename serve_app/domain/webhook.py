@@ -8,7 +8,7 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Protocol
 
-from serve_app.domain.operations import Actor
+from serve_app.domain.audit.acts import Actor
 
 
 @dataclass(frozen=True, slots=True)

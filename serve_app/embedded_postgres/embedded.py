@@ -21,12 +21,12 @@ import psycopg
 from psycopg.conninfo import make_conninfo
 
 from serve_app.domain.errors import DatabaseUnavailable, Misconfigured
+from serve_app.embedded_postgres.file_lock import FileLock
 from serve_app.embedded_postgres.files import (
     DATABASE,
     PORT,
     ROLE,
     ClusterFiles,
-    FileLock,
     InitStage,
     StateFile,
     unusable_directory,

@@ -16,7 +16,8 @@ import time
 from pathlib import Path
 
 from serve_app.domain.errors import DarkroomError
-from serve_app.embedded_postgres.files import ClusterFiles, FileLock, InitStage, StateFile
+from serve_app.embedded_postgres.file_lock import FileLock
+from serve_app.embedded_postgres.files import ClusterFiles, InitStage, StateFile
 from serve_app.embedded_postgres.server import PostgresServer
 
 LOOK_S = 0.1

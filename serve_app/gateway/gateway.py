@@ -11,7 +11,7 @@ from pathlib import Path
 from serve_app.domain.errors import DarkroomError
 from serve_app.domain.ports import Clock
 from serve_app.gateway.certificate_authority import CertificateAuthority
-from serve_app.gateway.connect_proxy import KeyCheck, ProxyThread
+from serve_app.gateway.proxy_thread import KeyCheck, ProxyThread
 from serve_app.gateway.tls_terminator import TlsTerminator, write_pem
 
 WATCH_INTERVAL_S = 2.0
@@ -64,7 +64,10 @@ class Gateway:
         if plan.tls is not None:
             own = () if plan.certificate is None else (self._own,)
             self._terminator = TlsTerminator(
-                *(binary, run_dir, plan.tls, self._backend),
+                binary,
+                run_dir,
+                plan.tls,
+                self._backend,
                 (*own, self._authority.server),
                 plan.proxy_secret,
             )

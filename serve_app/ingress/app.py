@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import logging
-
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
-from starlette.requests import ClientDisconnect
 from starlette.responses import Response
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from serve_app.domain.errors import DarkroomError
 from serve_app.ingress.api import routes as api
@@ -17,24 +14,18 @@ from serve_app.ingress.comfyui import routes as comfyui
 from serve_app.ingress.fal import endpoint_calls
 from serve_app.ingress.fal import routes as fal
 from serve_app.ingress.fal.rewriting import PathRewriting
-from serve_app.ingress.http.body import PacedBody
-from serve_app.ingress.http.context import SCOPE_KEY, RequestContext, attach_context
-from serve_app.ingress.http.errors import allowance_headers, http_answer, json_reply
+from serve_app.ingress.http.context import SCOPE_KEY, RequestContext
+from serve_app.ingress.http.errors import http_answer, json_reply
 from serve_app.ingress.http.routing import SegmentRouter
 from serve_app.ingress.mcp import routes as mcp
+from serve_app.ingress.middleware import RequestMiddleware
 from serve_app.ingress.openai import routes as openai
 from serve_app.ingress.openapi import routes as openapi
 from serve_app.ingress.openapi.document import ApiDocument
 from serve_app.ingress.page import routes as page
 from serve_app.ingress.realtime import websocket
 from serve_app.ingress.replicate import routes as replicate
-from serve_app.ingress.services.replies import Allowances
 from serve_app.ingress.services.services import Services
-from serve_app.ingress.submission import options
-from serve_app.telemetry import logs
-from serve_app.telemetry.trace_context import encoded_headers
-
-log = logging.getLogger(__name__)
 
 
 def create_app() -> Starlette:
@@ -104,158 +95,3 @@ def _answer(
     services: Services = scope["app"].state.services
     services.count_refusal(answer.status_code, error)
     return answer
-
-
-# Middleware: request ids, CORS, errors, and metrics of all calls.
-
-_EXPOSED = (
-    b"*, x-fal-request-id, x-fal-error-type, x-fal-retryable, x-fal-request-timeout-type, "
-    b"x-request-id, x-should-retry, x-darkroom-replayed, x-darkroom-cache, x-darkroom-endpoint, "
-    b"x-darkroom-demo, x-darkroom-step, retry-after, etag, content-range, traceparent, tracestate, "
-    b"x-fal-billable-units, x-ratelimit-limit-requests, x-ratelimit-remaining-requests, "
-    b"x-ratelimit-reset-requests, x-darkroom-budget-limit, x-darkroom-budget-remaining, "
-    b"x-darkroom-budget-reset, x-darkroom-safety"
-)
-_ID_HEADERS = (b"x-request-id", b"x-fal-request-id")
-"""Headers in which the clients of OpenAI and of fal read the request's id."""
-_CORS = (
-    (b"access-control-allow-origin", b"*"),
-    (b"access-control-expose-headers", _EXPOSED),
-)
-_PREFLIGHT = (
-    *_CORS,
-    (b"access-control-allow-methods", b"GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"),
-    (b"access-control-max-age", b"86400"),
-    (b"content-length", b"0"),
-)
-_USUAL = (
-    b"authorization, content-type, accept, range, if-range, if-none-match, last-event-id, prefer, "
-    b"traceparent, tracestate"
-).split(b", ")
-_ALLOWED = b", ".join([*_USUAL, *sorted(options.HEADERS), b"x-fal-file-name"])
-"""Allowed headers for a preflight call that names none."""
-
-
-_BODILESS = frozenset({"GET", "HEAD"})
-
-
-class RequestMiddleware:
-    """ASGI middleware for request ids, CORS, errors as JSON, and metrics.
-
-    It is plain ASGI, because a wrapper that buffers or starts tasks would cost more than the call
-    itself.
-    """
-
-    def __init__(self, app: ASGIApp) -> None:
-        self._app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] not in ("http", "websocket"):
-            await self._app(scope, receive, send)
-            return
-        services: Services = scope["app"].state.services
-        context = RequestContext(services.new_id())
-        attach_context(scope, context)
-        span = None
-        if services.tracing is not None and _is_traced(scope):
-            span = services.tracing.begin_call(scope["headers"])
-            context.trace = span.trace
-        try:
-            await self._call(services, context, scope, receive, send)
-        finally:
-            if context.close is not None:
-                context.close()
-            if span is not None:
-                method, route = scope.get("method", "GET"), context.route
-                span.end_call(method, route, context.request_id, context.status, context.error)
-
-    async def _call(
-        self,
-        services: Services,
-        context: RequestContext,
-        scope: Scope,
-        receive: Receive,
-        send: Send,
-    ) -> None:
-        if scope["type"] == "websocket":  # the session closes it, and counts frames instead
-            await self._app(scope, receive, send)
-            return
-        if scope["method"] == "OPTIONS":
-            await _preflight(scope, context, send)
-            return
-        began = services.clock.monotonic()
-        try:
-            if scope["method"] not in _BODILESS:
-                receive = PacedBody(receive, services.clock)
-            with logs.log_context(context.request_id):
-                stamped = _Stamped(send, context, services.replies.allowances)
-                await self._serve(scope, receive, stamped, context)
-        finally:
-            context.end_work()
-            elapsed_s = services.clock.monotonic() - began
-            services.metrics.answered(context.route, context.status, elapsed_s)
-
-    async def _serve(
-        self, scope: Scope, receive: Receive, send: _Stamped, context: RequestContext
-    ) -> None:
-        try:
-            await self._app(scope, receive, send)
-        except ClientDisconnect:
-            log.info("the client disconnected while it was sending")
-            context.status = 499
-        except Exception as error:
-            scope["app"].state.services.metrics.unexpected(context.route)
-            log.exception("unexpected error while serving %s", context.route)
-            context.error = DarkroomError.code
-            if context.status:
-                raise  # the response has begun, so only a broken connection can show the error
-            message = (
-                f"Unexpected {type(error).__name__}. The server's log has the details under this "
-                "request's id."
-            )
-            await context.render_error(DarkroomError(message))(scope, receive, send)
-
-
-def _is_traced(scope: Scope) -> bool:
-    """Return whether a call has a span: submits and sessions have, polls are too many."""
-    return scope["type"] == "websocket" or scope["method"] == "POST"
-
-
-class _Stamped:
-    """Adds to a response the headers that every response has."""
-
-    __slots__ = ("_allowances", "_context", "_send")
-
-    def __init__(self, send: Send, context: RequestContext, allowances: Allowances) -> None:
-        self._send = send
-        self._context = context
-        self._allowances = allowances
-
-    async def __call__(self, message: Message) -> None:
-        if message["type"] == "http.response.start":
-            self._context.status = message["status"]
-            self._context.end_work()
-            request_id = self._context.request_id.encode()
-            # With its own id, fal's Python client would not repeat the call.
-            names = _ID_HEADERS[:1] if self._context.transient else _ID_HEADERS
-            ids = ((name, request_id) for name in names)
-            headers = message["headers"] = [*message["headers"], *ids, *_CORS]
-            if self._context.trace:
-                headers += encoded_headers(self._context.trace)
-            if (left := self._allowances.take(self._context.request_id)) is not None:
-                pairs = allowance_headers(left).items()
-                headers += [(name.encode(), value.encode()) for name, value in pairs]
-        await self._send(message)
-
-
-async def _preflight(scope: Scope, context: RequestContext, send: Send) -> None:
-    # Browsers do not apply `*` to Authorization, so the requested headers are named.
-    asked = next((v for k, v in scope["headers"] if k == b"access-control-request-headers"), b"")
-    answered = [
-        *_PREFLIGHT,
-        (b"access-control-allow-headers", asked or _ALLOWED),
-        (b"vary", b"access-control-request-headers"),
-        (b"x-fal-request-id", context.request_id.encode()),
-    ]
-    await send({"type": "http.response.start", "status": 204, "headers": answered})
-    await send({"type": "http.response.body", "body": b""})

@@ -26,7 +26,8 @@ from serve_app.ingress.openai.batches.worker import EVERY_S, LEADS_EVERY_S, Batc
 from serve_app.ingress.services.file_access import FileAccessControl, FileDefaults
 from serve_app.ingress.services.health import PlacementCheck
 from serve_app.ingress.services.live_tenants import LiveTenants
-from serve_app.ingress.services.services import Identity, PoolChanges, Services
+from serve_app.ingress.services.pool_changes import PoolChanges
+from serve_app.ingress.services.services import Identity, Services
 from serve_app.ingress.services.sign_in import sign_in_of
 from serve_app.ingress.services.weight_jobs import WeightJobs
 from serve_app.ingress.submission import shadows
@@ -34,10 +35,11 @@ from serve_app.ingress.submission.shadows import ShadowWorker
 from serve_app.ingress.workflows import worker as workflows
 from serve_app.ingress.workflows.worker import WorkflowWorker
 from serve_app.postgres import fair_reads
-from serve_app.postgres.database import Database, shared_secret, wait_until_reachable
+from serve_app.postgres.database import Database, wait_until_reachable
 from serve_app.postgres.file_access import PostgresFileAccess
 from serve_app.postgres.file_places import difference, record_places
 from serve_app.postgres.leader_election import LeaderElection
+from serve_app.postgres.shared_secret import shared_secret
 from serve_app.provenance.certificates import (
     CERTIFICATES_FILE,
     local_identity,
@@ -321,8 +323,11 @@ async def open_signer(
         if config.provenance.sign_files == "local":
             identity = local_identity(await shared_secret(database, "file_signing"))
         else:
-            given = config.provenance.signing_certificate, text_of(secrets.signing_key)
-            identity = await asyncio.to_thread(operators_identity, *given)
+            identity = await asyncio.to_thread(
+                operators_identity,
+                config.provenance.signing_certificate,
+                text_of(secrets.signing_key),
+            )
         for problem in problems(identity, clock.now()):
             log.warning("%s", problem)
         path = config.server.data_dir / CERTIFICATES_FILE

@@ -36,13 +36,8 @@ from serve_app.ingress.replicate.prediction import PredictionRenderer
 from serve_app.ingress.replicate.webhooks import MARK, PredictionComposer
 from serve_app.ingress.services.audit import AuditTrail
 from serve_app.ingress.services.file_access import FileDefaults
-from serve_app.ingress.services.files import (
-    COLLECT_INTERVAL_S,
-    FileCollector,
-    Files,
-    UploadLimits,
-    Uploads,
-)
+from serve_app.ingress.services.file_collector import COLLECT_INTERVAL_S, FileCollector
+from serve_app.ingress.services.files import Files, UploadLimits, Uploads
 from serve_app.ingress.services.health import (
     Examination,
     Health,
@@ -54,18 +49,20 @@ from serve_app.ingress.services.hosted_jobs import SWEEP_EVERY_S, UnwantedJobs
 from serve_app.ingress.services.lease_terms import CatalogLeaseTerms, FilePolicy, Places
 from serve_app.ingress.services.live_catalog import LiveCatalog
 from serve_app.ingress.services.live_settings import LiveSettings, bounds_of
+from serve_app.ingress.services.pool_map import PoolMap
 from serve_app.ingress.services.request_ids import RequestIds
 from serve_app.ingress.services.served_catalog import startup_lines
-from serve_app.ingress.services.services import Identity, PoolMap, Services
+from serve_app.ingress.services.services import Identity, Services
 from serve_app.ingress.services.sign_in import provider_of
 from serve_app.ingress.services.warm_pools import WarmPools
 from serve_app.ingress.services.webhooks import ComposeByMark, Webhooks
 from serve_app.loopback import keep_to_loopback, reachable_address
 from serve_app.postgres.comfyui import PostgresComfyUiBook
-from serve_app.postgres.database import Database, shared_secret
+from serve_app.postgres.database import Database
 from serve_app.postgres.hosted_calls import PostgresHostedCalls
 from serve_app.postgres.leader_election import LeaderElection
 from serve_app.postgres.live_settings import PostgresLiveSettings
+from serve_app.postgres.shared_secret import shared_secret
 from serve_app.postgres.weight_peers import PostgresWeightPeers
 from serve_app.queue.queue import assemble
 from serve_app.queue.reaper import PeriodicTask
@@ -75,9 +72,9 @@ from serve_app.queue.store.config import QueueLimits, Retention
 from serve_app.queue.store.migrations import check_applied
 from serve_app.queue.transactions.catalog_entries import PostgresAppBundles, PostgresCatalogEntries
 from serve_app.queue.transactions.deletion import PostgresLifecycles
-from serve_app.queue.transactions.garbage import UnwantedFiles
 from serve_app.queue.transactions.lease import ExecutorLeases
 from serve_app.queue.transactions.signing_keys import PostgresSigningSeeds
+from serve_app.queue.transactions.unwanted_files import UnwantedFiles
 from serve_app.queue.transactions.uploads import PostgresUploads
 from serve_app.queue.transactions.webhook_outbox import PostgresOutbox
 from serve_app.queue.workflows.book import PostgresWorkflowDefinitions
@@ -86,8 +83,9 @@ from serve_app.scaling.clusters import ClusterShare
 from serve_app.scaling.demand import DemandWriter, cluster_id, publish_bounds, read_targets
 from serve_app.scaling.liveness import RayActorTable, RayLiveness
 from serve_app.settings import Config, Secrets
+from serve_app.storage.disk_guard import DiskGuard
 from serve_app.storage.measured import MeasuredStorage
-from serve_app.storage.selection import DiskGuard, s3_location
+from serve_app.storage.selection import s3_location
 from serve_app.telemetry import logs
 from serve_app.telemetry.clock import SystemClock
 from serve_app.telemetry.metrics import Metrics
@@ -164,7 +162,9 @@ class Ingress(ReplicaCalls):
 
     async def _start(self, stack: AsyncExitStack) -> None:
         self._tracing = await start_tracing(
-            *(stack, self._clock, self._metrics),
+            stack,
+            self._clock,
+            self._metrics,
             names_tenants=self._config.telemetry.trace_tenants,
         )
         secrets = Secrets()
@@ -204,7 +204,13 @@ class Ingress(ReplicaCalls):
         )
         stack.push_async_callback(election.aclose)
         identity = await connections.open_identity(
-            *(stack, database, election, config, secrets, self._clock, self._metrics),
+            stack,
+            database,
+            election,
+            config,
+            secrets,
+            self._clock,
+            self._metrics,
             self._tenants,
         )
         stored = await connections.open_storage(
@@ -213,10 +219,10 @@ class Ingress(ReplicaCalls):
         storage = MeasuredStorage(stored, self._metrics)
         self._safety = await asyncio.to_thread(config.safety.policy)
         self._signer = await connections.open_signer(
-            *(database, self._config, secrets, self._clock, self._metrics)
+            database, self._config, secrets, self._clock, self._metrics
         )
         self._access = await connections.open_file_access(
-            *(stack, database, election, config, self._clock, self._metrics)
+            stack, database, election, config, self._clock, self._metrics
         )
         await self._start_queue(stack, database, catalog, storage, liveness)
         files = self._start_files(stack, database, election, storage, stored.tickets)
@@ -317,8 +323,14 @@ class Ingress(ReplicaCalls):
         self._comfyui = PostgresComfyUiBook(database)
         hosted = PostgresHostedCalls(database)
         self._executor_calls = ExecutorCalls(
-            *(terms, bundles, queue, queue.partials, ExecutorLeases(database)),
-            *(self._secrets, hosted, self._comfyui),
+            terms,
+            bundles,
+            queue,
+            queue.partials,
+            ExecutorLeases(database),
+            self._secrets,
+            hosted,
+            self._comfyui,
         )
         unwanted = UnwantedJobs(hosted, terms.endpoint, self._secrets)
         rounds = PeriodicTask(SWEEP_EVERY_S, {"unwanted hosted jobs": unwanted.sweep})
@@ -413,7 +425,7 @@ class Ingress(ReplicaCalls):
             new_id=RequestIds(clock),
             metrics=self._metrics,
             audit=AuditTrail(
-                *(self._queue.operations, clock, self._metrics.queue, config.audit_anchor_file)
+                self._queue.operations, clock, self._metrics.queue, config.audit_anchor_file
             ),
             warm=warm,
             weights=self._weights,
@@ -444,7 +456,8 @@ class Ingress(ReplicaCalls):
         }
         return Health(
             readiness=Readiness(
-                *(checks, self._clock),
+                checks,
+                self._clock,
                 submits={"disk": self._disk.check},
                 notices={"configuration": self._settings.check},
             ),
@@ -456,7 +469,8 @@ class Ingress(ReplicaCalls):
                 lambda: [
                     ("configuration file", self._settings.examine),
                     *ingress_checks(
-                        *(self._config, secrets),
+                        self._config,
+                        secrets,
                         lambda: provider_of(self._config, secrets, self._clock),
                     ),
                 ]

@@ -75,7 +75,7 @@ const act = {
   write: (id, input) => (id === model?.id ? changeForm(input) : fillForm(id, input)),
   say: (node, text) =>
     tool("text").then(
-      ({ showText }) => showText(node, text, act),
+      ({ showText }) => showText(node, text, useAsPrompt),
       () => {}, // the whole output is shown
     ),
   lightTable: async (request, output) => {
@@ -478,6 +478,14 @@ async function useAsInput(file) {
   };
   await use("reuse", ({ chooseInput }) =>
     chooseInput(file, { current: model?.id, models: models.served(), put }),
+  );
+}
+
+/** Lets the user choose which model takes `text` as its prompt. */
+async function useAsPrompt(text) {
+  const put = ({ id }, { name }) => act.write(id, { [name]: text });
+  await use("reuse", ({ chooseInput }) =>
+    chooseInput({ kind: "text" }, { current: model?.id, models: models.served(), put }),
   );
 }
 

@@ -7,7 +7,6 @@ import contextlib
 import logging
 import os
 import re
-import secrets
 import socket
 import time
 from collections.abc import AsyncGenerator, Mapping, Sequence
@@ -447,18 +446,3 @@ async def _problem(conninfo: str) -> FailedConnection | None:
             return None if row and row[0] else FailedConnection(READ_ONLY)
     except (psycopg.Error, OSError) as error:
         return failed_connection(error)
-
-
-# A secret shared by all ingress replicas of an installation, stored in its database.
-
-KEEP = "INSERT INTO installation (key, value) VALUES (%(key)s, %(value)s) ON CONFLICT DO NOTHING"
-READ = "SELECT value FROM installation WHERE key = %(key)s"
-
-
-async def shared_secret(database: Database, name: str) -> bytes:
-    """256 random bits, created by the first caller and the same for every later one."""
-    # Two statements: one that inserts and reads would not see the row of a winner that committed
-    # after its snapshot.
-    await database.rows(KEEP, {"key": name, "value": secrets.token_hex(32)})
-    ((value,),) = await database.rows(READ, {"key": name})
-    return bytes.fromhex(value)

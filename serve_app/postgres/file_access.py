@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Any, LiteralString
 
+from serve_app.domain.audit.acts import Actor
 from serve_app.domain.media.file_access import AccessDecision, FileAccess, Revocation
-from serve_app.domain.operations import Actor
 from serve_app.postgres.database import Database, Lock
 
 LOCK = 0x66696C  # "fil": lock of revocations, one at a time

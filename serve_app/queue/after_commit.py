@@ -7,7 +7,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from serve_app.domain.errors import DarkroomError
 from serve_app.domain.lease import LeaseKey, Signal, SignalKind
@@ -27,6 +27,16 @@ if TYPE_CHECKING:  # it imports OpenTelemetry's SDK
     from serve_app.telemetry.tracing import Tracing
 
 log = logging.getLogger(__name__)
+
+
+class PoolChange(NamedTuple):
+    """Queued request that waits in another pool now."""
+
+    request_id: str
+    from_pool: str
+    tenant: str
+    endpoint: str
+    pool: str
 
 
 class AfterCommit:
@@ -193,17 +203,15 @@ class AfterCommit:
             later = "Requests coalesced with an ended one are settled later"
             self._attempt_soon(partial(self.settle, known), later)
 
-    def fell_back(
-        self, ids: Sequence[str], left: Sequence[tuple[str, str, str]], pools: Sequence[str]
-    ) -> None:
-        """Publish that queued requests fell back, or changed their pool. ``left`` and ``pools``:
-        the pool, tenant and endpoint that each has left, and the pool that it is queued in now."""
-        for (pool, tenant, endpoint), queued_in in zip(left, pools, strict=True):
-            self._state.stats.removed(pool, tenant, endpoint)
-            self._state.stats.requeued(queued_in, tenant, endpoint)
-            self._state.snapshots.queued_again(queued_in, tenant)
+    def changed_pools(self, changes: Sequence[PoolChange]) -> None:
+        """Publish that queued requests fell back, or changed their pool."""
+        for change in changes:
+            self._state.stats.removed(change.from_pool, change.tenant, change.endpoint)
+            self._state.stats.requeued(change.pool, change.tenant, change.endpoint)
+            self._state.snapshots.queued_again(change.pool, change.tenant)
+        ids = [change.request_id for change in changes]
         self._state.requests.invalidate(ids)
-        self.notify(ids, {*pools})
+        self.notify(ids, {change.pool for change in changes})
 
     def moved(self, request_id: str, pool: str, tenant: str) -> None:
         """Publish that a request that waits has another place among those of its tenant."""

@@ -12,8 +12,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
+from serve_app.domain.audit.acts import Act
 from serve_app.domain.audit.chain import FIRST_PREVIOUS, SealedAct
-from serve_app.domain.operations import Act
 from serve_app.postgres.database import Database, Lock
 from serve_app.queue.store import messages
 from serve_app.queue.store.config import DAY_S, Retention

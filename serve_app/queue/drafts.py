@@ -7,8 +7,8 @@ from collections.abc import Collection, Sequence
 from datetime import datetime
 from typing import Any
 
+from serve_app.domain.audit.acts import Actor
 from serve_app.domain.media.draft import HELD_S, DraftOrigin, DraftSpace, StoredDraft
-from serve_app.domain.operations import Actor
 from serve_app.postgres.database import Database
 from serve_app.queue.store import messages
 from serve_app.queue.store.rows import audit_columns, known_id

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from base64 import b64encode
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from serve_app.domain.artifact import UploadTicket
 from serve_app.domain.batcher import Batcher
@@ -103,51 +103,75 @@ class Heartbeats:
         await self._batcher.aclose()
 
     async def _run(self, reports: Sequence[Report]) -> Sequence[ReportReply]:
-        progress = {held: each for report in reports for held, each in report.progress}
-        previews = {held: each for report in reports for held, each in report.previews}
+        progress = {key: each for report in reports for key, each in report.progress}
+        previews = {key: each for report in reports for key, each in report.previews}
         rows = await self._database.rows(
             REPORT,
             {
                 "held": messages.compact(
-                    [lease_columns(held) for report in reports for held in report.renewals]
+                    [lease_columns(key) for report in reports for key in report.renewals]
                 ),
                 "progress": messages.compact(
-                    [_row(held, each, previews.get(held)) for held, each in progress.items()]
+                    [
+                        _progress_columns(key, each, previews.get(key))
+                        for key, each in progress.items()
+                    ]
                 ),
                 "lease_s": self._limits.lease_s,
             },
         )
-        holds = {LeaseKey(*row[:3]): row[3] for row in rows}
-        self._metrics.fenced("report", sum(not held for held in holds.values()))
-        tenants = {LeaseKey(*row[:3]): row[7] for row in rows}
-        cancelled = {LeaseKey(*row[:3]) for row in rows if row[4]}
-        watched = {LeaseKey(*row[:3]) for row in rows if row[5]}
-        followed = {
-            LeaseKey(*row[:3]) for row in rows if row[6] or self._state.requests.is_followed(row[0])
-        }
-        for held, each in progress.items():
-            if holds.get(held, True):
-                preview = previews.get(held)
-                self._state.requests.update_progress(held, each, preview.step if preview else 0)
+        named = [_NamedLease(*columns) for *columns, _unawaited in rows]
+        leases = {lease.key: lease for lease in named}
+        self._metrics.fenced("report", sum(not lease.is_held for lease in named))
+        for key, each in progress.items():
+            if key not in leases or leases[key].is_held:
+                preview = previews.get(key)
+                self._state.requests.update_progress(key, each, preview.step if preview else 0)
         await snapshots.store(
-            self._database, {held: each for report in reports for held, each in report.snapshots}
+            self._database, {key: each for report in reports for key, each in report.snapshots}
         )
-        wanted = {held for report in reports for held in report.wants_tickets if holds.get(held)}
-        tickets = {held: self._terms.snapshot_ticket(held, tenants[held]) for held in wanted}
+        tickets = {
+            key: self._terms.snapshot_ticket(key, leases[key].tenant)
+            for report in reports
+            for key in report.wants_tickets
+            if key in leases and leases[key].is_held
+        }
         await snapshots.store_tickets(self._database, [each.key for each in tickets.values()])
-        next_in_s = min(UNFOLLOWED_REPORT_S, self._limits.lease_s / 8)
         return [
-            _reply(
-                *(report, holds, cancelled, watched, tickets),
-                next_in_s=0.0 if followed.intersection(report.renewals) else next_in_s,
-            )
+            _reply(report, leases, tickets, next_in_s=self._next_in_s(report, leases))
             for report in reports
         ]
 
+    def _next_in_s(self, report: Report, leases: Mapping[LeaseKey, _NamedLease]) -> float:
+        """How much later the next report may come; 0 while a client follows one of its requests."""
+        followed = self._state.requests.is_followed
+        if any(leases[key].is_followed or followed(key.request_id) for key in report.renewals):
+            return 0.0
+        return min(UNFOLLOWED_REPORT_S, self._limits.lease_s / 8)
 
-def _row(held: LeaseKey, progress: Progress, preview: Preview | None) -> Mapping[str, Any]:
+
+class _NamedLease(NamedTuple):
+    """Lease that a report names, with what the database knows of it: a row of ``REPORT``."""
+
+    request_id: str
+    attempt: int
+    nonce: int
+    is_held: bool  # False: fenced
+    cancel_requested: bool
+    is_watched: bool  # a client reads its previews
+    is_followed: bool  # a client reads its progress
+    tenant: str
+
+    @property
+    def key(self) -> LeaseKey:
+        return LeaseKey(self.request_id, self.attempt, self.nonce)
+
+
+def _progress_columns(
+    key: LeaseKey, progress: Progress, preview: Preview | None
+) -> Mapping[str, Any]:
     return {
-        **lease_columns(held),
+        **lease_columns(key),
         "stage": progress.stage,
         "step": progress.step,
         "steps": progress.steps,
@@ -159,18 +183,17 @@ def _row(held: LeaseKey, progress: Progress, preview: Preview | None) -> Mapping
 
 def _reply(
     report: Report,
-    holds: dict[LeaseKey, bool],
-    cancelled: set[LeaseKey],
-    watched: set[LeaseKey],
-    tickets: dict[LeaseKey, UploadTicket],
+    leases: Mapping[LeaseKey, _NamedLease],
+    tickets: Mapping[LeaseKey, UploadTicket],
     next_in_s: float,
 ) -> ReportReply:
+    held = [key for key in report.renewals if leases[key].is_held]
     return ReportReply(
-        cancelled=tuple(held for held in report.renewals if holds[held] and held in cancelled),
-        fenced=tuple(held for held in report.renewals if not holds[held]),
+        cancelled=tuple(key for key in held if leases[key].cancel_requested),
+        fenced=tuple(key for key in report.renewals if not leases[key].is_held),
         snapshot_tickets=tuple(
-            (held, tickets[held]) for held in report.wants_tickets if held in tickets
+            (key, tickets[key]) for key in report.wants_tickets if key in tickets
         ),
-        watched=tuple(held for held in report.renewals if holds[held] and held in watched),
+        watched=tuple(key for key in held if leases[key].is_watched),
         next_in_s=next_in_s,
     )

@@ -447,7 +447,12 @@ class LongPoll:
             wants = wants._replace(left_out=wants.left_out | full)
             not_hot, lanes = self._state.stats.queued_and_lanes(pool, but=wants.hot)
             leased = await lease_queued(
-                *(self._database, pool, offers, wants, self._limits, charges),
+                self._database,
+                pool,
+                offers,
+                wants,
+                self._limits,
+                charges,
                 spare_lanes=contention.spare_lanes,
                 front=front,
                 far=self._state.reordering.reads_far(

@@ -4,14 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from serve_app.domain.audit.acts import Actor, NewAct
 from serve_app.domain.errors import AlreadyFinal, RequestActive, RequestNotFound, Unavailable
 from serve_app.domain.lease import LeaseKey
-from serve_app.domain.operations import (
-    Actor,
-    NewAct,
-    Pause,
-    PauseKind,
-)
+from serve_app.domain.operations import Pause, PauseKind
 from serve_app.domain.outcome import Outcome
 from serve_app.domain.ports import Clock
 from serve_app.domain.request import CancelVerdict, Priority, State

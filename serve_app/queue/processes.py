@@ -114,7 +114,10 @@ class ProcessLog:
         await self._database.rows(START, params)
         log.info(
             "The ingress %s of version %s has started on %s: %s.",
-            *(ingress.name, ingress.version, ingress.node, why),
+            ingress.name,
+            ingress.version,
+            ingress.node,
+            why,
         )
 
     async def stopped(self, ingress: IngressProcess) -> None:

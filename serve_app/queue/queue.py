@@ -34,9 +34,9 @@ from serve_app.queue.request_log import PostgresPartialResults, RequestLog
 from serve_app.queue.retention import RetentionByKind
 from serve_app.queue.shadows.book import PostgresShadows
 from serve_app.queue.state.canaries import COMPARE_EVERY_S
+from serve_app.queue.state.preview_cache import PreviewCache
 from serve_app.queue.state.quarantines import JUDGE_EVERY_S
 from serve_app.queue.state.queue_state import QueueState
-from serve_app.queue.state.request_cache import PreviewCache
 from serve_app.queue.state.warm import StoredWarmTargets
 from serve_app.queue.store.config import QueueLimits, Retention
 from serve_app.queue.store.diagnostics import MEASURE_EVERY_S, VacuumMonitor

@@ -92,7 +92,9 @@ class Reaper:
                 with log_context(each.held.request_id):
                     log.warning(
                         "Request %s, attempt %s, is taken from replica %s: its %s",
-                        *(each.held.request_id, each.held.attempt, each.replica_id),
+                        each.held.request_id,
+                        each.held.attempt,
+                        each.replica_id,
                         "deadline is over" if late else "lease ran out",
                     )
             self._after.ended(ended, fenced=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from serve_app.domain.operations import Actor
+from serve_app.domain.audit.acts import Actor
 from serve_app.domain.request import CancelVerdict, State
 from serve_app.postgres.database import Database
 from serve_app.queue.after_commit import AfterCommit

@@ -101,7 +101,11 @@ class Submitter:
         free = self._state.waiters.slots(new.pool)
         encoded = EncodedInput(new.input)
         await self._state.stats.admit(
-            *(new.pool, new.tenant, new.endpoint, most_queued, free),
+            new.pool,
+            new.tenant,
+            new.endpoint,
+            most_queued,
+            free,
             large_bytes=lambda: encoded.large_bytes,
         )
         try:
@@ -146,7 +150,9 @@ class Submitter:
         rows = [self._row(new, encoded, waiters.get(new.id), quotas) for new, encoded in batch]
         try:
             results = await insert_requests(
-                *(self._database, rows, self._limits.first_lease_s),
+                self._database,
+                rows,
+                self._limits.first_lease_s,
                 durable=not all(new.answered_at_end for new, _ in batch),
                 beside_snapshot=self._state.snapshots.open_for_long,
                 quotas=[*quotas.values()],

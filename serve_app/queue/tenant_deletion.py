@@ -11,8 +11,8 @@ from __future__ import annotations
 import logging
 from dataclasses import dataclass
 
+from serve_app.domain.audit.acts import Actor
 from serve_app.domain.errors import AlreadyFinal, RequestActive, RequestNotFound
-from serve_app.domain.operations import Actor
 from serve_app.postgres.database import Database
 from serve_app.queue.after_commit import AfterCommit
 from serve_app.queue.billing.rollup import DAY, SUM_BY_DAY

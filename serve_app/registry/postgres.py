@@ -7,7 +7,7 @@ import json
 from collections.abc import Collection, Sequence
 from typing import Any, LiteralString
 
-from serve_app.domain.operations import Actor
+from serve_app.domain.audit.acts import Actor
 from serve_app.postgres.database import Database, Lock
 from serve_app.registry.records import (
     MAX_COUNTED,

@@ -8,8 +8,8 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Any, Protocol
 
+from serve_app.domain.audit.acts import Actor
 from serve_app.domain.errors import RequestActive
-from serve_app.domain.operations import Actor
 
 
 class WeightState(StrEnum):

@@ -9,8 +9,8 @@ from typing import Annotated
 
 from pydantic import Field
 
+from serve_app.domain.audit.acts import Actor
 from serve_app.domain.executors.secrets import INSTALLATION, Secret
-from serve_app.domain.operations import Actor
 from serve_app.domain.ports import Clock
 from serve_app.resources.declaration import Owner, Resource
 from serve_app.resources.table import Table

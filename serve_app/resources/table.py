@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol, TypeVar
 
-from serve_app.domain.operations import Actor
+from serve_app.domain.audit.acts import Actor
 
 Shown_co = TypeVar("Shown_co", covariant=True)
 

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Protocol
 
+from serve_app.domain.audit.acts import Actor
 from serve_app.domain.errors import TenantDisabled, Unauthenticated
-from serve_app.domain.operations import Actor
 from serve_app.tenants.credentials import Credential
 from serve_app.tenants.scopes import API, Caller
 from serve_app.tenants.sign_in import Person, Rights

@@ -6,14 +6,13 @@ import asyncio
 import builtins
 import hmac
 import json
-from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
-from typing import Any, Generic, LiteralString, TypeVar
+from typing import Any, LiteralString
 
+from serve_app.domain.audit.acts import Actor
 from serve_app.domain.errors import DatabaseUnavailable, Unauthenticated
-from serve_app.domain.operations import Actor
 from serve_app.domain.ports import Clock
 from serve_app.postgres.database import Database
 from serve_app.tenants.api_keys import LINK_NAME, KeyInfo, disabled, ended_link
@@ -24,45 +23,9 @@ from serve_app.tenants.credentials import (
     new_credential,
     new_token,
 )
+from serve_app.tenants.recent_keys import RecentKeys
 from serve_app.tenants.scopes import API, Caller
 from serve_app.tenants.sign_in import Person, Rights
-
-# LRU cache with a time limit, for database lookups.
-
-V = TypeVar("V")
-
-
-class RecentKeys(Generic[V]):
-    """Cache of at most ``size`` values, each for ``keep_s``. Evicts the least recently used."""
-
-    def __init__(self, size: int, keep_s: float) -> None:
-        self._size = size
-        self._keep_s = keep_s
-        self._items: OrderedDict[str, tuple[float, V]] = OrderedDict()
-
-    def __len__(self) -> int:
-        return len(self._items)
-
-    def get(self, name: str, now: float) -> V | None:
-        found = self._items.get(name)
-        if found is None:
-            return None
-        until, value = found
-        if now >= until:
-            del self._items[name]
-            return None
-        self._items.move_to_end(name)
-        return value
-
-    def put(self, name: str, value: V, now: float) -> None:
-        self._items[name] = (now + self._keep_s, value)
-        self._items.move_to_end(name)
-        while len(self._items) > self._size:
-            self._items.popitem(last=False)
-
-    def drop(self, name: str) -> None:
-        self._items.pop(name, None)
-
 
 CACHE_S = 5.0
 STALE_S = 60.0

@@ -9,7 +9,7 @@ from datetime import datetime
 from typing import Any, LiteralString, Protocol
 from urllib.parse import urlsplit
 
-from serve_app.domain.operations import Actor
+from serve_app.domain.audit.acts import Actor
 from serve_app.domain.ports import Clock
 from serve_app.postgres.database import Database
 

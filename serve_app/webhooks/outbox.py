@@ -85,7 +85,9 @@ class OutboxWorker(ABC, Generic[NoticeT]):
         if not answer.accepted:
             log.warning(
                 "A webhook about %s was not delivered (%s): %s",
-                *(self._subject, message.request_id, answer.error),
+                self._subject,
+                message.request_id,
+                answer.error,
             )
             if not answer.final and notice.tries <= len(self._waits_s):
                 again_s = max(self._waits_s[notice.tries - 1], answer.again_after_s or 0.0)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 from collections.abc import Iterator
 
-from tests.architecture.house import Module, modules
+from scripts.structure.modules import Module, modules, parsed
 
 PORT = "deployments/engine/accelerator/"
 KINDS = ("cuda", "hip", "mps", "xpu")
@@ -33,7 +33,7 @@ def test_the_names_are_found() -> None:
         "tensor.pin_memory()\n"
         "'a sentence about cuda'\n"
     )
-    found = list(device_names(Module("deployments/x.py", 7, ast.parse(text))))
+    found = list(device_names(parsed("deployments/x.py", text)))
     assert [each.split(":")[1].split()[0] for each in found] == ["1", "2", "3", "4", "5", "6"]
 
 

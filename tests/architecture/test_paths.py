@@ -14,16 +14,7 @@ import sys
 
 import pytest
 
-from tests.architecture.paths import (
-    MAX_MODULES,
-    MAX_SPINE_MODULES,
-    ROOT,
-    Listed,
-    Way,
-    describe,
-    lengths,
-    listed,
-)
+from tests.architecture.paths import ROOT, Listed, Way, describe, lengths, listed
 
 pytestmark = pytest.mark.timeout(1200)  # every call of three ways is recorded
 
@@ -59,22 +50,9 @@ def test_a_listed_function_is_in_the_file_that_it_is_linked_to(function: Listed)
     assert function.function in lengths(function.module)
 
 
-@pytest.mark.parametrize("name", LISTED)
-def test_a_list_leads_through_few_modules(name: str) -> None:
-    modules = {each.module for each in LISTED[name]}
-    assert len(modules) <= MAX_SPINE_MODULES, sorted(modules)
-
-
 @pytest.mark.engine
 @pytest.mark.parametrize("name", LISTED)
 def test_a_request_calls_the_listed_functions_in_their_order(
     ways: dict[str, Way], name: str
 ) -> None:
     assert not ways[name].missing, describe(name, ways[name])
-
-
-@pytest.mark.engine
-@pytest.mark.parametrize("name", LISTED)
-def test_a_path_touches_no_more_modules_than_it_may(ways: dict[str, Way], name: str) -> None:
-    assert ways[name].modules, describe(name, ways[name])
-    assert len(ways[name].modules) <= MAX_MODULES[name], describe(name, ways[name])

@@ -21,7 +21,7 @@ import yaml
 from serve_app.cli.connection.installation import Installation
 from serve_app.domain.request import State
 from serve_app.embedded_postgres.files import DATABASE, PORT, ROLE, ClusterFiles
-from serve_app.embedded_postgres.server import alive
+from serve_app.embedded_postgres.process import alive
 from serve_app.free_ports import free_port
 from serve_app.settings import APPLICATION, pool_application
 from tests.cluster.processes import command_of, end_all, known_by, with_default_signals

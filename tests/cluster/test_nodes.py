@@ -15,7 +15,7 @@ import psycopg
 import pytest
 
 from serve_app.cli.generation.files import outputs
-from serve_app.embedded_postgres.server import alive
+from serve_app.embedded_postgres.process import alive
 from tests.cluster.darkroom import MODELS, eventually
 from tests.cluster.nodes import IMPATIENT, KEY, client_at, in_bucket, several_nodes, with_stores
 from tests.queue.database import conninfo, server

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from serve_app.domain.audit.acts import Actor
 from serve_app.domain.batches.batch import (
     BatchError,
     BatchLine,
@@ -18,7 +19,6 @@ from serve_app.domain.batches.batch import (
     StoredBatch,
 )
 from serve_app.domain.errors import Overloaded
-from serve_app.domain.operations import Actor
 from serve_app.domain.ports import Queue
 from serve_app.domain.upload import Upload, UploadBook
 from serve_app.postgres.database import Database

@@ -8,8 +8,8 @@ from collections.abc import AsyncIterator
 
 import pytest
 
+from serve_app.domain.audit.acts import Actor
 from serve_app.domain.errors import NotFound
-from serve_app.domain.operations import Actor
 from serve_app.domain.ports import Queue
 from serve_app.postgres.database import Database
 from serve_app.queue.transactions.catalog_entries import (

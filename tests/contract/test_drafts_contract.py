@@ -7,8 +7,8 @@ from datetime import datetime, timedelta
 import pytest
 
 from serve_app.domain.artifact import Lifecycles
+from serve_app.domain.audit.acts import Actor
 from serve_app.domain.media.draft import DraftOrigin, DraftSpace
-from serve_app.domain.operations import Actor
 from serve_app.domain.ports import Queue
 from serve_app.queue.queue import PostgresQueue
 from serve_app.queue.transactions.deletion import PostgresLifecycles

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from serve_app.domain.audit.acts import Actor
 from serve_app.domain.billing.price import Price, PriceUnit, Quantities
 from serve_app.domain.errors import BudgetExhausted
 from serve_app.domain.executors.fallback import (
@@ -19,7 +20,6 @@ from serve_app.domain.executors.fallback import (
     FallbackReason,
 )
 from serve_app.domain.lease import Verdict
-from serve_app.domain.operations import Actor
 from serve_app.domain.outcome import Outcome
 from serve_app.domain.ports import Queue
 from serve_app.domain.progress import StoredSnapshot

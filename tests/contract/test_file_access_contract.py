@@ -8,8 +8,8 @@ from datetime import timedelta
 
 import pytest
 
+from serve_app.domain.audit.acts import Actor
 from serve_app.domain.media.file_access import AccessDecision, FileAccess, FileAccessBook
-from serve_app.domain.operations import Actor
 from serve_app.domain.upload import Upload
 from serve_app.postgres import file_access
 from serve_app.postgres.database import Database

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
+from serve_app.domain.audit.acts import Actor
 from serve_app.domain.errors import Overloaded, RequestActive, RequestNotFound
 from serve_app.domain.lease import Lease
-from serve_app.domain.operations import Actor
 from serve_app.domain.outcome import Usage
 from serve_app.domain.ports import Queue
 from serve_app.domain.request import CancelVerdict, Priority, Request, State, WaitReason

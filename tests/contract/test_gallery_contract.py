@@ -10,8 +10,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from serve_app.domain.audit.acts import Actor
 from serve_app.domain.errors import RequestNotFound
-from serve_app.domain.operations import Actor
 from serve_app.domain.ports import Queue
 from serve_app.domain.request import NewShareLink, RequestFilter, State
 from serve_app.queue.store.words import MAX_WORD_CHARACTERS, MAX_WORDS, words_of

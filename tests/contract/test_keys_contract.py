@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
+from serve_app.domain.audit.acts import Actor
 from serve_app.domain.errors import Unauthenticated
-from serve_app.domain.operations import Actor
 from serve_app.postgres.database import Database
 from serve_app.tenants.credentials import Credential
 from serve_app.tenants.key_ring import KeyRing

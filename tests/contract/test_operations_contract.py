@@ -9,14 +9,10 @@ from typing import Any
 
 import pytest
 
-from serve_app.domain.errors import (
-    AlreadyFinal,
-    EndpointDraining,
-    RequestActive,
-    RequestNotFound,
-)
+from serve_app.domain.audit.acts import Actor
+from serve_app.domain.errors import AlreadyFinal, EndpointDraining, RequestActive, RequestNotFound
 from serve_app.domain.lease import Signal, SignalKind, Verdict
-from serve_app.domain.operations import Actor, PauseKind, WarmTarget, WeightsLevel
+from serve_app.domain.operations import PauseKind, WarmTarget, WeightsLevel
 from serve_app.domain.ports import Queue
 from serve_app.domain.request import Priority, State, WaitReason
 from tests.contract.queues import Make

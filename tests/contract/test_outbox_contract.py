@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
+from serve_app.domain.audit.acts import Actor
 from serve_app.domain.errors import NotFound, RequestActive, RequestNotFound
 from serve_app.domain.lease import Finish
-from serve_app.domain.operations import Actor
 from serve_app.domain.outcome import Failure, Outcome
 from serve_app.domain.ports import Queue
 from serve_app.domain.request import CancelVerdict, State

@@ -8,25 +8,16 @@ from dataclasses import replace
 
 import pytest
 
+from serve_app.domain.audit.acts import Actor
 from serve_app.domain.errors import Overloaded, RequestNotFound
-from serve_app.domain.lease import (
-    Lease,
-    Work,
-)
-from serve_app.domain.operations import Actor
+from serve_app.domain.lease import Lease, Work
 from serve_app.domain.ports import Queue
 from serve_app.domain.request import Priority, State
 from tests.contract.queues import Make
 from tests.contract.waiting import eventually
 from tests.fakes.terms import FakeTerms
 from tests.queue.database import LONG_LEASES, QUICK, UNCONFIRMED
-from tests.queue.requests import (
-    TENANT,
-    ask,
-    lease,
-    new,
-    new_id,
-)
+from tests.queue.requests import TENANT, ask, lease, new, new_id
 
 # Submit
 

@@ -7,9 +7,9 @@ from collections.abc import AsyncIterator
 
 import pytest
 
+from serve_app.domain.audit.acts import Actor
 from serve_app.domain.errors import Unavailable
 from serve_app.domain.executors.secrets import INSTALLATION, Secret
-from serve_app.domain.operations import Actor
 from serve_app.domain.ports import Queue
 from serve_app.postgres.database import Database
 from serve_app.resources.postgres_table import PostgresTable

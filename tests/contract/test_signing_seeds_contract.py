@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from serve_app.domain.operations import Actor
+from serve_app.domain.audit.acts import Actor
 from serve_app.domain.webhook import SigningSeed, SigningSeeds
 from serve_app.postgres.database import Database
 from serve_app.queue.transactions.signing_keys import NOTICE_S, PostgresSigningSeeds

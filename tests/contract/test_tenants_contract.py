@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from serve_app.domain.operations import Actor
+from serve_app.domain.audit.acts import Actor
 from serve_app.postgres.database import Database
 from serve_app.tenants.key_ring import KeyRing
 from serve_app.tenants.tenants import PostgresTenants, TenantChange, Tenants

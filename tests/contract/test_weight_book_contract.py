@@ -7,8 +7,8 @@ from dataclasses import replace
 
 import pytest
 
+from serve_app.domain.audit.acts import Actor
 from serve_app.domain.errors import RequestActive
-from serve_app.domain.operations import Actor
 from serve_app.domain.ports import Queue
 from serve_app.postgres.database import Database
 from serve_app.registry.postgres import MAX_TRIES, PostgresWeightBook

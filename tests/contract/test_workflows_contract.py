@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
+from serve_app.domain.audit.acts import Actor
 from serve_app.domain.billing.price import Price, PriceUnit
 from serve_app.domain.errors import RequestActive, RequestNotFound
 from serve_app.domain.lease import Finish
-from serve_app.domain.operations import Actor
 from serve_app.domain.outcome import Outcome, Usage
 from serve_app.domain.ports import Queue
 from serve_app.domain.request import Priority, State

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from serve_app.domain.usage import Timeframe
+from serve_app.domain.timeframe import Timeframe
 
 ZONES = [
     UTC,

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from typing import Any
 
+from serve_app.domain.audit.acts import Actor
 from serve_app.domain.batches.batch import (
     MOST_NOTICES,
     BatchError,
@@ -21,7 +22,6 @@ from serve_app.domain.batches.batch import (
     NewBatch,
     StoredBatch,
 )
-from serve_app.domain.operations import Actor
 from serve_app.domain.ports import Clock
 from serve_app.domain.upload import UploadBook
 from serve_app.queue.batches.batches import too_many_batches

@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from serve_app.domain.operations import Actor
+from serve_app.domain.audit.acts import Actor
 from serve_app.domain.ports import Clock
 from serve_app.queue.transactions.catalog_entries import EntryRemoval, KeptEntry, no_bundle
 

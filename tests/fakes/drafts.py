@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from datetime import datetime
 
+from serve_app.domain.audit.acts import Actor
 from serve_app.domain.media.draft import DRAFTS, DraftOrigin, DraftSpace, StoredDraft
-from serve_app.domain.operations import Actor
 from serve_app.domain.ports import Clock
 from serve_app.tenants.scopes import Caller
 from tests.fakes.queue_row import Row

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import datetime
 
+from serve_app.domain.audit.acts import Actor
 from serve_app.domain.media.file_access import FileAccess, Revocation
-from serve_app.domain.operations import Actor
 from serve_app.domain.ports import Clock
 from serve_app.postgres.file_access import MAX_REVOCATIONS_PER_TENANT, MAX_RULES_PER_TENANT
 from tests.fakes.keyring import Note

@@ -7,8 +7,8 @@ from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import datetime, timedelta
 
+from serve_app.domain.audit.acts import Actor
 from serve_app.domain.errors import Overloaded, RequestNotFound
-from serve_app.domain.operations import Actor
 from serve_app.domain.ports import Clock
 from serve_app.domain.request import FoundRequests, NewShareLink, Request, RequestFilter, ShareLink
 from serve_app.queue.gallery.share_links import MAX_LINKS

@@ -9,8 +9,8 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any
 
+from serve_app.domain.audit.acts import Actor
 from serve_app.domain.errors import Unauthenticated
-from serve_app.domain.operations import Actor
 from serve_app.domain.ports import Clock
 from serve_app.tenants.api_keys import LINK_NAME, KeyInfo, disabled, ended_link
 from serve_app.tenants.credentials import Credential, from_header, new_credential, new_token

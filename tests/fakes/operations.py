@@ -7,18 +7,11 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+from serve_app.domain.audit.acts import Act, Actor, NewAct
 from serve_app.domain.audit.chain import SealedAct
-from serve_app.domain.errors import (
-    AlreadyFinal,
-    EndpointDraining,
-    RequestActive,
-    RequestNotFound,
-)
+from serve_app.domain.errors import AlreadyFinal, EndpointDraining, RequestActive, RequestNotFound
 from serve_app.domain.operations import (
-    Act,
-    Actor,
     LaneFigures,
-    NewAct,
     Overview,
     Pause,
     PauseKind,

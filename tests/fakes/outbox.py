@@ -7,8 +7,8 @@ from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from uuid import uuid4
 
+from serve_app.domain.audit.acts import Actor
 from serve_app.domain.errors import RequestNotFound
-from serve_app.domain.operations import Actor
 from serve_app.domain.ports import Clock
 from serve_app.domain.request import Redacted
 from serve_app.domain.webhook import (

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import time
 
 import torch
-
-from tests.fakes.family import end_process
 
 
 class ProbeDenoiser(torch.nn.Module):
@@ -44,3 +44,8 @@ class ProbePipeline:
         if fail is not None:
             raise fail
         return num_inference_steps
+
+
+def end_process() -> None:
+    """As the kernel's out-of-memory killer does."""
+    os.kill(os.getpid(), signal.SIGKILL)

@@ -8,10 +8,10 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from serve_app.domain.artifact import is_elsewhere
+from serve_app.domain.audit.acts import Actor
 from serve_app.domain.billing.price import NOTHING, Price, made_by_frame
 from serve_app.domain.errors import NotFound, Overloaded, TooLarge
 from serve_app.domain.lease import Demand, LeaseKey, ReplicaStage
-from serve_app.domain.operations import Actor
 from serve_app.domain.outcome import Outcome, Usage
 from serve_app.domain.progress import Preview
 from serve_app.domain.request import (
@@ -26,7 +26,8 @@ from serve_app.domain.request import (
 )
 from serve_app.domain.workflows.definition import POOL
 from serve_app.queue.state.counters import UNKNOWN_RETRY_S
-from serve_app.queue.state.request_cache import FOLLOWED_S, WATCH_TTL_S
+from serve_app.queue.state.preview_cache import WATCH_TTL_S
+from serve_app.queue.state.request_cache import FOLLOWED_S
 from serve_app.queue.state.waits import coalesced_waiting, waits_as_suspect, why_it_waits
 from serve_app.queue.store import messages
 from serve_app.queue.transactions.deletion import step_of_active, still_active

@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from decimal import Decimal
 from typing import TypeVar
 
+from serve_app.domain.audit.acts import Actor
 from serve_app.domain.billing.price import NOTHING, made_by, made_by_session
 from serve_app.domain.errors import RequestNotFound
 from serve_app.domain.executors.shadow import SHADOW_TENANT
@@ -24,7 +25,6 @@ from serve_app.domain.lease import (
     Signal,
     lease_of,
 )
-from serve_app.domain.operations import Actor
 from serve_app.domain.outcome import Outcome, Usage
 from serve_app.domain.ports import Clock
 from serve_app.domain.request import (

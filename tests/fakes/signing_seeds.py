@@ -5,7 +5,7 @@ from __future__ import annotations
 import secrets
 from collections.abc import Callable, Sequence
 
-from serve_app.domain.operations import Actor
+from serve_app.domain.audit.acts import Actor
 from serve_app.domain.ports import Clock
 from serve_app.domain.webhook import SigningSeed
 from serve_app.queue.transactions.signing_keys import NOTICE_S

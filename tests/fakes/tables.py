@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, Generic, TypeVar
 
-from serve_app.domain.operations import Actor
+from serve_app.domain.audit.acts import Actor
 from serve_app.resources.declaration import Resource
 
 Row = TypeVar("Row")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from serve_app.domain.operations import Actor
+from serve_app.domain.audit.acts import Actor
 from serve_app.domain.ports import Clock
 from serve_app.tenants.deletions import TenantDeletion, UsageKept, kept_name
 from tests.fakes.tenants import FakeTenants

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Any
 
-from serve_app.domain.operations import Actor
+from serve_app.domain.audit.acts import Actor
 from serve_app.domain.ports import Clock
 from serve_app.registry.postgres import MAX_TRIES, TRIED_TOO_OFTEN
 from serve_app.registry.records import (

@@ -9,8 +9,8 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any
 
+from serve_app.domain.audit.acts import Actor
 from serve_app.domain.lease import lease_of
-from serve_app.domain.operations import Actor
 from serve_app.domain.outcome import Outcome
 from serve_app.domain.ports import Clock
 from serve_app.domain.request import Request, State

@@ -18,7 +18,8 @@ from hypothesis import strategies as st
 from serve_app.domain.name_resolution import NameResolver
 from serve_app.free_ports import free_ports
 from serve_app.gateway import connect_proxy
-from serve_app.gateway.connect_proxy import ConnectProxy, ProxyThread, TunnelRefused, parse
+from serve_app.gateway.connect_proxy import ConnectProxy, TunnelRefused, parse
+from serve_app.gateway.proxy_thread import ProxyThread
 
 LOOPBACK = "127.0.0.1"
 OUTSIDE = "93.184.215.14"

@@ -35,9 +35,10 @@ from serve_app.ingress.services.health import Examination, Health, Readiness
 from serve_app.ingress.services.lease_terms import CatalogLeaseTerms, FilePolicy
 from serve_app.ingress.services.live_catalog import LiveCatalog
 from serve_app.ingress.services.live_tenants import LiveTenants
+from serve_app.ingress.services.pool_map import PoolMap
 from serve_app.ingress.services.replies import LAST_BYTE_DELAY_S, Replies
 from serve_app.ingress.services.request_ids import RequestIds
-from serve_app.ingress.services.services import Identity, PoolMap, Services
+from serve_app.ingress.services.services import Identity, Services
 from serve_app.ingress.services.sign_in import provider_of, sign_in_of
 from serve_app.ingress.services.warm_pools import WarmPools
 from serve_app.ingress.services.webhooks import ComposeByMark, Webhooks

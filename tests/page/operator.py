@@ -9,7 +9,7 @@ from typing import Any
 from playwright.sync_api import Locator, Page, expect
 
 from serve_app.domain.progress import Loading, Stage, to_plain
-from serve_app.ingress.services.services import PoolMap
+from serve_app.ingress.services.pool_map import PoolMap
 from serve_app.settings import PoolConfig
 from tests.page.darkroom import PageDarkroom
 from tests.page.reader import FLUX, Reader

@@ -9,7 +9,7 @@ import pytest
 from playwright.sync_api import BrowserContext, Page, expect
 
 from serve_app.domain.lease import Demand
-from serve_app.ingress.services.services import PoolMap
+from serve_app.ingress.services.pool_map import PoolMap
 from serve_app.settings import PoolConfig
 from tests.page.axe import axe, look
 from tests.page.darkroom import PageDarkroom, page_darkroom

@@ -18,7 +18,8 @@ import pytest
 from psycopg.conninfo import make_conninfo
 
 from serve_app.embedded_postgres.embedded import EmbeddedPostgres
-from serve_app.embedded_postgres.files import ROLE, ClusterFiles, FileLock
+from serve_app.embedded_postgres.file_lock import FileLock
+from serve_app.embedded_postgres.files import ROLE, ClusterFiles
 from serve_app.postgres.database import Database
 from serve_app.queue.queue import PostgresQueue, assemble
 from serve_app.queue.store.config import QueueLimits

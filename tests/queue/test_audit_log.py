@@ -8,8 +8,8 @@ import random
 import psycopg
 import pytest
 
+from serve_app.domain.audit.acts import Actor, NewAct
 from serve_app.domain.audit.chain import PRUNE, BrokenChain, verify
-from serve_app.domain.operations import Actor, NewAct
 from serve_app.postgres.database import Database
 from serve_app.queue import audit_log
 from serve_app.queue.audit_log import PostgresAuditLog

@@ -6,7 +6,7 @@ from datetime import timedelta
 from typing import Any
 
 from serve_app.domain.artifact import Artifact
-from serve_app.domain.operations import Actor
+from serve_app.domain.audit.acts import Actor
 from serve_app.domain.outcome import Outcome
 from serve_app.domain.ports import Queue
 from serve_app.domain.request import NewRequest

@@ -10,13 +10,13 @@ from typing import Any
 import pytest
 
 from serve_app.domain.artifact import Artifact, UploadTicket
+from serve_app.domain.audit.acts import Actor
 from serve_app.domain.endpoint import Endpoint, Weights
 from serve_app.domain.errors import Fenced, Unsupported
 from serve_app.domain.executors.fallback import FallbackMove, FallbackReason
 from serve_app.domain.executors.hosted import HostedCall, NewCall
 from serve_app.domain.executors.secrets import INSTALLATION, Secret
 from serve_app.domain.lease import LeaseKey
-from serve_app.domain.operations import Actor
 from serve_app.domain.outcome import Outcome
 from serve_app.domain.request import NONE, Request, State
 from serve_app.ingress.replica_calls import ExecutorCalls
@@ -27,8 +27,8 @@ from serve_app.postgres.database import Database
 from serve_app.postgres.hosted_calls import PostgresHostedCalls
 from serve_app.queue.queue import PostgresQueue
 from serve_app.queue.transactions.catalog_entries import PostgresAppBundles
-from serve_app.queue.transactions.garbage import UnwantedFiles
 from serve_app.queue.transactions.lease import EXPECTED_S, ExecutorLeases
+from serve_app.queue.transactions.unwanted_files import UnwantedFiles
 from serve_app.resources.postgres_table import PostgresTable
 from serve_app.resources.secrets import SECRETS, SecretBook
 from tests.contract.test_fallbacks_contract import CENT, plan

@@ -11,11 +11,11 @@ from typing import Any
 
 import pytest
 
+from serve_app.domain.audit.acts import Actor
 from serve_app.domain.billing.budgets import BudgetLeft
 from serve_app.domain.billing.price import Price, PriceUnit, Quantities
 from serve_app.domain.errors import BudgetExhausted, RateLimited
 from serve_app.domain.lease import Lease
-from serve_app.domain.operations import Actor
 from serve_app.domain.outcome import Outcome, Usage
 from serve_app.domain.request import Priority, Request
 from serve_app.postgres.database import Database

@@ -8,15 +8,15 @@ from typing import Any
 
 import pytest
 
+from serve_app.domain.audit.acts import Actor
 from serve_app.domain.errors import DatabaseUnavailable
-from serve_app.domain.operations import Actor
 from serve_app.domain.upload import Upload
-from serve_app.ingress.services.files import FileCollector
+from serve_app.ingress.services.file_collector import FileCollector
 from serve_app.postgres.database import Database, Lock
 from serve_app.queue.queue import PostgresQueue
 from serve_app.queue.store.config import Retention
 from serve_app.queue.tenant_deletion import KEPT, TenantDeletionJob
-from serve_app.queue.transactions.garbage import UnwantedFiles
+from serve_app.queue.transactions.unwanted_files import UnwantedFiles
 from serve_app.queue.transactions.uploads import PostgresUploads
 from serve_app.storage.directory import DirectoryStorage
 from serve_app.telemetry.clock import SystemClock

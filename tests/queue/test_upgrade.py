@@ -18,6 +18,7 @@ from pathlib import Path
 import psycopg
 import pytest
 
+from serve_app.domain.audit.acts import Actor
 from serve_app.domain.errors import (
     EndpointDraining,
     RequestDeleted,
@@ -26,11 +27,12 @@ from serve_app.domain.errors import (
     Unauthenticated,
 )
 from serve_app.domain.lease import Lease, LeaseKey, Verdict
-from serve_app.domain.operations import Actor, PauseKind
+from serve_app.domain.operations import PauseKind
 from serve_app.domain.outcome import Usage
 from serve_app.domain.request import Priority, Redacted, Retries, State, WaitReason
 from serve_app.domain.webhook import DeliveryChannel, DeliveryState
-from serve_app.postgres.database import Database, shared_secret
+from serve_app.postgres.database import Database
+from serve_app.postgres.shared_secret import shared_secret
 from serve_app.queue.queue import PostgresQueue
 from serve_app.queue.store.config import Retention
 from serve_app.queue.store.migrations import Migration, check_applied, migrate, shipped

@@ -7,7 +7,7 @@ import pytest
 
 from serve_app.domain.errors import StorageFull, StorageUnavailable
 from serve_app.settings.groups import LimitSettings
-from serve_app.storage.selection import DiskGuard
+from serve_app.storage.disk_guard import DiskGuard
 from tests.fakes.clock import FakeClock
 
 

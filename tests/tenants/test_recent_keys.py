@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from serve_app.tenants.key_ring import RecentKeys
+from serve_app.tenants.recent_keys import RecentKeys
 
 
 def test_a_value_is_kept_for_its_time() -> None:

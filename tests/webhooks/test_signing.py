@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 import pytest
 
+from serve_app.domain.audit.acts import Actor
 from serve_app.domain.errors import DatabaseUnavailable
-from serve_app.domain.operations import Actor
 from serve_app.domain.webhook import SigningSeed
 from serve_app.telemetry.clock import SystemClock
 from serve_app.webhooks.signing import KEEP_S, SignedMessage, Signer

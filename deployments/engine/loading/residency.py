@@ -340,8 +340,9 @@ class Residency:
                 self._make_room(name, plan, warm.size)
                 copy = partial(warm.apply, self._engine.accelerator)
                 self._place(name, warm.size, copy, warm.undo)
-                where = warm.pipeline, warm.size, warm.placement, warm.places
-                loaded = LoadedPipeline(*where, is_warm=True)
+                loaded = LoadedPipeline(
+                    warm.pipeline, warm.size, warm.placement, warm.places, is_warm=True
+                )
         except BaseException:
             self._warm.put_back(name)
             raise

@@ -22,7 +22,7 @@ from av.container import InputContainer, OutputContainer
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
-from deployments.engine.media.input import InputMedia, is_isobmff, is_matroska
+from deployments.engine.media.container import InputMedia, is_isobmff, is_matroska
 from deployments.engine.media.xmp import add_xmp
 from serve_app.domain.errors import PipelineFailed, Unsupported
 from serve_app.domain.media.marking import TAG, TRAINED_ALGORITHMIC_MEDIA, XMP

@@ -15,14 +15,14 @@ from av.video.frame import VideoFrame
 from PIL import Image
 
 from deployments.engine.media import isobmff
-from deployments.engine.media.images import fit
-from deployments.engine.media.input import (
+from deployments.engine.media.container import (
     LIMITED,
     MAX_FRAME_PIXELS,
     InputMedia,
     is_isobmff,
     is_matroska,
 )
+from deployments.engine.media.images import fit
 from serve_app.domain.errors import InvalidInput
 
 FORMATS = ("MP4", "WebM", "GIF")

@@ -28,8 +28,10 @@ from deployments.executors.files import RequestFiles
 from deployments.executors.hosts import AppHost
 from deployments.executors.partials import PartialSender
 from deployments.executors.places import Place, with_made_files
-from deployments.replica.attempt_state import StopReason, as_failure
-from deployments.replica.poller import LeasedAttempts, SlotQueue
+from deployments.replica.attempt_state import StopReason
+from deployments.replica.failures import as_failure
+from deployments.replica.leased_attempts import LeasedAttempts
+from deployments.replica.poller import SlotQueue
 from serve_app.domain.errors import DarkroomError, Fenced, ReplicaDied
 from serve_app.domain.lease import Lease, LeaseKey
 from serve_app.domain.outcome import Outcome

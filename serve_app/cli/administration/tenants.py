@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from serve_app.cli.commands.keys import tenant_path, tenants_group
+from serve_app.cli.commands.tenants import tenant_path, tenants_group
 from serve_app.cli.connection import options
 from serve_app.cli.connection.client import Client
 from serve_app.cli.connection.server import Server

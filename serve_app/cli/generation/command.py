@@ -69,7 +69,11 @@ def run(
         submitted: list[str] = []
         with _named(submitted):
             result, files, contents = _make(
-                *(client, wish, model, body, submitted),
+                client,
+                wish,
+                model,
+                body,
+                submitted,
                 screen=None if as_json else sys.stderr,
                 on_status=on_status,
             )

@@ -85,7 +85,9 @@ def generate_command(
     """
     asked = GenerateOptions(**wish)
     command.run(
-        *(server, asked, output),
+        server,
+        asked,
+        output,
         preview=preview,
         overwrite=overwrite,
         as_json=as_json,

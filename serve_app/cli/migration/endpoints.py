@@ -68,7 +68,10 @@ def from_catalogue(config: Config) -> AvailableEndpoints:
     schemas = ((each, each.schema.json_schema()) for each in listed)
     offered = [
         AvailableEndpoint(
-            *(each.endpoint.id, each.endpoint.category, each.missing, schema),
+            each.endpoint.id,
+            each.endpoint.category,
+            each.missing,
+            schema,
             _definitions(schema),
         )
         for each, schema in schemas

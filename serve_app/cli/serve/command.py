@@ -57,11 +57,11 @@ def serve_command(
 ) -> None:
     """Start Darkroom on this machine and serve until Ctrl-C."""
     # Ray reads its flags when it is imported, so no code before this point may import it.
-    from serve_app.cli.serve.greeting import (  # noqa: PLC0415
+    from serve_app.cli.serve.greeting import print_welcome  # noqa: PLC0415
+    from serve_app.cli.serve.notices import (  # noqa: PLC0415
         print_missing_weights,
         print_not_tuned,
         print_real_model,
-        print_welcome,
     )
     from serve_app.cli.serve.server import ServeCommand  # noqa: PLC0415
     from serve_app.cli.serve.sign_in_link import network_origin, print_links  # noqa: PLC0415

@@ -180,7 +180,7 @@ class ServeCommand:
         told = self._config.telemetry  # of this process: the gateway's and the supervisor's lines
         logs.configure(told.log_level, logs.stream(self._installation.log_file), told.log_format)
         ray_flags.export(
-            *(self._installation.run_dir, self._config.server.trusted_proxies, self._proxy_secret)
+            self._installation.run_dir, self._config.server.trusted_proxies, self._proxy_secret
         )
         # Ray reads its flags when it is imported, so it is imported after they are exported.
         started = time.monotonic()

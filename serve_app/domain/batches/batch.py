@@ -8,7 +8,7 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Any, Protocol
 
-from serve_app.domain.operations import Actor
+from serve_app.domain.audit.acts import Actor
 
 MOST_NOTICES = 2
 """Webhooks of a tenant that are called at once, because its receiver may hang."""

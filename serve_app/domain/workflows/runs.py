@@ -9,8 +9,8 @@ from decimal import Decimal
 from enum import StrEnum
 from typing import Any, Protocol
 
+from serve_app.domain.audit.acts import Actor
 from serve_app.domain.lease import LeaseKey
-from serve_app.domain.operations import Actor
 from serve_app.domain.outcome import Outcome
 from serve_app.domain.request import Priority, State
 from serve_app.domain.workflows.plan import StepId

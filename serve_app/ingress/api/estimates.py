@@ -24,7 +24,7 @@ from serve_app.ingress.http.openapi import DocumentedRoute, Operation, answer
 from serve_app.ingress.services.services import Services, services_of
 from serve_app.ingress.submission import submission
 from serve_app.ingress.submission.options import parse_options
-from serve_app.ingress.submission.rendering import WaitingStatus, round_significant, waiting_body
+from serve_app.ingress.submission.status import WaitingStatus, round_significant, waiting_body
 
 
 class PlannedRequest(BaseModel):

@@ -25,7 +25,7 @@ from serve_app.ingress.http.auth import authenticate
 from serve_app.ingress.http.context import context_of
 from serve_app.ingress.services.services import services_of
 from serve_app.ingress.submission.partials import LOOK_AGAIN_S, PartialReader
-from serve_app.ingress.submission.rendering import waiting_body
+from serve_app.ingress.submission.status import waiting_body
 
 KEEP_ALIVE_S = 15.0
 """Longest silence of a stream in seconds; a comment then keeps proxies from closing it."""

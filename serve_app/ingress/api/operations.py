@@ -6,9 +6,9 @@ from starlette.requests import Request as HttpRequest
 from starlette.responses import Response
 from typing_extensions import TypedDict
 
+from serve_app.domain.audit.acts import Actor
 from serve_app.domain.errors import NotFound
 from serve_app.domain.operations import (
-    Actor,
     LaneFigures,
     OpenTransaction,
     Operations,

@@ -20,16 +20,12 @@ from serve_app.ingress.http.errors import BY_CODE, iso, json_reply
 from serve_app.ingress.http.json_schema import Time, one_of
 from serve_app.ingress.http.openapi import DocumentedRoute, Operation, answer, in_query
 from serve_app.ingress.http.origin import origin_of
-from serve_app.ingress.http.query import time_range
 from serve_app.ingress.http.time_buckets import CURSOR, END, START, PageLinks
+from serve_app.ingress.http.time_range import time_range
 from serve_app.ingress.services import request_ids
 from serve_app.ingress.services.services import services_of
-from serve_app.ingress.submission.rendering import (
-    answer_for,
-    failure_body,
-    final_outcome,
-    rendered_output,
-)
+from serve_app.ingress.submission.failures import answer_for, failure_body
+from serve_app.ingress.submission.rendering import final_outcome, rendered_output
 
 MAX_PAGE, PAGE = 100, 50
 PAYLOADS, ENDED_AT = "payloads", "ended_at"

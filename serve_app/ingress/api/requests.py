@@ -35,7 +35,7 @@ from serve_app.ingress.http.origin import origin_of
 from serve_app.ingress.services import request_ids
 from serve_app.ingress.services.services import services_of
 from serve_app.ingress.submission import submission
-from serve_app.ingress.submission.rendering import (
+from serve_app.ingress.submission.status import (
     FallbackStatus,
     RetriesLeft,
     WaitingStatus,

@@ -1,8 +1,7 @@
-"""Routes of Darkroom's own API, its status, and its health checks."""
+"""Routes of Darkroom's own API, and its status."""
 
 from __future__ import annotations
 
-from collections.abc import Collection
 from dataclasses import asdict, replace
 from typing import Annotated, Any, Literal, cast
 
@@ -23,6 +22,7 @@ from serve_app.ingress.api import (
     model_entries,
     models,
     operations,
+    previews,
     request_history,
     requests,
     sign_in,
@@ -42,6 +42,14 @@ from serve_app.ingress.api.administration import (
 from serve_app.ingress.api.billing import pricing, report, sums
 from serve_app.ingress.api.files import content, links, stored, verification
 from serve_app.ingress.api.gallery import items, shares, zip_files
+from serve_app.ingress.api.health import (
+    CHECK_ALIVE,
+    CHECK_READY,
+    CHECK_READY_FOR_READS,
+    alive,
+    ready,
+    ready_for_reads,
+)
 from serve_app.ingress.api.registered import secrets, weights
 from serve_app.ingress.http.auth import authenticate
 from serve_app.ingress.http.context import context_of
@@ -49,9 +57,7 @@ from serve_app.ingress.http.errors import json_reply
 from serve_app.ingress.http.json_schema import Time
 from serve_app.ingress.http.openapi import DocumentedRoute, Operation, answer
 from serve_app.ingress.services.cpu_executor import in_cpu_thread
-from serve_app.ingress.services.health import ReadinessStatus
 from serve_app.ingress.services.services import services_of
-from serve_app.ingress.submission import rendering
 from serve_app.settings import PoolConfig
 
 
@@ -240,74 +246,6 @@ METRICS = Operation(
 )
 
 
-# Liveness and readiness of this process.
-
-
-class Alive(TypedDict):
-    status: Literal["ok"]
-
-
-class Ready(TypedDict):
-    """Calls that can be served, and the result of each check: `ok`, or an error message."""
-
-    status: Annotated[
-        ReadinessStatus,
-        Field(
-            description="`ok` also beside a check that no call needs, such as `configuration`; "
-            "`no_submits`: everything but submits."
-        ),
-    ]
-    checks: dict[str, str]
-
-
-async def alive(request: HttpRequest) -> Response:
-    """Answer 200 as long as the event loop runs."""
-    context_of(request).route = "health"
-    body: Alive = {"status": "ok"}
-    return json_reply(body)
-
-
-async def ready(request: HttpRequest) -> Response:
-    """Answer 200 if submits are accepted, else 503, with each check."""
-    return await _readiness(request, ("ok",))
-
-
-async def ready_for_reads(request: HttpRequest) -> Response:
-    """Answer 200 if everything but submits works, else 503, with each check."""
-    return await _readiness(request, ("ok", "no_submits"))
-
-
-async def _readiness(request: HttpRequest, wanted: Collection[ReadinessStatus]) -> Response:
-    context_of(request).route = "ready"
-    readiness = services_of(request).health.readiness
-    checks = await readiness.report()
-    body: Ready = {"status": readiness.status(checks), "checks": checks}
-    good = body["status"] in wanted
-    return json_reply(body, 200 if good else 503, {} if good else {"retry-after": "1"})
-
-
-CHECK_ALIVE = Operation(
-    "alive", "Check that the process is alive", {200: answer("It is alive.", Alive)}, key=False
-)
-CHECK_READY = Operation(
-    "ready",
-    "Check that the process accepts requests",
-    {
-        200: answer("Submits are accepted.", Ready),
-        503: answer("Submits are refused, or nothing works.", Ready),
-    },
-    key=False,
-)
-CHECK_READY_FOR_READS = Operation(
-    "readyForReads",
-    "Check that the process serves everything but submits",
-    {
-        200: answer("Statuses, results and files are served.", Ready),
-        503: answer("A service that Darkroom depends on does not answer.", Ready),
-    },
-    key=False,
-)
-
 ROUTES = [
     *content.ROUTES,
     *links.ROUTES,
@@ -325,7 +263,7 @@ ROUTES = [
     *audit.ROUTES,
     *doctor.ROUTES,
     *shadows.ROUTES,
-    *rendering.ROUTES,
+    *previews.ROUTES,
     *webhooks.ROUTES,
     *model_entries.ROUTES,
     *models.ROUTES,

@@ -125,8 +125,7 @@ async def put(request: HttpRequest) -> Response:
                 "name", f"You have {MAX_PER_TENANT} workflows, and no more are possible. Delete one"
             )
         await services.entries.refresh()
-    given_name = written.name, caller.tenant, definition
-    shown = _shown(services, caller.tenant, *given_name, public=public)
+    shown = _shown(services, caller.tenant, written.name, caller.tenant, definition, public=public)
     reply: ShownWorkflow = {**shown, "source": given, "served": True, "reason": None}
     return json_reply(reply)
 
@@ -214,8 +213,14 @@ def _unknown(name: str) -> NotFound:
 
 def _of(services: Services, tenant: str, workflow: RegisteredWorkflow) -> ShownWorkflow:
     own = workflow.tenant == tenant
-    given = workflow.name, workflow.tenant, workflow.definition
-    body = _shown(services, tenant, *given, public=workflow.public)
+    body = _shown(
+        services,
+        tenant,
+        workflow.name,
+        workflow.tenant,
+        workflow.definition,
+        public=workflow.public,
+    )
     return {
         **body,
         "source": dict(workflow.source) if own else None,

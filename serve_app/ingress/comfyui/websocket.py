@@ -46,8 +46,13 @@ async def connected(socket: WebSocket) -> None:
         client_id = socket.query_params.get("clientId", "")[:MAX_ID] or services.new_id()
         await socket.accept()
         events = ClientEvents(
-            *(services.queue, services.files.storage, services.comfyui.arrivals, socket),
-            *(caller.tenant, entry.endpoint.id, client_id),
+            services.queue,
+            services.files.storage,
+            services.comfyui.arrivals,
+            socket,
+            caller.tenant,
+            entry.endpoint.id,
+            client_id,
         )
         still = partial(require_still_caller, socket, caller, entry.endpoint.id)
         try:

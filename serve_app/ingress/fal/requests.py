@@ -23,17 +23,13 @@ from serve_app.ingress.http.context import context_of
 from serve_app.ingress.http.errors import error_reply, json_reply
 from serve_app.ingress.http.openapi import DocumentedRoute, Operation, answer, in_path
 from serve_app.ingress.http.origin import file_url, origin_of
-from serve_app.ingress.http.paths import (
-    RequestPath,
-    RequestResource,
-    RequestUrls,
-    request_urls,
-)
+from serve_app.ingress.http.paths import RequestPath, RequestResource, RequestUrls, request_urls
 from serve_app.ingress.services import request_ids
 from serve_app.ingress.services.replies import HOLD_S
 from serve_app.ingress.services.services import Services, services_of
 from serve_app.ingress.submission import submission
-from serve_app.ingress.submission.rendering import outcome_reply, preview_url
+from serve_app.ingress.submission.rendering import outcome_reply
+from serve_app.ingress.submission.status import preview_url
 from serve_app.ingress.workflows.status import workflow_status
 from serve_app.telemetry import logs
 from serve_app.tenants.scopes import CANCEL, READ

@@ -14,11 +14,11 @@ from serve_app.domain.request import LogLine, Request, State, Waiting
 from serve_app.ingress.http.errors import iso
 from serve_app.ingress.http.json_schema import Time
 from serve_app.ingress.http.paths import RequestUrls
-from serve_app.ingress.submission.rendering import (
+from serve_app.ingress.submission.failures import answer_for
+from serve_app.ingress.submission.status import (
     FallbackStatus,
     RetriesLeft,
     WaitingStatus,
-    answer_for,
     fallback_body,
     retries_body,
     round_significant,

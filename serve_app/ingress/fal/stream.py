@@ -32,8 +32,9 @@ from serve_app.ingress.http.paths import request_urls
 from serve_app.ingress.services.services import Services, services_of
 from serve_app.ingress.submission import submission
 from serve_app.ingress.submission.partials import PartialReader
-from serve_app.ingress.submission.rendering import outcome_reply, preview_url
+from serve_app.ingress.submission.rendering import outcome_reply
 from serve_app.ingress.submission.replay import add_replay_headers
+from serve_app.ingress.submission.status import preview_url
 from serve_app.ingress.workflows.status import WorkflowEvents
 
 FIRST_EVENT_TIMEOUT_S = 1.0

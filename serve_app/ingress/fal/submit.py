@@ -23,9 +23,11 @@ from serve_app.ingress.http.origin import origin_of
 from serve_app.ingress.http.paths import request_urls
 from serve_app.ingress.services.services import Services, services_of
 from serve_app.ingress.submission import submission
+from serve_app.ingress.submission.failures import failure_reply
 from serve_app.ingress.submission.options import parse_options
-from serve_app.ingress.submission.rendering import failure_reply, outcome_reply, waiting_body
+from serve_app.ingress.submission.rendering import outcome_reply
 from serve_app.ingress.submission.replay import ConfirmedResponse, add_replay_headers, notice_loss
+from serve_app.ingress.submission.status import waiting_body
 from serve_app.tenants.scopes import SUBMIT, Caller
 
 MAX_DIGITS = 18

@@ -26,14 +26,9 @@ from serve_app.ingress.services.cpu_executor import in_cpu_thread
 from serve_app.ingress.services.files import Files
 from serve_app.ingress.services.services import Services, services_of
 from serve_app.ingress.services.webhooks import MAX_BODY_BYTES, OUTCOME_WAIT_S, Webhooks
-from serve_app.ingress.submission.rendering import (
-    NO_OUTCOME,
-    answer_for,
-    failure_body,
-    fallback_body,
-    output_of,
-    preview_url,
-)
+from serve_app.ingress.submission.failures import answer_for, failure_body
+from serve_app.ingress.submission.rendering import NO_OUTCOME, output_of
+from serve_app.ingress.submission.status import fallback_body, preview_url
 from serve_app.webhooks.progress import ProgressState
 from serve_app.webhooks.target import BadTarget
 

@@ -10,8 +10,8 @@ from functools import partial
 from starlette.requests import HTTPConnection
 from starlette.routing import Route
 
+from serve_app.domain.audit.acts import Actor
 from serve_app.domain.errors import Forbidden, Unauthenticated, Unavailable
-from serve_app.domain.operations import Actor
 from serve_app.domain.sharing.fair_queue import work_from_now_on_for
 from serve_app.ingress.http import query
 from serve_app.ingress.http.client_address import client_address

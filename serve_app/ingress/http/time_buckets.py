@@ -9,10 +9,10 @@ from datetime import UTC, datetime, tzinfo
 from starlette.requests import Request as HttpRequest
 from typing_extensions import TypedDict
 
-from serve_app.domain.usage import Timeframe
+from serve_app.domain.timeframe import Timeframe
 from serve_app.ingress.http import query
 from serve_app.ingress.http.openapi import in_query
-from serve_app.ingress.http.query import TimeRange, time_range, zone_of
+from serve_app.ingress.http.time_range import TimeRange, time_range, zone_of
 from serve_app.ingress.services.cpu_executor import in_cpu_thread
 
 MAX_BUCKETS, BUCKETS = 1000, 100

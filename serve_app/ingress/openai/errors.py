@@ -12,7 +12,7 @@ from serve_app.domain.errors import DarkroomError, InvalidInput
 from serve_app.domain.outcome import Failure
 from serve_app.ingress.http.errors import headers_for, http_answer, json_reply
 from serve_app.ingress.http.openapi import ErrorFormat
-from serve_app.ingress.submission.rendering import answer_for as answer_for_failure
+from serve_app.ingress.submission.failures import answer_for as answer_for_failure
 
 INVALID_REQUEST = "invalid_request_error"
 

@@ -17,7 +17,7 @@ from serve_app.domain.errors import (
 )
 from serve_app.domain.outcome import Failure
 from serve_app.ingress.http.errors import http_answer, problem_item
-from serve_app.ingress.submission.rendering import answer_for as answer_for_failure
+from serve_app.ingress.submission.failures import answer_for as answer_for_failure
 
 CLEAN, GOING_AWAY, REFUSED, BROKEN, RESTART, LATER = 1000, 1001, 1008, 1011, 1012, 1013
 """Close codes of RFC 6455 and its registry."""

@@ -149,9 +149,10 @@ class RealtimeSession:
                 if self._services.safety.outputs(self._new.tenant, self._new.endpoint):
                     raise Unsupported(UNCHECKED)
                 self._services.check_policy(self._new.tenant, self._new.endpoint, valid.input)
-                of_frame = self._new.tenant, self._new.endpoint, valid.input
-                given = await with_registered(self._services, *of_frame)
-                valid = replace(valid, input=given)
+                registered = await with_registered(
+                    self._services, self._new.tenant, self._new.endpoint, valid.input
+                )
+                valid = replace(valid, input=registered)
                 if drafting_of(valid.input):
                     raise InvalidInput.of_field(DRAFT, "Frames of a session make no drafts")
             except DarkroomError as error:
@@ -168,8 +169,10 @@ class RealtimeSession:
     async def _unpacked(self, message: bytes | str) -> dict[str, Any]:
         if isinstance(message, str):
             raise InvalidInput("The frame was a text message. Send msgpack in a binary message.")
-        given = message, self._services.config.limits.max_frame_bytes
-        return await in_cpu_thread(unpack, *given) if len(message) > SMALL else unpack(*given)
+        most = self._services.config.limits.max_frame_bytes
+        if len(message) > SMALL:
+            return await in_cpu_thread(unpack, message, most)
+        return unpack(message, most)
 
     async def _draw(self) -> Close:
         """Process frames until none has arrived for ``realtime_idle_s``."""

@@ -25,13 +25,8 @@ from serve_app.ingress.http.json_schema import Json, Time, components
 from serve_app.ingress.http.openapi import in_query
 from serve_app.ingress.services.files import Files
 from serve_app.ingress.services.services import Services
-from serve_app.ingress.submission.rendering import (
-    FallbackStatus,
-    fallback_body,
-    final_outcome,
-    output_of,
-    rendered_output,
-)
+from serve_app.ingress.submission.rendering import final_outcome, output_of, rendered_output
+from serve_app.ingress.submission.status import FallbackStatus, fallback_body
 from serve_app.tenants.scopes import Caller
 
 # Outputs in Replicate's format: a URL or a list of URLs, where fal has an object with files.

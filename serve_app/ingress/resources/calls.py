@@ -18,9 +18,9 @@ from starlette.requests import Request as HttpRequest
 from starlette.responses import Response
 from typing_extensions import TypedDict
 
+from serve_app.domain.audit.acts import Actor
 from serve_app.domain.errors import Forbidden, NotFound
 from serve_app.domain.executors.secrets import INSTALLATION
-from serve_app.domain.operations import Actor
 from serve_app.ingress.http import query
 from serve_app.ingress.http.auth import actor_of, authenticate, record_read
 from serve_app.ingress.http.body import read_model

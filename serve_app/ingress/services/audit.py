@@ -16,12 +16,13 @@ from ipaddress import IPv6Address, ip_address, ip_network
 from pathlib import Path
 from typing import Any
 
+from serve_app.domain.audit.acts import Actor, NewAct
 from serve_app.domain.errors import DarkroomError, Misconfigured
-from serve_app.domain.operations import Actor, NewAct, Operations
+from serve_app.domain.operations import Operations
 from serve_app.domain.ports import Clock
 from serve_app.queue.reaper import PeriodicTask
 from serve_app.telemetry.queue_metrics import QueueMeter
-from serve_app.tenants.key_ring import RecentKeys
+from serve_app.tenants.recent_keys import RecentKeys
 
 log = logging.getLogger(__name__)
 

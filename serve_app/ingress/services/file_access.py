@@ -16,16 +16,16 @@ from datetime import datetime, timedelta
 from urllib.parse import quote
 
 from serve_app.domain.artifact import is_elsewhere
+from serve_app.domain.audit.acts import Actor
 from serve_app.domain.errors import DatabaseUnavailable, Forbidden, InvalidInput
 from serve_app.domain.media.file_access import AccessDecision, FileAccess, FileAccessBook
-from serve_app.domain.operations import Actor
 from serve_app.domain.ports import Clock
 from serve_app.queue.reaper import PeriodicTask
 from serve_app.settings import NO_LIMITS, Config, TenantLimits
 from serve_app.settings.live import LiveValues
 from serve_app.storage.keys import PRIVATE, access_id, is_private, valid
 from serve_app.storage.signed_urls import FileUrlSigner, SignedUrl
-from serve_app.tenants.key_ring import RecentKeys
+from serve_app.tenants.recent_keys import RecentKeys
 
 LOOK_EVERY_S = 1.0
 STALE_S = 60.0

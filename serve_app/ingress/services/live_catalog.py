@@ -23,9 +23,9 @@ from serve_app.catalog.catalog import (
 from serve_app.catalog.entries import CatalogEntry
 from serve_app.catalog.private import PrivateEndpoint, private_entry, why_not_private
 from serve_app.catalog.workflows.entry import workflow_entry
+from serve_app.domain.audit.acts import Actor
 from serve_app.domain.errors import EntryExists, NotFound, RequestActive
 from serve_app.domain.lora import RegisteredFileFacts
-from serve_app.domain.operations import Actor
 from serve_app.domain.workflows.runs import RegisteredWorkflow, WorkflowDefinitions
 from serve_app.ingress.services.cpu_executor import in_cpu_thread
 from serve_app.ingress.services.served_catalog import conflicts, entry_builder
@@ -202,9 +202,14 @@ def with_private(
 
 def _workflow_entry(catalog: Catalog, workflow: RegisteredWorkflow) -> CatalogEntry | None:
     seen = catalog.of_tenant("" if workflow.public else workflow.tenant)
-    given = workflow.tenant, workflow.name, workflow.definition
     try:
-        return workflow_entry(*given, public=workflow.public, catalog=seen)
+        return workflow_entry(
+            workflow.tenant,
+            workflow.name,
+            workflow.definition,
+            public=workflow.public,
+            catalog=seen,
+        )
     except (ValueError, LookupError) as error:  # of another version
         log.warning("The workflow %s/%s is left out: %s", workflow.tenant, workflow.name, error)
         return None

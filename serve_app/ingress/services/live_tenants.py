@@ -15,8 +15,8 @@ from typing import Any, Literal
 
 from pydantic import ValidationError
 
+from serve_app.domain.audit.acts import Actor
 from serve_app.domain.errors import FieldProblem, InvalidInput, NotFound, TenantBeingDeleted
-from serve_app.domain.operations import Actor
 from serve_app.domain.ports import Queue
 from serve_app.domain.request import State
 from serve_app.queue.reaper import PeriodicTask

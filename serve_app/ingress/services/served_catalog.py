@@ -11,6 +11,7 @@ from serve_app.catalog.entries import EntryBuilder, EntryOrigin
 from serve_app.domain.endpoint import Endpoint
 from serve_app.domain.errors import DarkroomError, Misconfigured
 from serve_app.domain.executors.gpus import OPTION, PoolGpus, comfyui_problem, gpu_problem
+from serve_app.ingress.services.pool_map import PoolMap
 from serve_app.settings import Config
 
 
@@ -19,8 +20,6 @@ def entry_builder(config: Config) -> EntryBuilder:
     models, pools = config.models, config.models.pools
     if pools is None:
         return EntryBuilder(models.serves_demo, _demo_dir())
-    from serve_app.ingress.services.services import PoolMap  # noqa: PLC0415  # it imports this
-
     hosted = {
         name: frozenset(pool.families) for name, pool in pools.items() if not pool.beside_or_after
     }

@@ -1,4 +1,4 @@
-"""Collaborators of the handlers, in groups, and the background tasks of this process.
+"""Collaborators of the handlers, in groups.
 
 They are set as ``app.state.services`` before the first call is served.
 """
@@ -6,35 +6,18 @@ They are set as ``app.state.services`` before the first call is served.
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections import Counter
-from collections.abc import (
-    Awaitable,
-    Callable,
-    Collection,
-    Coroutine,
-    Iterable,
-    Mapping,
-    Sequence,
-)
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from starlette.requests import HTTPConnection
 
 from serve_app.catalog.catalog import Catalog, CatalogEntry
 from serve_app.domain.billing.price import Price
 from serve_app.domain.endpoint import Endpoint
-from serve_app.domain.errors import (
-    DarkroomError,
-    EndpointNotFound,
-    InvalidInput,
-    Overloaded,
-    SecretMissing,
-    Unavailable,
-)
+from serve_app.domain.errors import DarkroomError, InvalidInput, Overloaded, SecretMissing
 from serve_app.domain.executors.comfyui import ComfyUiNodes
-from serve_app.domain.executors.fallback import QueuedGroup
 from serve_app.domain.executors.hosted import PROVIDERS, wants_own_key
 from serve_app.domain.executors.partial_results import PartialResults
 from serve_app.domain.executors.secrets import INSTALLATION, named_by
@@ -45,10 +28,12 @@ from serve_app.domain.sharing.admission import AdmissionControl
 from serve_app.domain.workflows.definition import FAMILY as WORKFLOW_FAMILY
 from serve_app.domain.workflows.definition import POOL as WORKFLOW_POOL
 from serve_app.ingress.services.audit import AuditTrail
+from serve_app.ingress.services.background import Background
 from serve_app.ingress.services.files import Files
 from serve_app.ingress.services.health import Health
 from serve_app.ingress.services.live_catalog import LiveCatalog
 from serve_app.ingress.services.live_tenants import LiveTenants
+from serve_app.ingress.services.pool_map import PoolMap
 from serve_app.ingress.services.replies import Replies
 from serve_app.ingress.services.session_limit import SessionCounts
 from serve_app.ingress.services.sign_in import SignIn
@@ -57,7 +42,7 @@ from serve_app.ingress.services.webhooks import Webhooks
 from serve_app.queue.transactions.catalog_entries import AppBundles
 from serve_app.registry.records import WeightBook
 from serve_app.resources.secrets import KnownSecrets, SecretBook
-from serve_app.settings import Config, PoolConfig
+from serve_app.settings import Config
 from serve_app.telemetry.metrics import Metrics
 from serve_app.tenants.api_keys import Keys
 from serve_app.tenants.scopes import Caller
@@ -68,112 +53,6 @@ if TYPE_CHECKING:  # it imports OpenTelemetry's SDK
 
 CHECKS_AT_ONCE = 2
 """Files whose signatures this process checks at once. Each is a process of its own."""
-
-# Tasks that continue after the call that started them has ended.
-
-T = TypeVar("T")
-log = logging.getLogger(__name__)
-
-
-class Background:
-    """Holds tasks until they end. The event loop keeps only weak references to them, so without
-    this they could be garbage collected."""
-
-    def __init__(self) -> None:
-        self._tasks: set[asyncio.Task[Any]] = set()
-        self._cancelled: set[asyncio.Task[None]] = set()  # those that a shutdown ends
-
-    def start(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
-        """Start ``work``. Awaiting the task returns its result."""
-        task = asyncio.create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-        return task
-
-    def start_detached(self, work: Coroutine[Any, Any, T], name: str) -> asyncio.Task[T]:
-        """Start ``work`` without awaiting it. A failure is logged under ``name``."""
-        task = self.start(work)
-        task.set_name(name)
-        task.add_done_callback(_log_failure)
-        return task
-
-    def start_until_closed(self, work: Coroutine[Any, Any, None]) -> None:
-        """Start ``work``, which ``join`` cancels."""
-        task = asyncio.create_task(work)
-        self._cancelled.add(task)
-        task.add_done_callback(self._cancelled.discard)
-
-    async def join(self) -> None:
-        """Wait until all tasks have ended. Call it at shutdown, before the queue closes."""
-        for task in self._cancelled:
-            task.cancel()
-        while self._tasks:
-            await asyncio.wait(set(self._tasks))
-
-
-def _log_failure(task: asyncio.Task[Any]) -> None:
-    if not task.cancelled() and (error := task.exception()) is not None:
-        log.error("%s failed: %s", task.get_name(), error, exc_info=error)
-
-
-# Map from endpoints to worker pools.
-
-STUDIO = "studio"
-"""Only pool of an installation that configures none. It hosts every family."""
-
-
-class PoolMap:
-    """Endpoint → pool: the one that its entry names, or else the first configured one that names
-    it, or else the first that hosts its family and names no endpoints. Pools that take requests of
-    another one are none of these."""
-
-    def __init__(self, pools: Mapping[str, PoolConfig] | None) -> None:
-        self._by_family: dict[str, str] | None = None
-        self._by_endpoint: dict[str, str] = {}
-        self.configured: Mapping[str, PoolConfig] = pools or {}
-        if pools is not None:
-            self._by_family = {}
-            for name, pool in pools.items():
-                if pool.beside_or_after:
-                    continue  # it has no queue
-                for endpoint in pool.endpoints:
-                    self._by_endpoint.setdefault(endpoint, name)
-                for family in pool.families if not pool.endpoints else ():
-                    self._by_family.setdefault(family, name)
-
-    def pool_of(self, endpoint: Endpoint, named: str = "") -> str:
-        """Pool that runs the endpoint. ``named``: by its entry; empty if it names none.
-        ``Unavailable``: no pool of this installation can."""
-        if self._by_family is None:
-            return STUDIO
-        if named in self.configured:
-            before = self.configured[named].beside_or_after
-            if before:
-                raise Unavailable(
-                    f"The entry of {endpoint.id} names the pool {named}, which takes requests of "
-                    f"{before} and has no queue. Name {before} in the entry."
-                )
-            return named
-        own = self._by_endpoint.get(endpoint.id)
-        if own is not None and endpoint.family not in self.configured[own].families:
-            raise Unavailable(
-                f"The pool {own} names {endpoint.id} in `endpoints`, but does not host its "
-                f"family `{endpoint.family}`. Add it to the pool's `families`."
-            )
-        pool = own or self._by_family.get(endpoint.family)
-        if pool is None:
-            only = any(endpoint.family in each.families for each in self.configured.values())
-            raise Unavailable(
-                f"No pool of this installation hosts the family `{endpoint.family}` of "
-                f"{endpoint.id}{', except for other `endpoints`' if only else ''}. Add it to a "
-                "pool in DARKROOM_POOLS."
-            )
-        return pool
-
-    def device_bytes(self, pool: str) -> int | None:
-        """Memory of each GPU of a pool. None if its settings do not say."""
-        config = self.configured.get(pool)
-        return None if config is None else config.device_bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -296,8 +175,7 @@ class Services:
         self.safety.check(tenant, entry.base, input)
         self.safety.check_types(tenant, entry.base, entry.schema.media_types(input))
         for endpoint in (entry.endpoint.id, entry.base):
-            given = tenant, endpoint, entry.repository, entry.digests
-            self.safety.check_weights(*given, "endpoint")
+            self.safety.check_weights(tenant, endpoint, entry.repository, entry.digests, "endpoint")
 
     def check_weights(
         self, tenant: str, endpoint: str, repository: str, digests: Iterable[str], field: str
@@ -331,70 +209,6 @@ class Services:
         if status in CAPACITY:
             reason = error.reason if isinstance(error, Overloaded) else error.code
             self.metrics.refused(status, reason)
-
-
-LedPools = Callable[[], Awaitable[Collection[tuple[str, str]]]]
-POOL_GONE_S = 60.0
-"""How long a pool has to be gone: a cluster that starts again has it back within seconds."""
-
-
-class PoolChanges:
-    """Moves what is queued in pools that are gone to the pools that its endpoints have now. A pool
-    is fixed at the submit, so nothing would ever run it."""
-
-    def __init__(
-        self, services: Services, cluster: str, led: LedPools, gone_s: float = POOL_GONE_S
-    ) -> None:
-        """``cluster``: id of this one. ``led``: all clusters on this database, with their pools."""
-        self._services = services
-        self._cluster = cluster
-        self._led = led
-        self._gone_s = gone_s
-        self._seen: dict[str, float] = {}  # pools that are gone, and since when
-        self._stay: set[tuple[str, str]] = set()  # pools and endpoints that no pool runs
-
-    async def look(self) -> None:
-        """Move what waits in pools that neither this cluster nor another one has had for long."""
-        configured = self._services.pools.configured
-        if not configured:
-            return
-        with_queue = {name for name, pool in configured.items() if not pool.beside_or_after}
-        elsewhere = {
-            pool
-            for cluster, pool in await self._led()
-            if cluster != self._cluster or pool not in configured
-        }
-        fallbacks, now = self._services.queue.fallbacks, self._services.clock.monotonic()
-        found = await fallbacks.queued_outside(with_queue | elsewhere | {WORKFLOW_POOL})
-        self._seen = {each.pool: self._seen.get(each.pool, now) for each in found}
-        for each in found:
-            if now - self._seen[each.pool] >= self._gone_s:
-                await self._move(each)
-
-    async def _move(self, group: QueuedGroup) -> None:
-        stays = group.pool, group.endpoint
-        try:
-            pool = self._pool_of(group)
-        except DarkroomError as error:
-            if stays not in self._stay:
-                log.warning(
-                    "Requests for %s wait in the pool %s, which is not configured. %s",
-                    *(group.endpoint, group.pool, error.message),
-                )
-            self._stay.add(stays)
-            return
-        moved = await self._services.queue.fallbacks.change_pool(group, pool)
-        log.info(
-            "%d queued requests for %s wait in the pool %s now: the pool %s is not configured.",
-            *(moved, group.endpoint, pool, group.pool),
-        )
-
-    def _pool_of(self, group: QueuedGroup) -> str:
-        entry = self._services.catalog.of_tenant(group.tenant).find(group.endpoint)
-        pool = self._services.pool_of(entry) if entry is not None else ""
-        if pool not in self._services.pools.configured:
-            raise EndpointNotFound("The catalogue has no such endpoint: add it, or cancel them.")
-        return pool
 
 
 def services_of(request: HTTPConnection) -> Services:

@@ -181,8 +181,9 @@ class WeightJobs:
                 await asyncio.wait({working}, timeout=REPORT_EVERY_S)
                 if working.done():
                     break
-                given = progress.state, progress.done
-                if not await self._book.report(job, self._name, *given, LEASE_S):
+                if not await self._book.report(
+                    job, self._name, progress.state, progress.done, LEASE_S
+                ):
                     log.info("The weights %s/%s were removed.", job.tenant, job.name)
                     return
             await working

@@ -1,4 +1,4 @@
-"""Responses about stored requests: outcome, failure, preview, and state in the queue.
+"""Outcomes of requests as responses.
 
 In an output, a file becomes a URL, or with ``sync_mode`` a data URI.
 """
@@ -7,100 +7,25 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Callable, Mapping, Sequence
-from typing import Annotated, Any, cast
+from typing import Any, cast
 
-from pydantic import Field
-from starlette.requests import Request as HttpRequest
 from starlette.responses import Response
-from typing_extensions import TypedDict
 
 from serve_app.domain.artifact import Artifact, is_elsewhere
 from serve_app.domain.billing.price import NOTHING, made_by, made_by_session
-from serve_app.domain.errors import (
-    Expired,
-    FieldProblem,
-    NotFound,
-    OutcomeForgotten,
-    PipelineFailed,
-    field_loc,
-)
+from serve_app.domain.errors import OutcomeForgotten, PipelineFailed
 from serve_app.domain.outcome import Failure, Outcome
 from serve_app.domain.ports import Storage
-from serve_app.domain.progress import Stage
-from serve_app.domain.request import (
-    Priority,
-    Redacted,
-    Request,
-    Retries,
-    State,
-    Waiting,
-    WaitReason,
-)
+from serve_app.domain.request import Priority, Redacted, Request
 from serve_app.domain.workflows.references import FILE_URL
-from serve_app.ingress.http.auth import authenticate
-from serve_app.ingress.http.context import context_of
-from serve_app.ingress.http.errors import (
-    BY_CODE,
-    INTERNAL,
-    Error,
-    ErrorResponse,
-    ValidationError,
-    iso,
-    json_reply,
-    problem_item,
-)
-from serve_app.ingress.http.json_schema import Binary, Time
-from serve_app.ingress.http.openapi import Answer, DocumentedRoute, Operation, answer, in_path
+from serve_app.ingress.http.errors import json_reply
 from serve_app.ingress.services.cpu_executor import in_cpu_thread
 from serve_app.ingress.services.files import Files
-from serve_app.ingress.services.services import services_of
+from serve_app.ingress.submission.failures import failure_reply
 from serve_app.storage.keys import media_type_of
 
-# Responses for attempts that ended in an error, in fal's format.
-
-FIELD_AT_FAULT = ErrorResponse(422, "value_error")
-
-
-def answer_for(failure: Failure) -> ErrorResponse:
-    """HTTP status and fal's type of a failure. A failure at a field is the client's error."""
-    if failure.field is not None:
-        return ErrorResponse(FIELD_AT_FAULT.status, failure.type or FIELD_AT_FAULT.type)
-    return BY_CODE.get(failure.code, INTERNAL)
-
-
-def failure_body(failure: Failure) -> Error | ValidationError:
-    answer = answer_for(failure)
-    if failure.field is not None:
-        context = dict(failure.context) if failure.context else None
-        message = failure.message.removeprefix(f"{failure.field}: ")
-        problem = FieldProblem(field_loc(failure.field), message, answer.type, context)
-        return {
-            "message": failure.message,
-            "code": failure.code,
-            "detail": [problem_item(problem)],
-        }
-    # Text, not a list with one item: fal's Python client shows `detail` as it is.
-    return {
-        "message": failure.message,
-        "code": failure.code,
-        "detail": failure.message,
-        "error_type": answer.type,
-    }
-
-
-def failure_reply(failure: Failure, more: Mapping[str, str] | None = None) -> Response:
-    """Response for a failure. ``more``: headers to add."""
-    answer = answer_for(failure)
-    headers = {
-        "x-fal-retryable": "true" if failure.retryable else "false",
-        "x-fal-error-type": answer.type,
-    }
-    if failure.code == Expired.code:
-        # A request expires only by a time limit that the client set. This header stops the
-        # client's retries.
-        headers["x-fal-request-timeout-type"] = "user"
-    return json_reply(failure_body(failure), answer.status, headers | dict(more or {}))
-
+ENDPOINT = "x-darkroom-endpoint"
+"""Header of a result: the endpoint that made it, where a client has not named that one."""
 
 NO_OUTCOME = Failure(
     code=PipelineFailed.code, message="The request ended without an outcome.", retryable=False
@@ -226,122 +151,3 @@ async def _data_uri(storage: Storage, artifact: Artifact) -> str:
     # Base64 of an image takes milliseconds, which would block all other calls.
     encoded = await in_cpu_thread(base64.b64encode, content)
     return f"data:{artifact.media_type};base64,{encoded.decode('ascii')}"
-
-
-# Previews over HTTP: an image of a running request, for the request's tenant.
-
-HEADERS = {"cache-control": "private, no-store", "x-content-type-options": "nosniff"}
-
-
-async def shown(request: HttpRequest) -> Response:
-    """Answer with the newest preview, or 204 without one. Each call causes the next preview."""
-    context_of(request).route = "v1.request.preview"
-    caller = await authenticate(request)
-    services = services_of(request)
-    if not services.config.models.previews:
-        raise NotFound("Previews are turned off on this installation (DARKROOM_PREVIEWS).")
-    found = await services.queue.preview(caller.tenant, request.path_params["request_id"])
-    if found is None:
-        return Response(status_code=204, headers=HEADERS)
-    step = {"x-darkroom-step": str(found.step)}
-    return Response(found.image, headers=HEADERS | step, media_type="image/jpeg")
-
-
-def preview_url(request: Request, origin: str, *, made: bool) -> str | None:
-    """URL of the newest preview; it changes with each preview. None while there can be none.
-
-    ``made``: whether this installation makes previews.
-    """
-    progress = request.progress
-    if not made or not request.previews or request.state is not State.RUNNING or progress is None:
-        return None
-    url = f"{origin}/v1/requests/{request.id}/preview"
-    if request.preview_step:
-        return f"{url}?attempt={request.attempt}&step={request.preview_step}"
-    # A poll while weights are loading would expire before there is a preview.
-    return url if progress.stage is Stage.DENOISING else None
-
-
-SHOW_PREVIEW = Operation(
-    "getPreview",
-    "Show a small image of a running request. Previews are made only while they are read",
-    {
-        200: answer(
-            "The newest preview. `X-Darkroom-Step` is the step that it shows.", Binary, "image/jpeg"
-        ),
-        204: Answer("There is no preview yet."),
-    },
-    errors=(404,),
-    parameters=(in_path("request_id", "Id of a request of the key's tenant."),),
-)
-
-ROUTES = [
-    DocumentedRoute("/v1/requests/{request_id}/preview", shown, {"GET": SHOW_PREVIEW}),
-]
-
-
-# State of a queued request, the same in all of our protocols.
-
-
-class WaitingStatus(TypedDict):
-    """Why a request waits, and when it is expected to run."""
-
-    reason: WaitReason
-    detail: str
-    stage: Annotated[str | None, Field(description="Stage of a cold start.")]
-    share: Annotated[float | None, Field(description="Finished share of that stage, 0 to 1.")]
-    starts_at: Annotated[Time | None, Field(description="Expected start; null: not known.")]
-    ends_at: Annotated[Time | None, Field(description="Expected end; null: not known.")]
-
-
-def waiting_body(waiting: Waiting) -> WaitingStatus:
-    """All fields but the position, which has a name of its own in each protocol."""
-    return {
-        "reason": waiting.reason,
-        "detail": waiting.detail,
-        "stage": waiting.stage,
-        "share": round_significant(waiting.share),
-        "starts_at": iso(waiting.starts_at),
-        "ends_at": iso(waiting.ends_at),
-    }
-
-
-class FallbackStatus(TypedDict):
-    """Endpoint that runs a request in place of its own, and why."""
-
-    endpoint: str
-    reason: Annotated[
-        str, Field(description="`max_wait`, `deadline`, or the code of the failure before.")
-    ]
-
-
-def fallback_body(request: Request) -> FallbackStatus | None:
-    """None: it runs at its own endpoint."""
-    if not request.fell_back_to:
-        return None
-    return {"endpoint": request.fell_back_to, "reason": request.fell_back_for}
-
-
-ENDPOINT = "x-darkroom-endpoint"
-"""Header of a result: the endpoint that made it, where a client has not named that one."""
-
-
-class RetriesLeft(TypedDict):
-    """Retries that a request has left, by cause."""
-
-    timeout: int
-    server_error: int
-    connection_error: int
-
-
-def retries_body(retries: Retries) -> RetriesLeft:
-    return {
-        "timeout": retries.timeout,
-        "server_error": retries.server_error,
-        "connection_error": retries.connection_error,
-    }
-
-
-def round_significant(figure: float | None) -> float | None:
-    """Round a number to three significant digits."""
-    return None if figure is None else float(f"{figure:.3g}")

@@ -12,6 +12,7 @@ from typing import Any, cast
 from serve_app.catalog.catalog import CatalogEntry
 from serve_app.catalog.work import check_request, expected_quantities, work_of
 from serve_app.domain.artifact import EXTENSIONS
+from serve_app.domain.audit.acts import Actor
 from serve_app.domain.billing.price import NOTHING
 from serve_app.domain.endpoint import Endpoint
 from serve_app.domain.errors import (
@@ -28,7 +29,6 @@ from serve_app.domain.errors import (
 from serve_app.domain.media.draft import DRAFT, DRAFT_TYPE, FROM_DRAFT
 from serve_app.domain.media.file_access import FileAccess
 from serve_app.domain.media.marking import SIGNED_TYPES, MarkPolicy
-from serve_app.domain.operations import Actor
 from serve_app.domain.outcome import Failure
 from serve_app.domain.ports import Queue
 from serve_app.domain.request import NewRequest, Request, State, granted_retries
@@ -47,12 +47,7 @@ from serve_app.ingress.submission.fallback import planned_fallback, with_shadow
 from serve_app.ingress.submission.max_cost import require_affordable
 from serve_app.ingress.submission.options import SubmitOptions
 from serve_app.ingress.submission.registered import with_registered
-from serve_app.ingress.submission.replay import (
-    digest_of,
-    find_earlier,
-    repeat_digest,
-    repeat_of,
-)
+from serve_app.ingress.submission.replay import digest_of, find_earlier, repeat_digest, repeat_of
 from serve_app.ingress.submission.upload_policy import check_upload_policy
 from serve_app.telemetry import logs
 from serve_app.tenants.scopes import Caller
@@ -101,13 +96,24 @@ async def validate(
     ``InvalidInput``, and ``Unavailable`` if no pool can run it.
     """
     caller.require_endpoint(endpoint_id)
-    given = services, caller, endpoint_id, body, options
     try:
-        return await _validated(*given, request_id=request_id, only_estimated=only_estimated)
+        return await _validated(
+            services,
+            caller,
+            endpoint_id,
+            body,
+            options,
+            request_id=request_id,
+            only_estimated=only_estimated,
+        )
     except DatabaseUnavailable:
         raise
     except DarkroomError:
-        repeat = None if only_estimated else await repeat_of(*given, request_id=request_id)
+        if only_estimated:
+            raise
+        repeat = await repeat_of(
+            services, caller, endpoint_id, body, options, request_id=request_id
+        )
         if repeat is None:
             raise
         return repeat
@@ -130,8 +136,8 @@ async def _validated(
     left = source.left if source else 1.0
     valid = catalog.validate(endpoint_id, body, source.input if source else None)
     valid = with_noise_seed(valid)
-    given = await with_registered(services, caller.tenant, endpoint_id, valid.input)
-    valid = replace(valid, input=given)
+    registered = await with_registered(services, caller.tenant, endpoint_id, valid.input)
+    valid = replace(valid, input=registered)
     require_kept(valid.input, options)
     pool = services.pool_of(entry)
     await services.require_secrets(caller.tenant, entry.endpoint)

@@ -17,13 +17,8 @@ from serve_app.domain.workflows.runs import RunStatus, StepStatus
 from serve_app.ingress.http.errors import iso
 from serve_app.ingress.http.json_schema import Time
 from serve_app.ingress.services.services import Services
-from serve_app.ingress.submission.rendering import (
-    NO_OUTCOME,
-    answer_for,
-    failure_body,
-    final_outcome,
-    rendered_output,
-)
+from serve_app.ingress.submission.failures import answer_for, failure_body
+from serve_app.ingress.submission.rendering import NO_OUTCOME, final_outcome, rendered_output
 
 StepWord = Literal[
     "waiting", "skipped", "queued", "running", "succeeded", "failed", "cancelled", "expired"

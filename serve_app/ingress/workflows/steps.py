@@ -7,13 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from serve_app.domain.artifact import Artifact
-from serve_app.domain.errors import (
-    Cancelled,
-    Expired,
-    InvalidInput,
-    PipelineFailed,
-    Unavailable,
-)
+from serve_app.domain.errors import Cancelled, Expired, InvalidInput, PipelineFailed, Unavailable
 from serve_app.domain.outcome import Failure, Outcome, Usage
 from serve_app.domain.request import NewRequest
 from serve_app.domain.workflows.definition import Workflow
@@ -61,9 +55,10 @@ async def request_of(
         no_fallback=run.steps_stay,
     )
     caller = Caller(run.key_id, run.tenant, frozenset({SUBMIT}))
-    given = services, caller, step.app, step.input, options
     try:
-        new = await submission.validate(*given, request_id=step.request_id)
+        new = await submission.validate(
+            services, caller, step.app, step.input, options, request_id=step.request_id
+        )
     except Unavailable as error:
         if type(error) is Unavailable:  # no pool hosts it: waiting does not help
             raise InvalidInput(error.message) from None

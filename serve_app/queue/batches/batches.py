@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from serve_app.domain.audit.acts import Actor
 from serve_app.domain.batches.batch import BatchFile, NewBatch, StoredBatch
 from serve_app.domain.errors import Overloaded
-from serve_app.domain.operations import Actor
 from serve_app.postgres.database import Database, Lock
 from serve_app.queue.batches.rows import BATCH, batch_of
 from serve_app.queue.batches.work import PostgresBatchWork

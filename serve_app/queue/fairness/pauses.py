@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from serve_app.domain.audit.acts import Actor
 from serve_app.domain.errors import EndpointDraining
-from serve_app.domain.operations import Actor, Pause, PauseKind
+from serve_app.domain.operations import Pause, PauseKind
 from serve_app.postgres.database import Database
 from serve_app.queue.store.rows import audit_columns
 
@@ -96,10 +97,11 @@ class Pauses:
         """Read the pauses again and return them."""
         version = self._version
         rows = await self._database.rows(READ)
-        if (
-            version == self._version
-        ):  # otherwise the rows may be older than a change by this process
-            self._known = {row[0]: Pause(row[0], PauseKind(row[1]), *row[2:]) for row in rows}
+        if version == self._version:  # else the rows may be older than a change by this process
+            self._known = {
+                endpoint: Pause(endpoint, PauseKind(kind), at, actor)
+                for endpoint, kind, at, actor in rows
+            }
         return [*self._known.values()]
 
     def paused(self) -> frozenset[str]:

@@ -9,7 +9,7 @@ from decimal import Decimal
 from serve_app.domain.executors.fallback import FallbackMove, QueuedGroup
 from serve_app.domain.request import Priority
 from serve_app.postgres.database import Database
-from serve_app.queue.after_commit import AfterCommit
+from serve_app.queue.after_commit import AfterCommit, PoolChange
 from serve_app.queue.attempts.falling_back import fall_back
 from serve_app.queue.fairness.fair_queue import wake_lanes
 from serve_app.queue.state.queue_state import QueueState
@@ -121,11 +121,11 @@ class PostgresFallbacks:
         lanes = await self._database.rows(LANES, {"ids": [each["id"] for each in named]})
         await self._state.lanes.open((str(pool), str(tenant)) for pool, tenant in lanes)
         rows = await self._database.rows(MOVE, {"moves": messages.compact(named)})
-        ids, pools = [str(row[0]) for row in rows], [str(row[4]) for row in rows]
-        self._after.fell_back(ids, [(row[1], row[2], row[3]) for row in rows], pools)
-        for row in rows:
-            self._metrics.fell_back(row[3], row[5])
-        return ids
+        moved = [(PoolChange(*columns), reason) for *columns, reason in rows]
+        self._after.changed_pools([change for change, _ in moved])
+        for change, reason in moved:
+            self._metrics.fell_back(change.endpoint, reason)
+        return [change.request_id for change, _ in moved]
 
     async def spent(self, endpoint: str, currency: str) -> Decimal:
         given = {"endpoint": endpoint, "currency": currency}
@@ -149,7 +149,6 @@ class PostgresFallbacks:
         }
         moved = 0
         while rows := await self._database.rows(CHANGE_POOL, given):
-            left = [(row[1], row[2], row[3]) for row in rows]
-            self._after.fell_back([str(row[0]) for row in rows], left, [pool] * len(rows))
+            self._after.changed_pools([PoolChange(*row) for row in rows])
             moved += len(rows)
         return moved

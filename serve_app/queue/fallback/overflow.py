@@ -144,7 +144,15 @@ _NO_INPUT: Mapping[str, Any] = {}
 def _queued(row: tuple[Any, ...]) -> Request:
     id_, tenant, endpoint, pool, priority, created_at, work, *_ = row
     return Request(
-        *(id_, tenant, endpoint, pool, State.QUEUED, _NO_INPUT, Priority(priority)),
-        *(0, 0, created_at),
+        id=id_,
+        tenant=tenant,
+        endpoint=endpoint,
+        pool=pool,
+        state=State.QUEUED,
+        input=_NO_INPUT,
+        priority=Priority(priority),
+        attempt=0,
+        failures=0,
+        created_at=created_at,
         work=work,
     )

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from serve_app.domain.audit.acts import Actor
 from serve_app.domain.errors import Overloaded, RequestNotFound
-from serve_app.domain.operations import Actor
 from serve_app.domain.request import NewShareLink, Request, ShareLink
 from serve_app.postgres.database import Database
 from serve_app.queue.store import messages

@@ -191,12 +191,16 @@ class EtaModel:
     async def refresh(self, present: Sequence[tuple[Presence, int]]) -> None:
         """Read the running requests again. ``present``: all existing replicas with their slots."""
         rows = await self._database.rows(RUNNING)
-        running = defaultdict[str, list[Running]](list)
-        for row in rows:
-            running[row[0]].append(Running(*row[:6], progress=progress_of(*row[6:])))
-        self._running = dict(running)
-        self._of_tenant = Counter(row[1] for row in rows if row[0] != WORKFLOWS)
-        self._of_endpoint = Counter(row[2] for row in rows)
+        running = [
+            Running(pool, tenant, endpoint, work, elapsed_s, replica_id, progress_of(*progress))
+            for pool, tenant, endpoint, work, elapsed_s, replica_id, *progress in rows
+        ]
+        by_pool = defaultdict[str, list[Running]](list)
+        for each in running:
+            by_pool[each.pool].append(each)
+        self._running = dict(by_pool)
+        self._of_tenant = Counter(each.tenant for each in running if each.pool != WORKFLOWS)
+        self._of_endpoint = Counter(each.endpoint for each in running)
         self._free.clear()
         self._looked_at = self._clock.monotonic()
         there = {presence.replica_id for presence, _ in present}

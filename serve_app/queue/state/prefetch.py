@@ -183,9 +183,8 @@ class PrefetchHints:
         rows = await self._database.rows(READY, {"pools": pools, "within_s": MAX_AGE_S})
         replicas: defaultdict[str, list[ReplicaWeights]] = defaultdict(list)
         unfit = {pool: self._terms.unfit(*overflow.fit_of(pool)) for pool in overflow.before}
-        for row in rows:
-            pool = row[1]
-            ready = _replica(row, unfit.get(pool, frozenset()))
+        for id_, pool, slots, *weights in rows:
+            ready = _replica(id_, slots, weights, unfit.get(pool, frozenset()))
             replicas[overflow.queue_of(pool)].append(ready)
         return {
             id_: endpoints
@@ -194,8 +193,8 @@ class PrefetchHints:
         }
 
 
-def _replica(row: tuple[Any, ...], unfit: frozenset[str]) -> ReplicaWeights:
-    id_, _, slots, hot, warm, loading, not_kept = row
+def _replica(id_: str, slots: int, weights: Sequence[Any], unfit: frozenset[str]) -> ReplicaWeights:
+    hot, warm, loading, not_kept = weights
     coming = (id_ for each in from_plain(loading) for id_ in each.endpoints)
     return ReplicaWeights(
         id_,

@@ -154,7 +154,9 @@ class Quarantines:
                 log.warning(
                     "Node %s is %s: it lost attempts %s times. Requests run elsewhere; one at a "
                     "time tries it.",
-                    *(node, "quarantined" if new else "still quarantined", times),
+                    node,
+                    "quarantined" if new else "still quarantined",
+                    times,
                 )
         if actors := _too_many(losses, lambda each: each.actor_id):
             await self._terms.end(dict.fromkeys(actors, GIVEN_UP))

@@ -11,9 +11,10 @@ from dataclasses import dataclass, replace
 from hashlib import blake2b
 from typing import Any
 
+from serve_app.domain.audit.acts import Actor
 from serve_app.domain.endpoint import Endpoint
 from serve_app.domain.lease import Ask, KeptWeights, LeaseTerms, Presence, Work
-from serve_app.domain.operations import Actor, WarmTarget, WeightsLevel
+from serve_app.domain.operations import WarmTarget, WeightsLevel
 from serve_app.postgres.database import Database
 from serve_app.queue.store import messages
 from serve_app.queue.store.rows import audit_columns
@@ -59,7 +60,10 @@ class StoredWarmTargets:
 
     async def read(self) -> Sequence[WarmTarget]:
         rows = await self._database.rows(READ)
-        return [WarmTarget(row[0], row[1], WeightsLevel(row[2]), *row[3:]) for row in rows]
+        return [
+            WarmTarget(endpoint, replicas, WeightsLevel(level), until, at, actor)
+            for endpoint, replicas, level, until, at, actor in rows
+        ]
 
     async def set(self, target: WarmTarget, actor: Actor) -> WarmTarget:
         """Set or replace the target of an endpoint."""

@@ -9,12 +9,12 @@ from typing import Any, TypeVar
 from uuid import UUID
 
 from serve_app.domain.artifact import Artifact
+from serve_app.domain.audit.acts import Actor
 from serve_app.domain.billing.price import Price
 from serve_app.domain.errors import RequestNotFound
 from serve_app.domain.executors.fallback import Fallback
 from serve_app.domain.lease import LeaseKey
 from serve_app.domain.media.upload_policy import UploadPolicy
-from serve_app.domain.operations import Actor
 from serve_app.domain.outcome import Failure, Outcome, Usage
 from serve_app.domain.progress import Progress, Stage, StoredSnapshot
 from serve_app.domain.request import Cause, Priority, Redacted, Request, Retries, State

@@ -8,8 +8,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
+from serve_app.domain.audit.acts import Actor
 from serve_app.domain.lease import LeaseKey
-from serve_app.domain.operations import Actor
 from serve_app.domain.outcome import Outcome
 from serve_app.domain.request import State
 from serve_app.postgres.database import Database

@@ -10,8 +10,8 @@ from datetime import datetime
 from typing import Any, Protocol
 
 from serve_app.catalog.catalog import StoredEntry
+from serve_app.domain.audit.acts import Actor
 from serve_app.domain.errors import NotFound
-from serve_app.domain.operations import Actor
 from serve_app.postgres.database import Database
 from serve_app.queue.store.messages import compact
 from serve_app.queue.store.rows import audit_columns

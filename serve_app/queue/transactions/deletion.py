@@ -6,8 +6,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from serve_app.domain.audit.acts import Actor
 from serve_app.domain.errors import RequestActive, RequestNotFound
-from serve_app.domain.operations import Actor
 from serve_app.domain.outcome import Outcome
 from serve_app.postgres.database import Database, Lock
 from serve_app.queue.store import messages

@@ -5,7 +5,7 @@ from __future__ import annotations
 import secrets
 from collections.abc import Sequence
 
-from serve_app.domain.operations import Actor
+from serve_app.domain.audit.acts import Actor
 from serve_app.domain.webhook import SigningSeed
 from serve_app.postgres.database import Database, Lock
 from serve_app.queue.store import messages
@@ -82,7 +82,9 @@ class PostgresSigningSeeds:
 
     async def _read(self) -> Sequence[SigningSeed]:
         rows = await self._database.rows(READ)
-        return [SigningSeed(row[0], bytes.fromhex(row[1]), row[2], row[3]) for row in rows]
+        return [
+            SigningSeed(kid, bytes.fromhex(seed), signs, age_s) for kid, seed, signs, age_s in rows
+        ]
 
 
 def _fresh() -> dict[str, str]:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
-from serve_app.domain.operations import Actor
+from serve_app.domain.audit.acts import Actor
 from serve_app.domain.upload import KeptFile, Upload, UploadPart, UploadUse
 from serve_app.postgres.database import Database
 from serve_app.queue.store import messages

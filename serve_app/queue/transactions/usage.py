@@ -88,8 +88,13 @@ class PostgresLedger:
         rows = await self._reads.rows(tenant, CONSUMED, params)
         return [
             UsageTotals(
-                *(bucket, endpoint, requests, Usage(run_s, steps, units)),
-                *(None if price is None else Price.from_json(price), billed, amount),
+                bucket=bucket,
+                endpoint=endpoint,
+                requests=requests,
+                usage=Usage(run_s, steps, units),
+                price=None if price is None else Price.from_json(price),
+                billed=billed,
+                amount=amount,
             )
             for bucket, endpoint, requests, run_s, steps, units, price, billed, amount in rows
         ]

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from serve_app.domain.audit.acts import Actor
 from serve_app.domain.errors import NotFound, OutcomeForgotten, RequestActive, RequestNotFound
-from serve_app.domain.operations import Actor
 from serve_app.domain.request import Redacted, State
 from serve_app.domain.webhook import (
     MAX_COUNTED,
@@ -263,10 +263,11 @@ class PostgresOutbox:
         rows = await self._database.rows(GET, params)
         if not rows:
             raise RequestNotFound(f"There is no request {request_id}.")
-        delivery = _delivery(rows[0])
+        *columns, state, forgetting = rows[0]
+        delivery = _delivery(columns)
         if not delivery.url:
             raise no_webhook(request_id)
-        return delivery, State(rows[0][-2]), rows[0][-1]
+        return delivery, State(state), forgetting
 
     async def _settle(
         self,
@@ -311,8 +312,8 @@ def _claimed(row: tuple[Any, ...]) -> ClaimedDelivery:
     return ClaimedDelivery(id_, claim, request_id, tenant, host, url, origin, tries, stored, trace)
 
 
-def _delivery(row: tuple[Any, ...]) -> WebhookDelivery:
-    (id_, request_id, tenant, url, state, tries, due_at, created_at, ended_at) = row[:9]
+def _delivery(row: Sequence[Any]) -> WebhookDelivery:
+    id_, request_id, tenant, url, state, tries, due_at, created_at, ended_at, status, error = row
     return WebhookDelivery(
         id=id_,
         request_id=request_id,
@@ -323,6 +324,6 @@ def _delivery(row: tuple[Any, ...]) -> WebhookDelivery:
         due_at=due_at,
         created_at=created_at,
         ended_at=ended_at,
-        status=row[9],
-        error=row[10],
+        status=status,
+        error=error,
     )

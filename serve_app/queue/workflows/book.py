@@ -5,15 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from serve_app.domain.operations import Actor
+from serve_app.domain.audit.acts import Actor
 from serve_app.domain.workflows.definition import endpoint_id
 from serve_app.domain.workflows.plan import StepId
-from serve_app.domain.workflows.runs import (
-    NewWorkflow,
-    RegisteredWorkflow,
-    RunStatus,
-    StepStatus,
-)
+from serve_app.domain.workflows.runs import NewWorkflow, RegisteredWorkflow, RunStatus, StepStatus
 from serve_app.postgres.database import Database, Lock
 from serve_app.queue.after_commit import AfterCommit
 from serve_app.queue.state.queue_state import QueueState

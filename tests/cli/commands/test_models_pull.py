@@ -14,7 +14,7 @@ from click.testing import CliRunner, Result
 from serve_app.cli.commands import model_list, models
 from serve_app.cli.doctor import checks
 from serve_app.cli.main import main
-from serve_app.cli.serve import greeting
+from serve_app.cli.serve import notices
 from serve_app.domain.errors import Misconfigured, WeightsUnavailable
 from serve_app.settings import Config
 from tests.weights.conftest import COMMIT, NAME, NEEDED, write_repository
@@ -164,42 +164,42 @@ def test_a_mirror_that_is_not_set_is_reported(hub: HubServer) -> None:
 
 def test_the_start_says_what_is_not_here_yet(hub: HubServer, tmp_path: Path) -> None:
     said: list[str] = []
-    greeting.print_missing_weights(Config(), said.append)
+    notices.print_missing_weights(Config(), said.append)
     text = "\n".join(said)
     assert f"{NAME}@{COMMIT[:12]}: {SIZE} MB to download" in text
     assert "licence  House Licence 1" in text
     assert "recipe   bfloat16" in text
     assert "GB are free. `darkroom models pull` downloads them now." in text
     said.clear()
-    greeting.print_missing_weights(Config(data_dir=tmp_path / "its data"), said.append)
+    notices.print_missing_weights(Config(data_dir=tmp_path / "its data"), said.append)
     pull = f"darkroom models pull --data-dir '{tmp_path / 'its data'}'"
     assert f"GB are free. `{pull}` downloads them now." in said[-1]
     typed("pull")
     said.clear()
-    greeting.print_missing_weights(Config(), said.append)
+    notices.print_missing_weights(Config(), said.append)
     assert said == []
 
 
 def test_the_start_says_of_gated_weights_where_to_accept(hub: HubServer) -> None:
     hub.gated.add(NAME)
     said: list[str] = []
-    greeting.print_missing_weights(Config(), said.append)
+    notices.print_missing_weights(Config(), said.append)
     assert f"accept its licence at {hub.url}/{NAME}" in "\n".join(said)
 
 
 def test_a_hub_that_does_not_answer_does_not_hold_the_start_up(
     hub: HubServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(greeting, "TIMEOUT_S", 0.3)
+    monkeypatch.setattr(notices, "TIMEOUT_S", 0.3)
     hub.hold_after["model_index.json"] = 0
     said: list[str] = []
-    greeting.print_missing_weights(Config(), said.append)
-    assert said == [greeting.HUB_TIMEOUT_MESSAGE.format(pull="darkroom models pull")]
+    notices.print_missing_weights(Config(), said.append)
+    assert said == [notices.HUB_TIMEOUT_MESSAGE.format(pull="darkroom models pull")]
 
 
 def test_demo_models_need_no_notice(hub: HubServer) -> None:
     said: list[str] = []
-    greeting.print_missing_weights(Config(demo=True), said.append)
+    notices.print_missing_weights(Config(demo=True), said.append)
     assert said == []
     assert checks.weights_checks(Config(demo=True)) == []
     assert hub.asked == []
@@ -228,13 +228,13 @@ def test_the_first_start_with_demo_models_offers_a_real_one_that_runs_on_a_cpu(
     hub: HubServer, tmp_path: Path
 ) -> None:
     config, said = beside_demos(tmp_path), list[str]()
-    greeting.print_real_model(config, said.append)
+    notices.print_real_model(config, said.append)
     about, offer = said
     assert "demo models are tiny" in about
     facts = f"House Licence 1, {SIZE} MB to download, about 12 s for each image"
     assert f"House Small ({facts})" in offer
     assert "`darkroom models pull house/small`" in offer
-    greeting.print_real_model(config, said.append)
+    notices.print_real_model(config, said.append)
     assert len(said) == 2
     assert typed("pull", "house/small").exit_code == 0
 
@@ -242,7 +242,7 @@ def test_the_first_start_with_demo_models_offers_a_real_one_that_runs_on_a_cpu(
 def test_a_real_model_whose_weights_are_here_is_not_offered(hub: HubServer, tmp_path: Path) -> None:
     config, said = beside_demos(tmp_path), list[str]()
     typed("pull", "house/small")
-    greeting.print_real_model(config, said.append)
+    notices.print_real_model(config, said.append)
     assert said == []
 
 
@@ -250,13 +250,13 @@ def test_a_real_model_whose_weights_are_here_is_not_offered(hub: HubServer, tmp_
 def test_a_hub_that_does_not_answer_is_not_spoken_of_where_demo_models_are_served(
     hub: HubServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, silent: str
 ) -> None:
-    monkeypatch.setattr(greeting, "OFFER_TIMEOUT_S", 0.3)
+    monkeypatch.setattr(notices, "OFFER_TIMEOUT_S", 0.3)
     if silent == "gone":
         hub.repositories.clear()
     else:
         hub.hold_after["model_index.json"] = 0
     said: list[str] = []
-    greeting.print_real_model(beside_demos(tmp_path), said.append)
+    notices.print_real_model(beside_demos(tmp_path), said.append)
     assert said == []
     hub.go.set()
 

@@ -14,13 +14,8 @@ import pytest
 from deployments.replica.tuned import Machine
 from serve_app.cli.connection.installation import Installation
 from serve_app.cli.serve import gpus
-from serve_app.cli.serve.greeting import (
-    MODEL,
-    PROMPT,
-    print_not_tuned,
-    print_welcome,
-    sample_model,
-)
+from serve_app.cli.serve.greeting import MODEL, PROMPT, print_welcome, sample_model
+from serve_app.cli.serve.notices import print_not_tuned
 from serve_app.settings import read_config
 from tests.ingress.house import OTHERS
 from tests.wire.served import served

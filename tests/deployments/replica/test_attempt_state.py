@@ -8,7 +8,7 @@ import os
 import pytest
 
 from darkroom.reporting import MAX_LOG_LINE
-from deployments.replica.attempt_state import MAX_PRINTED, PrintedLines, as_failure
+from deployments.replica.failures import MAX_PRINTED, PrintedLines, as_failure
 from serve_app.domain.executors.fallback import USUAL_ERRORS
 
 

@@ -11,7 +11,7 @@ from typing import Any, cast
 import pytest
 from PIL import Image
 
-from deployments.replica.attempt_state import Previewer
+from deployments.replica.previewer import Previewer
 from serve_app.domain.endpoint import Endpoint, Weights
 from serve_app.domain.progress import Preview
 

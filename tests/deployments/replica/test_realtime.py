@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from deployments.replica import poller
+from deployments.replica import leased_attempts
 from deployments.replica.realtime import ReplicaSession
 from serve_app.domain.artifact import UploadTicket
 from serve_app.domain.endpoint import Weights
@@ -68,7 +68,7 @@ async def test_a_frame_that_comes_before_the_lease_waits_for_it(rig: Rig) -> Non
 async def test_a_frame_after_the_end_is_refused_at_once(
     rig: Rig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(poller, "LEASED_WITHIN_S", 1e6)
+    monkeypatch.setattr(leased_attempts, "LEASED_WITHIN_S", 1e6)
     held = await opened(rig)
     rig.replica.sessions.end(held)
     await rig.outcome(held)

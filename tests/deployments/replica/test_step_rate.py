@@ -1,6 +1,6 @@
 """Rate of a stage."""
 
-from deployments.replica.attempt_state import StepRate
+from deployments.replica.step_rate import StepRate
 from serve_app.domain.progress import Progress, Stage
 from tests.fakes.clock import FakeClock
 

@@ -15,8 +15,8 @@ import pytest
 import uvicorn
 
 from serve_app.cli.serve import haproxy
+from serve_app.domain.audit.acts import Actor
 from serve_app.domain.errors import DatabaseUnavailable
-from serve_app.domain.operations import Actor
 from serve_app.free_ports import free_port
 from serve_app.ingress.services.audit import MAX_ADDRESSES, MAX_KEY_IDS, AuditTrail, source_of
 from serve_app.ingress.services.files import UploadLimits, Uploads

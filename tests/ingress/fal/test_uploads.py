@@ -12,7 +12,7 @@ import httpx
 import pytest
 
 from serve_app.domain.errors import StorageFull, StorageUnavailable
-from serve_app.ingress.services.files import FileCollector
+from serve_app.ingress.services.file_collector import FileCollector
 from serve_app.queue.transactions.uploads import ABANDONED_S
 from serve_app.storage.directory import DirectoryStorage
 from serve_app.tenants.tokens import VALID_S

@@ -4,8 +4,8 @@ import asyncio
 
 import pytest
 
+from serve_app.ingress.services.background import Background
 from serve_app.ingress.services.health import FRESH_S, PATIENCE_S, Readiness
-from serve_app.ingress.services.services import Background
 from tests.fakes.clock import FakeClock
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from serve_app.domain.errors import DatabaseUnavailable, StorageUnavailable
 from serve_app.domain.upload import Upload
-from serve_app.ingress.services.files import FileCollector
+from serve_app.ingress.services.file_collector import FileCollector
 from serve_app.storage.locations import LocatedStorage
 from tests.fakes.clock import FakeClock
 from tests.fakes.storage import FakeStorage

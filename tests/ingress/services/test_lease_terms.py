@@ -11,7 +11,7 @@ from serve_app.domain.lease import LeaseKey
 from serve_app.domain.media.marking import MarkPolicy
 from serve_app.domain.media.safety import SafetyPolicy
 from serve_app.ingress.services.lease_terms import CatalogLeaseTerms, FilePolicy, Places
-from serve_app.ingress.services.services import STUDIO, PoolMap
+from serve_app.ingress.services.pool_map import STUDIO, PoolMap
 from serve_app.settings import PoolConfig, read_config
 from serve_app.storage.keys import location_id
 from tests.fakes.clock import FakeClock

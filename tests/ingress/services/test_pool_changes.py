@@ -9,7 +9,8 @@ from contextlib import asynccontextmanager
 import pytest
 
 from serve_app.domain.workflows.definition import POOL as WORKFLOWS
-from serve_app.ingress.services.services import PoolChanges, PoolMap
+from serve_app.ingress.services.pool_changes import PoolChanges
+from serve_app.ingress.services.pool_map import PoolMap
 from serve_app.settings import PoolConfig
 from tests.fakes.clock import FakeClock
 from tests.ingress.house import House, built

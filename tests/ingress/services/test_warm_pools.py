@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
 
-from serve_app.domain.operations import Actor, WarmTarget, WeightsLevel
+from serve_app.domain.audit.acts import Actor
+from serve_app.domain.operations import WarmTarget, WeightsLevel
 from serve_app.domain.request import CancelVerdict
-from serve_app.ingress.services.services import PoolMap
+from serve_app.ingress.services.pool_map import PoolMap
 from serve_app.ingress.services.warm_pools import WarmPools
 from serve_app.queue.state.warm import HeldWeights, Keep
 from serve_app.settings import PoolConfig

@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 
 from serve_app.catalog.catalog import Catalog
+from serve_app.domain.audit.acts import Actor
 from serve_app.domain.errors import DarkroomError, StorageFull, StorageUnavailable, TooLarge
-from serve_app.domain.operations import Actor
 from serve_app.ingress.services import weight_jobs
 from serve_app.ingress.services.weight_jobs import WeightJobs
 from serve_app.registry.postgres import MAX_TRIES

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from serve_app.catalog.catalog import Catalog, load
+from serve_app.domain.audit.acts import Actor
 from serve_app.domain.executors.secrets import INSTALLATION
-from serve_app.domain.operations import Actor
 from tests.fakes.clock import FakeClock
 from tests.ingress.house import DEMO, House, built
 

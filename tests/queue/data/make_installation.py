@@ -17,15 +17,16 @@ from pathlib import Path
 from typing import Any
 
 from serve_app.domain.artifact import Artifact
+from serve_app.domain.audit.acts import Actor
 from serve_app.domain.errors import ReplicaDied
 from serve_app.domain.lease import LeaseKey, Presence, ReplicaStage, Report
-from serve_app.domain.operations import Actor
 from serve_app.domain.outcome import Outcome, Usage
 from serve_app.domain.progress import Preview, Progress, Stage, StoredSnapshot
 from serve_app.domain.request import Priority, Request, Retries, State
 from serve_app.domain.upload import Upload, UploadPart
 from serve_app.domain.webhook import ClaimedDelivery, DeliveryChannel, ReceiverResponse
-from serve_app.postgres.database import Database, shared_secret
+from serve_app.postgres.database import Database
+from serve_app.postgres.shared_secret import shared_secret
 from serve_app.queue.queue import PostgresQueue
 from serve_app.queue.store import messages
 from serve_app.queue.store.config import Retention

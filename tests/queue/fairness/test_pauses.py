@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import psycopg
 
+from serve_app.domain.audit.acts import Actor
 from serve_app.domain.errors import EndpointDraining
-from serve_app.domain.operations import Actor
 from serve_app.domain.request import WaitReason
 from serve_app.postgres.database import Database
 from tests.contract.waiting import eventually

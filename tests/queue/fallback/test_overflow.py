@@ -173,7 +173,7 @@ async def test_a_move_whose_process_dies_after_its_commit_is_leased_by_others(
         pass
 
     class Mortal:
-        def fell_back(self, *_: object) -> None:
+        def changed_pools(self, *_: object) -> None:
             raise Killed
 
     dying, other = await ingress(), await ingress()

@@ -12,9 +12,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from serve_app.domain.audit.acts import Actor
 from serve_app.domain.executors.fallback import Fallback, FallbackMove, FallbackReason
 from serve_app.domain.lease import Lease, LeaseKey
-from serve_app.domain.operations import Actor
 from serve_app.queue.queue import PostgresQueue
 from serve_app.queue.state.prefetch import MAX_LOADS, READY, ROUNDS, ReplicaWeights, upcoming
 from serve_app.queue.state.replicas import MAX_AGE_S

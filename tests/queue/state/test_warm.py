@@ -6,8 +6,9 @@ import asyncio
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
+from serve_app.domain.audit.acts import Actor
 from serve_app.domain.lease import Presence, ReplicaStage
-from serve_app.domain.operations import Actor, WarmTarget, WeightsLevel
+from serve_app.domain.operations import WarmTarget, WeightsLevel
 from serve_app.queue.queue import PostgresQueue
 from tests.contract.waiting import eventually
 from tests.fakes.terms import FakeTerms

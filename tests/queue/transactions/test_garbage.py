@@ -9,11 +9,11 @@ import pytest
 
 from serve_app.domain.media.file_access import AccessDecision, FileAccess
 from serve_app.domain.request import State
-from serve_app.ingress.services.files import FileCollector
+from serve_app.ingress.services.file_collector import FileCollector
 from serve_app.postgres.database import Database
 from serve_app.queue.store.config import Retention
-from serve_app.queue.transactions.garbage import UnwantedFiles
 from serve_app.queue.transactions.redaction import Redaction
+from serve_app.queue.transactions.unwanted_files import UnwantedFiles
 from serve_app.queue.transactions.uploads import PostgresUploads
 from serve_app.telemetry.clock import SystemClock
 from tests.contract.test_reuse_contract import image

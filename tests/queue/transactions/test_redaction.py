@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from serve_app.domain.audit.acts import Actor
 from serve_app.domain.errors import OutcomeForgotten
-from serve_app.domain.operations import Actor
 from serve_app.domain.outcome import Failure, Outcome, Usage
 from serve_app.domain.request import Redacted
 from serve_app.domain.webhook import DeliveryChannel, DeliveryState, ReceiverResponse, Webhook

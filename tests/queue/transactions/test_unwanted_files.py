@@ -7,11 +7,11 @@ from dataclasses import replace
 
 from serve_app.domain.lease import LeaseKey
 from serve_app.domain.progress import StoredSnapshot
-from serve_app.ingress.services.files import FileCollector
+from serve_app.ingress.services.file_collector import FileCollector
 from serve_app.postgres.database import Database
 from serve_app.queue.store.config import Retention
 from serve_app.queue.transactions import snapshots
-from serve_app.queue.transactions.garbage import UnwantedFiles
+from serve_app.queue.transactions.unwanted_files import UnwantedFiles
 from serve_app.queue.transactions.uploads import PostgresUploads
 from serve_app.telemetry.clock import SystemClock
 from tests.fakes.storage import FakeStorage

@@ -11,7 +11,7 @@ import httpx
 import pytest
 from blockbuster import blockbuster_ctx
 
-from serve_app.ingress.services.files import FileCollector
+from serve_app.ingress.services.file_collector import FileCollector
 from serve_app.queue.transactions.uploads import ABANDONED_S
 from serve_app.storage.s3.storage import S3Storage
 from tests.fakes.clock import FakeClock

@@ -10,8 +10,9 @@ from starlette.requests import Request as HttpRequest
 from starlette.responses import Response, StreamingResponse
 from typing_extensions import TypedDict
 
+from serve_app.domain.audit.acts import Act
 from serve_app.domain.errors import Forbidden, Unavailable
-from serve_app.domain.operations import Act, Operations
+from serve_app.domain.operations import Operations
 from serve_app.ingress.http import query
 from serve_app.ingress.http.auth import ALL_TENANTS, authenticate, record_read
 from serve_app.ingress.http.context import context_of

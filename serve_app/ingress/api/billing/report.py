@@ -17,7 +17,7 @@ from serve_app.ingress.http.context import context_of
 from serve_app.ingress.http.errors import json_reply
 from serve_app.ingress.http.json_schema import Time
 from serve_app.ingress.http.openapi import DocumentedRoute, Operation, answer, in_query
-from serve_app.ingress.http.query import time_range
+from serve_app.ingress.http.time_range import time_range
 from serve_app.ingress.services.services import Services, services_of
 
 LENGTH = timedelta(days=30)

@@ -17,7 +17,8 @@ from typing_extensions import TypedDict
 
 from serve_app.domain.billing.sums import SumsQuery, UsageGroup, UsageSum
 from serve_app.domain.errors import Forbidden
-from serve_app.domain.usage import Ledger, Timeframe
+from serve_app.domain.timeframe import Timeframe
+from serve_app.domain.usage import Ledger
 from serve_app.ingress.api.usage import PRICE_UNITS, Unit
 from serve_app.ingress.http import query
 from serve_app.ingress.http.auth import ALL_TENANTS, authenticate_for_tenant, record_read
@@ -32,8 +33,8 @@ from serve_app.ingress.http.openapi import (
     answer,
     in_query,
 )
-from serve_app.ingress.http.query import time_range, zone_of
 from serve_app.ingress.http.time_buckets import END, START, endpoints_of
+from serve_app.ingress.http.time_range import time_range, zone_of
 from serve_app.ingress.services.cpu_executor import in_cpu_thread
 from serve_app.ingress.services.services import services_of
 from serve_app.tenants.scopes import OPERATOR

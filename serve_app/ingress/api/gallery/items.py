@@ -16,7 +16,7 @@ from typing_extensions import TypedDict
 
 from serve_app.domain.artifact import Artifact
 from serve_app.domain.errors import RequestActive, RequestNotFound
-from serve_app.domain.usage import Timeframe
+from serve_app.domain.timeframe import Timeframe
 from serve_app.ingress.http import query
 from serve_app.ingress.http.auth import actor_of, authenticate, require_requests
 from serve_app.ingress.http.body import read_model
@@ -24,8 +24,8 @@ from serve_app.ingress.http.context import context_of
 from serve_app.ingress.http.errors import json_reply
 from serve_app.ingress.http.json_schema import Url, one_of
 from serve_app.ingress.http.openapi import DocumentedRoute, Operation, answer, in_query
-from serve_app.ingress.http.query import time_range, zone_of
 from serve_app.ingress.http.time_buckets import END
+from serve_app.ingress.http.time_range import time_range, zone_of
 from serve_app.ingress.services.cpu_executor import in_cpu_thread
 from serve_app.ingress.services.services import services_of
 from serve_app.ingress.submission import submission

@@ -21,10 +21,11 @@ from serve_app.ingress.openai.video_parameters import NAMES, VideoParameters, in
 from serve_app.ingress.services.cpu_executor import in_cpu_thread
 from serve_app.ingress.services.services import Services
 from serve_app.ingress.submission import options, submission
+from serve_app.ingress.submission.failures import answer_for
 from serve_app.ingress.submission.max_cost import MaxCost
 from serve_app.ingress.submission.model_lookup import EndpointFields
 from serve_app.ingress.submission.options import SubmitOptions
-from serve_app.ingress.submission.rendering import answer_for, final_outcome, rendered_output
+from serve_app.ingress.submission.rendering import final_outcome, rendered_output
 from serve_app.tenants.scopes import Caller
 
 GENERATIONS, EDITS, VIDEOS = "/v1/images/generations", "/v1/images/edits", "/v1/videos"

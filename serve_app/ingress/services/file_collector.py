@@ -1,0 +1,88 @@
+"""Deletion of files in storage that the database lists as unneeded."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+
+from serve_app.domain.errors import DarkroomError
+from serve_app.domain.ports import Storage
+from serve_app.domain.upload import UploadBook
+from serve_app.queue.reaper import PeriodicTask
+from serve_app.queue.transactions.unwanted_files import UnwantedFiles
+from serve_app.storage.keys import by_location
+from serve_app.telemetry.queue_metrics import QueueMeter
+
+COLLECT_INTERVAL_S = 10.0
+BATCH_SIZE = 100
+
+
+class FileCollector:
+    """Deletes garbage files periodically. Several ingress processes may do it at the same time.
+
+    While storage is not available, the files stay listed and are deleted later.
+    """
+
+    def __init__(
+        self,
+        unwanted: UnwantedFiles,
+        uploads: UploadBook,
+        storage: Storage,
+        expire: Callable[[], Awaitable[bool | None]] | None = None,
+        metrics: QueueMeter | None = None,
+    ) -> None:
+        """``expire``: called before each round, because it may turn more files into garbage."""
+        self._unwanted = unwanted
+        self._uploads = uploads
+        self._storage = storage
+        # A step of its own: while it fails, abandoned uploads are deleted nevertheless.
+        work: dict[str, Callable[[], Awaitable[bool | None]]] = {
+            "delete_files": self.delete_garbage_files,
+            "age_uploads": self.age_uploads,
+            "delete_uploads": self.delete_garbage_uploads,
+        }
+        if expire is not None:
+            work = {"expire_files": expire, **work}
+        self._rounds = PeriodicTask(COLLECT_INTERVAL_S, work, metrics)
+
+    def start(self) -> None:
+        self._rounds.start()
+
+    async def aclose(self) -> None:
+        await self._rounds.aclose()
+
+    async def delete_garbage_files(self) -> None:
+        """Delete all files that are due."""
+        while keys := await self._unwanted.take(BATCH_SIZE):
+            failed: DarkroomError | None = None
+            for group in by_location(keys):
+                # Files of a location that is away must not keep those of the others listed.
+                try:
+                    await self._storage.delete(group)
+                except DarkroomError as error:
+                    failed = error
+                else:
+                    await self._unwanted.forget(group)
+            if failed is not None:
+                raise failed
+
+    async def age_uploads(self) -> None:
+        """Mark the uploads whose age exceeds their tenant's retention, so that they are deleted."""
+        await self._uploads.mark_aged()
+
+    async def delete_garbage_uploads(self) -> None:
+        """Delete uploads that were abandoned, aborted, or marked as kept long enough."""
+        while uploads := await self._uploads.take_unwanted(BATCH_SIZE):
+            parts = {each.key: each.parts_id for each in uploads if each.parts_id is not None}
+            failed: DarkroomError | None = None
+            for group in by_location(each.key for each in uploads):
+                try:
+                    for key in group:
+                        if key in parts:
+                            await self._storage.drop_parts(key, parts[key])
+                    await self._storage.delete(group)
+                except DarkroomError as error:
+                    failed = error
+                else:
+                    await self._uploads.forget(group)
+            if failed is not None:
+                raise failed

@@ -1,0 +1,38 @@
+"""The report of the code's sizes and counts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from scripts.structure.figures import line_kinds, lone_modules
+from scripts.structure.modules import parsed
+from scripts.structure.report import add, read, table
+
+
+def test_each_line_is_of_one_kind() -> None:
+    text = '"""About."""\n\n# why\nVALUE = """\n# text\n"""\n"""Its unit."""\nx = 1  # beside\n'
+    kinds = line_kinds(parsed("a.py", text))
+    assert kinds == {"code": 4, "docstring": 2, "comment": 1, "blank": 1}
+
+
+def test_a_short_module_with_one_importer_beside_it_is_found() -> None:
+    product = [
+        parsed("a/one.py", "class Part: pass\n"),
+        parsed("a/two.py", "from a.one import Part\n"),
+        parsed("b/three.py", "import a.two\n"),
+    ]
+    assert lone_modules(product) == ["a/one.py"]
+
+
+def test_the_history_keeps_the_rows_of_a_time_with_other_figures(tmp_path: Path) -> None:
+    history = tmp_path / "history.csv"
+    add(history, {"date": "2026-01-01", "modules": "3", "gone": "7"})
+    add(history, {"date": "2026-02-01", "modules": "12", "new": "1"})
+    rows = read(history)
+    assert rows[0] == {"date": "2026-01-01", "modules": "3", "new": "", "gone": "7"}
+    assert table(rows).splitlines() == [
+        "date     2026-01-01  2026-02-01",
+        "modules           3          12",
+        "new                           1",
+        "gone              7            ",
+    ]
