@@ -17,7 +17,7 @@ Row = TypeVar("Row")
 
 
 class Owner(Enum):
-    """Whose resources a call is about."""
+    """Owner of the resources that a call is about."""
 
     CALLER = "caller"
     """The caller's tenant."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from serve_app.domain.media.draft import StoredDraft
 from serve_app.ingress.http import query
 from serve_app.ingress.http.openapi import in_query
-from serve_app.ingress.resources.calls import MAX_LISTED, Call, Calls, Listing
+from serve_app.ingress.resources.calls import MAX_LISTED, Call, Calls, ResourceList
 from serve_app.ingress.services import request_ids
 from serve_app.ingress.submission.drafts import max_bytes
 from serve_app.resources.drafts import DRAFTS, RequestDraft
@@ -19,7 +19,7 @@ ROUTES = calls.routes
     about={"bytes": int, "max_bytes": int},
     parameters=(in_query("request_id", "Only the drafts that this request made."),),
 )
-async def list_drafts(call: Call) -> Listing[RequestDraft]:
+async def list_drafts(call: Call) -> ResourceList[RequestDraft]:
     """``bytes``: of all drafts of the tenant. ``max_bytes``: at which no more are made."""
     request_id = query.text(call.request, "request_id")
     if request_id is not None and not request_ids.valid(request_id):
@@ -32,7 +32,7 @@ async def list_drafts(call: Call) -> Listing[RequestDraft]:
         "bytes": await drafts.used(call.owner),
         "max_bytes": max_bytes(call.services, call.owner),
     }
-    return Listing([_shown(each) for each in newest], about)
+    return ResourceList([_shown(each) for each in newest], about)
 
 
 @calls.show("Show a draft")

@@ -67,14 +67,14 @@ class Call:
 
 
 @dataclass(frozen=True, slots=True)
-class Listing(Generic[Row]):
+class ResourceList(Generic[Row]):
     """Resources, and what their list says about all of them."""
 
     rows: Sequence[Row]
     about: Mapping[str, Any] = field(default_factory=dict[str, Any])
 
 
-List = Callable[[Call], Awaitable[Sequence[Row] | Listing[Row]]]
+List = Callable[[Call], Awaitable[Sequence[Row] | ResourceList[Row]]]
 Show = Callable[[Call, str], Awaitable[Row | None]]
 Change = Callable[[Call, str, Body], Awaitable[Row]]
 Create = Callable[[Call, Body], Awaitable[Row]]
@@ -110,7 +110,7 @@ class Calls(Generic[Row]):
                 call = await self._call(request, "list", reads=True)
                 limit = query.page_size(request, default=MAX_LISTED, most=MAX_LISTED)
                 found = await read(call)
-                listing = found if isinstance(found, Listing) else Listing(found)
+                listing = found if isinstance(found, ResourceList) else ResourceList(found)
                 rows = self._after(query.text(request, "cursor"), listing.rows)
                 shown, more = rows[:limit], len(rows) > limit
                 body = {
