@@ -26,7 +26,7 @@ import torch
 
 from benchmarks.pipelines import arguments, pipeline_of
 from deployments.engine.engine import Engine
-from deployments.engine.memory.placement import lay_out
+from deployments.engine.memory.layout import lay_out
 
 Submit = Callable[[Mapping[str, Any]], Any]
 """Begins one; what it returns has ``result`` and ``add_done_callback``."""
