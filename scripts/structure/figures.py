@@ -161,9 +161,10 @@ def _imports(tree: ast.Module) -> Iterator[str]:
 
 
 def _schema(root: Path) -> dict[str, int]:
-    text = (root / "serve_app" / "queue" / "schema" / "schema.sql").read_text()
+    folder = root / "serve_app" / "queue" / "schema"
+    text = "\n".join(path.read_text() for path in sorted(folder.glob("*.sql")))
     patterns = {
-        "tables": r"^CREATE TABLE ",
+        "tables": r"^CREATE (?:UNLOGGED )?TABLE ",
         "indexes": r"^CREATE (?:UNIQUE )?INDEX ",
         "triggers": r"^CREATE (?:CONSTRAINT )?TRIGGER ",
     }

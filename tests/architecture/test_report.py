@@ -4,9 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from scripts.structure.figures import line_kinds, lone_modules
+from scripts.structure.figures import figures, line_kinds, lone_modules
 from scripts.structure.modules import parsed
 from scripts.structure.report import add, read, table
+
+
+def test_the_report_counts_this_code() -> None:
+    counted = figures(Path(__file__).parents[2])
+    assert all(counted[name] for name in ("product: code", "tables", "indexes", "routes"))
 
 
 def test_each_line_is_of_one_kind() -> None:
