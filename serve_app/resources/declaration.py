@@ -38,6 +38,7 @@ class Resource(Generic[Row]):
     model: type[Row]  # a dataclass, as which each is shown
     key: str  # field of the model that names one
     key_description: str
+    key_has_slashes: bool = False
     scope: str
     change_scope: str = ""  # of calls that change something, if it is another one
     owner: Owner = Owner.CALLER
@@ -59,6 +60,11 @@ class Resource(Generic[Row]):
     def parameter(self) -> str:
         """Parameter of the path that has the key of one."""
         return self.name.replace(" ", "_")
+
+    @property
+    def path_of_one(self) -> str:
+        """Path with the parameter."""
+        return f"{self.path}/{{{self.parameter}{':path' if self.key_has_slashes else ''}}}"
 
     @property
     def fields(self) -> Sequence[str]:

@@ -108,7 +108,7 @@ def allowed_rights(
 
 def _require_scope(request: HTTPConnection, caller: Caller, chosen: str | None) -> None:
     route: Route = request.scope["route"]
-    needed = scope_of(route.path, request.scope.get("method", "GET"))
+    needed = scope_of(route, request.scope.get("method", "GET"))
     if needed == BY_CALL:
         needed = chosen
     elif chosen is not None and chosen != needed:

@@ -138,10 +138,13 @@ class DocumentedRoute(Route):
         handler: Callable[[HttpRequest], Awaitable[Response]],
         operations: Mapping[str, Operation],
         methods: Sequence[str] = (),
+        scope: str | None = None,
     ) -> None:
-        """``methods``: all methods of the route, if not each of them is documented."""
+        """``methods``: all methods of the route, if not each of them is documented. ``scope``: that
+        its calls need; None: the table of ``route_scopes`` says it."""
         super().__init__(path, handler, methods=list(methods or operations))
         self.operations = operations
+        self.scope = scope
 
 
 Operations = Mapping[str, Mapping[str, Operation]]

@@ -1,11 +1,13 @@
-"""Scope that each call needs, by its route and method.
+"""Scope that each call needs, by its route and method. Routes of declared resources have their own.
 
-A call without an entry here is refused as a defect, and a test finds it.
+A call without a scope is refused as a defect, and a test finds it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+
+from starlette.routing import Route, WebSocketRoute
 
 from serve_app.ingress.http.paths import COMFYUI_PREFIX, MCP_PATH, OPENAI_PREFIX, REPLICATE_PREFIX
 from serve_app.tenants.scopes import CANCEL, FILES, OPERATOR, READ, SUBMIT, TENANT_ADMIN, USAGE
@@ -47,18 +49,14 @@ SCOPES: Mapping[str, Mapping[str, str]] = {
         "/v1/requests/{request_id}/preview": READ,
         "/v1/requests/{request_id}/webhook": READ,
         "/v1/models/requests/by-endpoint": READ,
-        "/v1/drafts": READ,
-        "/v1/drafts/{draft}": READ,
         "/v1/webhooks": READ,
         "/v1/webhooks/secret": READ,
-        "/v1/secrets": TENANT_ADMIN,  # `operator` for others
         "/v1/loras": FILES,
         "/v1/weights": FILES,
         "/v1/weights/{name}": FILES,
         "/v1/workflows": ANY_KEY,
         "/v1/workflows/{name}": ANY_KEY,
         "/v1/requests/{request_id}/steps": READ,
-        "/v1/shares": FILES,
         "/v1/models/usage": USAGE,
         "/v1/usage": USAGE,
         "/v1/usage.csv": USAGE,
@@ -207,7 +205,6 @@ SCOPES: Mapping[str, Mapping[str, str]] = {
         "/v1/webhooks/rotate": OPERATOR,
         "/v1/tenants/{tenant}/disable": OPERATOR,
         "/v1/tenants/{tenant}/enable": OPERATOR,
-        "/v1/secrets/{secret}": TENANT_ADMIN,
         "/v1/endpoints/{endpoint_id:path}/pause": OPERATOR,
         "/v1/endpoints/{endpoint_id:path}/drain": OPERATOR,
         "/v1/endpoints/{endpoint_id:path}/resume": OPERATOR,
@@ -219,13 +216,10 @@ SCOPES: Mapping[str, Mapping[str, str]] = {
         "/files/{key:path}": NO_KEY,  # replicas, with a ticket
         "/v1/models/requests/{request_id}/payloads": CANCEL,
         "/v1/requests/{request_id}": CANCEL,
-        "/v1/drafts/{draft}": CANCEL,
         "/v1/uploads/{key:path}": FILES,
-        "/v1/shares/{share}": FILES,
         "/v1/weights/{name}": FILES,
         "/v1/workflows/{name}": SUBMIT,
         "/v1/keys/{key_id}": TENANT_ADMIN,
-        "/v1/secrets/{secret}": TENANT_ADMIN,
         "/v1/sign-in": ANY_KEY,
         "/v1/models/entries/{endpoint_id:path}": OPERATOR,
         "/v1/tenants/{tenant}": OPERATOR,
@@ -253,8 +247,12 @@ FOR_ALL_METHODS: Mapping[str, str] = {
 """Routes whose scope does not depend on the method; also those of WebSockets."""
 
 
-def scope_of(path: str, method: str) -> str:
-    """Scope of a route's call, or one of the words above. ``LookupError``: it has no entry."""
+def scope_of(route: Route | WebSocketRoute, method: str) -> str:
+    """Scope of a route's call, or one of the words above. ``LookupError``: neither the route nor
+    the table says it."""
+    if (declared := getattr(route, "scope", None)) is not None:
+        return declared
+    path = route.path
     by_method = SCOPES.get("GET" if method == "HEAD" else method, {})
     if path in by_method:
         return by_method[path]

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Generic, TypeVar, cast
 
 from pydantic import BaseModel
@@ -19,11 +19,11 @@ from starlette.responses import Response
 from typing_extensions import TypedDict
 
 from serve_app.domain.audit.acts import Actor
-from serve_app.domain.errors import Forbidden, NotFound
+from serve_app.domain.errors import Forbidden, InvalidInput, NotFound
 from serve_app.domain.executors.secrets import INSTALLATION
 from serve_app.ingress.http import query
 from serve_app.ingress.http.auth import actor_of, authenticate, record_read
-from serve_app.ingress.http.body import read_model
+from serve_app.ingress.http.body import read_json, read_model
 from serve_app.ingress.http.context import context_of
 from serve_app.ingress.http.errors import json_reply
 from serve_app.ingress.http.openapi import (
@@ -45,7 +45,8 @@ MAX_LISTED = 1000
 """Resources in an answer, and its default: most tenants have fewer."""
 
 Row = TypeVar("Row")
-Body = TypeVar("Body", bound=BaseModel)
+Body = TypeVar("Body")
+Reply = TypeVar("Reply")
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,13 +77,34 @@ class ResourceList(Generic[Row]):
 
 List = Callable[[Call], Awaitable[Sequence[Row] | ResourceList[Row]]]
 Show = Callable[[Call, str], Awaitable[Row | None]]
-Change = Callable[[Call, str, Body], Awaitable[Row]]
-Create = Callable[[Call, Body], Awaitable[Row]]
-Delete = Callable[[Call, str], Awaitable[bool]]
+Create = Callable[[Call, Body], Awaitable[Reply]]
+Change = Callable[[Call, str, Body], Awaitable[Reply]]
+Act = Callable[[Call, str], Awaitable[Reply]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Special:
+    """What is special about a call: ``reply``, the type that it answers with in place of the
+    resource's model; its status; a scope of its own; more parameters and statuses of errors."""
+
+    reply: Any = None
+    status: int = 200
+    scope: str = ""
+    max_bytes: int = MAX_BODY_BYTES
+    parameters: Sequence[Parameter] = ()
+    errors: Sequence[int] = ()
+
+
+PLAIN, CREATED = Special(), Special(status=201)
+DELETED = Special(status=204)
 
 
 class Calls(Generic[Row]):
-    """Routes of a resource. Each method adds one, and its ``summary`` describes it."""
+    """Routes of a resource. Each method adds one, and its ``summary`` describes it. A ``body`` is a
+    model of pydantic, or another type of JSON objects, of which the handler gets the object.
+
+    A handler that returns None for a key says that there is no such resource.
+    """
 
     def __init__(self, resource: Resource[Row]) -> None:
         self.resource = resource
@@ -104,125 +126,89 @@ class Calls(Generic[Row]):
             "has_more": bool,
         }
         page = cast("Any", TypedDict)(f"{pascal(_slug(resource.plural))}Page", types)
+        paging = (
+            in_query("limit", f"At most so many; 1 to {MAX_LISTED}.", int),
+            in_query("cursor", "`next_cursor` of the answer before."),
+        )
+        special = Special(reply=page, parameters=(*parameters, *paging))
 
         def add(read: List[Row]) -> List[Row]:
-            async def handler(request: HttpRequest) -> Response:
-                call = await self._call(request, "list", reads=True)
-                limit = query.page_size(request, default=MAX_LISTED, most=MAX_LISTED)
+            async def handle(call: Call) -> Any:
+                limit = query.page_size(call.request, default=MAX_LISTED, most=MAX_LISTED)
                 found = await read(call)
-                listing = found if isinstance(found, ResourceList) else ResourceList(found)
-                rows = self._after(query.text(request, "cursor"), listing.rows)
+                listed = found if isinstance(found, ResourceList) else ResourceList(found)
+                rows = self._after(query.text(call.request, "cursor"), listed.rows)
                 shown, more = rows[:limit], len(rows) > limit
-                body = {
-                    resource.items: plain(shown),
-                    **plain(listing.about),
+                return {
+                    resource.items: shown,
+                    **listed.about,
                     "next_cursor": str(getattr(shown[-1], resource.key)) if more else None,
                     "has_more": more,
                 }
-                return json_reply(body)
 
-            paging = (
-                in_query("limit", f"At most so many; 1 to {MAX_LISTED}.", int),
-                in_query("cursor", "`next_cursor` of the answer before."),
-            )
-            self._add(
-                "GET",
-                resource.path,
-                handler,
-                Operation(
-                    f"list{pascal(_slug(resource.plural))}",
-                    self._needs("GET", summary),
-                    {200: answer(f"The {resource.plural}.", page)},
-                    errors=(403, 404, 422),
-                    parameters=(*parameters, *self._owners(), *paging),
-                ),
-            )
+            name = f"list{pascal(_slug(resource.plural))}"
+            self._add("GET", resource.path, name, summary, handle, special)
             return read
 
         return add
 
-    def show(self, summary: str) -> Callable[[Show[Row]], Show[Row]]:
+    def show(self, summary: str, special: Special = PLAIN) -> Callable[[Show[Row]], Show[Row]]:
         def add(read: Show[Row]) -> Show[Row]:
-            async def handler(request: HttpRequest) -> Response:
-                call = await self._call(request, "show", reads=True)
-                found = await read(call, self._key(request))
-                if found is None:
-                    raise self._unknown(request)
-                return json_reply(plain(found))
-
-            self._one("GET", "get", summary, handler, errors=(403, 404, 422))
+            self._one("GET", "get", summary, read, special)
             return read
-
-        return add
-
-    def put(
-        self, summary: str, body: type[Body], *, max_bytes: int = MAX_BODY_BYTES
-    ) -> Callable[[Change[Body, Row]], Change[Body, Row]]:
-        """Create one, or replace one with this key."""
-
-        def add(write: Change[Body, Row]) -> Change[Body, Row]:
-            async def handler(request: HttpRequest) -> Response:
-                call = await self._call(request, "set")
-                new = await read_model(request, body, max_bytes)
-                return json_reply(plain(await write(call, self._key(request), new)))
-
-            self._one("PUT", "set", summary, handler, errors=(403, 404, 413, 422), body=body)
-            return write
 
         return add
 
     def create(
-        self, summary: str, body: type[Body], *, max_bytes: int = MAX_BODY_BYTES
-    ) -> Callable[[Create[Body, Row]], Create[Body, Row]]:
-        resource = self.resource
+        self, summary: str, body: type[Body], special: Special = CREATED
+    ) -> Callable[[Create[Body, Reply]], Create[Body, Reply]]:
+        def add(write: Create[Body, Reply]) -> Create[Body, Reply]:
+            async def handle(call: Call) -> Any:
+                return await write(call, await _read(call.request, body, special.max_bytes))
 
-        def add(write: Create[Body, Row]) -> Create[Body, Row]:
-            async def handler(request: HttpRequest) -> Response:
-                call = await self._call(request, "create")
-                new = await read_model(request, body, max_bytes)
-                return json_reply(plain(await write(call, new)), 201)
-
-            self._add(
-                "POST",
-                resource.path,
-                handler,
-                Operation(
-                    f"create{self._pascal}",
-                    self._needs("POST", summary),
-                    {201: answer(f"The {resource.name}.", resource.model)},
-                    errors=(403, 404, 413, 422, 503),
-                    parameters=self._owners(),
-                    body=body,
-                ),
-            )
+            name = f"create{self._pascal}"
+            self._add("POST", self.resource.path, name, summary, handle, special, body)
             return write
 
         return add
 
+    def put(
+        self, summary: str, body: type[Body], special: Special = PLAIN
+    ) -> Callable[[Change[Body, Reply]], Change[Body, Reply]]:
+        """Create one, or replace one with this key."""
+        return self._changing("PUT", "set", summary, body, special)
+
+    def change(
+        self, summary: str, body: type[Body], special: Special = PLAIN
+    ) -> Callable[[Change[Body, Reply]], Change[Body, Reply]]:
+        """Change some fields of one."""
+        return self._changing("PATCH", "change", summary, body, special)
+
     def delete(
-        self, summary: str, parameters: Sequence[Parameter] = ()
-    ) -> Callable[[Delete], Delete]:
-        """The handler returns False if there is none."""
+        self, summary: str, special: Special = DELETED
+    ) -> Callable[[Act[Reply | bool]], Act[Reply | bool]]:
+        """The handler returns False if there is none; otherwise True, or what is answered."""
 
-        def add(remove: Delete) -> Delete:
-            async def handler(request: HttpRequest) -> Response:
-                call = await self._call(request, "delete")
-                if not await remove(call, self._key(request)):
-                    raise self._unknown(request)
-                return Response(status_code=204)
+        def add(remove: Act[Reply | bool]) -> Act[Reply | bool]:
+            async def handle(call: Call, key: str) -> Any:
+                return (await remove(call, key)) or None
 
-            self._one(
-                "DELETE",
-                "delete",
-                summary,
-                handler,
-                errors=(403, 404, 422),
-                answers={204: Answer("It is deleted.")},
-                parameters=parameters,
-            )
+            self._one("DELETE", "delete", summary, handle, special)
             return remove
 
         return add
+
+    def act(
+        self,
+        name: str,
+        summary: str,
+        body: type[Body],
+        special: Special = PLAIN,
+        *,
+        method: str = "PUT",
+    ) -> Callable[[Change[Body, Reply]], Change[Body, Reply]]:
+        """Do something to one, at a path of its own."""
+        return self._changing(method, name, summary, body, special, f"/{name}")
 
     # Implementation
 
@@ -230,46 +216,86 @@ class Calls(Generic[Row]):
     def _pascal(self) -> str:
         return pascal(_slug(self.resource.name))
 
+    def _changing(
+        self,
+        method: str,
+        verb: str,
+        summary: str,
+        body: type[Body],
+        special: Special,
+        under: str = "",
+    ) -> Callable[[Change[Body, Reply]], Change[Body, Reply]]:
+        def add(write: Change[Body, Reply]) -> Change[Body, Reply]:
+            async def handle(call: Call, key: str) -> Any:
+                return await write(call, key, await _read(call.request, body, special.max_bytes))
+
+            self._one(method, verb, summary, handle, special, body, under)
+            return write
+
+        return add
+
     def _one(
         self,
         method: str,
         verb: str,
         summary: str,
-        handler: Callable[[HttpRequest], Awaitable[Response]],
-        *,
-        errors: Sequence[int],
-        answers: Mapping[int, Answer] | None = None,
+        handle: Callable[[Call, str], Awaitable[Any]],
+        special: Special,
         body: Any = None,
-        parameters: Sequence[Parameter] = (),
+        under: str = "",
     ) -> None:
         resource = self.resource
-        operation = Operation(
-            f"{verb}{self._pascal}",
-            self._needs(method, summary),
-            answers or {200: answer(f"The {resource.name}.", resource.model)},
-            errors=errors,
-            parameters=(
-                in_path(resource.parameter, resource.key_description),
-                *parameters,
-                *self._owners(),
-            ),
-            body=body,
-        )
-        self._add(method, f"{resource.path}/{{{resource.parameter}}}", handler, operation)
+
+        async def of_key(call: Call) -> Any:
+            key = str(call.request.path_params[resource.parameter])
+            if (found := await handle(call, key)) is None:
+                raise NotFound(
+                    f"There is no {resource.name} {key[:64]}. GET {resource.path} lists those that "
+                    "there are."
+                )
+            return found
+
+        parameters = (in_path(resource.parameter, resource.key_description), *special.parameters)
+        of_one = replace(special, parameters=parameters)
+        name = f"{verb}{self._pascal}"
+        self._add(method, f"{resource.path_of_one}{under}", name, summary, of_key, of_one, body)
 
     def _add(
         self,
         method: str,
         path: str,
-        handler: Callable[[HttpRequest], Awaitable[Response]],
-        operation: Operation,
+        name: str,
+        summary: str,
+        handle: Callable[[Call], Awaitable[Any]],
+        special: Special,
+        body: Any = None,
     ) -> None:
-        self.routes.append(DocumentedRoute(path, handler, {method: operation}))
-
-    def _needs(self, method: str, summary: str) -> str:
         resource = self.resource
-        scope = resource.scope if method == "GET" else resource.change_scope or resource.scope
-        return f"{summary}. Needs the scope `{scope}`"
+        reads = method == "GET"
+        scope = special.scope or (not reads and resource.change_scope) or resource.scope
+        label = f"{resource.path.strip('/').replace('/', '.')}.{name}"
+
+        async def handler(request: HttpRequest) -> Response:
+            context_of(request).route = label
+            reply = await handle(await self._call(request, reads=reads))
+            if special.status == 204:
+                return Response(status_code=204)
+            return json_reply(plain(reply), special.status)
+
+        what = f"The {resource.name}."
+        operation = Operation(
+            name,
+            f"{summary}. Needs the scope `{scope}`",
+            {
+                special.status: Answer(what)
+                if special.status == 204
+                else answer(what, special.reply or resource.model)
+            },
+            errors=(403, 404, *(() if body is None else (413,)), 422, *special.errors),
+            parameters=(*special.parameters, *self._owners()),
+            body=body,
+        )
+        self.routes.append(DocumentedRoute(path, handler, {method: operation}, scope=scope))
 
     def _owners(self) -> Sequence[Parameter]:
         tenant = in_query("tenant", "Another tenant. Needs the scope `operator`.")
@@ -281,9 +307,8 @@ class Calls(Generic[Row]):
             Owner.TENANT_OR_INSTALLATION: (tenant, installation),
         }.get(self.resource.owner, ())
 
-    async def _call(self, request: HttpRequest, verb: str, *, reads: bool = False) -> Call:
+    async def _call(self, request: HttpRequest, *, reads: bool) -> Call:
         """Authenticate. ``Forbidden``: the call is about resources of another owner."""
-        context_of(request).route = f"{self.resource.path.strip('/').replace('/', '.')}.{verb}"
         caller = await authenticate(request)
         services = services_of(request)
         owner = await self._owner(request, caller, services)
@@ -316,16 +341,6 @@ class Calls(Generic[Row]):
         await services.identity.tenants.find(tenant)
         return tenant
 
-    def _key(self, request: HttpRequest) -> str:
-        return str(request.path_params[self.resource.parameter])
-
-    def _unknown(self, request: HttpRequest) -> NotFound:
-        resource = self.resource
-        return NotFound(
-            f"There is no {resource.name} {self._key(request)[:64]}. GET {resource.path} lists "
-            "those that there are."
-        )
-
     def _after(self, cursor: str | None, rows: Sequence[Row]) -> Sequence[Row]:
         if cursor is None:
             return rows
@@ -333,6 +348,15 @@ class Calls(Generic[Row]):
         if cursor not in keys:
             raise query.invalid("cursor", "is of no page; read the list from its start", cursor)
         return rows[keys.index(cursor) + 1 :]
+
+
+async def _read(request: HttpRequest, body: Any, max_bytes: int) -> Any:
+    if issubclass(body, BaseModel):
+        return await read_model(request, body, max_bytes)
+    value = await read_json(request, max_bytes)
+    if not isinstance(value, dict):
+        raise InvalidInput("The body must be a JSON object.")
+    return cast("dict[str, Any]", value)
 
 
 def _slug(name: str) -> str:

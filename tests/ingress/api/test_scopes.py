@@ -36,7 +36,7 @@ def calls_with_a_scope() -> list[tuple[str, str, str]]:
     for each in routes:
         if isinstance(each, Route):
             for method in sorted((each.methods or set()) - {"HEAD"}):
-                scope = scope_of(each.path, method)
+                scope = scope_of(each, method)
                 if scope not in (NO_KEY, ANY_KEY, BY_CALL):
                     found.append((method, each.path, scope))
     return found

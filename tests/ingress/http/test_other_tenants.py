@@ -16,13 +16,13 @@ import pytest
 
 from serve_app.ingress.app import create_app
 from serve_app.ingress.http.paths import COMFYUI_PREFIX, MCP_PATH, OPENAI_PREFIX, REPLICATE_PREFIX
-from serve_app.ingress.http.route_scopes import FOR_ALL_METHODS, NO_KEY, scope_of
+from serve_app.ingress.http.route_scopes import FOR_ALL_METHODS, NO_KEY
 from serve_app.tenants.scopes import API, OPERATOR, SINGLE
 from tests.ingress.api.files.private import lifecycle
 from tests.ingress.api.test_loras import safetensors
 from tests.ingress.fal.test_submit import completed
 from tests.ingress.house import House, built
-from tests.ingress.http.test_route_scopes import every_call
+from tests.ingress.http.test_route_scopes import every_call, scopes
 
 OWNER, STRANGER = "default", "stranger"
 SECRET = "a lighthouse that no one else knows"
@@ -356,7 +356,7 @@ def names_something(path: str) -> bool:
 
 def test_every_call_with_a_body_has_a_case() -> None:
     of_operators = {
-        (method, path) for method, path in calls() if scope_of(path, method) == OPERATOR
+        (method, path) for method, path in calls() if scopes()[method, path] == OPERATOR
     }
     without = [
         (method, path)
@@ -393,7 +393,7 @@ async def test_ids_of_another_tenant_are_answered_like_invented_ones(scene: Scen
         else:
             assert theirs.status_code in (400, 403, 404, 422), (method, path, theirs.text)
         if theirs.status_code == 403:
-            assert scope_of(path, method) in (OPERATOR, NO_KEY), (method, path, theirs.text)
+            assert scopes()[method, path] in (OPERATOR, NO_KEY), (method, path, theirs.text)
     assert tried > 30
     await unharmed(scene)
 
@@ -438,7 +438,7 @@ async def test_no_list_shows_anything_of_another_tenant(scene: Scene) -> None:
     """Nor by a parameter that names the tenant: that needs the scope ``operator``."""
     tried = 0
     for method, path in calls():
-        if method != "GET" or names_something(path) or scope_of(path, method) == OPERATOR:
+        if method != "GET" or names_something(path) or scopes()[method, path] == OPERATOR:
             continue
         tried += 1
         for query in ("", f"?tenant={OWNER}", "?endpoint_id=fal-ai/flux/schnell&expand=payloads"):
@@ -454,7 +454,7 @@ async def test_no_list_shows_anything_of_another_tenant(scene: Scene) -> None:
 
 async def test_operators_calls_refuse_all_others_whatever_they_name(scene: Scene) -> None:
     for method, path in calls():
-        if scope_of(path, method) == OPERATOR:
+        if scopes()[method, path] == OPERATOR:
             theirs, _ = await scene.compared(method, path, {})
             assert theirs.status_code == 403, (method, path)
             assert SECRET not in theirs.text

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cache
 
 from starlette.routing import BaseRoute, Mount, Route, WebSocketRoute
 
@@ -28,9 +29,18 @@ def every_call(routes: Sequence[BaseRoute]) -> Iterator[tuple[Route, str]]:
             yield from ((route, method) for method in sorted(route.methods or ()))
 
 
-def test_every_call_has_a_scope_in_the_table() -> None:
+@cache
+def scopes() -> Mapping[tuple[str, str], str]:
+    """Scope of each call, by method and path."""
+    return {
+        (method, route.path): scope_of(route, method)
+        for route, method in every_call(create_app().routes)
+    }
+
+
+def test_every_call_has_a_scope() -> None:
     for route, method in every_call(create_app().routes):
-        assert scope_of(route.path, method) in {NO_KEY, ANY_KEY, BY_CALL, *SINGLE}, route.path
+        assert scope_of(route, method) in {NO_KEY, ANY_KEY, BY_CALL, *SINGLE}, route.path
 
 
 def test_the_table_has_no_call_that_is_gone() -> None:
@@ -46,12 +56,12 @@ def test_websockets_have_a_scope_too() -> None:
     routes = [each for route in app.routes for each in (route, *getattr(route, "routes", ()))]
     sockets = [each for each in routes if isinstance(each, WebSocketRoute)]
     assert sockets
-    assert {scope_of(each.path, "GET") for each in sockets} == {BY_CALL, READ}
+    assert {scope_of(each, "GET") for each in sockets} == {BY_CALL, READ}
 
 
 def test_a_call_that_is_documented_as_open_needs_no_key() -> None:
     for route, method in every_call(create_app().routes):
         if isinstance(route, DocumentedRoute) and method in route.operations:
-            operation, scope = route.operations[method], scope_of(route.path, method)
+            operation, scope = route.operations[method], scope_of(route, method)
             if scope == NO_KEY and operation.key:
                 assert operation.errors == (405,), route.path

@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from serve_app.domain.errors import InvalidInput
 from serve_app.domain.executors.secrets import MAX_VALUE_BYTES, name_problem, value_problem
-from serve_app.ingress.resources.calls import Call, Calls
+from serve_app.ingress.resources.calls import Call, Calls, Special
 from serve_app.resources.secrets import MAX_SECRETS, SECRETS, SecretStatus
 
 MAX_BODY_BYTES = 8 * MAX_VALUE_BYTES  # JSON may escape each byte
@@ -42,7 +42,7 @@ async def list_secrets(call: Call) -> Sequence[SecretStatus]:
 @calls.put(
     "Set or replace a secret. Requests that begin from now on use it",
     NewSecret,
-    max_bytes=MAX_BODY_BYTES,
+    Special(max_bytes=MAX_BODY_BYTES),
 )
 async def set_secret(call: Call, name: str, new: NewSecret) -> SecretStatus:
     if (problem := name_problem(name)) is not None:
