@@ -69,7 +69,7 @@ def warm_command(
     with Client(server) as client:
         if endpoint is None:
             answer = client.get("/v1/warm")
-            lines = target_lines(answer["targets"])
+            lines = target_lines(answer["warm_targets"])
         elif off:
             client.delete(f"/v1/warm/{quote(endpoint)}")
             answer, lines = {"endpoint_id": endpoint}, iter([f"{endpoint} is not kept any more."])

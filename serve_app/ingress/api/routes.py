@@ -58,6 +58,7 @@ from serve_app.ingress.http.json_schema import Time
 from serve_app.ingress.http.openapi import DocumentedRoute, Operation, answer
 from serve_app.ingress.services.cpu_executor import in_cpu_thread
 from serve_app.ingress.services.services import services_of
+from serve_app.resources.declaration import plain
 from serve_app.settings import PoolConfig
 
 
@@ -190,7 +191,7 @@ async def status(request: HttpRequest) -> Response:
             for name in sorted(demand.keys() | configured.keys())
         },
         "replicas": replicas,
-        "warm": [warm.warm_target(each) for each in services.warm.states],
+        "warm": plain([warm.target_status(each) for each in services.warm.states]),
         "unplaceable": dict(
             await services.health.placement_problems({one["pool"] for one in replicas})
         ),

@@ -2,27 +2,22 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
 from typing import Annotated, Literal
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
-from starlette.requests import Request as HttpRequest
-from starlette.responses import Response
-from typing_extensions import TypedDict
 
 from serve_app.domain.errors import InvalidInput, NotFound
 from serve_app.domain.executors.hosted import PROVIDERS, RUN_CODE
 from serve_app.domain.operations import WarmTarget, WeightsLevel
-from serve_app.ingress.http.auth import actor_of, authenticate
-from serve_app.ingress.http.body import read_model
-from serve_app.ingress.http.context import context_of
-from serve_app.ingress.http.errors import json_reply
-from serve_app.ingress.http.json_schema import Time
-from serve_app.ingress.http.openapi import Answer, DocumentedRoute, Operation, answer, in_path
-from serve_app.ingress.services.services import Services, services_of
+from serve_app.ingress.resources.calls import Call, Calls, Special
+from serve_app.ingress.services.services import Services
 from serve_app.ingress.services.warm_pools import TargetState
+from serve_app.resources.declaration import Owner, Resource
+from serve_app.tenants.scopes import OPERATOR
 
-MAX_BODY_BYTES = 16 * 1024
 MAX_S = 366 * 86400
 
 
@@ -42,67 +37,77 @@ class NewWarmTarget(BaseModel):
     )
 
 
-class WarmTargetStatus(TypedDict):
+@dataclass(frozen=True, slots=True)
+class WarmTargetStatus:
     """Warm target that is in force."""
 
     endpoint_id: Annotated[str, Field(description="Empty: only replicas.")]
     pool: Annotated[str, Field(description="Empty: it has no effect; `problems` says why.")]
     replicas: int
-    level: Literal["hot", "host", "disk"]
+    level: WeightsLevel
     source: Literal["operator", "configuration"]
-    until: Time | None
+    until: datetime | None
     ready_replicas: Annotated[
         int, Field(description="Ready replicas that hold the weights at this level.")
     ]
-    problems: list[str]
+    problems: tuple[str, ...]
 
 
-class WarmTargets(TypedDict):
-    targets: list[WarmTargetStatus]
+WARM_TARGETS = Resource(
+    name="warm target",
+    path="/v1/warm",
+    model=WarmTargetStatus,
+    key="endpoint_id",
+    key_description="Its slashes are not escaped.",
+    key_has_slashes=True,
+    scope=OPERATOR,
+    owner=Owner.INSTALLATION,
+    columns=("endpoint_id", "level", "replicas", "ready_replicas", "pool", "source", "until"),
+)
+calls = Calls(WARM_TARGETS)
+ROUTES = calls.routes
 
 
-async def listed(request: HttpRequest) -> Response:
-    """List the warm targets that are in force."""
-    services = await _admin(request)
-    await services.warm.look()
-    body: WarmTargets = {"targets": [warm_target(each) for each in services.warm.states]}
-    return json_reply(body)
+@calls.list("List the warm targets in force, of operators and of the configuration")
+async def list_targets(call: Call) -> Sequence[WarmTargetStatus]:
+    await call.services.warm.look()
+    return [target_status(each) for each in call.services.warm.states]
 
 
-async def create(request: HttpRequest) -> Response:
-    """Set the warm target of an endpoint, in place of an earlier one."""
-    services = await _admin(request)
-    new = await read_model(request, NewWarmTarget, MAX_BODY_BYTES)
+@calls.create(
+    "Set the warm target of an endpoint, in place of an earlier one",
+    NewWarmTarget,
+    Special(errors=(503,)),
+)
+async def set_target(call: Call, new: NewWarmTarget) -> WarmTargetStatus:
+    services = call.services
     target = _target(services, new)
-    await services.queue.operations.set_warm(target, actor_of(request))
+    await services.queue.operations.set_warm(target, call.actor)
     await services.warm.look()
     state = services.warm.of_operator(target.endpoint)
     if state is None:
         raise NotFound(f"The warm target of {target.endpoint} was ended at the same time.")
-    return json_reply(warm_target(state))
+    return target_status(state)
 
 
-async def ended(request: HttpRequest) -> Response:
-    """End the warm target of an endpoint. Those of the configuration stay."""
-    services = await _admin(request)
-    endpoint = request.path_params["endpoint_id"]
-    if not await services.queue.operations.end_warm(endpoint, actor_of(request)):
-        raise NotFound(f"No operator has set a warm target for {endpoint}.")
-    await services.warm.look()
-    return Response(status_code=204)
+@calls.delete("End the warm target of an endpoint. Those of the configuration stay")
+async def end_target(call: Call, endpoint_id: str) -> bool:
+    ended = await call.services.queue.operations.end_warm(endpoint_id, call.actor)
+    await call.services.warm.look()
+    return ended
 
 
-def warm_target(state: TargetState) -> WarmTargetStatus:
-    return {
-        "endpoint_id": state.endpoint,
-        "pool": state.pool,
-        "replicas": state.replicas,
-        "level": state.level.value,
-        "source": state.source,
-        "until": None if state.until is None else state.until.isoformat(),
-        "ready_replicas": state.ready,
-        "problems": list(state.problems),
-    }
+def target_status(state: TargetState) -> WarmTargetStatus:
+    return WarmTargetStatus(
+        state.endpoint,
+        state.pool,
+        state.replicas,
+        state.level,
+        state.source,
+        state.until,
+        state.ready,
+        state.problems,
+    )
 
 
 def _target(services: Services, new: NewWarmTarget) -> WarmTarget:
@@ -132,37 +137,3 @@ def _target(services: Services, new: NewWarmTarget) -> WarmTarget:
         message = "should be in the future, and at most 366 days from now"
         raise InvalidInput.of_field("until", message)
     return WarmTarget(endpoint.id, new.replicas, WeightsLevel(new.level), until)
-
-
-async def _admin(request: HttpRequest) -> Services:
-    context_of(request).route = "v1.warm"
-    await authenticate(request)
-    return services_of(request)
-
-
-LIST = Operation(
-    "listWarmTargets",
-    "List the warm targets in force. Needs the scope `operator`",
-    {200: answer("The targets, of operators and of the configuration.", WarmTargets)},
-    errors=(403,),
-)
-CREATE = Operation(
-    "setWarmTarget",
-    "Set the warm target of an endpoint. Needs the scope `operator`",
-    {200: answer("The target.", WarmTargetStatus)},
-    errors=(403, 404, 413, 422, 503),
-    body=NewWarmTarget,
-)
-END = Operation(
-    "endWarmTarget",
-    "End the warm target of an endpoint. Needs the scope `operator`",
-    {204: Answer("It is ended.")},
-    errors=(403, 404),
-    parameters=(in_path("endpoint_id", "Its slashes are not escaped."),),
-)
-
-ROUTES = [
-    DocumentedRoute("/v1/warm", listed, {"GET": LIST}),
-    DocumentedRoute("/v1/warm", create, {"POST": CREATE}),
-    DocumentedRoute("/v1/warm/{endpoint_id:path}", ended, {"DELETE": END}),
-]

@@ -68,7 +68,6 @@ SCOPES: Mapping[str, Mapping[str, str]] = {
         "/v1/audit": TENANT_ADMIN,  # `operator` for other tenants
         "/v1/audit/export": OPERATOR,
         "/v1/audit/head": OPERATOR,
-        "/v1/warm": OPERATOR,
         "/v1/tenants": OPERATOR,
         "/v1/tenants/{tenant}": OPERATOR,
         "/v1/tenants/{tenant}/deletion": OPERATOR,
@@ -163,7 +162,6 @@ SCOPES: Mapping[str, Mapping[str, str]] = {
         "/v1/sign-in/device": NO_KEY,
         "/v1/sign-in/device/finish": NO_KEY,  # the provider's code
         "/v1/tenants": OPERATOR,
-        "/v1/warm": OPERATOR,
         f"{OPENAI_PREFIX}/images/generations": SUBMIT,
         f"{OPENAI_PREFIX}/images/edits": SUBMIT,
         f"{OPENAI_PREFIX}/videos": SUBMIT,
@@ -223,7 +221,6 @@ SCOPES: Mapping[str, Mapping[str, str]] = {
         "/v1/sign-in": ANY_KEY,
         "/v1/models/entries/{endpoint_id:path}": OPERATOR,
         "/v1/tenants/{tenant}": OPERATOR,
-        "/v1/warm/{endpoint_id:path}": OPERATOR,
         f"{OPENAI_PREFIX}/videos/{{request_id}}": CANCEL,
         f"{OPENAI_PREFIX}/files/{{file_id}}": FILES,
         f"{REPLICATE_PREFIX}/files/{{file_id:path}}": FILES,

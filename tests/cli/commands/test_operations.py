@@ -87,7 +87,7 @@ def test_an_endpoint_is_kept_warm_for_a_time(darkroom: Any) -> None:
     assert darkroom("warm").stdout == said
     assert said in darkroom("status").stdout
     assert darkroom("warm", PROBE, "--off").stdout == "test/probe is not kept any more.\n"
-    assert json.loads(darkroom("warm", "--json").stdout) == {"targets": []}
+    assert json.loads(darkroom("warm", "--json").stdout)["warm_targets"] == []
 
 
 def test_a_time_without_a_unit_is_refused(darkroom: Any) -> None:

@@ -35,7 +35,7 @@ def test_a_pool_at_zero_gets_a_replica_for_a_warm_target_until_it_ends(with_pool
     assert darkroom.http.post("/v1/warm", json=wish).json()["ready_replicas"] == 0
 
     def ready() -> bool:
-        (target,) = darkroom.http.get("/v1/warm").json()["targets"]
+        (target,) = darkroom.http.get("/v1/warm").json()["warm_targets"]
         return target["ready_replicas"] == 1
 
     eventually(ready, "a replica holds the weights")

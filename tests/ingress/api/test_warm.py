@@ -20,14 +20,14 @@ async def test_an_operator_sets_lists_and_ends_a_target(house: House) -> None:
         assert (target["replicas"], target["level"], target["source"]) == (2, "hot", "operator")
         assert (target["pool"], target["ready_replicas"], target["problems"]) == ("studio", 0, [])
         assert target["until"] is not None
-        assert (await client.get("/v1/warm")).json() == {"targets": [target]}
+        assert (await client.get("/v1/warm")).json()["warm_targets"] == [target]
         status = (await client.get("/v1/status")).json()
         assert status["warm"] == [target]
         replaced = await client.post("/v1/warm", json={"endpoint_id": PROBE, "level": "disk"})
         assert (replaced.json()["level"], replaced.json()["until"]) == ("disk", None)
         assert (await client.delete(f"/v1/warm/{PROBE}")).status_code == 204
         assert (await client.delete(f"/v1/warm/{PROBE}")).status_code == 404
-        assert (await client.get("/v1/warm")).json() == {"targets": []}
+        assert (await client.get("/v1/warm")).json()["warm_targets"] == []
         acts = (await client.get("/v1/audit")).json()["acts"]
         assert [each["action"] for each in acts] == ["warm.end", "warm.set", "warm.set"]
 
@@ -74,7 +74,7 @@ async def test_an_app_has_no_weights_to_hold(house: House) -> None:
         stored = await client.put("/v1/models/entries/apps/a", json=entry)
         assert stored.status_code == 200, stored.text
         answer = await client.post("/v1/warm", json={"endpoint_id": "apps/a"})
-        assert (await client.get("/v1/warm")).json() == {"targets": []}
+        assert (await client.get("/v1/warm")).json()["warm_targets"] == []
     assert answer.status_code == 422
     assert "apps/a has no weights that a replica could hold" in answer.text
 

@@ -30,7 +30,7 @@ ACTIONS: dict[tuple[str, str], str] = {
     ("PUT", "/v1/endpoints/{endpoint_id:path}/resume"): "endpoint.resume",
     ("PUT", "/v1/models/entries/{endpoint_id:path}"): "model.add",
     ("DELETE", "/v1/models/entries/{endpoint_id:path}"): "model.remove",
-    ("DELETE", "/v1/warm/{endpoint_id:path}"): "warm.end",
+    ("DELETE", "/v1/warm/{warm_target:path}"): "warm.end",
     ("DELETE", "/v1/keys/{key_id}"): "key.revoke",
     ("DELETE", "/v1/tenants/{tenant}"): "tenant.delete",
     ("POST", "/v1/keys"): "key.create",
@@ -109,7 +109,7 @@ async def url_of(path: str, action: str, house: House, client: httpx.AsyncClient
         await eventually(runs)
     key = str(await house.keys.create("default")).partition(":")[0]
     values = {"request_id": request_id, "tenant": "ann", "endpoint_id:path": endpoint}
-    values |= {"name": "style", "secret": "FAL_KEY"}
+    values |= {"name": "style", "secret": "FAL_KEY", "warm_target:path": endpoint}
     for name, value in (values | {"key_id": key}).items():
         path = path.replace(f"{{{name}}}", value)
     return path + ("?priority=low" if action == "request.prioritise" else "")

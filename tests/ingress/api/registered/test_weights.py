@@ -474,5 +474,5 @@ async def test_a_private_endpoint_can_be_kept_warm_in_the_pool_of_its_base(
     (own,) = (await client.get("/v1/weights")).json()["weights"]
     await client.delete(f"/v1/weights/{own['name']}")
     await house.services.entries.refresh()
-    (gone,) = (await client.get("/v1/warm")).json()["targets"]
+    (gone,) = (await client.get("/v1/warm")).json()["warm_targets"]
     assert gone["problems"] == [f"The catalogue has no endpoint {endpoint}."]
