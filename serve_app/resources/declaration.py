@@ -34,11 +34,14 @@ class Resource(Generic[Row]):
     """A kind of thing that users keep."""
 
     name: str  # for people, such as "share link"
+    plural: str = ""  # if it is not the name and an s
+    parameter: str = ""  # of paths, and in names of calls; if it is not the name
     path: str  # of the list
     model: type[Row]  # a dataclass, as which each is shown
     key: str  # field of the model that names one
     key_description: str
     key_has_slashes: bool = False
+    cursor: str = ""  # field that differs for all in a list, if the key does not
     scope: str
     change_scope: str = ""  # of calls that change something, if it is another one
     owner: Owner = Owner.CALLER
@@ -47,19 +50,15 @@ class Resource(Generic[Row]):
     owner_column: str = "tenant"
     max_per_owner: int = 0
 
-    @property
-    def plural(self) -> str:
-        return f"{self.name}s"
+    def __post_init__(self) -> None:
+        word = self.name.replace(" ", "_")
+        for name, usual in (("plural", f"{self.name}s"), ("parameter", word), ("cursor", self.key)):
+            object.__setattr__(self, name, getattr(self, name) or usual)
 
     @property
     def items(self) -> str:
         """Field of a list that has the resources."""
         return self.plural.replace(" ", "_")
-
-    @property
-    def parameter(self) -> str:
-        """Parameter of the path that has the key of one."""
-        return self.name.replace(" ", "_")
 
     @property
     def path_of_one(self) -> str:

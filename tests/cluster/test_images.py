@@ -149,7 +149,7 @@ def test_a_fine_tune_becomes_a_private_endpoint_by_one_call(darkroom: Darkroom) 
     difference = ImageChops.difference(plain, drawn).getextrema()
     assert max(high for _, high in difference) > 3
     assert _image(_ask(darkroom, **asked)).tobytes() == plain.tobytes(), "the base is as it was"
-    assert darkroom.http.delete("/v1/weights/dark").status_code == 200
+    assert darkroom.http.delete("/v1/weights/dark").status_code == 204
     gone = darkroom.http.post("/run/default/dark", json=asked)
     assert gone.status_code == 404, gone.text
 

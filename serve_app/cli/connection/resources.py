@@ -51,7 +51,9 @@ def owners(resource: Resource[Any]) -> Callable[[Command], Command]:
     return add
 
 
-def add_list(group: click.Group, resource: Resource[Any]) -> None:
+def add_list(group: click.Group, resource: Resource[Any], below: str = "") -> None:
+    """``below``: a sentence below the table, with fields of the answer in braces."""
+
     @group.command("list", help=f"List {resource.plural}.")
     @options.server
     @owners(resource)
@@ -72,10 +74,15 @@ def add_list(group: click.Group, resource: Resource[Any]) -> None:
             click.echo(f"There are no {resource.plural}.")
         elif answer["has_more"]:
             click.echo(f"There are more. Raise --limit, which is {len(rows)}.", err=True)
+        if below:
+            click.echo(below.format_map(answer))
 
 
-def add_delete(group: click.Group, resource: Resource[Any], effect: str = "") -> None:
-    """``effect``: a sentence on what the deletion does."""
+def add_delete(
+    group: click.Group, resource: Resource[Any], effect: str = "", *, force: str = ""
+) -> None:
+    """``effect``: a sentence on what the deletion does. ``force``: help of ``--force``, if there is
+    such an option."""
 
     @group.command("delete", help=f"Delete a {resource.name}. {effect}".strip())
     @options.server
@@ -83,16 +90,20 @@ def add_delete(group: click.Group, resource: Resource[Any], effect: str = "") ->
     @owners(resource)
     @options.as_json
     def delete_command(
-        server: Server, *, owner: Mapping[str, Any], as_json: bool, **given: str
+        server: Server, *, owner: Mapping[str, Any], as_json: bool, **given: Any
     ) -> None:
         key = given[resource.key]
+        forced = {"force": "true"} if given.get("force") else {}
         with Client(server) as client:
-            client.delete(path_of(resource, key), **owner)
+            client.delete(path_of(resource, key), **owner, **forced)
         click.echo(
             json.dumps({resource.key: key, "deleted": True})
             if as_json
             else f"The {resource.name} {key} is deleted."
         )
+
+    if force:
+        delete_command.params.append(click.Option(["--force"], is_flag=True, help=force))
 
 
 def path_of(resource: Resource[Any], key: str) -> str:

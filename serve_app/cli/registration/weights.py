@@ -8,17 +8,17 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote, urlsplit
+from urllib.parse import urlsplit
 
 import click
 
-from serve_app.cli.connection import options
+from serve_app.cli.connection import options, resources
 from serve_app.cli.connection.client import ApiFailure, Client, is_lost
 from serve_app.cli.connection.server import Server
 from serve_app.cli.group import INTERRUPTED
 from serve_app.domain.errors import DarkroomError, InvalidInput, Misconfigured
+from serve_app.resources.weights import WEIGHTS
 
-WEIGHTS = "/v1/weights"
 POLL_S = 0.5
 FINAL = ("ready", "refused")
 
@@ -70,22 +70,6 @@ def add_command(
         sys.exit(1)
 
 
-@weights_group.command("list")
-@options.server
-@click.option("--tenant", help="Another tenant; needs the scope operator.")
-@options.as_json
-def list_command(server: Server, tenant: str | None, *, as_json: bool) -> None:
-    """List registered weights, and those that were published."""
-    with Client(server) as client:
-        answer = client.get(WEIGHTS, tenant=tenant)
-    if as_json:
-        click.echo(json.dumps(answer))
-        return
-    for each in answer["weights"]:
-        click.echo(described(each))
-    click.echo(f"{answer['used_bytes']} of {answer['max_bytes']} bytes are used.")
-
-
 @weights_group.command("show")
 @options.server
 @_name
@@ -93,7 +77,7 @@ def list_command(server: Server, tenant: str | None, *, as_json: bool) -> None:
 def show_command(server: Server, name: str, *, as_json: bool) -> None:
     """Show weights with their files."""
     with Client(server) as client:
-        answer = client.get(_path(name))
+        answer = client.get(resources.path_of(WEIGHTS, name))
     if as_json:
         click.echo(json.dumps(answer))
         return
@@ -102,20 +86,13 @@ def show_command(server: Server, name: str, *, as_json: bool) -> None:
         click.echo(f"    {each['sha256']}  {each['size']:>12}  {each['path']}")
 
 
-@weights_group.command("remove")
-@options.server
-@_name
-@click.option(
-    "--force",
-    is_flag=True,
-    help="Also while their endpoint has queued or running requests. Queued ones then fail.",
+resources.add_list(weights_group, WEIGHTS, "{used_bytes} of {max_bytes} bytes are used.")
+resources.add_delete(
+    weights_group,
+    WEIGHTS,
+    "Their private endpoint ends.",
+    force="Also while their endpoint has queued or running requests. Queued ones then fail.",
 )
-@options.as_json
-def remove_command(server: Server, name: str, *, force: bool, as_json: bool) -> None:
-    """Remove weights, and their private endpoint."""
-    with Client(server) as client:
-        answer = client.delete(_path(name), force="true" if force else None)
-    click.echo(json.dumps(answer) if as_json else f"{name} is removed.")
 
 
 @weights_group.command("publish")
@@ -129,7 +106,9 @@ def publish_command(
 ) -> None:
     """Let all tenants use weights. Needs the scope operator."""
     with Client(server) as client:
-        answer = client.put(f"{_path(name)}/public", {"public": not undo}, tenant=tenant)
+        answer = client.put(
+            f"{resources.path_of(WEIGHTS, name)}/public", {"public": not undo}, tenant=tenant
+        )
     path = f"weights:{answer['tenant']}/{answer['name']}"
     who = "Only its tenant may use it." if undo else f"All tenants may use it as {path}."
     click.echo(json.dumps(answer) if as_json else who)
@@ -172,14 +151,14 @@ def _check(client: Client, asked: Mapping[str, Any], size: int) -> None:
             f"{base} has no weights of its own, so nothing can be compared with them. Name another "
             "--base."
         )
-    page = client.get(WEIGHTS)
+    page = client.get(WEIGHTS.path)
     for each in page["weights"]:
         if each["path"] != f"weights:{each['name']}":  # of another tenant
             continue
         if each["name"] == name and each["state"] != "refused":
             raise InvalidInput(
-                f"You have weights `{name}` already. Choose another name, or remove them with "
-                f"`darkroom weights remove {name}`."
+                f"You have weights `{name}` already. Choose another name, or delete them with "
+                f"`darkroom weights delete {name}`."
             )
         endpoint = each["endpoint"] or ""
         if each["name"] != name and endpoint.partition("/")[2] == asked.get("endpoint"):
@@ -191,7 +170,7 @@ def _check(client: Client, asked: Mapping[str, Any], size: int) -> None:
     if size > left:
         raise InvalidInput(
             f"The files have {size} bytes, but your weights may take {left} more of "
-            f"{page['max_bytes']}. `darkroom weights remove NAME` makes room."
+            f"{page['max_bytes']}. `darkroom weights delete NAME` makes room."
         )
 
 
@@ -227,7 +206,7 @@ class _Unknown(ApiFailure):
 
 def _posted(client: Client, body: dict[str, Any]) -> Any:
     try:
-        return client.post(WEIGHTS, body)
+        return client.post(WEIGHTS.path, body)
     except DarkroomError as error:
         if is_lost(error):
             raise _Unknown(
@@ -242,7 +221,7 @@ def _waited(client: Client, name: str, answer: dict[str, Any]) -> dict[str, Any]
     try:
         while answer["state"] not in FINAL:
             time.sleep(POLL_S)
-            answer = client.poll(_path(name))
+            answer = client.poll(resources.path_of(WEIGHTS, name))
     except KeyboardInterrupt:
         click.echo(
             f"\nThe check of {name} goes on. `darkroom weights show {name}` shows it. It needs the "
@@ -259,7 +238,3 @@ def _delete(client: Client, uploads: Sequence[str]) -> None:
             client.delete(f"/v1/uploads/{urlsplit(url).path.removeprefix('/files/')}")
         except DarkroomError as error:
             click.echo(f"{url} could not be deleted: {error.message}", err=True)
-
-
-def _path(name: str) -> str:
-    return f"{WEIGHTS}/{quote(name, safe='')}"

@@ -142,7 +142,7 @@ class Calls(Generic[Row]):
                 return {
                     resource.items: shown,
                     **listed.about,
-                    "next_cursor": str(getattr(shown[-1], resource.key)) if more else None,
+                    "next_cursor": str(getattr(shown[-1], resource.cursor)) if more else None,
                     "has_more": more,
                 }
 
@@ -214,7 +214,7 @@ class Calls(Generic[Row]):
 
     @property
     def _pascal(self) -> str:
-        return pascal(_slug(self.resource.name))
+        return pascal(self.resource.parameter.replace("_", "-"))
 
     def _changing(
         self,
@@ -344,7 +344,7 @@ class Calls(Generic[Row]):
     def _after(self, cursor: str | None, rows: Sequence[Row]) -> Sequence[Row]:
         if cursor is None:
             return rows
-        keys = [str(getattr(each, self.resource.key)) for each in rows]
+        keys = [str(getattr(each, self.resource.cursor)) for each in rows]
         if cursor not in keys:
             raise query.invalid("cursor", "is of no page; read the list from its start", cursor)
         return rows[keys.index(cursor) + 1 :]

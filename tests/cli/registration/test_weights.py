@@ -22,7 +22,7 @@ def address() -> Iterator[Address]:
         yield address
 
 
-def test_weights_are_added_listed_shown_and_removed(darkroom: Any) -> None:
+def test_weights_are_added_listed_shown_and_deleted(darkroom: Any) -> None:
     added = darkroom("weights", "add", "style", "owner/name@main", *BASE, "--no-wait")
     assert added.output == "weights:style  waiting  fal-ai/flux/schnell\n"
     listed = darkroom("weights", "list").output
@@ -30,10 +30,10 @@ def test_weights_are_added_listed_shown_and_removed(darkroom: Any) -> None:
     assert "0 of" in listed
     shown = json.loads(darkroom("weights", "show", "style", "--json").output)
     assert shown["source"] == "owner/name@main"
-    removed = darkroom("weights", "remove", "style", "--force")
-    assert removed.output == "style is removed.\n"
+    deleted = darkroom("weights", "delete", "style", "--force")
+    assert deleted.output == "The set of weights style is deleted.\n"
     gone = darkroom("weights", "show", "style", fails=True)
-    assert "no weights style" in gone.output
+    assert "no set of weights style" in gone.output
 
 
 def test_a_file_of_this_machine_is_uploaded(darkroom: Any, tmp_path: Path) -> None:
@@ -121,7 +121,7 @@ def test_what_the_server_would_refuse_is_not_uploaded(
         assert sentence in refused.output
         assert add.uploaded == 0
     finally:
-        darkroom("weights", "remove", "taken", "--force")
+        darkroom("weights", "delete", "taken", "--force")
 
 
 def test_a_file_beyond_the_quota_is_not_uploaded(file: Path) -> None:
@@ -177,4 +177,4 @@ def test_a_stop_while_the_check_runs_leaves_the_uploads_to_it_and_says_so(
     assert ended.exit_code == 130
     assert "The check of later goes on. `darkroom weights show later` shows it." in ended.output
     assert (add.uploaded, add.deleted) == (1, 0)
-    darkroom("weights", "remove", "later", "--force")
+    darkroom("weights", "delete", "later", "--force")

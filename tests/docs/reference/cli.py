@@ -166,7 +166,7 @@ EXAMPLES = {
     "weights add": ("darkroom weights add style style.safetensors --base fal-ai/flux/dev",),
     "weights list": ("darkroom weights list",),
     "weights publish": ("darkroom weights publish style --tenant studio-a",),
-    "weights remove": ("darkroom weights remove style",),
+    "weights delete": ("darkroom weights delete style",),
     "drafts list": ("darkroom drafts list --limit 20",),
     "drafts delete": ("darkroom drafts delete 3q2-7wXJ0sVb1k9fLmZr5A",),
     "shares list": ("darkroom shares list",),

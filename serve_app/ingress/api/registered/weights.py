@@ -8,9 +8,6 @@ from typing import Annotated, Any, Literal, cast
 from urllib.parse import parse_qsl, unquote, urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field
-from starlette.requests import Request as HttpRequest
-from starlette.responses import Response
-from typing_extensions import TypedDict
 
 from serve_app.domain.errors import ArtifactNotFound, InvalidInput, NotFound, StorageFull
 from serve_app.domain.lora import (
@@ -21,25 +18,21 @@ from serve_app.domain.lora import (
     RegisteredFile,
     parse_lora_path,
 )
-from serve_app.ingress.http import query
-from serve_app.ingress.http.auth import actor_of, authenticate, authenticate_for_tenant
-from serve_app.ingress.http.body import read_model
-from serve_app.ingress.http.context import context_of
-from serve_app.ingress.http.errors import json_reply
-from serve_app.ingress.http.json_schema import Time
-from serve_app.ingress.http.openapi import DocumentedRoute, Operation, answer, in_path, in_query
-from serve_app.ingress.services.services import Services, services_of
+from serve_app.ingress.http.openapi import in_query
+from serve_app.ingress.resources.calls import MAX_LISTED, Call, Calls, ResourceList, Special
+from serve_app.ingress.services.services import Services
 from serve_app.ingress.services.weight_jobs import max_weights_bytes
 from serve_app.registry.records import NewWeights, TenantWeights, WeightQuota
+from serve_app.resources.weights import WEIGHTS, RegisteredWeightFile, RegisteredWeights
 from serve_app.settings import NO_LIMITS
 from serve_app.storage.keys import PRIVATE, is_private
 from serve_app.storage.keys import valid as valid_key
 from serve_app.storage.signed_urls import SIGNATURE
-from serve_app.tenants.scopes import Caller
+from serve_app.tenants.scopes import OPERATOR
 
 MAX_BODY_BYTES = 64 * 1024
-MAX_LISTED = 1000
 MAX_FILES = 200
+FORCE = in_query("force", "`true`: also while the endpoint has queued or running requests.", bool)
 
 Name = Annotated[str, Field(pattern=f"^{WEIGHTS_NAME}$", description="Lower case; yours alone.")]
 _UPLOAD = re.compile(rf"/files/((?:{PRIVATE}[^/]+/)?u/.+)")
@@ -79,43 +72,6 @@ class NewWeightsBody(BaseModel):
     )
 
 
-class RegisteredWeightFile(TypedDict):
-    path: str
-    sha256: str
-    size: int
-
-
-class RegisteredWeights(TypedDict):
-    """Registered weights."""
-
-    name: str
-    tenant: str
-    path: Annotated[str, Field(description="The `path` of a LoRA in a request.")]
-    kind: Annotated[
-        Literal["lora", "finetune", ""], Field(description="Empty: not known before the check.")
-    ]
-    base: str
-    state: Literal["waiting", "fetching", "checking", "ready", "refused"]
-    problem: Annotated[str | None, Field(description="Why they were refused.")]
-    size: Annotated[int, Field(description="Bytes that count towards the quota.")]
-    fetched_bytes: int
-    files: list[RegisteredWeightFile]
-    source: Annotated[str | None, Field(description="Null for those of another tenant.")]
-    endpoint: Annotated[str | None, Field(description="Private endpoint that serves them.")]
-    scale: float
-    public: Annotated[bool, Field(description="An operator lets all tenants use them.")]
-    created_at: Time
-    changed_at: Time
-
-
-class WeightsPage(TypedDict):
-    weights: Annotated[
-        list[RegisteredWeights], Field(description="Your own, latest first; then published ones.")
-    ]
-    used_bytes: int
-    max_bytes: int
-
-
 class Publication(BaseModel):
     """Change of who may use weights: all tenants, or their owner only."""
 
@@ -124,99 +80,89 @@ class Publication(BaseModel):
     public: bool
 
 
-class RemovedWeights(TypedDict):
-    name: str
+calls = Calls(WEIGHTS)
+ROUTES = calls.routes
 
 
-async def added(request: HttpRequest) -> Response:
-    """Register weights. The answer comes at once; the state says how far they are."""
-    context_of(request).route = "v1.weights.add"
-    caller = await authenticate(request)
-    services = services_of(request)
-    body = await read_model(request, NewWeightsBody, MAX_BODY_BYTES)
-    caller.require_endpoint(body.base)
+@calls.create(
+    "Register a LoRA or a fine-tune, which is fetched and checked in the background",
+    NewWeightsBody,
+    Special(status=202, max_bytes=MAX_BODY_BYTES, errors=(400, 507)),
+)
+async def add(call: Call, body: NewWeightsBody) -> RegisteredWeights | None:
+    """The answer comes at once; the state says how far they are."""
+    services = call.services
+    call.caller.require_endpoint(body.base)
     services.catalog.get(body.base)
-    endpoint = None if body.endpoint is None else _endpoint_id(services, caller, body.endpoint)
+    endpoint = None if body.endpoint is None else _endpoint_id(call, body.endpoint)
     await services.files.check_disk_for_upload()
-    new = NewWeights(
-        caller.tenant,
-        body.name,
-        body.base,
-        await _source(services, caller, body),
-        body.kind or "",
-        endpoint,
-        body.scale,
-    )
-    quota = _quota(services, caller.tenant)
-    problem = await services.weights.add(new, quota, actor_of(request))
-    if problem:
+    source, kind = await _source(call, body), body.kind or ""
+    new = NewWeights(call.owner, body.name, body.base, source, kind, endpoint, body.scale)
+    quota = _quota(services, call.owner)
+    if problem := await services.weights.add(new, quota, call.actor):
         raise _refusal(problem, new, quota)
-    return json_reply(_shown(await _found(services, caller.tenant, body.name), caller.tenant), 202)
+    return await show(call, body.name)
 
 
-async def listed(request: HttpRequest) -> Response:
-    """List the tenant's registered weights, and those that were published."""
-    context_of(request).route = "v1.weights"
-    _, tenant = await authenticate_for_tenant(request, "Weights")
-    services = services_of(request)
-    found = await services.weights.page(tenant, MAX_LISTED)
-    body: WeightsPage = {
-        "weights": [_shown(each, tenant) for each in found],
-        "used_bytes": await services.weights.used(tenant),
-        "max_bytes": max_weights_bytes(services.config, tenant),
+@calls.list(
+    "List registered weights, latest first, and then those that others published",
+    about={"used_bytes": int, "max_bytes": int},
+)
+async def list_weights(call: Call) -> ResourceList[RegisteredWeights]:
+    weights = call.services.weights
+    about = {
+        "used_bytes": await weights.used(call.owner),
+        "max_bytes": max_weights_bytes(call.services.config, call.owner),
     }
-    return json_reply(body)
+    rows = await weights.page(call.owner, MAX_LISTED)
+    return ResourceList([_shown(each, call.owner) for each in rows], about)
 
 
-async def shown(request: HttpRequest) -> Response:
-    context_of(request).route = "v1.weights.one"
-    _, tenant = await authenticate_for_tenant(request, "Weights")
-    services = services_of(request)
-    found = await _found(services, tenant, request.path_params["name"])
-    if found.endpoint is not None and found.state.final:
-        await services.entries.refresh()  # what is shown as ready can be called at once
-    return json_reply(_shown(found, tenant))
+@calls.show("Show registered weights")
+async def show(call: Call, name: str) -> RegisteredWeights | None:
+    weights = await call.services.weights.find(call.owner, name)
+    if weights is None:
+        return None
+    if weights.endpoint is not None and weights.state.final:
+        await call.services.entries.refresh()  # what is shown as ready can be called at once
+    return _shown(weights, call.owner)
 
 
-async def removed(request: HttpRequest) -> Response:
-    """Remove weights, and their private endpoint. Accepted requests that name them may use them for
-    a day. Queued ones of the endpoint fail: while it has some, this needs ``?force=true``."""
-    context_of(request).route = "v1.weights.remove"
-    caller = await authenticate(request)
-    services, name = services_of(request), request.path_params["name"]
-    force = query.yes_no(request, "force", default=False)
-    if caller.endpoints and (found := await services.weights.find(caller.tenant, name)):
-        caller.require_endpoint(found.base)
-        if found.endpoint is not None:
-            caller.require_endpoint(found.endpoint)
-    if not await services.weights.remove(caller.tenant, name, actor_of(request), force=force):
-        raise _unknown(name)
-    await services.entries.refresh()
-    body: RemovedWeights = {"name": name}
-    return json_reply(body)
+@calls.delete(
+    "Delete registered weights, and their private endpoint",
+    Special(status=204, parameters=(FORCE,), errors=(400,)),
+)
+async def delete(call: Call, name: str) -> bool:
+    """Accepted requests that name them may use them for a day. Queued ones of the endpoint fail:
+    while it has some, this needs ``?force=true``."""
+    weights, caller = call.services.weights, call.caller
+    force = call.flag("force")
+    if caller.endpoints and (known := await weights.find(call.owner, name)):
+        caller.require_endpoint(known.base)
+        if known.endpoint is not None:
+            caller.require_endpoint(known.endpoint)
+    deleted = await weights.remove(call.owner, name, call.actor, force=force)
+    await call.services.entries.refresh()
+    return deleted
 
 
-async def published(request: HttpRequest) -> Response:
+@calls.act("public", "Let all tenants use registered weights", Publication, Special(scope=OPERATOR))
+async def publish(call: Call, name: str, wanted: Publication) -> RegisteredWeights | None:
     """Let all tenants use a tenant's weights as ``weights:TENANT/NAME``, or no longer."""
-    context_of(request).route = "v1.weights.publish"
-    caller = await authenticate(request)
-    services, name = services_of(request), request.path_params["name"]
-    tenant = query.text(request, "tenant") or caller.tenant
-    wanted = await read_model(request, Publication, MAX_BODY_BYTES)
-    actor = actor_of(request)
-    if not await services.weights.publish(tenant, name, actor, public=wanted.public):
-        raise NotFound(f"{tenant} has no weights {name[:64]} that are ready.")
-    return json_reply(_shown(await _found(services, tenant, name), tenant))
+    weights = call.services.weights
+    if not await weights.publish(call.owner, name, call.actor, public=wanted.public):
+        raise NotFound(f"{call.owner} has no weights {name[:64]} that are ready.")
+    return await show(call, name)
 
 
-async def _source(services: Services, caller: Caller, body: NewWeightsBody) -> dict[str, Any]:
+async def _source(call: Call, body: NewWeightsBody) -> dict[str, Any]:
     if (body.source is None) == (body.files is None):
         raise InvalidInput.of_field("source", "Set either `source` or `files`")
     if body.files is not None:
         if not 0 < len(body.files) <= MAX_FILES:
             raise InvalidInput.of_field("files", f"There should be 1 to {MAX_FILES} files")
         keys = {
-            path: await _upload(services, caller, url, f"files.{number}")
+            path: await _upload(call, url, f"files.{number}")
             for number, (path, url) in enumerate(body.files.items())
         }
         unknown = [
@@ -226,7 +172,7 @@ async def _source(services: Services, caller: Caller, body: NewWeightsBody) -> d
             raise InvalidInput.of_field("files", f"{unknown[0][:200]} is not an uploaded file")
         return {"files": keys}
     source = body.source or ""
-    key = await _upload(services, caller, source, "source")
+    key = await _upload(call, source, "source")
     if key:
         return {"upload": key}
     try:
@@ -245,7 +191,7 @@ async def _source(services: Services, caller: Caller, body: NewWeightsBody) -> d
             raise InvalidInput.of_field("source", "Upload the file, and send its URL")
 
 
-async def _upload(services: Services, caller: Caller, url: str, field: str) -> str:
+async def _upload(call: Call, url: str, field: str) -> str:
     """Key of an uploaded file, by its URL; empty for a URL of another server, or one with which the
     owner of a private file lets others read it."""
     parts = urlsplit(url)
@@ -253,7 +199,7 @@ async def _upload(services: Services, caller: Caller, url: str, field: str) -> s
     if found is None or not valid_key(found[1]):
         return ""
     try:
-        return (await services.files.uploads.kept(caller, found[1])).key
+        return (await call.services.files.uploads.kept(call.caller, found[1])).key
     except ArtifactNotFound:
         if is_private(found[1]) and SIGNATURE in dict(parse_qsl(parts.query)):
             return ""
@@ -261,11 +207,11 @@ async def _upload(services: Services, caller: Caller, url: str, field: str) -> s
         raise InvalidInput.of_field(field, message) from None
 
 
-def _endpoint_id(services: Services, caller: Caller, name: str) -> str:
+def _endpoint_id(call: Call, name: str) -> str:
     """Id of a private endpoint. ``InvalidInput`` if it could be taken for another one."""
-    endpoint = f"{caller.tenant}/{name}"
-    caller.require_endpoint(endpoint)
-    problem = services.entries.why_not_private(endpoint)
+    endpoint = f"{call.owner}/{name}"
+    call.caller.require_endpoint(endpoint)
+    problem = call.services.entries.why_not_private(endpoint)
     if problem:
         raise InvalidInput.of_field("endpoint", problem)
     return endpoint
@@ -304,40 +250,27 @@ def _refusal(problem: str, new: NewWeights, quota: WeightQuota) -> Exception:
             return InvalidInput.of_field("endpoint", message)
 
 
-async def _found(services: Services, tenant: str, name: str) -> TenantWeights:
-    found = await services.weights.find(tenant, name)
-    if found is None:
-        raise _unknown(name)
-    return found
-
-
-def _unknown(name: str) -> NotFound:
-    return NotFound(f"You have no weights {name[:64]}. GET /v1/weights lists yours.")
-
-
 def _shown(weights: TenantWeights, tenant: str) -> RegisteredWeights:
     own = weights.tenant == tenant
     name = weights.name if own else f"{weights.tenant}/{weights.name}"
-    return {
-        "name": weights.name,
-        "tenant": weights.tenant,
-        "path": f"weights:{name}",
-        "kind": cast('Literal["lora", "finetune", ""]', weights.kind),
-        "base": weights.base,
-        "state": weights.state.value,
-        "problem": weights.problem or None,
-        "size": weights.size,
-        "fetched_bytes": weights.done,
-        "files": [
-            {"path": each.path, "sha256": each.digest, "size": each.size} for each in weights.files
-        ],
-        "source": _source_text(weights.source) if own else None,
-        "endpoint": weights.endpoint if own else None,
-        "scale": weights.scale,
-        "public": weights.public,
-        "created_at": weights.created_at.isoformat(),
-        "changed_at": weights.changed_at.isoformat(),
-    }
+    return RegisteredWeights(
+        name=weights.name,
+        tenant=weights.tenant,
+        path=f"weights:{name}",
+        kind=cast('Literal["lora", "finetune", ""]', weights.kind),
+        base=weights.base,
+        state=weights.state.value,
+        problem=weights.problem or None,
+        size=weights.size,
+        fetched_bytes=weights.done,
+        files=[RegisteredWeightFile(each.path, each.digest, each.size) for each in weights.files],
+        source=_source_text(weights.source) if own else None,
+        endpoint=weights.endpoint if own else None,
+        scale=weights.scale,
+        public=weights.public,
+        created_at=weights.created_at,
+        changed_at=weights.changed_at,
+    )
 
 
 def _source_text(source: Any) -> str:
@@ -348,55 +281,3 @@ def _source_text(source: Any) -> str:
     if "files" in source:
         return f"{len(source['files'])} uploaded files"
     return str(source.get("url") or f"/files/{source.get('upload')}")
-
-
-_NAME = in_path("name", "Name of the weights.")
-_TENANT = in_query("tenant", "Another tenant; needs the scope `operator`.", str)
-
-ADD = Operation(
-    "addWeights",
-    "Register a LoRA or a fine-tune, which is fetched and checked in the background",
-    {202: answer("The weights; `state` says how far they are.", RegisteredWeights)},
-    errors=(400, 403, 404, 413, 422, 507),
-    body=NewWeightsBody,
-)
-LIST = Operation(
-    "listWeights",
-    "List registered weights",
-    {200: answer("The weights.", WeightsPage)},
-    errors=(403,),
-    parameters=(_TENANT,),
-)
-SHOW = Operation(
-    "getWeights",
-    "Show registered weights",
-    {200: answer("The weights.", RegisteredWeights)},
-    errors=(403, 404),
-    parameters=(_NAME, _TENANT),
-)
-REMOVE = Operation(
-    "removeWeights",
-    "Remove registered weights, and their private endpoint",
-    {200: answer("They are removed.", RemovedWeights)},
-    errors=(400, 403, 404, 422),
-    parameters=(
-        _NAME,
-        in_query("force", "`true`: also while the endpoint has queued or running requests.", bool),
-    ),
-)
-PUBLISH = Operation(
-    "publishWeights",
-    "Let all tenants use registered weights. Needs the scope `operator`",
-    {200: answer("The weights.", RegisteredWeights)},
-    errors=(403, 404, 413, 422),
-    parameters=(_NAME, _TENANT),
-    body=Publication,
-)
-
-ROUTES = [
-    DocumentedRoute("/v1/weights", listed, {"GET": LIST}),
-    DocumentedRoute("/v1/weights", added, {"POST": ADD}),
-    DocumentedRoute("/v1/weights/{name}", shown, {"GET": SHOW}),
-    DocumentedRoute("/v1/weights/{name}", removed, {"DELETE": REMOVE}),
-    DocumentedRoute("/v1/weights/{name}/public", published, {"PUT": PUBLISH}),
-]

@@ -42,7 +42,7 @@ ACTIONS: dict[tuple[str, str], str] = {
     ("POST", "/v1/apps/code"): "app.store",
     ("PUT", "/v1/secrets/{secret}"): "secret.set",
     ("DELETE", "/v1/secrets/{secret}"): "secret.delete",
-    ("PUT", "/v1/weights/{name}/public"): "weights.publish",
+    ("PUT", "/v1/weights/{weights}/public"): "weights.publish",
 }
 NOT_RECORDED: dict[tuple[str, str], str] = {}
 """Calls that change something and are not in the audit log, with the reason."""
@@ -109,7 +109,7 @@ async def url_of(path: str, action: str, house: House, client: httpx.AsyncClient
         await eventually(runs)
     key = str(await house.keys.create("default")).partition(":")[0]
     values = {"request_id": request_id, "tenant": "ann", "endpoint_id:path": endpoint}
-    values |= {"name": "style", "secret": "FAL_KEY", "warm_target:path": endpoint}
+    values |= {"weights": "style", "secret": "FAL_KEY", "warm_target:path": endpoint}
     for name, value in (values | {"key_id": key}).items():
         path = path.replace(f"{{{name}}}", value)
     return path + ("?priority=low" if action == "request.prioritise" else "")

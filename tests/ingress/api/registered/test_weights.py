@@ -86,7 +86,7 @@ async def test_weights_are_registered_shown_listed_and_removed(
     page = (await client.get("/v1/weights")).json()
     assert [each["name"] for each in page["weights"]] == ["style"]
     assert page["used_bytes"] == 100
-    assert (await client.delete("/v1/weights/style")).status_code == 200
+    assert (await client.delete("/v1/weights/style")).status_code == 204
     assert (await client.get("/v1/weights/style")).status_code == 404
     assert (await client.delete("/v1/weights/style")).status_code == 404
 
@@ -184,6 +184,35 @@ async def test_published_weights_are_used_by_their_owners_name(
         assert (await submit(other, loras=[{"path": "weights:default/style"}])).status_code == 422
 
 
+async def test_pages_go_on_after_published_weights_with_the_name_of_ones_own(
+    house: House, client: httpx.AsyncClient
+) -> None:
+    await add(client)
+    await made_ready(house)
+    await client.put("/v1/weights/style/public", json={"public": True})
+    async with house.client(house.other_key) as other:
+        await add(other)
+        cursor, paths = "", list[str]()
+        for more in (True, False):
+            page = (await other.get(f"/v1/weights?limit=1{cursor}")).json()
+            paths += [each["path"] for each in page["weights"]]
+            cursor = f"&cursor={page['next_cursor']}"
+            assert page["has_more"] is more
+        assert paths == ["weights:style", "weights:default/style"]
+
+
+async def test_only_operators_delete_weights_of_other_tenants(
+    house: House, client: httpx.AsyncClient
+) -> None:
+    key = str(await house.keys.create("other", scopes=frozenset({"files"})))
+    async with house.client(key) as other:
+        await add(other)
+        assert (await other.delete("/v1/weights/style?tenant=default")).status_code == 403
+        assert (await client.delete("/v1/weights/style")).status_code == 404
+        assert (await client.delete("/v1/weights/style?tenant=other")).status_code == 204
+        assert (await other.get("/v1/weights")).json()["weights"] == []
+
+
 async def test_registered_loras_are_listed_before_uploaded_ones(
     house: House, client: httpx.AsyncClient
 ) -> None:
@@ -214,7 +243,7 @@ async def test_a_key_for_other_endpoints_removes_no_weights(
             assert (await limited.delete("/v1/weights/none")).status_code == 404
     made = await house.keys.create("default", endpoints=(BASE, "default/*"))
     async with house.client(str(made)) as limited:
-        assert (await limited.delete("/v1/weights/style")).status_code == 200
+        assert (await limited.delete("/v1/weights/style")).status_code == 204
 
 
 async def test_an_uploaded_file_must_be_the_tenants_own(
@@ -360,7 +389,7 @@ async def test_weights_stay_while_requests_of_their_endpoint_wait_unless_by_forc
     assert (kept.status_code, kept.json()["code"]) == (400, "request_active")
     assert "`?force=true`" in kept.json()["message"]
     assert (await idle_client.get("/v1/weights/style")).status_code == 200
-    assert (await idle_client.delete("/v1/weights/style?force=true")).status_code == 200
+    assert (await idle_client.delete("/v1/weights/style?force=true")).status_code == 204
     assert (await submit(idle_client, endpoint, prompt="x")).status_code == 404
 
 
