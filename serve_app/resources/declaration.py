@@ -42,7 +42,7 @@ class Resource(Generic[Row]):
     key_description: str
     key_has_slashes: bool = False
     cursor: str = ""  # field that differs for all in a list, if the key does not
-    scope: str
+    scope: str = ""  # any key, if it is empty
     change_scope: str = ""  # of calls that change something, if it is another one
     owner: Owner = Owner.CALLER
     columns: Sequence[str]  # fields of the model that tables show

@@ -26,8 +26,7 @@ from serve_app.cli.connection.client import Client
 from serve_app.cli.connection.server import Server
 from serve_app.domain.errors import Misconfigured
 from serve_app.domain.executors.gpus import OPTION as GPU
-
-WORKFLOWS = "/v1/workflows"
+from serve_app.resources.workflows import WORKFLOWS
 
 
 @click.command("deploy")
@@ -117,7 +116,7 @@ def deploy_workflow(
     if public:
         body["public"] = True
     with Client(server) as client:
-        stored = client.post(WORKFLOWS + ("?dry_run=true" if dry_run else ""), body)
+        stored = client.post(WORKFLOWS.path + ("?dry_run=true" if dry_run else ""), body)
     if as_json:
         click.echo(json.dumps(stored))
         return

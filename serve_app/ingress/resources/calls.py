@@ -36,6 +36,7 @@ from serve_app.ingress.http.openapi import (
     in_query,
     pascal,
 )
+from serve_app.ingress.http.route_scopes import ANY_KEY
 from serve_app.ingress.services.services import Services, services_of
 from serve_app.resources.declaration import Owner, Resource, plain
 from serve_app.tenants.scopes import OPERATOR, Caller
@@ -272,7 +273,7 @@ class Calls(Generic[Row]):
     ) -> None:
         resource = self.resource
         reads = method == "GET"
-        scope = special.scope or (not reads and resource.change_scope) or resource.scope
+        scope = special.scope or (not reads and resource.change_scope) or resource.scope or ANY_KEY
         label = f"{resource.path.strip('/').replace('/', '.')}.{name}"
 
         async def handler(request: HttpRequest) -> Response:
@@ -285,7 +286,7 @@ class Calls(Generic[Row]):
         what = f"The {resource.name}."
         operation = Operation(
             name,
-            f"{summary}. Needs the scope `{scope}`",
+            summary if scope == ANY_KEY else f"{summary}. Needs the scope `{scope}`",
             {
                 special.status: Answer(what)
                 if special.status == 204

@@ -69,7 +69,6 @@ INVENTED = Things(
 
 RENAMED: Mapping[str, Mapping[str, str]] = {
     f"{OPENAI_PREFIX}/files/": {"file_id": "batch_file"},
-    "/v1/workflows/": {"name": "workflow"},
 }
 """Beginning of a path → parameter that is another thing below it than elsewhere."""
 
