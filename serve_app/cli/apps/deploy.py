@@ -7,7 +7,6 @@ import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
 
 import click
 
@@ -20,12 +19,14 @@ from serve_app.cli.apps.deployable import (
     found_at,
     read_workflow,
 )
-from serve_app.cli.apps.undeploy import ENTRIES, endpoints_of, is_removed
+from serve_app.cli.apps.undeploy import endpoints_of, is_removed
 from serve_app.cli.connection import options
 from serve_app.cli.connection.client import Client
+from serve_app.cli.connection.resources import path_of
 from serve_app.cli.connection.server import Server
 from serve_app.domain.errors import Misconfigured
 from serve_app.domain.executors.gpus import OPTION as GPU
+from serve_app.resources.entries import ENTRIES
 from serve_app.resources.workflows import WORKFLOWS
 
 
@@ -131,7 +132,7 @@ def deploy_workflow(
 def store(server: Server, made: Deployable, *, dry_run: bool, as_json: bool) -> None:
     """Store code and entries, and print them."""
     content = made.content
-    paths = [(f"{ENTRIES}/{quote(endpoint)}", dict(entry)) for endpoint, entry in made.entries]
+    paths = [(path_of(ENTRIES, endpoint), dict(entry)) for endpoint, entry in made.entries]
     with Client(server) as client:
         # All are checked before one is stored: else a mistake in the second left half an app.
         stored = [client.put(path, entry, dry_run="true") for path, entry in paths]

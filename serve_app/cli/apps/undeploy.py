@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from urllib.parse import quote
-
 import click
 
 from serve_app.cli.apps.deployable import base_id
 from serve_app.cli.connection import options
 from serve_app.cli.connection.client import ApiFailure, Client
+from serve_app.cli.connection.resources import path_of
 from serve_app.cli.connection.server import Server
 from serve_app.domain.errors import Misconfigured
-
-ENTRIES = "/v1/models/entries"
+from serve_app.resources.entries import ENTRIES
 
 COG_PATHS = {"predict": "", "train": "/train"}
 """Mode of a Cog endpoint → what is appended to the id of its model."""
@@ -31,7 +29,7 @@ def undeploy_command(server: Server, name: str, *, force: bool) -> None:
         if not found:
             raise Misconfigured(f"There is no app {name}. `darkroom models` lists the endpoints.")
         for each in found:
-            client.delete(f"{ENTRIES}/{quote(each)}", **({"force": "true"} if force else {}))
+            client.delete(path_of(ENTRIES, each), **({"force": "true"} if force else {}))
             click.echo(f"{each} is removed.")
 
 
@@ -39,7 +37,7 @@ def endpoints_of(client: Client, base: str) -> list[str]:
     """Ids of the endpoints of the app ``base`` that are stored. Another app may have an id that
     begins with it."""
     found: list[str] = []
-    for each in client.get(ENTRIES)["entries"]:
+    for each in client.get(ENTRIES.path)["entries"]:
         app = each["entry"].get("options", {}).get("app")
         path = app.get("path") if isinstance(app, dict) else None
         if path is not None and each["endpoint_id"] == base + ("" if path == "/" else path):
@@ -50,7 +48,7 @@ def endpoints_of(client: Client, base: str) -> list[str]:
 def models_of(client: Client, base: str) -> list[str]:
     """Ids of the endpoints of a Cog model or a ComfyUI workflow that is stored as ``base``."""
     found: list[str] = []
-    for each in client.get(ENTRIES)["entries"]:
+    for each in client.get(ENTRIES.path)["entries"]:
         options, endpoint = each["entry"].get("options", {}), each["endpoint_id"]
         cog = options.get("cog")
         mode = cog.get("mode") if isinstance(cog, dict) else None
@@ -63,7 +61,7 @@ def models_of(client: Client, base: str) -> list[str]:
 def is_removed(client: Client, endpoint: str) -> bool:
     """Remove an endpoint. False: it has unfinished requests, which is said."""
     try:
-        client.delete(f"{ENTRIES}/{quote(endpoint)}")
+        client.delete(path_of(ENTRIES, endpoint))
     except ApiFailure as failure:
         click.echo(
             f"{endpoint} is still served, although the class has it no more: {failure.message}",

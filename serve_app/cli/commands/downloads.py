@@ -14,6 +14,7 @@ from serve_app.cli.connection.client import Client
 from serve_app.cli.connection.installation import Installation
 from serve_app.domain.endpoint import Endpoint, Weights
 from serve_app.domain.errors import DarkroomError
+from serve_app.resources.entries import ENTRIES
 from serve_app.settings import Config, read_config
 from weights.eviction import gigabytes
 from weights.fetch import FetchPlan
@@ -116,7 +117,7 @@ def _stored_entries(config: Config) -> dict[str, dict[str, Any]]:
     """Entries of the database by id, from the Darkroom that runs here. None if none runs."""
     try:
         with Client(Installation(config.server.data_dir)) as client:
-            found = client.get("/v1/models/entries")["entries"]
+            found = client.get(ENTRIES.path)["entries"]
     except DarkroomError:
         return {}
     return {each["endpoint_id"]: each["entry"] for each in found}

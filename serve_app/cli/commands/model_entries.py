@@ -1,4 +1,4 @@
-"""``darkroom models add``, ``remove`` and ``check``: entries of the catalogue."""
+"""``darkroom models add``, ``delete`` and ``check``: entries of the catalogue."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
 
 import click
 
@@ -15,16 +14,16 @@ from serve_app.cli.commands.downloads import pull_command
 from serve_app.cli.connection import completion, options
 from serve_app.cli.connection.client import Client
 from serve_app.cli.connection.remote import Remote
+from serve_app.cli.connection.resources import path_of
 from serve_app.cli.connection.server import Server
 from serve_app.cli.inspection.pipeline_call import read_call
 from serve_app.cli.inspection.proposal import completed, like, proposed
 from serve_app.cli.inspection.repository import Repository, inspected
 from serve_app.domain.errors import Misconfigured
+from serve_app.resources.entries import ENTRIES
 from serve_app.settings import read_config
 from weights.eviction import gigabytes
 from weights.store import Store
-
-ENTRIES = "/v1/models/entries"
 
 
 @click.command("add")
@@ -79,7 +78,7 @@ def add_command(
         if like_id is None:
             entry = proposed(call, repository.config)
         else:
-            entry = like(like_id, client.get(_path(like_id))["entry"], call)
+            entry = like(like_id, client.get(path_of(ENTRIES, like_id))["entry"], call)
         pool, name, licence = (given[each] for each in ("pool", "name", "licence"))
         entry = completed(entry, repository, pool=pool, display_name=name, licence=licence)
         entry |= {"cpu": {}} if cpu else {}
@@ -87,7 +86,9 @@ def add_command(
             _refuse_existing(client, endpoint)
         # The server checks it again, because another operator may add it now.
         only_new = {} if replace else {"if-none-match": "*"}
-        stored = client.put(_path(endpoint), entry, only_new, dry_run="true" if dry_run else None)
+        stored = client.put(
+            path_of(ENTRIES, endpoint), entry, only_new, dry_run="true" if dry_run else None
+        )
     if as_json:
         facts = {"pipeline": call.name, "weight_bytes": repository.sizes, "dry_run": dry_run}
         click.echo(json.dumps({**stored, **facts, "weights_are_here": repository.is_here}))
@@ -151,7 +152,7 @@ def _download_note(server: Server, endpoint: str, repository: Repository) -> str
     )
 
 
-@click.command("remove")
+@click.command("delete")
 @options.server
 @click.argument("endpoint", shell_complete=completion.endpoints)
 @click.option(
@@ -160,16 +161,16 @@ def _download_note(server: Server, endpoint: str, repository: Repository) -> str
     help="Also while it has queued or running requests. Queued ones then fail.",
 )
 @options.as_json
-def remove_command(server: Server, endpoint: str, *, force: bool, as_json: bool) -> None:
-    """Remove ENDPOINT from the database. Weights and finished requests stay."""
+def delete_command(server: Server, endpoint: str, *, force: bool, as_json: bool) -> None:
+    """Delete the entry of ENDPOINT in the database. Weights and finished requests stay."""
     with Client(server) as client:
-        answer = client.delete(_path(endpoint), force="true" if force else None)
+        answer = client.delete(path_of(ENTRIES, endpoint), force="true" if force else None)
     if as_json:
         click.echo(json.dumps(answer))
         return
     place = {"file": "the catalogue file", "built-in": "the built-in catalogue"}
     now = place.get(answer["now"])
-    click.echo(f"{endpoint} is removed." if now is None else f"{endpoint} is now that of {now}.")
+    click.echo(f"{endpoint} is deleted." if now is None else f"{endpoint} is now that of {now}.")
     if answer["unfinished"]:
         fate = "queued ones fail when a replica would take them" if now is None else "they continue"
         click.echo(f"{answer['unfinished']} requests have not ended: {fate}.")
@@ -191,7 +192,7 @@ def check_command(file: Path | None, *, as_json: bool, **given: Any) -> None:
         found, notes = [each.message for each in mistakes_in_file(file)], []
     else:
         with Client(options.named_server(given)) as client:
-            answer = client.get(ENTRIES)
+            answer = client.get(ENTRIES.path)
         found = [
             f"{each['endpoint_id']}: {each['problem']}"
             for each in answer["entries"]
@@ -208,7 +209,3 @@ def check_command(file: Path | None, *, as_json: bool, **given: Any) -> None:
             click.echo(line)
         click.echo("1 mistake found." if len(found) == 1 else f"{len(found)} mistakes found.")
     sys.exit(1 if found else 0)
-
-
-def _path(endpoint: str) -> str:
-    return f"{ENTRIES}/{quote(endpoint)}"

@@ -228,5 +228,5 @@ def push_mirror_command(config: Config, endpoints: tuple[str, ...], *, as_json: 
 
 
 models_group.add_command(model_entries.add_command)
-models_group.add_command(model_entries.remove_command)
+models_group.add_command(model_entries.delete_command)
 models_group.add_command(model_entries.check_command)

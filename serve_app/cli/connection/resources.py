@@ -107,7 +107,7 @@ def add_delete(
 
 
 def path_of(resource: Resource[Any], key: str) -> str:
-    return f"{resource.path}/{quote(key, safe='')}"
+    return f"{resource.path}/{quote(key, safe='/' if resource.key_has_slashes else '')}"
 
 
 def table(columns: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> Sequence[str]:

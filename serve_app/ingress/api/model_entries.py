@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import io
 import zipfile
+from dataclasses import replace
 from typing import Annotated, Any, Literal, NotRequired, cast
 
 from pydantic import Field
@@ -15,21 +16,21 @@ from typing_extensions import TypedDict
 from serve_app.catalog.entries import CatalogEntry
 from serve_app.domain.errors import DarkroomError, InvalidInput
 from serve_app.domain.ports import MAX_CODE_BYTES
-from serve_app.ingress.http import query
 from serve_app.ingress.http.auth import actor_of, authenticate
-from serve_app.ingress.http.body import read_body, read_json
+from serve_app.ingress.http.body import read_body
 from serve_app.ingress.http.context import context_of
 from serve_app.ingress.http.errors import json_reply
-from serve_app.ingress.http.json_schema import Binary, Time
+from serve_app.ingress.http.json_schema import Binary
 from serve_app.ingress.http.openapi import (
     DocumentedRoute,
     Operation,
     answer,
     in_header,
-    in_path,
     in_query,
 )
+from serve_app.ingress.resources.calls import FORCE, Call, Calls, ResourceList, Special
 from serve_app.ingress.services.services import Services, services_of
+from serve_app.resources.entries import ENTRIES, StoredModel
 
 MAX_BODY_BYTES = 256 * 1024
 ZIP = b"PK"  # begins each zip file
@@ -90,26 +91,6 @@ class WrittenEntry(TypedDict):
     entry: ModelEntry
 
 
-class StoredModel(TypedDict):
-    """Entry of the database."""
-
-    endpoint_id: str
-    entry: Annotated[dict[str, Any], Field(description="As it was written.")]
-    changed_at: Time
-    changed_by: Annotated[str, Field(description="Id of an API key.")]
-    problem: Annotated[
-        str | None, Field(description="Why it is not valid in this version, and not in force.")
-    ]
-
-
-class StoredModels(TypedDict):
-    entries: list[StoredModel]
-    conflicts: Annotated[
-        list[str],
-        Field(description="Ids that the file has too. The entries of the database are in force."),
-    ]
-
-
 class RemovedModel(TypedDict):
     """Result of a removal."""
 
@@ -123,73 +104,80 @@ class RemovedModel(TypedDict):
     ]
 
 
-async def listed(request: HttpRequest) -> Response:
-    """List the entries of the database, by id, with those that are not valid."""
-    services = await _admin(request, "v1.models.entries")
-    catalog = services.catalog
-    body: StoredModels = {
-        "entries": [
-            {
-                "endpoint_id": each.endpoint,
-                "entry": dict(each.entry),
-                "changed_at": each.changed_at.isoformat(),
-                "changed_by": each.changed_by,
-                "problem": catalog.invalid.get(each.endpoint),
-            }
-            for each in await services.entries.stored()
-        ],
-        "conflicts": [each.endpoint.id for each in catalog if "file" in each.replaces],
-    }
-    return json_reply(body)
+Conflicts = Annotated[
+    list[str],
+    Field(description="Ids that the file has too. The entries of the database are in force."),
+]
+WRITTEN = Special(reply=WrittenEntry)
+calls = Calls(ENTRIES)
 
 
-async def shown(request: HttpRequest) -> Response:
-    """Show the entry of an endpoint, from any place, as it was written."""
-    services = await _admin(request, "v1.models.entry")
-    return json_reply(_written(services, services.catalog.listed(_endpoint(request))))
+@calls.list(
+    "List the catalog's entries of the database, with those that are not valid",
+    about={"conflicts": Conflicts},
+)
+async def list_entries(call: Call) -> ResourceList[StoredModel]:
+    catalog = call.services.catalog
+    rows = [
+        StoredModel(
+            each.endpoint,
+            each.entry,
+            each.changed_at,
+            each.changed_by,
+            catalog.invalid.get(each.endpoint),
+        )
+        for each in await call.services.entries.stored()
+    ]
+    conflicts = [each.endpoint.id for each in catalog if "file" in each.replaces]
+    return ResourceList(rows, {"conflicts": conflicts})
 
 
-async def put(request: HttpRequest) -> Response:
-    """Store an entry, in place of the one with this id in the database, the file or the built-in
-    catalogue. It is in force here at once, and everywhere within about a second.
+@calls.show("Show an endpoint's entry, from any place, as it was written", WRITTEN)
+async def show(call: Call, endpoint: str) -> WrittenEntry:
+    return _written(call.services, call.services.catalog.listed(endpoint))
 
-    ``If-None-Match: *`` only adds: ``EntryExists`` if there is one. ``?dry_run=true`` checks it
-    and stores nothing.
-    """
-    services = await _admin(request, "v1.models.entry")
-    dry_run = query.yes_no(request, "dry_run", default=False)
-    body = await read_json(request, MAX_BODY_BYTES)
-    if not isinstance(body, dict):
-        raise InvalidInput("The body must be a JSON object with the keys of an entry.")
-    entry, endpoint = cast("dict[str, Any]", body), _endpoint(request)
-    new = request.headers.get("if-none-match")
+
+@calls.put(
+    "Add an endpoint to the catalog, or replace its entry",
+    ModelEntry,
+    replace(
+        WRITTEN,
+        max_bytes=MAX_BODY_BYTES,
+        parameters=(
+            in_query("dry_run", "`true`: check the entry and store nothing.", bool),
+            in_header("If-None-Match", "`*`: only add it. 412 if the catalog has the id."),
+        ),
+        errors=(412,),
+    ),
+)
+async def put(call: Call, endpoint: str, entry: ModelEntry) -> WrittenEntry:
+    """It is in force here at once, and everywhere within about a second. ``If-None-Match: *``:
+    ``EntryExists`` if there is one."""
+    dry_run, new = call.flag("dry_run"), call.request.headers.get("if-none-match")
     if new not in (None, "*"):
         raise InvalidInput("`If-None-Match` should be `*`, for an entry that does not exist yet.")
+    entries = call.services.entries
     if dry_run:
-        checked = await services.entries.check(endpoint, entry)
+        checked = await entries.check(endpoint, entry)
     else:
-        store = services.entries.put if new is None else services.entries.add
-        checked = await store(endpoint, entry, actor_of(request))
-    return json_reply(_written(services, checked))
+        store = entries.put if new is None else entries.add
+        checked = await store(endpoint, entry, call.actor)
+    return _written(call.services, checked)
 
 
-async def removed(request: HttpRequest) -> Response:
-    """Remove an entry of the database. An entry of the file, or a built-in one, is then in force.
-
-    While the endpoint has queued or running requests, this needs ``?force=true``: running ones end
-    as usual, and queued ones fail when a replica would take them, unless the endpoint still exists.
-    """
-    services = await _admin(request, "v1.models.entry")
-    force = query.yes_no(request, "force", default=False)
-    endpoint = _endpoint(request)
-    unfinished = await services.entries.remove(endpoint, actor_of(request), force=force)
-    entry = services.catalog.find(endpoint)
-    body: RemovedModel = {
-        "endpoint_id": endpoint,
-        "unfinished": unfinished,
-        "now": None if entry is None else entry.origin.value,
-    }
-    return json_reply(body)
+@calls.delete(
+    "Delete an entry of the database. One of the file, or a built-in one, is then in force",
+    Special(reply=RemovedModel, parameters=(FORCE,), errors=(400,)),
+)
+async def delete(call: Call, endpoint: str) -> RemovedModel:
+    """While the endpoint has queued or running requests, this needs ``?force=true``: running ones
+    end as usual, and queued ones fail when a replica would take them, unless the endpoint still
+    exists."""
+    force = call.flag("force")
+    unfinished = await call.services.entries.remove(endpoint, call.actor, force=force)
+    entry = call.services.catalog.find(endpoint)
+    now = None if entry is None else entry.origin.value
+    return RemovedModel(endpoint_id=endpoint, unfinished=unfinished, now=now)
 
 
 class StoredCode(TypedDict):
@@ -204,52 +192,15 @@ async def code_stored(request: HttpRequest) -> Response:
 
     Code that no entry names is removed after a day.
     """
-    services = await _admin(request, "v1.apps.code")
+    context_of(request).route = "v1.apps.code"
+    await authenticate(request)
     content = await read_body(request, MAX_CODE_BYTES)
     if not content.startswith(ZIP) or not zipfile.is_zipfile(io.BytesIO(content)):
         raise InvalidInput("The body must be a zip file with the code of an app.")
-    digest = await services.bundles.store(content, actor_of(request))
+    digest = await services_of(request).bundles.store(content, actor_of(request))
     body: StoredCode = {"digest": digest, "bytes": len(content)}
     return json_reply(body)
 
-
-_ID = in_path("endpoint_id", "Its slashes are not escaped.")
-
-LIST = Operation(
-    "listModelEntries",
-    "List the catalog's entries of the database. Needs the scope `operator`",
-    {200: answer("The entries.", StoredModels)},
-    errors=(403,),
-)
-SHOW = Operation(
-    "getModelEntry",
-    "Show an endpoint's entry as it was written. Needs the scope `operator`",
-    {200: answer("The entry in force.", WrittenEntry)},
-    errors=(403, 404),
-    parameters=(_ID,),
-)
-PUT = Operation(
-    "putModelEntry",
-    "Add an endpoint to the catalog, or replace its entry. Needs the scope `operator`",
-    {200: answer("The entry in force.", WrittenEntry)},
-    errors=(403, 412, 413, 422),
-    parameters=(
-        _ID,
-        in_query("dry_run", "`true`: check the entry and store nothing.", bool),
-        in_header("If-None-Match", "`*`: only add it. 412 if the catalog has the id."),
-    ),
-    body=ModelEntry,
-)
-REMOVE = Operation(
-    "removeModelEntry",
-    "Remove an entry of the database. Needs the scope `operator`",
-    {200: answer("What is in force now.", RemovedModel)},
-    errors=(400, 403, 404, 422),
-    parameters=(
-        _ID,
-        in_query("force", "`true`: also while the endpoint has queued or running requests.", bool),
-    ),
-)
 
 CODE = Operation(
     "storeAppCode",
@@ -259,23 +210,7 @@ CODE = Operation(
     content={"application/zip": Binary},
 )
 
-ROUTES = [
-    DocumentedRoute("/v1/apps/code", code_stored, {"POST": CODE}),
-    DocumentedRoute("/v1/models/entries", listed, {"GET": LIST}),
-    DocumentedRoute("/v1/models/entries/{endpoint_id:path}", shown, {"GET": SHOW}),
-    DocumentedRoute("/v1/models/entries/{endpoint_id:path}", put, {"PUT": PUT}),
-    DocumentedRoute("/v1/models/entries/{endpoint_id:path}", removed, {"DELETE": REMOVE}),
-]
-
-
-async def _admin(request: HttpRequest, route: str) -> Services:
-    context_of(request).route = route
-    await authenticate(request)
-    return services_of(request)
-
-
-def _endpoint(request: HttpRequest) -> str:
-    return str(request.path_params["endpoint_id"]).replace("\0", "")
+ROUTES = [DocumentedRoute("/v1/apps/code", code_stored, {"POST": CODE}), *calls.routes]
 
 
 def _written(services: Services, entry: CatalogEntry) -> WrittenEntry:

@@ -77,7 +77,6 @@ class ResourceList(Generic[Row]):
 
 
 List = Callable[[Call], Awaitable[Sequence[Row] | ResourceList[Row]]]
-Show = Callable[[Call, str], Awaitable[Row | None]]
 Create = Callable[[Call, Body], Awaitable[Reply]]
 Change = Callable[[Call, str, Body], Awaitable[Reply]]
 Act = Callable[[Call, str], Awaitable[Reply]]
@@ -98,6 +97,7 @@ class Special:
 
 PLAIN, CREATED = Special(), Special(status=201)
 DELETED = Special(status=204)
+FORCE = in_query("force", "`true`: also while the endpoint has queued or running requests.", bool)
 
 
 class Calls(Generic[Row]):
@@ -153,8 +153,8 @@ class Calls(Generic[Row]):
 
         return add
 
-    def show(self, summary: str, special: Special = PLAIN) -> Callable[[Show[Row]], Show[Row]]:
-        def add(read: Show[Row]) -> Show[Row]:
+    def show(self, summary: str, special: Special = PLAIN) -> Callable[[Act[Reply]], Act[Reply]]:
+        def add(read: Act[Reply]) -> Act[Reply]:
             self._one("GET", "get", summary, read, special)
             return read
 
@@ -248,7 +248,8 @@ class Calls(Generic[Row]):
         resource = self.resource
 
         async def of_key(call: Call) -> Any:
-            key = str(call.request.path_params[resource.parameter])
+            # PostgreSQL stores no NUL.
+            key = str(call.request.path_params[resource.parameter]).replace("\0", "")
             if (found := await handle(call, key)) is None:
                 raise NotFound(
                     f"There is no {resource.name} {key[:64]}. GET {resource.path} lists those that "

@@ -83,7 +83,7 @@ def conflicts(catalog: Catalog) -> Iterator[str]:
         if EntryOrigin.FILE in entry.replaces:
             yield (
                 f"{entry.endpoint.id} is in the file of DARKROOM_MODELS and in the database. The "
-                "entry of the database is in force; `darkroom models remove` removes it."
+                "entry of the database is in force; `darkroom models delete` deletes it."
             )
     for endpoint_id, why in catalog.invalid.items():
         yield (

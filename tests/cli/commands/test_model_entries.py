@@ -192,9 +192,9 @@ def test_what_exists_is_replaced_only_when_asked(data_dir: Path, tmp_path: Path)
     checked = typed(data_dir, "check")
     assert checked.exit_code == 0
     assert "fal-ai/flux/schnell is also in the catalogue file" in checked.output
-    removed = typed(data_dir, "remove", "fal-ai/flux/schnell")
-    assert "fal-ai/flux/schnell is now that of the catalogue file." in removed.output
-    again = typed(data_dir, "remove", "fal-ai/flux/schnell")
+    deleted = typed(data_dir, "delete", "fal-ai/flux/schnell")
+    assert "fal-ai/flux/schnell is now that of the catalogue file." in deleted.output
+    again = typed(data_dir, "delete", "fal-ai/flux/schnell")
     assert (again.exit_code, "not in the database" in again.output) == (1, True)
 
 

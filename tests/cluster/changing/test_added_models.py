@@ -87,7 +87,7 @@ def test_a_repository_is_added_called_and_removed_without_a_restart(
 
     again = darkroom.command(*adding)
     assert (again.returncode, "exists already" in again.stderr) == (1, True)
-    removed = darkroom.command("models", "remove", "house/sd3")
-    assert removed.stdout == "house/sd3 is removed.\n"
+    deleted = darkroom.command("models", "delete", "house/sd3")
+    assert deleted.stdout == "house/sd3 is deleted.\n"
     assert darkroom.http.post("/run/house/sd3", json={}).status_code == 404
     assert [each.pid for each in darkroom.replicas()] == [before.pid]

@@ -70,7 +70,7 @@ EXAMPLES = {
         "darkroom models add house/sd3 --weights owner/name --dry-run",
         "darkroom models add house/x --weights /srv/weights/x --like fal-ai/flux/dev",
     ),
-    "models remove": ("darkroom models remove house/sd3",),
+    "models delete": ("darkroom models delete house/sd3",),
     "models check": ("darkroom models check /etc/darkroom/models.yaml", "darkroom models check"),
     "models verify": ("darkroom models verify",),
     "models push-mirror": ("darkroom models push-mirror fal-ai/flux/schnell",),

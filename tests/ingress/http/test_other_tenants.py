@@ -75,6 +75,7 @@ RENAMED: Mapping[str, Mapping[str, str]] = {
 OF_NO_TENANT = {
     "endpoint_id": FLUX,
     "warm_target": FLUX,
+    "entry": FLUX,
     "owner": "fal-ai",
     "name": "flux-schnell",
     "version": "x",

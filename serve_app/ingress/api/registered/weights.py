@@ -18,8 +18,7 @@ from serve_app.domain.lora import (
     RegisteredFile,
     parse_lora_path,
 )
-from serve_app.ingress.http.openapi import in_query
-from serve_app.ingress.resources.calls import MAX_LISTED, Call, Calls, ResourceList, Special
+from serve_app.ingress.resources.calls import FORCE, MAX_LISTED, Call, Calls, ResourceList, Special
 from serve_app.ingress.services.services import Services
 from serve_app.ingress.services.weight_jobs import max_weights_bytes
 from serve_app.registry.records import NewWeights, TenantWeights, WeightQuota
@@ -32,7 +31,6 @@ from serve_app.tenants.scopes import OPERATOR
 
 MAX_BODY_BYTES = 64 * 1024
 MAX_FILES = 200
-FORCE = in_query("force", "`true`: also while the endpoint has queued or running requests.", bool)
 
 Name = Annotated[str, Field(pattern=f"^{WEIGHTS_NAME}$", description="Lower case; yours alone.")]
 _UPLOAD = re.compile(rf"/files/((?:{PRIVATE}[^/]+/)?u/.+)")

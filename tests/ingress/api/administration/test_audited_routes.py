@@ -28,8 +28,8 @@ ACTIONS: dict[tuple[str, str], str] = {
     ("PUT", "/v1/endpoints/{endpoint_id:path}/pause"): "endpoint.pause",
     ("PUT", "/v1/endpoints/{endpoint_id:path}/drain"): "endpoint.drain",
     ("PUT", "/v1/endpoints/{endpoint_id:path}/resume"): "endpoint.resume",
-    ("PUT", "/v1/models/entries/{endpoint_id:path}"): "model.add",
-    ("DELETE", "/v1/models/entries/{endpoint_id:path}"): "model.remove",
+    ("PUT", "/v1/models/entries/{entry:path}"): "model.add",
+    ("DELETE", "/v1/models/entries/{entry:path}"): "model.remove",
     ("DELETE", "/v1/warm/{warm_target:path}"): "warm.end",
     ("DELETE", "/v1/keys/{key_id}"): "key.revoke",
     ("DELETE", "/v1/tenants/{tenant}"): "tenant.delete",
@@ -110,6 +110,7 @@ async def url_of(path: str, action: str, house: House, client: httpx.AsyncClient
     key = str(await house.keys.create("default")).partition(":")[0]
     values = {"request_id": request_id, "tenant": "ann", "endpoint_id:path": endpoint}
     values |= {"weights": "style", "secret": "FAL_KEY", "warm_target:path": endpoint}
+    values |= {"entry:path": endpoint}
     for name, value in (values | {"key_id": key}).items():
         path = path.replace(f"{{{name}}}", value)
     return path + ("?priority=low" if action == "request.prioritise" else "")

@@ -88,6 +88,7 @@ async def test_weights_are_registered_shown_listed_and_removed(
     assert page["used_bytes"] == 100
     assert (await client.delete("/v1/weights/style")).status_code == 204
     assert (await client.get("/v1/weights/style")).status_code == 404
+    assert (await client.get("/v1/weights/sty%00le")).status_code == 404
     assert (await client.delete("/v1/weights/style")).status_code == 404
 
 
