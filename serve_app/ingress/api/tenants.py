@@ -11,13 +11,13 @@ from starlette.responses import Response
 from typing_extensions import TypedDict
 
 from serve_app.domain.errors import Forbidden, InvalidInput
-from serve_app.ingress.api.keys import MAX_BODY_BYTES
 from serve_app.ingress.http.auth import actor_of, authenticate
 from serve_app.ingress.http.body import read_model
 from serve_app.ingress.http.context import context_of
 from serve_app.ingress.http.errors import iso, json_reply
 from serve_app.ingress.http.json_schema import Time
 from serve_app.ingress.http.openapi import DocumentedRoute, Operation, answer, in_path
+from serve_app.ingress.resources.calls import MAX_BODY_BYTES
 from serve_app.ingress.services.live_tenants import cancel_queued, limits_in_force
 from serve_app.ingress.services.services import Services, services_of
 from serve_app.settings import BUDGET, NO_LIMITS, Tenant, TenantLimits

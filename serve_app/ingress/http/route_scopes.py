@@ -35,9 +35,7 @@ SCOPES: Mapping[str, Mapping[str, str]] = {
         "/rest/.well-known/jwks.json": NO_KEY,
         "/files/{key:path}": BY_CALL,  # none for public files: the URL is the credential
         "/v1/shared/{token}": NO_KEY,
-        "/v1/keys/self": ANY_KEY,
         "/v1/sign-in": NO_KEY,
-        "/v1/keys": TENANT_ADMIN,
         "/v1/models": ANY_KEY,
         "/v1/models/pricing": ANY_KEY,
         "/v1/models/entries": OPERATOR,
@@ -153,8 +151,6 @@ SCOPES: Mapping[str, Mapping[str, str]] = {
         "/v1/webhooks/test": SUBMIT,
         "/v1/weights": FILES,
         "/v1/workflows": SUBMIT,
-        "/v1/keys": TENANT_ADMIN,
-        "/v1/keys/{key_id}/rotate": TENANT_ADMIN,
         "/v1/sign-in": NO_KEY,
         "/v1/sign-in/finish": NO_KEY,  # the provider's code
         "/v1/sign-in/links": TENANT_ADMIN,
@@ -217,7 +213,6 @@ SCOPES: Mapping[str, Mapping[str, str]] = {
         "/v1/uploads/{key:path}": FILES,
         "/v1/weights/{name}": FILES,
         "/v1/workflows/{name}": SUBMIT,
-        "/v1/keys/{key_id}": TENANT_ADMIN,
         "/v1/sign-in": ANY_KEY,
         "/v1/models/entries/{endpoint_id:path}": OPERATOR,
         "/v1/tenants/{tenant}": OPERATOR,
