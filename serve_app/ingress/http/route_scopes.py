@@ -66,9 +66,6 @@ SCOPES: Mapping[str, Mapping[str, str]] = {
         "/v1/audit": TENANT_ADMIN,  # `operator` for other tenants
         "/v1/audit/export": OPERATOR,
         "/v1/audit/head": OPERATOR,
-        "/v1/tenants": OPERATOR,
-        "/v1/tenants/{tenant}": OPERATOR,
-        "/v1/tenants/{tenant}/deletion": OPERATOR,
         "/v1/tenants/{tenant}/export": TENANT_ADMIN,  # `operator` for other tenants
         "/v1/shadows": OPERATOR,
         "/v1/status": OPERATOR,
@@ -157,7 +154,6 @@ SCOPES: Mapping[str, Mapping[str, str]] = {
         "/v1/sign-in/links/take": NO_KEY,  # the link's token
         "/v1/sign-in/device": NO_KEY,
         "/v1/sign-in/device/finish": NO_KEY,  # the provider's code
-        "/v1/tenants": OPERATOR,
         f"{OPENAI_PREFIX}/images/generations": SUBMIT,
         f"{OPENAI_PREFIX}/images/edits": SUBMIT,
         f"{OPENAI_PREFIX}/videos": SUBMIT,
@@ -197,15 +193,12 @@ SCOPES: Mapping[str, Mapping[str, str]] = {
         "/v1/requests/{request_id}/fail": OPERATOR,
         "/v1/requests/{request_id}/priority": OPERATOR,
         "/v1/webhooks/rotate": OPERATOR,
-        "/v1/tenants/{tenant}/disable": OPERATOR,
-        "/v1/tenants/{tenant}/enable": OPERATOR,
         "/v1/endpoints/{endpoint_id:path}/pause": OPERATOR,
         "/v1/endpoints/{endpoint_id:path}/drain": OPERATOR,
         "/v1/endpoints/{endpoint_id:path}/resume": OPERATOR,
         "/v1/models/entries/{endpoint_id:path}": OPERATOR,
         "/v1/weights/{name}/public": OPERATOR,
     },
-    "PATCH": {"/v1/tenants/{tenant}": OPERATOR},
     "DELETE": {
         "/files/{key:path}": NO_KEY,  # replicas, with a ticket
         "/v1/models/requests/{request_id}/payloads": CANCEL,
@@ -215,7 +208,6 @@ SCOPES: Mapping[str, Mapping[str, str]] = {
         "/v1/workflows/{name}": SUBMIT,
         "/v1/sign-in": ANY_KEY,
         "/v1/models/entries/{endpoint_id:path}": OPERATOR,
-        "/v1/tenants/{tenant}": OPERATOR,
         f"{OPENAI_PREFIX}/videos/{{request_id}}": CANCEL,
         f"{OPENAI_PREFIX}/files/{{file_id}}": FILES,
         f"{REPLICATE_PREFIX}/files/{{file_id:path}}": FILES,

@@ -76,7 +76,6 @@ class ResourceList(Generic[Row]):
 
 
 List = Callable[[Call], Awaitable[Sequence[Row] | ResourceList[Row]]]
-Show = Callable[[Call, str], Awaitable[Row | None]]
 Create = Callable[[Call, Body], Awaitable[Reply]]
 Change = Callable[[Call, str, Body], Awaitable[Reply]]
 Act = Callable[[Call, str], Awaitable[Reply]]
@@ -152,9 +151,13 @@ class Calls(Generic[Row]):
 
         return add
 
-    def show(self, summary: str, special: Special = PLAIN) -> Callable[[Show[Row]], Show[Row]]:
-        def add(read: Show[Row]) -> Show[Row]:
-            self._one("GET", "get", summary, read, special)
+    def show(
+        self, summary: str, special: Special = PLAIN, part: str = ""
+    ) -> Callable[[Act[Reply]], Act[Reply]]:
+        """``part``: end of the path, if not the resource is shown, but something about it."""
+
+        def add(read: Act[Reply]) -> Act[Reply]:
+            self._one("GET", "get", summary, read, special, under=f"/{part}" if part else "")
             return read
 
         return add
@@ -202,12 +205,12 @@ class Calls(Generic[Row]):
         self,
         name: str,
         summary: str,
-        body: type[Body],
+        body: type[Body] | None,
         special: Special = PLAIN,
         *,
         method: str = "PUT",
     ) -> Callable[[Change[Body, Reply]], Change[Body, Reply]]:
-        """Do something to one, at a path of its own."""
+        """Do something to one, at a path of its own. Without a body the handler gets None."""
         return self._changing(method, name, summary, body, special, f"/{name}")
 
     # Implementation
@@ -221,7 +224,7 @@ class Calls(Generic[Row]):
         method: str,
         verb: str,
         summary: str,
-        body: type[Body],
+        body: type[Body] | None,
         special: Special,
         under: str = "",
     ) -> Callable[[Change[Body, Reply]], Change[Body, Reply]]:
@@ -257,7 +260,7 @@ class Calls(Generic[Row]):
 
         parameters = (in_path(resource.parameter, resource.key_description), *special.parameters)
         of_one = replace(special, parameters=parameters)
-        name = f"{verb}{self._pascal}"
+        name = f"{verb}{self._pascal}{pascal(under[1:]) if method == 'GET' else ''}"
         self._add(method, f"{resource.path_of_one}{under}", name, summary, of_key, of_one, body)
 
     def _add(
@@ -351,6 +354,8 @@ class Calls(Generic[Row]):
 
 
 async def _read(request: HttpRequest, body: Any, max_bytes: int) -> Any:
+    if body is None:
+        return None
     if issubclass(body, BaseModel):
         return await read_model(request, body, max_bytes)
     value = await read_json(request, max_bytes)

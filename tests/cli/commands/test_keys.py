@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import Any
 
 import httpx
@@ -55,8 +56,8 @@ def test_a_tenant_is_created_changed_disabled_and_enabled(darkroom: Any) -> None
     disabled = darkroom("tenants", "disable", "studio-a", "--cancel").stdout
     assert disabled == "studio-a is disabled. What is queued is being cancelled.\n"
     listed = darkroom("tenants", "list").stdout
-    assert "disabled" in next(each for each in listed.splitlines() if "studio-a" in each)
-    assert "own weight" in listed
+    assert "DISABLED AT" in listed
+    assert re.search(r"studio-a +Studio A +\d{4}-\d\d-\d\d .* 2\.5 ", listed)
     assert darkroom("tenants", "enable", "studio-a").stdout == "studio-a is enabled.\n"
 
 
