@@ -5,33 +5,42 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Protocol
+from typing import Annotated, Any, ClassVar, Literal, Protocol
+
+from pydantic import Field
 
 from serve_app.domain.audit.acts import Actor
 from serve_app.domain.errors import TenantDisabled, Unauthenticated
 from serve_app.tenants.credentials import Credential
-from serve_app.tenants.scopes import API, Caller
+from serve_app.tenants.scopes import API, SCOPES, Caller
 from serve_app.tenants.sign_in import Person, Rights
 
 DEFAULT_TENANT = "default"
 
 
 @dataclass(frozen=True, slots=True)
-class KeyInfo:
-    """Properties of a key, without the secret, which is not stored."""
+class ApiKey:
+    """API key, without its secret, which is not stored."""
 
-    id: str
+    __pydantic_config__: ClassVar[Any] = {"json_schema_serialization_defaults_required": True}
+
+    key_id: str
     tenant: str
-    scopes: frozenset[str]
-    name: str
+    scopes: Annotated[
+        frozenset[str], Field(json_schema_extra={"items": {"type": "string", "enum": [*SCOPES]}})
+    ]
+    alias: str
     created_at: datetime
     expires_at: datetime | None = None
     revoked_at: datetime | None = None
     replay_undelivered: bool = False
-    endpoints: tuple[str, ...] = ()  # patterns of the only endpoints; empty: all
-    last_used_at: datetime | None = None  # about a minute exact; None: not since this is recorded
-    successor: str | None = None  # id of the key that its rotation made
-    person: str = ""  # who signed in; empty for a key of a program
+    endpoints: Annotated[tuple[str, ...], Field(description="The only ones; empty: all.")] = ()
+    last_used_at: Annotated[datetime | None, Field(description="About a minute exact.")] = None
+    successor: Annotated[str | None, Field(description="Key that its rotation made.")] = None
+    person: Annotated[str | None, Field(description="Who signed in.")] = None
+    kind: Annotated[
+        Literal["person", "service"], Field(description="`person`: made by a sign-in.")
+    ] = "service"
 
 
 LINK_NAME = "sign-in link"
@@ -92,11 +101,11 @@ class Keys(Protocol):
         """
         ...
 
-    async def list(self, tenant: str) -> Sequence[KeyInfo]:
+    async def list(self, tenant: str) -> Sequence[ApiKey]:
         """All keys of a tenant, including revoked ones, oldest first."""
         ...
 
-    async def find(self, key_id: str) -> KeyInfo | None:
+    async def find(self, key_id: str) -> ApiKey | None:
         """Properties of one key, of any tenant; None if it does not exist."""
         ...
 

@@ -7,7 +7,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
-from typing import LiteralString, Protocol
+from typing import Annotated, LiteralString, Protocol
+
+from pydantic import Field
 
 from serve_app.domain.audit.acts import Actor
 from serve_app.domain.ports import Clock
@@ -26,14 +28,19 @@ class UsageKept(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class TenantDeletion:
-    """Deletion of a tenant. ``left``: rows that are left by kind, counted up to ``COUNTED_TO``."""
+    """Deletion of a tenant. It goes on by itself, also after a restart."""
 
     tenant: str
     asked_at: datetime
-    actor: str  # id of the key
-    kept_as: str | None  # tenant of its sums of usage; None: they are deleted, or are anonymous
-    ended_at: datetime | None  # None: it is under way
-    left: Mapping[str, int]
+    actor: Annotated[str, Field(description="Id of the key that asked for it.")]
+    usage_kept_as: Annotated[
+        str | None,
+        Field(description="Name of its sums of usage. Null: none are kept, or without a name."),
+    ]
+    ended_at: Annotated[datetime | None, Field(description="Null: it is under way.")]
+    left: Annotated[
+        Mapping[str, int], Field(description=f"What is left, counted up to {COUNTED_TO}.")
+    ]
 
 
 class TenantDeletions(Protocol):

@@ -11,7 +11,7 @@ from datetime import datetime
 from pathlib import Path
 
 from serve_app.domain.errors import Misconfigured, TenantDisabled, Unauthenticated
-from serve_app.tenants.api_keys import DEFAULT_TENANT, KeyInfo, Keys
+from serve_app.tenants.api_keys import DEFAULT_TENANT, ApiKey, Keys
 from serve_app.tenants.credentials import Credential, new_credential, parse_given
 from serve_app.tenants.scopes import ADMIN, API, OPERATOR, granted
 
@@ -61,29 +61,29 @@ async def _known(keys: Keys, wanted: Credential) -> bool:
     return True
 
 
-async def _check_replaced(keys: Keys, stored: KeyInfo, now: datetime) -> None:
+async def _check_replaced(keys: Keys, stored: ApiKey, now: datetime) -> None:
     """Log that DARKROOM_API_KEY is a key that was replaced. Raises ``Misconfigured`` if it was not:
     its secret is another, or no key is left that operates the installation."""
     if _valid(stored, now):
         raise Misconfigured(
-            f"DARKROOM_API_KEY uses the id {stored.id}, but a key with this id is stored with "
+            f"DARKROOM_API_KEY uses the id {stored.key_id}, but a key with this id is stored with "
             "another secret. Give it another id."
         )
     others = await keys.list(DEFAULT_TENANT)
     if not any(_valid(each, now) and OPERATOR in granted(each.scopes) for each in others):
         raise Misconfigured(
-            f"DARKROOM_API_KEY uses the id {stored.id}, but the key with this id was revoked or "
-            "has expired, and no other key operates this installation. Give it another id."
+            f"DARKROOM_API_KEY uses the id {stored.key_id}, but the key with this id was revoked "
+            "or has expired, and no other key operates this installation. Give it another id."
         )
     log.warning(
         "DARKROOM_API_KEY uses the id %s, but the key with this id was revoked or has expired. It "
         "stays so, and other keys work. Set DARKROOM_API_KEY to a valid key, or to a new "
         "id:secret, or remove it.",
-        stored.id,
+        stored.key_id,
     )
 
 
-def _valid(key: KeyInfo, now: datetime) -> bool:
+def _valid(key: ApiKey, now: datetime) -> bool:
     return key.revoked_at is None and (key.expires_at is None or key.expires_at > now)
 
 

@@ -15,7 +15,7 @@ from serve_app.domain.audit.acts import Actor
 from serve_app.domain.errors import DatabaseUnavailable, Unauthenticated
 from serve_app.domain.ports import Clock
 from serve_app.postgres.database import Database
-from serve_app.tenants.api_keys import LINK_NAME, KeyInfo, disabled, ended_link
+from serve_app.tenants.api_keys import LINK_NAME, ApiKey, disabled, ended_link
 from serve_app.tenants.credentials import (
     Credential,
     digest_of,
@@ -136,7 +136,8 @@ UPDATE api_keys SET last_used_at = greatest(last_used_at, %(now)s) WHERE id = AN
 """
 INFO: LiteralString = """
 SELECT id, tenant, scopes, name, created_at, expires_at, revoked_at, replay_undelivered, endpoints,
-       last_used_at, successor, person
+       last_used_at, successor, nullif(person, ''),
+       CASE person WHEN '' THEN 'service' ELSE 'person' END
 FROM api_keys
 """
 
@@ -281,11 +282,11 @@ class KeyRing:
             raise ended_link()
         return made
 
-    async def list(self, tenant: str) -> Sequence[KeyInfo]:
+    async def list(self, tenant: str) -> Sequence[ApiKey]:
         sql = f"{INFO} WHERE tenant = %(tenant)s ORDER BY created_at, id"
         return [_info(row) for row in await self._rows(sql, {"tenant": tenant})]
 
-    async def find(self, key_id: str) -> KeyInfo | None:
+    async def find(self, key_id: str) -> ApiKey | None:
         rows = await self._rows(f"{INFO} WHERE id = %(id)s", {"id": key_id})
         return _info(rows[0]) if rows else None
 
@@ -407,7 +408,6 @@ def _retrieve(lookup: asyncio.Task[_Stored | None]) -> None:
         lookup.exception()
 
 
-def _info(row: builtins.tuple[Any, ...]) -> KeyInfo:
-    key_id, tenant, scopes, *rest = row
-    info = KeyInfo(key_id, tenant, frozenset(scopes), *rest)
-    return replace(info, endpoints=tuple(info.endpoints))
+def _info(row: builtins.tuple[Any, ...]) -> ApiKey:
+    key = ApiKey(*row)
+    return replace(key, scopes=frozenset(key.scopes), endpoints=tuple(key.endpoints))

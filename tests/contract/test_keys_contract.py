@@ -136,7 +136,7 @@ async def test_a_tenants_keys_are_listed_without_their_secrets(ring: Ring) -> No
     await ring.keys.create("other")
     await ring.keys.revoke(made.id)
     (info,) = await ring.keys.list("studio")
-    assert (info.id, info.name, info.tenant) == (made.id, "laptop", "studio")
+    assert (info.key_id, info.alias, info.tenant) == (made.id, "laptop", "studio")
     assert info.revoked_at is not None
     assert made.secret not in repr(info)
     assert await ring.keys.any()
@@ -179,9 +179,9 @@ async def test_a_successor_has_the_same_rights_and_both_keys_work_during_the_ove
     with pytest.raises(Unauthenticated, match="expired"):
         await ring.keys.authenticate(f"Key {old}")
     await ring.keys.authenticate(f"Key {new}")
-    shown = {each.id: each for each in await ring.keys.list("studio")}
+    shown = {each.key_id: each for each in await ring.keys.list("studio")}
     assert (shown[old.id].successor, shown[new.id].successor) == (new.id, None)
-    assert shown[new.id].name == "the web app"
+    assert shown[new.id].alias == "the web app"
     assert shown[new.id].expires_at == shown[new.id].created_at + timedelta(days=10)
     assert await ring.acts() == [
         (Actor("boss"), "key.rotate", old.id, {"tenant": "studio", "successor": new.id})
@@ -222,7 +222,7 @@ async def test_the_last_use_of_a_key_is_written_now_and_then(ring: Ring) -> None
     with pytest.raises(Unauthenticated):
         await ring.keys.authenticate(f"Key {idle.id}:{'0' * 64}")
     await ring.keys.write_uses()
-    shown = {each.id: each.last_used_at for each in await ring.keys.list("studio")}
+    shown = {each.key_id: each.last_used_at for each in await ring.keys.list("studio")}
     assert shown == {made.id: ring.clock.now(), idle.id: None}
 
 
@@ -250,8 +250,8 @@ async def test_ended_sign_ins_of_a_person_are_forgotten_at_a_later_one(ring: Rin
         last = await ring.keys.sign_in(Person(person, person, ()), rights, until, "10.0.0.7")
         ring.clock.advance(9 * 86_400)
     found = await ring.keys.list("studio")
-    assert [each.person for each in found] == ["", "bob", "ada"]
-    assert {kept.id, last.id} <= {each.id for each in found}
+    assert [each.person for each in found] == [None, "bob", "ada"]
+    assert {kept.id, last.id} <= {each.key_id for each in found}
 
 
 async def test_a_link_gives_one_browser_a_key_with_the_same_rights(ring: Ring) -> None:
@@ -269,7 +269,7 @@ async def test_a_link_gives_one_browser_a_key_with_the_same_rights(ring: Ring) -
     assert (who.tenant, who.scopes, who.endpoints) == ("studio", scopes, ("test/*",))
     info = await ring.keys.find(made.id)
     assert info is not None
-    assert (info.name, info.expires_at) == ("sign-in link", until)
+    assert (info.alias, info.expires_at) == ("sign-in link", until)
     detail = {"tenant": "studio", "alias": "sign-in link", "scopes": ["cancel", "read"]}
     (offer, *acts) = await ring.acts()
     assert offer[:3] == (Actor(first.id, "10.0.0.5"), "key.link", first.id)

@@ -12,7 +12,7 @@ from typing import Any
 from serve_app.domain.audit.acts import Actor
 from serve_app.domain.errors import Unauthenticated
 from serve_app.domain.ports import Clock
-from serve_app.tenants.api_keys import LINK_NAME, KeyInfo, disabled, ended_link
+from serve_app.tenants.api_keys import LINK_NAME, ApiKey, disabled, ended_link
 from serve_app.tenants.credentials import Credential, from_header, new_credential, new_token
 from serve_app.tenants.scopes import API, Caller
 from serve_app.tenants.sign_in import Person, Rights
@@ -26,7 +26,7 @@ class FakeKeyRing:
         """``note`` writes the audit."""
         self._clock = clock
         self._note = note
-        self._keys: dict[str, tuple[bytes, KeyInfo]] = {}
+        self._keys: dict[str, tuple[bytes, ApiKey]] = {}
         self._used: set[str] = set()
         self._links: dict[str, tuple[str, datetime]] = {}  # token → key, and when it ends
         self.disabled: set[str] = set()  # tenants
@@ -44,13 +44,15 @@ class FakeKeyRing:
             raise Unauthenticated("The API key of this token is no longer valid.")
         return self._identity(info)
 
-    def _identity(self, info: KeyInfo) -> Caller:
+    def _identity(self, info: ApiKey) -> Caller:
         if info.expires_at is not None and self._clock.now() >= info.expires_at:
             raise Unauthenticated("The API key has expired.")
         if info.tenant in self.disabled:
             raise disabled(info.tenant)
-        self._used.add(info.id)
-        return Caller(info.id, info.tenant, info.scopes, info.replay_undelivered, info.endpoints)
+        self._used.add(info.key_id)
+        return Caller(
+            info.key_id, info.tenant, info.scopes, info.replay_undelivered, info.endpoints
+        )
 
     def remove_all(self, tenant: str) -> None:
         """Remove the keys of a tenant that is deleted."""
@@ -78,7 +80,7 @@ class FakeKeyRing:
     ) -> Credential:
         made = credential or new_credential()
         now = self._clock.now()
-        info = KeyInfo(
+        info = ApiKey(
             *(made.id, tenant, scopes, name, now, expires_at, None, replay_undelivered),
             endpoints=tuple(endpoints),
         )
@@ -90,7 +92,7 @@ class FakeKeyRing:
             self._note(actor, "key.create", made.id, detail)
         return made
 
-    async def list(self, tenant: str) -> Sequence[KeyInfo]:
+    async def list(self, tenant: str) -> Sequence[ApiKey]:
         return [info for _, info in self._keys.values() if info.tenant == tenant]
 
     async def sign_in(
@@ -104,8 +106,8 @@ class FakeKeyRing:
             or info.expires_at is None
             or info.expires_at >= now - timedelta(days=7)
         }
-        info = KeyInfo(made.id, rights.tenant, rights.scopes, "", now, expires_at)
-        info = replace(info, endpoints=rights.endpoints, person=person.name)
+        info = ApiKey(made.id, rights.tenant, rights.scopes, "", now, expires_at)
+        info = replace(info, endpoints=rights.endpoints, person=person.name, kind="person")
         self._keys[made.id] = (made.digest, info)
         named = {"person": person.name, "sub": person.subject}
         detail = {"tenant": rights.tenant} | named | {"scopes": sorted(rights.scopes)}
@@ -132,12 +134,12 @@ class FakeKeyRing:
             raise ended_link()
         made = new_credential()
         rights = (info.tenant, info.scopes, LINK_NAME, now, info.expires_at)
-        self._keys[made.id] = (made.digest, KeyInfo(made.id, *rights, endpoints=info.endpoints))
+        self._keys[made.id] = (made.digest, ApiKey(made.id, *rights, endpoints=info.endpoints))
         detail = {"tenant": info.tenant, "alias": LINK_NAME, "scopes": sorted(info.scopes)}
         self._note(Actor(key_id, address), "key.create", made.id, detail)
         return made
 
-    async def find(self, key_id: str) -> KeyInfo | None:
+    async def find(self, key_id: str) -> ApiKey | None:
         return self._keys[key_id][1] if key_id in self._keys else None
 
     async def rotate(
@@ -151,7 +153,7 @@ class FakeKeyRing:
             return None
         made = new_credential()
         ends = now + (old.expires_at - old.created_at) if old.expires_at else None
-        fresh = replace(old, id=made.id, created_at=now, expires_at=ends, last_used_at=None)
+        fresh = replace(old, key_id=made.id, created_at=now, expires_at=ends, last_used_at=None)
         self._keys[made.id] = (made.digest, fresh)
         least = min(old.expires_at or until, until)
         self._keys[key_id] = (digest, replace(old, expires_at=least, successor=made.id))

@@ -280,7 +280,7 @@ async def test_sums_of_usage_are_kept_under_a_name_that_no_tenant_can_have(
     assert sum(each for *_, each in rows) == 7 + requests + 2  # one ran and one waited
     found = await deletions.find(GONE)
     assert found is not None
-    assert (found.kept_as is None) == (usage is UsageKept.ANONYMOUS)
+    assert (found.usage_kept_as is None) == (usage is UsageKept.ANONYMOUS)
 
 
 async def test_the_name_is_taken_until_the_end_and_the_tenant_stays_disabled(

@@ -343,8 +343,8 @@ async def test_keys_and_secrets_are_the_same(database: Database) -> None:
             await keys.authenticate(f"Key {refused}")
     with pytest.raises(TenantDisabled):
         await keys.authenticate(f"Key {DISABLED_KEY}")
-    assert [each.id for each in await keys.list(TENANT)] == [KEY.id, REPLAYING_KEY.id]
-    assert [each.id for each in await keys.list(DISABLED_TENANT)] == [DISABLED_KEY.id]
+    assert [each.key_id for each in await keys.list(TENANT)] == [KEY.id, REPLAYING_KEY.id]
+    assert [each.key_id for each in await keys.list(DISABLED_TENANT)] == [DISABLED_KEY.id]
     ((stored),) = await database.rows("SELECT value FROM installation WHERE key = 'tickets'")
     assert (await shared_secret(database, "tickets")).hex() == stored[0]
     seeds = await PostgresSigningSeeds(database).all()

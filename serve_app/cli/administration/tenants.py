@@ -10,12 +10,14 @@ from typing import Any
 
 import click
 
-from serve_app.cli.commands.tenants import tenant_path, tenants_group
+from serve_app.cli.commands.tenants import tenants_group
 from serve_app.cli.connection import options
 from serve_app.cli.connection.client import Client
+from serve_app.cli.connection.resources import path_of
 from serve_app.cli.connection.server import Server
 from serve_app.cli.connection.whole_file import whole_file
 from serve_app.domain.errors import Misconfigured
+from serve_app.resources.tenants import TENANTS
 
 __all__ = ["tenants_group"]
 
@@ -40,10 +42,10 @@ def delete_tenant(server: Server, tenant: str, *, yes: bool, wait: bool, as_json
             err=True,
         )
     with Client(server) as client:
-        found = client.delete(tenant_path(tenant))
+        found = client.delete(path_of(TENANTS, tenant))
         while wait and found["ended_at"] is None:
             time.sleep(POLL_S)
-            found = client.poll(f"{tenant_path(tenant)}/deletion")
+            found = client.poll(f"{path_of(TENANTS, tenant)}/deletion")
     click.echo(json.dumps(found) if as_json else deletion_text(found))
 
 
@@ -54,7 +56,7 @@ def delete_tenant(server: Server, tenant: str, *, yes: bool, wait: bool, as_json
 def show_deletion(server: Server, tenant: str, *, as_json: bool) -> None:
     """Show the progress of the deletion of TENANT."""
     with Client(server) as client:
-        found = client.get(f"{tenant_path(tenant)}/deletion")
+        found = client.get(f"{path_of(TENANTS, tenant)}/deletion")
     click.echo(json.dumps(found) if as_json else deletion_text(found))
 
 
@@ -68,7 +70,7 @@ def show_deletion(server: Server, tenant: str, *, as_json: bool) -> None:
 @click.option("--files/--no-files", default=True, help="With the contents of files. Default: yes.")
 def export_tenant(server: Server, tenant: str, out: Path, *, files: bool) -> None:
     """Export everything that is stored about TENANT as a zip file."""
-    path = f"{tenant_path(tenant)}/export"
+    path = f"{path_of(TENANTS, tenant)}/export"
     with whole_file(out, new=True) as file:
         with Client(server) as client, client.chunks(path, files=str(files).lower()) as chunks:
             file.writelines(chunks)

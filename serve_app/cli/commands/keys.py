@@ -6,17 +6,17 @@ import json
 import sys
 from datetime import UTC, datetime, timedelta
 from typing import Any
-from urllib.parse import quote
 
 import click
 
 from serve_app.cli.commands.warm import Duration
-from serve_app.cli.connection import options
+from serve_app.cli.connection import options, resources
 from serve_app.cli.connection.client import Client
 from serve_app.cli.connection.one_time_link import network_lines, offer_link
 from serve_app.cli.connection.remote import Remote
 from serve_app.cli.connection.remote import origin as origin_of
 from serve_app.cli.connection.server import Server
+from serve_app.resources.keys import KEYS
 from serve_app.tenants.scopes import API, SCOPES
 
 DAY_S = 86_400.0
@@ -28,24 +28,7 @@ def keys_group() -> None:
     """Create, list, rotate and revoke API keys, and sign browsers in."""
 
 
-@keys_group.command("list")
-@options.server
-@click.option("--tenant", default=None, help="Default: the first key's tenant.")
-@options.as_json
-def list_keys(server: Server, tenant: str | None, *, as_json: bool) -> None:
-    """List a tenant's keys. Secrets are not stored and cannot be shown."""
-    with Client(server) as client:
-        answer = client.get("/v1/keys", tenant=tenant)
-    if as_json:
-        click.echo(json.dumps(answer))
-        return
-    for key in answer["keys"]:
-        scopes = ",".join(key["scopes"])
-        limited = f"  only {', '.join(key['endpoints'])}" if key["endpoints"] else ""
-        click.echo(
-            f"{key['key_id']:<24} {scopes:<10} {key['created_at'][:10]}  {_status_text(key):<20} "
-            f"{_use_text(key):<16} {key['person'] or key['alias']}{limited}".rstrip()
-        )
+resources.add_list(keys_group, KEYS)
 
 
 @keys_group.command("create")
@@ -109,7 +92,7 @@ def create(
     if flags["replay_undelivered"]:
         wish["replay_undelivered"] = True
     with Client(server) as client:
-        answer = client.post("/v1/keys", wish)
+        answer = client.post(KEYS.path, wish)
     _show_secret(answer, as_json=flags["as_json"])
 
 
@@ -128,7 +111,7 @@ def create(
 def rotate(server: Server, key_id: str, overlap_s: float, *, as_json: bool) -> None:
     """Replace a key by one with the same rights, and print the new one."""
     with Client(server) as client:
-        answer = client.post(f"{_key_path(key_id)}/rotate", {"overlap_s": overlap_s})
+        answer = client.post(f"{resources.path_of(KEYS, key_id)}/rotate", {"overlap_s": overlap_s})
     _show_secret(answer, as_json=as_json)
 
 
@@ -139,7 +122,7 @@ def rotate(server: Server, key_id: str, overlap_s: float, *, as_json: bool) -> N
 def revoke(server: Server, key_id: str, *, as_json: bool) -> None:
     """Revoke a key permanently."""
     with Client(server) as client:
-        client.delete(_key_path(key_id))
+        client.delete(resources.path_of(KEYS, key_id))
     result = {"key_id": key_id, "revoked": True}
     click.echo(
         json.dumps(result)
@@ -183,10 +166,6 @@ def link(server: Server, valid_s: float, origin: str | None, *, as_json: bool) -
         click.echo(url)
 
 
-def _key_path(key_id: str) -> str:
-    return f"/v1/keys/{quote(key_id, safe='')}"
-
-
 def _show_secret(created: dict[str, Any], *, as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps(created))
@@ -196,16 +175,3 @@ def _show_secret(created: dict[str, Any], *, as_json: bool) -> None:
     click.echo(
         "Save this key now: only its digest is stored, so it cannot be shown again.", err=True
     )
-
-
-def _status_text(key: dict[str, Any]) -> str:
-    if key["revoked_at"]:
-        return f"revoked {key['revoked_at'][:10]}"
-    if key["expires_at"]:
-        gone = datetime.fromisoformat(key["expires_at"]) <= datetime.now(UTC)
-        return f"{'expired' if gone else 'until'} {key['expires_at'][:10]}"
-    return "valid"
-
-
-def _use_text(key: dict[str, Any]) -> str:
-    return f"used {key['last_used_at'][:10]}" if key["last_used_at"] else "never used"

@@ -8,13 +8,14 @@ import re
 from collections.abc import Callable, Mapping
 from functools import wraps
 from typing import Any
-from urllib.parse import quote
 
 import click
 
 from serve_app.cli.connection import options
 from serve_app.cli.connection.client import Client
+from serve_app.cli.connection.resources import add_list, path_of
 from serve_app.cli.connection.server import Server
+from serve_app.resources.tenants import TENANTS
 
 LimitValue = tuple[str, float | str | None]
 
@@ -120,33 +121,12 @@ storage_option = click.option(
 )
 
 
-def tenant_path(tenant: str) -> str:
-    """Path of a tenant in the API. A typed name can lead to no other path."""
-    return f"/v1/tenants/{quote(tenant, safe='')}"
-
-
 @click.group("tenants")
 def tenants_group() -> None:
     """Create, show, change, disable, export and delete tenants."""
 
 
-@tenants_group.command("list")
-@options.server
-@options.as_json
-def list_tenants(server: Server, *, as_json: bool) -> None:
-    """List all tenants."""
-    with Client(server) as client:
-        answer = client.get("/v1/tenants")
-    if as_json:
-        click.echo(json.dumps(answer))
-        return
-    for tenant in answer["tenants"]:
-        own = [name for name, limit in tenant["limits"].items() if limit["source"] != "default"]
-        limited = f"  own {', '.join(own)}" if own else ""
-        click.echo(
-            f"{tenant['tenant']:<24} {_state_text(tenant):<10} {tenant['valid_keys']:>4} keys  "
-            f"{tenant['name']}{limited}"
-        )
+add_list(tenants_group, TENANTS)
 
 
 @tenants_group.command("create")
@@ -171,7 +151,7 @@ def create_tenant(
     given = {**dict(limits), **budget, **_storage(storage)}
     wish = {"tenant": tenant, "name": name, "limits": given}
     with Client(server) as client:
-        _print_tenant(client.post("/v1/tenants", wish), as_json=as_json)
+        _print_tenant(client.post(TENANTS.path, wish), as_json=as_json)
 
 
 @tenants_group.command("show")
@@ -181,7 +161,7 @@ def create_tenant(
 def show_tenant(server: Server, tenant: str, *, as_json: bool) -> None:
     """Show TENANT with its limits, and where each comes from."""
     with Client(server) as client:
-        _print_tenant(client.get(tenant_path(tenant)), as_json=as_json)
+        _print_tenant(client.get(path_of(TENANTS, tenant)), as_json=as_json)
 
 
 @tenants_group.command("set")
@@ -207,7 +187,7 @@ def set_tenant(
     if changes := {**dict(limits), **budget, **_storage(storage)}:
         wish["limits"] = changes
     with Client(server) as client:
-        _print_tenant(client.patch(tenant_path(tenant), wish), as_json=as_json)
+        _print_tenant(client.patch(path_of(TENANTS, tenant), wish), as_json=as_json)
 
 
 @tenants_group.command("disable")
@@ -218,7 +198,7 @@ def set_tenant(
 def disable_tenant(server: Server, tenant: str, *, cancel: bool, as_json: bool) -> None:
     """Refuse all keys of TENANT. What runs ends."""
     with Client(server) as client:
-        shown = client.put(f"{tenant_path(tenant)}/disable", {"cancel_queued": cancel})
+        shown = client.put(f"{path_of(TENANTS, tenant)}/disable", {"cancel_queued": cancel})
     queued = "is being cancelled" if cancel else "waits until it is enabled"
     _print(shown, f"{tenant} is disabled. What is queued {queued}.", as_json=as_json)
 
@@ -230,7 +210,7 @@ def disable_tenant(server: Server, tenant: str, *, cancel: bool, as_json: bool) 
 def enable_tenant(server: Server, tenant: str, *, as_json: bool) -> None:
     """Accept the keys of TENANT again."""
     with Client(server) as client:
-        shown = client.put(f"{tenant_path(tenant)}/enable")
+        shown = client.put(f"{path_of(TENANTS, tenant)}/enable")
     _print(shown, f"{tenant} is enabled.", as_json=as_json)
 
 

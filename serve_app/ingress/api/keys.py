@@ -2,35 +2,26 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, cast
+from collections.abc import Sequence
+from typing import Annotated, cast
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, model_validator
 from starlette.requests import Request as HttpRequest
 from starlette.responses import Response
 from typing_extensions import TypedDict
 
-from serve_app.domain.errors import AlreadyFinal, Forbidden, NotFound
-from serve_app.ingress.http import query
-from serve_app.ingress.http.auth import actor_of, authenticate, record_read
-from serve_app.ingress.http.body import read_model
+from serve_app.domain.errors import AlreadyFinal, Forbidden
+from serve_app.ingress.http.auth import authenticate
 from serve_app.ingress.http.context import context_of
-from serve_app.ingress.http.errors import iso, json_reply
-from serve_app.ingress.http.json_schema import Time
-from serve_app.ingress.http.openapi import (
-    Answer,
-    DocumentedRoute,
-    Operation,
-    answer,
-    in_path,
-    in_query,
-)
-from serve_app.ingress.services.services import services_of
+from serve_app.ingress.http.errors import json_reply
+from serve_app.ingress.http.openapi import DocumentedRoute, Operation, answer
+from serve_app.ingress.http.route_scopes import ANY_KEY
+from serve_app.ingress.resources.calls import Call, Calls, Special
+from serve_app.resources.keys import KEYS
 from serve_app.settings import EndpointPattern, Scope, Tenant
-from serve_app.tenants.api_keys import KeyInfo
+from serve_app.tenants.api_keys import ApiKey
 from serve_app.tenants.credentials import Credential
-from serve_app.tenants.scopes import API, OPERATOR, Caller, granted
-
-MAX_BODY_BYTES = 16 * 1024
+from serve_app.tenants.scopes import API, OPERATOR, granted
 
 MAX_ENDPOINTS = 100
 MAX_OVERLAP_S = 30 * 86_400
@@ -78,30 +69,6 @@ class Rotation(BaseModel):
     )
 
 
-class ApiKey(TypedDict):
-    """API key, without its secret."""
-
-    key_id: str
-    alias: str
-    tenant: str
-    scopes: list[Scope]
-    replay_undelivered: bool
-    endpoints: Annotated[list[str], Field(description="The only ones; empty: all.")]
-    kind: Annotated[Literal["person", "service"], Field(description="`person`: made by a sign-in.")]
-    person: Annotated[str | None, Field(description="Who signed in.")]
-    created_at: Time
-    expires_at: Time | None
-    revoked_at: Time | None
-    last_used_at: Annotated[Time | None, Field(description="About a minute exact.")]
-    successor: Annotated[str | None, Field(description="Key that replaced it by a rotation.")]
-
-
-class ApiKeyPage(TypedDict):
-    keys: list[ApiKey]
-    next_cursor: str | None
-    has_more: bool
-
-
 class CallingKey(TypedDict):
     """Key of the call, so that a program knows what it may do."""
 
@@ -120,22 +87,6 @@ class CreatedKey(TypedDict):
     key: str
 
 
-async def listed(request: HttpRequest) -> Response:
-    """List a tenant's keys, oldest first, without secrets: ``?tenant=``, or the caller's own."""
-    context_of(request).route = "v1.keys"
-    caller = await authenticate(request)
-    tenant = query.text(request, "tenant") or caller.tenant
-    _require_tenant(caller, tenant)
-    await record_read(request, caller, tenant)
-    found = await services_of(request).identity.keys.list(tenant)
-    page: ApiKeyPage = {
-        "keys": [_api_key(info) for info in found],
-        "next_cursor": None,
-        "has_more": False,
-    }
-    return json_reply(page)
-
-
 async def own(request: HttpRequest) -> Response:
     """Show the key that makes the call, with its tenant and its scopes."""
     context_of(request).route = "v1.keys.self"
@@ -150,147 +101,89 @@ async def own(request: HttpRequest) -> Response:
     return json_reply(body)
 
 
-async def create(request: HttpRequest) -> Response:
-    """Create a key. Its secret is in this response and is not stored."""
-    context_of(request).route = "v1.keys"
-    caller = await authenticate(request)
-    new = await read_model(request, NewKey, MAX_BODY_BYTES)
-    _require_tenant(caller, new.tenant or caller.tenant)
+calls = Calls(KEYS)
+CREATED = Special(reply=CreatedKey, status=201, errors=(400,))
+
+
+@calls.list("List a tenant's API keys, oldest first, without their secrets")
+async def list_keys(call: Call) -> Sequence[ApiKey]:
+    return await call.services.identity.keys.list(call.owner)
+
+
+@calls.create("Create an API key. Its secret is in this answer and is not stored", NewKey, CREATED)
+async def create_key(call: Call, new: NewKey) -> CreatedKey:
+    caller, identity = call.caller, call.services.identity
+    tenant = new.tenant or call.owner
+    if tenant != caller.tenant and not caller.may(OPERATOR):
+        raise Forbidden("Keys of another tenant need the scope `operator`.")
     caller.require_authority(new.scopes, new.endpoints)
-    if new.tenant not in (None, caller.tenant):
-        await services_of(request).identity.tenants.require_not_deleted(str(new.tenant))
-    credential = await services_of(request).identity.keys.create(
-        new.tenant or caller.tenant,
+    if tenant != caller.tenant:
+        await identity.tenants.require_not_deleted(tenant)
+    credential = await identity.keys.create(
+        tenant,
         name=new.alias,
         scopes=frozenset(new.scopes),
         expires_at=new.expires_at,
         replay_undelivered=new.replay_undelivered,
         endpoints=new.endpoints,
-        actor=actor_of(request),
+        actor=call.actor,
     )
     return created(credential)
 
 
-def created(credential: Credential) -> Response:
-    """Answer with a key that was made, and its secret."""
-    body: CreatedKey = {
-        "key_id": credential.id,
-        "key_secret": credential.secret,
-        "key": str(credential),
-    }
-    return json_reply(body, 201)
-
-
-async def rotated(request: HttpRequest) -> Response:
-    """Create a key with the rights of another one, which ends after an overlap. The new secret is
-    in this response and is not stored."""
-    context_of(request).route = "v1.key.rotate"
-    caller = await authenticate(request)
-    wanted = await read_model(request, Rotation, MAX_BODY_BYTES)
-    found = await _managed(request, caller)
+@calls.act(
+    "rotate",
+    "Replace an API key by one with the same rights, and end it after an overlap",
+    Rotation,
+    CREATED,
+    method="POST",
+)
+async def rotate_key(call: Call, key_id: str, wanted: Rotation) -> CreatedKey | None:
+    found = await _managed(call, key_id)
+    if found is None:
+        return None
     if found.person:
         raise Forbidden(
-            f"The key {found.id} is of a sign-in, which a rotation would prolong without the "
+            f"The key {key_id} is of a sign-in, which a rotation would prolong without the "
             "provider. Sign in again instead."
         )
-    keys = services_of(request).identity.keys
-    credential = await keys.rotate(found.id, wanted.overlap_s, actor_of(request))
+    credential = await call.services.identity.keys.rotate(key_id, wanted.overlap_s, call.actor)
     if credential is None:
         raise AlreadyFinal(
-            f"The key {found.id} was revoked, has expired, or was rotated before. Create a new one."
+            f"The key {key_id} was revoked, has expired, or was rotated before. Create a new one."
         )
     return created(credential)
 
 
-async def _managed(request: HttpRequest, caller: Caller) -> KeyInfo:
-    """Key of the path, which the caller may manage. Keys of other tenants are not found."""
-    key_id: str = request.path_params["key_id"]
-    found = await services_of(request).identity.keys.find(key_id)
-    if found is None or (found.tenant != caller.tenant and not caller.may(OPERATOR)):
-        raise NotFound(f"There is no key {key_id[:64]}.")
-    caller.require_authority(found.scopes, found.endpoints)
-    return found
-
-
-def _require_tenant(caller: Caller, tenant: str) -> None:
-    if tenant != caller.tenant and not caller.may(OPERATOR):
-        raise Forbidden("Keys of another tenant require a key with the scope `operator`.")
-
-
-async def revoked(request: HttpRequest) -> Response:
-    """Revoke a key; it takes effect everywhere within seconds.
-
-    The calling key cannot revoke itself, because that could lock everyone out.
-    """
-    context_of(request).route = "v1.key"
-    caller = await authenticate(request)
-    key_id = request.path_params["key_id"]
-    if key_id == caller.key_id:
+@calls.delete("Revoke an API key. It takes effect everywhere within seconds")
+async def revoke_key(call: Call, key_id: str) -> bool:
+    """The calling key cannot revoke itself, because that could lock everyone out."""
+    if key_id == call.caller.key_id:
         raise Forbidden(
             "A key cannot revoke itself. Create another key with the same scopes, and use that."
         )
-    await _managed(request, caller)
-    await services_of(request).identity.keys.revoke(key_id, actor_of(request))
-    return Response(status_code=204)
+    if await _managed(call, key_id) is None:
+        return False
+    return await call.services.identity.keys.revoke(key_id, call.actor)
 
 
-LIST = Operation(
-    "listKeys",
-    "List a tenant's API keys. Needs the scope `tenant-admin`",
-    {200: answer("The keys, without secrets.", ApiKeyPage)},
-    errors=(403, 422),
-    parameters=(in_query("tenant", "Default: the caller's tenant. Another one needs `operator`."),),
-)
+async def _managed(call: Call, key_id: str) -> ApiKey | None:
+    """Key that the caller may manage. None: there is no such key, or it is of another tenant."""
+    found = await call.services.identity.keys.find(key_id)
+    if found is None or (found.tenant != call.owner and not call.caller.may(OPERATOR)):
+        return None
+    call.caller.require_authority(found.scopes, found.endpoints)
+    return found
+
+
+def created(credential: Credential) -> CreatedKey:
+    return {"key_id": credential.id, "key_secret": credential.secret, "key": str(credential)}
+
+
 OWN = Operation(
     "getOwnKey",
     "Show the tenant and the scopes of the key that makes the call",
     {200: answer("The key, without its secret.", CallingKey)},
 )
-CREATE = Operation(
-    "createKey",
-    "Create an API key. Needs the scope `tenant-admin`",
-    {201: answer("The key. Its secret is shown only once.", CreatedKey)},
-    errors=(400, 403, 413, 422),
-    body=NewKey,
-)
-REVOKE = Operation(
-    "revokeKey",
-    "Revoke an API key. Needs the scope `tenant-admin`",
-    {204: Answer("The key is revoked.")},
-    errors=(403, 404),
-    parameters=(in_path("key_id", "The part of the key before the colon."),),
-)
-ROTATE = Operation(
-    "rotateKey",
-    "Replace an API key by one with the same rights. Needs the scope `tenant-admin`",
-    {201: answer("The new key. Its secret is shown only once.", CreatedKey)},
-    errors=(400, 403, 404, 413, 422),
-    body=Rotation,
-    parameters=(in_path("key_id", "The part of the old key before the colon."),),
-)
 
-ROUTES = [
-    DocumentedRoute("/v1/keys", listed, {"GET": LIST}),
-    DocumentedRoute("/v1/keys", create, {"POST": CREATE}),
-    DocumentedRoute("/v1/keys/self", own, {"GET": OWN}),
-    DocumentedRoute("/v1/keys/{key_id}", revoked, {"DELETE": REVOKE}),
-    DocumentedRoute("/v1/keys/{key_id}/rotate", rotated, {"POST": ROTATE}),
-]
-
-
-def _api_key(info: KeyInfo) -> ApiKey:
-    return {
-        "key_id": info.id,
-        "alias": info.name,
-        "tenant": info.tenant,
-        "scopes": cast("list[Scope]", sorted(info.scopes)),
-        "replay_undelivered": info.replay_undelivered,
-        "endpoints": [*info.endpoints],
-        "kind": "person" if info.person else "service",
-        "person": info.person or None,
-        "created_at": info.created_at.isoformat(),
-        "expires_at": iso(info.expires_at),
-        "revoked_at": iso(info.revoked_at),
-        "last_used_at": iso(info.last_used_at),
-        "successor": info.successor,
-    }
+ROUTES = [*calls.routes, DocumentedRoute("/v1/keys/self", own, {"GET": OWN}, scope=ANY_KEY)]

@@ -232,7 +232,7 @@ async def followed(request: HttpRequest) -> Response:
         credential = await services_of(request).identity.keys.take_link(
             given.token, client_address(request)
         )
-    return created(credential)
+    return json_reply(created(credential), 201)
 
 
 async def signed_out(request: HttpRequest) -> Response:

@@ -2,25 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from collections.abc import Sequence
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, create_model
 from pydantic.fields import FieldInfo
-from starlette.requests import Request as HttpRequest
-from starlette.responses import Response
-from typing_extensions import TypedDict
 
 from serve_app.domain.errors import Forbidden, InvalidInput
-from serve_app.ingress.api.keys import MAX_BODY_BYTES
-from serve_app.ingress.http.auth import actor_of, authenticate
-from serve_app.ingress.http.body import read_model
-from serve_app.ingress.http.context import context_of
-from serve_app.ingress.http.errors import iso, json_reply
-from serve_app.ingress.http.json_schema import Time
-from serve_app.ingress.http.openapi import DocumentedRoute, Operation, answer, in_path
+from serve_app.ingress.resources.calls import Call, Calls, Special
 from serve_app.ingress.services.live_tenants import cancel_queued, limits_in_force
-from serve_app.ingress.services.services import Services, services_of
+from serve_app.ingress.services.services import Services
+from serve_app.resources.tenants import TENANTS, TenantBudget, TenantStatus
 from serve_app.settings import BUDGET, NO_LIMITS, Tenant, TenantLimits
+from serve_app.settings.pools import BudgetConfig
 from serve_app.tenants.tenants import TenantChange, TenantInfo
 from serve_app.webhooks.target import BadTarget
 
@@ -91,137 +85,71 @@ class Disabling(BaseModel):
     )
 
 
-class TenantLimit(TypedDict):
-    """Limit in force, and where it comes from."""
-
-    value: Annotated[float | str | None, Field(description="Null: no limit.")]
-    source: Annotated[
-        Literal["api", "file", "default"],
-        Field(
-            description="`api`: set by an operator. `file`: the settings for this tenant. "
-            "`default`: the settings for all tenants."
-        ),
-    ]
+calls = Calls(TENANTS)
+ROUTES = calls.routes
 
 
-class TenantBudget(TypedDict):
-    """Budget in force, and where it comes from."""
-
-    amount: Annotated[str, Field(description="Text, because it is exact.")]
-    currency: str
-    period: Literal["day", "month"]
-    warn_at: list[float]
-    stop: bool
-    webhook: str | None
-    source: Annotated[Literal["api", "file"], Field(description="As of limits.")]
+@calls.list("List the tenants by id, with their limits and the bytes of their uploaded files")
+async def list_tenants(call: Call) -> Sequence[TenantStatus]:
+    return await _statuses(call.services, await call.services.identity.tenants.stored.list())
 
 
-class TenantStatus(TypedDict):
-    """Tenant, with the limits in force: its own, or those of all tenants."""
-
-    tenant: str
-    name: str
-    created_at: Time
-    disabled_at: Annotated[Time | None, Field(description="Null: it is enabled.")]
-    valid_keys: Annotated[int, Field(description="Neither revoked nor expired.")]
-    weight: Annotated[float, Field(description="Share relative to other tenants.")]
-    max_running: Annotated[int | None, Field(description="Null: no limit.")]
-    max_waiting: int
-    max_waiting_bytes: int
-    uploads_bytes: Annotated[int, Field(description="Of its uploaded files.")]
-    max_uploads_bytes: int
-    retention_days: Annotated[float | None, Field(description="Null: kept for ever.")]
-    storage: Annotated[
-        str | None,
-        Field(description="Storage location of its new files. Null: the installation's own."),
-    ]
-    limits: Annotated[
-        dict[str, TenantLimit], Field(description="Every limit, with where it comes from.")
-    ]
-    budget: Annotated[TenantBudget | None, Field(description="Null: it may spend any amount.")]
+@calls.create("Create a tenant. It has no keys yet", NewTenant, Special(status=201, errors=(400,)))
+async def create_tenant(call: Call, new: NewTenant) -> TenantStatus:
+    limits = await _given(call.services, new.tenant, new.limits)
+    tenants = call.services.identity.tenants
+    return await _status(call, await tenants.create(new.tenant, new.name, limits, call.actor))
 
 
-class TenantPage(TypedDict):
-    tenants: Annotated[list[TenantStatus], Field(description="By name, at most 1000.")]
+@calls.show("Show a tenant, with its limits")
+async def show_tenant(call: Call, tenant: str) -> TenantStatus:
+    return await _status(call, await call.services.identity.tenants.find(tenant))
 
 
-async def listed(request: HttpRequest) -> Response:
-    """List all tenants, with their limits and the bytes of their uploaded files."""
-    context_of(request).route = "v1.tenants"
-    await authenticate(request)
-    services = services_of(request)
-    found = await services.identity.tenants.stored.list()
-    sizes = await services.files.uploads.sizes([each.id for each in found])
-    body: TenantPage = {"tenants": [_tenant(services, each, sizes[each.id]) for each in found]}
-    return json_reply(body)
+@calls.change(
+    "Change the name and the limits of a tenant. They are in force everywhere within seconds",
+    TenantChanges,
+)
+async def change_tenant(call: Call, tenant: str, wanted: TenantChanges) -> TenantStatus:
+    limits = await _given(call.services, tenant, wanted.limits)
+    return await _change(call, tenant, TenantChange(wanted.name, limits))
 
 
-async def created(request: HttpRequest) -> Response:
-    """Create a tenant. It has no keys yet."""
-    context_of(request).route = "v1.tenants"
-    await authenticate(request)
-    new = await read_model(request, NewTenant, MAX_BODY_BYTES)
-    services = services_of(request)
-    limits = await _given(services, new.tenant, new.limits)
-    tenants = services.identity.tenants
-    made = await tenants.create(new.tenant, new.name, limits, actor_of(request))
-    return json_reply(await _shown(request, made), 201)
-
-
-async def shown(request: HttpRequest) -> Response:
-    context_of(request).route = "v1.tenant"
-    await authenticate(request)
-    tenants = services_of(request).identity.tenants
-    return json_reply(await _shown(request, await tenants.find(request.path_params["tenant"])))
-
-
-async def changed(request: HttpRequest) -> Response:
-    """Change the name and limits of a tenant. Limits are in force within seconds everywhere."""
-    context_of(request).route = "v1.tenant.change"
-    await authenticate(request)
-    wanted = await read_model(request, TenantChanges, MAX_BODY_BYTES)
-    tenant: str = request.path_params["tenant"]
-    limits = await _given(services_of(request), tenant, wanted.limits)
-    return await _change(request, TenantChange(wanted.name, limits))
-
-
-async def disabled(request: HttpRequest) -> Response:
-    """Refuse all keys of a tenant. What is queued waits or is cancelled, and what runs ends."""
-    context_of(request).route = "v1.tenant.disable"
-    caller = await authenticate(request)
-    how = await read_model(request, Disabling, MAX_BODY_BYTES)
-    tenant: str = request.path_params["tenant"]
-    if tenant == caller.tenant:
+@calls.act("disable", "Disable a tenant: its keys are refused, and nothing of it starts", Disabling)
+async def disable_tenant(call: Call, tenant: str, how: Disabling) -> TenantStatus:
+    """What is queued waits or is cancelled, and what runs ends."""
+    if tenant == call.caller.tenant:
         raise Forbidden(
             "A key cannot disable its own tenant, because no key could enable it again. Use an "
             "operator's key of another tenant."
         )
-    reply = await _change(request, TenantChange(disabled=True))
+    changed = await _change(call, tenant, TenantChange(disabled=True))
     if how.cancel_queued:
-        services = services_of(request)
-        services.background.start_until_closed(
-            cancel_queued(services.queue, tenant, actor_of(request))
-        )
-    return reply
+        services = call.services
+        services.background.start_until_closed(cancel_queued(services.queue, tenant, call.actor))
+    return changed
 
 
-async def enabled(request: HttpRequest) -> Response:
-    """Accept the keys of a tenant again. What was queued and not cancelled runs."""
-    context_of(request).route = "v1.tenant.enable"
-    await authenticate(request)
-    return await _change(request, TenantChange(disabled=False))
+@calls.act("enable", "Enable a tenant again", None, Special(errors=(400,)))
+async def enable_tenant(call: Call, tenant: str, _: None) -> TenantStatus:
+    """What was queued and not cancelled runs."""
+    return await _change(call, tenant, TenantChange(disabled=False))
 
 
-async def _change(request: HttpRequest, change: TenantChange) -> Response:
-    tenants, tenant = services_of(request).identity.tenants, request.path_params["tenant"]
-    info = await tenants.change(tenant, change, actor_of(request))
-    return json_reply(await _shown(request, info))
+async def _change(call: Call, tenant: str, change: TenantChange) -> TenantStatus:
+    return await _status(
+        call, await call.services.identity.tenants.change(tenant, change, call.actor)
+    )
 
 
-async def _shown(request: HttpRequest, info: TenantInfo) -> TenantStatus:
-    services = services_of(request)
-    sizes = await services.files.uploads.sizes([info.id])
-    return _tenant(services, info, sizes[info.id])
+async def _status(call: Call, info: TenantInfo) -> TenantStatus:
+    (status,) = await _statuses(call.services, [info])
+    return status
+
+
+async def _statuses(services: Services, infos: Sequence[TenantInfo]) -> Sequence[TenantStatus]:
+    sizes = await services.files.uploads.sizes([each.id for each in infos])
+    return [_of(services, each, sizes[each.id]) for each in infos]
 
 
 async def _given(services: Services, tenant: str, limits: BaseModel | None) -> dict[str, Any]:
@@ -240,96 +168,24 @@ async def _given(services: Services, tenant: str, limits: BaseModel | None) -> d
     return given
 
 
-def _budget(services: Services, info: TenantInfo) -> TenantBudget | None:
-    budget = services.config.queue.tenant_limits.get(info.id, NO_LIMITS).budget
-    if budget is None:
-        return None
-    return {
-        "amount": f"{budget.amount:f}",
-        "currency": budget.currency,
-        "period": budget.period,
-        "warn_at": [*budget.warn_at],
-        "stop": budget.stop,
-        "webhook": budget.webhook,
-        "source": "api" if BUDGET in info.limits else "file",
-    }
-
-
-def _tenant(services: Services, info: TenantInfo, uploads_bytes: int) -> TenantStatus:
+def _of(services: Services, info: TenantInfo, uploads_bytes: int) -> TenantStatus:
+    own = services.config.queue.tenant_limits.get(info.id, NO_LIMITS)
     limits = limits_in_force(info, services.file_config, services.config)
-    value: dict[str, Any] = {name: each.value for name, each in limits.items()}
-    return {
-        "tenant": info.id,
-        "name": info.name or info.id,
-        "created_at": info.created_at.isoformat(),
-        "disabled_at": iso(info.disabled_at),
-        "valid_keys": info.valid_keys,
-        "weight": value["weight"],
-        "max_running": value["max_running"],
-        "max_waiting": value["max_waiting"],
-        "max_waiting_bytes": value["max_waiting_bytes"],
-        "uploads_bytes": uploads_bytes,
-        "max_uploads_bytes": value["max_uploads_bytes"],
-        "retention_days": value["retention_days"],
-        "storage": services.config.queue.tenant_limits.get(info.id, NO_LIMITS).storage,
-        "limits": {
-            name: {"value": each.value, "source": each.source} for name, each in limits.items()
-        },
-        "budget": _budget(services, info),
-    }
+    shown: Any = {name: limits[name].value for name in TENANTS.fields if name in limits}
+    return TenantStatus(
+        tenant=info.id,
+        name=info.name or info.id,
+        created_at=info.created_at,
+        disabled_at=info.disabled_at,
+        valid_keys=info.valid_keys,
+        uploads_bytes=uploads_bytes,
+        storage=own.storage,
+        limits=limits,
+        budget=None if own.budget is None else _budget(own.budget, info),
+        **shown,
+    )
 
 
-TENANT = in_path("tenant", "Id of the tenant.")
-NEEDS = "Needs the scope `operator`"
-
-LIST = Operation(
-    "listTenants",
-    f"List the tenants, with their limits. {NEEDS}",
-    {200: answer("The tenants.", TenantPage)},
-)
-CREATE = Operation(
-    "createTenant",
-    f"Create a tenant. {NEEDS}",
-    {201: answer("The tenant.", TenantStatus)},
-    errors=(400, 413, 422),
-    body=NewTenant,
-)
-SHOW = Operation(
-    "getTenant",
-    f"Show a tenant, with its limits. {NEEDS}",
-    {200: answer("The tenant.", TenantStatus)},
-    errors=(404,),
-    parameters=(TENANT,),
-)
-CHANGE = Operation(
-    "changeTenant",
-    f"Change the name and the limits of a tenant. {NEEDS}",
-    {200: answer("The tenant as it is now.", TenantStatus)},
-    errors=(404, 413, 422),
-    parameters=(TENANT,),
-    body=TenantChanges,
-)
-DISABLE = Operation(
-    "disableTenant",
-    f"Disable a tenant: its keys are refused, and nothing of it starts. {NEEDS}",
-    {200: answer("The tenant as it is now.", TenantStatus)},
-    errors=(404, 413, 422),
-    parameters=(TENANT,),
-    body=Disabling,
-)
-ENABLE = Operation(
-    "enableTenant",
-    f"Enable a tenant again. {NEEDS}",
-    {200: answer("The tenant as it is now.", TenantStatus)},
-    errors=(400, 404),
-    parameters=(TENANT,),
-)
-
-ROUTES = [
-    DocumentedRoute("/v1/tenants", listed, {"GET": LIST}),
-    DocumentedRoute("/v1/tenants", created, {"POST": CREATE}),
-    DocumentedRoute("/v1/tenants/{tenant}", shown, {"GET": SHOW}),
-    DocumentedRoute("/v1/tenants/{tenant}", changed, {"PATCH": CHANGE}),
-    DocumentedRoute("/v1/tenants/{tenant}/disable", disabled, {"PUT": DISABLE}),
-    DocumentedRoute("/v1/tenants/{tenant}/enable", enabled, {"PUT": ENABLE}),
-]
+def _budget(budget: BudgetConfig, info: TenantInfo) -> TenantBudget:
+    fields: Any = budget.model_dump() | {"amount": f"{budget.amount:f}"}
+    return TenantBudget(**fields, source="api" if BUDGET in info.limits else "file")

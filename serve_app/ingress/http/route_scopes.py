@@ -35,9 +35,7 @@ SCOPES: Mapping[str, Mapping[str, str]] = {
         "/rest/.well-known/jwks.json": NO_KEY,
         "/files/{key:path}": BY_CALL,  # none for public files: the URL is the credential
         "/v1/shared/{token}": NO_KEY,
-        "/v1/keys/self": ANY_KEY,
         "/v1/sign-in": NO_KEY,
-        "/v1/keys": TENANT_ADMIN,
         "/v1/models": ANY_KEY,
         "/v1/models/pricing": ANY_KEY,
         "/v1/requests": READ,
@@ -62,9 +60,6 @@ SCOPES: Mapping[str, Mapping[str, str]] = {
         "/v1/audit": TENANT_ADMIN,  # `operator` for other tenants
         "/v1/audit/export": OPERATOR,
         "/v1/audit/head": OPERATOR,
-        "/v1/tenants": OPERATOR,
-        "/v1/tenants/{tenant}": OPERATOR,
-        "/v1/tenants/{tenant}/deletion": OPERATOR,
         "/v1/tenants/{tenant}/export": TENANT_ADMIN,  # `operator` for other tenants
         "/v1/shadows": OPERATOR,
         "/v1/status": OPERATOR,
@@ -145,15 +140,12 @@ SCOPES: Mapping[str, Mapping[str, str]] = {
         "/v1/files/sign": FILES,
         "/v1/files/revoke": FILES,
         "/v1/webhooks/test": SUBMIT,
-        "/v1/keys": TENANT_ADMIN,
-        "/v1/keys/{key_id}/rotate": TENANT_ADMIN,
         "/v1/sign-in": NO_KEY,
         "/v1/sign-in/finish": NO_KEY,  # the provider's code
         "/v1/sign-in/links": TENANT_ADMIN,
         "/v1/sign-in/links/take": NO_KEY,  # the link's token
         "/v1/sign-in/device": NO_KEY,
         "/v1/sign-in/device/finish": NO_KEY,  # the provider's code
-        "/v1/tenants": OPERATOR,
         f"{OPENAI_PREFIX}/images/generations": SUBMIT,
         f"{OPENAI_PREFIX}/images/edits": SUBMIT,
         f"{OPENAI_PREFIX}/videos": SUBMIT,
@@ -193,21 +185,16 @@ SCOPES: Mapping[str, Mapping[str, str]] = {
         "/v1/requests/{request_id}/fail": OPERATOR,
         "/v1/requests/{request_id}/priority": OPERATOR,
         "/v1/webhooks/rotate": OPERATOR,
-        "/v1/tenants/{tenant}/disable": OPERATOR,
-        "/v1/tenants/{tenant}/enable": OPERATOR,
         "/v1/endpoints/{endpoint_id:path}/pause": OPERATOR,
         "/v1/endpoints/{endpoint_id:path}/drain": OPERATOR,
         "/v1/endpoints/{endpoint_id:path}/resume": OPERATOR,
     },
-    "PATCH": {"/v1/tenants/{tenant}": OPERATOR},
     "DELETE": {
         "/files/{key:path}": NO_KEY,  # replicas, with a ticket
         "/v1/models/requests/{request_id}/payloads": CANCEL,
         "/v1/requests/{request_id}": CANCEL,
         "/v1/uploads/{key:path}": FILES,
-        "/v1/keys/{key_id}": TENANT_ADMIN,
         "/v1/sign-in": ANY_KEY,
-        "/v1/tenants/{tenant}": OPERATOR,
         f"{OPENAI_PREFIX}/videos/{{request_id}}": CANCEL,
         f"{OPENAI_PREFIX}/files/{{file_id}}": FILES,
         f"{REPLICATE_PREFIX}/files/{{file_id:path}}": FILES,

@@ -153,9 +153,13 @@ class Calls(Generic[Row]):
 
         return add
 
-    def show(self, summary: str, special: Special = PLAIN) -> Callable[[Act[Reply]], Act[Reply]]:
+    def show(
+        self, summary: str, special: Special = PLAIN, part: str = ""
+    ) -> Callable[[Act[Reply]], Act[Reply]]:
+        """``part``: end of the path, if not the resource is shown, but something about it."""
+
         def add(read: Act[Reply]) -> Act[Reply]:
-            self._one("GET", "get", summary, read, special)
+            self._one("GET", "get", summary, read, special, under=f"/{part}" if part else "")
             return read
 
         return add
@@ -203,12 +207,12 @@ class Calls(Generic[Row]):
         self,
         name: str,
         summary: str,
-        body: type[Body],
+        body: type[Body] | None,
         special: Special = PLAIN,
         *,
         method: str = "PUT",
     ) -> Callable[[Change[Body, Reply]], Change[Body, Reply]]:
-        """Do something to one, at a path of its own."""
+        """Do something to one, at a path of its own. Without a body the handler gets None."""
         return self._changing(method, name, summary, body, special, f"/{name}")
 
     # Implementation
@@ -222,7 +226,7 @@ class Calls(Generic[Row]):
         method: str,
         verb: str,
         summary: str,
-        body: type[Body],
+        body: type[Body] | None,
         special: Special,
         under: str = "",
     ) -> Callable[[Change[Body, Reply]], Change[Body, Reply]]:
@@ -259,7 +263,7 @@ class Calls(Generic[Row]):
 
         parameters = (in_path(resource.parameter, resource.key_description), *special.parameters)
         of_one = replace(special, parameters=parameters)
-        name = f"{verb}{self._pascal}"
+        name = f"{verb}{self._pascal}{pascal(under[1:]) if method == 'GET' else ''}"
         self._add(method, f"{resource.path_of_one}{under}", name, summary, of_key, of_one, body)
 
     def _add(
@@ -353,6 +357,8 @@ class Calls(Generic[Row]):
 
 
 async def _read(request: HttpRequest, body: Any, max_bytes: int) -> Any:
+    if body is None:
+        return None
     if issubclass(body, BaseModel):
         return await read_model(request, body, max_bytes)
     value = await read_json(request, max_bytes)

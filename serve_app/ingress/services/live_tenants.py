@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Any, Literal
 
 from pydantic import ValidationError
@@ -20,6 +19,7 @@ from serve_app.domain.errors import FieldProblem, InvalidInput, NotFound, Tenant
 from serve_app.domain.ports import Queue
 from serve_app.domain.request import State
 from serve_app.queue.reaper import PeriodicTask
+from serve_app.resources.tenants import TenantLimit
 from serve_app.settings import BUDGET, FIELDS, NO_LIMITS, STORAGE, Config, TenantLimits
 from serve_app.settings.config import AREA_OF
 from serve_app.storage.locations import check_known
@@ -32,17 +32,6 @@ log = logging.getLogger(__name__)
 LOOK_EVERY_S = 1.0
 PAGE = 500
 """Queued requests that are read at once to cancel them."""
-
-Source = Literal["file", "api", "default"]
-
-
-@dataclass(frozen=True, slots=True)
-class LimitInForce:
-    """Limit of a tenant, and where it comes from: an operator's call, the settings for this tenant,
-    or those for all tenants. None: no limit."""
-
-    value: float | str | None
-    source: Source
 
 
 class LiveTenants:
@@ -160,13 +149,13 @@ async def cancel_queued(queue: Queue, tenant: str, actor: Actor) -> None:
                 await queue.cancel(tenant, each.id, actor)
 
 
-def limits_in_force(info: TenantInfo, file: Config, merged: Config) -> Mapping[str, LimitInForce]:
+def limits_in_force(info: TenantInfo, file: Config, merged: Config) -> Mapping[str, TenantLimit]:
     """Each limit of a tenant. ``file``: the settings without what operators have set; ``merged``:
     with it."""
     own = merged.queue.tenant_limits.get(info.id, NO_LIMITS)
     of_file = file.queue.tenant_limits.get(info.id, NO_LIMITS)
     return {
-        name: LimitInForce(
+        name: TenantLimit(
             getattr(own, name) if getattr(own, name) is not None else default_of(file, name),
             _source(name, info, of_file),
         )
@@ -204,7 +193,9 @@ def check_limits(limits: Limits) -> None:
         raise InvalidInput.of_field(f"limits.{unknown[0]}", "There is no such limit")
 
 
-def _source(name: str, info: TenantInfo, of_file: TenantLimits) -> Source:
+def _source(
+    name: str, info: TenantInfo, of_file: TenantLimits
+) -> Literal["file", "api", "default"]:
     if name in info.limits:
         return "api"
     return "file" if getattr(of_file, name) != getattr(NO_LIMITS, name) else "default"

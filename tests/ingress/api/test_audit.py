@@ -285,7 +285,7 @@ async def test_what_an_admin_reads_of_another_tenant_is_recorded_once_a_minute(
     assert await place.rows() == [
         (*reader, "other", {"call": "v1.requests"}),
         (*reader, "other", {"call": "v1.request", "request_id": request_id}),
-        (*reader, "other", {"call": "v1.keys"}),
+        (*reader, "other", {"call": "v1.keys.listKeys"}),
         (*reader, "*", {"call": "v1.requests"}),
     ]
 

@@ -69,6 +69,7 @@ INVENTED = Things(
 
 RENAMED: Mapping[str, Mapping[str, str]] = {
     f"{OPENAI_PREFIX}/files/": {"file_id": "batch_file"},
+    "/v1/keys/": {"key": "key_id"},
 }
 """Beginning of a path → parameter that is another thing below it than elsewhere."""
 

@@ -30,6 +30,7 @@ from serve_app.ingress.http.openapi import DocumentedRoute, Operation, answer, i
 from serve_app.ingress.services.live_tenants import limits_in_force
 from serve_app.ingress.services.services import Services, services_of
 from serve_app.registry.records import TenantWeights
+from serve_app.resources.declaration import plain
 from serve_app.settings import NO_LIMITS
 from serve_app.tenants.scopes import OPERATOR
 
@@ -201,7 +202,7 @@ class TenantArchive:
 
     async def _keys(self) -> AsyncIterator[Mapping[str, Any]]:
         for each in await self._services.identity.keys.list(self._tenant):
-            yield asdict(each) | {"scopes": sorted(each.scopes)}
+            yield plain(each)
 
     async def _webhooks(self) -> AsyncIterator[Mapping[str, Any]]:
         before: str | None = None

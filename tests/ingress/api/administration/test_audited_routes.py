@@ -31,10 +31,10 @@ ACTIONS: dict[tuple[str, str], str] = {
     ("PUT", "/v1/models/entries/{entry:path}"): "model.add",
     ("DELETE", "/v1/models/entries/{entry:path}"): "model.remove",
     ("DELETE", "/v1/warm/{warm_target:path}"): "warm.end",
-    ("DELETE", "/v1/keys/{key_id}"): "key.revoke",
+    ("DELETE", "/v1/keys/{key}"): "key.revoke",
     ("DELETE", "/v1/tenants/{tenant}"): "tenant.delete",
     ("POST", "/v1/keys"): "key.create",
-    ("POST", "/v1/keys/{key_id}/rotate"): "key.rotate",
+    ("POST", "/v1/keys/{key}/rotate"): "key.rotate",
     ("POST", "/v1/sign-in/links"): "key.link",
     ("POST", "/v1/tenants"): "tenant.create",
     ("POST", "/v1/warm"): "warm.set",
@@ -111,7 +111,7 @@ async def url_of(path: str, action: str, house: House, client: httpx.AsyncClient
     values = {"request_id": request_id, "tenant": "ann", "endpoint_id:path": endpoint}
     values |= {"weights": "style", "secret": "FAL_KEY", "warm_target:path": endpoint}
     values |= {"entry:path": endpoint}
-    for name, value in (values | {"key_id": key}).items():
+    for name, value in (values | {"key": key}).items():
         path = path.replace(f"{{{name}}}", value)
     return path + ("?priority=low" if action == "request.prioritise" else "")
 

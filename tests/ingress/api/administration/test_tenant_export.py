@@ -58,7 +58,7 @@ async def test_an_export_has_requests_files_uploads_usage_keys_webhooks_and_acts
         assert archive.read(upload["file"]) == b"my upload"
         assert json.loads(archive.read("export.json"))["tenant"] == "default"
     assert names(content)[-1] == "export.json"
-    assert {each["name"] for each in read(content, "keys")} >= {"made"}
+    assert {each["alias"] for each in read(content, "keys")} >= {"made"}
     assert "secret" not in json.dumps(read(content, "keys"))
     assert [each["action"] for each in read(content, "audit")] == ["key.create"]
     assert all(each["tenant"] == "default" for each in read(content, "webhooks"))
