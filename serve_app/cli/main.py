@@ -50,6 +50,7 @@ PLACES = {
     "watch-spot": "commands.watch_spot:watch_spot_command",
     "webhooks": "commands.webhooks:webhooks_group",
     "weights": "registration.weights:weights_group",
+    "workflows": "administration.plain:workflows_group",
 }
 """Command → its place in this package."""
 

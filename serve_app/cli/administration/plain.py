@@ -10,6 +10,7 @@ from serve_app.cli.connection import resources
 from serve_app.resources.declaration import Resource
 from serve_app.resources.drafts import DRAFTS
 from serve_app.resources.shares import SHARES
+from serve_app.resources.workflows import WORKFLOWS
 
 
 def _group(resource: Resource[Any], help_: str, effect: str) -> click.Group:
@@ -26,4 +27,9 @@ drafts_group = _group(
 )
 shares_group = _group(
     SHARES, "Look at the links with which anyone reads a request.", "It answers 404 from then on."
+)
+workflows_group = _group(
+    WORKFLOWS,
+    "Look at registered workflows, and delete them.",
+    "Requests that have started continue; those that have not fail.",
 )

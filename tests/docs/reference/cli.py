@@ -171,6 +171,8 @@ EXAMPLES = {
     "drafts delete": ("darkroom drafts delete 3q2-7wXJ0sVb1k9fLmZr5A",),
     "shares list": ("darkroom shares list",),
     "shares delete": ("darkroom shares delete share_0123456789abcdef",),
+    "workflows list": ("darkroom workflows list --tenant studio-a",),
+    "workflows delete": ("darkroom workflows delete portrait",),
     "secrets list": ("darkroom secrets list --installation",),
     "secrets delete": ("darkroom secrets delete FAL_KEY",),
     "secrets set": (
