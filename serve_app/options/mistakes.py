@@ -12,6 +12,7 @@ from pydantic.fields import FieldInfo
 Place = tuple[str | int, ...]
 """Path of a value: keys, and indexes of lists."""
 
+MAX_LISTED_KEYS = 40
 UNKNOWN_KEY, NO_MAPPING = "extra_forbidden", "model_type"  # pydantic's types of errors
 
 ModelT = TypeVar("ModelT", bound=BaseModel)
@@ -27,18 +28,27 @@ def validate(model: type[ModelT], value: object, at: str = "") -> ModelT:
 
 
 def mistakes_text(
-    model: type[BaseModel], error: ValidationError, at: str = "", *, skip: int = 0
+    model: type[BaseModel],
+    error: ValidationError,
+    at: str = "",
+    *,
+    skip: int = 0,
+    known: Iterable[str] = (),
 ) -> str:
-    """Each mistake with its path: ``at``, and its place without the first ``skip`` parts."""
+    """Each mistake with its path: ``at``, and its place without the first ``skip`` parts.
+    ``known``: keys at the top, if they are not those of ``model``."""
     lines: list[str] = []
-    for place, what in mistakes_of(model, error):
+    for place, what in mistakes_of(model, error, known):
         path = ".".join(filter(None, (at, *map(str, place[skip:]))))
         lines.append(f"{path}: {what}" if path else what)
     return "; ".join(lines)
 
 
-def mistakes_of(model: type[BaseModel], error: ValidationError) -> Iterator[tuple[Place, str]]:
-    """Place and sentence of each mistake that ``model`` has found, without the values.
+def mistakes_of(
+    model: type[BaseModel], error: ValidationError, known: Iterable[str] = ()
+) -> Iterator[tuple[Place, str]]:
+    """Place and sentence of each mistake that ``model`` has found, without the values. ``known``:
+    as in ``mistakes_text``.
 
     Unknown keys first: `famly` is the reason that `family` is missing.
     """
@@ -46,7 +56,8 @@ def mistakes_of(model: type[BaseModel], error: ValidationError) -> Iterator[tupl
     for detail in sorted(details, key=lambda detail: detail["type"] != UNKNOWN_KEY):
         place = detail["loc"]
         if detail["type"] == UNKNOWN_KEY:
-            yield place, unknown_key(str(place[-1]), _keys_at(model, place[:-1]))
+            keys = known if known and len(place) <= 2 else _keys_at(model, place[:-1])
+            yield place, unknown_key(str(place[-1]), keys)
         elif detail["type"] == NO_MAPPING:  # pydantic names the class
             yield place, "Input should be an object with keys"
         else:
@@ -55,11 +66,12 @@ def mistakes_of(model: type[BaseModel], error: ValidationError) -> Iterator[tupl
 
 
 def unknown_key(name: str, known: Iterable[str]) -> str:
-    """Sentence about an unknown key, with the nearest known one, or all of them."""
+    """Sentence about an unknown key, with the nearest known one, or all of them if they are few."""
     keys = sorted(known)
-    near = difflib.get_close_matches(name, keys, n=1, cutoff=0.5)
-    rest = f"did you mean `{near[0]}`?" if near else f"known are {', '.join(keys)}"
-    return f"unknown key `{name}`; {rest}"
+    if near := difflib.get_close_matches(name, keys, n=1, cutoff=0.5):
+        return f"unknown key `{name}`; did you mean `{near[0]}`?"
+    listed = f"; known are {', '.join(keys)}" if len(keys) <= MAX_LISTED_KEYS else ""
+    return f"unknown key `{name}`{listed}"
 
 
 def _keys_at(model: type[BaseModel], place: Place) -> Iterator[str]:

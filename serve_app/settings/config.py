@@ -322,7 +322,7 @@ def read_config(arguments: Mapping[str, object]) -> Config:
     try:
         return Config(**arguments)
     except ValidationError as error:
-        mistakes = mistakes_text(Config, error, skip=1)  # the area, which no setting's name has
+        mistakes = mistakes_text(Config, error, skip=1, known=FIELDS)  # without the area
         raise Misconfigured(f"The configuration is not valid. {mistakes}.") from None
 
 

@@ -86,7 +86,7 @@ async def test_a_secret_that_is_set_is_looked_up_only_now_and_then(house: House)
     assert not await known.has(book, "acme", "FAL_KEY", clock)
     await book.put("acme", "FAL_KEY", "x", ME)
     assert await known.has(book, "acme", "FAL_KEY", clock)
-    await book.remove("acme", "FAL_KEY", ME)
+    await book.delete("acme", "FAL_KEY", ME)
     assert await known.has(book, "acme", "FAL_KEY", clock), "it was there a moment ago"
     clock.advance(6.0)
     assert not await known.has(book, "acme", "FAL_KEY", clock)
