@@ -56,8 +56,9 @@ def mistakes_of(
     for detail in sorted(details, key=lambda detail: detail["type"] != UNKNOWN_KEY):
         place = detail["loc"]
         if detail["type"] == UNKNOWN_KEY:
-            keys = known if known and len(place) <= 2 else _keys_at(model, place[:-1])
-            yield place, unknown_key(str(place[-1]), keys)
+            name, where = str(place[-1]), place[:-1]
+            at_top = known if len(where) <= 1 else ()
+            yield place, unknown_key(name, at_top or _keys_at(model, where))
         elif detail["type"] == NO_MAPPING:  # pydantic names the class
             yield place, "Input should be an object with keys"
         else:
