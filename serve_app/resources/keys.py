@@ -15,7 +15,7 @@ KEYS = Resource(
     scope=TENANT_ADMIN,
     owner=Owner.TENANT,
     columns=(
-        *("key_id", "alias", "person", "scopes", "endpoints"),
-        *("created_at", "expires_at", "revoked_at", "last_used_at"),
+        *("key_id", "alias", "person", "scopes", "endpoints", "state"),
+        *("created_at", "expires_at", "last_used_at"),
     ),
 )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Annotated, Any, ClassVar, Literal, Protocol
 
@@ -41,6 +41,14 @@ class ApiKey:
     kind: Annotated[
         Literal["person", "service"], Field(description="`person`: made by a sign-in.")
     ] = "service"
+    state: Literal["valid", "expired", "revoked"] = "valid"  # as of ``at``
+
+    def at(self, now: datetime) -> ApiKey:
+        """The key with its state at a time."""
+        if self.revoked_at is not None:
+            return replace(self, state="revoked")
+        expired = self.expires_at is not None and self.expires_at <= now
+        return replace(self, state="expired" if expired else "valid")
 
 
 LINK_NAME = "sign-in link"

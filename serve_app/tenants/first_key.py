@@ -84,7 +84,7 @@ async def _check_replaced(keys: Keys, stored: ApiKey, now: datetime) -> None:
 
 
 def _valid(key: ApiKey, now: datetime) -> bool:
-    return key.revoked_at is None and (key.expires_at is None or key.expires_at > now)
+    return key.at(now).state == "valid"
 
 
 def _write(path: Path, text: str) -> None:

@@ -107,7 +107,8 @@ CREATED = Special(reply=CreatedKey, status=201, errors=(400,))
 
 @calls.list("List a tenant's API keys, oldest first, without their secrets")
 async def list_keys(call: Call) -> Sequence[ApiKey]:
-    return await call.services.identity.keys.list(call.owner)
+    now = call.services.clock.now()
+    return [each.at(now) for each in await call.services.identity.keys.list(call.owner)]
 
 
 @calls.create("Create an API key. Its secret is in this answer and is not stored", NewKey, CREATED)

@@ -42,6 +42,18 @@ async def test_the_list_shows_everything_but_secrets(house: House) -> None:
         assert made["key_secret"] not in answer.text
 
 
+async def test_the_list_says_which_keys_are_valid(house: House) -> None:
+    now = house.services.clock.now()
+    for alias, ends in (("old", now - timedelta(seconds=1)), ("new", now + timedelta(days=1))):
+        await house.keys.create("default", name=alias, expires_at=ends)
+    gone = await house.keys.create("default", name="gone")
+    await house.keys.revoke(gone.id)
+    async with house.client() as client:
+        keys = (await client.get("/v1/keys")).json()["keys"]
+    states = {each["alias"]: each["state"] for each in keys}
+    assert [states[alias] for alias in ("old", "new", "gone")] == ["expired", "valid", "revoked"]
+
+
 async def test_a_key_learns_its_tenant_and_its_scopes(house: House) -> None:
     async with house.client() as admin, house.client(house.weak_key) as weak:
         strong, plain = [(await each.get("/v1/keys/self")).json() for each in (admin, weak)]

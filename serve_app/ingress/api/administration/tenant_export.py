@@ -202,7 +202,7 @@ class TenantArchive:
 
     async def _keys(self) -> AsyncIterator[Mapping[str, Any]]:
         for each in await self._services.identity.keys.list(self._tenant):
-            yield plain(each)
+            yield plain(each.at(self._at))
 
     async def _webhooks(self) -> AsyncIterator[Mapping[str, Any]]:
         before: str | None = None
