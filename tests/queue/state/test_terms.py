@@ -16,7 +16,7 @@ from serve_app.queue.state.terms import Terms
 from tests.fakes.clock import FakeClock
 from tests.fakes.liveness import FakeLiveness
 from tests.fakes.terms import FakeTerms
-from tests.queue.database import LONG_LEASES, Ingress
+from tests.queue.database import LONG_ASKS, LONG_LEASES, Ingress
 from tests.queue.requests import ask, new
 
 JUMPING_CLOCK = """
@@ -63,7 +63,7 @@ async def test_nothing_is_leased_under_a_term_that_another_process_has_ended(
     ingress: Ingress, database: Database, *, waits: bool
 ) -> None:
     """Of a request that is queued, and of one that comes while the replica waits."""
-    queue = await ingress(LONG_LEASES)
+    queue = await ingress(LONG_ASKS)
     await Terms(database).end({"actor-r1": FAILED_NODE})
     if waits:
         poll = asyncio.create_task(queue.ask(ask(1, replica="r1")))
