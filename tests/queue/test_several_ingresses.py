@@ -73,12 +73,12 @@ async def test_lost_notifications_cost_only_time(ingress: Ingress) -> None:
     def deaf(queue: PostgresQueue) -> None:
         queue.parts.state.notifier._received = lambda _: None  # type: ignore[method-assign]
 
-    patient = replace(LONG_LEASES, ask_wait_s=5.0)
+    patient = replace(LONG_LEASES, ask_wait_s=30.0)
     here, there = await ingress(patient, deaf), await ingress(patient, deaf)
     asking = asyncio.create_task(here.ask(ask(1)))
     await asyncio.sleep(0.2)
     request = await there.submit(new())
-    waiting = asyncio.create_task(there.wait(TENANT, request.id, 10.0))
+    waiting = asyncio.create_task(there.wait(TENANT, request.id, 60.0))
     (granted,) = (await asking).leases
     held = granted.held
     asking = asyncio.create_task(here.ask(ask(0, held)))
@@ -95,7 +95,7 @@ async def test_a_watcher_here_misses_nothing_of_what_happens_there_also_unheard(
     def deaf(queue: PostgresQueue) -> None:
         queue.parts.state.notifier._received = lambda _: None  # type: ignore[method-assign]
 
-    patient = replace(LONG_LEASES, ask_wait_s=5.0)
+    patient = replace(LONG_LEASES, ask_wait_s=30.0)
     here, there = await ingress(patient, deaf), await ingress(patient, deaf)
     request = await there.submit(new())
     watching = asyncio.create_task(watched(here, request.id))
