@@ -18,6 +18,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 from scripts.structure.figures import figures
 from scripts.structure.modules import ROOT
@@ -29,23 +30,32 @@ SHOWN = 5
 Row = Mapping[str, str]
 
 
-def ways(root: Path) -> dict[str, int]:
-    """Modules on the three ways of a request (``tests.architecture.paths``), with and without those
-    of which only short functions are called."""
+TRACE_S = 1100.0
+
+
+def traced_ways(root: Path) -> dict[str, Any]:
+    """The three ways of a request, as ``tests.architecture.paths`` prints them in a process of its
+    own. ``RuntimeError``: it failed."""
     done = subprocess.run(
         [sys.executable, "-W", "ignore", "-m", "tests.architecture.paths", "--json"],
         cwd=root,
         env={**os.environ, "PYTHONPATH": str(root)},  # noqa: TID251  the environment of a child
         capture_output=True,
         text=True,
+        timeout=TRACE_S,
         check=False,
     )
     if done.returncode:
-        raise SystemExit(f"The ways could not be traced:\n{done.stderr[-4000:]}")
-    found = json.loads(done.stdout.splitlines()[-1])
+        raise RuntimeError(f"The ways could not be traced:\n{done.stderr[-4000:]}")
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def ways(root: Path) -> dict[str, int]:
+    """Modules on the three ways of a request, with and without those of which only short functions
+    are called."""
     return {
         f"way {name}: modules{filtered}": len(way[key])
-        for name, way in found.items()
+        for name, way in traced_ways(root).items()
         for filtered, key in (("", "all"), (" with functions of 4 lines", "modules"))
     }
 

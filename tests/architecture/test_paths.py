@@ -7,13 +7,10 @@ there before the first thread, and would slow all later tests down.
 from __future__ import annotations
 
 import ast
-import json
-import os
-import subprocess
-import sys
 
 import pytest
 
+from scripts.structure.report import traced_ways
 from tests.architecture.paths import ROOT, Listed, Way, describe, lengths, listed
 
 pytestmark = pytest.mark.timeout(1200)  # every call of three ways is recorded
@@ -24,18 +21,7 @@ EACH = [each for functions in LISTED.values() for each in functions]
 
 @pytest.fixture(scope="module")
 def ways() -> dict[str, Way]:
-    done = subprocess.run(
-        [sys.executable, "-W", "ignore", "-m", "tests.architecture.paths", "--json"],
-        cwd=ROOT,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},  # noqa: TID251  the environment of a child
-        capture_output=True,
-        text=True,
-        timeout=1100,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr[-4000:]
-    found = json.loads(done.stdout.splitlines()[-1])
-    return {name: Way(**each) for name, each in found.items()}
+    return {name: Way(**each) for name, each in traced_ways(ROOT).items()}
 
 
 def test_the_page_lists_three_paths() -> None:
