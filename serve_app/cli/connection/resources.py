@@ -6,6 +6,7 @@ All have the same words: ``--tenant`` and ``--installation`` where the resource 
 
 from __future__ import annotations
 
+import functools
 import json
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -30,6 +31,7 @@ def owners(resource: Resource[Any]) -> Callable[[Command], Command]:
     parameters of the query."""
 
     def add(command: Command) -> Command:
+        @functools.wraps(command)
         def call(*args: Any, **given: Any) -> Any:
             tenant = given.pop("tenant", None)
             installation = given.pop("installation", False)
@@ -38,8 +40,6 @@ def owners(resource: Resource[Any]) -> Callable[[Command], Command]:
             owner = {"tenant": tenant, "installation": "true" if installation else None}
             return command(*args, owner=owner, **given)
 
-        call.__doc__, call.__name__ = command.__doc__, command.__name__
-        call.__dict__.update(command.__dict__)  # options that were added before
         if resource.owner is Owner.TENANT_OR_INSTALLATION:
             what = f"{resource.plural.capitalize()} for all tenants. Needs the scope operator."
             call = click.option("--installation", is_flag=True, help=what)(call)

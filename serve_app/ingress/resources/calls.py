@@ -293,7 +293,7 @@ class Calls(Generic[Row]):
             name,
             summary if scope == ANY_KEY else f"{summary}. Needs the scope `{scope}`",
             {
-                special.status: Answer(what)
+                special.status: Answer("It is deleted.")
                 if special.status == 204
                 else answer(what, special.reply or resource.model)
             },
