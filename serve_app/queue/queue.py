@@ -39,7 +39,7 @@ from serve_app.queue.state.quarantines import JUDGE_EVERY_S
 from serve_app.queue.state.queue_state import QueueState
 from serve_app.queue.state.warm import StoredWarmTargets
 from serve_app.queue.store.config import QueueLimits, Retention
-from serve_app.queue.store.diagnostics import MEASURE_EVERY_S, VacuumMonitor
+from serve_app.queue.store.diagnostics import MEASURE_EVERY_S, DatabaseMonitor
 from serve_app.queue.store.stored_files import PostgresStoredFiles
 from serve_app.queue.store.table_sizes import MEASURE_TABLES_EVERY_S, TableMonitor
 from serve_app.queue.submitter import Submitter
@@ -84,7 +84,7 @@ class QueueParts:
     operations: PostgresOperations
     deletions: TenantDeletionJob
     garbage: GarbageFiles
-    vacuum: VacuumMonitor
+    monitor: DatabaseMonitor
     tables: TableMonitor
     election: LeaderElection
     metrics: QueueMeter
@@ -136,7 +136,7 @@ def assemble(
         operations=operations,
         deletions=TenantDeletionJob(database, removal, operations, garbage, after),
         garbage=garbage,
-        vacuum=VacuumMonitor(database, metrics, state.snapshots.measured),
+        monitor=DatabaseMonitor(database, clock, metrics, state.snapshots.measured),
         tables=TableMonitor(reads or database, election, metrics),
         election=election,
         metrics=metrics,
@@ -319,7 +319,7 @@ class PostgresQueue:
             (check_s, {"list_garbage": parts.garbage.collect, "redact": removal.redact}),
             (
                 MEASURE_EVERY_S,
-                {"measure_vacuum": parts.vacuum.measure, "check_database": parts.tables.check},
+                {"measure_database": parts.monitor.measure, "check_database": parts.tables.check},
             ),
             (MEASURE_TABLES_EVERY_S, {"measure_tables": parts.tables.measure}),
             (check_s, {"look_for_overflow": elected_to_move}),

@@ -109,6 +109,10 @@ GAUGES: Declared = {
         "Transactions since the oldest frozen one. PostgreSQL stops at 2^31.",
         (),
     ),
+    "database_clock_ahead_seconds": (
+        "Seconds by which the database's clock is ahead of this process's.",
+        (),
+    ),
     "database_standbys": ("Standbys that replicate from the database now.", ()),
     "database_standby_lag_bytes": (
         "Write-ahead log that a standby has not stored: what a failover to it would lose.",
@@ -401,6 +405,9 @@ class QueueMeter:
     def database(self, schema_version: int, transaction_id_age: int) -> None:
         self._gauges["schema_version"].set(schema_version)
         self._gauges["database_transaction_id_age"].set(transaction_id_age)
+
+    def database_clock(self, ahead_s: float) -> None:
+        self._gauges["database_clock_ahead_seconds"].set(ahead_s)
 
     def standbys(self, lags: Sequence[tuple[str, int]]) -> None:
         """Record the standbys with their lags in bytes."""

@@ -380,6 +380,17 @@ FIRING: Mapping[str, tuple[str, Mapping[str, str], str, str, dict[str, Any] | No
             summary="The standby db2 lacks 200MiB: a failover to it would lose them.",
         ),
     ),
+    "an ingress whose clock is an hour ahead": (
+        "ClocksDiffer",
+        {'darkroom_database_clock_ahead_seconds{instance="i"}': "0x9 -3600x20"},
+        "9m",
+        "12m",
+        expected_alert(
+            "ClocksDiffer",
+            {"instance": "i"},
+            summary="The clocks of an ingress and of the database differ by 1h 0m 0s.",
+        ),
+    ),
     "a standby that is gone": (
         "StandbyIsGone",
         {"darkroom_database_standbys": "2x9 1x20"},

@@ -1,4 +1,4 @@
-"""Checks of an operator's own PostgreSQL server, and of what holds back its vacuum."""
+"""Checks of an operator's own PostgreSQL server, of its clock, and of what holds back vacuum."""
 
 from __future__ import annotations
 
@@ -6,18 +6,24 @@ import asyncio
 import logging
 import uuid
 from collections.abc import Callable, Sequence
+from datetime import datetime
 from typing import Any
 
 import psycopg
 from psycopg import sql
 
 from serve_app.domain.errors import DatabaseUnavailable, Misconfigured
+from serve_app.domain.ports import Clock
 from serve_app.postgres.database import SILENT_S, Database, answers_within, settings
 from serve_app.postgres.failed_connections import failed_connection
 from serve_app.queue.store.migrations import OLDEST_SERVER
+from serve_app.telemetry.clock import SystemClock
 from serve_app.telemetry.queue_metrics import QueueMeter
 
 NOTIFICATION_TIMEOUT_S = 3.0
+CLOCK_DIFFERENCE_S = 30.0
+"""Largest difference between the clocks of an ingress and of the database. The signatures of
+webhooks and of S3 allow minutes."""
 
 
 log = logging.getLogger(__name__)
@@ -32,8 +38,9 @@ async def examine(conninfo: str) -> str:
     """Check that the database can carry the queue. Returns its version, in words.
 
     Raises ``Misconfigured`` or ``DatabaseUnavailable`` if it does not answer, is too old, may not
-    create tables, or loses notifications.
+    create tables, loses notifications, or has another time than this machine.
     """
+    clock = SystemClock()
     # Nothing is prepared: a pooler may run each statement on another connection.
     given: dict[str, Any] = {**settings(conninfo), "prepare_threshold": None}
     try:
@@ -51,6 +58,9 @@ async def examine(conninfo: str) -> str:
                 )
             await _check_create_privilege(speaker)
             await _check_notifications(listener, speaker)
+            asked_at = clock.now()
+            row = await (await speaker.execute("SELECT clock_timestamp()")).fetchone()
+            refuse_difference(clock_ahead_s(row[0] if row else asked_at, asked_at, clock.now()))
             row = await (await speaker.execute(DURABILITY)).fetchone()
             loses = refuse_lossy(row or ())
             return f"PostgreSQL {version // 10_000}{'; ' if loses else ''}{loses}"
@@ -125,6 +135,25 @@ async def _check_notifications(
         ) from None
 
 
+def clock_ahead_s(time: datetime, asked_at: datetime, answered_at: datetime) -> float:
+    """Seconds by which the database's clock is ahead of this machine's at least; negative: behind.
+    ``time`` was read between the question and the answer; nothing says when."""
+    if time > answered_at:
+        return (time - answered_at).total_seconds()
+    return min(0.0, (time - asked_at).total_seconds())
+
+
+def refuse_difference(ahead_s: float) -> None:
+    """Raise ``Misconfigured`` for too large a result of ``clock_ahead_s``."""
+    if abs(ahead_s) > CLOCK_DIFFERENCE_S:
+        side = "ahead of" if ahead_s > 0 else "behind"
+        raise Misconfigured(
+            f"The database's clock is {abs(ahead_s):.0f} s {side} the clock of this machine. File "
+            "URLs, keys and signatures expire too early or too late, and S3 and receivers of "
+            "webhooks may refuse them. Synchronise both machines by NTP."
+        )
+
+
 # Monitor of how far back PostgreSQL must keep deleted row versions, because a transaction may
 # still read them. The queue changes a row several times and looks for queued requests each
 # second. While nothing can be vacuumed, both get slower by the hour.
@@ -136,7 +165,7 @@ MEASURE_EVERY_S = 10.0
 OLDEST_TRANSACTION = """
 -- name: oldest_transaction
 SELECT greatest(0, coalesce(extract(epoch FROM now() - min(since)), 0))::double precision,
-       coalesce(max(transactions), 0)
+       coalesce(max(transactions), 0), clock_timestamp()
 FROM (
     SELECT xact_start AS since, greatest(age(backend_xmin), age(backend_xid)) AS transactions
     FROM pg_stat_activity
@@ -150,19 +179,26 @@ FROM (
 """
 
 
-class VacuumMonitor:
-    """Measure the oldest transaction."""
+class DatabaseMonitor:
+    """Measurement of the oldest transaction and of the database's clock."""
 
     def __init__(
-        self, database: Database, metrics: QueueMeter, on_measured: Callable[[int], None]
+        self,
+        database: Database,
+        clock: Clock,
+        metrics: QueueMeter,
+        on_measured: Callable[[int], None],
     ) -> None:
         """``on_measured`` gets the number of transactions whose versions it keeps."""
         self._database = database
+        self._clock = clock
         self._metrics = metrics
         self._on_measured = on_measured
 
     async def measure(self) -> None:
-        """Record the oldest transaction."""
-        ((oldest_s, transactions),) = await self._database.rows(OLDEST_TRANSACTION)
+        """Record the oldest transaction, and by how much the database's clock is ahead."""
+        asked_at = self._clock.now()
+        ((oldest_s, transactions, time),) = await self._database.rows(OLDEST_TRANSACTION)
+        self._metrics.database_clock(clock_ahead_s(time, asked_at, self._clock.now()))
         self._metrics.oldest_transaction(oldest_s, transactions)
         self._on_measured(transactions)

@@ -1,5 +1,7 @@
 """`darkroom doctor` on an operator's own database."""
 
+from datetime import UTC, datetime, timedelta
+
 import psycopg
 import pytest
 from psycopg.conninfo import make_conninfo
@@ -7,7 +9,8 @@ from psycopg.conninfo import make_conninfo
 from serve_app.domain.errors import DatabaseUnavailable, Misconfigured
 from serve_app.postgres.database import Database
 from serve_app.queue.store import diagnostics
-from serve_app.queue.store.diagnostics import check_durability, examine, refuse_lossy
+from serve_app.queue.store.diagnostics import check_durability, clock_ahead_s, examine, refuse_lossy
+from tests.fakes.clock import FakeClock
 
 
 async def test_a_fit_database_is_named_with_its_version(conninfo: str) -> None:
@@ -33,6 +36,23 @@ def test_a_synchronous_standby_is_what_a_failover_loses_nothing_with() -> None:
     for lossy in (("off", "on", "on", "a"), ("on", "off", "on", ""), ("on", "on", "off", "")):
         with pytest.raises(Misconfigured):
             refuse_lossy(lossy)
+
+
+@pytest.mark.parametrize(("ahead_s", "words"), [(3600.0, "behind"), (-3600.0, "ahead of")])
+async def test_clocks_that_differ_are_said_with_what_fails(
+    conninfo: str, monkeypatch: pytest.MonkeyPatch, ahead_s: float, words: str
+) -> None:
+    here = FakeClock(datetime.now(UTC) + timedelta(seconds=ahead_s))
+    monkeypatch.setattr(diagnostics, "SystemClock", lambda: here)
+    with pytest.raises(Misconfigured, match=rf"clock is 3\d+ s {words} .* by NTP"):
+        await examine(conninfo)
+
+
+def test_a_slow_answer_makes_no_difference_of_clocks() -> None:
+    asked = datetime.now(UTC)
+    assert clock_ahead_s(asked + timedelta(seconds=50), asked, asked + timedelta(seconds=60)) == 0
+    assert clock_ahead_s(asked + timedelta(seconds=70), asked, asked + timedelta(seconds=60)) == 10
+    assert clock_ahead_s(asked - timedelta(seconds=5), asked, asked + timedelta(seconds=60)) == -5
 
 
 async def test_a_database_that_does_not_answer_is_said() -> None:

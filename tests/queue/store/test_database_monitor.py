@@ -1,8 +1,9 @@
-"""Transactions that keep PostgreSQL from vacuuming."""
+"""Transactions that keep PostgreSQL from vacuuming, and its clock."""
 
 from __future__ import annotations
 
 import asyncio
+from datetime import UTC, datetime, timedelta
 
 import psycopg
 import pytest
@@ -12,10 +13,11 @@ from serve_app.postgres.database import Database
 from serve_app.queue.fairness import open_snapshots
 from serve_app.queue.fairness.open_snapshots import OpenSnapshots
 from serve_app.queue.queue import assemble
-from serve_app.queue.store.diagnostics import VacuumMonitor
+from serve_app.queue.store.diagnostics import DatabaseMonitor
 from serve_app.telemetry.clock import SystemClock
 from serve_app.telemetry.queue_metrics import QueueMeter
 from tests.contract.waiting import eventually
+from tests.fakes.clock import FakeClock
 from tests.fakes.liveness import FakeLiveness
 from tests.fakes.terms import FakeTerms
 from tests.queue.database import LONG_LEASES
@@ -41,7 +43,7 @@ async def test_an_open_transaction_is_reported_until_it_ends(
     monkeypatch.setattr(open_snapshots, "MIN_TRANSACTIONS", 20)
     seen = Seen()
     snapshots = OpenSnapshots(database, SystemClock())
-    horizon = VacuumMonitor(database, seen, snapshots.measured)
+    horizon = DatabaseMonitor(database, SystemClock(), seen, snapshots.measured)
     with psycopg.connect(conninfo) as forgotten:
         forgotten.execute("SELECT pg_current_xact_id()")
         for _ in range(20):
@@ -69,10 +71,20 @@ async def test_one_that_only_reads_holds_back_too(conninfo: str, database: Datab
         reader.execute("SELECT 1")
         for _ in range(20):
             await database.rows("SELECT pg_current_xact_id()")
-        await VacuumMonitor(
-            database, seen, OpenSnapshots(database, SystemClock()).measured
+        await DatabaseMonitor(
+            database, SystemClock(), seen, OpenSnapshots(database, SystemClock()).measured
         ).measure()
     assert seen.transactions >= 20
+
+
+async def test_the_difference_of_the_clocks_is_measured(database: Database) -> None:
+    registry = CollectorRegistry()
+    here = FakeClock(datetime.now(UTC) - timedelta(hours=1))
+    monitor = DatabaseMonitor(database, here, QueueMeter(registry), lambda _: None)
+    await monitor.measure()
+    ahead_s = registry.get_sample_value("darkroom_database_clock_ahead_seconds")
+    assert ahead_s is not None
+    assert 3595 < ahead_s < 3690
 
 
 async def test_a_running_queue_measures(
