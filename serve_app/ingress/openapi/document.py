@@ -1,6 +1,9 @@
 """OpenAPI documents of the whole installation, and of one endpoint as fal publishes it.
 
 Routes and the protocol's calls of each endpoint are handed in, so this package imports no protocol.
+
+Generators such as FastAPI's and spectree's describe handlers when they are defined. Here most
+paths, inputs and outputs are those of the catalogue, which changes while the process runs.
 """
 
 from __future__ import annotations
