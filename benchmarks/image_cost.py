@@ -22,7 +22,7 @@ import itertools
 import json
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -57,7 +57,7 @@ def models() -> str:
 
 
 @contextmanager
-def running(folder: Path, store: S3Server | None) -> Iterator[Darkroom]:
+def running(folder: Path, store: S3Server | None) -> Generator[Darkroom]:
     (folder / "models.yaml").write_text(models())
     settings = {
         "families": json.dumps({"finished": "benchmarks.finished_files:FinishedFiles"}),
@@ -184,7 +184,7 @@ class Bench:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seconds", type=float, default=10.0, help="of each measurement")
     parser.add_argument("--clients", type=int, nargs="+", default=[1, 8, 64])
     parser.add_argument("--only", nargs="+", choices=SIDES, default=[*SIDES])
