@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
@@ -290,26 +290,24 @@ def _check_arguments(endpoint: Endpoint, schema: InputSchema) -> None:
             f"`options.fixed` has {STEPS}, which requests choose by the schema {endpoint.schema}"
         )
     if isinstance(arguments, Mapping) and fields:
-        unknown = sorted(
-            str(name) for name in cast("Mapping[Any, Any]", arguments) if name not in fields
+        named = {str(name) for name in cast("Mapping[Any, Any]", arguments)}
+        _require_fields("options.arguments", named, endpoint, schema)
+
+
+def _require_fields(option: str, named: Set[str], endpoint: Endpoint, schema: InputSchema) -> None:
+    if unknown := sorted(named - schema.fields):
+        raise ValueError(
+            f"`{option}` names {', '.join(unknown)}, which the schema {endpoint.schema} does not "
+            "have"
         )
-        if unknown:
-            raise ValueError(
-                f"`options.arguments` names {', '.join(unknown)}, which the schema "
-                f"{endpoint.schema} does not have"
-            )
 
 
 def _check_examples(entry: CatalogEntry) -> None:
     """Raise if an example has a field that the schema lacks, since it would be ignored, or a value
     that it refuses. Required fields may be missing: files that only users have."""
-    fields = entry.schema.fields
-    named = {name for example in entry.examples for name in example.input}
-    if fields and (unknown := sorted(named - fields)):
-        raise ValueError(
-            f"`examples` name {', '.join(unknown)}, which the schema {entry.endpoint.schema} "
-            "does not have"
-        )
+    if entry.schema.fields:
+        named = {name for example in entry.examples for name in example.input}
+        _require_fields("examples", named, entry.endpoint, entry.schema)
     for number, each in enumerate(entry.examples, start=1):
         try:
             entry.schema.validate(each.input)

@@ -24,13 +24,13 @@ from serve_app.ingress.comfyui.prompt import HistoryEntry
 from serve_app.ingress.http import query
 from serve_app.ingress.http.auth import actor_of
 from serve_app.ingress.http.body import cost_of_json, parse_body, read_body, read_json
-from serve_app.ingress.http.context import context_of
 from serve_app.ingress.http.errors import json_reply
 from serve_app.ingress.http.openapi import Answer, Operation, answer, in_path, in_query
 from serve_app.ingress.http.origin import origin_of
 from serve_app.ingress.services.services import services_of
 from serve_app.ingress.submission import submission
 from serve_app.ingress.submission.options import parse_options
+from serve_app.ingress.submission.protocol import validate_call
 from serve_app.tenants.scopes import Caller
 
 MAX_LISTED = 200
@@ -95,14 +95,7 @@ async def created(request: HttpRequest) -> Response:
     if chosen := given.get("prompt_id"):
         key, digest = prompt.idempotency(chosen)
         options = replace(options, idempotency_key=key, repeat_digest=digest)
-    new = await submission.validate(
-        services,
-        caller,
-        entry.endpoint.id,
-        given,
-        options,
-        request_id=context_of(request).request_id,
-    )
+    new = await validate_call(request, caller, entry.endpoint.id, given, options)
     stored = await asyncio.shield(submission.submit(services, new))
     services.comfyui.arrivals.announce(caller.tenant)
     body: QueuedPrompt = {

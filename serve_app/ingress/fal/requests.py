@@ -12,26 +12,25 @@ from starlette.requests import Request as HttpRequest
 from starlette.responses import Response
 from typing_extensions import TypedDict
 
-from serve_app.domain.errors import NotFinished, RequestNotFound
+from serve_app.domain.errors import RequestNotFound
 from serve_app.domain.request import CancelVerdict, LogLine, Request, State
 from serve_app.domain.sharing.admission import end_admission
 from serve_app.ingress.fal.rewriting import request_base
 from serve_app.ingress.fal.status import QueueStatus, status_body, version, with_workflow
 from serve_app.ingress.http import sse
 from serve_app.ingress.http.auth import actor_of, authenticate
-from serve_app.ingress.http.context import context_of
+from serve_app.ingress.http.context import context_of, name_request
 from serve_app.ingress.http.errors import error_reply, json_reply
 from serve_app.ingress.http.openapi import DocumentedRoute, Operation, answer, in_path
 from serve_app.ingress.http.origin import file_url, origin_of
 from serve_app.ingress.http.paths import RequestPath, RequestResource, RequestUrls, request_urls
-from serve_app.ingress.services import request_ids
 from serve_app.ingress.services.replies import HOLD_S
 from serve_app.ingress.services.services import Services, services_of
 from serve_app.ingress.submission import submission
+from serve_app.ingress.submission.protocol import find_request, require_ended
 from serve_app.ingress.submission.rendering import outcome_reply
 from serve_app.ingress.submission.status import preview_url
 from serve_app.ingress.workflows.status import workflow_status
-from serve_app.telemetry import logs
 from serve_app.tenants.scopes import CANCEL, READ
 
 STREAM_KEEP_ALIVE_S = 15.0
@@ -97,11 +96,8 @@ async def status_stream(request: HttpRequest, path: RequestPath, prefix: str) ->
 async def result(request: HttpRequest, path: RequestPath, prefix: str) -> Response:
     """Answer with the output or the failure, as ``run`` would have."""
     call = await _find(request, path, prefix)
-    found = call.request
-    if not found.state.final:  # another ingress replica may just have said that it has ended
-        found = await call.services.queue.current(found.tenant, found.id)
-    if not found.state.final:
-        raise NotFinished("The request has not ended yet.")
+    waiting = "The request has not ended yet."
+    found = await require_ended(call.services.queue, call.request, waiting)
     return await outcome_reply(found, call.services.files, origin_of(request))
 
 
@@ -131,24 +127,15 @@ def not_found(error: RequestNotFound) -> Response:
 
 async def _find(request: HttpRequest, path: RequestPath, prefix: str) -> RequestCall:
     services = services_of(request)
-    context = context_of(request)
-    context.route = f"fal.{path.part.value}"
+    context_of(request).route = f"fal.{path.part.value}"
     scope = CANCEL if path.part is RequestResource.CANCEL else READ
     caller = await authenticate(request, scope)
-    # Ids of other tenants, unknown ids and invalid ids get the same message.
-    unknown = RequestNotFound(f"There is no request {path.request_id[:64]} under {path.app}.")
-    if not request_ids.valid(path.request_id):
-        raise unknown
-    try:
-        found = await services.queue.get(caller.tenant, path.request_id)
-    except RequestNotFound:
-        raise unknown from None
+    what = f"request {path.request_id[:64]} under {path.app}"
+    found = await find_request(services.queue, caller.tenant, path.request_id, what)
     if not path.fits(found.endpoint):
-        raise unknown
+        raise RequestNotFound(f"There is no {what}.")
     caller.require_endpoint(found.endpoint)
-    context.request_id = found.id
-    # The middleware resets it.
-    logs.set_request(found.id, tenant=found.tenant, endpoint=found.endpoint)
+    name_request(request, found)
     origin = origin_of(request)
     return RequestCall(
         services=services,

@@ -23,7 +23,7 @@ from serve_app.domain.workflows.definition import POOL
 from serve_app.ingress.fal import webhooks
 from serve_app.ingress.fal.rewriting import request_base
 from serve_app.ingress.fal.status import QueueStatus, status_body
-from serve_app.ingress.fal.submit import validate_call
+from serve_app.ingress.fal.submit import read_call
 from serve_app.ingress.http import sse
 from serve_app.ingress.http.auth import authenticate_for_endpoint
 from serve_app.ingress.http.context import context_of, wait_disconnected
@@ -59,7 +59,7 @@ async def stream(request: HttpRequest, endpoint_id: str) -> Response:
     context_of(request).route = "fal.stream"
     webhooks.reject_parameter(request)
     caller = await authenticate_for_endpoint(request, endpoint_id)
-    new, origin = await validate_call(request, services, endpoint_id, caller)
+    new, origin = await read_call(request, services, endpoint_id, caller)
     entry = services.catalog.find(new.endpoint)
     storing = submission.submit(services, new)
     try:

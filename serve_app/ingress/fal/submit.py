@@ -25,6 +25,7 @@ from serve_app.ingress.services.services import Services, services_of
 from serve_app.ingress.submission import submission
 from serve_app.ingress.submission.failures import failure_reply
 from serve_app.ingress.submission.options import parse_options
+from serve_app.ingress.submission.protocol import validate_call, when_new
 from serve_app.ingress.submission.rendering import outcome_reply
 from serve_app.ingress.submission.replay import ConfirmedResponse, add_replay_headers, notice_loss
 from serve_app.ingress.submission.status import waiting_body
@@ -40,7 +41,7 @@ async def run(request: HttpRequest, endpoint_id: str) -> Response:
     context_of(request).route = "fal.run"
     webhooks.reject_parameter(request)
     caller = await authenticate(request, SUBMIT)
-    new, origin = await validate_call(request, services, endpoint_id, caller)
+    new, origin = await read_call(request, services, endpoint_id, caller)
     storing, new = submission.start_run(services, new), new.without_input()
     gone = partial(wait_disconnected, request.receive)
     ended = await submission.end_of_run(services, new, storing, gone)
@@ -57,11 +58,11 @@ async def submit(request: HttpRequest, endpoint_id: str, prefix: str) -> Respons
     caller = await authenticate(request, SUBMIT)
     replay_key = caller.key_id if caller.replay_undelivered else None
     base, with_progress = request_base(request, prefix), webhooks.wants_progress(request)
-    new, origin = await validate_call(request, services, endpoint_id, caller, replay_key)
+    new, origin = await read_call(request, services, endpoint_id, caller, replay_key)
     new = webhooks.mark_webhook(services.webhooks, new) if with_progress else new
     storing = submission.submit(services, new, _longest_queue(request))
     if with_progress:
-        storing.add_done_callback(partial(_followed, services, new, origin))
+        storing.add_done_callback(partial(when_new, new, partial(_follow, services, new, origin)))
     if new.replay_key is None:
         return await _submitted(request, services.queue, new, storing, base)
     with notice_loss(services, new, storing):
@@ -69,13 +70,8 @@ async def submit(request: HttpRequest, endpoint_id: str, prefix: str) -> Respons
     return ConfirmedResponse(reply, services, new, storing)
 
 
-def _followed(
-    services: Services, new: NewRequest, origin: str, storing: asyncio.Task[Request]
-) -> None:
-    """Start the progress messages, unless the submit was a repeat of an older request."""
-    if storing.cancelled() or storing.exception() is not None or new.webhook is None:
-        return
-    if (stored := storing.result()).id == new.id:
+def _follow(services: Services, new: NewRequest, origin: str, stored: Request) -> None:
+    if new.webhook is not None:
         webhooks.follow(services, stored, new.webhook.url, origin)
 
 
@@ -101,14 +97,14 @@ async def _submitted(
     return add_replay_headers(request, json_reply(body), new, stored)
 
 
-async def validate_call(
+async def read_call(
     request: HttpRequest,
     services: Services,
     endpoint_id: str,
     caller: Caller,
     replay_key: str | None = None,
 ) -> tuple[NewRequest, str]:
-    """Build the validated request, and the origin of the URLs in the response."""
+    """Read the validated request, and the origin of the URLs in the response."""
     origin = origin_of(request)  # may be refused, so read it before anything is stored
     caller.require_endpoint(endpoint_id)
     if "idempotency-key" not in request.headers:  # with one, the endpoint may be gone meanwhile
@@ -119,11 +115,7 @@ async def validate_call(
     options = parse_options(
         request, caller, webhook=webhook, replay_key=replay_key, own_bucket=True
     )
-    request_id = context_of(request).request_id
-    new = await submission.validate(
-        services, caller, endpoint_id, body, options, request_id=request_id
-    )
-    return new, origin
+    return await validate_call(request, caller, endpoint_id, body, options), origin
 
 
 def _longest_queue(request: HttpRequest) -> int | None:

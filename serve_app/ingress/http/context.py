@@ -11,9 +11,10 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope
 
 from serve_app.domain.errors import DarkroomError
+from serve_app.domain.request import Request
 from serve_app.domain.sharing.admission import CallAdmission
 from serve_app.ingress.http.errors import error_reply
-from serve_app.telemetry import trace_context
+from serve_app.telemetry import logs, trace_context
 
 SCOPE_KEY = "darkroom.context"
 
@@ -43,6 +44,13 @@ class RequestContext:
 
 def context_of(request: HTTPConnection) -> RequestContext:
     return cast("RequestContext", request.scope[SCOPE_KEY])
+
+
+def name_request(connection: HTTPConnection, request: Request) -> None:
+    """Name the request that a call is about, in the response's headers and in the log."""
+    context_of(connection).request_id = request.id
+    # The middleware resets it.
+    logs.set_request(request.id, tenant=request.tenant, endpoint=request.endpoint)
 
 
 async def wait_disconnected(receive: Receive) -> None:

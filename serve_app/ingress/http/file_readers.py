@@ -125,14 +125,18 @@ _PRIVATE = re.compile(rf"(?i:https?)://[^/]+{PRIVATE_PATH}")
 
 async def require_readable_inputs(
     services: Services, tenant: str, input: Mapping[str, Any]
-) -> None:
-    """``Forbidden``, with the field: the input has the URL of a private file of this installation
-    that ``tenant`` may not read, and the URL is not signed.
+) -> bool:
+    """Return whether the input has URLs of private files.
 
-    A file that its rules hide passes, as one that does not exist: its replica finds neither.
+    ``Forbidden``, with the field: one is of a file of this installation that ``tenant`` may not
+    read, and the URL is not signed. A file that its rules hide passes, as one that does not exist:
+    its replica finds neither.
     """
+    named = False
     for field, url in _private_urls(input, ""):
+        named = True
         await _require(services, tenant, field, url)
+    return named
 
 
 def _private_urls(value: Any, field: str) -> Iterator[tuple[str, str]]:

@@ -12,7 +12,7 @@ from mcp_types import CallToolResult
 from starlette.requests import Request as HttpRequest
 
 from serve_app.catalog.catalog import CatalogEntry
-from serve_app.domain.errors import DatabaseUnavailable, RequestNotFound
+from serve_app.domain.errors import DatabaseUnavailable
 from serve_app.domain.request import CancelVerdict, Request
 from serve_app.ingress.http.auth import actor_of, authenticate
 from serve_app.ingress.http.body import reject_unstorable
@@ -33,12 +33,12 @@ from serve_app.ingress.mcp.tools import (
     RequestArguments,
     Wait,
 )
-from serve_app.ingress.services import request_ids
 from serve_app.ingress.services.cpu_executor import in_cpu_thread
 from serve_app.ingress.services.services import Services, services_of
 from serve_app.ingress.submission import submission
 from serve_app.ingress.submission.model_lookup import find_endpoint
 from serve_app.ingress.submission.options import parse_options
+from serve_app.ingress.submission.protocol import find_request
 from serve_app.tenants import scopes
 from serve_app.tenants.scopes import Caller
 
@@ -167,13 +167,8 @@ async def call_tool(call: ToolCall, name: str, given: Arguments) -> CallToolResu
 
 
 async def _find(call: ToolCall, request_id: str) -> Request:
-    unknown = RequestNotFound(f"There is no request {request_id[:64]}.")
-    if not request_ids.valid(request_id):
-        raise unknown
-    try:
-        found = await call.services.queue.get(call.caller.tenant, request_id)
-    except RequestNotFound:
-        raise unknown from None
+    what = f"request {request_id[:64]}"
+    found = await find_request(call.services.queue, call.caller.tenant, request_id, what)
     call.caller.require_endpoint(found.endpoint)
     return found
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import json
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
@@ -22,10 +21,9 @@ from serve_app.domain.ports import Queue, Storage
 from serve_app.domain.progress import Stage
 from serve_app.domain.request import Request, State
 from serve_app.domain.sharing.admission import end_admission
-from serve_app.ingress.services.cpu_executor import in_cpu_thread
 from serve_app.ingress.services.files import Files
 from serve_app.ingress.services.services import Services
-from serve_app.ingress.submission.rendering import NO_OUTCOME, rendered_output
+from serve_app.ingress.submission.rendering import NO_OUTCOME, base64_of, rendered_output
 
 MAX_INLINE_BYTES = 1_000_000
 """Most bytes of files inside one result, together. Clients put a result into a conversation and
@@ -83,9 +81,7 @@ def _shown(artifact: Artifact) -> bool:
 
 
 async def _inline(storage: Storage, artifact: Artifact) -> ImageContent | AudioContent:
-    content = b"".join([chunk async for chunk in storage.read(artifact.key, 0, artifact.size)])
-    # Base64 of an image takes milliseconds, which would block all other calls.
-    data = (await in_cpu_thread(base64.b64encode, content)).decode("ascii")
+    data = await base64_of(storage, artifact.key, artifact.size)
     if artifact.media_type in SHOWN:
         return ImageContent(data=data, mime_type=artifact.media_type)
     return AudioContent(data=data, mime_type=artifact.media_type)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,10 +15,9 @@ from serve_app.domain.artifact import Artifact
 from serve_app.domain.errors import InvalidInput, PipelineFailed
 from serve_app.domain.ports import Storage
 from serve_app.domain.request import Request
-from serve_app.ingress.services.cpu_executor import in_cpu_thread
 from serve_app.ingress.services.files import Files
 from serve_app.ingress.submission.model_lookup import EndpointFields
-from serve_app.ingress.submission.rendering import final_outcome
+from serve_app.ingress.submission.rendering import base64_of, final_outcome
 
 _SIZE = re.compile(r"(\d{1,5})x(\d{1,5})")
 MAX_IMAGES, MAX_PARTIAL = 10, 3
@@ -300,12 +298,6 @@ def kept_of(request: Request) -> KeptFields:
     return cast("KeptFields", kept)
 
 
-async def encoded(storage: Storage, artifact: Artifact) -> str:
-    content = b"".join([chunk async for chunk in storage.read(artifact.key, 0, artifact.size)])
-    # Base64 of an image takes milliseconds, which would block all other calls.
-    return (await in_cpu_thread(base64.b64encode, content)).decode("ascii")
-
-
 def format_of(artifact: Artifact) -> str:
     return artifact.media_type.removeprefix("image/")
 
@@ -324,7 +316,7 @@ async def _image(
 ) -> OpenAiImage:
     found: OpenAiImage = {}
     if "b64_json" in image_request.response_formats:
-        found["b64_json"] = await encoded(storage, artifact)
+        found["b64_json"] = await base64_of(storage, artifact.key, artifact.size)
     if "url" in image_request.response_formats:
         found["url"] = url(artifact.key)
     return found

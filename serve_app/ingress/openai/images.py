@@ -21,7 +21,7 @@ from serve_app.domain.request import NewRequest, Request, State
 from serve_app.ingress.http import sse
 from serve_app.ingress.http.auth import authenticate
 from serve_app.ingress.http.body import is_form, read_form, read_json
-from serve_app.ingress.http.context import context_of, wait_disconnected
+from serve_app.ingress.http.context import wait_disconnected
 from serve_app.ingress.http.errors import json_reply
 from serve_app.ingress.http.json_schema import Binary
 from serve_app.ingress.http.openapi import EVENTS, JSON, Answer, Operation
@@ -50,8 +50,13 @@ from serve_app.ingress.services.cpu_executor import in_cpu_thread
 from serve_app.ingress.services.services import Services, services_of
 from serve_app.ingress.submission import submission
 from serve_app.ingress.submission.model_lookup import EndpointFields, find_capable, find_endpoint
-from serve_app.ingress.submission.options import parse_options
-from serve_app.ingress.submission.rendering import ENDPOINT, final_outcome, outcome_headers
+from serve_app.ingress.submission.protocol import validate_call
+from serve_app.ingress.submission.rendering import (
+    ENDPOINT,
+    base64_of,
+    final_outcome,
+    outcome_headers,
+)
 from serve_app.ingress.submission.replay import add_replay_headers
 from serve_app.tenants.scopes import Caller
 
@@ -178,16 +183,8 @@ async def _answer(
     services = services_of(request)
     origin = origin_of(request)  # may be refused, so read it before anything is stored
     names = dict(names_of(given))
-    options, request_id = parse_options(request, caller), context_of(request).request_id
     try:
-        new = await submission.validate(
-            services,
-            caller,
-            entry.endpoint.id,
-            image_request.input,
-            options,
-            request_id=request_id,
-        )
+        new = await validate_call(request, caller, entry.endpoint.id, image_request.input)
     except InvalidInput as error:
         raise renamed(error, names) from None
     if image_request.streamed:
@@ -295,7 +292,7 @@ class ImageStream:
         for image in image_parameters.images_of(request):
             yield self._event(
                 "completed",
-                b64_json=await image_parameters.encoded(self.services.files.storage, image),
+                b64_json=await base64_of(self.services.files.storage, image.key, image.size),
                 size=image_parameters.size_of(image, self.image_request),
                 output_format=image_parameters.format_of(image),
                 usage=NO_TOKENS,

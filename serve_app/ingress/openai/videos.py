@@ -18,7 +18,6 @@ from serve_app.domain.endpoint import DEFAULT_CLIP_MODEL
 from serve_app.domain.errors import (
     ArtifactNotFound,
     InvalidInput,
-    NotFinished,
     RequestNotFound,
     Unsupported,
 )
@@ -27,7 +26,7 @@ from serve_app.domain.request import Request, State
 from serve_app.ingress.http import query
 from serve_app.ingress.http.auth import actor_of, authenticate
 from serve_app.ingress.http.body import is_form, read_form, read_json
-from serve_app.ingress.http.context import context_of
+from serve_app.ingress.http.context import name_request
 from serve_app.ingress.http.errors import json_reply
 from serve_app.ingress.http.json_schema import Binary
 from serve_app.ingress.http.openapi import Answer, Operation, answer, in_path, in_query
@@ -55,7 +54,7 @@ from serve_app.ingress.services.cpu_executor import in_cpu_thread
 from serve_app.ingress.services.services import Services, services_of
 from serve_app.ingress.submission import submission
 from serve_app.ingress.submission.model_lookup import EndpointFields, find_capable, find_endpoint
-from serve_app.ingress.submission.options import parse_options
+from serve_app.ingress.submission.protocol import find_request, require_ended, validate_call
 from serve_app.ingress.submission.rendering import (
     ENDPOINT,
     NO_OUTCOME,
@@ -63,7 +62,6 @@ from serve_app.ingress.submission.rendering import (
     outcome_headers,
 )
 from serve_app.ingress.submission.replay import add_replay_headers
-from serve_app.telemetry import logs
 from serve_app.tenants.scopes import Caller
 
 # Request for a video, in OpenAI's format.
@@ -189,14 +187,7 @@ async def created(request: HttpRequest) -> Response:
         wanted["image_url"] = reference
     origin_of(request)  # may be refused, so check it before anything is stored
     try:
-        new = await submission.validate(
-            services,
-            caller,
-            entry.endpoint.id,
-            wanted,
-            parse_options(request, caller),
-            request_id=context_of(request).request_id,
-        )
+        new = await validate_call(request, caller, entry.endpoint.id, wanted)
     except InvalidInput as error:
         raise renamed(error, NAMES) from None
     stored = await asyncio.shield(submission.submit(services, new))
@@ -252,10 +243,8 @@ async def deleted(request: HttpRequest) -> Response:
 async def content(request: HttpRequest) -> Response:
     """Redirect to the file. ``NotFinished``: the request has not ended."""
     services, found = await _find(request)
-    if not found.state.final:  # another ingress replica may just have said that it has ended
-        found = await services.queue.current(found.tenant, found.id)
-    if not found.state.final:
-        raise NotFinished("The video is not ready yet. Poll its status until it is completed.")
+    waiting = "The video is not ready yet. Poll its status until it is completed."
+    found = await require_ended(services.queue, found, waiting)
     variant = request.query_params.get("variant", "video")
     if variant not in ("video", "thumbnail"):
         raise query.invalid("variant", "should be `video` or `thumbnail`", variant)
@@ -400,23 +389,15 @@ def _data_uri(content: bytes) -> str:
 
 
 async def _find(request: HttpRequest) -> tuple[Services, Request]:
-    """Request for a video. ``RequestNotFound`` has the same message for ids of other tenants,
-    unknown ids, invalid ids, and requests that do not make videos."""
+    """Request for a video. ``RequestNotFound`` has the same message for one that makes none."""
     caller = await authenticate(request)
     services = services_of(request)
     request_id: str = request.path_params["request_id"]
-    unknown = RequestNotFound(f"There is no video {request_id[:64]}.")
-    if not request_ids.valid(request_id):
-        raise unknown
-    try:
-        found = await services.queue.get(caller.tenant, request_id)
-    except RequestNotFound:
-        raise unknown from None
+    what = f"video {request_id[:64]}"
+    found = await find_request(services.queue, caller.tenant, request_id, what)
     entry = services.catalog.find_any(found.endpoint)
     made_videos = any(is_video(each) for each in (found.outcome.artifacts if found.outcome else ()))
     if not made_videos and (entry is None or not makes_videos(entry)):
-        raise unknown
-    context_of(request).request_id = found.id
-    # The middleware resets it.
-    logs.set_request(found.id, tenant=found.tenant, endpoint=found.endpoint)
+        raise RequestNotFound(f"There is no {what}.")
+    name_request(request, found)
     return services, found

@@ -27,6 +27,8 @@ from serve_app.ingress.realtime.session import (
 )
 from serve_app.ingress.services.cpu_executor import in_cpu_thread
 from serve_app.ingress.services.services import Services
+from serve_app.ingress.submission.admission import Submission, admit
+from serve_app.ingress.submission.steps import APP_MESSAGE, APP_SESSION
 
 UNMARKED = (
     "The operator requires a mark on all generated files, and messages of an app's session cannot "
@@ -94,7 +96,7 @@ class AppSocketSession(RealtimeSession):
             raise Unsupported(UNCHECKED)
         if services.config.provenance.marking.of(tenant) is MarkPolicy.REQUIRED:
             raise Unsupported(UNMARKED)
-        await services.require_secrets(tenant, endpoint)
+        await admit(Submission(services, tenant, self._entry, None), APP_SESSION)
         return await super().run(limit)
 
     async def _read(self) -> None:
@@ -126,7 +128,8 @@ class AppSocketSession(RealtimeSession):
                 given = await in_cpu_thread(_fields, message, self._largest)
             except DarkroomError:
                 raise Unsupported(UNREAD) from None
-            services.check_policy(self._new.tenant, self._new.endpoint, given)
+            asked = Submission(services, self._new.tenant, self._entry, given, input=given)
+            await admit(asked, APP_MESSAGE)
 
     async def _draw(self) -> Close:
         """Pass messages on in both directions, until one side ends the session."""

@@ -6,7 +6,6 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Coroutine
-from dataclasses import replace
 from typing import Any, Protocol, TypeVar
 
 from serve_app.catalog.catalog import CatalogEntry
@@ -32,7 +31,8 @@ from serve_app.ingress.services.cpu_executor import in_cpu_thread
 from serve_app.ingress.services.services import Services
 from serve_app.ingress.services.session_limit import too_many_sessions, wait_for_room
 from serve_app.ingress.submission import submission
-from serve_app.ingress.submission.registered import with_registered
+from serve_app.ingress.submission.admission import Submission, admit
+from serve_app.ingress.submission.steps import FRAME
 
 log = logging.getLogger(__name__)
 
@@ -144,27 +144,28 @@ class RealtimeSession:
             try:
                 body = await self._unpacked(message)
                 echo = _echo(body.get("request_id"))
-                catalog = self._services.catalog.of_tenant(self._new.tenant)
-                valid = catalog.validate(self._new.endpoint, body)
-                if self._services.safety.outputs(self._new.tenant, self._new.endpoint):
-                    raise Unsupported(UNCHECKED)
-                self._services.check_policy(self._new.tenant, self._new.endpoint, valid.input)
-                registered = await with_registered(
-                    self._services, self._new.tenant, self._new.endpoint, valid.input
-                )
-                valid = replace(valid, input=registered)
-                if drafting_of(valid.input):
-                    raise InvalidInput.of_field(DRAFT, "Frames of a session make no drafts")
+                asked = await self._admitted(body)
             except DarkroomError as error:
                 self._count("refused")
                 await self._socket.send_message(messages.refused(error, **echo))
                 continue
-            for warning in valid.warnings:
+            for warning in asked.warnings:
                 await self._warn(warning)
-            frame = ReceivedFrame(self._services.new_id(), valid.input, echo, len(message))
+            frame = ReceivedFrame(self._services.new_id(), asked.input, echo, len(message))
             for each in self._inbox.put(frame):
                 self._count("dropped")
                 await self._socket.send_message(messages.dropped(each.echo))
+
+    async def _admitted(self, body: dict[str, Any]) -> Submission:
+        """The admitted frame. Raises its refusal."""
+        services, new = self._services, self._new
+        entry = services.catalog.of_tenant(new.tenant).get(new.endpoint)
+        if services.safety.outputs(new.tenant, new.endpoint):
+            raise Unsupported(UNCHECKED)
+        frame = await admit(Submission(services, new.tenant, entry, body, pool=new.pool), FRAME)
+        if drafting_of(frame.input):
+            raise InvalidInput.of_field(DRAFT, "Frames of a session make no drafts")
+        return frame
 
     async def _unpacked(self, message: bytes | str) -> dict[str, Any]:
         if isinstance(message, str):

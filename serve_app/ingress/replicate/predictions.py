@@ -28,7 +28,7 @@ from serve_app.ingress.http.auth import (
     authenticate_for_stream,
 )
 from serve_app.ingress.http.body import read_json
-from serve_app.ingress.http.context import context_of
+from serve_app.ingress.http.context import context_of, name_request
 from serve_app.ingress.http.errors import json_reply
 from serve_app.ingress.http.openapi import EVENTS, Operation, answer, in_header, in_path, in_query
 from serve_app.ingress.http.origin import origin_of
@@ -45,15 +45,19 @@ from serve_app.ingress.replicate.prediction import (
     pieces_of,
     renderer_of,
 )
-from serve_app.ingress.replicate.webhooks import WebhookRequest, parse_webhook
+from serve_app.ingress.replicate.webhooks import parse_webhook
 from serve_app.ingress.services import request_ids
 from serve_app.ingress.services.services import Services, services_of
 from serve_app.ingress.submission import submission
 from serve_app.ingress.submission.model_lookup import allowed_endpoints
 from serve_app.ingress.submission.options import parse_options
+from serve_app.ingress.submission.protocol import (
+    find_request,
+    validate_call,
+    when_new,
+)
 from serve_app.ingress.submission.rendering import outcome_headers
 from serve_app.ingress.submission.replay import add_replay_headers
-from serve_app.telemetry import logs
 from serve_app.tenants.scopes import Caller
 
 PAGE = 100
@@ -237,19 +241,13 @@ async def _created(
     context = cog_context(entry, body)
     try:
         entry, given = translate(services.catalog_of(caller), entry, body.get("input", {}))
-        new = await submission.validate(
-            services,
-            caller,
-            entry.endpoint.id,
-            {**given, **context},
-            parse_options(request, caller, webhook=webhook),
-            request_id=context_of(request).request_id,
-        )
+        options = parse_options(request, caller, webhook=webhook)
+        new = await validate_call(request, caller, entry.endpoint.id, {**given, **context}, options)
     except InvalidInput as error:
         raise prefix_locations("input", error) from None
     storing = submission.submit(services, new)
     if asked:  # also if the client leaves meanwhile: its prediction goes on
-        storing.add_done_callback(partial(_followed, services, new, asked))
+        storing.add_done_callback(partial(when_new, new, partial(asked.follow, services)))
     stored = await asyncio.shield(storing)
     return await _answered(request, new, stored, began + wait_s if wait_s else None)
 
@@ -282,16 +280,6 @@ async def _answered(
     return add_replay_headers(request, reply, new, stored)
 
 
-def _followed(
-    services: Services, new: NewRequest, asked: WebhookRequest, storing: asyncio.Task[Request]
-) -> None:
-    """Start the events, unless the call was a repeat of an older request."""
-    if storing.cancelled() or storing.exception() is not None:
-        return
-    if (stored := storing.result()).id == new.id:
-        asked.follow(services, stored)
-
-
 async def _body(request: HttpRequest, max_bytes: int) -> Mapping[str, Any]:
     body = await read_json(request, max_bytes)
     if not isinstance(body, dict):
@@ -322,21 +310,12 @@ def _model(request: HttpRequest) -> str:
 
 
 async def _find(request: HttpRequest, caller: Caller | None = None) -> tuple[Services, Request]:
-    """Prediction of the path. ``RequestNotFound`` has the same message for ids of other tenants,
-    unknown ids and invalid ids."""
-    caller = caller or await authenticate(request)
-    services = services_of(request)
+    """Prediction of the path."""
+    caller, services = caller or await authenticate(request), services_of(request)
     request_id: str = request.path_params["request_id"]
-    unknown = RequestNotFound(f"There is no prediction {request_id[:64]}.")
-    if not request_ids.valid(request_id):
-        raise unknown
-    try:
-        found = await services.queue.get(caller.tenant, request_id)
-    except RequestNotFound:
-        raise unknown from None
-    context_of(request).request_id = found.id
-    # The middleware resets it.
-    logs.set_request(found.id, tenant=found.tenant, endpoint=found.endpoint)
+    what = f"prediction {request_id[:64]}"
+    found = await find_request(services.queue, caller.tenant, request_id, what)
+    name_request(request, found)
     return services, found
 
 

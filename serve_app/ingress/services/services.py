@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, cast
 
@@ -15,12 +15,9 @@ from starlette.requests import HTTPConnection
 
 from serve_app.catalog.catalog import Catalog, CatalogEntry
 from serve_app.domain.billing.price import Price
-from serve_app.domain.endpoint import Endpoint
-from serve_app.domain.errors import DarkroomError, InvalidInput, Overloaded, SecretMissing
+from serve_app.domain.errors import DarkroomError, Overloaded
 from serve_app.domain.executors.comfyui import ComfyUiNodes
-from serve_app.domain.executors.hosted import PROVIDERS, wants_own_key
 from serve_app.domain.executors.partial_results import PartialResults
-from serve_app.domain.executors.secrets import INSTALLATION, named_by
 from serve_app.domain.media.safety import SafetyPolicy
 from serve_app.domain.ports import Clock, Queue
 from serve_app.domain.realtime import ReplicaSessions
@@ -133,64 +130,6 @@ class Services:
         base = self.catalog.find(entry.base) if entry.base else None
         endpoint = (base or entry).endpoint
         return self.pools.pool_of(endpoint, entry.pool)
-
-    async def require_secrets(self, tenant: str, endpoint: Endpoint) -> None:
-        """Raise ``SecretMissing`` for a secret that an endpoint names and that is not set. Those of
-        hosted providers may have the tenant's own."""
-        is_hosted, own_key = endpoint.family in PROVIDERS, wants_own_key(endpoint)
-        owners = [*([tenant] if is_hosted else []), *([] if own_key else [INSTALLATION])]
-        for name in named_by(endpoint.options):
-            for owner in owners:
-                if await self.known_secrets.has(self.secrets, owner, name, self.clock):
-                    break
-            else:
-                raise SecretMissing(
-                    f"{endpoint.id} needs a key of your own in the secret {name}, which is not "
-                    f"set. Set it with `darkroom secrets set {name}`."
-                    if own_key
-                    else f"{endpoint.id} needs the secret {name}, which is not set. An operator "
-                    f"sets it with `darkroom secrets set {name} --installation`."
-                )
-
-    def check_policy(self, tenant: str, endpoint: str, input: Mapping[str, Any]) -> None:
-        """Raise ``InvalidInput`` if the operator's policy refuses the input, or all files that it
-        makes."""
-        if not self.safety.rules:
-            return
-        entry = self.catalog.find_any(endpoint)
-        try:
-            self.safety.check(tenant, endpoint, input)
-            if entry is not None:
-                self.safety.check_types(tenant, endpoint, entry.schema.media_types(input))
-            if entry is not None and entry.base:
-                self._check_private(tenant, entry, input)
-        except InvalidInput as error:
-            self.metrics.safety_decided("input", "block")
-            noted = self.audit.input_refused(tenant, endpoint, error.message)
-            self.background.start_detached(noted, "audit of a refused input")
-            raise
-
-    def _check_private(self, tenant: str, entry: CatalogEntry, input: Mapping[str, Any]) -> None:
-        """Apply the rules of the endpoint that a private one is like, and those of weights."""
-        self.safety.check(tenant, entry.base, input)
-        self.safety.check_types(tenant, entry.base, entry.schema.media_types(input))
-        for endpoint in (entry.endpoint.id, entry.base):
-            self.safety.check_weights(tenant, endpoint, entry.repository, entry.digests, "endpoint")
-
-    def check_weights(
-        self, tenant: str, endpoint: str, repository: str, digests: Iterable[str], field: str
-    ) -> None:
-        """Raise ``InvalidInput`` if the operator's policy refuses registered weights."""
-        entry = self.catalog.find_any(endpoint)
-        places = {endpoint, entry.base} if entry is not None and entry.base else {endpoint}
-        try:
-            for each in sorted(places):
-                self.safety.check_weights(tenant, each, repository, digests, field)
-        except InvalidInput as error:
-            self.metrics.safety_decided("input", "block")
-            noted = self.audit.input_refused(tenant, endpoint, error.message)
-            self.background.start_detached(noted, "audit of a refused input")
-            raise
 
     async def output_decided(self, request_id: str, decisions: Sequence[Mapping[str, Any]]) -> None:
         """Count and record decisions of the safety policy about files of a request."""

@@ -5,10 +5,9 @@ from __future__ import annotations
 import secrets
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, cast
 
-from serve_app.catalog.catalog import CatalogEntry, ValidInput
 from serve_app.catalog.fields.drafts import beneath
 from serve_app.catalog.work import drafting_of, number_of_drafts
 from serve_app.domain.errors import InvalidInput, StorageFull
@@ -17,12 +16,11 @@ from serve_app.domain.media.draft import (
     FROM_DRAFT,
     NEW_NOISE,
     NOISE_SEED,
-    StoredDraft,
     share_made,
 )
 from serve_app.domain.request import NewRequest
 from serve_app.ingress.services.services import Services
-from serve_app.ingress.submission.options import SubmitOptions
+from serve_app.ingress.submission.admission import Submission
 from serve_app.settings import NO_LIMITS
 
 UNKNOWN = "There is no such draft. It may have expired, or its request was deleted. Make a new one"
@@ -32,35 +30,23 @@ LEAST_BYTES, UNKNOWN_BYTES = 2**20, 4 * 2**20
 """Bytes that a draft to come counts as: at least, and where its tenant has none of the endpoint."""
 
 
-@dataclass(frozen=True, slots=True)
-class DraftSource:
-    """Draft that a request goes on from, and the input beneath its own."""
-
-    draft: StoredDraft
-    input: Mapping[str, Any]
-
-    @property
-    def left(self) -> float:
-        """Share of the steps that are left."""
-        return 1 - share_made(self.draft.step, self.draft.steps)
-
-
-async def draft_source(
-    services: Services, tenant: str, entry: CatalogEntry, body: object, *, held: bool
-) -> DraftSource | None:
-    """Find the draft that ``body`` goes on from; None if it names none. ``held``: until a request
-    that goes on from it is stored.
+async def continue_draft(submission: Submission) -> None:
+    """Find the draft that the body goes on from, if it names one. It is held until the request is
+    stored.
 
     ``InvalidInput`` if the tenant has no such draft, or it is of another endpoint or of other
     settings of this one.
     """
-    given = cast("Mapping[str, Any]", body).get(FROM_DRAFT) if isinstance(body, Mapping) else None
-    if not isinstance(given, str) or not entry.schema.makes_drafts:
-        return None  # or the input's schema refuses it
+    entry, body = submission.entry, submission.body
+    fields = cast("Mapping[str, Any]", body) if isinstance(body, Mapping) else {}
+    draft_id = fields.get(FROM_DRAFT)
+    if not isinstance(draft_id, str) or not entry.schema.makes_drafts:
+        return  # or the input's schema refuses it
     found = None
-    if given.isascii() and 0 < len(given) <= MAX_ID_CHARACTERS:
-        drafts = services.queue.drafts
-        found = await (drafts.open if held else drafts.look)(tenant, given)
+    if draft_id.isascii() and 0 < len(draft_id) <= MAX_ID_CHARACTERS:
+        drafts = submission.services.queue.drafts
+        look = drafts.look if submission.only_estimated else drafts.open
+        found = await look(submission.tenant, draft_id)
     if found is None:
         raise InvalidInput.of_field(FROM_DRAFT, UNKNOWN, ERROR_TYPE)
     draft, endpoint = found.draft, entry.endpoint
@@ -70,20 +56,17 @@ async def draft_source(
     if found.endpoint_digest != endpoint.digest:
         what = "The endpoint was changed after the draft was made. Make a new one"
         raise InvalidInput.of_field(FROM_DRAFT, what, ERROR_TYPE)
-    return DraftSource(draft, beneath(found.input, draft))
+    submission.beneath = beneath(found.input, draft)
+    submission.draft_key = draft.key
+    submission.left = 1 - share_made(draft.step, draft.steps)
 
 
-def with_noise_seed(valid: ValidInput) -> ValidInput:
-    """``valid``, with a seed for its new noise, if it has none."""
-    given = valid.input
-    if given.get(NEW_NOISE) is None or NOISE_SEED in given:
-        return valid
-    return ValidInput(given | {NOISE_SEED: secrets.randbelow(2**53)}, valid.warnings)
-
-
-def require_kept(input: Mapping[str, Any], options: SubmitOptions) -> None:
-    """Raise ``InvalidInput`` if a request with drafts is not to be kept."""
-    if drafting_of(input) and not options.store_io:
+async def check_drafts(submission: Submission) -> None:
+    """Give new noise its seed. ``InvalidInput``: a request with drafts is not to be kept."""
+    fields = submission.input
+    if fields.get(NEW_NOISE) is not None and NOISE_SEED not in fields:
+        fields[NOISE_SEED] = secrets.randbelow(2**53)
+    if drafting_of(fields) and not submission.options.store_io:
         what = "A draft needs the input of its request, which X-Fal-Store-IO: 0 deletes"
         raise InvalidInput.of_field(DRAFT, what)
 

@@ -1,11 +1,8 @@
-"""Other endpoints of a new request: the fallback, if it can run this request, and the shadow, if
-it is one of those that are copied.
-"""
+"""The endpoint that may run a request in place of its own, if it can."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
 from decimal import Decimal
 from typing import Any
 
@@ -13,19 +10,29 @@ from serve_app.catalog.catalog import CatalogEntry
 from serve_app.catalog.fallbacks import input_at, unfit_field
 from serve_app.catalog.known_cost import cost_of
 from serve_app.catalog.source import FallbackSource
-from serve_app.catalog.work import check_request, expected_quantities
+from serve_app.catalog.work import expected_quantities
 from serve_app.domain.billing.price import Price
-from serve_app.domain.errors import InvalidInput, Unavailable, UploadPolicyFailed
+from serve_app.domain.errors import (
+    DarkroomError,
+    DatabaseUnavailable,
+    InvalidInput,
+    UploadPolicyFailed,
+)
 from serve_app.domain.executors.fallback import Fallback, FallbackBudget
-from serve_app.domain.executors.shadow import SHADOW_TENANT, is_chosen
 from serve_app.domain.media.draft import DRAFT, FROM_DRAFT
 from serve_app.domain.media.upload_policy import UploadPolicy
-from serve_app.domain.request import NewRequest, Priority
+from serve_app.domain.request import Priority
 from serve_app.ingress.services.services import Services
+from serve_app.ingress.submission.admission import Step, Submission, admit
+from serve_app.ingress.submission.input import check_work, choose_pool
 from serve_app.ingress.submission.max_cost import refusal_of
-from serve_app.ingress.submission.options import SubmitOptions
-from serve_app.ingress.submission.registered import START
-from serve_app.settings import NO_LIMITS
+from serve_app.ingress.submission.named_secrets import require_secrets
+from serve_app.ingress.submission.registered import is_registered
+from serve_app.ingress.submission.signing import require_signable
+
+STEPS_THERE: Sequence[Step] = (choose_pool, require_secrets, check_work, require_signable)
+"""Steps that a plan takes at the other endpoint. No other: the request was admitted at its own, and
+what has words of its own there, or no place in a plan, follows in ``_plan`` and ``input_there``."""
 
 
 class CannotRunThere(Exception):
@@ -35,46 +42,44 @@ class CannotRunThere(Exception):
     """
 
 
-def planned_fallback(
-    services: Services,
-    tenant: str,
-    entry: CatalogEntry,
-    input: Mapping[str, Any],
-    options: SubmitOptions,
-) -> tuple[Fallback | None, tuple[str, ...]]:
-    """Where a request with this validated input may run instead; and a warning, if its endpoint has
-    a fallback that cannot run it. Private endpoints have none: it has not their weights."""
-    source = entry.source.fallback
-    if source is None or entry.base or options.no_fallback:
-        return None, ()
+async def plan_fallback(submission: Submission) -> None:
+    """Plan where the request may run instead, with a warning if its endpoint has a fallback that
+    cannot run it. Private endpoints have none: it has not their weights."""
+    source = submission.entry.source.fallback
+    if source is None or submission.entry.base or submission.options.no_fallback:
+        return
     try:
-        return _plan(services, tenant, entry, input, options, source), ()
+        submission.fallback = await _plan(submission, source)
     except CannotRunThere as error:
-        return None, (f"The request cannot fall back to {source.endpoint}: {error}.",)
+        warning = f"The request cannot fall back to {source.endpoint}: {error}."
+        submission.warnings += (warning,)
 
 
-def _plan(
-    services: Services,
-    tenant: str,
-    entry: CatalogEntry,
-    input: Mapping[str, Any],
-    options: SubmitOptions,
-    source: FallbackSource,
-) -> Fallback:
+async def _plan(submission: Submission, source: FallbackSource) -> Fallback:
+    services, options = submission.services, submission.options
     other = services.catalog.find(source.endpoint)
     if other is None or other.missing:
         raise CannotRunThere("it is not served here")
-    given = input_there(services, tenant, entry, other, input, source.fields)
-    own_pool, pool = services.pool_of(entry), pool_there(services, other, given)
-    price, own_price = services.price_of(other), services.price_of(entry)
+    fields = input_there(
+        services, submission.tenant, submission.entry, other, submission.input, source.fields
+    )
+    there = Submission(services, submission.tenant, other, None, options, input=fields)
+    try:
+        await admit(there, STEPS_THERE)
+    except DatabaseUnavailable:
+        raise
+    except DarkroomError as error:
+        raise CannotRunThere(error.message.rstrip(".")) from None
+    own_pool, pool = submission.pool, there.pool
+    price, own_price = services.price_of(other), submission.price
     if price and own_price and price.currency != own_price.currency:
         raise CannotRunThere(f"its price is in {price.currency}, not in {own_price.currency}")
     if options.max_cost is not None:
-        refusal = refusal_of(cost_of(other, price, given), options.max_cost)
+        refusal = refusal_of(cost_of(other, price, fields), options.max_cost)
         if refusal:
             raise CannotRunThere(f"it may cost {options.max_cost}, and there {refusal}")
     if options.upload_policy is not None:
-        _check_bucket(other, given, options.upload_policy)
+        _check_bucket(other, fields, options.upload_policy)
     budget = None if source.budget is None else FallbackBudget.parse(source.budget)
     # What has low priority waits, and a move within a pool would not start it earlier.
     waits = pool == own_pool or options.priority is Priority.LOW
@@ -84,11 +89,11 @@ def _plan(
         errors=source.errors,
         max_wait_s=None if waits else source.max_wait_s,
         price=price,
-        cost=Decimal(0) if budget is None else cost_there(other, price, given, budget),
+        cost=Decimal(0) if budget is None else cost_there(other, price, fields, budget),
         budget=budget,
         fields=source.fields,
         same_pool=pool == own_pool,
-        expected=expected_quantities(given),
+        expected=expected_quantities(fields),
     )
 
 
@@ -99,11 +104,11 @@ def input_there(
     other: CatalogEntry,
     input: Mapping[str, Any],
     fields: Mapping[str, str | None],
-) -> Mapping[str, Any]:
+) -> dict[str, Any]:
     """Input of a request of ``tenant`` for another endpoint. ``CannotRunThere``."""
     if DRAFT in input or FROM_DRAFT in input:
         raise CannotRunThere("drafts belong to one endpoint")
-    if any(_is_registered(each) for each in input.get("loras") or ()):
+    if any(is_registered(each) for each in input.get("loras") or ()):
         raise CannotRunThere("it names registered weights, which are this installation's")
     if unfit := unfit_field(entry, other, fields, input):
         raise CannotRunThere(f"that endpoint has no field `{unfit}`")
@@ -113,53 +118,6 @@ def input_there(
     except InvalidInput as error:
         raise CannotRunThere(error.message.rstrip(".")) from None
     return given
-
-
-def _is_registered(lora: object) -> bool:
-    """Return whether a LoRA is read from this installation, which other services cannot."""
-    return isinstance(lora, Mapping) and str(lora.get("path", "")).startswith(START)
-
-
-def with_shadow(
-    services: Services,
-    entry: CatalogEntry,
-    new: NewRequest,
-    options: SubmitOptions,
-    *,
-    reads_private: bool,
-) -> NewRequest:
-    """``new``, with the endpoint that gets a copy of it, if it is one of the share that is copied.
-    ``reads_private``: its input names a private file, which a copy cannot read.
-
-    Never copied is what its client does not want elsewhere, or not kept, and what only one request
-    can read.
-    """
-    source = entry.source.shadow
-    if source is None or entry.base or options.no_shadow or options.no_fallback:
-        return new
-    kept = new.store_io and new.keep_files_s is None and new.upload_policy is None
-    usual = services.files.access.of_new(SHADOW_TENANT, None, outputs=True)
-    as_open = new.file_access is None or usual is not None  # its files have no more readers
-    own = DRAFT in new.input or FROM_DRAFT in new.input or reads_private
-    # The files of a copy are in the storage of the installation.
-    limits = services.config.queue.tenant_limits.get(new.tenant, NO_LIMITS)
-    own = own or limits.storage is not None
-    if not kept or not as_open or own or new.tenant in source.except_tenants:
-        return new
-    chosen = is_chosen(new.id, new.endpoint, source.share)
-    return replace(new, shadow=source.endpoint) if chosen else new
-
-
-# Parts of a plan. Each says why a request stays, for its log.
-
-
-def pool_there(services: Services, other: CatalogEntry, given: Mapping[str, Any]) -> str:
-    try:
-        pool = services.pool_of(other)
-        check_request(other.endpoint, given, services.pools.device_bytes(pool))
-    except (InvalidInput, Unavailable) as error:
-        raise CannotRunThere(error.message.rstrip(".")) from None
-    return pool
 
 
 def _check_bucket(other: CatalogEntry, given: Mapping[str, Any], policy: UploadPolicy) -> None:

@@ -6,13 +6,9 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from decimal import Decimal
-from typing import Any
 
-from serve_app.catalog.catalog import CatalogEntry
-from serve_app.catalog.known_cost import KnownCost, apps_of, cost_of, cost_of_workflow
+from serve_app.catalog.known_cost import KnownCost
 from serve_app.domain.errors import FieldProblem, InvalidInput
-from serve_app.domain.workflows.definition import FAMILY
-from serve_app.ingress.services.services import Services
 
 HEADER = "X-Darkroom-Max-Cost"
 ERROR_TYPE = "max_cost"
@@ -34,53 +30,18 @@ def parse_max_cost(value: bytes) -> MaxCost:
     """Read the header. ``InvalidInput`` names it."""
     found = _AMOUNT.fullmatch(value)
     if found is None:
-        raise _refused("should be an amount, such as `0.05` or `0.05 EUR`")
+        raise header_refused("should be an amount, such as `0.05` or `0.05 EUR`")
     amount, currency = found.groups()
     return MaxCost(Decimal(amount.decode("ascii")), (currency or b"").decode("ascii"))
-
-
-def require_affordable(
-    services: Services,
-    tenant: str,
-    entry: CatalogEntry,
-    input: Mapping[str, Any],
-    most: MaxCost,
-    left: float = 1.0,
-) -> None:
-    """Raise ``InvalidInput`` if the request would cost more than it may, or that is not known.
-    ``left``: see ``expected_quantities``."""
-    refusal = refusal_of(known_cost(services, tenant, entry, input, left), most)
-    if refusal:
-        raise _refused(f"allows {most}, and {refusal}")
 
 
 def require_no_limit(headers: Mapping[str, str]) -> None:
     """Raise ``InvalidInput`` for a realtime session with the header, which it could not keep."""
     if HEADER.lower() in headers:
-        raise _refused(
+        raise header_refused(
             "is for requests: what a session costs depends on what is sent in it. Connect without "
             "it; a budget of the tenant limits sessions"
         )
-
-
-def known_cost(
-    services: Services,
-    tenant: str,
-    entry: CatalogEntry,
-    input: Mapping[str, Any],
-    left: float = 1.0,
-) -> KnownCost:
-    """What a request costs, of a workflow with all its steps. ``left``: see
-    ``expected_quantities``."""
-    if entry.endpoint.family != FAMILY:
-        return cost_of(entry, services.price_of(entry), input, left)
-    catalog = services.catalog.of_tenant(tenant)
-    prices = {
-        app: services.price_of(found)
-        for app in apps_of(entry)
-        if (found := catalog.find(app)) is not None
-    }
-    return cost_of_workflow(catalog, prices, entry, input)
 
 
 def refusal_of(cost: KnownCost, most: MaxCost) -> str:
@@ -97,6 +58,7 @@ def refusal_of(cost: KnownCost, most: MaxCost) -> str:
     return ""
 
 
-def _refused(what: str) -> InvalidInput:
+def header_refused(what: str) -> InvalidInput:
+    """Error of the header."""
     problem = FieldProblem(("header", HEADER), f"{HEADER} {what}", ERROR_TYPE)
     return InvalidInput(f"The header {HEADER} {what}.", (problem,))

@@ -8,7 +8,8 @@ from typing import Any, cast
 
 from serve_app.domain.errors import InvalidInput
 from serve_app.domain.lora import HubFile, RegisteredFile, parse_lora_path
-from serve_app.ingress.services.services import Services
+from serve_app.ingress.submission.admission import Submission
+from serve_app.ingress.submission.safety import check_weights
 from serve_app.registry.records import TenantWeights, WeightState
 
 FIELD = "loras"
@@ -16,17 +17,25 @@ ERROR_TYPE = "adapter_path"
 START = "weights:"
 
 
-async def with_registered(
-    services: Services, tenant: str, endpoint_id: str, input: Mapping[str, Any]
-) -> dict[str, Any]:
-    """``input`` with the digest of each registered LoRA in its path, so that the request means the
-    same file also later. ``InvalidInput`` names the field of one that cannot be used.
+async def pin_weights(submission: Submission) -> None:
+    """Put the digest of each registered LoRA into its path, so that the request means the same file
+    also later. ``InvalidInput`` names the field of one that cannot be used.
 
     A digest that the client sends must be that of its own weights: replicas fetch by it.
     """
-    if not _loras(input):
-        return dict(input)
-    return await _pinned(services, tenant, endpoint_id, input)
+    loras, pinned = _loras(submission.input), list[Any]()
+    if not loras:
+        return
+    if not submission.services.config.weights.share_hub_token:
+        _refuse_hub(loras)
+    for number, lora in enumerate(loras):
+        if is_registered(lora):
+            field = f"{FIELD}.{number}.path"
+            source = await _resolved(submission, lora["path"], field)
+            pinned.append({**lora, "path": str(source)})
+        else:
+            pinned.append(lora)
+    submission.input[FIELD] = pinned
 
 
 def _refuse_hub(loras: list[Any]) -> None:
@@ -51,33 +60,18 @@ def _loras(input: Mapping[str, Any]) -> list[Any]:
     return cast("list[Any]", given) if isinstance(given, list) else []
 
 
-async def _pinned(
-    services: Services, tenant: str, endpoint_id: str, input: Mapping[str, Any]
-) -> dict[str, Any]:
-    loras, found = _loras(input), list[Any]()
-    if not services.config.weights.share_hub_token:
-        _refuse_hub(loras)
-    for number, each in enumerate(loras):
-        if _is_registered(each):
-            field = f"{FIELD}.{number}.path"
-            source = await _resolved(services, tenant, endpoint_id, each["path"], field)
-            each = {**each, "path": str(source)}  # noqa: PLW2901
-        found.append(each)
-    return {**input, FIELD: found}
-
-
-def _is_registered(lora: object) -> bool:
+def is_registered(lora: object) -> bool:
+    """Return whether a LoRA is read from this installation, which other services cannot."""
     return isinstance(lora, Mapping) and str(lora.get("path", "")).startswith(START)
 
 
-async def _resolved(
-    services: Services, tenant: str, endpoint_id: str, path: str, field: str
-) -> RegisteredFile:
+async def _resolved(submission: Submission, path: str, field: str) -> RegisteredFile:
     try:
         named = cast("RegisteredFile", parse_lora_path(path))  # no other form begins like this
     except ValueError as error:
         raise InvalidInput.of_field(field, str(error), ERROR_TYPE) from None
-    weights = await services.weights.find(named.tenant or tenant, named.name)
+    tenant = submission.tenant
+    weights = await submission.services.weights.find(named.tenant or tenant, named.name)
     if weights is None or not may_use(weights, tenant):
         message = (
             f"You have no registered weights {named.name!r}: GET /v1/weights lists yours, and "
@@ -89,7 +83,7 @@ async def _resolved(
         message = f"The weights {named.name!r} have changed since. Leave out the @digest"
         raise InvalidInput.of_field(field, message, ERROR_TYPE)
     repository = str(weights.source.get("hub", ""))
-    services.check_weights(tenant, endpoint_id, repository, weights.digests, field)
+    check_weights(submission, repository, weights.digests, field)
     return replace(named, digest=digest)
 
 

@@ -146,8 +146,13 @@ class _Rendering:
         return file
 
 
-async def _data_uri(storage: Storage, artifact: Artifact) -> str:
-    content = b"".join([chunk async for chunk in storage.read(artifact.key, 0, artifact.size)])
+async def base64_of(storage: Storage, key: str, size: int) -> str:
+    """Content of a file in Base64."""
+    content = b"".join([chunk async for chunk in storage.read(key, 0, size)])
     # Base64 of an image takes milliseconds, which would block all other calls.
-    encoded = await in_cpu_thread(base64.b64encode, content)
-    return f"data:{artifact.media_type};base64,{encoded.decode('ascii')}"
+    return (await in_cpu_thread(base64.b64encode, content)).decode("ascii")
+
+
+async def _data_uri(storage: Storage, artifact: Artifact) -> str:
+    content = await base64_of(storage, artifact.key, artifact.size)
+    return f"data:{artifact.media_type};base64,{content}"

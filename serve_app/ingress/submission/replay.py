@@ -24,11 +24,11 @@ from serve_app.domain.errors import DarkroomError, InvalidInput
 from serve_app.domain.media.upload_policy import FILE_NAME
 from serve_app.domain.ports import Queue
 from serve_app.domain.request import NewRequest, Request
-from serve_app.ingress.http.context import context_of, wait_disconnected
+from serve_app.ingress.http.context import name_request, wait_disconnected
 from serve_app.ingress.services.cpu_executor import in_cpu_thread
 from serve_app.ingress.services.services import Services
+from serve_app.ingress.submission.admission import Submission
 from serve_app.ingress.submission.options import SubmitOptions
-from serve_app.telemetry import logs
 from serve_app.tenants.scopes import Caller
 
 
@@ -125,9 +125,7 @@ def add_replay_headers(
     elif stored.follows is not None:
         reply.headers[CACHE] = "joined"
     if stored.id != new.id:
-        context_of(request).request_id = stored.id
-        # The middleware resets it.
-        logs.set_request(stored.id, tenant=stored.tenant, endpoint=stored.endpoint)
+        name_request(request, stored)
         reply.headers[REPLAYED] = "1"
     return reply
 
@@ -174,6 +172,13 @@ async def repeat_of(
     except InvalidInput:  # its key was used with another body: what is wrong with this one helps
         return None
     return None if earlier is None else replace(repeat, repeats=earlier)
+
+
+async def digest_body(submission: Submission) -> None:
+    """Set the digest by which a repeat of this submit is recognised."""
+    submission.body_digest = await repeat_digest(
+        submission.entry.endpoint.id, submission.body, submission.options
+    )
 
 
 async def repeat_digest(endpoint_id: str, body: object, options: SubmitOptions) -> bytes:

@@ -7,48 +7,28 @@ import logging
 from collections.abc import Callable, Coroutine, Mapping
 from contextlib import suppress
 from dataclasses import replace
-from typing import Any, cast
+from typing import Any
 
-from serve_app.catalog.catalog import CatalogEntry
-from serve_app.catalog.work import check_request, expected_quantities, work_of
-from serve_app.domain.artifact import EXTENSIONS
 from serve_app.domain.audit.acts import Actor
-from serve_app.domain.billing.price import NOTHING
-from serve_app.domain.endpoint import Endpoint
 from serve_app.domain.errors import (
     Cancelled,
     DarkroomError,
     DatabaseUnavailable,
-    InvalidInput,
     RequestActive,
     RequestNotFound,
     StorageUnavailable,
     Unavailable,
-    Unsupported,
 )
-from serve_app.domain.media.draft import DRAFT, DRAFT_TYPE, FROM_DRAFT
-from serve_app.domain.media.file_access import FileAccess
-from serve_app.domain.media.marking import SIGNED_TYPES, MarkPolicy
 from serve_app.domain.outcome import Failure
 from serve_app.domain.ports import Queue
-from serve_app.domain.request import NewRequest, Request, State, granted_retries
+from serve_app.domain.request import NewRequest, Request, State
 from serve_app.domain.sharing.admission import end_admission
-from serve_app.domain.workflows.definition import FAMILY
-from serve_app.ingress.http.file_readers import PRIVATE_PATH, require_readable_inputs
-from serve_app.ingress.services.cpu_executor import in_cpu_thread
 from serve_app.ingress.services.services import Services
-from serve_app.ingress.submission.drafts import (
-    draft_source,
-    require_kept,
-    space_for,
-    with_noise_seed,
-)
-from serve_app.ingress.submission.fallback import planned_fallback, with_shadow
-from serve_app.ingress.submission.max_cost import require_affordable
+from serve_app.ingress.submission.admission import Submission, admit
+from serve_app.ingress.submission.drafts import space_for
 from serve_app.ingress.submission.options import SubmitOptions
-from serve_app.ingress.submission.registered import with_registered
-from serve_app.ingress.submission.replay import digest_of, find_earlier, repeat_digest, repeat_of
-from serve_app.ingress.submission.upload_policy import check_upload_policy
+from serve_app.ingress.submission.replay import find_earlier, repeat_of
+from serve_app.ingress.submission.steps import STEPS
 from serve_app.telemetry import logs
 from serve_app.tenants.scopes import Caller
 
@@ -97,15 +77,11 @@ async def validate(
     """
     caller.require_endpoint(endpoint_id)
     try:
-        return await _validated(
-            services,
-            caller,
-            endpoint_id,
-            body,
-            options,
-            request_id=request_id,
-            only_estimated=only_estimated,
+        entry = services.catalog_of(caller).get(endpoint_id)
+        submission = Submission(
+            services, caller.tenant, entry, body, options, request_id, only_estimated
         )
+        return (await admit(submission, STEPS)).request()
     except DatabaseUnavailable:
         raise
     except DarkroomError:
@@ -117,147 +93,6 @@ async def validate(
         if repeat is None:
             raise
         return repeat
-
-
-async def _validated(
-    services: Services,
-    caller: Caller,
-    endpoint_id: str,
-    body: object,
-    options: SubmitOptions,
-    *,
-    request_id: str,
-    only_estimated: bool,
-) -> NewRequest:
-    catalog = services.catalog_of(caller)
-    entry = catalog.get(endpoint_id)
-    require_requests(entry.endpoint)
-    source = await draft_source(services, caller.tenant, entry, body, held=not only_estimated)
-    left = source.left if source else 1.0
-    valid = catalog.validate(endpoint_id, body, source.input if source else None)
-    valid = with_noise_seed(valid)
-    registered = await with_registered(services, caller.tenant, endpoint_id, valid.input)
-    valid = replace(valid, input=registered)
-    require_kept(valid.input, options)
-    pool = services.pool_of(entry)
-    await services.require_secrets(caller.tenant, entry.endpoint)
-    check_request(entry.endpoint, valid.input, services.pools.device_bytes(pool))
-    services.check_policy(caller.tenant, endpoint_id, valid.input)
-    require_signable(services, caller.tenant, entry, valid.input)
-    if options.max_cost is not None:
-        require_affordable(services, caller.tenant, entry, valid.input, options.max_cost, left)
-    reads_private = _any_string(valid.input, _names_private_file)
-    if reads_private:
-        await require_readable_inputs(services, caller.tenant, valid.input)
-    access, control, policy = None, services.files.access, options.upload_policy
-    if policy is not None:
-        rules = options.acl is not None
-        await check_upload_policy(
-            services, caller.tenant, entry, valid.input, policy, has_rules=rules
-        )
-    elif control.defaults.any_private or options.acl is not None:
-        access = control.of_new(caller.tenant, options.acl, outputs=True)
-    retries, fewer = granted_retries(options.retries, services.config.queue.max_failures)
-    price = services.price_of(entry)
-    fallback, stays = None, ()
-    if entry.source.fallback is not None:
-        fallback, stays = planned_fallback(services, caller.tenant, entry, valid.input, options)
-    new = NewRequest(
-        id=request_id,
-        tenant=caller.tenant,
-        endpoint=endpoint_id,
-        endpoint_digest=entry.endpoint.digest,
-        pool=pool,
-        input=valid.input,
-        priority=options.priority,
-        start_within_s=options.start_within_s,
-        end_within_s=options.end_within_s,
-        work=work_of(valid.input) * left,
-        alone=options.deterministic,
-        previews=options.previews and services.config.models.previews,
-        warnings=(*valid.warnings, *options.warnings, *fewer, *stays),
-        retries=retries,
-        idempotency_key=options.idempotency_key,
-        replay_key=options.replay_key,
-        store_io=options.store_io,
-        keep_files_s=options.keep_files_s,
-        file_access=access,
-        upload_policy=policy,
-        reuse_digest=await _shared_digest(entry, valid.input, options, access),
-        body_digest=await repeat_digest(endpoint_id, body, options),
-        webhook=options.webhook,
-        trace=options.trace,
-        draft_key=source.draft.key if source else None,
-        key_id=options.key_id,
-        price=price,
-        expected=NOTHING if price is None else expected_quantities(valid.input, left),
-        fallback=fallback,
-        steps_stay=entry.endpoint.family == FAMILY
-        and (options.no_fallback or options.max_cost is not None),
-    )
-    if entry.source.shadow is None:
-        return new
-    return with_shadow(services, entry, new, options, reads_private=reads_private)
-
-
-def require_requests(endpoint: Endpoint) -> None:
-    """Raise ``Unsupported`` for an endpoint whose app has nothing but sessions."""
-    if not endpoint.takes_requests:
-        raise Unsupported(
-            f"{endpoint.id} takes realtime sessions only, and no requests. Connect a WebSocket to "
-            f"/{endpoint.id}, such as with fal_client.realtime."
-        )
-
-
-def require_signable(
-    services: Services, tenant: str, entry: CatalogEntry, input: Mapping[str, Any]
-) -> None:
-    """Raise ``InvalidInput`` or ``Unsupported`` if a file of the request must be signed and has no
-    place for a signature."""
-    settings = services.config.provenance
-    required = settings.marking.of(tenant) is MarkPolicy.REQUIRED
-    if settings.sign_files == "off" or not required:
-        return
-    types = {*entry.schema.media_types(input)} or _named_types(input)
-    refused = sorted(types - SIGNED_TYPES - {DRAFT_TYPE})
-    if refused:
-        message = (
-            f"files of {', '.join(refused)} cannot be signed, and the operator requires signed "
-            "files: choose another format"
-        )
-        if "output_format" in input:
-            raise InvalidInput.of_field("output_format", message, "feature_not_supported")
-        raise Unsupported(f"{message[0].upper()}{message[1:]}.")
-
-
-def _named_types(input: Mapping[str, Any]) -> set[str]:
-    """Media type of the format that an input of an app names. What types its files have in fact is
-    known when they are there, and is checked by the replica."""
-    named = input.get("output_format")
-    return {kind for kind, suffix in EXTENSIONS.items() if named in (kind, suffix)}
-
-
-async def _shared_digest(
-    entry: CatalogEntry,
-    input: Mapping[str, Any],
-    options: SubmitOptions,
-    access: FileAccess | None,
-) -> bytes:
-    """Digest of requests that may share one outcome; empty if this one shares none."""
-    # An outcome that will be deleted early, or whose files will, is never shared.
-    if not options.store_io or options.keep_files_s is not None or options.upload_policy:
-        return b""
-    if entry.endpoint.family == FAMILY:  # its steps may share outcomes, as other requests do
-        return b""
-    if DRAFT in input or FROM_DRAFT in input:  # a draft belongs to one request, and expires
-        return b""
-    if not (entry.cache if options.cache is None else options.cache):
-        return b""
-    # An outcome is shared only where its files have the same readers.
-    file_access = "" if access is None else access.id
-    return await reuse_digest(
-        entry.endpoint, input, alone=options.deterministic, file_access=file_access
-    )
 
 
 def submit(
@@ -440,44 +275,3 @@ async def delete(
         log.warning("Storage failed, a deleted request keeps its files for now: %s", error.message)
         return dict.fromkeys(keys, DELETED_LATER)
     return dict.fromkeys(keys)
-
-
-# Digest of requests with the same outcome.
-
-
-async def reuse_digest(
-    endpoint: Endpoint, input: Mapping[str, Any], *, alone: bool, file_access: str = ""
-) -> bytes:
-    """SHA-256 of everything that decides the outcome; empty if the outcome is not reproducible.
-
-    It is not reproducible without a seed, or if the input has a URL, because the file behind the
-    URL may have changed.
-    """
-    seeded = input.get("seed") is not None or input.get("seeds")
-    if not seeded or _any_string(input, _names_url):
-        return b""
-    # `deterministic` requests must not reuse an outcome that was computed in a batch.
-    value = {"endpoint": endpoint.digest, "input": input, "alone": alone}
-    if file_access:
-        value["file_access"] = file_access
-    return await in_cpu_thread(digest_of, value)
-
-
-def _names_url(value: str) -> bool:
-    return value[:8].lower().startswith(("http://", "https://"))
-
-
-def _names_private_file(value: str) -> bool:
-    return _names_url(value) and PRIVATE_PATH in value
-
-
-def _any_string(value: Any, test: Callable[[str], bool]) -> bool:
-    """Return whether ``test`` is true for a text in the input."""
-    if isinstance(value, str):
-        return test(value)
-    if isinstance(value, Mapping):
-        inner = cast("Mapping[str, Any]", value).values()
-        return any(_any_string(each, test) for each in inner)
-    return isinstance(value, list) and any(
-        _any_string(each, test) for each in cast("list[Any]", value)
-    )

@@ -10,9 +10,7 @@ from urllib.parse import unquote
 
 import httpx2
 
-from serve_app.catalog.catalog import CatalogEntry
-from serve_app.domain.errors import FieldProblem, InvalidInput, UploadPolicyFailed
-from serve_app.domain.media.draft import DRAFT_TYPE
+from serve_app.domain.errors import FieldProblem, InvalidInput
 from serve_app.domain.media.upload_policy import (
     CONTENT_TYPE,
     FILE_NAME,
@@ -20,8 +18,6 @@ from serve_app.domain.media.upload_policy import (
     Conditions,
     UploadPolicy,
 )
-from serve_app.ingress.services.services import Services
-from serve_app.webhooks.target import is_private
 
 MAX_BYTES = 16 * 1024  # of the header
 MAX_URL_LENGTH = 2048
@@ -99,52 +95,6 @@ def _checked_url(url: str) -> str:
     if not {".", ".."}.isdisjoint(unquote(parsed.raw_path.decode("ascii")).split("/")):
         raise refused("should have a `url` without `.` and `..`")
     return url
-
-
-async def check_upload_policy(
-    services: Services,
-    tenant: str,
-    entry: CatalogEntry,
-    input: Mapping[str, Any],
-    policy: UploadPolicy,
-    *,
-    has_rules: bool,
-) -> None:
-    """Raise ``InvalidInput`` if the policy cannot be used for a request with this ``input``.
-
-    The check of the address reports mistakes early. Protection comes from the check at each
-    connection of a replica. ``has_rules``: the request says who may read its files.
-    """
-    if has_rules:
-        raise refused(
-            "cannot be combined with `initial_acl`: your bucket decides who reads the files in it"
-        )
-    if (expired := policy.refusal(services.clock.now())) is not None:
-        raise refused("has a policy that has expired", expired)
-    media_types = entry.schema.media_types(input)
-    if DRAFT_TYPE in media_types:
-        raise refused("cannot be combined with `draft`: drafts are kept here")
-    if input.get("sync_mode") is True:
-        raise refused("cannot be combined with `sync_mode`: it asks for the files in the response")
-    for media_type in media_types:
-        try:
-            policy.form("", media_type)
-        except UploadPolicyFailed as error:
-            raise refused(f"does not allow files of {media_type}", error.message) from None
-    await _check_address(services, tenant, policy)
-
-
-async def _check_address(services: Services, tenant: str, policy: UploadPolicy) -> None:
-    if services.config.limits.allow_private_urls:
-        return
-    url = httpx2.URL(policy.url)
-    if url.scheme != "https":
-        raise refused("should have an https: URL as its `url`")
-    if await is_private(url, tenant, services.webhooks.resolve):
-        raise refused(
-            f"names the host {url.host}, which has a private address. The operator can allow "
-            "these with DARKROOM_ALLOW_PRIVATE_URLS"
-        )
 
 
 def refused(what: str, sentence: str = "") -> InvalidInput:

@@ -8,7 +8,7 @@ import httpx
 import pytest
 
 from serve_app.domain.endpoint import Endpoint, Weights
-from serve_app.ingress.submission.submission import reuse_digest
+from serve_app.ingress.submission.reuse import reuse_digest
 from tests.ingress.house import House
 
 ALLOW = {"X-Darkroom-Cache": "allow"}

@@ -33,9 +33,19 @@ FLOW = {
     "steps": {"draw": {"app": OWN, "input": {"echo": "hello"}}},
     "output": {"said": "$draw.echo"},
 }
+APP = {
+    "family": "python",
+    "schema": "json",
+    "options": {
+        "secrets": ["HF_TOKEN"],
+        "app": {"bundle": "aa", "class": "a:A", "path": "/"},
+        "input_schema": {"type": "object", "additionalProperties": True},
+        "output_schema": {"type": "object"},
+    },
+}
 POOLS = {
     "own": PoolConfig(families=("probe",), endpoints=(OWN,)),
-    "hosted": PoolConfig(families=("probe",), endpoints=(OTHER,)),
+    "hosted": PoolConfig(families=("probe", "python"), endpoints=(OTHER,)),
     "rest": PoolConfig(families=("probe", "flux")),
 }
 
@@ -45,9 +55,10 @@ async def house_with(tmp_path: Path, *, replicas: bool = True, **more: Any) -> A
     """House whose first endpoint falls back to the second, in another pool."""
     prices = more.pop("prices", PRICES)
     probe = {"family": "probe", "schema": "open"}
+    other = more.pop("other", probe)
     fallback = {"endpoint": OTHER, "max_wait_s": 5, "errors": ["out_of_memory"]} | more
     models = tmp_path / "models.yaml"
-    entries = {OWN: probe | {"fallback": fallback}, OTHER: probe}
+    entries = {OWN: probe | {"fallback": fallback}, OTHER: other}
     await asyncio.to_thread(
         models.write_text, yaml.safe_dump({"built_in": False, "endpoints": entries})
     )
@@ -142,6 +153,7 @@ async def test_fals_header_disables_it(tmp_path: Path) -> None:
     [
         ({}, {"X-Darkroom-Max-Cost": "0.1"}, "it may cost 0.1, and there this request costs"),
         ({"budget": "9 USD/day"}, {}, "the budget is in USD, its price in EUR"),
+        ({"other": APP}, {}, f"{OTHER} needs the secret HF_TOKEN, which is not set"),
         ({"prices": {}, "budget": "9 EUR/day"}, {}, "needs a price of that endpoint"),
         ({"prices": {**PRICES, OTHER: {**PRICES[OTHER], "currency": "USD"}}}, {}, "in USD"),
     ],

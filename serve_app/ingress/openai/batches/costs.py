@@ -15,15 +15,16 @@ from serve_app.ingress.openai.batches.lines import RawLine
 from serve_app.ingress.openai.batches.requests import LineCall, call_of
 from serve_app.ingress.services.cpu_executor import in_cpu_thread
 from serve_app.ingress.services.services import Services
-from serve_app.ingress.submission.drafts import draft_source
+from serve_app.ingress.submission.admission import Submission, admit
+from serve_app.ingress.submission.cost import known_cost
 from serve_app.ingress.submission.max_cost import (
     ERROR_TYPE,
     HEADER,
     MaxCost,
-    known_cost,
     parse_max_cost,
     refusal_of,
 )
+from serve_app.ingress.submission.steps import PRICED
 from serve_app.tenants.scopes import Caller
 
 
@@ -87,8 +88,5 @@ async def cost_of_line(
 
 async def cost_of_call(services: Services, caller: Caller, call: LineCall) -> KnownCost:
     """What a call costs. Raises its errors."""
-    entry = call.endpoint
-    source = await draft_source(services, caller.tenant, entry, call.input, held=False)
-    beneath = source.input if source else None
-    valid = services.catalog_of(caller).validate(entry.endpoint.id, call.input, beneath)
-    return known_cost(services, caller.tenant, entry, valid.input)
+    line = Submission(services, caller.tenant, call.endpoint, call.input, only_estimated=True)
+    return known_cost(await admit(line, PRICED))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import json
 import logging
 from collections.abc import AsyncIterator
@@ -16,6 +15,7 @@ from serve_app.ingress.openai.batches.files import OUTPUT, new_file_id
 from serve_app.ingress.services.cpu_executor import in_cpu_thread
 from serve_app.ingress.services.files import NewUpload
 from serve_app.ingress.services.services import Services
+from serve_app.ingress.submission.rendering import base64_of
 
 log = logging.getLogger(__name__)
 
@@ -100,15 +100,9 @@ async def _whole(services: Services, batch: StoredBatch, ended: EndedLine, *, in
             image["url"] = services.files.access.url(batch.origin, key, batch.tenant)
             continue
         with suppress(ArtifactNotFound):
-            image["b64_json"] = await _base64(services, key)
+            size = await services.files.storage.size(key)
+            image["b64_json"] = await base64_of(services.files.storage, key, size)
     return {**response, "body": {**response["body"], "data": images}}
-
-
-async def _base64(services: Services, key: str) -> str:
-    storage = services.files.storage
-    size = await storage.size(key)
-    content = b"".join([chunk async for chunk in storage.read(key, 0, size)])
-    return (await in_cpu_thread(base64.b64encode, content)).decode("ascii")
 
 
 def _encoded(batch: str, ended: EndedLine, response: Any) -> bytes:

@@ -1,0 +1,36 @@
+"""The input of a submit: validated, given to a pool, and not larger than its GPUs can make."""
+
+from __future__ import annotations
+
+from serve_app.catalog.work import check_request
+from serve_app.domain.errors import Unsupported
+from serve_app.ingress.submission.admission import Submission
+
+
+async def require_requests(submission: Submission) -> None:
+    """Raise ``Unsupported`` for an endpoint whose app has nothing but sessions."""
+    endpoint = submission.entry.endpoint
+    if not endpoint.takes_requests:
+        raise Unsupported(
+            f"{endpoint.id} takes realtime sessions only, and no requests. Connect a WebSocket to "
+            f"/{endpoint.id}, such as with fal_client.realtime."
+        )
+
+
+async def validate_input(submission: Submission) -> None:
+    """Validate the input and add its defaults. ``InvalidInput`` names every invalid field."""
+    catalog = submission.services.catalog.of_tenant(submission.tenant)
+    valid = catalog.validate(submission.entry.endpoint.id, submission.body, submission.beneath)
+    submission.input = dict(valid.input)
+    submission.warnings = (*valid.warnings, *submission.options.warnings)
+
+
+async def choose_pool(submission: Submission) -> None:
+    """Choose the pool that runs it. ``Unavailable``: none can."""
+    submission.pool = submission.services.pool_of(submission.entry)
+
+
+async def check_work(submission: Submission) -> None:
+    """Raise ``InvalidInput`` if the GPUs of its pool cannot make what the input asks for."""
+    device_bytes = submission.services.pools.device_bytes(submission.pool)
+    check_request(submission.entry.endpoint, submission.input, device_bytes)

@@ -1,0 +1,54 @@
+"""The operator's safety policy for inputs, and for the registered weights that they name."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Iterable
+from contextlib import contextmanager
+
+from serve_app.catalog.catalog import CatalogEntry
+from serve_app.domain.errors import InvalidInput
+from serve_app.ingress.submission.admission import Submission
+
+
+async def check_policy(submission: Submission) -> None:
+    """Raise ``InvalidInput`` if the policy refuses the input, or all files that it makes."""
+    safety, entry, tenant = submission.services.safety, submission.entry, submission.tenant
+    if not safety.rules:
+        return
+    with _refusals_noted(submission):
+        for endpoint in _ruled_as(entry):
+            safety.check(tenant, endpoint, submission.input)
+            safety.check_types(tenant, endpoint, entry.schema.media_types(submission.input))
+    if entry.base:
+        check_weights(submission, entry.repository, entry.digests, "endpoint")
+
+
+def check_weights(
+    submission: Submission, repository: str, digests: Iterable[str], field: str
+) -> None:
+    """Raise ``InvalidInput``, which names ``field``, if the policy refuses registered weights."""
+    with _refusals_noted(submission):
+        for endpoint in _ruled_as(submission.entry):
+            submission.services.safety.check_weights(
+                submission.tenant, endpoint, repository, digests, field
+            )
+
+
+def _ruled_as(entry: CatalogEntry) -> tuple[str, ...]:
+    """Endpoints whose rules hold: a private one is also under those of the one that it is like."""
+    return (entry.endpoint.id, entry.base) if entry.base else (entry.endpoint.id,)
+
+
+@contextmanager
+def _refusals_noted(submission: Submission) -> Generator[None]:
+    """Count a refusal and write it to the audit log."""
+    try:
+        yield
+    except InvalidInput as error:
+        services = submission.services
+        services.metrics.safety_decided("input", "block")
+        noted = services.audit.input_refused(
+            submission.tenant, submission.entry.endpoint.id, error.message
+        )
+        services.background.start_detached(noted, "audit of a refused input")
+        raise

@@ -1,0 +1,86 @@
+"""The admission: the steps of a submit in their order, and the doors that leave some out.
+
+Each step is beside its feature. A new rule is a function there and a line here, and then it holds
+at every door.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+
+from serve_app.ingress.submission.admission import Step
+from serve_app.ingress.submission.client_bucket import check_bucket
+from serve_app.ingress.submission.cost import check_cost
+from serve_app.ingress.submission.drafts import check_drafts, continue_draft
+from serve_app.ingress.submission.fallback import plan_fallback
+from serve_app.ingress.submission.file_access import check_private_inputs, choose_access
+from serve_app.ingress.submission.input import (
+    check_work,
+    choose_pool,
+    require_requests,
+    validate_input,
+)
+from serve_app.ingress.submission.named_secrets import require_secrets
+from serve_app.ingress.submission.registered import pin_weights
+from serve_app.ingress.submission.replay import digest_body
+from serve_app.ingress.submission.retries import grant_retries
+from serve_app.ingress.submission.reuse import share_outcome
+from serve_app.ingress.submission.safety import check_policy
+from serve_app.ingress.submission.shadow import choose_shadow
+from serve_app.ingress.submission.signing import require_signable
+
+STEPS: Sequence[Step] = (
+    require_requests,
+    continue_draft,  # before the input: what the input leaves out, it has from its draft
+    validate_input,  # before all that read the input
+    check_drafts,
+    pin_weights,  # before the digest of the outcome: registered weights may change
+    choose_pool,
+    require_secrets,
+    check_work,  # after the pool, whose GPUs decide
+    check_policy,
+    require_signable,
+    check_cost,
+    check_private_inputs,  # before the shadow, which gets no copy of them
+    check_bucket,
+    choose_access,  # before outcomes are shared, and copied: with the same readers only
+    grant_retries,
+    plan_fallback,  # after all that may refuse: it is planned for what is admitted
+    choose_shadow,
+    share_outcome,
+    digest_body,
+)
+"""Steps of a request. The order also decides which refusal a client gets that could get several."""
+
+
+def without(left_out: Mapping[str, Collection[Step]]) -> Sequence[Step]:
+    """Steps of a door that leaves out these. ``left_out``: by the reason."""
+    skipped = [step for steps in left_out.values() for step in steps]
+    return [step for step in STEPS if step not in skipped]
+
+
+FRAME = without(
+    {
+        "Frames make no drafts: the session refuses them.": (continue_draft, check_drafts),
+        "The session holds a lease, which has a pool and a price.": (choose_pool, check_cost),
+        "A frame is answered at once, and stored nowhere.": (
+            require_signable,
+            check_bucket,
+            choose_access,
+            grant_retries,
+            plan_fallback,
+            choose_shadow,
+            share_outcome,
+            digest_body,
+        ),
+    }
+)
+"""Frame of a realtime session."""
+
+APP_SESSION: Sequence[Step] = (require_secrets,)
+APP_MESSAGE: Sequence[Step] = (check_policy,)
+"""Begin of a realtime session with an app, and a message in it. No other step: messages are the
+app's own, and no inputs of the endpoint."""
+
+PRICED: Sequence[Step] = (continue_draft, validate_input)
+"""Line of a batch whose cost is asked. No other step: it is taken when the line is submitted."""
