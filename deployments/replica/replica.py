@@ -11,9 +11,9 @@ from functools import partial
 from typing import Any
 
 from deployments.families.base import Family
-from deployments.replica.attempt import Attempt
 from deployments.replica.attempt_state import Phase, StopReason
 from deployments.replica.config import IngressLink, ReplicaConfig
+from deployments.replica.engine_attempt import EngineAttempt
 from deployments.replica.keeper import WeightKeeper
 from deployments.replica.leased_attempts import LeasedAttempts, OutcomeSender
 from deployments.replica.poller import LeasePoller, SlotOffer, SlotQueue, slot_offer
@@ -66,7 +66,7 @@ class Replica:
         self._started: ReplicaResources | None = None
         self._config = config
         self._traces = TraceReports(link)
-        self._running: LeasedAttempts[Attempt] = LeasedAttempts(
+        self._running: LeasedAttempts[EngineAttempt] = LeasedAttempts(
             self._make_attempt,
             OutcomeSender(link),
             self._traces,
@@ -292,13 +292,13 @@ class Replica:
             if (attempt := self._attempts.get(held)) is not None:
                 attempt.previewer.want()
 
-    def _make_attempt(self, lease: Lease) -> Attempt:
+    def _make_attempt(self, lease: Lease) -> EngineAttempt:
         family = self._families.get(lease.endpoint.family)
         if family is None:
             self._not_hosted.add(lease.endpoint.id)
         resources, on_engine_left = self._resources, self._slot_freed
         if lease.priority is not Priority.REALTIME:
-            return Attempt(lease, family, resources, on_engine_left, self._slots)
+            return EngineAttempt(lease, family, resources, on_engine_left, self._slots)
         silence_s = self._config.session_silence_s
         return ReplicaSession(lease, family, resources, on_engine_left, silence_s)
 
@@ -334,7 +334,7 @@ class Watchdog:
     for such a thread fail first, one by one, and are retried elsewhere. If they were handed back by
     the closing replica instead, that would not count as a failure, and they would hang the next."""
 
-    def __init__(self, attempts: Mapping[LeaseKey, Attempt], stuck_after_s: float) -> None:
+    def __init__(self, attempts: Mapping[LeaseKey, EngineAttempt], stuck_after_s: float) -> None:
         self._attempts = attempts
         self._stuck_after_s = stuck_after_s
 

@@ -9,13 +9,11 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 from weakref import WeakKeyDictionary
 
-from deployments.replica.attempt_state import AttemptState
+from deployments.replica.attempt import Attempt
 from deployments.replica.config import IngressLink
-from deployments.replica.failures import PrintedLines
 from serve_app.domain.artifact import UploadTicket
 from serve_app.domain.lease import (
     EngineUsage,
-    Lease,
     LeaseKey,
     Presence,
     ReplicaStage,
@@ -23,36 +21,11 @@ from serve_app.domain.lease import (
     ReportReply,
     Work,
 )
-from serve_app.domain.progress import Loading, Preview, StoredSnapshot, describe, to_plain
+from serve_app.domain.progress import Loading, StoredSnapshot, describe, to_plain
 
 log = logging.getLogger(__name__)
 
 Snapshots = Sequence[tuple[LeaseKey, StoredSnapshot]]
-
-
-class PreviewSource(Protocol):
-    """Previews of an attempt."""
-
-    def want(self) -> None: ...
-
-    def take(self) -> Preview | None: ...
-
-
-class ReportedAttempt(Protocol):
-    """An attempt, as reports describe it."""
-
-    lease: Lease
-    state: AttemptState
-    hand_back_reason: str | None
-
-    @property
-    def held(self) -> LeaseKey: ...
-
-    @property
-    def previewer(self) -> PreviewSource: ...
-
-    @property
-    def printed(self) -> PrintedLines: ...
 
 
 class ReportedSnapshots(Protocol):
@@ -89,7 +62,7 @@ class Reporter:
     def __init__(
         self,
         link: IngressLink,
-        attempts: Mapping[LeaseKey, ReportedAttempt],
+        attempts: Mapping[LeaseKey, Attempt],
         reported: ReportedState,
         snapshotter: ReportedSnapshots,
         on_reply: Callable[[ReportReply], None],
@@ -100,9 +73,7 @@ class Reporter:
         self._snapshotter = snapshotter
         self._on_reply = on_reply
         self._usage = UsageDelta(reported.counts)
-        self._next_in_s: WeakKeyDictionary[ReportedAttempt, float] = (
-            WeakKeyDictionary()
-        )  # of the confirmed
+        self._next_in_s: WeakKeyDictionary[Attempt, float] = WeakKeyDictionary()  # of the confirmed
         self._leased = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
 
@@ -159,13 +130,13 @@ class Reporter:
         allowed = [self._next_in_s.get(each, 0.0) for each in self._attempts.values()]
         return max(self._link.calls.report_interval_s, min(allowed, default=0.0))
 
-    def _unreported_s(self, attempt: ReportedAttempt) -> float:
+    def _unreported_s(self, attempt: Attempt) -> float:
         """Seconds of an attempt in which it is in no report."""
         return min(self._link.calls.confirm_after_s, attempt.lease.expires_in_s / 10)
 
     async def _report(
         self,
-        attempts: Sequence[ReportedAttempt],
+        attempts: Sequence[Attempt],
         wants: tuple[LeaseKey, ...],
         level: int = logging.WARNING,
     ) -> None:
@@ -193,7 +164,7 @@ class Reporter:
 
     def _make_report(
         self,
-        attempts: Sequence[ReportedAttempt],
+        attempts: Sequence[Attempt],
         snapshots: Snapshots,
         wants: tuple[LeaseKey, ...],
     ) -> Report:
