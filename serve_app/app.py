@@ -34,7 +34,7 @@ from deployments.replica.config import (
     SnapshotConfig,
     TransferConfig,
 )
-from deployments.replica.deployment import ReplicaDeployment
+from deployments.replica.deployment import EngineDeployment
 from deployments.tuning.session import TuningSession
 from serve_app.domain.errors import Misconfigured
 from serve_app.domain.executors.hosted import PROVIDERS
@@ -180,7 +180,7 @@ def _bind_pool(
         return deployed.bind(name, replica, INGRESS, ingress_application)
     families = _families(config)
     own = {family: families[family] for family in pool.families}
-    deployed = _pool(config, name, pool, ReplicaDeployment)
+    deployed = _pool(config, name, pool, EngineDeployment)
     return deployed.bind(name, replica, own, INGRESS, ingress_application)
 
 

@@ -21,7 +21,6 @@ from deployments.executors.hosts import AppHost, AppPlan, MakeExecutor, secrets_
 from deployments.executors.python_app import AppSpec, PythonAppExecutor
 from deployments.executors.registry import COG, COMFYUI, PYTHON
 from deployments.executors.replica import ExecutorReplica, ExecutorResources, repeated
-from deployments.ingress_client.local import LocalLeasePort
 from deployments.replica.config import (
     ReplicaConfig,
     TransferConfig,
@@ -29,10 +28,10 @@ from deployments.replica.config import (
     make_fetcher,
     make_uploader,
 )
+from deployments.replica.serving import ReplicaDeployment, end_process
 from deployments.safety.checkers import Checkers
 from deployments.transfer.uploader import StorageCalls
 from serve_app.domain.endpoint import Endpoint
-from serve_app.domain.errors import Unavailable
 from serve_app.domain.executors.hosted import PROVIDERS
 from serve_app.domain.executors.secrets import Secret
 from serve_app.domain.lease import LeaseKey
@@ -44,13 +43,10 @@ MAX_OUTPUT_BYTES = 2 * 2**30  # of a file that a hosted provider made
 OUTPUT_WITHIN_S = 900.0
 
 
-class ExecutorDeployment:
-    """Deployment of a pool of executors. Serve awaits the constructor, so that also starts what it
-    creates."""
+class ExecutorDeployment(ReplicaDeployment[ExecutorReplica]):
+    """Deployment of a pool of executors."""
 
     _scratch: HeldFolder | None = None
-    _replica: ExecutorReplica | None = None
-    _port: LocalLeasePort | None = None
 
     async def __init__(  # pyright: ignore[reportGeneralTypeIssues]  # Serve awaits it
         self, pool: str, config: ReplicaConfig, ingress_name: str, app_name: str | None = None
@@ -79,7 +75,13 @@ class ExecutorDeployment:
             checkers=Checkers(Store(config.weights)),
             signer=handle_port,
         )
-        self._replica = ExecutorReplica(link, resources, config.slots, config.close_within_s)
+        self._replica = ExecutorReplica(
+            link,
+            resources,
+            config.slots,
+            config.close_within_s,
+            end_process=end_process,
+        )
         await self._replica.start()
         if config.comfyui is not None:
             # Its clients want to know its nodes before they send anything.
@@ -99,22 +101,7 @@ class ExecutorDeployment:
         del replica_id
         self._started.sessions.end(held)
 
-    @property
-    def _started(self) -> ExecutorReplica:
-        if self._replica is None:
-            raise Unavailable("The replica has not started.")
-        return self._replica
-
-    async def check_health(self) -> None:
-        """Health check of Serve. If it raises, Serve replaces the replica."""
-        if self._replica is not None:
-            self._replica.check_health()
-
-    async def __del__(self) -> None:
-        if self._replica is not None:
-            await self._replica.aclose()
-        if self._port is not None:
-            await self._port.aclose()
+    async def _aclose(self) -> None:
         if self._scratch is not None:
             self._scratch.remove()
 

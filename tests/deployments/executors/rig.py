@@ -171,6 +171,7 @@ class ExecutorRig:
         """``apps_dir``: directory of environments, if several tests share them. ``queue``: what
         gives the leases, in place of the test."""
         self.port = FakeLeasePort()
+        self.process_ended = asyncio.Event()
         self.storage = HttpStorage()
         self.source = source(self.storage, code)
         self.signer = FakeFileSigner()
@@ -197,7 +198,9 @@ class ExecutorRig:
             checkers=Checkers(Store(StoreConfig(folder / "weights"))),
             signer=self.signer,
         )
-        self.replica = ExecutorReplica(link, resources, slots, close_within_s=4.0)
+        self.replica = ExecutorReplica(
+            link, resources, slots, close_within_s=4.0, end_process=self.process_ended.set
+        )
 
     def _hosted(self) -> AppExecutor:
         def fetcher() -> Fetcher:
