@@ -10,7 +10,7 @@ module that binds deployments, and the only module of ``serve_app`` that imports
 """
 
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -23,9 +23,10 @@ from ray.serve.config import AutoscalingConfig, AutoscalingPolicy
 from deployments.executors import describing
 from deployments.executors.cog import deploying as cog_deploying
 from deployments.executors.comfyui import deploying as comfyui_deploying
+from deployments.executors.comfyui.workflow import COMFYUI
 from deployments.executors.deployment import ExecutorDeployment
 from deployments.executors.environment import Environments
-from deployments.executors.registry import COMFYUI, EXECUTORS
+from deployments.executors.registry import EXECUTORS
 from deployments.families.registry import FAMILIES
 from deployments.replica import tuned
 from deployments.replica.config import (
@@ -162,12 +163,11 @@ def checked_config(settings: Mapping[str, Any]) -> Config:
     """
     refuse_unknown()
     config = read_config(settings)
-    families = _families(config)
     location_of(config)  # reports contradicting settings before anything starts
     if config.weights.weights_mirror:
         bucket_of(config.weights.weights_mirror)
-    pools = config.models.pools or _default_pools(config, families)
-    _check_pools(pools, families)
+    pools = config.models.pools or _default_pools(config)
+    _check_pools(pools, [*_families(config), *EXECUTORS])
     return config.with_pools(pools)
 
 
@@ -185,8 +185,8 @@ def _bind_pool(
 
 
 def _families(config: Config) -> dict[str, str]:
-    """Families and executors that pools may host, by their code."""
-    return {**FAMILIES, **EXECUTORS, **config.models.families}
+    """Families of the engine that pools may host, by their code."""
+    return {**FAMILIES, **config.models.families}
 
 
 def _runs_apps(pool: PoolConfig) -> bool:
@@ -198,7 +198,7 @@ def tuning_session(config: Config) -> TuningSession:
     return TuningSession(
         tuned.TuningFile(config.tuning_file),
         config.server.data_dir / "tuning",
-        {**FAMILIES, **config.models.families},
+        _families(config),
         config.weights.store(),
         SystemClock().monotonic,
         needs_gpu=config.models.gpus > 0,
@@ -213,16 +213,15 @@ def tuning_file(config: Config) -> tuned.TuningFile:
 def hosted_families(config: Config) -> frozenset[str]:
     """Families that at least one pool of this configuration hosts."""
     if config.models.pools is None:
-        return frozenset(_families(config))
+        return frozenset((*_families(config), *EXECUTORS))
     return frozenset(family for pool in config.models.pools.values() for family in pool.families)
 
 
-def _default_pools(config: Config, families: dict[str, str]) -> dict[str, PoolConfig]:
+def _default_pools(config: Config) -> dict[str, PoolConfig]:
     """Pools of an installation that configures none: one with every family, so one process, one
     engine and one memory budget; one for apps, and one for hosted providers, which have no replica
     until they are called."""
-    own = tuple(name for name in families if name not in EXECUTORS)
-    studio = PoolConfig(families=own, num_gpus=1 if config.models.gpus else 0)
+    studio = PoolConfig(families=tuple(_families(config)), num_gpus=1 if config.models.gpus else 0)
     local = tuple(name for name in EXECUTORS if name not in PROVIDERS)
     apps = PoolConfig(families=local, min_replicas=0, slots=APP_SLOTS)
     hosted = PoolConfig(families=PROVIDERS, min_replicas=0, slots=HOSTED_SLOTS)
@@ -253,7 +252,7 @@ def _apps_dir(config: Config) -> Path:
     return config.server.data_dir / "apps"
 
 
-def _check_pools(pools: dict[str, PoolConfig], families: dict[str, str]) -> None:
+def _check_pools(pools: dict[str, PoolConfig], families: Sequence[str]) -> None:
     for name, pool in pools.items():
         unknown = sorted(set(pool.families) - set(families))
         if unknown:

@@ -22,7 +22,7 @@ from deployments.executors.fal import source
 from deployments.executors.fal.description import check_files, requirements_of, usable
 from deployments.executors.fal.source import files_beside
 from deployments.executors.process import child_environment
-from deployments.executors.python_app import library_path, worker_module
+from deployments.executors.python.executor import library_path, worker_module
 from serve_app.domain.errors import Misconfigured
 from serve_app.domain.ports import MAX_CODE_BYTES
 

@@ -17,7 +17,7 @@ from typing import Any, cast
 import httpx2
 
 from deployments.executors.cog import introspection
-from deployments.executors.cog.executor import OPTION
+from deployments.executors.cog.executor import COG, OPTION
 from deployments.executors.cog.predictions import HEALTHY
 from deployments.executors.cog.project import FILE, CogProject, read_project
 from deployments.executors.cog.schema import (
@@ -31,7 +31,6 @@ from deployments.executors.cog.schema import (
 from deployments.executors.describing import bundle, unpack
 from deployments.executors.environment import Environments
 from deployments.executors.process import child_environment
-from deployments.executors.registry import COG
 from serve_app.domain.errors import Misconfigured
 from serve_app.domain.executors.gpus import ANY
 from serve_app.domain.executors.gpus import OPTION as GPU

@@ -10,7 +10,7 @@ from typing import Any
 
 from deployments.executors.comfyui.interface import Interface, interface
 from deployments.executors.comfyui.server import node_classes
-from deployments.executors.registry import COMFYUI
+from deployments.executors.comfyui.workflow import COMFYUI
 from serve_app.domain.endpoint import ComfyUiConfig
 from serve_app.domain.errors import Misconfigured
 from serve_app.paths import absolute
