@@ -13,20 +13,17 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 from ray import serve
 from ray.serve import Application, Deployment
 from ray.serve.config import AutoscalingConfig, AutoscalingPolicy
 
-from deployments.executors import describing
-from deployments.executors.cog import deploying as cog_deploying
-from deployments.executors.comfyui import deploying as comfyui_deploying
 from deployments.executors.comfyui.workflow import COMFYUI
 from deployments.executors.deployment import ExecutorDeployment
 from deployments.executors.environment import Environments
-from deployments.executors.registry import EXECUTORS
+from deployments.executors.kind import Machine
+from deployments.executors.registry import EXECUTORS, find_kinds
 from deployments.families.registry import FAMILIES
 from deployments.replica import tuned
 from deployments.replica.config import (
@@ -38,6 +35,7 @@ from deployments.replica.config import (
 from deployments.replica.deployment import EngineDeployment
 from deployments.tuning.session import TuningSession
 from serve_app.domain.errors import Misconfigured
+from serve_app.domain.executors.deployable import Choices, Deployable
 from serve_app.domain.executors.hosted import PROVIDERS
 from serve_app.ingress import direct_calls
 from serve_app.ingress.deployment import Ingress
@@ -228,24 +226,17 @@ def _default_pools(config: Config) -> dict[str, PoolConfig]:
     return {"studio": studio, "apps": apps, "hosted": hosted}
 
 
-def app_environments(config: Config) -> Environments:
-    """Python environments of apps on this machine."""
-    return Environments(_apps_dir(config) / "environments")
-
-
-def cog_models() -> ModuleType:
-    """Functions that prepare Cog models for ``darkroom deploy``."""
-    return cog_deploying
-
-
-def app_reader() -> ModuleType:
-    """Functions that read and describe apps."""
-    return describing
-
-
-def comfyui_workflows() -> ModuleType:
-    """Functions that read workflows of ComfyUI."""
-    return comfyui_deploying
+def find_deployable(config: Config, choices: Choices) -> Deployable | None:
+    """What the first executor that knows it makes of what ``darkroom deploy`` is asked to serve.
+    None: no executor does."""
+    comfyui = config.models.comfyui
+    machine = Machine(
+        Environments(_apps_dir(config) / "environments"),
+        None if comfyui is None else comfyui.config(),
+        config.weights.store().directory,
+    )
+    made = (kind.deploy(choices, machine) for kind in find_kinds())
+    return next((each for each in made if each is not None), None)
 
 
 def _apps_dir(config: Config) -> Path:

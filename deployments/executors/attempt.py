@@ -6,6 +6,7 @@ import asyncio
 import io
 import logging
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from PIL import Image
@@ -81,30 +82,35 @@ class LatestPreview:
         return taken
 
 
+@dataclass(frozen=True, slots=True)
+class AttemptParts:
+    """What an attempt works with."""
+
+    host: AppHost
+    files: RequestFiles
+    partials: PartialSender
+    source: AppSource
+    clock: Clock
+    slots: SlotQueue
+    on_slot_free: Callable[[], None]
+
+
 class ExecutorAttempt(Attempt):
     """Execution of one lease by an executor."""
 
     ended_by_itself = "The app cancelled the request by itself."
 
-    def __init__(
-        self,
-        lease: Lease,
-        host: AppHost,
-        files: RequestFiles,
-        partials: PartialSender,
-        source: AppSource,
-        clock: Clock,
-        slots: SlotQueue,
-        on_slot_free: Callable[[], None],
-    ) -> None:
+    def __init__(self, lease: Lease, parts: AttemptParts) -> None:
         self._previews = LatestPreview(shown=may_preview(lease), marked=lease.marked)
-        super().__init__(lease, clock, on_slot_free, self._previews, max_lines=MAX_LINES)
+        super().__init__(
+            lease, parts.clock, parts.on_slot_free, self._previews, max_lines=MAX_LINES
+        )
         self.over = asyncio.Event()  # set when neither it nor its call to the app runs any more
-        self._host = host
-        self._files = files
-        self._partials = partials
-        self._source = source
-        self._slots = slots
+        self._host = parts.host
+        self._files = parts.files
+        self._partials = parts.partials
+        self._source = parts.source
+        self._slots = parts.slots
         self._run_s = 0.0
         self._ending: asyncio.Task[None] | None = None  # its call to the app, after a stop
         self._cleaning: asyncio.Task[None] | None = None

@@ -1,4 +1,4 @@
-"""An executor as the rest of Darkroom knows it: its names, and how a replica makes its apps."""
+"""An executor as the rest of Darkroom knows it: its names, its apps, and how they are deployed."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from deployments.executors.base import AppExecutor
 from deployments.executors.environment import Environments
 from deployments.ingress_client.repeating import ExecutorIngress
 from deployments.replica.config import ReplicaConfig
-from serve_app.domain.endpoint import Endpoint
+from serve_app.domain.endpoint import ComfyUiConfig, Endpoint
+from serve_app.domain.executors.deployable import Choices, Deployable
 from serve_app.domain.executors.secrets import Secret
 
 
@@ -29,6 +30,15 @@ class Node:
     code: Callable[[str], Awaitable[Path]]  # from a bundle's digest to the folder with its files
     environments: Environments
     ingress: NodeIngress
+
+
+@dataclass(frozen=True, slots=True)
+class Machine:
+    """What there is where ``darkroom deploy`` runs."""
+
+    environments: Environments
+    comfyui: ComfyUiConfig | None  # of the settings
+    weights: Path | None  # directory of Darkroom's store
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +61,10 @@ class ExecutorKind:
     plan: Callable[[Node, Endpoint, Sequence[Secret]], AppPlan]
     """Function from an endpoint, and the secrets that it names, to its app. ``Misconfigured`` if
     its options are not usable."""
+
+    deploy: Callable[[Choices, Machine], Deployable | None] = lambda *_: None
+    """Function that reads and describes what it could run. None: it is something else.
+    ``Misconfigured`` says what is wrong with it."""
 
     at_start: Callable[[Node], AppPlan | None] = lambda _: None
     """Function to the app that starts with the replica. None: apps start with their requests."""

@@ -9,7 +9,7 @@ from math import inf
 from pathlib import Path
 from typing import Any
 
-from deployments.executors.attempt import ExecutorAttempt
+from deployments.executors.attempt import AttemptParts, ExecutorAttempt
 from deployments.executors.checks import OutputChecks
 from deployments.executors.fal.session import AppSession, OpenAppSessions
 from deployments.executors.files import RequestFiles
@@ -110,19 +110,17 @@ class ExecutorReplica(Replica[ExecutorAttempt]):
             OutputChecks(lease, resources.checkers, ingress),
             resources.signer,
         )
-        partials = PartialSender(lease.held, ingress, self._link.backoff)
-        clock = self._link.clock
-        is_session = lease.priority is Priority.REALTIME
-        attempt = (AppSession if is_session else ExecutorAttempt)(
-            lease,
+        parts = AttemptParts(
             resources.host,
             files,
-            partials,
+            PartialSender(lease.held, ingress, self._link.backoff),
             ingress,
-            clock,
+            self._link.clock,
             self._slots,
             self._slot_freed,
         )
+        is_session = lease.priority is Priority.REALTIME
+        attempt = (AppSession if is_session else ExecutorAttempt)(lease, parts)
         running = self._attempts.values()
         attempt.follow(each for each in running if each.lease.request_id == lease.request_id)
         return attempt

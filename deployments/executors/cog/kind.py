@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import partial
 
+from deployments.executors.cog.deploying import deploy
 from deployments.executors.cog.executor import COG, CogExecutor, CogServerExecutor, CogSpec
 from deployments.executors.kind import AppPlan, ExecutorKind, Node
 from serve_app.domain.endpoint import Endpoint
@@ -19,4 +20,4 @@ def plan(node: Node, endpoint: Endpoint, secrets: Sequence[Secret]) -> AppPlan:
     return AppPlan(spec.key, partial(CogExecutor, spec, node.code, node.environments))
 
 
-KIND = ExecutorKind((COG,), plan)
+KIND = ExecutorKind((COG,), plan, deploy)

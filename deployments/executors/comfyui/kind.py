@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from deployments.executors.comfyui.deploying import deploy
 from deployments.executors.comfyui.executor import ComfyUiExecutor
 from deployments.executors.comfyui.server import comfyui_server
 from deployments.executors.comfyui.workflow import COMFYUI, ComfyUiWorkflow
@@ -36,4 +37,4 @@ def at_start(node: Node) -> AppPlan | None:
     return None if node.config.comfyui is None else server_plan(node)
 
 
-KIND = ExecutorKind((COMFYUI,), plan, at_start)
+KIND = ExecutorKind((COMFYUI,), plan, deploy, at_start)

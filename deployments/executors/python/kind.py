@@ -7,6 +7,7 @@ from pathlib import Path
 
 from deployments.executors.hosts import secrets_version, variables
 from deployments.executors.kind import AppPlan, ExecutorKind, Node
+from deployments.executors.python.deploying import deploy
 from deployments.executors.python.executor import AppSpec, PythonAppExecutor
 from serve_app.domain.endpoint import Endpoint
 from serve_app.domain.executors.secrets import Secret
@@ -23,4 +24,4 @@ def plan(node: Node, endpoint: Endpoint, secrets: Sequence[Secret]) -> AppPlan:
     return AppPlan(spec.key, made, secrets_version(given))
 
 
-KIND = ExecutorKind(("python",), plan)
+KIND = ExecutorKind(("python",), plan, deploy)

@@ -7,12 +7,15 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import click
 import pytest
 
 from deployments import executors
 from deployments.executors.registry import EXECUTORS, find_kinds
 from serve_app.app import checked_config, hosted_families
+from serve_app.cli.apps.deployable import deployable
 from serve_app.domain.endpoint import Endpoint, Weights
+from serve_app.domain.executors.deployable import Choices
 from serve_app.domain.lease import Signal, SignalKind
 from serve_app.domain.realtime import session_kind
 from tests.deployments.executors.rig import FILE, ExecutorRig
@@ -24,6 +27,7 @@ import asyncio
 
 from deployments.executors.base import LoggedLine, MadeFile, MadeOutput
 from deployments.executors.kind import AppPlan, ExecutorKind
+from serve_app.domain.executors.deployable import Deployable
 from serve_app.domain.errors import InvalidInput
 from serve_app.domain.progress import Progress, Stage
 
@@ -59,7 +63,17 @@ def plan(node, endpoint, secrets):
     return AppPlan("shout", lambda home: Shouter())
 
 
-KIND = ExecutorKind(("shout",), plan)
+def deploy(choices, machine):
+    path = choices.path
+    if path is None or path.suffix != ".shout":
+        return None
+    choices.refuse("a shout", "--pool")
+    options = {"input_schema": {"type": "object"}, "output_schema": {"type": "object"}}
+    entry = {"family": "shout", "schema": "json", "description": "", "options": options}
+    return Deployable([(choices.base_id(path.stem), choices.entry(entry))])
+
+
+KIND = ExecutorKind(("shout",), plan, deploy)
 '''
 
 ENDPOINT = Endpoint(
@@ -122,3 +136,15 @@ def test_pools_host_it_as_they_host_the_others() -> None:
     pools = config.models.pools or {}
     assert "shout" in pools["apps"].families
     assert session_kind(ENDPOINT) == "none"
+
+
+@pytest.mark.usefixtures("shouting")
+def test_what_it_knows_is_deployed_by_the_same_command(tmp_path: Path) -> None:
+    file = tmp_path / "loud.shout"
+    file.touch()
+    made = deployable(Choices(file, pool="apps"))
+    assert made is not None
+    ((id_, entry),) = made.entries
+    assert (id_, entry["pool"], entry["category"]) == ("apps/loud", "apps", "text-to-text")
+    with pytest.raises(click.UsageError, match="--app cannot be used for a shout"):
+        deployable(Choices(file, class_name="App"))
