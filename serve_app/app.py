@@ -10,22 +10,20 @@ module that binds deployments, and the only module of ``serve_app`` that imports
 """
 
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 from ray import serve
 from ray.serve import Application, Deployment
 from ray.serve.config import AutoscalingConfig, AutoscalingPolicy
 
-from deployments.executors import describing
-from deployments.executors.cog import deploying as cog_deploying
-from deployments.executors.comfyui import deploying as comfyui_deploying
+from deployments.executors.comfyui.workflow import COMFYUI
 from deployments.executors.deployment import ExecutorDeployment
 from deployments.executors.environment import Environments
-from deployments.executors.registry import COMFYUI, EXECUTORS
+from deployments.executors.kind import Machine
+from deployments.executors.registry import EXECUTORS, find_kinds
 from deployments.families.registry import FAMILIES
 from deployments.replica import tuned
 from deployments.replica.config import (
@@ -34,9 +32,10 @@ from deployments.replica.config import (
     SnapshotConfig,
     TransferConfig,
 )
-from deployments.replica.deployment import ReplicaDeployment
+from deployments.replica.deployment import EngineDeployment
 from deployments.tuning.session import TuningSession
 from serve_app.domain.errors import Misconfigured
+from serve_app.domain.executors.deployable import Choices, Deployable
 from serve_app.domain.executors.hosted import PROVIDERS
 from serve_app.ingress import direct_calls
 from serve_app.ingress.deployment import Ingress
@@ -162,12 +161,11 @@ def checked_config(settings: Mapping[str, Any]) -> Config:
     """
     refuse_unknown()
     config = read_config(settings)
-    families = _families(config)
     location_of(config)  # reports contradicting settings before anything starts
     if config.weights.weights_mirror:
         bucket_of(config.weights.weights_mirror)
-    pools = config.models.pools or _default_pools(config, families)
-    _check_pools(pools, families)
+    pools = config.models.pools or _default_pools(config)
+    _check_pools(pools, [*_families(config), *EXECUTORS])
     return config.with_pools(pools)
 
 
@@ -180,13 +178,13 @@ def _bind_pool(
         return deployed.bind(name, replica, INGRESS, ingress_application)
     families = _families(config)
     own = {family: families[family] for family in pool.families}
-    deployed = _pool(config, name, pool, ReplicaDeployment)
+    deployed = _pool(config, name, pool, EngineDeployment)
     return deployed.bind(name, replica, own, INGRESS, ingress_application)
 
 
 def _families(config: Config) -> dict[str, str]:
-    """Families and executors that pools may host, by their code."""
-    return {**FAMILIES, **EXECUTORS, **config.models.families}
+    """Families of the engine that pools may host, by their code."""
+    return {**FAMILIES, **config.models.families}
 
 
 def _runs_apps(pool: PoolConfig) -> bool:
@@ -198,7 +196,7 @@ def tuning_session(config: Config) -> TuningSession:
     return TuningSession(
         tuned.TuningFile(config.tuning_file),
         config.server.data_dir / "tuning",
-        {**FAMILIES, **config.models.families},
+        _families(config),
         config.weights.store(),
         SystemClock().monotonic,
         needs_gpu=config.models.gpus > 0,
@@ -213,47 +211,39 @@ def tuning_file(config: Config) -> tuned.TuningFile:
 def hosted_families(config: Config) -> frozenset[str]:
     """Families that at least one pool of this configuration hosts."""
     if config.models.pools is None:
-        return frozenset(_families(config))
+        return frozenset((*_families(config), *EXECUTORS))
     return frozenset(family for pool in config.models.pools.values() for family in pool.families)
 
 
-def _default_pools(config: Config, families: dict[str, str]) -> dict[str, PoolConfig]:
+def _default_pools(config: Config) -> dict[str, PoolConfig]:
     """Pools of an installation that configures none: one with every family, so one process, one
     engine and one memory budget; one for apps, and one for hosted providers, which have no replica
     until they are called."""
-    own = tuple(name for name in families if name not in EXECUTORS)
-    studio = PoolConfig(families=own, num_gpus=1 if config.models.gpus else 0)
+    studio = PoolConfig(families=tuple(_families(config)), num_gpus=1 if config.models.gpus else 0)
     local = tuple(name for name in EXECUTORS if name not in PROVIDERS)
     apps = PoolConfig(families=local, min_replicas=0, slots=APP_SLOTS)
     hosted = PoolConfig(families=PROVIDERS, min_replicas=0, slots=HOSTED_SLOTS)
     return {"studio": studio, "apps": apps, "hosted": hosted}
 
 
-def app_environments(config: Config) -> Environments:
-    """Python environments of apps on this machine."""
-    return Environments(_apps_dir(config) / "environments")
-
-
-def cog_models() -> ModuleType:
-    """Functions that prepare Cog models for ``darkroom deploy``."""
-    return cog_deploying
-
-
-def app_reader() -> ModuleType:
-    """Functions that read and describe apps."""
-    return describing
-
-
-def comfyui_workflows() -> ModuleType:
-    """Functions that read workflows of ComfyUI."""
-    return comfyui_deploying
+def find_deployable(config: Config, choices: Choices) -> Deployable | None:
+    """What the first executor that knows it makes of what ``darkroom deploy`` is asked to serve.
+    None: no executor does."""
+    comfyui = config.models.comfyui
+    machine = Machine(
+        Environments(_apps_dir(config) / "environments"),
+        None if comfyui is None else comfyui.config(),
+        config.weights.store().directory,
+    )
+    made = (kind.deploy(choices, machine) for kind in find_kinds())
+    return next((each for each in made if each is not None), None)
 
 
 def _apps_dir(config: Config) -> Path:
     return config.server.data_dir / "apps"
 
 
-def _check_pools(pools: dict[str, PoolConfig], families: dict[str, str]) -> None:
+def _check_pools(pools: dict[str, PoolConfig], families: Sequence[str]) -> None:
     for name, pool in pools.items():
         unknown = sorted(set(pool.families) - set(families))
         if unknown:

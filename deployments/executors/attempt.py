@@ -6,6 +6,7 @@ import asyncio
 import io
 import logging
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from PIL import Image
@@ -22,15 +23,13 @@ from deployments.executors.base import (
 from deployments.executors.files import RequestFiles
 from deployments.executors.hosts import AppHost
 from deployments.executors.partials import PartialSender
-from deployments.ingress_client.repeating import IngressRetry
-from deployments.replica.attempt_state import AttemptState, Phase, StopReason
-from deployments.replica.failures import PrintedLines, as_failure
+from deployments.replica.attempt import CANCELLED, Attempt, may_preview
+from deployments.replica.attempt_state import Phase, StopReason
 from deployments.replica.poller import SlotQueue
-from deployments.transfer.uploader import StorageRetry
-from serve_app.domain.errors import TOO_LATE, Cancelled, Expired, PipelineFailed, ReplicaDied
+from serve_app.domain.errors import Cancelled, PipelineFailed
 from serve_app.domain.executors.hosted import moves
 from serve_app.domain.executors.secrets import named_by
-from serve_app.domain.lease import Lease, LeaseKey
+from serve_app.domain.lease import Lease
 from serve_app.domain.media.marking import XMP, MarkPolicy
 from serve_app.domain.outcome import Outcome, Usage
 from serve_app.domain.ports import AppSource, Clock
@@ -38,7 +37,6 @@ from serve_app.domain.progress import Preview, Progress
 
 log = logging.getLogger(__name__)
 
-CANCELLED = "The request was cancelled."
 CANCEL_GRACE_S = 5.0
 """Time for a cancelled request to end by itself. Then its process is ended."""
 
@@ -84,37 +82,35 @@ class LatestPreview:
         return taken
 
 
-class ExecutorAttempt:
-    """Execution of one lease. Use on one event loop; others read ``state``."""
+@dataclass(frozen=True, slots=True)
+class AttemptParts:
+    """What an attempt works with."""
 
-    def __init__(
-        self,
-        lease: Lease,
-        host: AppHost,
-        files: RequestFiles,
-        partials: PartialSender,
-        source: AppSource,
-        clock: Clock,
-        slots: SlotQueue,
-        on_slot_free: Callable[[], None],
-    ) -> None:
-        self.lease = lease
-        self.state = AttemptState(clock, on_slot_free, Phase.WAITING)
-        if lease.trace:
-            self.state.trace()
-        self.hand_back_reason: str | None = None
-        # What the operator's policy has to see first is not shown before.
-        shown = all(rule["action"] == "flag" for rule in lease.output_rules)
-        self.previewer = LatestPreview(shown=shown, marked=lease.marked)
-        self.printed = PrintedLines(MAX_LINES)
+    host: AppHost
+    files: RequestFiles
+    partials: PartialSender
+    source: AppSource
+    clock: Clock
+    slots: SlotQueue
+    on_slot_free: Callable[[], None]
+
+
+class ExecutorAttempt(Attempt):
+    """Execution of one lease by an executor."""
+
+    ended_by_itself = "The app cancelled the request by itself."
+
+    def __init__(self, lease: Lease, parts: AttemptParts) -> None:
+        self._previews = LatestPreview(shown=may_preview(lease), marked=lease.marked)
+        super().__init__(
+            lease, parts.clock, parts.on_slot_free, self._previews, max_lines=MAX_LINES
+        )
         self.over = asyncio.Event()  # set when neither it nor its call to the app runs any more
-        self._host = host
-        self._files = files
-        self._partials = partials
-        self._source = source
-        self._clock = clock
-        self._slots = slots
-        self._task: asyncio.Task[Any] | None = None
+        self._host = parts.host
+        self._files = parts.files
+        self._partials = parts.partials
+        self._source = parts.source
+        self._slots = parts.slots
         self._run_s = 0.0
         self._ending: asyncio.Task[None] | None = None  # its call to the app, after a stop
         self._cleaning: asyncio.Task[None] | None = None
@@ -128,71 +124,22 @@ class ExecutorAttempt:
             if each.state.stopped is None:
                 each.stop(StopReason.FENCED)
 
-    @property
-    def held(self) -> LeaseKey:
-        return self.lease.held
+    async def _execute(self) -> Outcome:
+        output = await self._make()
+        self.state.enter(Phase.DELIVERING)
+        output, artifacts = await self._files.store(output, self.state.set_progress)
+        await self._partials.flush()
+        return Outcome(output=output, artifacts=artifacts, usage=self._usage())
 
-    @property
-    def handed_back(self) -> bool:
-        return self.state.stopped is StopReason.HANDED_BACK
-
-    async def run(self) -> Outcome:
-        """Run the lease and return its outcome. Raises only ``CancelledError``, and only when the
-        task is cancelled by a caller other than ``stop``."""
-        state, self._task = self.state, asyncio.current_task()
-        timer = self._stop_at_deadline()
-        try:
-            output = await self._make()
-            state.enter(Phase.DELIVERING)
-            output, artifacts = await self._files.store(output, state.set_progress)
-            await self._partials.flush()
-            return Outcome(output=output, artifacts=artifacts, usage=self._usage())
-        except asyncio.CancelledError:
-            if state.stopped is None or self._task is None:
-                raise
-            self._task.uncancel()
-            return self._failed(Cancelled(CANCELLED))
-        except (StorageRetry, IngressRetry) as error:
-            # The result cannot be stored anywhere, or the app cannot be started without what the
-            # ingress has. That is not a failure of the request.
-            state.stopped = state.stopped or StopReason.HANDED_BACK
-            self.hand_back_reason = error.message
-            return self._failed(error)
-        except Exception as error:
-            return self._failed(error)
-        finally:
-            if timer is not None:
-                timer.cancel()
-            # First: the outcome is decided, and a stop from here on must not take it away.
-            state.enter(Phase.ENDED)
-            self._cleaning = asyncio.create_task(self._clean_up())
-            await asyncio.shield(self._cleaning)
+    async def _release(self) -> None:
+        self._cleaning = asyncio.create_task(self._clean_up())
+        await asyncio.shield(self._cleaning)
 
     @property
     def must_stay(self) -> bool:
         """True while its result exists only here: it is in the answer to a call that is paid."""
         here = self.state.phase in (Phase.IN_ENGINE, Phase.DELIVERING)
         return here and moves(self.lease.endpoint) is False
-
-    def stop(self, why: StopReason) -> None:
-        """End the attempt soon. ``HANDED_BACK`` is ignored after the app: it is nearly done. What
-        has its outcome is not ended any more."""
-        state = self.state
-        if why is StopReason.HANDED_BACK and (not state.needs_engine or self.must_stay):
-            return
-        if state.stopped is not StopReason.FENCED:
-            state.stopped = why
-        if self._task is not None and state.phase is not Phase.ENDED:
-            self._task.cancel()
-
-    def abandon(self) -> None:
-        """Hand the lease back without waiting for the app or an upload, unless it must stay."""
-        if self.must_stay:
-            return
-        self.stop(StopReason.HANDED_BACK)
-        if self._task is not None and self.state.phase is not Phase.ENDED:
-            self.state.stopped = self.state.stopped or StopReason.HANDED_BACK
-            self._task.cancel()
 
     async def discard(self) -> None:
         """Delete the uploaded files. They will never be read."""
@@ -208,8 +155,7 @@ class ExecutorAttempt:
         if self._files.are_remote:
             state.enter(Phase.FETCHING)
         given = await self._files.fetch(state.set_progress)
-        state.enter(Phase.WAITING)
-        await self._slots.take(self)
+        await self._take_slot(self._slots)
         lease = self.lease
         secrets = (
             await self._source.secrets(lease.held, lease.tenant)
@@ -250,7 +196,7 @@ class ExecutorAttempt:
             elif isinstance(event, PartialOutput):
                 await self._add_partial(event)
             elif isinstance(event, PreviewPicture):
-                self.previewer.offer(event.step, event.picture)
+                self._previews.offer(event.step, event.picture)
             elif isinstance(event, MadeOutput):
                 return event.output
             elif isinstance(event, Progress):
@@ -279,24 +225,8 @@ class ExecutorAttempt:
             log.warning("The app goes on with a cancelled request, so its process is ended.")
             await self._host.end(executor)
 
-    def _stop_at_deadline(self) -> asyncio.TimerHandle | None:
-        if self.lease.deadline_s is None:
-            return None
-        left_s = max(self.lease.deadline_s, 0.0)
-        return asyncio.get_running_loop().call_later(left_s, self.stop, StopReason.DEADLINE)
-
     def _usage(self) -> Usage:
         return Usage(run_s=round(self._run_s, 4))
-
-    def _failed(self, error: Exception) -> Outcome:
-        stopped = self.state.stopped
-        if isinstance(error, Cancelled) and stopped is None:
-            error = ReplicaDied("The app cancelled the request by itself.")
-        if isinstance(error, Cancelled) and stopped is StopReason.DEADLINE:
-            error = Expired(TOO_LATE)
-        elif not isinstance(error, Cancelled):
-            log.warning("The attempt failed.", exc_info=error)
-        return Outcome(failure=as_failure(error), usage=self._usage())
 
 
 def _small(picture: bytes, *, marked: bool) -> bytes:

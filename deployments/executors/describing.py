@@ -22,7 +22,7 @@ from deployments.executors.fal import source
 from deployments.executors.fal.description import check_files, requirements_of, usable
 from deployments.executors.fal.source import files_beside
 from deployments.executors.process import child_environment
-from deployments.executors.python_app import library_path, worker_module
+from deployments.executors.python.executor import library_path, worker_module
 from serve_app.domain.errors import Misconfigured
 from serve_app.domain.ports import MAX_CODE_BYTES
 
@@ -213,11 +213,33 @@ async def _imported(
     python: Path, app: AppClass, name: str, folder: Path, within_s: float
 ) -> Mapping[str, Any]:
     """Description by a worker in an environment."""
-    module = name.partition(":")[0]
+    found = await imported(
+        [str(python), "-m", worker_module(is_fal=app.is_fal), "describe", name],
+        folder,
+        child_environment(folder) | library_path(app.requirements),
+        f"{name.partition(':')[0]}.py",
+        name,
+        within_s,
+    )
+    if "failed" in found:
+        raise Misconfigured(str(found["failed"]))
+    return found
+
+
+async def imported(
+    command: Sequence[str],
+    folder: Path,
+    environment: Mapping[str, str],
+    code: str,
+    name: str,
+    within_s: float,
+) -> Mapping[str, Any]:
+    """What a process says in its last line after the import of ``code``. ``Misconfigured``: it says
+    nothing of ``name`` that can be read, or takes too long."""
     process = await asyncio.create_subprocess_exec(
-        *(str(python), "-m", worker_module(is_fal=app.is_fal), "describe", name),
+        *command,
         cwd=folder,
-        env=child_environment(folder) | library_path(app.requirements),
+        env=environment,
         stdin=asyncio.subprocess.DEVNULL,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
@@ -228,18 +250,15 @@ async def _imported(
             output, errors = await process.communicate()
     except TimeoutError:
         raise Misconfigured(
-            f"The import of {module}.py took longer than {within_s:g} s. Do slow work in setup()."
+            f"The import of {code} took longer than {within_s:g} s. Do slow work in setup()."
         ) from None
     finally:
         with contextlib.suppress(ProcessLookupError):  # also what the import has started
             os.killpg(process.pid, signal.SIGKILL)
         await process.wait()
     try:
-        described = dict[str, Any](json.loads(output.splitlines()[-1]))
+        return dict[str, Any](json.loads(output.splitlines()[-1]))
     except (IndexError, TypeError, ValueError):
         said = errors.decode(errors="replace").strip().splitlines()
         why = said[-1] if said else f"status {process.returncode}"
         raise Misconfigured(f"{name} cannot be read: {why}") from None
-    if "failed" in described:
-        raise Misconfigured(str(described["failed"]))
-    return described

@@ -15,6 +15,7 @@ from pathlib import Path
 from secrets import token_hex
 
 from deployments.executors.base import AppExecutor
+from deployments.executors.kind import AppPlan
 from serve_app.domain.endpoint import Endpoint
 from serve_app.domain.errors import DarkroomError, SecretMissing
 from serve_app.domain.executors.secrets import Secret, named_by
@@ -25,16 +26,7 @@ log = logging.getLogger(__name__)
 STOP_GRACE_S = 10.0
 
 
-@dataclass(frozen=True, slots=True)
-class AppPlan:
-    """The app of an endpoint: its name, and how its executor is made."""
-
-    name: str
-    make: Callable[[Path], AppExecutor]  # from the folder for the files of its process
-    version: str = ""  # another one of the same app is ended when it is not in use
-
-
-MakeExecutor = Callable[[Endpoint, Sequence[Secret]], AppPlan]
+MakePlan = Callable[[Endpoint, Sequence[Secret]], AppPlan]
 """Function from an endpoint, and the secrets that it names, to its app."""
 
 
@@ -68,7 +60,7 @@ class AppHost:
     until one is not in use.
     """
 
-    def __init__(self, make: MakeExecutor, max_apps: int, homes: Path) -> None:
+    def __init__(self, make: MakePlan, max_apps: int, homes: Path) -> None:
         """``homes``: folder with one folder for each process, which is removed after its end."""
         self._make = make
         self._max_apps = max_apps
@@ -76,7 +68,7 @@ class AppHost:
         self._apps: dict[tuple[str, str], HostedApp] = {}
         self._changed = asyncio.Condition()
         self._uses = 0
-        self._beginning: asyncio.Task[None] | None = None
+        self._beginning: list[asyncio.Task[None]] = []
         self._ending: set[asyncio.Task[None]] = set()  # processes, which still take their place
 
     @property
@@ -114,7 +106,7 @@ class AppHost:
     def begin(self, plan: AppPlan) -> None:
         """Start an app before a request needs it. If it cannot start, the log says why, and the
         next request tries again."""
-        self._beginning = asyncio.create_task(self._begin(plan))
+        self._beginning.append(asyncio.create_task(self._begin(plan)))
 
     async def _begin(self, plan: AppPlan) -> None:
         app = await self._app(plan, lambda _: None)
@@ -132,8 +124,8 @@ class AppHost:
             await app.remove_home()
 
     async def aclose(self, grace_s: float) -> None:
-        if self._beginning is not None:
-            self._beginning.cancel()
+        for task in self._beginning:
+            task.cancel()
         apps, self._apps = list(self._apps.values()), {}
         for app in apps:
             app.started.cancel()

@@ -1,114 +1,90 @@
-"""Execution of one lease, from loading weights to uploaded files."""
+"""Execution of one lease, as it is for every executor: deadline, stop, outcome and clearing up."""
 
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import logging
-from collections.abc import Awaitable, Callable
-from dataclasses import replace
-from functools import partial
-from typing import TYPE_CHECKING, Any
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import Any, ClassVar, Protocol
 
-from deployments.engine.loop.options import GenerationOptions
-from deployments.families.base import (
-    Family,
-    GenerationCall,
-    GenerationResult,
-    Product,
-    family_loras,
-)
-from deployments.families.image_io import seed_of
-from deployments.families.multi_output import merge, seeds_of, split
-from deployments.families.options import ADAPTERS
-from deployments.replica import weights
-from deployments.replica.attempt_state import AttemptState, Phase, StopReason, computed
+from deployments.ingress_client.repeating import IngressRetry
+from deployments.replica.attempt_state import AttemptState, Phase, StopReason
 from deployments.replica.failures import PrintedLines, as_failure
-from deployments.replica.files import ArtifactDelivery, Files, InputFiles
 from deployments.replica.poller import SlotQueue
-from deployments.replica.previewer import Previewer
-from deployments.replica.resources import ReplicaResources
-from deployments.replica.resume import (
-    FinishedOutput,
-    GenerationStart,
-    MadeDraft,
-    SeparatedFiles,
-    StartPoint,
-    request_start,
-    start_point,
-)
 from deployments.replica.timeline import WAITING
-from deployments.transfer.fetcher import OwnFiles
-from deployments.transfer.lora_fetcher import LoraUse
 from deployments.transfer.uploader import StorageRetry
-from serve_app.domain.errors import (
-    TOO_LATE,
-    Cancelled,
-    Expired,
-    ForkRefused,
-    InvalidInput,
-    LoraRefused,
-    Misconfigured,
-    ReplicaDied,
-    SnapshotRefused,
-    Unsupported,
-)
+from serve_app.domain.errors import TOO_LATE, Cancelled, DarkroomError, Expired, ReplicaDied
 from serve_app.domain.lease import Lease, LeaseKey
-from serve_app.domain.media.safety import VIOLATION
 from serve_app.domain.outcome import Outcome, Usage
-from serve_app.domain.progress import Progress, Stage
-
-if TYPE_CHECKING:  # it imports torch
-    from deployments.engine.loading.loads import PipelineHandle
-    from deployments.engine.lora.format import Lora
+from serve_app.domain.ports import Clock
+from serve_app.domain.progress import Preview
 
 log = logging.getLogger(__name__)
-
-Generate = Callable[[GenerationStart], Awaitable[tuple[GenerationCall, GenerationResult]]]
 
 CANCELLED = "The request was cancelled."
 
 
-class FamilyMissing(Misconfigured):
-    """Raised when the replica does not have the endpoint's family. It does not leave the replica:
-    the attempt is handed back."""
+class PreviewSource(Protocol):
+    """Previews of an attempt."""
+
+    def want(self) -> None: ...
+
+    def take(self) -> Preview | None: ...
 
 
-class Attempt:
-    """Execution of one lease. Use on one event loop; others read ``state``."""
+class Attempt(ABC):
+    """Execution of one lease. Use on one event loop; others read ``state``.
+
+    An executor says how an outcome is made, what it has cost so far, and what is given back and
+    deleted afterwards. All else is here.
+    """
+
+    ended_by_itself: ClassVar[str]
+    """Message of the failure of a request that was cancelled although nobody stopped it."""
+
+    hands_back: ClassVar[tuple[type[DarkroomError], ...]] = (StorageRetry, IngressRetry)
+    """Errors that are no failure of the request: another replica may do better. Here: the result
+    cannot be stored anywhere, or nothing can start without what the ingress has."""
 
     def __init__(
         self,
         lease: Lease,
-        family: Family | None,
-        resources: ReplicaResources,
+        clock: Clock,
         on_engine_left: Callable[[], None],
-        slots: SlotQueue | None = None,
-        beside: PipelineHandle | None = None,
+        previewer: PreviewSource,
+        phase: Phase = Phase.WAITING,
+        max_lines: int = 0,
     ) -> None:
-        """``family`` None hands the attempt back. ``on_engine_left`` is called when the attempt
-        does not need its slot, or not yet. ``slots``: where it takes its slot once its files are
-        fetched. None: it has one already. ``beside``: a handle of its pipeline that is held."""
+        """``on_engine_left`` is called when the attempt does not need its slot, or not yet.
+        ``max_lines``: printed lines that wait for a report."""
         self.lease = lease
-        phase = Phase.LOADING if slots is None else Phase.WAITING
-        self.state = AttemptState(resources.clock, on_engine_left, phase)
+        self.state = AttemptState(clock, on_engine_left, phase)
         if lease.trace:
             self.state.trace()
-        self._slots = slots
-        self._waited_s = 0.0  # for a slot
-        self.printed = PrintedLines()  # pipelines print none
+        self.previewer = previewer
+        self.printed = PrintedLines(max_lines)
         self.hand_back_reason: str | None = None  # why the lease is handed back
-        self.previewer = Previewer(resources.encoders, marked=lease.marked)
         self._why_hung = ""
-        self._family = family
-        self._resources = resources
+        self._waited_s = 0.0  # for a slot
+        self._clock = clock
         self._task: asyncio.Task[Any] | None = None
-        self._beside = beside
-        self._handle: PipelineHandle | None = None
-        scope = resources.cache_scope(lease.tenant)
-        self._loras = LoraUse(resources.loras, scope, lease.tenant)
-        self._own: list[Lora] = []  # the endpoint's adapters
-        self._delivery = ArtifactDelivery(lease, resources, self.state.set_progress)
+
+    @abstractmethod
+    async def _execute(self) -> Outcome:
+        """Make and store what the lease asks for. It is cancelled to stop the attempt."""
+
+    @abstractmethod
+    def _usage(self) -> Usage:
+        """Usage until now."""
+
+    @abstractmethod
+    async def _release(self) -> None:
+        """Give back what the attempt has used. Its outcome is decided."""
+
+    @abstractmethod
+    async def discard(self) -> None:
+        """Delete the uploaded files. They will never be read."""
 
     @property
     def held(self) -> LeaseKey:
@@ -118,274 +94,79 @@ class Attempt:
     def handed_back(self) -> bool:
         return self.state.stopped is StopReason.HANDED_BACK
 
+    @property
+    def must_stay(self) -> bool:
+        """True while another replica could not make the result again."""
+        return False
+
     async def run(self) -> Outcome:
         """Run the lease and return its outcome. Raises only ``CancelledError``, and only when the
         task is cancelled by a caller other than ``stop``."""
         state, self._task = self.state, asyncio.current_task()
         timer = self._stop_at_deadline()
         try:
-            product, files = await self._produce()
-            made = SeparatedFiles.of(product, files)
-            return Outcome(
-                output=made.output,
-                artifacts=made.artifacts,
-                usage=replace(self._usage(product.units), share=product.share),
-                drafts=made.drafts,
-            )
+            return await self._execute()
         except asyncio.CancelledError:
             if state.stopped is None or self._task is None:
                 raise
             self._task.uncancel()
             return self._failed(Cancelled(CANCELLED))
-        except (StorageRetry, FamilyMissing) as error:
-            # The result cannot be stored anywhere, or another replica has the family. Neither is a
-            # failure of the request.
+        except self.hands_back as error:
             state.stopped = state.stopped or StopReason.HANDED_BACK
             self.hand_back_reason = error.message
-            return self._failed(error)
-        except LoraRefused as error:
-            return self._failed(self._explained(error))
+            log.warning("The attempt cannot go on here: %s", error.message)
+            return Outcome(failure=as_failure(error), usage=self._usage())
         except Exception as error:
             return self._failed(error)
         finally:
             if timer is not None:
                 timer.cancel()
-            state.generation = None
-            self.previewer.unfollow()
-            self._release_pipeline()
-            self._loras.release()
-            self._delivery.close()
+            # First: the outcome is decided, and a stop from here on must not take it away.
             state.enter(Phase.ENDED)
+            await self._release()
 
     def stop(self, why: StopReason) -> None:
-        """End the attempt soon. ``HANDED_BACK`` is ignored after the engine: it is nearly done."""
+        """End the attempt soon. ``HANDED_BACK`` is ignored when it is nearly done, or must stay;
+        what has its outcome is not ended any more."""
         state = self.state
-        if why is StopReason.HANDED_BACK and not state.needs_engine:
+        if why is StopReason.HANDED_BACK and (not state.needs_engine or self.must_stay):
             return
         if state.stopped not in (StopReason.FENCED, StopReason.HUNG) or why is StopReason.FENCED:
             state.stopped = why
         if state.generation is not None:
             state.generation.cancel()
-        elif self._task is not None and state.phase is not Phase.ENDED:
-            self._task.cancel()
+        else:
+            self._cancel()
 
     def fail_hung(self, why: str) -> None:
         """End the attempt as failed and retryable: it hangs, and its replica will be replaced.
         ``why`` is the message for the owner of the request."""
         if self.state.stopped is None and self._task is not None:
             self.state.stopped, self._why_hung = StopReason.HUNG, why
-            self._task.cancel()
+            self._cancel()
 
     def abandon(self) -> None:
-        """Hand the lease back without waiting for a step, an encoding or an upload to end."""
-        if self.state.phase is Phase.ENDED:
+        """Hand the lease back without waiting for a step, an encoding or an upload to end, unless
+        the attempt must stay."""
+        if self.must_stay or self.state.phase is Phase.ENDED:
             return
         self.state.stopped = self.state.stopped or StopReason.HANDED_BACK
-        if self._task is not None:
+        self._cancel()
+
+    def _cancel(self) -> None:
+        if self._task is not None and self.state.phase is not Phase.ENDED:
             self._task.cancel()
 
-    async def discard(self) -> None:
-        """Delete the uploaded files. They will never be read."""
-        await self._delivery.discard()
-
-    async def _produce(self) -> tuple[Product, Files]:
-        lease, state = self.lease, self.state
-        family = self._runnable_family()
-        inputs = InputFiles(lease, self._resources)
-        await self._fetch(family, inputs)
-        seed = _seed(lease.request_id)
-        begin = await request_start(lease, seed, self._resources)
-        await self._take_slot()
-        handle = self._handle = self._acquired(family)
-        pipeline = await _loaded(handle)
-        state.enter_stage(None)
-        if lease.snapshot_url is None:
-            start = StartPoint(split(lease, seed))
-        else:
-            start = await start_point(lease, lease.snapshot_url, seed, self._resources)
-        state.parts = len(start.parts)
-        files: list[Files] = []
-        for output in start.finished:
-            files.append(await self._delivery.deliver_again(output.product))
-            state.add_resumed(output)
-        snapshot = start.snapshot
-        for number, part in list(enumerate(start.parts))[len(start.finished) :]:
-            prepare = partial(inputs.prepare, family, pipeline, part.input, seed)
-            self._delivery.describe(part.described, seed)
-            generate = partial(self._generate, handle, prepare, number=number)
-            draft, begins = None, replace(begin, snapshot=snapshot)
-            if begin.point is not None:
-                draft = await self._draft(generate, begins, seed_of(part.input, seed))
-                begins = draft.preview
-            call, result = await generate(begins)
-            if draft is not None:
-                result = draft.of(result)
-            snapshot = None  # it belongs to the first part only
-            # A view keeps the weights in memory, and delivery takes a while.
-            call = replace(call, view=None)
-            state.end_generation()
-            if number == state.parts - 1:  # before, a stop ends the delivery too
-                self._release_pipeline()
-                state.enter(Phase.DELIVERING)
-            product, uploaded = await self._delivery.deliver(
-                family, call, result, part.tickets, draft
-            )
-            state.outputs.append(FinishedOutput(begin.charged(product), result.steps))
-            files.append(uploaded)
-        seeds = lease.input.get("seeds")
-        if begin.point is not None:
-            seeds = seeds_of(lease.input, seed)
-        product = merge([each.product for each in state.outputs], seeds)
-        return product, tuple(file for each in files for file in each)
-
-    async def _fetch(self, family: Family, inputs: InputFiles) -> None:
-        """Fetch the files that the endpoint and the input name, without a slot."""
-        lease, state = self.lease, self.state
-        if lease.endpoint.options.get(ADAPTERS):
-            self._own = await asyncio.to_thread(
-                weights.adapters, self._resources.store, lease.endpoint, lease.input
-            )
-        requested = family_loras(family, lease.input)
-        if self._slots is not None and (inputs.are_remote or not self._loras.are_here(requested)):
-            state.enter(Phase.FETCHING)
-        await inputs.fetch(state.set_progress)
-        if requested:
-            state.set_progress(Progress(Stage.FETCHING))
-            await self._loras.fetch(requested, OwnFiles.of(lease))
-            used = {each.file.stem for each in self._loras.loras()}  # named by their digests
-            if used & lease.blocked_loras:
-                message = "the operator of this installation does not allow this LoRA"
-                raise InvalidInput.of_field("loras", message, VIOLATION)
-
-    async def _take_slot(self) -> None:
-        if self._slots is None:
-            return
-        clock = self._resources.clock
-        began = clock.monotonic()
+    async def _take_slot(self, slots: SlotQueue) -> None:
+        """Wait for a slot, which is free for others meanwhile."""
+        began = self._clock.monotonic()
         self.state.enter(Phase.WAITING)
         self.state.enter_stage(WAITING)
         try:
-            await self._slots.take(self)
+            await slots.take(self)
         finally:
-            self._waited_s = clock.monotonic() - began
+            self._waited_s = self._clock.monotonic() - began
             self.state.enter_stage(None)
-
-    def _runnable_family(self, if_stopped: str = CANCELLED) -> Family:
-        """Family of the endpoint. Raises if there is none, or, with the message ``if_stopped``, if
-        the attempt was stopped before its task first ran."""
-        if self.state.stopped is not None:
-            raise Cancelled(if_stopped)
-        if self._family is None:
-            endpoint = self.lease.endpoint
-            raise FamilyMissing(
-                f"The replica started without the family {endpoint.family}, which {endpoint.id} "
-                "needs. Deploy the pool again if its families have changed."
-            )
-        return self._family
-
-    async def _generate(
-        self,
-        handle: PipelineHandle,
-        prepare: Callable[[], Awaitable[GenerationCall]],
-        start: GenerationStart,
-        number: int,
-    ) -> tuple[GenerationCall, GenerationResult]:
-        """Prepare the call of part ``number`` and run it, from the snapshot if it fits."""
-        call = self._with_loras(await prepare())
-        try:
-            return call, await self._run(handle, call, start, number)
-        except (ForkRefused, Unsupported) as error:
-            if start.point is None and start.fork is None:
-                raise
-            raise start.refusal(error) from error
-        except SnapshotRefused as error:
-            # For example, the snapshot comes from another version of torch, during an update.
-            log.warning("Attempt %d cannot resume: %s", self.lease.attempt, error.message)
-            # The arguments of the first call may be used up.
-            call = self._with_loras(await prepare())
-            return call, await self._run(handle, call, replace(start, snapshot=None), number)
-
-    async def _draft(self, generate: Generate, start: GenerationStart, seed: int) -> MadeDraft:
-        """Make a draft. ``generate`` runs the call of its part."""
-        _, made = await generate(start)
-        self.state.end_generation()
-        return MadeDraft(made.result, made, seed)
-
-    def _with_loras(self, call: GenerationCall) -> GenerationCall:
-        return replace(call, loras=[*self._own, *call.loras, *self._loras.loras()])
-
-    def _explained(self, error: LoraRefused) -> Exception:
-        """Error of the field that names the file, or of the endpoint if it is one of its own."""
-        if error.number is None:
-            return self._loras.as_owners_error(error)
-        if error.number < len(self._own):
-            return Misconfigured(f"{self.lease.endpoint.id}: `options.{ADAPTERS}`: {error.message}")
-        return self._loras.as_owners_error(
-            LoraRefused(error.message, error.number - len(self._own))
-        )
-
-    def _acquired(self, family: Family) -> PipelineHandle:
-        """Handle of the pipeline, which is loaded now or later."""
-        resources = self._resources
-        if self._beside is not None and (shared := resources.residency.share(self._beside)):
-            return shared
-        return resources.acquire(family, self.lease.endpoint, self.state.set_progress)
-
-    def _release_pipeline(self) -> None:
-        """Release the pipeline, so that other pipelines may use its memory."""
-        handle, self._handle = self._handle, None
-        if handle is not None:
-            self._resources.residency.release(handle)
-
-    async def _run(
-        self, handle: PipelineHandle, call: GenerationCall, start: GenerationStart, number: int
-    ) -> GenerationResult:
-        """Run the call in the engine."""
-        state, clock = self.state, self._resources.clock
-        loop = asyncio.get_running_loop()
-        ended: asyncio.Future[None] = loop.create_future()
-        started = clock.monotonic()
-        tiles = self._resources.needs_tiles(self.lease.endpoint, call.work)
-        recording = None if start.point is not None else call.recording  # a draft is not decoded
-        state.begin_generation(start.earlier_steps)
-        state.generation = generation = self._resources.engine.submit(
-            pipeline=handle.name,
-            view=call.view,
-            loras=call.loras,
-            on_progress=partial(state.set_step, number, start.planned_steps()),
-            deterministic=self.lease.alone,
-            snapshot=start.snapshot,
-            options=GenerationOptions(
-                priority=int(self.lease.priority),
-                deadline_s=self._remaining_s(),
-                on_frames=self._delivery.record(recording),
-                tiles=tiles,
-                step_cache=self._resources.step_cache(self.lease.endpoint, self.lease.input),
-                draft=start.point,
-                fork=start.fork,
-                cache_scope=self._resources.cache_scope(self.lease.tenant),
-            ),
-            **call.arguments,
-        )
-        if all(rule["action"] == "flag" for rule in self.lease.output_rules):
-            self.previewer.follow(generation)  # else it would show what is not checked
-        if recording is not None:
-            recording.follow(generation)
-        generation.add_done_callback(lambda _: loop.call_soon_threadsafe(_resolve, ended))
-        try:
-            await ended
-        except asyncio.CancelledError:
-            generation.cancel()
-            raise
-        steps = computed(generation.steps_done, start.earlier_steps)
-        if state.timeline is not None and not start.is_preview:
-            state.timeline.note(steps=steps, batch_size=round(generation.mean_batch, 2))
-        result = generation.result(timeout=0)
-        if state.stopped is StopReason.HANDED_BACK and number == state.parts - 1:
-            state.stopped = None  # the generation ended before the stop: deliver it
-        if state.stopped is not None:
-            raise Cancelled(CANCELLED)
-        return GenerationResult(result, clock.monotonic() - started, steps)
 
     def _stop_at_deadline(self) -> asyncio.TimerHandle | None:
         remaining_s = self._remaining_s()
@@ -398,42 +179,24 @@ class Attempt:
         """Seconds left until the request's deadline. None if it has no deadline."""
         if self.lease.deadline_s is None:
             return None
-        return self.state.leased_at + self.lease.deadline_s - self._resources.clock.monotonic()
-
-    def _usage(self, units: float = 0.0) -> Usage:
-        """Usage since the lease, without the time that other attempts had all slots."""
-        run_s = self._resources.clock.monotonic() - self.state.leased_at - self._waited_s
-        return Usage(run_s=round(run_s, 4), steps=self.state.steps, units=units)
+        return self.state.leased_at + self.lease.deadline_s - self._clock.monotonic()
 
     def _failed(self, error: Exception) -> Outcome:
-        stopped = self.state.stopped
-        if isinstance(error, Cancelled) and stopped is None:
-            # The user did not cancel it: the engine ended, so another attempt can succeed.
-            error = ReplicaDied("The engine was stopped.")
-        if isinstance(error, Cancelled) and stopped is StopReason.HUNG:
-            error = ReplicaDied(self._why_hung)
-        if isinstance(error, Cancelled) and stopped is StopReason.DEADLINE:
-            error = Expired(TOO_LATE)
-        elif isinstance(error, FamilyMissing):
-            log.warning("%s", error.message)
-        elif not isinstance(error, Cancelled):
+        if isinstance(error, Cancelled):
+            match self.state.stopped:
+                case None:  # the user did not cancel it, so another attempt can succeed
+                    error = ReplicaDied(self.ended_by_itself)
+                case StopReason.HUNG:
+                    error = ReplicaDied(self._why_hung)
+                case StopReason.DEADLINE:
+                    error = Expired(TOO_LATE)
+                case _:
+                    pass
+        if not isinstance(error, (Cancelled, Expired)):
             log.warning("The attempt failed.", exc_info=error)
         return Outcome(failure=as_failure(error), usage=self._usage())
 
 
-async def _loaded(handle: PipelineHandle) -> Any:
-    """The pipeline. If it is loaded, it is returned without yielding to the event loop."""
-    if handle.future.done():
-        return handle.future.result()
-    return await asyncio.wrap_future(handle.future)
-
-
-def _seed(request_id: str) -> int:
-    """Seed for an input without one. It is derived from the request id, so that another attempt
-    makes the same image, and is below 2^53, so that JavaScript reads it exactly."""
-    return int.from_bytes(hashlib.sha256(request_id.encode()).digest()[:8], "big") >> 11
-
-
-def _resolve(ended: asyncio.Future[None]) -> None:
-    if not ended.done():
-        ended.set_result(None)
+def may_preview(lease: Lease) -> bool:
+    """False if the operator's policy has to see a file before anybody else does."""
+    return all(rule["action"] == "flag" for rule in lease.output_rules)

@@ -1,11 +1,10 @@
-"""Ray Serve deployment class of a worker pool."""
+"""Ray Serve deployment class of a pool with an engine."""
 
 from __future__ import annotations
 
 import asyncio
 import gc
 import logging
-import os
 import sys
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager
@@ -19,17 +18,17 @@ from deployments.engine.media.scratch import remove_abandoned
 from deployments.engine.threads import Threads
 from deployments.families.base import load_families, model_rules_of
 from deployments.ingress_client.handle import HandleLeasePort
-from deployments.ingress_client.local import LocalLeasePort
 from deployments.replica.config import ReplicaConfig, connect, make_fetcher, make_uploader
+from deployments.replica.engine_replica import EngineReplica
 from deployments.replica.ranks import RankGroup
-from deployments.replica.replica import Replica
 from deployments.replica.resources import ReplicaResources
+from deployments.replica.serving import ReplicaDeployment, end_process
 from deployments.replica.tuned import tuned_recipes
 from deployments.safety.checkers import Checkers
 from deployments.transfer.lora_cache import LoraCache
 from deployments.transfer.lora_fetcher import LOCATE_S, LoraFetcher
 from deployments.transfer.uploader import Backoff, StorageCalls
-from serve_app.domain.errors import Misconfigured, Unavailable
+from serve_app.domain.errors import Misconfigured
 from serve_app.domain.lease import LeaseKey
 from serve_app.domain.ports import Clock, PeerDirectory, WeightFiles
 from serve_app.domain.realtime import Frame, FrameResult
@@ -47,9 +46,6 @@ log = logging.getLogger(__name__)
 ENCODERS = 2  # threads that write and read images and snapshots
 WRITERS = 2  # threads that write videos and audio; they are slow, so images do not wait for them
 
-ENDED = 75
-"""Exit status of a process whose replica's term has ended."""
-
 SWITCH_S = 0.0002
 """Interpreter switch interval, in seconds. torch releases the GIL in each of its calls. With
 Python's default of 5 ms, the engine waits that long to get it back whenever another thread runs.
@@ -57,12 +53,9 @@ Measured: sixteen images of the demo Flux, beside a thread that computed for 5 o
 0.95 s, and 0.79 s with a tenth of a millisecond."""
 
 
-class ReplicaDeployment:
-    """Deployment of a pool. It only wires ``Replica``. Serve awaits the constructor, so that
-    also starts what it creates."""
+class EngineDeployment(ReplicaDeployment[EngineReplica]):
+    """Deployment of a pool whose replicas have an engine."""
 
-    _replica: Replica | None = None
-    _port: LocalLeasePort | None = None
     _exchange: WeightExchange | None = None
 
     async def __init__(  # pyright: ignore[reportGeneralTypeIssues]  # Serve awaits it
@@ -82,7 +75,7 @@ class ReplicaDeployment:
         )
         if exchange is not None:
             await exchange.start()
-        self._replica = Replica(
+        self._replica = EngineReplica(
             link,
             load_families(family_paths),
             partial(
@@ -96,7 +89,7 @@ class ReplicaDeployment:
                 locate=_locator(handle_port),
             ),
             config,
-            end_process=partial(os._exit, ENDED),  # Ray may no longer know of this process
+            end_process=end_process,
         )
         await self._replica.start()
 
@@ -110,24 +103,9 @@ class ReplicaDeployment:
         del replica_id
         self._started.sessions.end(held)
 
-    @property
-    def _started(self) -> Replica:
-        if self._replica is None:
-            raise Unavailable("The replica has not started.")
-        return self._replica
-
-    async def check_health(self) -> None:
-        """Health check of Serve. If it raises, Serve replaces the replica."""
-        if self._replica is not None:
-            self._replica.check_health()
-
-    async def __del__(self) -> None:
-        if self._replica is not None:
-            await self._replica.aclose()
+    async def _aclose(self) -> None:
         if self._exchange is not None:
             await self._exchange.aclose()
-        if self._port is not None:
-            await self._port.aclose()
 
 
 def weight_exchange(

@@ -7,11 +7,11 @@ import logging
 from collections import deque
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from typing import Generic, Protocol, TypeVar
+from typing import Generic, TypeVar
 
-from deployments.replica.attempt_state import AttemptState, StopReason
+from deployments.replica.attempt import Attempt
+from deployments.replica.attempt_state import StopReason
 from deployments.replica.config import IngressLink
-from deployments.replica.failures import PrintedLines
 from deployments.replica.timeline import TraceReports
 from serve_app.domain.errors import Fenced
 from serve_app.domain.lease import Finish, Lease, LeaseKey, SignalKind, Verdict, Work
@@ -31,47 +31,20 @@ LEASED_WITHIN_S = 5.0
 SHUTTING_DOWN = "The replica is shutting down."
 
 
-class LeasedAttempt(Protocol):
-    """Execution of one lease."""
-
-    lease: Lease
-    state: AttemptState
-    hand_back_reason: str | None
-
-    @property
-    def held(self) -> LeaseKey: ...
-
-    @property
-    def handed_back(self) -> bool: ...
-
-    @property
-    def printed(self) -> PrintedLines: ...
-
-    async def run(self) -> Outcome: ...
-
-    def stop(self, why: StopReason) -> None: ...
-
-    def abandon(self) -> None: ...
-
-    async def discard(self) -> None: ...
-
-
 class OutcomeSender:
     """``finish`` and ``hand_back`` of the lease port, retried while the ingress is unreachable."""
 
     def __init__(self, link: IngressLink) -> None:
         self._link = link
 
-    async def finish(self, attempt: LeasedAttempt, outcome: Outcome) -> Verdict | None:
+    async def finish(self, attempt: Attempt, outcome: Outcome) -> Verdict | None:
         """Deliver an outcome. None if there is no reply within ``finish_give_up_s``."""
         await attempt.printed.settled()
         replica_id = self._link.identity.replica_id
         finish = Finish(attempt.held, replica_id, outcome, attempt.printed.take())
         return await self._retry(attempt, lambda: self._link.port.finish(finish))
 
-    async def hand_back(
-        self, attempt: LeasedAttempt, snapshot: StoredSnapshot | None
-    ) -> Verdict | None:
+    async def hand_back(self, attempt: Attempt, snapshot: StoredSnapshot | None) -> Verdict | None:
         """Return a lease to the queue. None if there is no reply within ``finish_give_up_s``."""
         held, replica_id = attempt.held, self._link.identity.replica_id
         reason = attempt.hand_back_reason or SHUTTING_DOWN
@@ -80,7 +53,7 @@ class OutcomeSender:
         )
 
     async def _retry(
-        self, attempt: LeasedAttempt, call: Callable[[], Awaitable[Verdict]]
+        self, attempt: Attempt, call: Callable[[], Awaitable[Verdict]]
     ) -> Verdict | None:
         clock, calls = self._link.clock, self._link.calls
         give_up_at = clock.monotonic() + calls.finish_give_up_s
@@ -107,7 +80,7 @@ class OutcomeSender:
         return None
 
 
-A = TypeVar("A", bound=LeasedAttempt)
+A = TypeVar("A", bound=Attempt)
 
 _STOPS = {SignalKind.CANCEL: StopReason.CANCELLED, SignalKind.FENCED: StopReason.FENCED}
 

@@ -7,8 +7,8 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from deployments.families.base import Family, Product
-from deployments.replica.attempt import Attempt
 from deployments.replica.attempt_state import Phase, StopReason
+from deployments.replica.engine_attempt import EngineAttempt
 from deployments.replica.files import Files
 from deployments.replica.leased_attempts import LeasedAttempts
 from deployments.replica.resources import ReplicaResources
@@ -24,7 +24,7 @@ from serve_app.telemetry.logs import set_request
 ENDED = "The session has ended."
 
 
-class ReplicaSession(Attempt):
+class ReplicaSession(EngineAttempt):
     """Attempt that holds its slot and the endpoint's weights until ``end``, or until it hears
     nothing for ``silence_s``: then the ingress with its client is gone. Use on one event loop."""
 
@@ -41,7 +41,7 @@ class ReplicaSession(Attempt):
         self._opened = asyncio.Event()
         self._activity = asyncio.Event()
         self._over = False
-        self._frame_attempt: Attempt | None = None
+        self._frame_attempt: EngineAttempt | None = None
         self._frames = 0
         self._frames_s = 0.0
 
@@ -54,7 +54,7 @@ class ReplicaSession(Attempt):
         lease = self.lease
         set_request(frame.request_id, tenant=lease.tenant, endpoint=lease.endpoint.id)
         files = FrameFiles()
-        self._frame_attempt = attempt = Attempt(
+        self._frame_attempt = attempt = EngineAttempt(
             replace(
                 self.lease,
                 trace="",  # a session has thousands of frames
@@ -108,9 +108,9 @@ class ReplicaSession(Attempt):
             self._over = True
             self._opened.set()
 
-    def _usage(self, units: float = 0.0) -> Usage:
+    def _usage(self) -> Usage:
         """Time with the slot held and no frame being made. Each frame reports its own time."""
-        held = super()._usage(units)
+        held = super()._usage()
         return Usage(run_s=round(max(held.run_s - self._frames_s, 0.0), 4))
 
     async def _wait_until_over(self) -> None:
@@ -146,7 +146,7 @@ class FrameFiles:
 class OpenSessions:
     """Realtime sessions among a replica's attempts."""
 
-    def __init__(self, attempts: LeasedAttempts[Attempt]) -> None:
+    def __init__(self, attempts: LeasedAttempts[EngineAttempt]) -> None:
         self._attempts = attempts
 
     async def generate_frame(self, held: LeaseKey, frame: Frame) -> FrameResult:

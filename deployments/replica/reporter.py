@@ -6,16 +6,14 @@ import asyncio
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 from weakref import WeakKeyDictionary
 
-from deployments.replica.attempt_state import AttemptState
+from deployments.replica.attempt import Attempt
 from deployments.replica.config import IngressLink
-from deployments.replica.failures import PrintedLines
 from serve_app.domain.artifact import UploadTicket
 from serve_app.domain.lease import (
     EngineUsage,
-    Lease,
     LeaseKey,
     Presence,
     ReplicaStage,
@@ -23,50 +21,35 @@ from serve_app.domain.lease import (
     ReportReply,
     Work,
 )
-from serve_app.domain.progress import Loading, Preview, StoredSnapshot, describe, to_plain
+from serve_app.domain.progress import Loading, StoredSnapshot, describe, to_plain
 
 log = logging.getLogger(__name__)
 
-Snapshots = Sequence[tuple[LeaseKey, StoredSnapshot]]
 
+class Snapshots:
+    """Snapshots of running attempts, as reports need them. Here there are none."""
 
-class PreviewSource(Protocol):
-    """Previews of an attempt."""
+    def wants_tickets(self) -> tuple[LeaseKey, ...]:
+        """Attempts that need an upload ticket now."""
+        return ()
 
-    def want(self) -> None: ...
+    def wants_tickets_at_shutdown(self) -> tuple[LeaseKey, ...]:
+        """Attempts that need a ticket before shutdown: all with enough work to lose."""
+        return ()
 
-    def take(self) -> Preview | None: ...
+    def unreported(self) -> Sequence[tuple[LeaseKey, StoredSnapshot]]:
+        """Snapshots that no report has carried yet."""
+        return ()
 
+    def mark_reported(self, snapshots: Sequence[tuple[LeaseKey, StoredSnapshot]]) -> None:
+        """Record that a report with these snapshots was answered."""
 
-class ReportedAttempt(Protocol):
-    """An attempt, as reports describe it."""
+    def use_tickets(self, tickets: Sequence[tuple[LeaseKey, UploadTicket]]) -> None:
+        """Use the tickets that arrived."""
 
-    lease: Lease
-    state: AttemptState
-    hand_back_reason: str | None
-
-    @property
-    def held(self) -> LeaseKey: ...
-
-    @property
-    def previewer(self) -> PreviewSource: ...
-
-    @property
-    def printed(self) -> PrintedLines: ...
-
-
-class ReportedSnapshots(Protocol):
-    """Snapshots of running attempts, as reports need them."""
-
-    def wants_tickets(self) -> tuple[LeaseKey, ...]: ...
-
-    def wants_tickets_at_shutdown(self) -> tuple[LeaseKey, ...]: ...
-
-    def unreported(self) -> Snapshots: ...
-
-    def mark_reported(self, snapshots: Snapshots) -> None: ...
-
-    def use_tickets(self, tickets: Sequence[tuple[LeaseKey, UploadTicket]]) -> None: ...
+    def latest(self, held: LeaseKey) -> StoredSnapshot | None:
+        del held
+        return None
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,20 +72,18 @@ class Reporter:
     def __init__(
         self,
         link: IngressLink,
-        attempts: Mapping[LeaseKey, ReportedAttempt],
+        attempts: Mapping[LeaseKey, Attempt],
         reported: ReportedState,
-        snapshotter: ReportedSnapshots,
+        snapshots: Snapshots,
         on_reply: Callable[[ReportReply], None],
     ) -> None:
         self._link = link
         self._attempts = attempts
         self._reported = reported
-        self._snapshotter = snapshotter
+        self._snapshots = snapshots
         self._on_reply = on_reply
         self._usage = UsageDelta(reported.counts)
-        self._next_in_s: WeakKeyDictionary[ReportedAttempt, float] = (
-            WeakKeyDictionary()
-        )  # of the confirmed
+        self._next_in_s: WeakKeyDictionary[Attempt, float] = WeakKeyDictionary()  # of the confirmed
         self._leased = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
 
@@ -121,7 +102,7 @@ class Reporter:
         """Report immediately, and ask for upload tickets for all work that would be lost."""
         await self._report(
             list(self._attempts.values()),
-            self._snapshotter.wants_tickets_at_shutdown(),
+            self._snapshots.wants_tickets_at_shutdown(),
             # With the whole of Darkroom the ingress stops too, perhaps before this replica.
             level=logging.DEBUG,
         )
@@ -146,8 +127,8 @@ class Reporter:
                 for attempt in self._attempts.values()
                 if now - attempt.state.leased_at >= self._unreported_s(attempt)
             ]
-            wants = self._snapshotter.wants_tickets()
-            urgent = wants or self._snapshotter.unreported()
+            wants = self._snapshots.wants_tickets()
+            urgent = wants or self._snapshots.unreported()
             if now - reported_at >= (calls.report_interval_s if urgent else self._interval_s()):
                 reported_at = now
                 await self._report(due, wants)
@@ -159,17 +140,17 @@ class Reporter:
         allowed = [self._next_in_s.get(each, 0.0) for each in self._attempts.values()]
         return max(self._link.calls.report_interval_s, min(allowed, default=0.0))
 
-    def _unreported_s(self, attempt: ReportedAttempt) -> float:
+    def _unreported_s(self, attempt: Attempt) -> float:
         """Seconds of an attempt in which it is in no report."""
         return min(self._link.calls.confirm_after_s, attempt.lease.expires_in_s / 10)
 
     async def _report(
         self,
-        attempts: Sequence[ReportedAttempt],
+        attempts: Sequence[Attempt],
         wants: tuple[LeaseKey, ...],
         level: int = logging.WARNING,
     ) -> None:
-        snapshots = self._snapshotter.unreported()
+        snapshots = self._snapshots.unreported()
         report = self._make_report(attempts, snapshots, wants)
         # Confirming once is enough: if this report is lost, the next regular one renews.
         self._next_in_s.update(dict.fromkeys(attempts, 0.0))
@@ -187,14 +168,14 @@ class Reporter:
             for held, lines in report.lines:  # those of others may be in another report
                 printed[held].reported(() if arrived else lines)
         self._next_in_s.update(dict.fromkeys(attempts, reply.next_in_s))
-        self._snapshotter.mark_reported(snapshots)
-        self._snapshotter.use_tickets(reply.snapshot_tickets)
+        self._snapshots.mark_reported(snapshots)
+        self._snapshots.use_tickets(reply.snapshot_tickets)
         self._on_reply(reply)
 
     def _make_report(
         self,
-        attempts: Sequence[ReportedAttempt],
-        snapshots: Snapshots,
+        attempts: Sequence[Attempt],
+        snapshots: Sequence[tuple[LeaseKey, StoredSnapshot]],
         wants: tuple[LeaseKey, ...],
     ) -> Report:
         loading = self._reported.loading()

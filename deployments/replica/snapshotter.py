@@ -12,6 +12,7 @@ from deployments.replica import resume
 from deployments.replica.attempt import Attempt
 from deployments.replica.attempt_state import AttemptState
 from deployments.replica.config import SnapshotConfig
+from deployments.replica.reporter import Snapshots
 from deployments.replica.resources import ReplicaResources
 from deployments.replica.resume import FinishedOutput
 from deployments.transfer.uploader import MediaFile
@@ -28,7 +29,7 @@ if TYPE_CHECKING:  # it imports torch
 log = logging.getLogger(__name__)
 
 
-class Snapshotter:
+class Snapshotter(Snapshots):
     """Takes snapshots, so that at most ``snapshot_interval_s`` of a generation's engine time is
     lost. Also takes them when the replica closes. Sequence: a report asks for an upload ticket, the
     reply brings it, the snapshot is taken and uploaded, and the next report carries its key. Use on
@@ -55,7 +56,6 @@ class Snapshotter:
         self._taking: dict[LeaseKey, asyncio.Task[None]] = {}
 
     def wants_tickets(self) -> tuple[LeaseKey, ...]:
-        """Attempts that need an upload ticket now."""
         interval_s = self._config.interval_s
         if not interval_s:
             return ()
@@ -65,17 +65,14 @@ class Snapshotter:
         return self._older_than(max(interval_s - ahead_s, interval_s / 2))
 
     def wants_tickets_at_shutdown(self) -> tuple[LeaseKey, ...]:
-        """Attempts that need a ticket before shutdown: all with enough work to lose."""
         return self._older_than(self._config.worth_s)
 
     def unreported(self) -> tuple[tuple[LeaseKey, StoredSnapshot], ...]:
-        """Snapshots that no report has carried yet."""
         self._forget_ended()
         latest = self._latest.items()
         return tuple((held, each) for held, each in latest if self._reported.get(held) != each)
 
     def mark_reported(self, snapshots: Sequence[tuple[LeaseKey, StoredSnapshot]]) -> None:
-        """Record that a report with these snapshots was answered."""
         self._reported.update(snapshots)
 
     def latest(self, held: LeaseKey) -> StoredSnapshot | None:

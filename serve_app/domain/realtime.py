@@ -12,7 +12,7 @@ from typing import Any, Literal, Protocol, cast
 
 from serve_app.domain.artifact import UploadTicket
 from serve_app.domain.endpoint import Endpoint
-from serve_app.domain.executors.hosted import PROVIDERS, RUN_CODE
+from serve_app.domain.executors.hosted import runs_in_executor
 from serve_app.domain.lease import LeaseKey
 from serve_app.domain.outcome import Failure, Outcome
 from serve_app.domain.serialization import pickle_by_name
@@ -55,7 +55,7 @@ def session_kind(endpoint: Endpoint) -> SessionKind:
     those of its app; or none."""
     if AppSessionRules.of(endpoint) is not None:
         return "app"
-    return "none" if endpoint.family in (*RUN_CODE, *PROVIDERS) else "frames"
+    return "none" if runs_in_executor(endpoint) else "frames"
 
 
 # Sessions of apps, whose messages are passed on as they are: a client and an app may agree on any

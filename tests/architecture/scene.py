@@ -34,7 +34,7 @@ from deployments.replica.config import (
     ReplicaIdentity,
 )
 from deployments.replica.deployment import make_resources
-from deployments.replica.replica import Replica
+from deployments.replica.engine_replica import EngineReplica
 from deployments.transfer.uploader import Backoff
 from serve_app.catalog.catalog import load
 from serve_app.domain.name_resolution import NameResolver
@@ -201,7 +201,7 @@ async def _start_replica(
     # The handle is used until the local connection is open; it has no work.
     port = LocalLeasePort(FakeLeasePort(ask_wait_s=0.1), where)
     identity = ReplicaIdentity("replica-1", "ab" * 16, "studio")
-    replica = Replica(
+    replica = EngineReplica(
         IngressLink(port, identity, config.calls, clock, backoff),
         load_families(FAMILIES),
         lambda: make_resources(config, FAMILIES, clock, backoff),

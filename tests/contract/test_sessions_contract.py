@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from deployments.replica.replica import Replica
+from deployments.replica.engine_replica import EngineReplica
 from serve_app.domain.artifact import UploadTicket
 from serve_app.domain.errors import Fenced
 from serve_app.domain.lease import LeaseKey, lease_of
@@ -30,7 +30,7 @@ pytestmark = pytest.mark.engine
 class CoreSessions:
     """The port over a replica in this process, as in its deployment class."""
 
-    def __init__(self, core: Replica) -> None:
+    def __init__(self, core: EngineReplica) -> None:
         self._core = core
 
     async def generate_frame(self, seat: ReplicaSlot, frame: Frame) -> FrameResult:

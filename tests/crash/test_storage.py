@@ -20,7 +20,7 @@ from deployments.replica.config import (
     ReplicaIdentity,
     TransferConfig,
 )
-from deployments.replica.replica import Replica
+from deployments.replica.engine_replica import EngineReplica
 from deployments.transfer.uploader import Backoff
 from serve_app.domain.artifact import UploadTicket
 from serve_app.domain.endpoint import Endpoint, Weights
@@ -163,7 +163,7 @@ async def replicas(scene: Scene, queue: PostgresQueue, count: int) -> AsyncItera
     clock = SystemClock()
     backoff = Backoff(random.Random(1), first_s=0.05, most_s=0.3)  # noqa: S311
     made = [
-        Replica(
+        EngineReplica(
             IngressLink(
                 Watched(queue, scene),
                 ReplicaIdentity(f"r{number}", f"actor-r{number}", POOL),

@@ -19,9 +19,11 @@ import darkroom
 from darkroom_apps import speaker, upscaler, whisper
 from deployments.executors import describing
 from deployments.executors.environment import Environments
-from serve_app.cli.apps.deployable import entries, found_at
+from deployments.executors.python.deploying import entries
+from serve_app.cli.apps.deployable import found_at
 from serve_app.domain.endpoint import Endpoint, Weights
 from serve_app.domain.errors import Misconfigured
+from serve_app.domain.executors.deployable import Choices
 from tests.darkroom_apps.tiny_models import DAC_HOP, save_dia, save_swin2sr, save_whisper
 from tests.deployments.executors.rig import ExecutorRig
 
@@ -162,7 +164,7 @@ async def test_a_shipped_app_is_deployed_with_settings_and_served(tmp_path: Path
         file.parent, "upscaler", found, Environments(tmp_path / "made")
     )
     digest = hashlib.sha256(code).hexdigest()
-    stored = dict(entries({**described, "class": "upscaler:Upscaler"}, None, digest, None))
+    stored = dict(entries({**described, "class": "upscaler:Upscaler"}, Choices(None), digest))
     assert list(stored) == ["fal-ai/swin2sr"]
     assert stored["fal-ai/swin2sr"]["category"] == "image-to-image"
     options = stored["fal-ai/swin2sr"]["options"]

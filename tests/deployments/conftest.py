@@ -25,7 +25,7 @@ from deployments.replica.config import (
     ReplicaIdentity,
     SnapshotConfig,
 )
-from deployments.replica.replica import Replica
+from deployments.replica.engine_replica import EngineReplica
 from deployments.replica.resources import ReplicaResources
 from deployments.transfer.fetcher import Fetcher, OwnStorage
 from deployments.transfer.lora_cache import LoraCache
@@ -63,7 +63,7 @@ IDENTITY = ReplicaIdentity("replica-1", "ab" * 16, "pool")
 class Rig:
     """A replica and its collaborators."""
 
-    replica: Replica
+    replica: EngineReplica
     port: FakeLeasePort
     storage: HttpStorage
     resources: ReplicaResources
@@ -189,7 +189,7 @@ async def make_rig(tmp_path: Path):
         families = load_families({**FAMILIES, "probe": probe})
         link = IngressLink(port, IDENTITY, config.calls, clock, backoff)
         ended = asyncio.Event()
-        replica = Replica(link, families, lambda: resources, config, end_process=ended.set)
+        replica = EngineReplica(link, families, lambda: resources, config, end_process=ended.set)
         rig = Rig(replica, port, storage, resources, ended)
         rigs.append(rig)
         await replica.start()

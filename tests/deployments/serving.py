@@ -16,7 +16,7 @@ import ray
 from ray import serve
 
 from deployments.replica.config import ReplicaConfig
-from deployments.replica.deployment import ReplicaDeployment
+from deployments.replica.deployment import EngineDeployment
 from serve_app.domain.endpoint import Endpoint, Weights
 from serve_app.domain.lease import (
     Ask,
@@ -114,7 +114,7 @@ def ingress() -> serve.Application:
 def pool() -> serve.Application:
     config = ReplicaConfig(slots=2, threads=1, device="cpu", graceful_shutdown_timeout_s=10.0)
     return serve.deployment(
-        ReplicaDeployment,
+        EngineDeployment,
         name="pool",
         num_replicas=1,
         ray_actor_options={"num_cpus": 0.1},

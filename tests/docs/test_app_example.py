@@ -14,9 +14,10 @@ from PIL import Image
 
 from deployments.executors import describing
 from deployments.executors.environment import Environments
+from deployments.executors.python.deploying import entries
 from serve_app.catalog.schema.json_schema import JsonSchema
-from serve_app.cli.apps.deployable import entries
 from serve_app.domain.endpoint import Endpoint, Weights
+from serve_app.domain.executors.deployable import Choices
 from tests.deployments.executors.rig import ExecutorRig
 from tests.docs.pages import DOCS, blocks
 
@@ -40,7 +41,7 @@ async def test_the_app_of_the_docs_is_served(tmp_path: Path) -> None:
     code = describing.bundle(path, ())
     found = await describing.describe(tmp_path, "poster", app, Environments(tmp_path / "made"))
     digest = hashlib.sha256(code).hexdigest()
-    stored = dict(entries({**found, "class": "poster:Poster"}, None, digest, None))
+    stored = dict(entries({**found, "class": "poster:Poster"}, Choices(None), digest))
     assert list(stored) == ["apps/poster/count", "apps/poster"]
     assert stored["apps/poster"]["category"] == "image-to-image"
     options = stored["apps/poster"]["options"]
@@ -75,7 +76,7 @@ async def test_the_values_of_the_generator_of_the_docs_stream(tmp_path: Path) ->
     (app,) = await asyncio.to_thread(describing.read_source, path)
     found = await describing.describe(tmp_path, "teller", app, Environments(tmp_path / "made"))
     digest = hashlib.sha256(code).hexdigest()
-    stored = dict(entries({**found, "class": "teller:Teller"}, None, digest, None))
+    stored = dict(entries({**found, "class": "teller:Teller"}, Choices(None), digest))
     options = stored["apps/teller"]["options"]
     endpoint = Endpoint("apps/teller", "python", Weights(""), "json", options=options)
     assert endpoint.streams

@@ -21,7 +21,7 @@ from deployments.engine.loading.residency import Residency
 from deployments.engine.threads import Threads
 from deployments.families.base import Family, load_families
 from deployments.replica.config import IngressLink, ReplicaConfig, ReplicaIdentity
-from deployments.replica.replica import Replica
+from deployments.replica.engine_replica import EngineReplica
 from deployments.replica.resources import ReplicaResources
 from deployments.transfer.fetcher import Fetcher
 from deployments.transfer.lora_cache import LoraCache
@@ -137,7 +137,9 @@ class Running:
         )
         identity = ReplicaIdentity("replica-1", "ab" * 16, "studio")
         link = IngressLink(self._port, identity, CONFIG.calls, clock, backoff)
-        self.replica = Replica(link, families, lambda: resources, CONFIG, end_process=pytest.fail)
+        self.replica = EngineReplica(
+            link, families, lambda: resources, CONFIG, end_process=pytest.fail
+        )
 
     async def run(self, name: str, body: dict[str, Any]) -> Outcome:
         (entry,) = (each for each in self._catalog if each.origin is EntryOrigin.FILE)

@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import hashlib
 import json
-import os
-import signal
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -17,7 +14,7 @@ from typing import Any, cast
 import httpx2
 
 from deployments.executors.cog import introspection
-from deployments.executors.cog.executor import OPTION
+from deployments.executors.cog.executor import COG, OPTION
 from deployments.executors.cog.predictions import HEALTHY
 from deployments.executors.cog.project import FILE, CogProject, read_project
 from deployments.executors.cog.schema import (
@@ -28,11 +25,12 @@ from deployments.executors.cog.schema import (
     openapi,
     output_schema,
 )
-from deployments.executors.describing import bundle, unpack
+from deployments.executors.describing import bundle, imported, unpack
 from deployments.executors.environment import Environments
+from deployments.executors.kind import Machine
 from deployments.executors.process import child_environment
-from deployments.executors.registry import COG
 from serve_app.domain.errors import Misconfigured
+from serve_app.domain.executors.deployable import Choices, Deployable, WrongChoice
 from serve_app.domain.executors.gpus import ANY
 from serve_app.domain.executors.gpus import OPTION as GPU
 
@@ -51,40 +49,36 @@ PATHS = {"predict": "", "train": "/train"}
 """Mode → what is appended to a model's id."""
 
 
-@dataclass(frozen=True, slots=True)
-class CogDeployment:
-    """What ``darkroom deploy`` stores for a model."""
+def deploy(choices: Choices, machine: Machine) -> Deployable | None:
+    """The model in a folder with a ``cog.yaml``, in that file, or at the address of a server."""
+    path, url = choices.path, choices.cog_server
+    if url is not None and path is not None:
+        raise WrongChoice("Name a file, or --cog-server, not both.")
+    if url is not None:
+        choices.refuse("a Cog model", "--pool", "--prepared")
+        return server(url, choices)
+    if path is None or not (path.name == FILE or (path / FILE).is_file()):
+        return None
+    choices.refuse("a Cog model", "--pool", "--prepared")
+    return project(path, choices, machine.environments)
 
-    name: str  # of the model, from its folder or its host
-    content: bytes | None  # zip file with its code; None: it runs somewhere else
-    entries: Mapping[str, Mapping[str, Any]]  # what is appended to its id → entry
-    notes: Sequence[str]
 
-
-def is_project(path: Path) -> bool:
-    """True for a folder with a ``cog.yaml``, and for that file."""
-    return path.name == FILE or (path / FILE).is_file()
-
-
-def project(
-    path: Path, environments: Environments, *, prepared: bool, has_pool: bool
-) -> CogDeployment:
-    """Deployment of a project. ``Misconfigured`` says what is wrong with it.
-
-    ``prepared``: the machines have what its image would have besides Python packages.
-    ``has_pool``: a pool is named for it.
-    """
+def project(path: Path, choices: Choices, environments: Environments) -> Deployable:
+    """Deployment of a project. ``Misconfigured`` says what is wrong with it."""
     folder = (path.parent if path.name == FILE else path).resolve()
-    read = read_project(folder, prepared=prepared)
-    if read.needs_gpu and not has_pool:
+    read = read_project(folder, prepared=choices.prepared)
+    if read.needs_gpu and choices.pool is None:
         raise Misconfigured(
             f"{FILE} asks for a GPU. Name the pool whose replicas have one: --pool NAME. It must "
             f"host the family `{COG}`."
         )
     found = asyncio.run(describe(folder, read, environments))
     digest = hashlib.sha256(found.content).hexdigest()
-    entries = {
-        PATHS[mode]: _entry(
+    name = choices.base_id(_slug(folder.name))
+    entries = [
+        _entry(
+            name,
+            choices,
             found.document,
             mode,
             found.descriptions[mode],
@@ -98,14 +92,14 @@ def project(
             {GPU: ANY} if read.needs_gpu else {},
         )
         for mode, target in read.targets.items()
-    }
+    ]
     notes = [*read.notes]
     if any(hides_context(found.document, mode) for mode in read.targets):
         notes.append(OWN_CONTEXT)
-    return CogDeployment(_slug(folder.name), found.content, entries, notes)
+    return Deployable(entries, found.content, notes)
 
 
-def server(url: str, concurrency: int) -> CogDeployment:
+def server(url: str, choices: Choices) -> Deployable:
     """Deployment of a Cog server that runs at ``url``, which is asked for its schemas.
 
     ``Misconfigured`` if it does not answer as one.
@@ -139,9 +133,10 @@ def server(url: str, concurrency: int) -> CogDeployment:
     notes = []
     if (status := health.get("status")) not in HEALTHY:
         notes.append(f"The Cog server is {status} now. Requests wait until it is ready.")
-    common = {"url": given, "concurrency": concurrency}
-    entries = {PATHS[mode]: _entry(document, mode, "", common) for mode in modes}
-    return CogDeployment(_slug(parsed.host), None, entries, notes)
+    common = {"url": given, "concurrency": choices.concurrency}
+    name = choices.base_id(_slug(parsed.host))
+    entries = [_entry(name, choices, document, mode, "", common) for mode in modes]
+    return Deployable(entries, notes=notes)
 
 
 def _has(document: Mapping[str, Any], name: str) -> bool:
@@ -149,13 +144,16 @@ def _has(document: Mapping[str, Any], name: str) -> bool:
 
 
 def _entry(
+    name: str,
+    choices: Choices,
     document: Mapping[str, Any],
     mode: str,
     description: str,
     options: Mapping[str, Any],
     more: Mapping[str, Any] | None = None,
-) -> Mapping[str, Any]:
-    return {
+) -> tuple[str, Mapping[str, Any]]:
+    """Id and entry of a model's endpoint. ``name``: of the model."""
+    entry = {
         "family": COG,
         "schema": "json",
         "description": description,
@@ -166,6 +164,7 @@ def _entry(
             **(more or {}),
         },
     }
+    return name + PATHS[mode], choices.entry(entry)
 
 
 def _slug(name: str) -> str:
@@ -237,33 +236,14 @@ async def _described(
     home = place / "home"
     home.mkdir()
     words = [f"{mode}:{target}" for mode, target in project.targets.items()]
-    process = await asyncio.create_subprocess_exec(
-        *(str(python), introspection.__file__, *words),
-        cwd=place / "imported",
-        env=child_environment(home) | dict(project.environment),
-        stdin=asyncio.subprocess.DEVNULL,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.PIPE,
-        start_new_session=True,
+    found = await imported(
+        [str(python), introspection.__file__, *words],
+        place / "imported",
+        child_environment(home) | dict(project.environment),
+        ", ".join(project.targets.values()),
+        "The predictor",
+        within_s,
     )
-    try:
-        async with asyncio.timeout(within_s):
-            output, errors = await process.communicate()
-    except TimeoutError:
-        raise Misconfigured(
-            f"The import of {', '.join(project.targets.values())} took longer than {within_s:g} s. "
-            "Do slow work in setup()."
-        ) from None
-    finally:
-        with contextlib.suppress(ProcessLookupError):  # also what the import has started
-            os.killpg(process.pid, signal.SIGKILL)
-        await process.wait()
-    try:
-        found = dict[str, Any](json.loads(output.splitlines()[-1]))
-    except (IndexError, TypeError, ValueError):
-        said = errors.decode(errors="replace").strip().splitlines()
-        why = said[-1] if said else f"status {process.returncode}"
-        raise Misconfigured(f"The predictor cannot be read: {why}") from None
     if "failed" in found:
         raise Misconfigured(f"{found['failed']}.")
     return found

@@ -23,6 +23,9 @@ from serve_app.domain.endpoint import Endpoint
 from serve_app.domain.errors import AppNotStarted, Misconfigured, ReplicaDied
 from serve_app.domain.progress import Progress, Stage
 
+COG = "cog"
+"""Name that endpoints use as their ``family``."""
+
 OPTION = "cog"
 """Option of an endpoint with the Cog model that it belongs to."""
 

@@ -3,62 +3,75 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
-from deployments.executors.comfyui.interface import Interface, interface
+from deployments.executors.comfyui.interface import interface
 from deployments.executors.comfyui.server import node_classes
-from deployments.executors.registry import COMFYUI
+from deployments.executors.comfyui.workflow import COMFYUI
+from deployments.executors.kind import Machine
 from serve_app.domain.endpoint import ComfyUiConfig
 from serve_app.domain.errors import Misconfigured
+from serve_app.domain.executors.deployable import Choices, Deployable
 from serve_app.paths import absolute
 
 
-def described(
-    graph: Mapping[str, Any],
-    comfyui: str | None,
-    configured: ComfyUiConfig | None,
-    weights: Path | None,
-    *,
-    named: Sequence[str],
-    outputs: Sequence[str],
-) -> Interface:
-    """Interface of a workflow, checked against the nodes of a ComfyUI.
-
-    ``comfyui``: origin or folder of the ComfyUI that describes them; None: the ``configured`` one.
-    ``weights``: directory of Darkroom's store. ``named``: texts such as ``prompt=6.text``.
-    """
-    settings = configured if comfyui is None else _place_of(comfyui)
+def deploy(choices: Choices, machine: Machine) -> Deployable | None:
+    """The workflow in a file, checked against the nodes of a ComfyUI: the one that is named, or
+    else that of the settings."""
+    path = choices.path
+    graph = None if path is None else comfyui_graph(path)
+    if path is None or graph is None:
+        return None
+    choices.refuse("a ComfyUI workflow", "--pool", "--input", "--output", "--comfyui")
+    settings = machine.comfyui if choices.comfyui is None else _place_of(choices.comfyui)
     if settings is None:
         raise Misconfigured(
             "No ComfyUI is known that has the workflow's nodes. Name its address or its folder "
             "with --comfyui, or in the setting `comfyui`."
         )
-    classes = asyncio.run(node_classes(settings, weights))
-    places = dict(map(_place, named))
-    return interface(_checked(graph), classes, places, outputs)
-
-
-def entry(found: Interface, category: str, description: str) -> dict[str, Any]:
-    """Entry of the catalogue for a workflow."""
-    return {
+    classes = asyncio.run(node_classes(settings, machine.weights))
+    places = dict(map(_place, choices.inputs))
+    found = interface(_checked(graph), classes, places, choices.outputs)
+    entry = {
         "family": COMFYUI,
         "schema": "json",
-        "category": category,
-        "description": description,
+        "description": f"ComfyUI workflow {path.stem}.",
         "options": {
             "comfyui": found.workflow.as_option(),
             "input_schema": found.input_schema,
             "output_schema": found.output_schema,
         },
     }
+    name = re.sub(r"[^a-z0-9]+", "-", path.stem.lower()).strip("-") or "workflow"
+    return Deployable([(choices.base_id(name), choices.entry(entry))])
 
 
-def default_name(file: Path) -> str:
-    """Name of an endpoint by that of its file."""
-    return re.sub(r"[^a-z0-9]+", "-", file.stem.lower()).strip("-") or "workflow"
+def comfyui_graph(path: Path) -> Mapping[str, Any] | None:
+    """The workflow in a file, in ComfyUI's API format. None: it has something else.
+
+    Raises ``Misconfigured`` for one in the format of ComfyUI's editor.
+    """
+    if path.suffix != ".json" or not path.is_file():
+        return None
+    try:
+        given: Any = json.loads(path.read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return None  # whoever reads it as something else says what is wrong
+    if not isinstance(given, dict):
+        return None
+    fields = cast("Mapping[str, Any]", given)
+    if isinstance(fields.get("nodes"), list) and "links" in fields:
+        raise Misconfigured(
+            f"{path.name} is in the format of ComfyUI's editor. Export it there for programs: "
+            "Workflow > Export (API)."
+        )
+    nodes = fields.values()
+    is_graph = all(isinstance(each, dict) and "class_type" in each for each in nodes)
+    return fields if fields and is_graph else None
 
 
 def _place_of(given: str) -> ComfyUiConfig:

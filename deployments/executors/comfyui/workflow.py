@@ -12,6 +12,9 @@ from typing import Any, cast
 from serve_app.domain.endpoint import Endpoint
 from serve_app.domain.errors import InvalidInput, Misconfigured
 
+COMFYUI = "comfyui"
+"""Name that endpoints use as their ``family``."""
+
 OPTION = "comfyui"
 """Option of an endpoint with its workflow."""
 

@@ -14,7 +14,7 @@ from typing import Any, cast
 
 import msgpack
 
-from deployments.executors.attempt import ExecutorAttempt
+from deployments.executors.attempt import AttemptParts, ExecutorAttempt
 from deployments.executors.base import (
     AppExecutor,
     ExecutorWork,
@@ -24,18 +24,14 @@ from deployments.executors.base import (
     SessionOpened,
     SessionRead,
 )
-from deployments.executors.files import RequestFiles
-from deployments.executors.hosts import AppHost
-from deployments.executors.partials import PartialSender
 from deployments.executors.places import Place, with_made_files
 from deployments.replica.attempt_state import StopReason
 from deployments.replica.failures import as_failure
 from deployments.replica.leased_attempts import LeasedAttempts
-from deployments.replica.poller import SlotQueue
 from serve_app.domain.errors import DarkroomError, Fenced, ReplicaDied
 from serve_app.domain.lease import Lease, LeaseKey
 from serve_app.domain.outcome import Outcome
-from serve_app.domain.ports import AppSource, Clock
+from serve_app.domain.ports import Clock
 from serve_app.domain.progress import Progress, Stage
 from serve_app.domain.realtime import AppMessages, AppSessionRules, SessionEnd
 
@@ -204,20 +200,10 @@ class MessagePipe:
 class AppSession(ExecutorAttempt):
     """Attempt that connects a client to a websocket of its app, until one of both leaves."""
 
-    def __init__(
-        self,
-        lease: Lease,
-        host: AppHost,
-        files: RequestFiles,
-        partials: PartialSender,
-        source: AppSource,
-        clock: Clock,
-        slots: SlotQueue,
-        on_slot_free: Callable[[], None],
-    ) -> None:
-        super().__init__(lease, host, files, partials, source, clock, slots, on_slot_free)
+    def __init__(self, lease: Lease, parts: AttemptParts) -> None:
+        super().__init__(lease, parts)
         rules = AppSessionRules.of(lease.endpoint) or AppSessionRules()
-        self.pipe = MessagePipe(rules, clock)
+        self.pipe = MessagePipe(rules, parts.clock)
 
     def stop(self, why: StopReason) -> None:
         """End the attempt soon. One that is cancelled ends as if its client had left: what the app

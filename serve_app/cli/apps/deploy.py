@@ -11,10 +11,6 @@ from typing import Any
 import click
 
 from serve_app.cli.apps.deployable import (
-    SUFFIXES,
-    Choices,
-    Deployable,
-    comfyui_graph,
     deployable,
     found_at,
     read_workflow,
@@ -25,6 +21,7 @@ from serve_app.cli.connection.client import Client
 from serve_app.cli.connection.resources import path_of
 from serve_app.cli.connection.server import Server
 from serve_app.domain.errors import Misconfigured
+from serve_app.domain.executors.deployable import Choices, Deployable
 from serve_app.domain.executors.gpus import OPTION as GPU
 from serve_app.resources.entries import ENTRIES
 from serve_app.resources.workflows import WORKFLOWS
@@ -97,16 +94,15 @@ def deploy_command(
     Everything is checked first, code in an environment with its requirements, so a mistake is found
     before anything is served. Every replica of the ingress serves it within about a second.
     """
-    choices = Choices(**given)
-    file = None if file is None else found_at(file)
-    graph = None if file is None else comfyui_graph(file)
-    is_data = file is not None and file.suffix.lower() in SUFFIXES and file.is_file()
-    if file is not None and is_data and file.name != "cog.yaml" and graph is None:
+    choices = Choices(None if file is None else found_at(file), **given)
+    made = deployable(choices)
+    if made is not None:
+        store(server, made, dry_run=dry_run, as_json=as_json)
+    elif choices.path is not None:
         choices.refuse("a chain of endpoints", "--public")
         public = choices.public
-        deploy_workflow(server, file, choices.name, public=public, dry_run=dry_run, as_json=as_json)
-        return
-    store(server, deployable(file, choices, graph), dry_run=dry_run, as_json=as_json)
+        name, path = choices.name, choices.path
+        deploy_workflow(server, path, name, public=public, dry_run=dry_run, as_json=as_json)
 
 
 def deploy_workflow(

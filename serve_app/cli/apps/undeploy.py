@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import click
 
-from serve_app.cli.apps.deployable import base_id
 from serve_app.cli.connection import options
 from serve_app.cli.connection.client import ApiFailure, Client
 from serve_app.cli.connection.resources import path_of
 from serve_app.cli.connection.server import Server
 from serve_app.domain.errors import Misconfigured
+from serve_app.domain.executors.deployable import base_id
 from serve_app.resources.entries import ENTRIES
 
 COG_PATHS = {"predict": "", "train": "/train"}

@@ -13,15 +13,19 @@ from serve_app.domain.serialization import pickle_by_name
 PROVIDERS = ("fal", "replicate", "openai", "darkroom")
 """Names of the executors of hosted providers, which endpoints use as their ``family``."""
 
-RUN_CODE = ("python", "cog", "comfyui")
-"""Names of the executors that run code on a replica."""
-
 OPTION = "hosted"
 """Option of an endpoint with what it is at its provider."""
 
 EVERY = "*"
 """Last part of the id of an entry for all of fal's endpoints that have none of their own, and the
 provider's id in it."""
+
+
+def runs_in_executor(endpoint: Endpoint) -> bool:
+    """Check that an executor runs an endpoint, and not the engine: its schemas are data of its
+    entry, and it has no weights."""
+    has_weights = bool(endpoint.weights.source)
+    return endpoint.family in PROVIDERS or (endpoint.schema == "json" and not has_weights)
 
 
 def wants_own_key(endpoint: Endpoint) -> bool:

@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 
 from serve_app.domain.errors import InvalidInput, NotFound
-from serve_app.domain.executors.hosted import PROVIDERS, RUN_CODE
+from serve_app.domain.executors.hosted import runs_in_executor
 from serve_app.domain.operations import WarmTarget, WeightsLevel
 from serve_app.ingress.resources.calls import Call, Calls, Special
 from serve_app.ingress.services.services import Services
@@ -115,7 +115,7 @@ def _target(services: Services, new: NewWarmTarget) -> WarmTarget:
     catalog, id_ = services.catalog, new.endpoint_id
     entry = catalog.find_any(id_) or catalog.listed(id_)  # also private ones of tenants
     endpoint, pool = entry.endpoint, services.pool_of(entry)
-    if endpoint.family in (*RUN_CODE, *PROVIDERS):
+    if runs_in_executor(endpoint):
         raise InvalidInput.of_field(
             "endpoint_id",
             f"{endpoint.id} has no weights that a replica could hold: what runs it starts with its "

@@ -13,8 +13,9 @@ import pytest
 from click.testing import CliRunner, Result
 
 from deployments.executors.describing import bundle
-from serve_app.cli.apps.deployable import category, entries
+from deployments.executors.python.deploying import entries
 from serve_app.cli.main import main
+from serve_app.domain.executors.deployable import Choices, category
 from tests.ingress.house import MODELS
 from tests.wire.served import Address, served
 
@@ -256,7 +257,7 @@ def test_an_app_for_a_gpu_is_given_to_its_pool(typist: Typist) -> None:
     found = {"name": "a", "class": "a:A", "requirements": [], "concurrency": 1}
     endpoint = {"path": "/", "description": "", "input_schema": {}, "output_schema": {}}
     whole = {**found, "secrets": [], "start_timeout_s": 1, "endpoints": [endpoint]}
-    ((name, entry),) = entries(whole, None, "d", "large")
+    ((name, entry),) = entries(whole, Choices(None, pool="large"), "d")
     assert (name, entry["pool"]) == ("apps/a", "large")
 
 

@@ -13,11 +13,14 @@ from typing import Any
 
 from deployments.executors.base import AppExecutor
 from deployments.executors.code import AppCode
-from deployments.executors.deployment import comfyui_plan, executor_maker
+from deployments.executors.comfyui.kind import server_plan
+from deployments.executors.deployment import plan
 from deployments.executors.describing import bundle
+from deployments.executors.environment import Environments
 from deployments.executors.hosted.calls import ProviderClient
 from deployments.executors.hosted.executor import CallPauses, HostedExecutor
 from deployments.executors.hosts import AppHost
+from deployments.executors.kind import AppPlan, Node
 from deployments.executors.replica import ExecutorReplica, ExecutorResources, repeated
 from deployments.replica.config import (
     IngressCalls,
@@ -31,7 +34,7 @@ from deployments.transfer.uploader import Backoff, BucketSink, Uploader
 from serve_app.domain.artifact import UploadTicket
 from serve_app.domain.endpoint import Endpoint, StoreConfig, Weights
 from serve_app.domain.errors import Fenced
-from serve_app.domain.executors.hosted import HostedCall, NewCall
+from serve_app.domain.executors.hosted import PROVIDERS, HostedCall, NewCall
 from serve_app.domain.executors.secrets import Secret
 from serve_app.domain.lease import Lease, LeaseKey
 from serve_app.domain.name_resolution import NameResolver
@@ -171,6 +174,7 @@ class ExecutorRig:
         """``apps_dir``: directory of environments, if several tests share them. ``queue``: what
         gives the leases, in place of the test."""
         self.port = FakeLeasePort()
+        self.process_ended = asyncio.Event()
         self.storage = HttpStorage()
         self.source = source(self.storage, code)
         self.signer = FakeFileSigner()
@@ -181,9 +185,16 @@ class ExecutorRig:
         backoff = Backoff(Random(1))  # noqa: S311
         link = IngressLink(queue or self.port, IDENTITY, CALLS, self.clock, backoff)
         unpacked = AppCode(folder / "code", repeated(self.source, link).app_bundle)
-        self.comfyui = comfyui_plan(config, self.source.describe_comfyui)
-        executors = executor_maker(config, unpacked, self._hosted, self.comfyui)
-        self.host = AppHost(executors, max_apps, self.scratch / "homes")
+        environments = Environments(config.apps_dir / "environments")
+        node = Node(config, unpacked.folder, environments, self.source)
+        self.comfyui = server_plan(node)
+
+        def made(endpoint: Endpoint, secrets: Sequence[Secret]) -> AppPlan:
+            if endpoint.family in PROVIDERS:
+                return AppPlan(endpoint.family, lambda _: self._hosted())
+            return plan(node, endpoint, secrets)
+
+        self.host = AppHost(made, max_apps, self.scratch / "homes")
         fetcher = Fetcher(
             self.storage.client(),
             NameResolver(per_tenant=1),
@@ -197,7 +208,9 @@ class ExecutorRig:
             checkers=Checkers(Store(StoreConfig(folder / "weights"))),
             signer=self.signer,
         )
-        self.replica = ExecutorReplica(link, resources, slots, close_within_s=4.0)
+        self.replica = ExecutorReplica(
+            link, resources, slots, close_within_s=4.0, end_process=self.process_ended.set
+        )
 
     def _hosted(self) -> AppExecutor:
         def fetcher() -> Fetcher:

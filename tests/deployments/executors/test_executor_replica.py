@@ -51,6 +51,19 @@ async def process_of(rig: ExecutorRig, name: str) -> dict[str, Any]:
     return dict(outcome.output or {})
 
 
+async def test_a_replica_whose_term_has_ended_ends_its_apps_and_its_process(
+    rig: ExecutorRig,
+) -> None:
+    process = int((await process_of(rig, "first"))["pid"])
+    held = rig.offer("one", text="hello", steps=1, until="/never")
+    await rig.running(held)
+    rig.port.end_term("its node failed")
+    await rig.process_ended.wait()
+    assert not any(each.held == held for each in rig.port.finishes)
+    assert not rig.port.handed_back  # another replica has it already
+    assert not alive(process)
+
+
 async def test_a_request_is_answered_with_what_its_method_returns(rig: ExecutorRig) -> None:
     outcome = await rig.outcome(rig.offer("one", text="hello"))
     assert outcome.output == {"output": "hello"}

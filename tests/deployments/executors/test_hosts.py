@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from deployments.executors.base import Event, ExecutorWork
-from deployments.executors.hosts import AppHost, AppPlan
+from deployments.executors.hosts import AppHost
+from deployments.executors.kind import AppPlan
 from serve_app.domain.endpoint import Endpoint, Weights
 from serve_app.domain.executors.secrets import Secret
 from serve_app.domain.progress import Progress

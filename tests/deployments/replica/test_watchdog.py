@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 
 from deployments.engine.loading.loads import LoadHeartbeat
-from deployments.replica import replica
+from deployments.replica import engine_replica
 from serve_app.domain.endpoint import Endpoint, Weights
 from serve_app.domain.errors import Misconfigured
 from tests.deployments.waiting import until
@@ -91,7 +91,7 @@ async def test_who_waits_for_a_load_that_hangs_fails_and_what_is_loaded_goes_on(
 async def test_a_replica_whose_weights_hang_at_its_start_starts_and_is_replaced(
     make_rig, standstill, monkeypatch
 ):
-    monkeypatch.setattr(replica, "START_CHECK_S", 0.01)
+    monkeypatch.setattr(engine_replica, "START_CHECK_S", 0.01)
     monkeypatch.setattr(family, "time", SimpleNamespace(sleep=standstill.sleep))
     monkeypatch.setattr(LoadHeartbeat, "longest", lambda _: ("probe:slow", LATER_S))
     slow = Endpoint("slow", "probe", Weights("slow"), "probe")

@@ -15,6 +15,7 @@ from deployments.executors.environment import Environments
 from deployments.executors.server_process import Launch, ServerProcess
 from serve_app.domain.endpoint import Endpoint, Weights
 from serve_app.domain.errors import Misconfigured
+from serve_app.domain.executors.deployable import Choices
 from serve_app.domain.outcome import Outcome
 from tests.deployments.executors.cog.models import CogModel, model, unpacked
 from tests.deployments.executors.rig import ExecutorRig
@@ -86,9 +87,12 @@ def endpoint(entry: Any) -> Endpoint:
 async def test_a_server_at_an_address_is_an_endpoint_with_its_schemas(
     elsewhere: Elsewhere, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    deployment = await asyncio.to_thread(deploying.server, elsewhere.url + "/", 2)
-    assert (deployment.name, deployment.content, deployment.notes) == ("127-0-0-1", None, [])
-    (entry,) = deployment.entries.values()
+    deployment = await asyncio.to_thread(
+        deploying.server, elsewhere.url + "/", Choices(None, concurrency=2)
+    )
+    assert (deployment.content, deployment.notes) == (None, [])
+    ((id_, entry),) = deployment.entries
+    assert id_ == "apps/127-0-0-1"
     fields = entry["options"]["input_schema"]["properties"]
     assert fields["style"]["enum"] == ["oil", "ink"]
 
@@ -145,7 +149,7 @@ async def test_an_address_without_a_cog_server_is_refused(tmp_path: Path) -> Non
         ("http://127.0.0.1:9", "No Cog server answers at http://127.0.0.1:9"),
     ):
         with pytest.raises(Misconfigured) as refused:
-            await asyncio.to_thread(deploying.server, url, 1)
+            await asyncio.to_thread(deploying.server, url, Choices(None))
         assert sentence in refused.value.message
 
 

@@ -20,6 +20,7 @@ from deployments.executors.environment import Environments
 from serve_app.catalog.schema.json_schema import JsonSchema
 from serve_app.domain.endpoint import Endpoint, Weights
 from serve_app.domain.errors import InvalidInput, Misconfigured
+from serve_app.domain.executors.deployable import Choices
 from tests.deployments.executors.cog.models import model
 from tests.docs.pages import DOCS, blocks
 
@@ -113,9 +114,7 @@ async def test_an_input_named_context_stays_the_models_own(tmp_path: Path, apps_
     document = await predictor(tmp_path, apps_dir, signature, READS_CONTEXT)
     assert input_schema(document)["properties"]["context"]["type"] == "string"
     environments = Environments(apps_dir / "environments")
-    deployed = await asyncio.to_thread(
-        deploying.project, tmp_path, environments, prepared=False, has_pool=False
-    )
+    deployed = await asyncio.to_thread(deploying.project, tmp_path, Choices(tmp_path), environments)
     assert deploying.OWN_CONTEXT in deployed.notes
 
 

@@ -19,10 +19,11 @@ from deployments.executors.base import FILE_MARK
 from deployments.executors.describing import AppClass
 from deployments.executors.fal.description import GPU_MACHINES
 from deployments.executors.fal.source import dotted, literal
+from deployments.executors.python.deploying import entries
 from serve_app.catalog.schema.json_schema import JsonSchema
-from serve_app.cli.apps.deployable import entries
 from serve_app.domain.endpoint import Endpoint, Weights
 from serve_app.domain.errors import DarkroomError
+from serve_app.domain.executors.deployable import Choices
 from serve_app.domain.outcome import Failure, Outcome
 from serve_app.domain.realtime import AppSessionRules
 from tests.deployments.executors.examples.finding import (
@@ -125,7 +126,7 @@ async def _described(
     describing.unpack(code, scratch / "code")
     found = await describing.describe(scratch / "code", path.stem, app, environments)
     whole = {**found, "class": f"{path.stem}:{app.name}"}
-    stored = dict(entries(whole, None, hashlib.sha256(code).hexdigest(), None))
+    stored = dict(entries(whole, Choices(None), hashlib.sha256(code).hexdigest()))
     endpoints = {
         entry["options"]["app"]["path"]: Endpoint(
             name, "python", Weights(""), "json", options=entry["options"]

@@ -19,10 +19,11 @@ import pytest
 
 from deployments.executors import describing
 from deployments.executors.environment import Environments
+from deployments.executors.python.deploying import entries
 from serve_app.catalog.schema.json_schema import JsonSchema
-from serve_app.cli.apps.deployable import entries
 from serve_app.domain.endpoint import Endpoint, Weights
 from serve_app.domain.errors import AppNotStarted
+from serve_app.domain.executors.deployable import Choices
 from serve_app.domain.lease import LeaseKey
 from serve_app.domain.outcome import Outcome
 from serve_app.domain.request import Priority
@@ -53,7 +54,7 @@ def deployed(path: Path, folder: Path, environments: Path) -> DeployedApp:
     )
     whole = {**found, "class": f"{path.stem}:{app.name}"}
     digest = hashlib.sha256(code).hexdigest()
-    stored = dict(entries(whole, None, digest, None))
+    stored = dict(entries(whole, Choices(None), digest))
     endpoints = {
         entry["options"]["app"]["path"]: Endpoint(
             name, "python", Weights(""), "json", options=entry["options"]

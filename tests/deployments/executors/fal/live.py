@@ -55,7 +55,7 @@ class Client:
 
     async def leased(self) -> None:
         async with asyncio.timeout(LONG_S):
-            running = self._rig.rig.replica._attempts.running
+            running = self._rig.rig.replica._attempts
             await self._rig.rig.port.until(lambda: self.held in running)
 
     async def send(self, message: dict[str, Any] | str | bytes) -> None:

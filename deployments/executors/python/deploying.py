@@ -1,0 +1,97 @@
+"""Endpoints of an app, as the catalogue has them."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from deployments.executors.describing import bundle, describe, files_beside, read_source, unpack
+from deployments.executors.environment import Environments
+from deployments.executors.kind import Machine
+from serve_app.domain.errors import Misconfigured
+from serve_app.domain.executors.deployable import Choices, Deployable
+from serve_app.domain.executors.gpus import OPTION as GPU
+from serve_app.domain.executors.secrets import OPTION
+from serve_app.domain.realtime import SESSION
+
+
+def deploy(choices: Choices, machine: Machine) -> Deployable | None:
+    """The app in a Python file."""
+    path = choices.path
+    if path is None or path.suffix != ".py" or path.is_dir():
+        return None
+    choices.refuse("a Python file", "--app", "--with", "--pool")
+    content, found = described(path, choices.class_name, choices.more, machine.environments)
+    if found["gpu"] and choices.pool is None:
+        raise Misconfigured(
+            f"{found['class']} asks for a GPU ({found['gpu']}). Name the pool whose replicas have "
+            "one: --pool NAME. It must host the family `python`."
+        )
+    digest = hashlib.sha256(content).hexdigest()
+    made = list(entries(found, choices, digest))
+    base = choices.base_id(str(found["name"]))
+    return Deployable(made, content, found.get("notes", ()), found["secrets"], base)
+
+
+def described(
+    file: Path, class_name: str | None, more: Sequence[Path], environments: Environments
+) -> tuple[bytes, Mapping[str, Any]]:
+    """Code of an app as a zip file, and its description.
+
+    ``Misconfigured`` names what is wrong with it.
+    """
+    apps = {each.name: each for each in read_source(file)}
+    if class_name is None and len(apps) == 1:
+        (class_name,) = apps
+    if class_name is None:
+        listed = ", ".join(apps) or "none"
+        raise Misconfigured(
+            f"{file.name} has {len(apps)} classes that are a darkroom.App ({listed}). "
+            + ("Name one with --app." if apps else "Derive one from darkroom.App, or fal.App.")
+        )
+    if class_name not in apps:
+        raise Misconfigured(f"{file.name} has no class {class_name} that is a darkroom.App.")
+    app = apps[class_name]
+    beside = files_beside(file, class_name, Path.cwd()) if app.is_fal else {}
+    content = bundle(file, more, beside)
+    with TemporaryDirectory(prefix="darkroom-deploy-") as folder:
+        code = Path(folder) / "code"
+        unpack(content, code)
+        found = asyncio.run(describe(code, file.stem, app, environments))
+    return content, {**found, "class": f"{file.stem}:{class_name}"}
+
+
+def entries(
+    found: Mapping[str, Any], choices: Choices, digest: str
+) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """Ids and entries of an app's endpoints."""
+    base = choices.base_id(str(found["name"]))
+    for each in found["endpoints"]:
+        endpoint = base + ("" if each["path"] == "/" else each["path"])
+        entry: dict[str, Any] = {
+            "family": "python",
+            "schema": "json",
+            "description": each["description"],
+            "options": {
+                "app": {
+                    **({"kind": found["kind"]} if "kind" in found else {}),
+                    "bundle": digest,
+                    "class": found["class"],
+                    "path": each["path"],
+                    "requirements": found["requirements"],
+                    "concurrency": found["concurrency"],
+                    "start_timeout_s": found["start_timeout_s"],
+                    **({"streams": True} if each.get("streams") else {}),
+                    **({SESSION: each["session"]} if each.get("session") else {}),
+                },
+                **({GPU: found["gpu"]} if found.get("gpu") else {}),
+                "input_schema": each["input_schema"],
+                "output_schema": each["output_schema"],
+                **({OPTION: found["secrets"]} if found["secrets"] else {}),
+            },
+        }
+        yield endpoint, choices.entry(entry)
