@@ -137,7 +137,7 @@ async def show(call: Call, name: str) -> ShownWorkflow | None:
     return None if workflow is None else _shown(call, workflow)
 
 
-@calls.delete("Delete a workflow. Requests that have started continue; those that have not fail")
+@calls.delete()
 async def delete(call: Call, name: str) -> bool:
     call.caller.require_endpoint(endpoint_id(call.owner, name))
     definitions = call.services.queue.workflows.definitions

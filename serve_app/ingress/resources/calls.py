@@ -190,9 +190,11 @@ class Calls(Generic[Row]):
         return self._changing("PATCH", "change", summary, body, special)
 
     def delete(
-        self, summary: str, special: Special = DELETED
+        self, summary: str = "", special: Special = DELETED
     ) -> Callable[[Act[Reply | bool]], Act[Reply | bool]]:
-        """The handler returns False if there is none; otherwise True, or what is answered."""
+        """The handler returns False if there is none; otherwise True, or what is answered.
+        ``summary``: if the declaration does not say what the deletion does."""
+        summary = summary or f"Delete {self.resource.one}. {self.resource.deletion}".rstrip(" .")
 
         def add(remove: Act[Reply | bool]) -> Act[Reply | bool]:
             async def handle(call: Call, key: str) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
+from typing import Any
 
 from starlette.routing import BaseRoute, Mount, Route, WebSocketRoute
 
@@ -18,6 +19,8 @@ from serve_app.ingress.http.route_scopes import (
     SCOPES,
     scope_of,
 )
+from serve_app.resources.declaration import Resource
+from serve_app.resources.registry import RESOURCES
 from serve_app.tenants.scopes import READ, SINGLE
 
 
@@ -30,11 +33,11 @@ def every_call(routes: Sequence[BaseRoute]) -> Iterator[tuple[Route, str]]:
 
 
 @cache
-def scopes() -> Mapping[tuple[str, str], str]:
+def scopes(resources: Sequence[Resource[Any]] = RESOURCES) -> Mapping[tuple[str, str], str]:
     """Scope of each call, by method and path."""
     return {
         (method, route.path): scope_of(route, method)
-        for route, method in every_call(create_app().routes)
+        for route, method in every_call(create_app(resources).routes)
     }
 
 

@@ -30,7 +30,7 @@ from serve_app.ingress.http.openapi import DocumentedRoute, Operation, answer, i
 from serve_app.ingress.services.live_tenants import limits_in_force
 from serve_app.ingress.services.services import Services, services_of
 from serve_app.registry.records import TenantWeights
-from serve_app.resources.declaration import plain
+from serve_app.resources.declaration import Resource, plain
 from serve_app.settings import NO_LIMITS
 from serve_app.tenants.scopes import OPERATOR
 
@@ -90,7 +90,7 @@ class TenantArchive:
             "batches": self._batches(),
             "batch_files": self._batch_files(),
             "access_rules": self._access_rules(),
-            "secrets": self._secrets(),
+            **{each.items: self._rows(each) for each in self._services.resources if each.table},
             "comfyui_files": self._comfyui_files(),
             "tenant": self._about(),
             "audit": self._audit(),
@@ -259,9 +259,9 @@ class TenantArchive:
                 yield {"id": each.id, "default": each.default, "users": dict(each.users)}
             after = page[-1].id
 
-    async def _secrets(self) -> AsyncIterator[Mapping[str, Any]]:
-        """Names only: values are never shown."""
-        for each in await self._services.secrets.list(self._tenant):
+    async def _rows(self, resource: Resource[Any]) -> AsyncIterator[Mapping[str, Any]]:
+        """What lists show. Of secrets, names only."""
+        for each in await self._services.tables.of(resource).list(self._tenant):
             yield asdict(each)
 
     async def _comfyui_files(self) -> AsyncIterator[Mapping[str, Any]]:

@@ -109,7 +109,7 @@ async def list_shares(call: Call) -> Sequence[RequestShare]:
     return [_share(each) for each in links if each.request_id in allowed]
 
 
-@calls.delete("Delete a share link. It answers 404 from now on")
+@calls.delete()
 async def delete_share(call: Call, share_id: str) -> bool:
     gallery = call.services.queue.gallery
     if call.caller.endpoints:
