@@ -27,7 +27,7 @@ from serve_app.ingress.services.files import Files
 from serve_app.ingress.services.services import services_of
 from serve_app.registry.records import TenantWeights, WeightState
 from serve_app.storage.keys import SAFETENSORS
-from serve_app.tenants.scopes import Caller
+from serve_app.tenants.scopes import FILES, Caller
 
 MAX_PAGE = 100
 MAX_REGISTERED = 1000  # weights that are looked through for LoRAs, the latest first
@@ -98,7 +98,7 @@ LIST = Operation(
     ),
 )
 
-ROUTES = [DocumentedRoute("/v1/loras", listed, {"GET": LIST})]
+ROUTES = [DocumentedRoute("/v1/loras", listed, {"GET": LIST}, FILES)]
 
 
 async def _uploads(

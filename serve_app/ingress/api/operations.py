@@ -32,6 +32,7 @@ from serve_app.ingress.http.openapi import (
     in_query,
 )
 from serve_app.ingress.services.services import services_of
+from serve_app.tenants.scopes import OPERATOR
 
 MAX_REASON = 1000  # characters
 MAX_PAGE = 500
@@ -253,14 +254,16 @@ PRIORITISE = _request_call(
 )
 
 ROUTES = [
-    DocumentedRoute("/v1/queue", queue, {"GET": SEE_QUEUE}),
-    DocumentedRoute("/v1/queue/requests", waiting, {"GET": SEE_WAITING}),
-    DocumentedRoute("/v1/endpoints/{endpoint_id:path}/pause", paused, {"PUT": PAUSE}),
-    DocumentedRoute("/v1/endpoints/{endpoint_id:path}/drain", drained, {"PUT": DRAIN}),
-    DocumentedRoute("/v1/endpoints/{endpoint_id:path}/resume", resumed, {"PUT": RESUME}),
-    DocumentedRoute("/v1/requests/{request_id}/requeue", requeued, {"PUT": REQUEUE}),
-    DocumentedRoute("/v1/requests/{request_id}/fail", failed, {"PUT": FAIL}),
-    DocumentedRoute("/v1/requests/{request_id}/priority", prioritised, {"PUT": PRIORITISE}),
+    DocumentedRoute("/v1/queue", queue, {"GET": SEE_QUEUE}, OPERATOR),
+    DocumentedRoute("/v1/queue/requests", waiting, {"GET": SEE_WAITING}, OPERATOR),
+    DocumentedRoute("/v1/endpoints/{endpoint_id:path}/pause", paused, {"PUT": PAUSE}, OPERATOR),
+    DocumentedRoute("/v1/endpoints/{endpoint_id:path}/drain", drained, {"PUT": DRAIN}, OPERATOR),
+    DocumentedRoute("/v1/endpoints/{endpoint_id:path}/resume", resumed, {"PUT": RESUME}, OPERATOR),
+    DocumentedRoute("/v1/requests/{request_id}/requeue", requeued, {"PUT": REQUEUE}, OPERATOR),
+    DocumentedRoute("/v1/requests/{request_id}/fail", failed, {"PUT": FAIL}, OPERATOR),
+    DocumentedRoute(
+        "/v1/requests/{request_id}/priority", prioritised, {"PUT": PRIORITISE}, OPERATOR
+    ),
 ]
 
 

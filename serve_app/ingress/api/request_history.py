@@ -26,6 +26,7 @@ from serve_app.ingress.services import request_ids
 from serve_app.ingress.services.services import services_of
 from serve_app.ingress.submission.failures import answer_for, failure_body
 from serve_app.ingress.submission.rendering import final_outcome, rendered_output
+from serve_app.tenants.scopes import READ
 
 MAX_PAGE, PAGE = 100, 50
 PAYLOADS, ENDED_AT = "payloads", "ended_at"
@@ -114,7 +115,7 @@ LIST = Operation(
     ),
 )
 
-ROUTES = [DocumentedRoute("/v1/models/requests/by-endpoint", list_by_endpoint, {"GET": LIST})]
+ROUTES = [DocumentedRoute("/v1/models/requests/by-endpoint", list_by_endpoint, {"GET": LIST}, READ)]
 
 
 def _wants_payloads(request: HttpRequest) -> bool:

@@ -32,6 +32,7 @@ from serve_app.ingress.http.openapi import (
     in_query,
 )
 from serve_app.ingress.http.origin import origin_of
+from serve_app.ingress.http.route_scopes import BY_CALL
 from serve_app.ingress.services import request_ids
 from serve_app.ingress.services.services import services_of
 from serve_app.ingress.submission import submission
@@ -44,7 +45,7 @@ from serve_app.ingress.submission.status import (
     waiting_body,
 )
 from serve_app.tenants.scopes import CANCEL as CANCEL_SCOPE
-from serve_app.tenants.scopes import OPERATOR
+from serve_app.tenants.scopes import FILES, OPERATOR, READ
 
 MAX_PAGE = 500
 MAX_WAIT_S = 60
@@ -422,10 +423,10 @@ DELETE_UPLOAD = Operation(
 )
 
 ROUTES = [
-    DocumentedRoute("/v1/requests", listed, {"GET": LIST}),
-    DocumentedRoute("/v1/requests/{request_id}", shown, {"GET": SHOW}),
-    DocumentedRoute("/v1/requests/{request_id}/events", events.events, {"GET": STREAM}),
-    DocumentedRoute("/v1/requests/{request_id}/cancel", cancelled, {"PUT": CANCEL}),
-    DocumentedRoute("/v1/requests/{request_id}", delete_request, {"DELETE": DELETE}),
-    DocumentedRoute("/v1/uploads/{key:path}", delete_upload, {"DELETE": DELETE_UPLOAD}),
+    DocumentedRoute("/v1/requests", listed, {"GET": LIST}, READ),
+    DocumentedRoute("/v1/requests/{request_id}", shown, {"GET": SHOW}, READ),
+    DocumentedRoute("/v1/requests/{request_id}/events", events.events, {"GET": STREAM}, READ),
+    DocumentedRoute("/v1/requests/{request_id}/cancel", cancelled, {"PUT": CANCEL}, BY_CALL),
+    DocumentedRoute("/v1/requests/{request_id}", delete_request, {"DELETE": DELETE}, CANCEL_SCOPE),
+    DocumentedRoute("/v1/uploads/{key:path}", delete_upload, {"DELETE": DELETE_UPLOAD}, FILES),
 ]

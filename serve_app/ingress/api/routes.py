@@ -9,7 +9,6 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from pydantic import Field
 from starlette.requests import Request as HttpRequest
 from starlette.responses import Response
-from starlette.routing import Route
 from typing_extensions import TypedDict
 
 from serve_app.domain.errors import NotFound
@@ -56,10 +55,12 @@ from serve_app.ingress.http.context import context_of
 from serve_app.ingress.http.errors import json_reply
 from serve_app.ingress.http.json_schema import Time
 from serve_app.ingress.http.openapi import DocumentedRoute, Operation, answer
+from serve_app.ingress.http.route_scopes import NO_KEY, ScopedRoute
 from serve_app.ingress.services.cpu_executor import in_cpu_thread
 from serve_app.ingress.services.services import services_of
 from serve_app.resources.declaration import plain
 from serve_app.settings import PoolConfig
+from serve_app.tenants.scopes import OPERATOR
 
 
 class PoolStatus(TypedDict):
@@ -282,10 +283,16 @@ ROUTES = [
     *tenant_export.ROUTES,
     *sign_in.ROUTES,
     DocumentedRoute(
-        "/healthz", alive, {"GET": CHECK_ALIVE, "HEAD": replace(CHECK_ALIVE, name="aliveHead")}
+        "/healthz",
+        alive,
+        {"GET": CHECK_ALIVE, "HEAD": replace(CHECK_ALIVE, name="aliveHead")},
+        NO_KEY,
     ),
     DocumentedRoute(
-        "/readyz", ready, {"GET": CHECK_READY, "HEAD": replace(CHECK_READY, name="readyHead")}
+        "/readyz",
+        ready,
+        {"GET": CHECK_READY, "HEAD": replace(CHECK_READY, name="readyHead")},
+        NO_KEY,
     ),
     DocumentedRoute(
         "/readyz/reads",
@@ -294,8 +301,9 @@ ROUTES = [
             "GET": CHECK_READY_FOR_READS,
             "HEAD": replace(CHECK_READY_FOR_READS, name="readyForReadsHead"),
         },
+        NO_KEY,
     ),
-    DocumentedRoute("/v1/status", status, {"GET": STATUS}),
-    DocumentedRoute("/metrics", metrics, {"GET": METRICS}),
-    Route("/v1/{rest:path}", unknown),
+    DocumentedRoute("/v1/status", status, {"GET": STATUS}, OPERATOR),
+    DocumentedRoute("/metrics", metrics, {"GET": METRICS}, OPERATOR),
+    ScopedRoute("/v1/{rest:path}", unknown, methods=["GET"], scope=NO_KEY),
 ]

@@ -37,6 +37,7 @@ from serve_app.ingress.http.openapi import (
 )
 from serve_app.ingress.services import request_ids
 from serve_app.ingress.services.services import services_of
+from serve_app.tenants.scopes import OPERATOR, READ, SUBMIT
 from serve_app.webhooks.delivery import TIMEOUT_S
 from serve_app.webhooks.signing import SignedMessage
 from serve_app.webhooks.target import BadTarget
@@ -259,12 +260,14 @@ ROTATE = Operation(
 )
 
 ROUTES = [
-    DocumentedRoute("/v1/webhooks", listed, {"GET": LIST}),
-    DocumentedRoute("/v1/webhooks/test", tested, {"POST": TEST}),
-    DocumentedRoute("/v1/webhooks/secret", secret, {"GET": SHOW_SECRETS}),
-    DocumentedRoute("/v1/webhooks/rotate", rotated, {"PUT": ROTATE}),
-    DocumentedRoute("/v1/requests/{request_id}/webhook", shown, {"GET": SHOW}),
-    DocumentedRoute("/v1/requests/{request_id}/webhook/redeliver", redelivered, {"PUT": REDELIVER}),
+    DocumentedRoute("/v1/webhooks", listed, {"GET": LIST}, READ),
+    DocumentedRoute("/v1/webhooks/test", tested, {"POST": TEST}, SUBMIT),
+    DocumentedRoute("/v1/webhooks/secret", secret, {"GET": SHOW_SECRETS}, READ),
+    DocumentedRoute("/v1/webhooks/rotate", rotated, {"PUT": ROTATE}, OPERATOR),
+    DocumentedRoute("/v1/requests/{request_id}/webhook", shown, {"GET": SHOW}, READ),
+    DocumentedRoute(
+        "/v1/requests/{request_id}/webhook/redeliver", redelivered, {"PUT": REDELIVER}, SUBMIT
+    ),
 ]
 
 

@@ -27,7 +27,7 @@ from serve_app.ingress.services.cpu_executor import in_cpu_thread
 from serve_app.ingress.services.services import services_of
 from serve_app.ingress.workflows.status import WorkflowStatus, workflow_status
 from serve_app.resources.workflows import WORKFLOWS, ShownWorkflow
-from serve_app.tenants.scopes import OPERATOR
+from serve_app.tenants.scopes import OPERATOR, READ
 
 MAX_BODY_BYTES = 512 * 1024
 MAX_PER_TENANT = 200
@@ -191,5 +191,5 @@ STEPS = Operation(
 
 ROUTES = [
     *calls.routes,
-    DocumentedRoute("/v1/requests/{request_id}/steps", steps, {"GET": STEPS}),
+    DocumentedRoute("/v1/requests/{request_id}/steps", steps, {"GET": STEPS}, READ),
 ]

@@ -16,7 +16,7 @@ import httpx
 import pytest
 
 from serve_app.ingress.http.paths import COMFYUI_PREFIX, MCP_PATH, OPENAI_PREFIX, REPLICATE_PREFIX
-from serve_app.ingress.http.route_scopes import FOR_ALL_METHODS, NO_KEY
+from serve_app.ingress.http.route_scopes import NO_KEY
 from serve_app.resources.declaration import Resource
 from serve_app.resources.registry import RESOURCES
 from serve_app.tenants.scopes import API, OPERATOR, SINGLE
@@ -385,7 +385,7 @@ async def scene() -> AsyncIterator[Scene]:
 def calls(resources: Sequence[Resource[Any]] = RESOURCES) -> list[tuple[str, str]]:
     """Every call but those of fal's paths, and HEAD, which is answered as GET."""
     return sorted(
-        each for each in scopes(resources) if each[0] != "HEAD" and each[1] not in FOR_ALL_METHODS
+        each for each in scopes(resources) if each[0] != "HEAD" and each[1] not in IN_ALL_METHODS
     )
 
 
@@ -410,7 +410,12 @@ def test_every_call_with_a_body_has_a_case() -> None:
     assert without == [], "say in BODIES which ids its body names, or put it into EMPTY"
     known = {path for _, path in calls()}
     assert known >= {*BODIES, *EMPTY, *BEARERS}, "a case for a call that is gone"
-    assert IN_ALL_METHODS.keys() == FOR_ALL_METHODS.keys()
+    methods = {
+        path: {method for method, other in scopes() if other == path} for _, path in scopes()
+    }
+    assert IN_ALL_METHODS.keys() == {
+        path for path, taken in methods.items() if taken >= {"POST", "PATCH"}
+    }
 
 
 def test_every_parameter_of_a_path_has_a_case() -> None:

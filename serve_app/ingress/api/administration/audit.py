@@ -20,7 +20,7 @@ from serve_app.ingress.http.errors import json_reply
 from serve_app.ingress.http.json_schema import Time
 from serve_app.ingress.http.openapi import DocumentedRoute, Operation, answer, in_query
 from serve_app.ingress.services.services import services_of
-from serve_app.tenants.scopes import OPERATOR
+from serve_app.tenants.scopes import OPERATOR, TENANT_ADMIN
 
 MAX_PAGE = 500
 EXPORT_PAGE = 500
@@ -176,7 +176,7 @@ HEAD = Operation(
 )
 
 ROUTES = [
-    DocumentedRoute("/v1/audit", listed, {"GET": LIST}),
-    DocumentedRoute("/v1/audit/export", exported, {"GET": EXPORT}),
-    DocumentedRoute("/v1/audit/head", ended, {"GET": HEAD}),
+    DocumentedRoute("/v1/audit", listed, {"GET": LIST}, TENANT_ADMIN),  # `OPERATOR` for all
+    DocumentedRoute("/v1/audit/export", exported, {"GET": EXPORT}, OPERATOR),
+    DocumentedRoute("/v1/audit/head", ended, {"GET": HEAD}, OPERATOR),
 ]

@@ -15,6 +15,7 @@ from serve_app.ingress.http.context import context_of
 from serve_app.ingress.http.errors import json_reply
 from serve_app.ingress.http.openapi import DocumentedRoute, Operation, answer
 from serve_app.ingress.services.services import services_of
+from serve_app.tenants.scopes import OPERATOR
 
 
 class DoctorFinding(TypedDict):
@@ -48,4 +49,4 @@ EXAMINE = Operation(
     errors=(403, 503),
 )
 
-ROUTES = [DocumentedRoute("/v1/doctor", examine, {"GET": EXAMINE})]
+ROUTES = [DocumentedRoute("/v1/doctor", examine, {"GET": EXAMINE}, OPERATOR)]

@@ -25,6 +25,7 @@ from serve_app.ingress.http.origin import origin_of
 from serve_app.ingress.services import request_ids
 from serve_app.ingress.services.services import services_of
 from serve_app.ingress.submission.rendering import rendered_output
+from serve_app.tenants.scopes import OPERATOR
 
 MAX_PAGE, PAGE = 100, 20
 MAX_PROMPT = 200
@@ -192,4 +193,4 @@ LIST = Operation(
     ),
 )
 
-ROUTES = [DocumentedRoute("/v1/shadows", listed, {"GET": LIST})]
+ROUTES = [DocumentedRoute("/v1/shadows", listed, {"GET": LIST}, OPERATOR)]

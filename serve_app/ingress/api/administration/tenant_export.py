@@ -32,7 +32,7 @@ from serve_app.ingress.services.services import Services, services_of
 from serve_app.registry.records import TenantWeights
 from serve_app.resources.declaration import Resource, plain
 from serve_app.settings import NO_LIMITS
-from serve_app.tenants.scopes import OPERATOR
+from serve_app.tenants.scopes import OPERATOR, TENANT_ADMIN
 
 FORMAT = 1
 PAGE = 100
@@ -372,4 +372,4 @@ EXPORT = Operation(
     ),
 )
 
-ROUTES = [DocumentedRoute("/v1/tenants/{tenant}/export", exported, {"GET": EXPORT})]
+ROUTES = [DocumentedRoute("/v1/tenants/{tenant}/export", exported, {"GET": EXPORT}, TENANT_ADMIN)]

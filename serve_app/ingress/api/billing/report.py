@@ -19,6 +19,7 @@ from serve_app.ingress.http.json_schema import Time
 from serve_app.ingress.http.openapi import DocumentedRoute, Operation, answer, in_query
 from serve_app.ingress.http.time_range import time_range
 from serve_app.ingress.services.services import Services, services_of
+from serve_app.tenants.scopes import OPERATOR
 
 LENGTH = timedelta(days=30)
 OTHERS = "*"
@@ -128,4 +129,4 @@ SHOW = Operation(
     ),
 )
 
-ROUTES = [DocumentedRoute("/v1/usage/report", report, {"GET": SHOW})]
+ROUTES = [DocumentedRoute("/v1/usage/report", report, {"GET": SHOW}, OPERATOR)]

@@ -23,7 +23,7 @@ from serve_app.ingress.http.origin import origin_of
 from serve_app.ingress.services.services import services_of
 from serve_app.storage import keys
 from serve_app.storage.signed_urls import SIGNATURE
-from serve_app.tenants.scopes import OPERATOR, Caller
+from serve_app.tenants.scopes import FILES, OPERATOR, Caller
 
 MAX_BODY_BYTES = 16 * 1024
 MAX_VALID_S = 100 * 366 * 86400
@@ -153,6 +153,6 @@ REVOKE = Operation(
     tag=TAG,
 )
 ROUTES = [
-    DocumentedRoute("/v1/files/sign", sign, {"POST": SIGN}),
-    DocumentedRoute("/v1/files/revoke", revoke, {"POST": REVOKE}),
+    DocumentedRoute("/v1/files/sign", sign, {"POST": SIGN}, FILES),
+    DocumentedRoute("/v1/files/revoke", revoke, {"POST": REVOKE}, FILES),
 ]

@@ -21,6 +21,7 @@ from serve_app.ingress.http.json_schema import Time
 from serve_app.ingress.http.openapi import DocumentedRoute, Operation, answer
 from serve_app.ingress.services.services import Services, services_of
 from serve_app.settings import Config
+from serve_app.tenants.scopes import OPERATOR
 
 DAY_S = 86_400.0
 
@@ -176,4 +177,4 @@ SHOW = Operation(
     errors=(403,),
 )
 
-ROUTES = [DocumentedRoute("/v1/storage", storage, {"GET": SHOW})]
+ROUTES = [DocumentedRoute("/v1/storage", storage, {"GET": SHOW}, OPERATOR)]

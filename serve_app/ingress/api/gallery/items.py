@@ -30,7 +30,7 @@ from serve_app.ingress.services.cpu_executor import in_cpu_thread
 from serve_app.ingress.services.services import services_of
 from serve_app.ingress.submission import submission
 from serve_app.ingress.submission.model_lookup import NO_ENDPOINT, allowed_endpoints
-from serve_app.tenants.scopes import Caller
+from serve_app.tenants.scopes import CANCEL, READ, Caller
 
 MAX_MARKED, MAX_DELETED, MAX_DAYS = 500, 100, 400
 DEFAULT_DAYS = timedelta(days=366)
@@ -277,7 +277,7 @@ COUNT_DAYS = Operation(
 )
 
 ROUTES = [
-    DocumentedRoute("/v1/requests/favourites", set_favourites, {"POST": SET_FAVOURITES}),
-    DocumentedRoute("/v1/requests/delete", delete_many, {"POST": DELETE_MANY}),
-    DocumentedRoute("/v1/requests/days", days, {"GET": COUNT_DAYS}),
+    DocumentedRoute("/v1/requests/favourites", set_favourites, {"POST": SET_FAVOURITES}, READ),
+    DocumentedRoute("/v1/requests/delete", delete_many, {"POST": DELETE_MANY}, CANCEL),
+    DocumentedRoute("/v1/requests/days", days, {"GET": COUNT_DAYS}, READ),
 ]
