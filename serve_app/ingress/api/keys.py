@@ -115,8 +115,7 @@ async def list_keys(call: Call) -> Sequence[ApiKey]:
 async def create_key(call: Call, new: NewKey) -> CreatedKey:
     caller, identity = call.caller, call.services.identity
     tenant = new.tenant or call.owner
-    if tenant != caller.tenant and not caller.may(OPERATOR):
-        raise Forbidden("Keys of another tenant need the scope `operator`.")
+    caller.require_tenant(tenant, "Keys")
     caller.require_authority(new.scopes, new.endpoints)
     if tenant != caller.tenant:
         await identity.tenants.require_not_deleted(tenant)

@@ -29,7 +29,7 @@ from serve_app.storage import keys
 from serve_app.telemetry.logs import describe
 from serve_app.tenants.api_keys import disabled
 from serve_app.tenants.credentials import claimed_id
-from serve_app.tenants.scopes import OPERATOR, READ, SUBMIT, Caller
+from serve_app.tenants.scopes import READ, SUBMIT, Caller
 from serve_app.tenants.sign_in import (
     ACTOR,
     Person,
@@ -164,8 +164,7 @@ async def authenticate_for_tenant(request: HTTPConnection, what: str) -> tuple[C
     """
     caller = await authenticate(request)
     tenant = query.text(request, "tenant") or caller.tenant
-    if tenant != caller.tenant and not caller.may(OPERATOR):
-        raise Forbidden(f"{what} of another tenant require a key with the scope `operator`.")
+    caller.require_tenant(tenant, what)
     await record_read(request, caller, tenant)
     return caller, tenant
 

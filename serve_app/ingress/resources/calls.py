@@ -344,8 +344,7 @@ class Calls(Generic[Row]):
             return INSTALLATION
         if tenant is None or tenant == caller.tenant:
             return caller.tenant
-        if not caller.may(OPERATOR):
-            raise Forbidden(f"{plural} of another tenant need the scope `operator`.")
+        caller.require_tenant(tenant, plural)
         await services.identity.tenants.find(tenant)
         return tenant
 

@@ -11,7 +11,7 @@ from starlette.responses import Response, StreamingResponse
 from typing_extensions import TypedDict
 
 from serve_app.domain.audit.acts import Act
-from serve_app.domain.errors import Forbidden, Unavailable
+from serve_app.domain.errors import Unavailable
 from serve_app.domain.operations import Operations
 from serve_app.ingress.http import query
 from serve_app.ingress.http.auth import ALL_TENANTS, authenticate, record_read
@@ -74,11 +74,8 @@ async def listed(request: HttpRequest) -> Response:
     caller = await authenticate(request)
     tenant = query.text(request, "tenant")
     if not caller.may(OPERATOR):
-        if tenant not in (None, caller.tenant):
-            raise Forbidden(
-                "The audit log of another tenant requires a key with the scope `operator`."
-            )
-        tenant = caller.tenant
+        tenant = tenant or caller.tenant
+        caller.require_tenant(tenant, "Acts")
     elif tenant:
         await record_read(request, caller, tenant)
     limit = query.page_size(request, default=50, most=MAX_PAGE)

@@ -32,7 +32,7 @@ from serve_app.ingress.services.services import Services, services_of
 from serve_app.registry.records import TenantWeights
 from serve_app.resources.declaration import Resource, plain
 from serve_app.settings import NO_LIMITS
-from serve_app.tenants.scopes import OPERATOR, TENANT_ADMIN
+from serve_app.tenants.scopes import TENANT_ADMIN
 
 FORMAT = 1
 PAGE = 100
@@ -48,8 +48,7 @@ async def exported(request: HttpRequest) -> Response:
     context_of(request).route = "v1.tenant.export"
     caller = await authenticate(request)
     tenant: str = request.path_params["tenant"]
-    if tenant != caller.tenant and not caller.may(OPERATOR):
-        raise Forbidden("The export of another tenant requires a key with the scope `operator`.")
+    caller.require_tenant(tenant, "Exports")
     if caller.endpoints:
         raise Forbidden("An export has all endpoints, and this key is limited to some of them.")
     services = services_of(request)
