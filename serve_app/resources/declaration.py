@@ -46,7 +46,7 @@ class Resource(Generic[Row]):
     scope: str = ""  # any key, if it is empty
     change_scope: str = ""  # of calls that change something, if it is another one
     owner: Owner = Owner.CALLER
-    columns: Sequence[str]  # fields of the model that tables show
+    columns: Sequence[str] = ()  # fields of the model that tables show
     commands: str = ""  # help of the group with its commands, if it has none but the plain ones
     deletion: str = ""  # a sentence on what it does
     table: str = ""  # if ``PostgresTable`` keeps them

@@ -209,19 +209,21 @@ class Calls(Generic[Row]):
         self,
         name: str,
         summary: str,
-        body: type[Body] | None,
+        body: type[Body] | None = None,
         special: Special = PLAIN,
         *,
         method: str = "PUT",
+        part: str = "",
     ) -> Callable[[Change[Body, Reply]], Change[Body, Reply]]:
-        """Do something to one, at a path of its own. Without a body the handler gets None."""
-        return self._changing(method, name, summary, body, special, f"/{name}")
+        """Do something to one, at a path of its own. Without a body the handler gets None.
+        ``part``: end of the path, if it is not the name."""
+        return self._changing(method, name, summary, body, special, f"/{part or name}")
 
     # Implementation
 
     @property
     def _pascal(self) -> str:
-        return pascal(self.resource.parameter.replace("_", "-"))
+        return pascal(self.resource.parameter.removesuffix("_id").replace("_", "-"))
 
     def _changing(
         self,
