@@ -6,8 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-from starlette.requests import Request as HttpRequest
-from starlette.responses import Response
 from typing_extensions import TypedDict
 
 from serve_app.domain.errors import NotFound
@@ -21,14 +19,11 @@ from serve_app.domain.operations import (
 )
 from serve_app.domain.request import Priority, State
 from serve_app.ingress.http import query
-from serve_app.ingress.http.auth import authenticate
-from serve_app.ingress.http.context import context_of
-from serve_app.ingress.http.errors import json_reply
 from serve_app.ingress.http.json_schema import Time
-from serve_app.ingress.http.openapi import DocumentedRoute, Operation, answer, in_query
-from serve_app.ingress.resources.calls import Call, Calls, Special
-from serve_app.ingress.services.services import Services, services_of
-from serve_app.resources.declaration import Owner, Resource, plain
+from serve_app.ingress.http.openapi import in_query
+from serve_app.ingress.resources.calls import Call, Calls, JsonCalls, Special
+from serve_app.ingress.services.services import Services
+from serve_app.resources.declaration import Owner, Resource
 from serve_app.tenants.scopes import OPERATOR
 
 MAX_REASON = 1000  # characters
@@ -78,63 +73,6 @@ class RequestState:
     state: State
 
 
-async def queue(request: HttpRequest) -> Response:
-    """Show lanes, leases, paused endpoints, and the oldest transaction of the database."""
-    context_of(request).route = "v1.queue"
-    await authenticate(request)
-    seen = await services_of(request).queue.operations.overview()
-    halts = [_pause(each) for each in seen.halts]
-    return json_reply(plain(QueueOverview(seen.lanes, seen.leases, halts, seen.oldest_transaction)))
-
-
-async def waiting(request: HttpRequest) -> Response:
-    """List the requests that wait, the longest wait first.
-
-    Parameters: ``tenant``, ``endpoint_id`` (repeated, or with commas), ``limit``, ``after``.
-    """
-    context_of(request).route = "v1.queue.requests"
-    await authenticate(request)
-    limit = query.page_size(request, default=50, most=MAX_PAGE)
-    found = await services_of(request).queue.operations.waiting(
-        tenant=query.text(request, "tenant") or None,
-        endpoints=query.several(request, "endpoint_id"),
-        after=query.whole(request, "after", default=0, most=MAX_PLACE),
-        limit=limit + 1,
-    )
-    page = found[:limit]
-    body: QueuePage = {
-        "requests": [_waiting(each) for each in page],
-        "next_after": page[-1].place if len(found) > limit else None,
-    }
-    return json_reply(body)
-
-
-SEE_QUEUE = Operation(
-    "getQueue",
-    "Show lanes, leases and paused endpoints. Needs the scope `operator`",
-    {200: answer("An overview, up to a few seconds old.", QueueOverview)},
-    errors=(403,),
-)
-
-
-SEE_WAITING = Operation(
-    "listQueuedRequests",
-    "List the requests that wait, the longest wait first. Needs the scope `operator`",
-    {200: answer("A page.", QueuePage)},
-    errors=(403, 422),
-    parameters=(
-        in_query("tenant", "Only requests of this tenant."),
-        in_query(
-            "endpoint_id",
-            "Only requests of these endpoints; repeated or separated by commas.",
-            list[str],
-        ),
-        in_query("after", "`next_after` of the previous page.", int),
-        in_query("limit", "1 to 500; default 50.", int),
-    ),
-)
-
-
 ENDPOINTS = Resource(
     name="endpoint",
     path="/v1/endpoints",
@@ -156,7 +94,48 @@ REQUESTS = Resource(
     scope=OPERATOR,
     owner=Owner.INSTALLATION,
 )
-endpoints, requests = Calls(ENDPOINTS), Calls(REQUESTS)
+calls, endpoints, requests = JsonCalls(), Calls(ENDPOINTS), Calls(REQUESTS)
+
+
+@calls.call("/v1/queue", "getQueue", "Show lanes, leases and paused endpoints", OPERATOR)
+async def queue(call: Call) -> QueueOverview:
+    """Also the oldest transaction of the database."""
+    seen = await call.services.queue.operations.overview()
+    halts = [_pause(each) for each in seen.halts]
+    return QueueOverview(seen.lanes, seen.leases, halts, seen.oldest_transaction)
+
+
+@calls.call(
+    "/v1/queue/requests",
+    "listQueuedRequests",
+    "List the requests that wait, the longest wait first",
+    OPERATOR,
+    errors=(422,),
+    parameters=(
+        in_query("tenant", "Only requests of this tenant."),
+        in_query(
+            "endpoint_id",
+            "Only requests of these endpoints; repeated or separated by commas.",
+            list[str],
+        ),
+        in_query("after", "`next_after` of the previous page.", int),
+        in_query("limit", "1 to 500; default 50.", int),
+    ),
+)
+async def waiting(call: Call) -> QueuePage:
+    request = call.request
+    limit = query.page_size(request, default=50, most=MAX_PAGE)
+    found = await call.services.queue.operations.waiting(
+        tenant=query.text(request, "tenant") or None,
+        endpoints=query.several(request, "endpoint_id"),
+        after=query.whole(request, "after", default=0, most=MAX_PLACE),
+        limit=limit + 1,
+    )
+    page = found[:limit]
+    return {
+        "requests": [_waiting(each) for each in page],
+        "next_after": page[-1].place if len(found) > limit else None,
+    }
 
 
 @endpoints.act("pause", "Pause an endpoint: new requests are accepted and wait")
@@ -221,12 +200,7 @@ async def prioritise(call: Call, request_id: str, _: None) -> RequestState:
     return RequestState(request_id, state)
 
 
-ROUTES = [
-    DocumentedRoute("/v1/queue", queue, {"GET": SEE_QUEUE}, OPERATOR),
-    DocumentedRoute("/v1/queue/requests", waiting, {"GET": SEE_WAITING}, OPERATOR),
-    *endpoints.routes,
-    *requests.routes,
-]
+ROUTES = [*calls.routes, *endpoints.routes, *requests.routes]
 
 
 def _in_catalog(services: Services, endpoint_id: str) -> str:
