@@ -12,9 +12,10 @@ from serve_app.resources.keys import KEYS
 from serve_app.resources.secrets import SECRETS
 from serve_app.resources.shares import SHARES
 from serve_app.resources.tenants import TENANTS
+from serve_app.resources.warm_targets import WARM_TARGETS
 from serve_app.resources.weights import WEIGHTS
 from serve_app.resources.workflows import WORKFLOWS
 
 RESOURCES: Sequence[Resource[Any]] = (
-    *(DRAFTS, ENTRIES, KEYS, SECRETS, SHARES, TENANTS, WEIGHTS, WORKFLOWS),
+    *(DRAFTS, ENTRIES, KEYS, SECRETS, SHARES, TENANTS, WARM_TARGETS, WEIGHTS, WORKFLOWS),
 )

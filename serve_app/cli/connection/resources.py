@@ -105,7 +105,7 @@ def add_delete(group: click.Group, resource: Resource[Any], *, force: str = "") 
 
 def plain_group(resource: Resource[Any]) -> click.Group:
     """All commands of a resource that needs no others."""
-    group = click.Group(resource.plural.replace(" ", "-"), help=resource.commands)
+    group = click.Group(resource.plural, help=resource.commands)
     add_list(group, resource)
     add_delete(group, resource)
     return group
