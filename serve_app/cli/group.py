@@ -22,23 +22,30 @@ INTERRUPTED = 130
 
 
 class LazyGroup(click.Group):
-    """``places``: name of a command → ``module:attribute``. Its help imports all of them."""
+    """``places``: name of a command → ``module:attribute``. Its help imports all of them.
+    ``others``: place of more commands by their names."""
 
-    def __init__(self, *arguments: Any, places: Mapping[str, str], **more: Any) -> None:
+    def __init__(
+        self, *arguments: Any, places: Mapping[str, str], others: str, **more: Any
+    ) -> None:
         super().__init__(*arguments, **more)
         self._places = places
+        self._others = others
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         del ctx
-        return sorted(self._places)
+        return sorted({*self._places, *_imported(self._others)})
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         del ctx
         if cmd_name not in self._places:
-            return None
-        module, _, name = self._places[cmd_name].partition(":")
-        command: click.Command = getattr(importlib.import_module(module), name)
-        return command
+            return _imported(self._others).get(cmd_name)
+        return _imported(self._places[cmd_name])
+
+
+def _imported(place: str) -> Any:
+    module, _, name = place.partition(":")
+    return getattr(importlib.import_module(module), name)
 
 
 class InheritingGroup(click.Group):

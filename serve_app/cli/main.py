@@ -15,7 +15,6 @@ PLACES = {
     "contexts": "commands.login:contexts_group",
     "deploy": "apps.deploy:deploy_command",
     "doctor": "doctor.command:doctor_command",
-    "drafts": "administration.plain:drafts_group",
     "drain-node": "commands.watch_spot:drain_node_command",
     "endpoints": "commands.operations:endpoints_group",
     "env": "commands.environment:env_command",
@@ -36,7 +35,6 @@ PLACES = {
     "secrets": "registration.secrets:secrets_group",
     "serve": "serve.command:serve_command",
     "serve-config": "commands.serve_config:serve_config_command",
-    "shares": "administration.plain:shares_group",
     "shadows": "administration.shadows:shadows_command",
     "status": "commands.request_commands:status_command",
     "storage": "doctor.storage_rules:storage_group",
@@ -50,14 +48,14 @@ PLACES = {
     "watch-spot": "commands.watch_spot:watch_spot_command",
     "webhooks": "commands.webhooks:webhooks_group",
     "weights": "registration.weights:weights_group",
-    "workflows": "administration.plain:workflows_group",
 }
-"""Command → its place in this package."""
+"""Command → its place in this package. Plain groups of resources are beside these."""
 
 
 @click.group(
     cls=ErrorReportingGroup,
     places={name: f"serve_app.cli.{place}" for name, place in PLACES.items()},
+    others="serve_app.cli.administration.plain:GROUPS",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 @click.version_option(package_name=PACKAGE, prog_name="darkroom")

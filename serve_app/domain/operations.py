@@ -83,6 +83,8 @@ class QueueEntry:
 
 @dataclass(frozen=True, slots=True)
 class RunningLease:
+    """Lease of a running request."""
+
     request_id: str
     attempt: int
     tenant: str

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
@@ -25,16 +28,20 @@ from serve_app.ingress.openapi.document import ApiDocument
 from serve_app.ingress.page import routes as page
 from serve_app.ingress.realtime import websocket
 from serve_app.ingress.replicate import routes as replicate
+from serve_app.ingress.resources.plain import plain_routes
 from serve_app.ingress.services.services import Services
+from serve_app.resources.declaration import Resource
+from serve_app.resources.registry import RESOURCES
 
 
-def create_app() -> Starlette:
+def create_app(resources: Sequence[Resource[Any]] = RESOURCES) -> Starlette:
     """The application without its collaborators: set ``app.state.services`` before it is called."""
     prefixed = SegmentRouter(
         [
             *fal.ROUTES,
             *openapi.ROUTES,
             *page.ROUTES,  # before the API: browsers get a page where programs get JSON
+            *plain_routes(resources),
             *api.ROUTES,
             *openai.ROUTES,
             *replicate.ROUTES,

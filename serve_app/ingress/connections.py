@@ -53,8 +53,8 @@ from serve_app.queue.state.stats import QueueStats
 from serve_app.queue.store.diagnostics import check_durability
 from serve_app.queue.store.migrations import migrate
 from serve_app.queue.transactions.lease import is_held
-from serve_app.resources.postgres_table import PostgresTable
 from serve_app.resources.secrets import SECRETS, SecretBook
+from serve_app.resources.table import Tables
 from serve_app.scaling.clusters import led_pools
 from serve_app.scaling.demand import cluster_id
 from serve_app.settings import Config, Secrets
@@ -391,8 +391,8 @@ def log_slow_proxy() -> None:
         )
 
 
-async def open_secrets(database: Database) -> SecretBook:
-    return SecretBook(PostgresTable(database, SECRETS), await shared_secret(database, "secrets"))
+async def open_secrets(database: Database, tables: Tables) -> SecretBook:
+    return SecretBook(tables.of(SECRETS), await shared_secret(database, "secrets"))
 
 
 def start_weight_jobs(stack: AsyncExitStack, services: Services) -> None:

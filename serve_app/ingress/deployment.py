@@ -79,6 +79,7 @@ from serve_app.queue.transactions.uploads import PostgresUploads
 from serve_app.queue.transactions.webhook_outbox import PostgresOutbox
 from serve_app.queue.workflows.book import PostgresWorkflowDefinitions
 from serve_app.registry.postgres import PostgresWeightBook
+from serve_app.resources.postgres_table import PostgresTables
 from serve_app.scaling.clusters import ClusterShare
 from serve_app.scaling.demand import DemandWriter, cluster_id, publish_bounds, read_targets
 from serve_app.scaling.liveness import RayActorTable, RayLiveness
@@ -190,7 +191,8 @@ class Ingress(ReplicaCalls):
         await publish_bounds(str(config.server.data_dir), bounds_of(config))
         catalog = Catalog({})
         self._weights = PostgresWeightBook(database)
-        self._secrets = await connections.open_secrets(database)
+        self._tables = PostgresTables(database)
+        self._secrets = await connections.open_secrets(database, self._tables)
         self._catalog = LiveCatalog(
             PostgresCatalogEntries(database),
             config,
@@ -429,6 +431,7 @@ class Ingress(ReplicaCalls):
             ),
             warm=warm,
             weights=self._weights,
+            tables=self._tables,
             secrets=self._secrets,
             safety=self._safety,
             proxy_secret=connections.text_of(secrets.proxy_secret),

@@ -9,7 +9,9 @@ nothing of it is left. Until then its name is taken.
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from serve_app.domain.audit.acts import Actor
 from serve_app.domain.errors import AlreadyFinal, RequestActive, RequestNotFound
@@ -21,6 +23,8 @@ from serve_app.queue.removal import Removal
 from serve_app.queue.store.config import Retention
 from serve_app.queue.transactions.deletion import Deletion
 from serve_app.queue.transactions.garbage import GarbageFiles
+from serve_app.resources.declaration import Resource
+from serve_app.resources.registry import RESOURCES
 
 log = logging.getLogger(__name__)
 
@@ -78,18 +82,17 @@ UPDATE uploads SET state = 'unwanted', due_at = now() WHERE key = {
 RETURNING 1
 """  # fmt: skip
 ROWS = (
-    "webhook_deliveries", "request_words", "favourites", "share_links", "budget_warnings",
-    "tenant_quotas", "fair_lanes", "api_keys", "batches", "batch_files", "file_url_revocations",
-    "file_access", "tenant_weights", "hosted_calls", "workflows", "workflow_runs",
+    "webhook_deliveries", "request_words", "favourites", "budget_warnings", "tenant_quotas",
+    "fair_lanes", "batches", "batch_files", "file_url_revocations", "file_access", "hosted_calls",
     "comfyui_files",
 )  # fmt: skip
-"""Tables whose rows with the tenant are deleted, and with them those that refer to them."""
-DELETE_ROWS = [
-    f"DELETE FROM {table} WHERE ctid = "
-    + _ANY.format(key="ctid", table=table, where="tenant = %(tenant)s")
-    + " RETURNING 1"
-    for table in ROWS
-]
+"""Tables whose rows with the tenant are deleted, and with them those that refer to them; beside
+those of the declared resources."""
+DELETE_ROWS = """
+DELETE FROM {table} WHERE ctid = ANY(ARRAY(
+    SELECT ctid FROM {table} WHERE {column} = %(tenant)s LIMIT %(most)s))
+RETURNING 1
+"""
 # Triggers have marked the copies of its requests. Those that are stored are left to their worker.
 COPIES = f"""
 DELETE FROM shadows WHERE original = {
@@ -98,7 +101,6 @@ DELETE FROM shadows WHERE original = {
                       "AND state IN ('waiting', 'skipped')")}
 RETURNING 1
 """  # fmt: skip
-SECRETS = "DELETE FROM secrets WHERE owner = %(tenant)s AND owner <> '' RETURNING 1"
 COUNTS = "DELETE FROM running_counts WHERE kind = 'tenant' AND name = %(tenant)s RETURNING 1"
 TOTAL = """
 DELETE FROM upload_totals t WHERE t.tenant = %(tenant)s
@@ -129,23 +131,7 @@ summed AS ({SUM_BY_DAY.format(day="day", requests="sum(requests)", **_SUMMED)})
 SELECT 1 FROM gone
 """  # fmt: skip
 # Copies of its requests have its prompts: the worker of copies deletes them before the job ends.
-LEFT = (
-    "SELECT "
-    + " OR ".join(
-        f"EXISTS (SELECT FROM {table} x WHERE x.tenant = %(tenant)s)"
-        for table in (
-            "requests",
-            "artifacts",
-            "drafts",
-            "uploads",
-            "shadows",
-            *ROWS,
-            "usage",
-            "usage_days",
-        )
-    )
-    + " OR EXISTS (SELECT FROM secrets x WHERE x.owner = %(tenant)s)"
-)
+WAITED_FOR = ("requests", "artifacts", "drafts", "uploads", "shadows", "usage", "usage_days")
 # A pseudonym is forgotten here: nothing else says whose sums they are.
 END = """
 WITH gone AS (DELETE FROM tenants WHERE id = %(tenant)s RETURNING id)
@@ -179,6 +165,7 @@ class TenantDeletionJob:
         garbage: GarbageFiles,
         after: AfterCommit,
         grace_s: float = GRACE_S,
+        resources: Sequence[Resource[Any]] = RESOURCES,
     ) -> None:
         self._database = database
         self._removal = removal
@@ -187,6 +174,14 @@ class TenantDeletionJob:
         self._after = after
         self._deletion = Deletion(database, Retention())
         self._grace_s = grace_s
+        rows: dict[str, str] = dict.fromkeys(ROWS, "tenant")
+        for each in resources:
+            rows.update(each.tables)
+        self._delete_rows = [DELETE_ROWS.format(table=t, column=c) for t, c in rows.items()]
+        self._left = "SELECT " + " OR ".join(
+            f"EXISTS (SELECT FROM {table} x WHERE x.{column} = %(tenant)s)"
+            for table, column in {**dict.fromkeys(WAITED_FOR, "tenant"), **rows}.items()
+        )
 
     async def advance(self) -> None:
         """Go on with all deletions that are under way, a bounded number of rows of each."""
@@ -199,11 +194,11 @@ class TenantDeletionJob:
         """Return True if the tenant is deleted now."""
         if await self._end_requests(job) or await self._delete_requests(job):
             return False
-        rows = [*FILES, UPLOADS, *DELETE_ROWS, COPIES, SECRETS, COUNTS, TOTAL]
+        rows = [*FILES, UPLOADS, *self._delete_rows, COPIES, COUNTS, TOTAL]
         statements = [*rows, USAGE, USAGE_DAYS]
         for each in statements:
             await self._all(each, job)
-        ((left,),) = await self._database.rows(LEFT, {"tenant": job.tenant})
+        ((left,),) = await self._database.rows(self._left, {"tenant": job.tenant})
         if left:
             return False
         await self._database.rows(END, {"tenant": job.tenant, "anonymous": job.anonymous})

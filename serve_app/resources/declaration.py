@@ -1,8 +1,9 @@
 """Declarations of resources: what users list, show, create, change and delete.
 
 One declaration each says what a resource is, whose it is, and who may see it. From it come its
-routes with their scopes and their description (``serve_app.ingress.resources.calls``), and its
-plain commands (``serve_app.cli.connection.resources``).
+routes with their scopes and their description (``serve_app.ingress.resources``), its plain commands
+(``serve_app.cli.connection.resources``), and what of it the export and the deletion of a tenant
+take along.
 """
 
 from __future__ import annotations
@@ -45,15 +46,25 @@ class Resource(Generic[Row]):
     scope: str = ""  # any key, if it is empty
     change_scope: str = ""  # of calls that change something, if it is another one
     owner: Owner = Owner.CALLER
-    columns: Sequence[str]  # fields of the model that tables show
+    columns: Sequence[str] = ()  # fields of the model that tables show
+    commands: str = ""  # help of the group with its commands, if it has none but the plain ones
+    deletion: str = ""  # a sentence on what it does
     table: str = ""  # if ``PostgresTable`` keeps them
     owner_column: str = "tenant"
     max_per_owner: int = 0
+    body: Any = None  # model of what is set, if it has no calls but the plain ones
+    key_pattern: str = r"[A-Za-z0-9][A-Za-z0-9_.-]{0,127}"  # of keys that plain calls set
+    other_tables: Sequence[str] = ()  # whose rows are deleted with their ``tenant``
 
     def __post_init__(self) -> None:
         word = self.name.replace(" ", "_")
         for name, usual in (("plural", f"{self.name}s"), ("parameter", word), ("cursor", self.key)):
             object.__setattr__(self, name, getattr(self, name) or usual)
+
+    @property
+    def one(self) -> str:
+        """The name with its article."""
+        return f"{'an' if self.name[0] in 'aeiou' else 'a'} {self.name}"
 
     @property
     def items(self) -> str:
@@ -64,6 +75,12 @@ class Resource(Generic[Row]):
     def path_of_one(self) -> str:
         """Path with the parameter."""
         return f"{self.path}/{{{self.parameter}{':path' if self.key_has_slashes else ''}}}"
+
+    @property
+    def tables(self) -> Mapping[str, str]:
+        """Tables whose rows are deleted with a tenant, each with the column that names it."""
+        own = {self.table: self.owner_column} if self.table else {}
+        return {**own, **dict.fromkeys(self.other_tables, "tenant")}
 
     @property
     def fields(self) -> Sequence[str]:

@@ -36,5 +36,7 @@ DRAFTS = Resource(
     key_description="Id of a draft of the key's tenant.",
     scope=READ,
     change_scope=CANCEL,
+    commands="Look at drafts, and delete them.",
+    deletion="Requests that already go on from it still do; new ones are refused.",
     columns=("id", "endpoint_id", "step", "steps", "size", "expires_at"),
 )

@@ -14,6 +14,7 @@ KEYS = Resource(
     key_description="The part of the key before the colon.",
     scope=TENANT_ADMIN,
     owner=Owner.TENANT,
+    other_tables=("api_keys",),
     columns=(
         *("key_id", "alias", "person", "scopes", "endpoints", "state"),
         *("created_at", "expires_at", "last_used_at"),

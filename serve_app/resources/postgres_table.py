@@ -103,3 +103,13 @@ class PostgresTable(Generic[Row]):
     def _noted(self, actor: Actor, what: str) -> Mapping[str, str]:
         action = f"{self._resource.name}.{what}"
         return {"actor": actor.key_id, "address": actor.address, "action": action}
+
+
+class PostgresTables:
+    """Implements ``Tables``."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def of(self, resource: Resource[Row]) -> PostgresTable[Row]:
+        return PostgresTable(self._database, resource)

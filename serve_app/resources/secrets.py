@@ -43,6 +43,7 @@ SECRETS = Resource(
     table="secrets",
     owner_column="owner",
     max_per_owner=MAX_SECRETS,
+    deletion="Endpoints that need it fail from then on.",
     columns=("name", "changed_at", "changed_by"),
 )
 
@@ -74,10 +75,6 @@ class SecretBook:
         """Set a secret. None: the owner has ``MAX_SECRETS`` others."""
         sealed = self._seal.seal(_bound(owner, name), value)
         return await self._table.put(owner, name, {"sealed": sealed}, actor)
-
-    async def delete(self, owner: str, name: str, actor: Actor) -> bool:
-        """Delete a secret. False: there is none."""
-        return await self._table.delete(owner, name, actor)
 
     def _opened(self, owner: str, name: str, sealed: bytes) -> str:
         return self._seal.open(_bound(owner, name), sealed, f"The secret {name}")

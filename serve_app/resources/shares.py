@@ -30,5 +30,8 @@ SHARES = Resource(
     key="share_id",
     key_description="Id of the link.",
     scope=FILES,
+    commands="Look at the links with which anyone reads a request.",
+    deletion="The link answers 404 from then on.",
+    other_tables=("share_links",),
     columns=("share_id", "request_id", "created_at", "expires_at", "created_by"),
 )

@@ -6,7 +6,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Protocol, TypeVar
 
 from serve_app.domain.audit.acts import Actor
+from serve_app.resources.declaration import Resource
 
+Row = TypeVar("Row")
 Shown_co = TypeVar("Shown_co", covariant=True)
 
 
@@ -34,3 +36,9 @@ class Table(Protocol[Shown_co]):
     async def delete(self, owner: str, key: str, actor: Actor) -> bool:
         """Delete a row. False: there is none."""
         ...
+
+
+class Tables(Protocol):
+    """Tables of all resources that have one."""
+
+    def of(self, resource: Resource[Row]) -> Table[Row]: ...

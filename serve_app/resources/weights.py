@@ -55,5 +55,7 @@ WEIGHTS = Resource(
     cursor="path",
     scope=FILES,
     owner=Owner.TENANT,
+    deletion="Their private endpoint ends.",
+    other_tables=("tenant_weights",),
     columns=("path", "state", "kind", "base", "endpoint", "public", "problem"),
 )

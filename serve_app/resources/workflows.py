@@ -44,5 +44,8 @@ WORKFLOWS = Resource(
     cursor="endpoint_id",
     change_scope=SUBMIT,
     owner=Owner.TENANT,
+    commands="Look at registered workflows, and delete them.",
+    deletion="Requests that have started continue; those that have not fail.",
+    other_tables=("workflows", "workflow_runs"),
     columns=("endpoint_id", "title", "public", "served", "reason"),
 )

@@ -84,6 +84,12 @@ class Caller:
                 f"scope, or {included}, which includes it."
             )
 
+    def require_tenant(self, tenant: str, what: str) -> None:
+        """``Forbidden``: it is another tenant, and the caller is no operator. ``what``: a plural
+        noun, such as "Requests"."""
+        if tenant != self.tenant and not self.may(OPERATOR):
+            raise Forbidden(f"{what} of another tenant need a key with the scope `operator`.")
+
     def allows(self, endpoint: str) -> bool:
         """Return whether the caller may use the endpoint. In its patterns, ``*`` stands for any
         characters."""

@@ -13,7 +13,8 @@ from serve_app.domain.executors.secrets import INSTALLATION, Secret
 from serve_app.domain.ports import Queue
 from serve_app.postgres.database import Database
 from serve_app.resources.postgres_table import PostgresTable
-from serve_app.resources.secrets import MAX_SECRETS, SECRETS, SecretBook
+from serve_app.resources.secrets import MAX_SECRETS, SECRETS, SecretBook, SecretStatus
+from serve_app.resources.table import Table
 from tests.fakes.queue import FakeQueue
 from tests.fakes.tables import FakeTable
 
@@ -21,15 +22,20 @@ ME = Actor("key-1", "192.0.2.1")
 
 
 @pytest.fixture
-async def kept(at: str | None, queue: Queue) -> AsyncIterator[SecretBook]:
+async def table(at: str | None, queue: Queue) -> AsyncIterator[Table[SecretStatus]]:
     if isinstance(queue, FakeQueue):
-        yield SecretBook(FakeTable(SECRETS, queue.operations.note), b"s" * 32)
+        yield FakeTable(SECRETS, queue.operations.note)
         return
     assert at is not None
     database = Database(at)
     await database.start()
-    yield SecretBook(PostgresTable(database, SECRETS), b"s" * 32)
+    yield PostgresTable(database, SECRETS)
     await database.aclose()
+
+
+@pytest.fixture
+def kept(table: Table[SecretStatus]) -> SecretBook:
+    return SecretBook(table, b"s" * 32)
 
 
 async def test_a_tenants_own_secret_comes_before_that_of_the_installation(kept: SecretBook) -> None:
@@ -43,7 +49,9 @@ async def test_a_tenants_own_secret_comes_before_that_of_the_installation(kept: 
     assert "theirs" not in repr(found)
 
 
-async def test_secrets_are_listed_without_values_and_removed(kept: SecretBook) -> None:
+async def test_secrets_are_listed_without_values_and_deleted(
+    kept: SecretBook, table: Table[SecretStatus]
+) -> None:
     await kept.put("house", "B_KEY", "value-b", ME)
     await kept.put("house", "A_KEY", "value-a", ME)
     await kept.put("other", "C_KEY", "value-c", ME)
@@ -53,17 +61,17 @@ async def test_secrets_are_listed_without_values_and_removed(kept: SecretBook) -
         ("B_KEY", "key-1"),
     ]
     assert "value" not in repr(listed)
-    assert await kept.delete("house", "A_KEY", ME)
-    assert not await kept.delete("house", "A_KEY", ME)
-    assert not await kept.delete("house", "C_KEY", ME)
+    assert await table.delete("house", "A_KEY", ME)
+    assert not await table.delete("house", "A_KEY", ME)
+    assert not await table.delete("house", "C_KEY", ME)
     assert await kept.read("house", ["A_KEY", "C_KEY"]) == []
 
 
 async def test_changes_are_in_the_audit_log_without_the_value(
-    kept: SecretBook, queue: Queue
+    kept: SecretBook, table: Table[SecretStatus], queue: Queue
 ) -> None:
     await kept.put("house", "FAL_KEY", "value", ME)
-    await kept.delete("house", "FAL_KEY", ME)
+    await table.delete("house", "FAL_KEY", ME)
     acts = await queue.operations.audit()
     assert [(each.action, each.subject, each.detail) for each in acts] == [
         ("secret.delete", "FAL_KEY", {"tenant": "house"}),

@@ -58,3 +58,14 @@ class FakeTable(Generic[Row]):
 
     def _shown(self, row: Mapping[str, Any]) -> Row:
         return self._resource.model(*(row[name] for name in self._resource.fields))
+
+
+class FakeTables:
+    """Implements ``Tables``."""
+
+    def __init__(self, note: Note) -> None:
+        self._note = note
+        self._tables: dict[str, FakeTable[Any]] = {}
+
+    def of(self, resource: Resource[Row]) -> FakeTable[Row]:
+        return self._tables.setdefault(resource.table, FakeTable(resource, self._note))

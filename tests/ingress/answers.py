@@ -21,8 +21,8 @@ from serve_app.catalog.catalog import Catalog
 from serve_app.ingress.app import create_app
 from serve_app.ingress.http.paths import RequestResource, parse
 from serve_app.ingress.openapi.document import ApiDocument
-
-DOCUMENT: ApiDocument = create_app().state.document
+from serve_app.resources.declaration import Resource
+from serve_app.resources.registry import RESOURCES
 
 Json = dict[str, Any]
 
@@ -138,9 +138,9 @@ class Contract:
 
 
 @functools.cache
-def contract_of(catalog: Catalog) -> Contract:
+def contract_of(catalog: Catalog, resources: Sequence[Resource[Any]] = RESOURCES) -> Contract:
     """Contract of an installation with this catalog. It is built once."""
-    return Contract(DOCUMENT, catalog)
+    return Contract(create_app(resources).state.document, catalog)
 
 
 class CheckedAnswers:

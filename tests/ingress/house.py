@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -45,6 +45,8 @@ from serve_app.ingress.services.webhooks import ComposeByMark, Webhooks
 from serve_app.ingress.workflows.worker import WorkflowWorker
 from serve_app.queue.store.config import QueueLimits
 from serve_app.queue.transactions.catalog_entries import CatalogEntries
+from serve_app.resources.declaration import Resource
+from serve_app.resources.registry import RESOURCES
 from serve_app.resources.secrets import SECRETS, SecretBook
 from serve_app.settings import Config, PoolConfig, Secrets
 from serve_app.storage.signed_urls import FileUrlSigner
@@ -63,7 +65,7 @@ from tests.fakes.partial_results import FakePartialResults
 from tests.fakes.queue import FakeQueue
 from tests.fakes.signing_seeds import FakeSigningSeeds
 from tests.fakes.storage import FakeStorage
-from tests.fakes.tables import FakeTable
+from tests.fakes.tables import FakeTables
 from tests.fakes.tenant_deletions import FakeTenantDeletions
 from tests.fakes.tenants import FakeTenants
 from tests.fakes.uploads import FakeUploads
@@ -139,12 +141,14 @@ async def built(
     names: Resolve | None = None,
     entries: CatalogEntries | None = None,
     documented: Catalog | None = None,
+    resources: Sequence[Resource[Any]] = RESOURCES,
     **settings: Any,
 ) -> AsyncGenerator[House]:
     """A started house, closed at the end. ``deliver``: send webhooks to the hosts in ``names``.
     ``batches``, ``workflows``: run the worker of batches, or of workflows.
     ``models``: a file in place of ``catalog``. ``entries``: those of the database. ``documented``:
-    endpoints that answers are compared with, if they are not those of ``catalog``."""
+    endpoints that answers are compared with, if they are not those of ``catalog``. ``resources``:
+    more than Darkroom's own."""
     clock = clock or SystemClock()
     usual: dict[str, Any] = {"gpus": 0, "max_body_bytes": 1 << 20, "trusted_hosts": (HOST,)}
     config = Config(**usual | settings, pools=pools)
@@ -198,6 +202,7 @@ async def built(
     stored_tenants = FakeTenants(clock, keys, queue.operations.note)
     deletions = FakeTenantDeletions(clock, stored_tenants)
     tenants = LiveTenants(stored_tenants, deletions, frozenset({"acme"}))
+    tables = FakeTables(queue.operations.note)
     services = Services(
         config=config,
         file_config=config,
@@ -245,14 +250,18 @@ async def built(
             FakeLeader(),
         ),
         weights=weights,
-        secrets=SecretBook(FakeTable(SECRETS, queue.operations.note), b"s" * 32),
+        tables=tables,
+        secrets=SecretBook(tables.of(SECRETS), b"s" * 32),
+        resources=resources,
         proxy_secret=PROXY_SECRET,
         replies=Replies(last_byte_delay_s=linger_s),
     )
-    app = create_app()
+    app = create_app(resources)
     problems: list[str] = []
     app.user_middleware.append(
-        Middleware(CheckedAnswers, contract=contract_of(documented or served), problems=problems)
+        Middleware(
+            CheckedAnswers, contract=contract_of(documented or served, resources), problems=problems
+        )
     )
     app.state.services = services
     house = House(

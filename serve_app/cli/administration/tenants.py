@@ -1,27 +1,224 @@
-"""``darkroom tenants export``, ``delete`` and ``deletion``: all that is stored about a tenant."""
+"""``darkroom tenants``: the tenants that API keys belong to."""
 
 from __future__ import annotations
 
 import json
+import math
+import re
 import time
 import zipfile
+from collections.abc import Callable, Mapping
+from functools import wraps
 from pathlib import Path
 from typing import Any
 
 import click
 
-from serve_app.cli.commands.tenants import tenants_group
 from serve_app.cli.connection import options
 from serve_app.cli.connection.client import Client
-from serve_app.cli.connection.resources import path_of
+from serve_app.cli.connection.resources import add_list, path_of
 from serve_app.cli.connection.server import Server
 from serve_app.cli.connection.whole_file import whole_file
 from serve_app.domain.errors import Misconfigured
 from serve_app.resources.tenants import TENANTS
 
-__all__ = ["tenants_group"]
-
 POLL_S = 1.0
+
+LimitValue = tuple[str, float | str | None]
+
+
+class Limit(click.ParamType[LimitValue]):
+    """``NAME=VALUE``, or ``NAME=`` for the limit of the settings again."""
+
+    name = "limit"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> LimitValue:
+        name, equals, text = str(value).partition("=")
+        if not equals:
+            self.fail(f"{value} should be NAME=VALUE, such as max_running=4", param, ctx)
+        try:
+            given = float(text)
+        except ValueError:
+            return name, text or None  # a word, such as `private`
+        if not math.isfinite(given):
+            self.fail(f"{value} has no number. {name}= is that of the settings again", param, ctx)
+        # Most limits are whole numbers, which JSON would show as 4.0.
+        return name, int(given) if given.is_integer() else given
+
+
+class BudgetOption(click.ParamType[Mapping[str, Any]]):
+    """``AMOUNT CURRENCY/PERIOD``, or an empty text, as an empty mapping."""
+
+    name = "budget"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> Mapping[str, Any]:
+        if not str(value).strip():
+            return {}
+        found = re.fullmatch(r"\s*([\d.]+)\s*([A-Z]{3})\s*/\s*(day|month)\s*", str(value))
+        if found is None:
+            self.fail(f"{value} should be such as '200 EUR/month' or '5 USD/day'", param, ctx)
+        amount, currency, period = found.groups()
+        return {"amount": amount, "currency": currency, "period": period}
+
+
+limit_option = click.option(
+    "--limit",
+    "limits",
+    type=Limit(),
+    multiple=True,
+    help="A limit, such as max_running=4; without a value, that of the settings again. May be "
+    "repeated.",
+)
+
+
+budget_option = click.option(
+    "--budget",
+    type=BudgetOption(),
+    default=None,
+    help="What it may spend, such as '200 EUR/month' or '5 USD/day'; empty: that of the settings "
+    "again.",
+)
+warn_at_option = click.option(
+    "--warn-at",
+    type=float,
+    multiple=True,
+    help="With --budget: share of it that warns, such as 0.8. May be repeated.",
+)
+only_warn_option = click.option(
+    "--only-warn", is_flag=True, help="With --budget: refuse nothing above it."
+)
+webhook_option = click.option(
+    "--budget-webhook", default=None, help="With --budget: URL that is called with each warning."
+)
+
+
+def budget_options(command: Callable[..., None]) -> Callable[..., None]:
+    """The options of a budget. The command gets them together, as ``budget``."""
+
+    @wraps(command)
+    def called(
+        *words: Any,
+        budget: Mapping[str, Any] | None,
+        warn_at: tuple[float, ...],
+        only_warn: bool,
+        budget_webhook: str | None,
+        **others: Any,
+    ) -> None:
+        more: dict[str, Any] = {"warn_at": [*warn_at]} if warn_at else {}
+        more |= {"stop": False} if only_warn else {}
+        more |= {"webhook": budget_webhook} if budget_webhook is not None else {}
+        if more and not budget:
+            raise click.UsageError("--warn-at, --only-warn and --budget-webhook need --budget.")
+        if budget is None:
+            command(*words, budget={}, **others)
+        else:
+            command(*words, budget={"budget": {**budget, **more} if budget else None}, **others)
+
+    return budget_option(warn_at_option(only_warn_option(webhook_option(called))))
+
+
+storage_option = click.option(
+    "--storage",
+    default=None,
+    help="Storage location of its new files; empty: the installation's own again.",
+)
+
+
+@click.group("tenants")
+def tenants_group() -> None:
+    """Create, show, change, disable, export and delete tenants."""
+
+
+add_list(tenants_group, TENANTS)
+
+
+@tenants_group.command("create")
+@options.server
+@click.argument("tenant")
+@click.option("--name", default="", help="Name for people. Default: the id.")
+@limit_option
+@budget_options
+@storage_option
+@options.as_json
+def create_tenant(
+    server: Server,
+    tenant: str,
+    name: str,
+    limits: tuple[LimitValue, ...],
+    budget: Mapping[str, Any],
+    storage: str | None,
+    *,
+    as_json: bool,
+) -> None:
+    """Create TENANT, without keys."""
+    given = {**dict(limits), **budget, **_storage(storage)}
+    wish = {"tenant": tenant, "name": name, "limits": given}
+    with Client(server) as client:
+        _print_tenant(client.post(TENANTS.path, wish), as_json=as_json)
+
+
+@tenants_group.command("show")
+@options.server
+@click.argument("tenant")
+@options.as_json
+def show_tenant(server: Server, tenant: str, *, as_json: bool) -> None:
+    """Show TENANT with its limits, and where each comes from."""
+    with Client(server) as client:
+        _print_tenant(client.get(path_of(TENANTS, tenant)), as_json=as_json)
+
+
+@tenants_group.command("set")
+@options.server
+@click.argument("tenant")
+@click.option("--name", default=None, help="Name for people.")
+@limit_option
+@budget_options
+@storage_option
+@options.as_json
+def set_tenant(
+    server: Server,
+    tenant: str,
+    name: str | None,
+    limits: tuple[LimitValue, ...],
+    budget: Mapping[str, Any],
+    storage: str | None,
+    *,
+    as_json: bool,
+) -> None:
+    """Change the name, limits, budget or storage of TENANT. It is in force within seconds."""
+    wish: dict[str, Any] = {} if name is None else {"name": name}
+    if changes := {**dict(limits), **budget, **_storage(storage)}:
+        wish["limits"] = changes
+    with Client(server) as client:
+        _print_tenant(client.patch(path_of(TENANTS, tenant), wish), as_json=as_json)
+
+
+@tenants_group.command("disable")
+@options.server
+@click.argument("tenant")
+@click.option("--cancel", is_flag=True, help="Cancel what is queued. Default: it waits.")
+@options.as_json
+def disable_tenant(server: Server, tenant: str, *, cancel: bool, as_json: bool) -> None:
+    """Refuse all keys of TENANT. What runs ends."""
+    with Client(server) as client:
+        shown = client.put(f"{path_of(TENANTS, tenant)}/disable", {"cancel_queued": cancel})
+    queued = "is being cancelled" if cancel else "waits until it is enabled"
+    _print(shown, f"{tenant} is disabled. What is queued {queued}.", as_json=as_json)
+
+
+@tenants_group.command("enable")
+@options.server
+@click.argument("tenant")
+@options.as_json
+def enable_tenant(server: Server, tenant: str, *, as_json: bool) -> None:
+    """Accept the keys of TENANT again."""
+    with Client(server) as client:
+        shown = client.put(f"{path_of(TENANTS, tenant)}/enable")
+    _print(shown, f"{tenant} is enabled.", as_json=as_json)
 
 
 @tenants_group.command("delete")
@@ -100,3 +297,33 @@ def deletion_text(found: dict[str, Any]) -> str:
         return f"{found['tenant']} was deleted at {found['ended_at'][:19]}.{usage}"
     left = ", ".join(f"{rows} {name.replace('_', ' ')}" for name, rows in found["left"].items())
     return f"{found['tenant']} is disabled and is being deleted. Left: {left}."
+
+
+def _storage(given: str | None) -> dict[str, str | None]:
+    return {} if given is None else {"storage": given or None}
+
+
+def _print_tenant(tenant: dict[str, Any], *, as_json: bool) -> None:
+    lines = [
+        f"{tenant['tenant']}  {_state_text(tenant)}  {tenant['valid_keys']} keys  {tenant['name']}",
+        *(
+            f"  {name:<20} {'no limit' if each['value'] is None else each['value']!s:<14} "
+            f"{each['source']}"
+            for name, each in tenant["limits"].items()
+        ),
+    ]
+    if (budget := tenant["budget"]) is not None:
+        text = f"{budget['amount']} {budget['currency']}/{budget['period']}"
+        only = "" if budget["stop"] else "  only warns"
+        lines.append(f"  {'budget':<20} {text:<14} {budget['source']}{only}")
+    if tenant["storage"] is not None:
+        lines.append(f"  {'storage':<20} {tenant['storage']}")
+    _print(tenant, "\n".join(lines), as_json=as_json)
+
+
+def _print(answer: dict[str, Any], text: str, *, as_json: bool) -> None:
+    click.echo(json.dumps(answer) if as_json else text)
+
+
+def _state_text(tenant: dict[str, Any]) -> str:
+    return "enabled" if tenant["disabled_at"] is None else "disabled"

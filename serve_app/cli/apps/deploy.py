@@ -15,7 +15,7 @@ from serve_app.cli.apps.deployable import (
     found_at,
     read_workflow,
 )
-from serve_app.cli.apps.undeploy import endpoints_of, is_removed
+from serve_app.cli.apps.undeploy import delete_endpoint, endpoints_of
 from serve_app.cli.connection import options
 from serve_app.cli.connection.client import Client
 from serve_app.cli.connection.resources import path_of
@@ -141,19 +141,19 @@ def store(server: Server, made: Deployable, *, dry_run: bool, as_json: bool) -> 
         served = {each["endpoint_id"] for each in stored}
         of_app = endpoints_of(client, made.app) if made.app else []
         old = [each for each in of_app if each not in served]
-        removed = [] if dry_run else [each for each in old if is_removed(client, each)]
+        deleted = [] if dry_run else [each for each in old if delete_endpoint(client, each)]
     if as_json:
         kept = None if dry_run or content is None else hashlib.sha256(content).hexdigest()
         notes = list(made.notes)
-        shown = {"digest": kept, "entries": stored, "removed": removed, "notes": notes}
+        shown = {"digest": kept, "entries": stored, "deleted": deleted, "notes": notes}
         click.echo(json.dumps(shown))
         return
     for note in made.notes:
         click.echo(f"Note: {note}", err=True)
     for each in stored:
         click.echo(_line(each, dry_run=dry_run))
-    for each in old if dry_run else removed:
-        done = "would be removed" if dry_run else "is removed"
+    for each in old if dry_run else deleted:
+        done = "would be deleted" if dry_run else "is deleted"
         click.echo(f"{each} {done}: the class has it no more.")
     for each in missing:
         click.echo(

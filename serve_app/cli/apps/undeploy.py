@@ -21,7 +21,7 @@ COG_PATHS = {"predict": "", "train": "/train"}
 @click.argument("name")
 @click.option("--force", is_flag=True, help="Also with unfinished requests: queued ones fail.")
 def undeploy_command(server: Server, name: str, *, force: bool) -> None:
-    """Remove all endpoints that `deploy` has stored under NAME, such as apps/greeter: of an app, a
+    """Delete all endpoints that `deploy` has stored under NAME, such as apps/greeter: of an app, a
     Cog model or a ComfyUI workflow."""
     with Client(server) as client:
         base = base_id(name)
@@ -30,7 +30,7 @@ def undeploy_command(server: Server, name: str, *, force: bool) -> None:
             raise Misconfigured(f"There is no app {name}. `darkroom models` lists the endpoints.")
         for each in found:
             client.delete(path_of(ENTRIES, each), **({"force": "true"} if force else {}))
-            click.echo(f"{each} is removed.")
+            click.echo(f"{each} is deleted.")
 
 
 def endpoints_of(client: Client, base: str) -> list[str]:
@@ -58,8 +58,8 @@ def models_of(client: Client, base: str) -> list[str]:
     return found
 
 
-def is_removed(client: Client, endpoint: str) -> bool:
-    """Remove an endpoint. False: it has unfinished requests, which is said."""
+def delete_endpoint(client: Client, endpoint: str) -> bool:
+    """Delete an endpoint. False: it has unfinished requests, which is said."""
     try:
         client.delete(path_of(ENTRIES, endpoint))
     except ApiFailure as failure:

@@ -6,13 +6,14 @@ import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
-from urllib.parse import quote
 
 import click
 
 from serve_app.cli.connection import completion, options
 from serve_app.cli.connection.client import Client
+from serve_app.cli.connection.resources import path_of
 from serve_app.cli.connection.server import Server
+from serve_app.resources.warm_targets import WARM_TARGETS
 
 UNITS_S: Mapping[str, int] = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 _DURATION = re.compile(rf"(\d+(?:\.\d+)?)([{''.join(UNITS_S)}])")
@@ -68,14 +69,14 @@ def warm_command(
         raise click.UsageError("Name the endpoint.")
     with Client(server) as client:
         if endpoint is None:
-            answer = client.get("/v1/warm")
+            answer = client.get(WARM_TARGETS.path)
             lines = target_lines(answer["warm_targets"])
         elif off:
-            client.delete(f"/v1/warm/{quote(endpoint)}")
+            client.delete(path_of(WARM_TARGETS, endpoint))
             answer, lines = {"endpoint_id": endpoint}, iter([f"{endpoint} is not kept any more."])
         else:
             wish = {"endpoint_id": endpoint, "replicas": replicas, "level": level, "for_s": for_s}
-            answer = client.post("/v1/warm", wish)
+            answer = client.post(WARM_TARGETS.path, wish)
             lines = target_lines([answer])
     for line in [json.dumps(answer)] if as_json else lines:
         click.echo(line)

@@ -78,13 +78,10 @@ def add_list(group: click.Group, resource: Resource[Any], below: str = "") -> No
             click.echo(below.format_map(answer))
 
 
-def add_delete(
-    group: click.Group, resource: Resource[Any], effect: str = "", *, force: str = ""
-) -> None:
-    """``effect``: a sentence on what the deletion does. ``force``: help of ``--force``, if there is
-    such an option."""
+def add_delete(group: click.Group, resource: Resource[Any], *, force: str = "") -> None:
+    """``force``: help of ``--force``, if there is such an option."""
 
-    @group.command("delete", help=f"Delete a {resource.name}. {effect}".strip())
+    @group.command("delete", help=f"Delete {resource.one}. {resource.deletion}".strip())
     @options.server
     @click.argument(resource.key)
     @owners(resource)
@@ -104,6 +101,14 @@ def add_delete(
 
     if force:
         delete_command.params.append(click.Option(["--force"], is_flag=True, help=force))
+
+
+def plain_group(resource: Resource[Any]) -> click.Group:
+    """All commands of a resource that needs no others."""
+    group = click.Group(resource.plural, help=resource.commands)
+    add_list(group, resource)
+    add_delete(group, resource)
+    return group
 
 
 def path_of(resource: Resource[Any], key: str) -> str:

@@ -45,4 +45,4 @@ def set_command(server: Server, name: str, *, owner: Mapping[str, Any], as_json:
 
 
 resources.add_list(secrets_group, SECRETS)
-resources.add_delete(secrets_group, SECRETS, "Endpoints that need it fail from then on.")
+resources.add_delete(secrets_group, SECRETS)

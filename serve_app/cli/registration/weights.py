@@ -90,7 +90,6 @@ resources.add_list(weights_group, WEIGHTS, "{used_bytes} of {max_bytes} bytes ar
 resources.add_delete(
     weights_group,
     WEIGHTS,
-    "Their private endpoint ends.",
     force="Also while their endpoint has queued or running requests. Queued ones then fail.",
 )
 

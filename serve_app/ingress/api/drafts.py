@@ -44,7 +44,7 @@ async def show_draft(call: Call, draft_id: str) -> RequestDraft | None:
     return _shown(draft)
 
 
-@calls.delete("Delete a draft. Requests that already go on from it still do; new ones are refused")
+@calls.delete()
 async def delete_draft(call: Call, draft_id: str) -> bool:
     if call.caller.endpoints and await show_draft(call, draft_id) is None:
         return False

@@ -25,6 +25,7 @@ from serve_app.ingress.services.services import Services, services_of
 from serve_app.ingress.submission import submission
 from serve_app.ingress.submission.options import parse_options
 from serve_app.ingress.submission.status import WaitingStatus, round_significant, waiting_body
+from serve_app.tenants.scopes import SUBMIT
 
 
 class PlannedRequest(BaseModel):
@@ -125,4 +126,4 @@ ESTIMATE = Operation(
     body=PlannedRequest,
 )
 
-ROUTES = [DocumentedRoute("/v1/estimate", estimate, {"POST": ESTIMATE})]
+ROUTES = [DocumentedRoute("/v1/estimate", estimate, {"POST": ESTIMATE}, SUBMIT)]

@@ -6,17 +6,10 @@ from collections.abc import Sequence
 from typing import Annotated, cast
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, model_validator
-from starlette.requests import Request as HttpRequest
-from starlette.responses import Response
 from typing_extensions import TypedDict
 
 from serve_app.domain.errors import AlreadyFinal, Forbidden
-from serve_app.ingress.http.auth import authenticate
-from serve_app.ingress.http.context import context_of
-from serve_app.ingress.http.errors import json_reply
-from serve_app.ingress.http.openapi import DocumentedRoute, Operation, answer
-from serve_app.ingress.http.route_scopes import ANY_KEY
-from serve_app.ingress.resources.calls import Call, Calls, Special
+from serve_app.ingress.resources.calls import Call, Calls, JsonCalls, Special
 from serve_app.resources.keys import KEYS
 from serve_app.settings import EndpointPattern, Scope, Tenant
 from serve_app.tenants.api_keys import ApiKey
@@ -87,18 +80,21 @@ class CreatedKey(TypedDict):
     key: str
 
 
-async def own(request: HttpRequest) -> Response:
-    """Show the key that makes the call, with its tenant and its scopes."""
-    context_of(request).route = "v1.keys.self"
-    caller = await authenticate(request)
-    body: CallingKey = {
+own = JsonCalls()
+
+
+@own.call(
+    "/v1/keys/self", "getOwnKey", "Show the tenant and the scopes of the key that makes the call"
+)
+async def show_own(call: Call) -> CallingKey:
+    caller = call.caller
+    return {
         "key_id": caller.key_id,
         "tenant": caller.tenant,
         "scopes": cast("list[Scope]", sorted(caller.scopes)),
         "grants": cast("list[Scope]", sorted(granted(caller.scopes))),
         "endpoints": [*caller.endpoints],
     }
-    return json_reply(body)
 
 
 calls = Calls(KEYS)
@@ -115,8 +111,7 @@ async def list_keys(call: Call) -> Sequence[ApiKey]:
 async def create_key(call: Call, new: NewKey) -> CreatedKey:
     caller, identity = call.caller, call.services.identity
     tenant = new.tenant or call.owner
-    if tenant != caller.tenant and not caller.may(OPERATOR):
-        raise Forbidden("Keys of another tenant need the scope `operator`.")
+    caller.require_tenant(tenant, "Keys")
     caller.require_authority(new.scopes, new.endpoints)
     if tenant != caller.tenant:
         await identity.tenants.require_not_deleted(tenant)
@@ -181,10 +176,4 @@ def created(credential: Credential) -> CreatedKey:
     return {"key_id": credential.id, "key_secret": credential.secret, "key": str(credential)}
 
 
-OWN = Operation(
-    "getOwnKey",
-    "Show the tenant and the scopes of the key that makes the call",
-    {200: answer("The key, without its secret.", CallingKey)},
-)
-
-ROUTES = [*calls.routes, DocumentedRoute("/v1/keys/self", own, {"GET": OWN}, scope=ANY_KEY)]
+ROUTES = [*calls.routes, *own.routes]

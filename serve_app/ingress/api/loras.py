@@ -7,8 +7,6 @@ from collections.abc import AsyncIterator, Sequence
 from typing import Annotated
 
 from pydantic import Field
-from starlette.requests import Request as HttpRequest
-from starlette.responses import Response
 from typing_extensions import TypedDict
 
 from serve_app.domain.errors import ArtifactNotFound
@@ -16,18 +14,16 @@ from serve_app.domain.lora import LoraMetadata, json_object
 from serve_app.domain.ports import Storage
 from serve_app.domain.upload import KeptFile
 from serve_app.ingress.http import query
-from serve_app.ingress.http.auth import authenticate
-from serve_app.ingress.http.context import context_of
-from serve_app.ingress.http.errors import iso, json_reply
+from serve_app.ingress.http.errors import iso
 from serve_app.ingress.http.json_schema import Time
-from serve_app.ingress.http.openapi import DocumentedRoute, Operation, answer, in_query
+from serve_app.ingress.http.openapi import in_query
 from serve_app.ingress.http.origin import file_url, origin_of
+from serve_app.ingress.resources.calls import Call, JsonCalls
 from serve_app.ingress.services.cpu_executor import in_cpu_thread
 from serve_app.ingress.services.files import Files
-from serve_app.ingress.services.services import services_of
 from serve_app.registry.records import TenantWeights, WeightState
 from serve_app.storage.keys import SAFETENSORS
-from serve_app.tenants.scopes import Caller
+from serve_app.tenants.scopes import FILES, Caller
 
 MAX_PAGE = 100
 MAX_REGISTERED = 1000  # weights that are looked through for LoRAs, the latest first
@@ -64,41 +60,39 @@ class UploadedLoras(TypedDict):
     loras: list[UploadedLora]
 
 
-async def listed(request: HttpRequest) -> Response:
-    """List the LoRAs that the tenant has registered, then those that it has only uploaded, latest
-    first; with ``q``, only those whose names have its words."""
-    context_of(request).route = "v1.loras"
-    caller = await authenticate(request)
-    limit = query.page_size(request, default=50, most=MAX_PAGE)
-    words = (query.text(request, "q") or "").casefold().split()
-    files, origin = services_of(request).files, origin_of(request)
-    found = [each async for each in _uploads(files, caller, limit, words)]
-    slots = asyncio.Semaphore(MAX_READS)
-    described = await asyncio.gather(*(_described(files.storage, each, slots) for each in found))
-    loras = [_lora(*each, origin) for each in zip(found, described, strict=True)]
-    page = await services_of(request).weights.page(caller.tenant, MAX_REGISTERED)
-    registered = [
-        _registered(each, caller.tenant)
-        for each in page
-        if _is_lora(each) and _has_words(each.name, words)
-    ]
-    loras = [*registered, *loras][:limit]
-    body: UploadedLoras = {"loras": loras}
-    return json_reply(body)
+calls = JsonCalls()
+ROUTES = calls.routes
 
 
-LIST = Operation(
+@calls.call(
+    "/v1/loras",
     "listLoras",
     "List the LoRAs that the tenant has registered, then those that it has uploaded",
-    {200: answer("LoRA files.", UploadedLoras)},
+    FILES,
     errors=(422,),
     parameters=(
         in_query("q", "Only LoRAs whose names have all these words, or words with them."),
         in_query("limit", "1 to 100; default 50.", int),
     ),
 )
-
-ROUTES = [DocumentedRoute("/v1/loras", listed, {"GET": LIST})]
+async def list_loras(call: Call) -> UploadedLoras:
+    """The latest first of each; with ``q``, only those whose names have its words."""
+    request, caller = call.request, call.caller
+    limit = query.page_size(request, default=50, most=MAX_PAGE)
+    words = (query.text(request, "q") or "").casefold().split()
+    files, origin = call.services.files, origin_of(request)
+    found = [each async for each in _uploads(files, caller, limit, words)]
+    slots = asyncio.Semaphore(MAX_READS)
+    described = await asyncio.gather(*(_described(files.storage, each, slots) for each in found))
+    loras = [_lora(*each, origin) for each in zip(found, described, strict=True)]
+    page = await call.services.weights.page(caller.tenant, MAX_REGISTERED)
+    registered = [
+        _registered(each, caller.tenant)
+        for each in page
+        if _is_lora(each) and _has_words(each.name, words)
+    ]
+    loras = [*registered, *loras][:limit]
+    return {"loras": loras}
 
 
 async def _uploads(

@@ -31,6 +31,7 @@ from serve_app.ingress.http.openapi import (
 from serve_app.ingress.resources.calls import FORCE, Call, Calls, ResourceList, Special
 from serve_app.ingress.services.services import Services, services_of
 from serve_app.resources.entries import ENTRIES, StoredModel
+from serve_app.tenants.scopes import OPERATOR
 
 MAX_BODY_BYTES = 256 * 1024
 ZIP = b"PK"  # begins each zip file
@@ -210,7 +211,7 @@ CODE = Operation(
     content={"application/zip": Binary},
 )
 
-ROUTES = [DocumentedRoute("/v1/apps/code", code_stored, {"POST": CODE}), *calls.routes]
+ROUTES = [DocumentedRoute("/v1/apps/code", code_stored, {"POST": CODE}, OPERATOR), *calls.routes]
 
 
 def _written(services: Services, entry: CatalogEntry) -> WrittenEntry:

@@ -22,6 +22,7 @@ from serve_app.ingress.http.context import context_of
 from serve_app.ingress.http.errors import json_reply
 from serve_app.ingress.http.openapi import DocumentedRoute, Operation, answer, in_query
 from serve_app.ingress.http.origin import origin_of
+from serve_app.ingress.http.route_scopes import ANY_KEY
 from serve_app.ingress.http.time_buckets import CURSOR, PageLinks
 from serve_app.ingress.openapi.document import ApiDocument, document_of
 from serve_app.ingress.services.cpu_executor import in_cpu_thread
@@ -340,4 +341,4 @@ def _recipe(recipe: Recipe) -> ModelRecipe:
     return cast("ModelRecipe", asdict(recipe))
 
 
-ROUTES = [DocumentedRoute("/v1/models", models, {"GET": LIST})]
+ROUTES = [DocumentedRoute("/v1/models", models, {"GET": LIST}, ANY_KEY)]

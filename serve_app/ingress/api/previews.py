@@ -11,6 +11,7 @@ from serve_app.ingress.http.context import context_of
 from serve_app.ingress.http.json_schema import Binary
 from serve_app.ingress.http.openapi import Answer, DocumentedRoute, Operation, answer, in_path
 from serve_app.ingress.services.services import services_of
+from serve_app.tenants.scopes import READ
 
 HEADERS = {"cache-control": "private, no-store", "x-content-type-options": "nosniff"}
 
@@ -43,5 +44,5 @@ SHOW_PREVIEW = Operation(
 )
 
 ROUTES = [
-    DocumentedRoute("/v1/requests/{request_id}/preview", show_preview, {"GET": SHOW_PREVIEW}),
+    DocumentedRoute("/v1/requests/{request_id}/preview", show_preview, {"GET": SHOW_PREVIEW}, READ),
 ]

@@ -8,24 +8,23 @@ from uuid import UUID
 
 from pydantic import Field, WithJsonSchema
 from starlette.requests import Request as HttpRequest
-from starlette.responses import Response
 from typing_extensions import TypedDict
 
 from serve_app.domain.request import Redacted, Request
 from serve_app.domain.usage import EndedRequest, EndedRequestFilter
 from serve_app.ingress.http import query
-from serve_app.ingress.http.auth import authenticate
-from serve_app.ingress.http.context import context_of
-from serve_app.ingress.http.errors import BY_CODE, iso, json_reply
+from serve_app.ingress.http.errors import BY_CODE, iso
 from serve_app.ingress.http.json_schema import Time, one_of
-from serve_app.ingress.http.openapi import DocumentedRoute, Operation, answer, in_query
+from serve_app.ingress.http.openapi import in_query
 from serve_app.ingress.http.origin import origin_of
 from serve_app.ingress.http.time_buckets import CURSOR, END, START, PageLinks
 from serve_app.ingress.http.time_range import time_range
+from serve_app.ingress.resources.calls import Call, JsonCalls
 from serve_app.ingress.services import request_ids
 from serve_app.ingress.services.services import services_of
 from serve_app.ingress.submission.failures import answer_for, failure_body
 from serve_app.ingress.submission.rendering import final_outcome, rendered_output
+from serve_app.tenants.scopes import READ
 
 MAX_PAGE, PAGE = 100, 50
 PAYLOADS, ENDED_AT = "payloads", "ended_at"
@@ -66,40 +65,15 @@ class EndedRequestPage(PageLinks):
     items: list[EndedRequestItem]
 
 
-async def list_by_endpoint(request: HttpRequest) -> Response:
-    """List ended requests, the latest end first.
-
-    Parameters: ``endpoint_id``, ``start``, ``end``, ``status``, ``request_id``, ``limit``,
-    ``cursor``. ``expand=payloads`` adds inputs and outputs.
-    """
-    context_of(request).route = "v1.models.requests"
-    caller = await authenticate(request)
-    services = services_of(request)
-    limit = query.page_size(request, default=PAGE, most=MAX_PAGE)
-    payloads = _wants_payloads(request)
-    search = _search(request, caller.tenant, services.clock.now())
-    caller.require_endpoint(search.endpoint)
-    found = await services.queue.ledger.ended(search, limit + 1)
-    page = found[:limit]
-    items = [_item(each) for each in page]
-    if payloads:
-        origin = origin_of(request)
-        for item, each in zip(items, page, strict=True):
-            item["json_input"] = None if each.forgetting else dict(each.input)
-            item["json_output"] = await _output(request, each, origin)
-    more = len(found) > limit
-    body: EndedRequestPage = {
-        "items": items,
-        "next_cursor": _cursor(page[-1]) if more else None,
-        "has_more": more,
-    }
-    return json_reply(body)
+calls = JsonCalls()
+ROUTES = calls.routes
 
 
-LIST = Operation(
+@calls.call(
+    "/v1/models/requests/by-endpoint",
     "listEndedRequests",
     "List the tenant's ended requests of an endpoint, the latest end first",
-    {200: answer("A page.", EndedRequestPage)},
+    READ,
     errors=(422,),
     parameters=(
         in_query("endpoint_id", "Id of the endpoint.", required=True),
@@ -113,8 +87,26 @@ LIST = Operation(
         CURSOR,
     ),
 )
-
-ROUTES = [DocumentedRoute("/v1/models/requests/by-endpoint", list_by_endpoint, {"GET": LIST})]
+async def list_by_endpoint(call: Call) -> EndedRequestPage:
+    request, caller, services = call.request, call.caller, call.services
+    limit = query.page_size(request, default=PAGE, most=MAX_PAGE)
+    payloads = _wants_payloads(request)
+    search = _search(request, caller.tenant, services.clock.now())
+    caller.require_endpoint(search.endpoint)
+    found = await services.queue.ledger.ended(search, limit + 1)
+    page = found[:limit]
+    items = [_item(each) for each in page]
+    if payloads:
+        origin = origin_of(request)
+        for item, each in zip(items, page, strict=True):
+            item["json_input"] = None if each.forgetting else dict(each.input)
+            item["json_output"] = await _output(request, each, origin)
+    more = len(found) > limit
+    return {
+        "items": items,
+        "next_cursor": _cursor(page[-1]) if more else None,
+        "has_more": more,
+    }
 
 
 def _wants_payloads(request: HttpRequest) -> bool:

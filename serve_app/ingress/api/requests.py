@@ -32,6 +32,8 @@ from serve_app.ingress.http.openapi import (
     in_query,
 )
 from serve_app.ingress.http.origin import origin_of
+from serve_app.ingress.http.route_scopes import BY_CALL
+from serve_app.ingress.resources.calls import Call, JsonCalls
 from serve_app.ingress.services import request_ids
 from serve_app.ingress.services.services import services_of
 from serve_app.ingress.submission import submission
@@ -44,7 +46,7 @@ from serve_app.ingress.submission.status import (
     waiting_body,
 )
 from serve_app.tenants.scopes import CANCEL as CANCEL_SCOPE
-from serve_app.tenants.scopes import OPERATOR
+from serve_app.tenants.scopes import FILES, OPERATOR, READ
 
 MAX_PAGE = 500
 MAX_WAIT_S = 60
@@ -381,51 +383,45 @@ def _state(given: str) -> State:
         raise query.invalid("state", f"should be one of {', '.join(State)}", given) from None
 
 
-async def delete_request(request: HttpRequest) -> Response:
-    """``DELETE``: answers how many files are deleted, and how many will be deleted later."""
-    context_of(request).route = "v1.request.delete"
-    caller = await authenticate(request)
-    request_id: str = request.path_params["request_id"]
-    files = await submission.delete(
-        services_of(request), caller.tenant, request_id, actor_of(request)
-    )
-    later = sum(why is not None for why in files.values())
-    body: DeletedFiles = {"deleted_files": len(files) - later, "later_files": later}
-    return json_reply(body)
+calls = JsonCalls()
 
 
-async def delete_upload(request: HttpRequest) -> Response:
-    """``DELETE`` of a file that the tenant uploaded."""
-    context_of(request).route = "v1.upload.delete"
-    caller = await authenticate(request)
-    now = await services_of(request).files.uploads.delete(
-        caller, request.path_params["key"], actor_of(request)
-    )
-    body: DeletedFiles = {"deleted_files": int(now), "later_files": int(not now)}
-    return json_reply(body)
-
-
-DELETE = Operation(
+@calls.call(
+    "/v1/requests/{request_id}",
     "deleteRequest",
     "Delete an ended request with its input, its outcome, its log and its files",
-    {200: answer("The request is deleted.", DeletedFiles)},
+    CANCEL_SCOPE,
     errors=(400, 404),
     parameters=(REQUEST_ID,),
+    method="DELETE",
 )
-DELETE_UPLOAD = Operation(
+async def delete_request(call: Call) -> DeletedFiles:
+    request_id: str = call.request.path_params["request_id"]
+    files = await submission.delete(call.services, call.caller.tenant, request_id, call.actor)
+    later = sum(why is not None for why in files.values())
+    return {"deleted_files": len(files) - later, "later_files": later}
+
+
+@calls.call(
+    "/v1/uploads/{key:path}",
     "deleteUpload",
     "Delete a file that the tenant uploaded and no running batch reads",
-    {200: answer("The file is deleted, now or later.", DeletedFiles)},
+    FILES,
     errors=(400, 404),
     parameters=(in_path("key", "The key in the file's URL; it contains slashes."),),
     tag="uploads",
+    method="DELETE",
 )
+async def delete_upload(call: Call) -> DeletedFiles:
+    key: str = call.request.path_params["key"]
+    now = await call.services.files.uploads.delete(call.caller, key, call.actor)
+    return {"deleted_files": int(now), "later_files": int(not now)}
+
 
 ROUTES = [
-    DocumentedRoute("/v1/requests", listed, {"GET": LIST}),
-    DocumentedRoute("/v1/requests/{request_id}", shown, {"GET": SHOW}),
-    DocumentedRoute("/v1/requests/{request_id}/events", events.events, {"GET": STREAM}),
-    DocumentedRoute("/v1/requests/{request_id}/cancel", cancelled, {"PUT": CANCEL}),
-    DocumentedRoute("/v1/requests/{request_id}", delete_request, {"DELETE": DELETE}),
-    DocumentedRoute("/v1/uploads/{key:path}", delete_upload, {"DELETE": DELETE_UPLOAD}),
+    DocumentedRoute("/v1/requests", listed, {"GET": LIST}, READ),
+    DocumentedRoute("/v1/requests/{request_id}", shown, {"GET": SHOW}, READ),
+    DocumentedRoute("/v1/requests/{request_id}/events", events.events, {"GET": STREAM}, READ),
+    DocumentedRoute("/v1/requests/{request_id}/cancel", cancelled, {"PUT": CANCEL}, BY_CALL),
+    *calls.routes,
 ]

@@ -9,7 +9,6 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from pydantic import Field
 from starlette.requests import Request as HttpRequest
 from starlette.responses import Response
-from starlette.routing import Route
 from typing_extensions import TypedDict
 
 from serve_app.domain.errors import NotFound
@@ -53,13 +52,16 @@ from serve_app.ingress.api.health import (
 from serve_app.ingress.api.registered import secrets, weights
 from serve_app.ingress.http.auth import authenticate
 from serve_app.ingress.http.context import context_of
-from serve_app.ingress.http.errors import json_reply
 from serve_app.ingress.http.json_schema import Time
 from serve_app.ingress.http.openapi import DocumentedRoute, Operation, answer
+from serve_app.ingress.http.route_scopes import NO_KEY, ScopedRoute
+from serve_app.ingress.resources.calls import Call, JsonCalls
 from serve_app.ingress.services.cpu_executor import in_cpu_thread
 from serve_app.ingress.services.services import services_of
 from serve_app.resources.declaration import plain
+from serve_app.resources.warm_targets import WarmTargetStatus
 from serve_app.settings import PoolConfig
+from serve_app.tenants.scopes import OPERATOR
 
 
 class PoolStatus(TypedDict):
@@ -159,7 +161,7 @@ class InstallationStatus(TypedDict):
 
     pools: dict[str, PoolStatus]
     replicas: list[ReplicaStatus]
-    warm: list[warm.WarmTargetStatus]
+    warm: list[WarmTargetStatus]
     unplaceable: dict[str, str]
     endpoints: int
     demo: bool
@@ -170,17 +172,17 @@ class InstallationStatus(TypedDict):
     ]
 
 
-async def status(request: HttpRequest) -> Response:
-    """Show pools with their queues, and replicas. It needs the scope ``operator``, because it
-    covers all tenants."""
-    context_of(request).route = "v1.status"
-    await authenticate(request)
-    services = services_of(request)
+calls = JsonCalls()
+
+
+@calls.call("/v1/status", "getStatus", "Show pools, replicas and checks", OPERATOR)
+async def status(call: Call) -> InstallationStatus:
+    services = call.services
     demand, configured = await services.queue.demand(), services.pools.configured
     wanted = await services.health.targets(configured.keys())
     replicas = cast("list[ReplicaStatus]", list(await services.health.replicas()))
     kept_warm = services.warm.replicas()
-    body: InstallationStatus = {
+    return {
         "pools": {
             name: _pool(
                 demand.get(name, Demand()),
@@ -200,7 +202,6 @@ async def status(request: HttpRequest) -> Response:
         "checks": await services.health.readiness.report(),
         "events": cast("list[ProcessEvent]", list(await services.health.events())),
     }
-    return json_reply(body)
 
 
 def _pool(now: Demand, pool: PoolConfig | None, wanted: int | None, warm: int) -> PoolStatus:
@@ -233,12 +234,6 @@ async def unknown(request: HttpRequest) -> Response:
     raise NotFound(f"There is nothing at {request.url.path}.")
 
 
-STATUS = Operation(
-    "getStatus",
-    "Show pools, replicas and checks. Needs the scope `operator`",
-    {200: answer("The status of the installation.", InstallationStatus)},
-    errors=(403,),
-)
 METRICS = Operation(
     "getMetrics",
     "Show the metrics of the ingress replica that answers. Needs the scope `operator`",
@@ -282,10 +277,16 @@ ROUTES = [
     *tenant_export.ROUTES,
     *sign_in.ROUTES,
     DocumentedRoute(
-        "/healthz", alive, {"GET": CHECK_ALIVE, "HEAD": replace(CHECK_ALIVE, name="aliveHead")}
+        "/healthz",
+        alive,
+        {"GET": CHECK_ALIVE, "HEAD": replace(CHECK_ALIVE, name="aliveHead")},
+        NO_KEY,
     ),
     DocumentedRoute(
-        "/readyz", ready, {"GET": CHECK_READY, "HEAD": replace(CHECK_READY, name="readyHead")}
+        "/readyz",
+        ready,
+        {"GET": CHECK_READY, "HEAD": replace(CHECK_READY, name="readyHead")},
+        NO_KEY,
     ),
     DocumentedRoute(
         "/readyz/reads",
@@ -294,8 +295,9 @@ ROUTES = [
             "GET": CHECK_READY_FOR_READS,
             "HEAD": replace(CHECK_READY_FOR_READS, name="readyForReadsHead"),
         },
+        NO_KEY,
     ),
-    DocumentedRoute("/v1/status", status, {"GET": STATUS}),
-    DocumentedRoute("/metrics", metrics, {"GET": METRICS}),
-    Route("/v1/{rest:path}", unknown),
+    *calls.routes,
+    DocumentedRoute("/metrics", metrics, {"GET": METRICS}, OPERATOR),
+    ScopedRoute("/v1/{rest:path}", unknown, methods=["GET"], scope=NO_KEY),
 ]

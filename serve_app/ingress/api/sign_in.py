@@ -30,8 +30,10 @@ from serve_app.ingress.http.errors import json_reply
 from serve_app.ingress.http.json_schema import Time
 from serve_app.ingress.http.openapi import Answer, DocumentedRoute, Operation, answer
 from serve_app.ingress.http.origin import origin_of
+from serve_app.ingress.http.route_scopes import ANY_KEY, NO_KEY
 from serve_app.ingress.services.services import services_of
 from serve_app.ingress.services.sign_in import SignIn
+from serve_app.tenants.scopes import TENANT_ADMIN
 from serve_app.tenants.sign_in import Pending, Person
 
 MAX_BODY_BYTES = 16 * 1024
@@ -318,14 +320,14 @@ END = Operation(
 )
 
 ROUTES = [
-    DocumentedRoute("/v1/sign-in", offered, {"GET": OFFER}),
-    DocumentedRoute("/v1/sign-in", begun, {"POST": BEGIN}),
-    DocumentedRoute("/v1/sign-in", signed_out, {"DELETE": END}),
-    DocumentedRoute("/v1/sign-in/finish", finished, {"POST": FINISH}),
-    DocumentedRoute("/v1/sign-in/links", linked, {"POST": LINK}),
-    DocumentedRoute("/v1/sign-in/links/take", followed, {"POST": TAKE_LINK}),
-    DocumentedRoute("/v1/sign-in/device", begun_device, {"POST": DEVICE}),
-    DocumentedRoute("/v1/sign-in/device/finish", finished_device, {"POST": FINISH_DEVICE}),
+    DocumentedRoute("/v1/sign-in", offered, {"GET": OFFER}, NO_KEY),
+    DocumentedRoute("/v1/sign-in", begun, {"POST": BEGIN}, NO_KEY),
+    DocumentedRoute("/v1/sign-in", signed_out, {"DELETE": END}, ANY_KEY),
+    DocumentedRoute("/v1/sign-in/finish", finished, {"POST": FINISH}, NO_KEY),
+    DocumentedRoute("/v1/sign-in/links", linked, {"POST": LINK}, TENANT_ADMIN),
+    DocumentedRoute("/v1/sign-in/links/take", followed, {"POST": TAKE_LINK}, NO_KEY),
+    DocumentedRoute("/v1/sign-in/device", begun_device, {"POST": DEVICE}, NO_KEY),
+    DocumentedRoute("/v1/sign-in/device/finish", finished_device, {"POST": FINISH_DEVICE}, NO_KEY),
 ]
 
 

@@ -33,6 +33,7 @@ from serve_app.ingress.http.time_buckets import (
     page_of,
 )
 from serve_app.ingress.services.services import services_of
+from serve_app.tenants.scopes import USAGE
 
 Unit = Literal["images", "megapixels", "seconds", "gpu_seconds", "requests", "units"]
 
@@ -252,8 +253,8 @@ SHOW_ANALYTICS = Operation(
 )
 
 ROUTES = [
-    DocumentedRoute("/v1/models/usage", usage, {"GET": SHOW}),
-    DocumentedRoute("/v1/models/analytics", analytics, {"GET": SHOW_ANALYTICS}),
+    DocumentedRoute("/v1/models/usage", usage, {"GET": SHOW}, USAGE),
+    DocumentedRoute("/v1/models/analytics", analytics, {"GET": SHOW_ANALYTICS}, USAGE),
 ]
 
 

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from datetime import datetime, timedelta
-from typing import Annotated, Literal
+from datetime import timedelta
+from typing import Literal
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 
@@ -15,8 +14,7 @@ from serve_app.domain.operations import WarmTarget, WeightsLevel
 from serve_app.ingress.resources.calls import Call, Calls, Special
 from serve_app.ingress.services.services import Services
 from serve_app.ingress.services.warm_pools import TargetState
-from serve_app.resources.declaration import Owner, Resource
-from serve_app.tenants.scopes import OPERATOR
+from serve_app.resources.warm_targets import WARM_TARGETS, WarmTargetStatus
 
 MAX_S = 366 * 86400
 
@@ -37,33 +35,6 @@ class NewWarmTarget(BaseModel):
     )
 
 
-@dataclass(frozen=True, slots=True)
-class WarmTargetStatus:
-    """Warm target that is in force."""
-
-    endpoint_id: Annotated[str, Field(description="Empty: only replicas.")]
-    pool: Annotated[str, Field(description="Empty: it has no effect; `problems` says why.")]
-    replicas: int
-    level: WeightsLevel
-    source: Literal["operator", "configuration"]
-    until: datetime | None
-    ready_replicas: Annotated[
-        int, Field(description="Ready replicas that hold the weights at this level.")
-    ]
-    problems: tuple[str, ...]
-
-
-WARM_TARGETS = Resource(
-    name="warm target",
-    path="/v1/warm",
-    model=WarmTargetStatus,
-    key="endpoint_id",
-    key_description="Its slashes are not escaped.",
-    key_has_slashes=True,
-    scope=OPERATOR,
-    owner=Owner.INSTALLATION,
-    columns=("endpoint_id", "level", "replicas", "ready_replicas", "pool", "source", "until"),
-)
 calls = Calls(WARM_TARGETS)
 ROUTES = calls.routes
 

@@ -19,29 +19,22 @@ from serve_app.domain.webhook import (
 )
 from serve_app.ingress.http import query
 from serve_app.ingress.http.auth import (
-    actor_of,
-    authenticate,
-    authenticate_for_tenant,
     readable,
 )
-from serve_app.ingress.http.body import read_model
 from serve_app.ingress.http.context import context_of
 from serve_app.ingress.http.errors import iso, json_reply
 from serve_app.ingress.http.json_schema import Time, one_of
 from serve_app.ingress.http.openapi import (
-    DocumentedRoute,
-    Operation,
-    answer,
     in_path,
     in_query,
 )
+from serve_app.ingress.resources.calls import Call, JsonCalls
 from serve_app.ingress.services import request_ids
-from serve_app.ingress.services.services import services_of
+from serve_app.tenants.scopes import OPERATOR, READ, SUBMIT
 from serve_app.webhooks.delivery import TIMEOUT_S
 from serve_app.webhooks.signing import SignedMessage
 from serve_app.webhooks.target import BadTarget
 
-MAX_BODY_BYTES = 16 * 1024
 MAX_PAGE = 500
 
 TEST_BODY = (
@@ -115,157 +108,134 @@ class SigningKeys(TypedDict):
     keys: list[SigningKeyStatus]
 
 
-async def listed(request: HttpRequest) -> Response:
-    """List deliveries, the newest request first: ``?state=dead&before=<request id>&limit=50``."""
-    context_of(request).route = "v1.webhooks"
-    caller, tenant = await authenticate_for_tenant(request, "Webhooks")
-    limit = query.page_size(request, default=50, most=MAX_PAGE)
-    before = request.query_params.get("before")
-    if before is not None and not request_ids.valid(before):
-        raise query.invalid("before", "should be the id of a request", before)
-    outbox = services_of(request).webhooks.outbox
-    page = await outbox.page(tenant, state=_state(request), before=before, limit=limit + 1)
-    shown = page[:limit]
-    allowed = await readable(request, caller, tenant, {each.request_id for each in shown})
-    body: WebhookPage = {
-        "webhooks": [_status(each) for each in shown if each.request_id in allowed],
-        "next_before": shown[-1].request_id if len(page) > limit else None,
-    }
-    return json_reply(body)
-
-
-async def shown(request: HttpRequest) -> Response:
-    """Show the webhook of one request, with every attempt."""
-    context_of(request).route = "v1.request.webhook"
-    _, tenant = await authenticate_for_tenant(request, "Webhooks")
-    outbox = services_of(request).webhooks.outbox
-    request_id = request.path_params["request_id"]
-    delivery = await outbox.get(tenant, request_id)
-    tries = await outbox.tries(tenant, request_id)
-    body: WebhookDetails = {**_status(delivery), "log": [_try(each) for each in tries]}
-    return json_reply(body)
-
-
-async def redelivered(request: HttpRequest) -> Response:
-    """Send a webhook again, in any state, with the same ``webhook-id`` and the same body, in which
-    URLs of private files are signed again."""
-    context_of(request).route = "v1.request.webhook.redeliver"
-    _, tenant = await authenticate_for_tenant(request, "Webhooks")
-    outbox = services_of(request).webhooks.outbox
-    request_id = request.path_params["request_id"]
-    return json_reply(_status(await outbox.redeliver(tenant, request_id, actor_of(request))))
-
-
-async def tested(request: HttpRequest) -> Response:
-    """Send one signed test to a URL now, and answer with the receiver's response."""
-    context_of(request).route = "v1.webhooks.test"
-    caller = await authenticate(request)
-    wish = await read_model(request, TestDelivery, MAX_BODY_BYTES)
-    webhooks = services_of(request).webhooks
-    try:
-        url = await webhooks.targets.check(wish.url, caller.tenant)
-    except BadTarget as wrong:
-        raise InvalidInput.of_field("url", f"url {wrong}", "value_error") from None
-    request_id = context_of(request).request_id
-    body = TEST_BODY.replace(b"%(id)s", request_id.encode())
-    parcel = SignedMessage(str(uuid4()), request_id, caller.tenant, body)
-    with webhooks.one_test(caller.tenant):
-        response = await webhooks.sender.post(url, parcel, TIMEOUT_S)
-    return json_reply(_test_result(response))
-
-
-async def secret(request: HttpRequest) -> Response:
-    """Show the tenant's Standard Webhooks secrets. Each delivery is signed with all of them."""
-    context_of(request).route = "v1.webhooks.secret"
-    caller = await authenticate(request)
-    found = await services_of(request).webhooks.signer.secrets_of(caller.tenant)
-    body: WebhookSecrets = {"secrets": list(found)}
-    return json_reply(body, headers={"cache-control": "no-store"})
-
-
-async def rotated(request: HttpRequest) -> Response:
-    """Announce another signing key, which is used from 25 hours on.
-
-    With ``?at_once=1`` it is used at once, and the other keys are deleted.
-    """
-    context_of(request).route = "v1.webhooks.rotate"
-    await authenticate(request)
-    at_once = query.whole(request, "at_once", default=0, most=1) == 1
-    webhooks = services_of(request).webhooks
-    await webhooks.seeds.rotate(actor_of(request), at_once=at_once)
-    webhooks.signer.forget()
-    keys = await webhooks.signer.keys()
-    body: SigningKeys = {"keys": [{"kid": key.kid, "signs": key.signs} for key in keys]}
-    return json_reply(body)
-
-
 TAG = "webhooks"
 REQUEST_ID = in_path("request_id", "Id of a request of the tenant.")
-TENANT = in_query("tenant", "Default: the caller's. Another one needs the scope `operator`.")
 ENDED = one_of(*(state for state in DeliveryState if state is not DeliveryState.AWAITED))
+calls = JsonCalls()
+ROUTES = calls.routes
 
-LIST = Operation(
+
+@calls.call(
+    "/v1/webhooks",
     "listWebhooks",
     "List webhook deliveries of ended requests, newest first",
-    {200: answer("A page.", WebhookPage)},
-    errors=(403, 422),
+    READ,
+    errors=(422,),
     parameters=(
         in_query("state", "Only deliveries in this state.", ENDED),
         in_query("before", "`next_before` of the previous page."),
         in_query("limit", "1 to 500; default 50.", int),
-        TENANT,
     ),
     tag=TAG,
+    tenants="Webhooks",
 )
-SHOW = Operation(
+async def list_webhooks(call: Call) -> WebhookPage:
+    request, tenant = call.request, call.owner
+    limit = query.page_size(request, default=50, most=MAX_PAGE)
+    before = request.query_params.get("before")
+    if before is not None and not request_ids.valid(before):
+        raise query.invalid("before", "should be the id of a request", before)
+    outbox = call.services.webhooks.outbox
+    page = await outbox.page(tenant, state=_state(request), before=before, limit=limit + 1)
+    shown = page[:limit]
+    allowed = await readable(request, call.caller, tenant, {each.request_id for each in shown})
+    return {
+        "webhooks": [_status(each) for each in shown if each.request_id in allowed],
+        "next_before": shown[-1].request_id if len(page) > limit else None,
+    }
+
+
+@calls.call(
+    "/v1/requests/{request_id}/webhook",
     "getWebhook",
     "Show the webhook of a request, with every try",
-    {200: answer("The delivery.", WebhookDetails)},
-    errors=(403, 404),
-    parameters=(REQUEST_ID, TENANT),
+    READ,
+    errors=(404,),
+    parameters=(REQUEST_ID,),
     tag=TAG,
+    tenants="Webhooks",
 )
-REDELIVER = Operation(
+async def show_webhook(call: Call) -> WebhookDetails:
+    outbox, request_id = call.services.webhooks.outbox, call.request.path_params["request_id"]
+    delivery = await outbox.get(call.owner, request_id)
+    tries = await outbox.tries(call.owner, request_id)
+    return {**_status(delivery), "log": [_try(each) for each in tries]}
+
+
+@calls.call(
+    "/v1/requests/{request_id}/webhook/redeliver",
     "redeliverWebhook",
     "Send a webhook again, with the same body and the same `webhook-id`",
-    {200: answer("The delivery.", WebhookStatus)},
-    errors=(400, 403, 404),
-    parameters=(REQUEST_ID, TENANT),
+    SUBMIT,
+    errors=(400, 404),
+    parameters=(REQUEST_ID,),
     tag=TAG,
+    tenants="Webhooks",
+    method="PUT",
 )
-TEST = Operation(
+async def redeliver(call: Call) -> WebhookStatus:
+    """In any state. URLs of private files in the body are signed again."""
+    outbox, request_id = call.services.webhooks.outbox, call.request.path_params["request_id"]
+    return _status(await outbox.redeliver(call.owner, request_id, call.actor))
+
+
+@calls.send(
+    "/v1/webhooks/test",
     "testWebhook",
     "Send one signed test to a URL",
-    {200: answer("The receiver's response.", TestResult)},
-    errors=(413, 422, 429),
-    body=TestDelivery,
+    TestDelivery,
+    SUBMIT,
     tag=TAG,
 )
-SHOW_SECRETS = Operation(
+async def send_test(call: Call, wish: TestDelivery) -> TestResult:
+    webhooks, tenant = call.services.webhooks, call.caller.tenant
+    try:
+        url = await webhooks.targets.check(wish.url, tenant)
+    except BadTarget as wrong:
+        raise InvalidInput.of_field("url", f"url {wrong}", "value_error") from None
+    request_id = context_of(call.request).request_id
+    body = TEST_BODY.replace(b"%(id)s", request_id.encode())
+    parcel = SignedMessage(str(uuid4()), request_id, tenant, body)
+    with webhooks.one_test(tenant):
+        response = await webhooks.sender.post(url, parcel, TIMEOUT_S)
+    return _test_result(response)
+
+
+@calls.call(
+    "/v1/webhooks/secret",
     "getWebhookSecret",
     "Show the tenant's Standard Webhooks secrets, the oldest first",
-    {200: answer("The secrets.", WebhookSecrets)},
+    READ,
+    reply=WebhookSecrets,
     tag=TAG,
 )
-ROTATE = Operation(
+async def show_secrets(call: Call) -> Response:
+    """Each delivery is signed with all of them."""
+    found = await call.services.webhooks.signer.secrets_of(call.caller.tenant)
+    body: WebhookSecrets = {"secrets": list(found)}
+    return json_reply(body, headers={"cache-control": "no-store"})
+
+
+@calls.call(
+    "/v1/webhooks/rotate",
     "rotateWebhookKey",
-    "Announce another signing key. Needs the scope `operator`",
-    {200: answer("The signing keys after the rotation.", SigningKeys)},
-    errors=(403, 422),
+    "Announce another signing key",
+    OPERATOR,
+    errors=(422,),
     parameters=(
         in_query("at_once", "`1`: use it now and delete the other keys.", Literal["0", "1"]),
     ),
     tag=TAG,
+    method="PUT",
 )
-
-ROUTES = [
-    DocumentedRoute("/v1/webhooks", listed, {"GET": LIST}),
-    DocumentedRoute("/v1/webhooks/test", tested, {"POST": TEST}),
-    DocumentedRoute("/v1/webhooks/secret", secret, {"GET": SHOW_SECRETS}),
-    DocumentedRoute("/v1/webhooks/rotate", rotated, {"PUT": ROTATE}),
-    DocumentedRoute("/v1/requests/{request_id}/webhook", shown, {"GET": SHOW}),
-    DocumentedRoute("/v1/requests/{request_id}/webhook/redeliver", redelivered, {"PUT": REDELIVER}),
-]
+async def rotate_key(call: Call) -> SigningKeys:
+    """It is used from 25 hours on; with ``?at_once=1`` at once."""
+    at_once = query.whole(call.request, "at_once", default=0, most=1) == 1
+    webhooks = call.services.webhooks
+    await webhooks.seeds.rotate(call.actor, at_once=at_once)
+    webhooks.signer.forget()
+    keys = await webhooks.signer.keys()
+    return {"keys": [{"kid": key.kid, "signs": key.signs} for key in keys]}
 
 
 def _state(request: HttpRequest) -> DeliveryState | None:

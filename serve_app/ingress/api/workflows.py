@@ -7,8 +7,6 @@ from dataclasses import replace
 from typing import Annotated, Any, NotRequired
 
 from pydantic import Field
-from starlette.requests import Request as HttpRequest
-from starlette.responses import Response
 from typing_extensions import TypedDict
 
 from serve_app.catalog.entries import RESERVED_OWNERS, CatalogEntry
@@ -18,16 +16,12 @@ from serve_app.catalog.workflows.reader import WrittenWorkflow, read
 from serve_app.domain.errors import InvalidInput
 from serve_app.domain.workflows.definition import endpoint_id
 from serve_app.domain.workflows.runs import NewWorkflow, RegisteredWorkflow
-from serve_app.ingress.http.auth import authenticate
-from serve_app.ingress.http.context import context_of
-from serve_app.ingress.http.errors import json_reply
-from serve_app.ingress.http.openapi import DocumentedRoute, Operation, answer, in_path, in_query
-from serve_app.ingress.resources.calls import Call, Calls, Special
+from serve_app.ingress.http.openapi import in_path, in_query
+from serve_app.ingress.resources.calls import Call, Calls, JsonCalls, Special
 from serve_app.ingress.services.cpu_executor import in_cpu_thread
-from serve_app.ingress.services.services import services_of
 from serve_app.ingress.workflows.status import WorkflowStatus, workflow_status
 from serve_app.resources.workflows import WORKFLOWS, ShownWorkflow
-from serve_app.tenants.scopes import OPERATOR
+from serve_app.tenants.scopes import OPERATOR, READ
 
 MAX_BODY_BYTES = 512 * 1024
 MAX_PER_TENANT = 200
@@ -65,7 +59,7 @@ class StepsOfRequest(TypedDict):
     workflow: WorkflowStatus | None
 
 
-calls = Calls(WORKFLOWS)
+calls, of_requests = Calls(WORKFLOWS), JsonCalls()
 
 
 @calls.create(
@@ -137,7 +131,7 @@ async def show(call: Call, name: str) -> ShownWorkflow | None:
     return None if workflow is None else _shown(call, workflow)
 
 
-@calls.delete("Delete a workflow. Requests that have started continue; those that have not fail")
+@calls.delete()
 async def delete(call: Call, name: str) -> bool:
     call.caller.require_endpoint(endpoint_id(call.owner, name))
     definitions = call.services.queue.workflows.definitions
@@ -146,18 +140,20 @@ async def delete(call: Call, name: str) -> bool:
     return deleted
 
 
-async def steps(request: HttpRequest) -> Response:
-    """Show the steps of a request to a workflow, with their requests, times and costs."""
-    context_of(request).route = "v1.request.steps"
-    caller = await authenticate(request)
-    services = services_of(request)
-    found = await services.queue.get(caller.tenant, request.path_params["request_id"])
-    caller.require_endpoint(found.endpoint)
-    body: StepsOfRequest = {
-        "request_id": found.id,
-        "workflow": await workflow_status(services, found),
-    }
-    return json_reply(body)
+@of_requests.call(
+    "/v1/requests/{request_id}/steps",
+    "getSteps",
+    "Show the steps of a request to a workflow, with their requests, times and costs",
+    READ,
+    errors=(404,),
+    parameters=(in_path("request_id", "Id of a request of the key's tenant."),),
+)
+async def steps(call: Call) -> StepsOfRequest:
+    found = await call.services.queue.get(
+        call.caller.tenant, call.request.path_params["request_id"]
+    )
+    call.caller.require_endpoint(found.endpoint)
+    return {"request_id": found.id, "workflow": await workflow_status(call.services, found)}
 
 
 def _shown(call: Call, workflow: NewWorkflow | RegisteredWorkflow) -> ShownWorkflow:
@@ -181,15 +177,4 @@ def _shown(call: Call, workflow: NewWorkflow | RegisteredWorkflow) -> ShownWorkf
     )
 
 
-STEPS = Operation(
-    "getSteps",
-    "Show the steps of a request to a workflow, with their requests, times and costs",
-    {200: answer("The steps.", StepsOfRequest)},
-    errors=(403, 404),
-    parameters=(in_path("request_id", "Id of a request of the key's tenant."),),
-)
-
-ROUTES = [
-    *calls.routes,
-    DocumentedRoute("/v1/requests/{request_id}/steps", steps, {"GET": STEPS}),
-]
+ROUTES = [*calls.routes, *of_requests.routes]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from starlette.requests import Request as HttpRequest
 from starlette.responses import Response
-from starlette.routing import Match, Route, WebSocketRoute
+from starlette.routing import Match
 from starlette.types import Scope
 
 from serve_app.domain.errors import NotFound
@@ -12,7 +12,9 @@ from serve_app.ingress.comfyui import files, jobs, nodes, page, prompts, userdat
 from serve_app.ingress.comfyui.errors import refused
 from serve_app.ingress.http.openapi import DocumentedRoute, Operation
 from serve_app.ingress.http.paths import COMFYUI_PREFIX
+from serve_app.ingress.http.route_scopes import ANY_KEY, NO_KEY, ScopedRoute, ScopedSocketRoute
 from serve_app.ingress.http.routing import Handler, translated
+from serve_app.tenants.scopes import CANCEL, FILES, READ, SUBMIT
 
 METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE")
 API = f"{COMFYUI_PREFIX}/api/"
@@ -25,7 +27,7 @@ class ComfyUiRoute(DocumentedRoute):
         return super().matches(_without_api(scope))
 
 
-class ComfyUiSocketRoute(WebSocketRoute):
+class ComfyUiSocketRoute(ScopedSocketRoute):
     """The same for a WebSocket."""
 
     def matches(self, scope: Scope) -> tuple[Match, Scope]:
@@ -43,83 +45,105 @@ async def unknown(request: HttpRequest) -> Response:
     raise NotFound(page.unsupported(request))
 
 
-def _route(method: str, path: str, handler: Handler, label: str, call: Operation) -> Route:
+def _route(
+    method: str, path: str, handler: Handler, label: str, call: Operation, scope: str
+) -> ScopedRoute:
     return translated(
         COMFYUI_PREFIX + path,
         handler,
         method,
         label=f"comfyui.{label}",
         refusal=refused,
+        scope=scope,
         operations={method: call},
         kind=ComfyUiRoute,
     )
 
 
-def _plain(path: str, handler: Handler, *methods: str, label: str) -> Route:
+def _plain(path: str, handler: Handler, *methods: str, label: str, scope: str) -> ScopedRoute:
     return translated(
-        COMFYUI_PREFIX + path, handler, *methods, label=f"comfyui.{label}", refusal=refused
+        COMFYUI_PREFIX + path,
+        handler,
+        *methods,
+        label=f"comfyui.{label}",
+        refusal=refused,
+        scope=scope,
     )
 
 
 FILE, MOVE = "/userdata/{file:path}", "/userdata/{file:path}/move/{dest:path}"
 
 PAGE = [
-    _plain("", page.redirected, "GET", label="page"),
-    _plain("/", page.index, "GET", label="page"),
-    _plain("/{name:path}", page.part, "GET", label="page"),
+    _plain("", page.redirected, "GET", label="page", scope=NO_KEY),
+    _plain("/", page.index, "GET", label="page", scope=ANY_KEY),  # browsers then ask for the key
+    _plain("/{name:path}", page.part, "GET", label="page", scope=ANY_KEY),
 ]
 """Routes for browsers."""
 
-ROUTES: list[Route | WebSocketRoute] = [
-    _route("POST", "/prompt", prompts.created, "prompt.create", prompts.CREATE),
-    _route("GET", "/prompt", prompts.counted, "prompt", prompts.COUNT),
-    _route("GET", "/queue", prompts.listed, "queue", prompts.LIST),
-    _route("POST", "/queue", prompts.changed, "queue.change", prompts.CHANGE),
-    _route("POST", "/interrupt", prompts.interrupted, "interrupt", prompts.INTERRUPT),
-    _route("GET", "/history", prompts.ended, "history", prompts.HISTORY),
-    _route("POST", "/history", prompts.forgotten, "history.forget", prompts.FORGET),
-    _route("GET", "/history/{prompt_id}", prompts.shown, "history.one", prompts.SHOW),
-    _route("GET", "/jobs", jobs.listed, "jobs", jobs.LIST),
-    _route("POST", "/jobs/cancel", jobs.several_cancelled, "jobs.cancel", jobs.CANCEL_SEVERAL),
-    _route("GET", "/jobs/{job_id}", jobs.shown, "job", jobs.SHOW),
-    _route("POST", "/jobs/{job_id}/cancel", jobs.cancelled, "job.cancel", jobs.CANCEL),
-    _route("GET", "/view", files.viewed, "view", files.VIEW),
-    _route("POST", "/upload/image", files.uploaded, "upload", files.UPLOAD),
-    _route("POST", "/upload/mask", files.mask_uploaded, "upload.mask", files.UPLOAD_MASK),
-    _route("GET", "/object_info", nodes.object_info, "nodes", nodes.INFO),
-    _route("GET", "/object_info/{node_class}", nodes.one_class, "node", nodes.INFO_OF_ONE),
-    _route("GET", "/models", nodes.kinds, "models", nodes.KINDS),
-    _route("GET", "/models/{folder}", nodes.models, "models.folder", nodes.MODELS),
-    _route("GET", "/experiment/models", nodes.kinds_of_page, "models", nodes.KINDS_OF_PAGE),
+ROUTES: list[ScopedRoute | ScopedSocketRoute] = [
+    _route("POST", "/prompt", prompts.created, "prompt.create", prompts.CREATE, SUBMIT),
+    _route("GET", "/prompt", prompts.counted, "prompt", prompts.COUNT, READ),
+    _route("GET", "/queue", prompts.listed, "queue", prompts.LIST, READ),
+    _route("POST", "/queue", prompts.changed, "queue.change", prompts.CHANGE, CANCEL),
+    _route("POST", "/interrupt", prompts.interrupted, "interrupt", prompts.INTERRUPT, CANCEL),
+    _route("GET", "/history", prompts.ended, "history", prompts.HISTORY, READ),
+    _route("POST", "/history", prompts.forgotten, "history.forget", prompts.FORGET, CANCEL),
+    _route("GET", "/history/{prompt_id}", prompts.shown, "history.one", prompts.SHOW, READ),
+    _route("GET", "/jobs", jobs.listed, "jobs", jobs.LIST, READ),
+    _route(
+        "POST", "/jobs/cancel", jobs.several_cancelled, "jobs.cancel", jobs.CANCEL_SEVERAL, CANCEL
+    ),
+    _route("GET", "/jobs/{job_id}", jobs.shown, "job", jobs.SHOW, READ),
+    _route("POST", "/jobs/{job_id}/cancel", jobs.cancelled, "job.cancel", jobs.CANCEL, CANCEL),
+    _route("GET", "/view", files.viewed, "view", files.VIEW, READ),
+    _route("POST", "/upload/image", files.uploaded, "upload", files.UPLOAD, FILES),
+    _route("POST", "/upload/mask", files.mask_uploaded, "upload.mask", files.UPLOAD_MASK, FILES),
+    _route("GET", "/object_info", nodes.object_info, "nodes", nodes.INFO, ANY_KEY),
+    _route("GET", "/object_info/{node_class}", nodes.one_class, "node", nodes.INFO_OF_ONE, ANY_KEY),
+    _route("GET", "/models", nodes.kinds, "models", nodes.KINDS, ANY_KEY),
+    _route("GET", "/models/{folder}", nodes.models, "models.folder", nodes.MODELS, ANY_KEY),
+    _route(
+        "GET", "/experiment/models", nodes.kinds_of_page, "models", nodes.KINDS_OF_PAGE, ANY_KEY
+    ),
     _route(
         "GET",
         "/experiment/models/{folder}",
         nodes.models_of_page,
         "models.folder",
         nodes.MODELS_OF_PAGE,
+        ANY_KEY,
     ),
-    _route("GET", "/embeddings", nodes.embeddings, "embeddings", nodes.EMBEDDINGS),
-    _route("GET", "/system_stats", page.stats, "stats", page.STATS),
-    _route("GET", "/features", page.features, "features", page.FEATURES),
-    _route("GET", "/users", page.users, "users", page.USERS),
-    _route("GET", "/extensions", page.extensions, "extensions", page.EXTENSIONS),
-    _route("GET", "/i18n", page.nothing, "i18n", page.TRANSLATIONS),
-    _route("GET", "/workflow_templates", page.nothing, "templates", page.TEMPLATES),
-    _route("GET", "/global_subgraphs", page.nothing, "subgraphs", page.SUBGRAPHS),
-    _route("POST", "/free", page.free, "free", page.FREE),
-    _route("GET", "/settings", userdata.settings, "settings", userdata.READ_SETTINGS),
-    _route("POST", "/settings", userdata.set_settings, "settings.set", userdata.WRITE_SETTINGS),
-    _route("GET", "/settings/{setting}", userdata.setting, "setting", userdata.READ_SETTING),
-    _route("POST", "/settings/{setting}", userdata.set_setting, "set", userdata.WRITE_SETTING),
-    _route("GET", "/userdata", userdata.listed, "userdata", userdata.LIST),
+    _route("GET", "/embeddings", nodes.embeddings, "embeddings", nodes.EMBEDDINGS, ANY_KEY),
+    _route("GET", "/system_stats", page.stats, "stats", page.STATS, ANY_KEY),
+    _route("GET", "/features", page.features, "features", page.FEATURES, ANY_KEY),
+    _route("GET", "/users", page.users, "users", page.USERS, ANY_KEY),
+    _route("GET", "/extensions", page.extensions, "extensions", page.EXTENSIONS, ANY_KEY),
+    _route("GET", "/i18n", page.nothing, "i18n", page.TRANSLATIONS, ANY_KEY),
+    _route("GET", "/workflow_templates", page.nothing, "templates", page.TEMPLATES, ANY_KEY),
+    _route("GET", "/global_subgraphs", page.nothing, "subgraphs", page.SUBGRAPHS, ANY_KEY),
+    _route("POST", "/free", page.free, "free", page.FREE, ANY_KEY),
+    _route("GET", "/settings", userdata.settings, "settings", userdata.READ_SETTINGS, FILES),
     _route(
-        "GET", "/v2/userdata", userdata.listed_with_folders, "userdata", userdata.LIST_WITH_FOLDERS
+        "POST", "/settings", userdata.set_settings, "settings.set", userdata.WRITE_SETTINGS, FILES
     ),
-    _route("POST", MOVE, userdata.moved, "userdata.move", userdata.MOVE),
-    _route("GET", FILE, userdata.read, "userdata.read", userdata.READ),
-    _route("POST", FILE, userdata.written, "userdata.write", userdata.WRITE),
-    _route("DELETE", FILE, userdata.removed, "userdata.delete", userdata.REMOVE),
-    ComfyUiSocketRoute(f"{COMFYUI_PREFIX}/ws", websocket.connected),
+    _route("GET", "/settings/{setting}", userdata.setting, "setting", userdata.READ_SETTING, FILES),
+    _route(
+        "POST", "/settings/{setting}", userdata.set_setting, "set", userdata.WRITE_SETTING, FILES
+    ),
+    _route("GET", "/userdata", userdata.listed, "userdata", userdata.LIST, FILES),
+    _route(
+        "GET",
+        "/v2/userdata",
+        userdata.listed_with_folders,
+        "userdata",
+        userdata.LIST_WITH_FOLDERS,
+        FILES,
+    ),
+    _route("POST", MOVE, userdata.moved, "userdata.move", userdata.MOVE, FILES),
+    _route("GET", FILE, userdata.read, "userdata.read", userdata.READ, FILES),
+    _route("POST", FILE, userdata.written, "userdata.write", userdata.WRITE, FILES),
+    _route("DELETE", FILE, userdata.removed, "userdata.delete", userdata.REMOVE, FILES),
+    ComfyUiSocketRoute(f"{COMFYUI_PREFIX}/ws", websocket.connected, scope=READ),
     *PAGE,
-    _plain("/{rest:path}", unknown, *METHODS, label="other"),
+    _plain("/{rest:path}", unknown, *METHODS, label="other", scope=NO_KEY),
 ]

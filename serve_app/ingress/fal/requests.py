@@ -219,6 +219,6 @@ DELETE_PAYLOADS = Operation(
 
 ROUTES = [
     DocumentedRoute(
-        "/v1/models/requests/{request_id}/payloads", deleted, {"DELETE": DELETE_PAYLOADS}
+        "/v1/models/requests/{request_id}/payloads", deleted, {"DELETE": DELETE_PAYLOADS}, CANCEL
     ),
 ]

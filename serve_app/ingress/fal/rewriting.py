@@ -19,13 +19,13 @@ from urllib.parse import SplitResult, quote, unquote, urlsplit
 
 from starlette.requests import Request as HttpRequest
 from starlette.responses import Response
-from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from serve_app.ingress.http.context import context_of
 from serve_app.ingress.http.errors import json_reply
 from serve_app.ingress.http.hosts import Service, is_fal, service_of
 from serve_app.ingress.http.origin import host_of, origin_of
+from serve_app.ingress.http.route_scopes import NO_KEY, ScopedRoute
 from serve_app.ingress.http.routing import first_segment
 from serve_app.ingress.services.services import services_of
 
@@ -110,10 +110,11 @@ async def proxy_without_target(request: HttpRequest) -> Response:
 
 
 ROUTES = [
-    Route(
+    ScopedRoute(
         PROXY_PATH,
         proxy_without_target,
         methods=["GET", "HEAD", "POST", "PUT", "DELETE", "PATCH"],
+        scope=NO_KEY,
     ),
 ]
 

@@ -9,7 +9,6 @@ from typing import Annotated
 from pydantic import BaseModel, Field
 from starlette.requests import Request as HttpRequest
 from starlette.responses import Response
-from starlette.routing import Route
 
 from serve_app.domain.errors import (
     FieldProblem,
@@ -33,7 +32,9 @@ from serve_app.ingress.http.context import context_of
 from serve_app.ingress.http.errors import json_reply
 from serve_app.ingress.http.openapi import DocumentedRoute, Operation, answer, in_path
 from serve_app.ingress.http.paths import RequestPath, RequestResource, parse, strip_verb
+from serve_app.ingress.http.route_scopes import BY_CALL, NO_KEY, ScopedRoute
 from serve_app.ingress.services.services import services_of
+from serve_app.tenants.scopes import SUBMIT
 
 # ``/rest/tokens``: tokens for browsers, which should not have the key itself.
 
@@ -82,14 +83,18 @@ ISSUE_TOKEN = Operation(
 )
 
 TOKEN_ROUTES = [
-    DocumentedRoute("/rest/tokens", token_issued, {"POST": ISSUE_TOKEN}),
+    DocumentedRoute("/rest/tokens", token_issued, {"POST": ISSUE_TOKEN}, SUBMIT),
     DocumentedRoute(
-        "/rest/tokens/", token_issued, {"POST": replace(ISSUE_TOKEN, name="issueShortToken")}
+        "/rest/tokens/",
+        token_issued,
+        {"POST": replace(ISSUE_TOKEN, name="issueShortToken")},
+        SUBMIT,
     ),
     DocumentedRoute(
         "/rest/tokens/realtime",
         token_issued,
         {"POST": replace(ISSUE_TOKEN, name="issueRealtimeToken")},
+        SUBMIT,
     ),
 ]
 
@@ -166,12 +171,12 @@ def _unsupported(host: str) -> DocumentedRoute:
         )
         for method in ("GET", "POST", "PUT")
     }
-    return DocumentedRoute(f"/{host}/{{path:path}}", unsupported_call, calls, METHODS)
+    return DocumentedRoute(f"/{host}/{{path:path}}", unsupported_call, calls, NO_KEY, METHODS)
 
 
 ROUTES = [
-    Route("/queue/{path:path}", queue_call, methods=METHODS),
-    Route("/run/{path:path}", run_call, methods=METHODS),
+    ScopedRoute("/queue/{path:path}", queue_call, methods=METHODS, scope=BY_CALL),
+    ScopedRoute("/run/{path:path}", run_call, methods=METHODS, scope=BY_CALL),
     *requests.ROUTES,
     *uploads.ROUTES,
     *TOKEN_ROUTES,
@@ -180,7 +185,7 @@ ROUTES = [
     *(_unsupported(host) for host in ("rest", "cdn")),
 ]
 
-UNPREFIXED = Route("/{path:path}", run_call, methods=METHODS)
+UNPREFIXED = ScopedRoute("/{path:path}", run_call, methods=METHODS, scope=BY_CALL)
 """Route that matches any path, so it must be the last one."""
 
 

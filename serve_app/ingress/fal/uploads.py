@@ -37,6 +37,7 @@ from serve_app.ingress.services.files import MAX_PART_BYTES, NewUpload
 from serve_app.ingress.services.services import services_of
 from serve_app.ingress.submission.lifecycle import read_lifecycle
 from serve_app.storage.keys import DEFAULT_MEDIA_TYPE, MAX_PARTS, upload_not_found
+from serve_app.tenants.scopes import FILES
 
 FILE_NAME = "x-fal-file-name"
 LARGER_PART = f"A part exceeds the limit of {MAX_PART_BYTES} bytes. Send smaller parts."
@@ -290,16 +291,26 @@ JOIN = Operation(
 )
 
 ROUTES = [
-    DocumentedRoute("/rest/storage/auth/token", token, {"POST": ISSUE_TOKEN}),
-    DocumentedRoute("/rest/storage/upload/initiate", initiate, {"POST": INITIATE}),
+    DocumentedRoute("/rest/storage/auth/token", token, {"POST": ISSUE_TOKEN}, FILES),
+    DocumentedRoute("/rest/storage/upload/initiate", initiate, {"POST": INITIATE}, FILES),
     DocumentedRoute(
-        "/rest/storage/upload/initiate-multipart", initiate_in_parts, {"POST": INITIATE_PARTS}
+        "/rest/storage/upload/initiate-multipart",
+        initiate_in_parts,
+        {"POST": INITIATE_PARTS},
+        FILES,
     ),
-    DocumentedRoute("/cdn/files/upload", upload_file, {"POST": UPLOAD}),
-    DocumentedRoute("/cdn/files/upload/multipart", begin_parts, {"POST": BEGIN_PARTS}),
-    DocumentedRoute("/files/{key:path}/upload/{upload_id}", content, {"PUT": UPLOAD_CONTENT}),
-    DocumentedRoute("/files/{key:path}/multipart/{upload_id}/{number}", part, {"PUT": UPLOAD_PART}),
-    DocumentedRoute("/files/{key:path}/multipart/{upload_id}/complete", join, {"POST": JOIN}),
+    DocumentedRoute("/cdn/files/upload", upload_file, {"POST": UPLOAD}, FILES),
+    DocumentedRoute("/cdn/files/upload/multipart", begin_parts, {"POST": BEGIN_PARTS}, FILES),
+    # With the secret of their URLs these need no key.
+    DocumentedRoute(
+        "/files/{key:path}/upload/{upload_id}", content, {"PUT": UPLOAD_CONTENT}, FILES
+    ),
+    DocumentedRoute(
+        "/files/{key:path}/multipart/{upload_id}/{number}", part, {"PUT": UPLOAD_PART}, FILES
+    ),
+    DocumentedRoute(
+        "/files/{key:path}/multipart/{upload_id}/complete", join, {"POST": JOIN}, FILES
+    ),
 ]
 
 

@@ -22,6 +22,7 @@ from serve_app.ingress.http import query
 from serve_app.ingress.http.context import context_of
 from serve_app.ingress.http.errors import json_reply
 from serve_app.ingress.http.openapi import DocumentedRoute, Operation, answer
+from serve_app.ingress.http.route_scopes import NO_KEY
 from serve_app.ingress.services.cpu_executor import in_cpu_thread
 from serve_app.ingress.services.files import Files
 from serve_app.ingress.services.services import Services, services_of
@@ -205,8 +206,8 @@ SHOW_JWKS = Operation(
 )
 
 ROUTES = [
-    DocumentedRoute("/.well-known/jwks.json", jwks, {"GET": SHOW_JWKS}),
+    DocumentedRoute("/.well-known/jwks.json", jwks, {"GET": SHOW_JWKS}, NO_KEY),
     DocumentedRoute(
-        "/rest/.well-known/jwks.json", jwks, {"GET": replace(SHOW_JWKS, name="restJwks")}
+        "/rest/.well-known/jwks.json", jwks, {"GET": replace(SHOW_JWKS, name="restJwks")}, NO_KEY
     ),
 ]

@@ -8,7 +8,6 @@ from contextlib import contextmanager, suppress
 from functools import partial
 
 from starlette.requests import HTTPConnection
-from starlette.routing import Route
 
 from serve_app.domain.audit.acts import Actor
 from serve_app.domain.errors import Forbidden, Unauthenticated, Unavailable
@@ -17,7 +16,12 @@ from serve_app.ingress.http import query
 from serve_app.ingress.http.client_address import client_address
 from serve_app.ingress.http.context import context_of
 from serve_app.ingress.http.paths import alias_of
-from serve_app.ingress.http.route_scopes import ANY_KEY, BY_CALL, scope_of
+from serve_app.ingress.http.route_scopes import (
+    ANY_KEY,
+    BY_CALL,
+    ScopedRoute,
+    ScopedSocketRoute,
+)
 from serve_app.ingress.services import request_ids
 from serve_app.ingress.services.services import services_of
 from serve_app.ingress.services.sign_in import SignIn
@@ -25,7 +29,7 @@ from serve_app.storage import keys
 from serve_app.telemetry.logs import describe
 from serve_app.tenants.api_keys import disabled
 from serve_app.tenants.credentials import claimed_id
-from serve_app.tenants.scopes import OPERATOR, READ, SUBMIT, Caller
+from serve_app.tenants.scopes import READ, SUBMIT, Caller
 from serve_app.tenants.sign_in import (
     ACTOR,
     Person,
@@ -51,7 +55,7 @@ async def authenticate(
 ) -> Caller:
     """Return the caller's identity.
 
-    ``scope``: that the call needs, if the table of ``route_scopes`` leaves it to the handler.
+    ``scope``: that the call needs, if the route leaves it to the handler.
     ``header``: in place of ``Authorization``, from where else a protocol's clients put their key.
     ``Unauthenticated``: there is no valid key. ``Forbidden``: the key lacks the scope, or is
     limited to other endpoints than that of the request that the path names.
@@ -107,12 +111,12 @@ def allowed_rights(
 
 
 def _require_scope(request: HTTPConnection, caller: Caller, chosen: str | None) -> None:
-    route: Route = request.scope["route"]
-    needed = scope_of(route, request.scope.get("method", "GET"))
+    route: ScopedRoute | ScopedSocketRoute = request.scope["route"]
+    needed: str | None = route.scope
     if needed == BY_CALL:
         needed = chosen
     elif chosen is not None and chosen != needed:
-        raise LookupError(f"{route.path} needs {needed} by the table, and {chosen} by its handler.")
+        raise LookupError(f"{route.path} has the scope {needed}, and {chosen} by its handler.")
     if needed is None:
         raise LookupError(f"The handler of {route.path} names no scope.")
     if needed != ANY_KEY:
@@ -160,8 +164,7 @@ async def authenticate_for_tenant(request: HTTPConnection, what: str) -> tuple[C
     """
     caller = await authenticate(request)
     tenant = query.text(request, "tenant") or caller.tenant
-    if tenant != caller.tenant and not caller.may(OPERATOR):
-        raise Forbidden(f"{what} of another tenant require a key with the scope `operator`.")
+    caller.require_tenant(tenant, what)
     await record_read(request, caller, tenant)
     return caller, tenant
 

@@ -10,10 +10,10 @@ from typing import Any, Literal
 
 from starlette.requests import Request as HttpRequest
 from starlette.responses import Response
-from starlette.routing import Route
 
 from serve_app.ingress.http.errors import Error, ValidationError
 from serve_app.ingress.http.json_schema import Json, Mode, schema_of
+from serve_app.ingress.http.route_scopes import ScopedRoute
 
 VERSION = "3.0.4"
 TAG = "darkroom"
@@ -129,7 +129,7 @@ def pascal(text: str) -> str:
     return "".join(word[:1].upper() + word[1:] for word in re.split(r"[-/]", spelled))
 
 
-class DocumentedRoute(Route):
+class DocumentedRoute(ScopedRoute):
     """Route with the descriptions of its calls, by method."""
 
     def __init__(
@@ -137,14 +137,12 @@ class DocumentedRoute(Route):
         path: str,
         handler: Callable[[HttpRequest], Awaitable[Response]],
         operations: Mapping[str, Operation],
+        scope: str,
         methods: Sequence[str] = (),
-        scope: str | None = None,
     ) -> None:
-        """``methods``: all methods of the route, if not each of them is documented. ``scope``: that
-        its calls need; None: the table of ``route_scopes`` says it."""
-        super().__init__(path, handler, methods=list(methods or operations))
+        """``methods``: all methods of the route, if not each of them is documented."""
+        super().__init__(path, handler, methods=methods or list(operations), scope=scope)
         self.operations = operations
-        self.scope = scope
 
 
 Operations = Mapping[str, Mapping[str, Operation]]

@@ -6,12 +6,13 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence, Set
 
 from starlette.requests import Request as HttpRequest
 from starlette.responses import Response
-from starlette.routing import Match, Mount, Route, WebSocketRoute
+from starlette.routing import Match, Mount
 from starlette.types import Receive, Scope, Send
 
 from serve_app.domain.errors import DarkroomError, FieldProblem, InvalidInput
 from serve_app.ingress.http.context import context_of
 from serve_app.ingress.http.openapi import DocumentedRoute, Operation
+from serve_app.ingress.http.route_scopes import ScopedRoute, ScopedSocketRoute
 
 
 class SegmentRouter(Mount):
@@ -21,10 +22,10 @@ class SegmentRouter(Mount):
     has no routes (a run without prefix) is not matched here.
     """
 
-    def __init__(self, routes: Sequence[Route | WebSocketRoute]) -> None:
+    def __init__(self, routes: Sequence[ScopedRoute | ScopedSocketRoute]) -> None:
         """``routes``: the first segment of each path must not be a parameter."""
         super().__init__("", routes=routes)
-        self._by_first: dict[str, list[Route | WebSocketRoute]] = {}
+        self._by_first: dict[str, list[ScopedRoute | ScopedSocketRoute]] = {}
         for route in routes:
             self._by_first.setdefault(first_segment(route.path), []).append(route)
         self.first_segments: Set[str] = self._by_first.keys()
@@ -61,9 +62,10 @@ def translated(
     *methods: str,
     label: str,
     refusal: Refusal,
+    scope: str,
     operations: Mapping[str, Operation] | None = None,
     kind: type[DocumentedRoute] = DocumentedRoute,
-) -> Route:
+) -> ScopedRoute:
     """Build a route whose errors, expected or not, are rendered by ``refusal``.
 
     ``label``: name of the route in metrics. ``operations``: descriptions of the calls by method;
@@ -76,8 +78,8 @@ def translated(
         return await handler(request)
 
     if operations is None:
-        return Route(path, answer, methods=list(methods))
-    return kind(path, answer, operations, methods)
+        return ScopedRoute(path, answer, methods=methods, scope=scope)
+    return kind(path, answer, operations, scope, methods)
 
 
 def prefix_locations(name: str, error: InvalidInput) -> InvalidInput:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from types import ModuleType
 from typing import Any, Literal, NotRequired
 
 from starlette.requests import Request as HttpRequest
 from starlette.responses import Response
-from starlette.routing import Route
 from starlette.types import Message, Receive, Scope, Send
 from typing_extensions import TypedDict
 
@@ -17,7 +17,7 @@ from serve_app.ingress.http.body import cost_of_json, read_body
 from serve_app.ingress.http.errors import Error, error_reply, json_reply
 from serve_app.ingress.http.openapi import EVENTS, JSON, Answer, Operation, answer
 from serve_app.ingress.http.paths import MCP_PATH
-from serve_app.ingress.http.route_scopes import ANY_KEY
+from serve_app.ingress.http.route_scopes import ANY_KEY, BY_CALL, NO_KEY, ScopedRoute
 from serve_app.ingress.http.routing import translated
 from serve_app.ingress.services.cpu_executor import in_cpu_thread
 from serve_app.ingress.services.services import services_of
@@ -121,15 +121,17 @@ STREAM = Operation(
 )
 END = Operation("endMcp", "Refused, because there are no sessions", {}, errors=(405,), tag=TAG)
 
-ROUTES: list[Route] = [
-    translated(
+
+def _route(operations: Mapping[str, Operation], scope: str) -> ScopedRoute:
+    return translated(
         MCP_PATH,
         call,
-        "POST",
-        "GET",
-        "DELETE",
+        *operations,
         label="mcp",
         refusal=refused,
-        operations={"POST": CALL, "GET": STREAM, "DELETE": END},
+        scope=scope,
+        operations=operations,
     )
-]
+
+
+ROUTES = [_route({"POST": CALL}, BY_CALL), _route({"GET": STREAM, "DELETE": END}, NO_KEY)]

@@ -7,7 +7,6 @@ from typing import Literal
 
 from starlette.requests import Request as HttpRequest
 from starlette.responses import Response
-from starlette.routing import Route
 from typing_extensions import TypedDict
 
 from serve_app.domain.errors import NotFound
@@ -15,6 +14,7 @@ from serve_app.ingress.http.auth import authenticate
 from serve_app.ingress.http.errors import json_reply
 from serve_app.ingress.http.openapi import Operation, answer, in_path
 from serve_app.ingress.http.paths import OPENAI_PREFIX
+from serve_app.ingress.http.route_scopes import ANY_KEY, NO_KEY, ScopedRoute
 from serve_app.ingress.http.routing import Handler, translated
 from serve_app.ingress.openai import images, videos
 from serve_app.ingress.openai.batches import calls as batches
@@ -22,7 +22,7 @@ from serve_app.ingress.openai.batches import files
 from serve_app.ingress.openai.errors import ERRORS, TAG, refused
 from serve_app.ingress.services.services import Services, services_of
 from serve_app.ingress.submission.model_lookup import find_endpoint
-from serve_app.tenants.scopes import Caller
+from serve_app.tenants.scopes import CANCEL, FILES, READ, SUBMIT, Caller
 
 # ``models``: all served endpoints, and the aliases of them.
 
@@ -119,41 +119,74 @@ SHOW_MODEL = Operation(
 )
 
 
-def _route(method: str, path: str, handler: Handler, label: str, call: Operation) -> Route:
+def _route(
+    method: str, path: str, handler: Handler, label: str, call: Operation, scope: str
+) -> ScopedRoute:
     return translated(
         OPENAI_PREFIX + path,
         handler,
         method,
         label=f"openai.{label}",
         refusal=refused,
+        scope=scope,
         operations={method: call},
     )
 
 
 ROUTES = [
-    _route("POST", "/images/generations", images.generations, "images.generate", images.GENERATE),
-    _route("POST", "/images/edits", images.edits, "images.edit", images.EDITS),
-    _route("POST", "/videos", videos.created, "videos.create", videos.CREATE),
-    _route("GET", "/videos", videos.listed, "videos", videos.LIST),
-    _route("GET", "/videos/{request_id}", videos.shown, "video", videos.SHOW),
-    _route("DELETE", "/videos/{request_id}", videos.deleted, "video.delete", videos.DELETE),
     _route(
-        "GET", "/videos/{request_id}/content", videos.content, "video.content", videos.GET_CONTENT
+        "POST",
+        "/images/generations",
+        images.generations,
+        "images.generate",
+        images.GENERATE,
+        SUBMIT,
+    ),
+    _route("POST", "/images/edits", images.edits, "images.edit", images.EDITS, SUBMIT),
+    _route("POST", "/videos", videos.created, "videos.create", videos.CREATE, SUBMIT),
+    _route("GET", "/videos", videos.listed, "videos", videos.LIST, READ),
+    _route("GET", "/videos/{request_id}", videos.shown, "video", videos.SHOW, READ),
+    _route("DELETE", "/videos/{request_id}", videos.deleted, "video.delete", videos.DELETE, CANCEL),
+    _route(
+        "GET",
+        "/videos/{request_id}/content",
+        videos.content,
+        "video.content",
+        videos.GET_CONTENT,
+        READ,
     ),
     *(
-        _route("POST", path, videos.not_here, "videos.other", videos.refused_call(number, path))
+        _route(
+            "POST", path, videos.not_here, "videos.other", videos.refused_call(number, path), SUBMIT
+        )
         for number, path in enumerate(NOT_HERE)
     ),
-    _route("POST", "/files", files.created, "file.create", files.CREATE),
-    _route("GET", "/files", files.listed, "files", files.LIST),
-    _route("GET", "/files/{file_id}", files.shown, "file", files.SHOW),
-    _route("GET", "/files/{file_id}/content", files.content, "file.content", files.GET_CONTENT),
-    _route("DELETE", "/files/{file_id}", files.deleted, "file.delete", files.DELETE),
-    _route("POST", "/batches", batches.created, "batch.create", batches.CREATE),
-    _route("GET", "/batches", batches.listed, "batches", batches.LIST),
-    _route("GET", "/batches/{batch_id}", batches.shown, "batch", batches.SHOW),
-    _route("POST", "/batches/{batch_id}/cancel", batches.cancelled, "batch.cancel", batches.CANCEL),
-    _route("GET", "/models", listed, "models", LIST_MODELS),
-    _route("GET", "/models/{model:path}", shown, "model", SHOW_MODEL),
-    translated("/openai/{rest:path}", unknown, *METHODS, label="openai.other", refusal=refused),
+    _route("POST", "/files", files.created, "file.create", files.CREATE, FILES),
+    _route("GET", "/files", files.listed, "files", files.LIST, FILES),
+    _route("GET", "/files/{file_id}", files.shown, "file", files.SHOW, FILES),
+    _route(
+        "GET", "/files/{file_id}/content", files.content, "file.content", files.GET_CONTENT, READ
+    ),
+    _route("DELETE", "/files/{file_id}", files.deleted, "file.delete", files.DELETE, FILES),
+    _route("POST", "/batches", batches.created, "batch.create", batches.CREATE, SUBMIT),
+    _route("GET", "/batches", batches.listed, "batches", batches.LIST, READ),
+    _route("GET", "/batches/{batch_id}", batches.shown, "batch", batches.SHOW, READ),
+    _route(
+        "POST",
+        "/batches/{batch_id}/cancel",
+        batches.cancelled,
+        "batch.cancel",
+        batches.CANCEL,
+        CANCEL,
+    ),
+    _route("GET", "/models", listed, "models", LIST_MODELS, ANY_KEY),
+    _route("GET", "/models/{model:path}", shown, "model", SHOW_MODEL, ANY_KEY),
+    translated(
+        "/openai/{rest:path}",
+        unknown,
+        *METHODS,
+        label="openai.other",
+        refusal=refused,
+        scope=NO_KEY,
+    ),
 ]

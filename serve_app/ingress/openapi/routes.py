@@ -18,6 +18,7 @@ from serve_app.ingress.http.context import context_of
 from serve_app.ingress.http.errors import json_reply
 from serve_app.ingress.http.openapi import DocumentedRoute, Operation, answer, in_path, in_query
 from serve_app.ingress.http.origin import origin_of
+from serve_app.ingress.http.route_scopes import ANY_KEY
 from serve_app.ingress.openapi.document import PATH, document_of
 from serve_app.ingress.openapi.endpoint_text import endpoint_text
 from serve_app.ingress.services.cpu_executor import in_cpu_thread
@@ -150,10 +151,13 @@ TELL_ENDPOINT = Operation(
 )
 
 ROUTES = [
-    DocumentedRoute("/openapi.json", full_document, {"GET": DESCRIBE_ALL}),
-    DocumentedRoute(PATH, endpoint_document, {"GET": DESCRIBE_ENDPOINT}),
-    DocumentedRoute("/llms.txt", llms_index, {"GET": TELL_ALL}),
-    DocumentedRoute("/models/{endpoint_id:path}/llms.txt", llms_endpoint, {"GET": TELL_ENDPOINT}),
+    DocumentedRoute("/openapi.json", full_document, {"GET": DESCRIBE_ALL}, ANY_KEY),
+    DocumentedRoute(PATH, endpoint_document, {"GET": DESCRIBE_ENDPOINT}, ANY_KEY),
+    # With `public_descriptions` the next two need no key.
+    DocumentedRoute("/llms.txt", llms_index, {"GET": TELL_ALL}, ANY_KEY),
+    DocumentedRoute(
+        "/models/{endpoint_id:path}/llms.txt", llms_endpoint, {"GET": TELL_ENDPOINT}, ANY_KEY
+    ),
 ]
 
 

@@ -13,11 +13,12 @@ from urllib.parse import urlsplit
 from starlette.datastructures import Headers
 from starlette.requests import Request as HttpRequest
 from starlette.responses import Response
-from starlette.routing import Match, Route
+from starlette.routing import Match
 from starlette.types import Scope
 
 from serve_app.domain.errors import NotFound
 from serve_app.ingress.http.context import context_of
+from serve_app.ingress.http.route_scopes import NO_KEY, ScopedRoute
 from serve_app.ingress.page.bundle import (
     VERSIONS,
     bundles_of,
@@ -83,7 +84,7 @@ async def icon(request: HttpRequest) -> Response:
     return await _answer(request, ICON)
 
 
-class BrowserRoute(Route):
+class BrowserRoute(ScopedRoute):
     """Route for browsers, at an address that answers programs with JSON. It has to come before the
     other one."""
 
@@ -93,10 +94,10 @@ class BrowserRoute(Route):
 
 
 ROUTES = [
-    BrowserRoute("/v1/shared/{token}", shared, methods=["GET", "HEAD"]),
-    Route("/", index, methods=["GET", "HEAD"]),
-    Route("/favicon.ico", icon, methods=["GET", "HEAD"]),
-    Route("/page/{name:path}", part, methods=["GET", "HEAD"]),
+    BrowserRoute("/v1/shared/{token}", shared, methods=["GET", "HEAD"], scope=NO_KEY),
+    ScopedRoute("/", index, methods=["GET", "HEAD"], scope=NO_KEY),
+    ScopedRoute("/favicon.ico", icon, methods=["GET", "HEAD"], scope=NO_KEY),
+    ScopedRoute("/page/{name:path}", part, methods=["GET", "HEAD"], scope=NO_KEY),
 ]
 
 

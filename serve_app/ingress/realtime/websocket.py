@@ -7,7 +7,6 @@ import logging
 from functools import partial
 from typing import Any
 
-from starlette.routing import WebSocketRoute
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from serve_app.catalog.catalog import CatalogEntry
@@ -20,6 +19,7 @@ from serve_app.ingress.http.auth import authenticate_for_endpoint, require_still
 from serve_app.ingress.http.context import context_of, trace_of
 from serve_app.ingress.http.errors import http_answer
 from serve_app.ingress.http.paths import strip_verb
+from serve_app.ingress.http.route_scopes import BY_CALL, ScopedSocketRoute
 from serve_app.ingress.realtime import messages
 from serve_app.ingress.realtime.app_session import AppSocketSession
 from serve_app.ingress.realtime.messages import Close, Control
@@ -150,5 +150,5 @@ class _Messages:
         await self._socket.send_text(json.dumps(message))
 
 
-PREFIXED = WebSocketRoute("/run/{path:path}", connected)
-UNPREFIXED = WebSocketRoute("/{path:path}", connected)
+PREFIXED = ScopedSocketRoute("/run/{path:path}", connected, scope=BY_CALL)
+UNPREFIXED = ScopedSocketRoute("/{path:path}", connected, scope=BY_CALL)

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from starlette.requests import Request as HttpRequest
 from starlette.responses import Response
-from starlette.routing import Route
 
 from serve_app.domain.errors import NotFound
 from serve_app.ingress.http.openapi import Operation
 from serve_app.ingress.http.paths import REPLICATE_PREFIX
+from serve_app.ingress.http.route_scopes import ANY_KEY, NO_KEY, ScopedRoute
 from serve_app.ingress.http.routing import Handler, translated
 from serve_app.ingress.replicate import files, models, predictions, webhooks
 from serve_app.ingress.replicate.errors import refused
+from serve_app.tenants.scopes import CANCEL, FILES, READ, SUBMIT
 
 METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE")
 
@@ -24,13 +25,16 @@ async def unknown(request: HttpRequest) -> Response:
     )
 
 
-def _route(method: str, path: str, handler: Handler, label: str, call: Operation | None) -> Route:
+def _route(
+    method: str, path: str, handler: Handler, label: str, call: Operation | None, scope: str
+) -> ScopedRoute:
     return translated(
         REPLICATE_PREFIX + path,
         handler,
         method,
         label=f"replicate.{label}",
         refusal=refused,
+        scope=scope,
         operations={method: call} if call else None,
     )
 
@@ -39,35 +43,67 @@ _ONE = "/predictions/{request_id}"
 _MODEL = "/models/{owner}/{name}"
 
 ROUTES = [
-    _route("POST", "/predictions", predictions.created, "predictions.create", predictions.CREATE),
-    _route("GET", "/predictions", predictions.listed, "predictions", predictions.LIST),
-    _route("GET", _ONE, predictions.shown, "prediction", predictions.SHOW),
     _route(
-        "POST", f"{_ONE}/cancel", predictions.cancelled, "prediction.cancel", predictions.CANCEL
+        "POST",
+        "/predictions",
+        predictions.created,
+        "predictions.create",
+        predictions.CREATE,
+        SUBMIT,
     ),
-    _route("GET", f"{_ONE}/stream", predictions.streamed, "prediction.stream", predictions.STREAM),
-    _route("POST", "/files", files.created, "files.create", files.CREATE),
-    _route("GET", "/files", files.listed, "files", files.LIST),
-    _route("GET", "/files/{file_id:path}", files.shown, "file", files.SHOW),
-    _route("DELETE", "/files/{file_id:path}", files.deleted, "file.delete", files.DELETE),
+    _route("GET", "/predictions", predictions.listed, "predictions", predictions.LIST, READ),
+    _route("GET", _ONE, predictions.shown, "prediction", predictions.SHOW, READ),
     _route(
-        "GET", "/webhooks/default/secret", webhooks.secret, "webhooks.secret", webhooks.SHOW_SECRET
+        "POST",
+        f"{_ONE}/cancel",
+        predictions.cancelled,
+        "prediction.cancel",
+        predictions.CANCEL,
+        CANCEL,
     ),
-    _route("GET", "/account", models.account, "account", models.ACCOUNT),
-    _route("GET", "/models", models.listed, "models", models.LIST),
+    _route(
+        "GET", f"{_ONE}/stream", predictions.streamed, "prediction.stream", predictions.STREAM, READ
+    ),
+    _route("POST", "/files", files.created, "files.create", files.CREATE, FILES),
+    _route("GET", "/files", files.listed, "files", files.LIST, FILES),
+    _route("GET", "/files/{file_id:path}", files.shown, "file", files.SHOW, FILES),
+    _route("DELETE", "/files/{file_id:path}", files.deleted, "file.delete", files.DELETE, FILES),
+    _route(
+        "GET",
+        "/webhooks/default/secret",
+        webhooks.secret,
+        "webhooks.secret",
+        webhooks.SHOW_SECRET,
+        READ,
+    ),
+    _route("GET", "/account", models.account, "account", models.ACCOUNT, ANY_KEY),
+    _route("GET", "/models", models.listed, "models", models.LIST, ANY_KEY),
     # OpenAPI 3.0 cannot describe the method QUERY.
-    _route("QUERY", "/models", models.searched, "models.search", None),
-    _route("GET", _MODEL, models.shown, "model", models.SHOW),
-    _route("GET", f"{_MODEL}/versions", models.versions, "versions", models.LIST_VERSIONS),
-    _route("GET", f"{_MODEL}/versions/{{version}}", models.version, "version", models.SHOW_VERSION),
+    _route("QUERY", "/models", models.searched, "models.search", None, ANY_KEY),
+    _route("GET", _MODEL, models.shown, "model", models.SHOW, ANY_KEY),
+    _route("GET", f"{_MODEL}/versions", models.versions, "versions", models.LIST_VERSIONS, ANY_KEY),
+    _route(
+        "GET",
+        f"{_MODEL}/versions/{{version}}",
+        models.version,
+        "version",
+        models.SHOW_VERSION,
+        ANY_KEY,
+    ),
     _route(
         "POST",
         f"{_MODEL}/predictions",
         predictions.created_of_model,
         "predictions.create",
         predictions.CREATE_OF_MODEL,
+        SUBMIT,
     ),
     translated(
-        "/replicate/{rest:path}", unknown, *METHODS, label="replicate.other", refusal=refused
+        "/replicate/{rest:path}",
+        unknown,
+        *METHODS,
+        label="replicate.other",
+        refusal=refused,
+        scope=NO_KEY,
     ),
 ]

@@ -1,8 +1,8 @@
-"""Routes of resources, from their declarations.
+"""Routes of calls that answer JSON, from their declarations: of resources, and any others.
 
-A handler is a function of the call and the resource's key that reads or changes one resource. What
-is the same for all stands here: authentication, whose resources the call is about, the audit of
-reads of other tenants, pages, bodies, the answer for an unknown key, and the description of the
+A handler is a function of the call, and for a resource of its key, that reads or changes something.
+What is the same for all stands here: authentication, whose resources the call is about, the audit
+of reads of other tenants, pages, bodies, the answer for an unknown key, and the description of the
 call.
 """
 
@@ -11,7 +11,7 @@ from __future__ import annotations
 import re
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Generic, TypeVar, cast
+from typing import Any, Generic, TypeVar, cast, get_type_hints
 
 from pydantic import BaseModel
 from starlette.requests import Request as HttpRequest
@@ -22,11 +22,17 @@ from serve_app.domain.audit.acts import Actor
 from serve_app.domain.errors import Forbidden, InvalidInput, NotFound
 from serve_app.domain.executors.secrets import INSTALLATION
 from serve_app.ingress.http import query
-from serve_app.ingress.http.auth import actor_of, authenticate, record_read
+from serve_app.ingress.http.auth import (
+    actor_of,
+    authenticate,
+    authenticate_for_tenant,
+    record_read,
+)
 from serve_app.ingress.http.body import read_json, read_model
 from serve_app.ingress.http.context import context_of
 from serve_app.ingress.http.errors import json_reply
 from serve_app.ingress.http.openapi import (
+    TAG,
     Answer,
     DocumentedRoute,
     Operation,
@@ -80,6 +86,7 @@ List = Callable[[Call], Awaitable[Sequence[Row] | ResourceList[Row]]]
 Create = Callable[[Call, Body], Awaitable[Reply]]
 Change = Callable[[Call, str, Body], Awaitable[Reply]]
 Act = Callable[[Call, str], Awaitable[Reply]]
+Handle = Callable[[Call], Awaitable[Reply]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,9 +102,93 @@ class Special:
     errors: Sequence[int] = ()
 
 
+TENANT = in_query("tenant", "Another tenant. Needs the scope `operator`.")
 PLAIN, CREATED = Special(), Special(status=201)
 DELETED = Special(status=204)
 FORCE = in_query("force", "`true`: also while the endpoint has queued or running requests.", bool)
+
+
+class JsonCalls:
+    """Routes of calls that are about no resource. Each method adds one, which answers what its
+    handler is declared to return. A handler that needs headers of its own returns a ``Response``,
+    and ``reply`` is what that has.
+
+    ``name``: of the call, unique in the description of the interface. ``tenants``: a plural noun,
+    such as "Requests", if the call is about those of the tenant of ``?tenant=``.
+    """
+
+    def __init__(self) -> None:
+        self.routes: list[DocumentedRoute] = []
+
+    def call(
+        self,
+        path: str,
+        name: str,
+        summary: str,
+        scope: str = ANY_KEY,
+        *,
+        method: str = "GET",
+        reply: Any = None,
+        parameters: Sequence[Parameter] = (),
+        errors: Sequence[int] = (),
+        tag: str = TAG,
+        tenants: str = "",
+        body: Any = None,
+    ) -> Callable[[Handle[Reply]], Handle[Reply]]:
+        async def begin(request: HttpRequest) -> Call:
+            if tenants:
+                caller, tenant = await authenticate_for_tenant(request, tenants)
+            else:
+                caller = await authenticate(request)
+                tenant = caller.tenant
+            return Call(request, services_of(request), caller, tenant)
+
+        def add(handle: Handle[Reply]) -> Handle[Reply]:
+            operation = Operation(
+                name,
+                summary,
+                {200: answer("The answer.", reply or get_type_hints(handle)["return"])},
+                errors=(*(() if body is None else (413, 422)), *errors),
+                parameters=(*parameters, *((TENANT,) if tenants else ())),
+                body=body,
+                tag=tag,
+            )
+            label = ".".join(each for each in path.split("/") if each and "{" not in each)
+            self.routes.append(_route(method, path, label, operation, scope, begin, handle))
+            return handle
+
+        return add
+
+    def send(
+        self,
+        path: str,
+        name: str,
+        summary: str,
+        body: type[Body],
+        scope: str = ANY_KEY,
+        *,
+        errors: Sequence[int] = (),
+        tag: str = TAG,
+        max_bytes: int = MAX_BODY_BYTES,
+    ) -> Callable[[Create[Body, Reply]], Create[Body, Reply]]:
+        """A call with a body."""
+
+        def add(write: Create[Body, Reply]) -> Create[Body, Reply]:
+            async def handle(call: Call) -> Any:
+                return await write(call, await _read(call.request, body, max_bytes))
+
+            reply = get_type_hints(write)["return"]
+            self.call(
+                *(path, name, summary, scope),
+                method="POST",
+                reply=reply,
+                errors=errors,
+                tag=tag,
+                body=body,
+            )(handle)
+            return write
+
+        return add
 
 
 class Calls(Generic[Row]):
@@ -190,9 +281,11 @@ class Calls(Generic[Row]):
         return self._changing("PATCH", "change", summary, body, special)
 
     def delete(
-        self, summary: str, special: Special = DELETED
+        self, summary: str = "", special: Special = DELETED
     ) -> Callable[[Act[Reply | bool]], Act[Reply | bool]]:
-        """The handler returns False if there is none; otherwise True, or what is answered."""
+        """The handler returns False if there is none; otherwise True, or what is answered.
+        ``summary``: if the declaration does not say what the deletion does."""
+        summary = summary or f"Delete {self.resource.one}. {self.resource.deletion}".rstrip(" .")
 
         def add(remove: Act[Reply | bool]) -> Act[Reply | bool]:
             async def handle(call: Call, key: str) -> Any:
@@ -207,19 +300,21 @@ class Calls(Generic[Row]):
         self,
         name: str,
         summary: str,
-        body: type[Body] | None,
+        body: type[Body] | None = None,
         special: Special = PLAIN,
         *,
         method: str = "PUT",
+        part: str = "",
     ) -> Callable[[Change[Body, Reply]], Change[Body, Reply]]:
-        """Do something to one, at a path of its own. Without a body the handler gets None."""
-        return self._changing(method, name, summary, body, special, f"/{name}")
+        """Do something to one, at a path of its own. Without a body the handler gets None.
+        ``part``: end of the path, if it is not the name."""
+        return self._changing(method, name, summary, body, special, f"/{part or name}")
 
     # Implementation
 
     @property
     def _pascal(self) -> str:
-        return pascal(self.resource.parameter.replace("_", "-"))
+        return pascal(self.resource.parameter.removesuffix("_id").replace("_", "-"))
 
     def _changing(
         self,
@@ -272,7 +367,7 @@ class Calls(Generic[Row]):
         path: str,
         name: str,
         summary: str,
-        handle: Callable[[Call], Awaitable[Any]],
+        handle: Handle[Any],
         special: Special,
         body: Any = None,
     ) -> None:
@@ -281,17 +376,13 @@ class Calls(Generic[Row]):
         scope = special.scope or (not reads and resource.change_scope) or resource.scope or ANY_KEY
         label = f"{resource.path.strip('/').replace('/', '.')}.{name}"
 
-        async def handler(request: HttpRequest) -> Response:
-            context_of(request).route = label
-            reply = await handle(await self._call(request, reads=reads))
-            if special.status == 204:
-                return Response(status_code=204)
-            return json_reply(plain(reply), special.status)
+        async def begin(request: HttpRequest) -> Call:
+            return await self._call(request, reads=reads)
 
         what = f"The {resource.name}."
         operation = Operation(
             name,
-            summary if scope == ANY_KEY else f"{summary}. Needs the scope `{scope}`",
+            summary,
             {
                 special.status: Answer("It is deleted.")
                 if special.status == 204
@@ -301,16 +392,15 @@ class Calls(Generic[Row]):
             parameters=(*special.parameters, *self._owners()),
             body=body,
         )
-        self.routes.append(DocumentedRoute(path, handler, {method: operation}, scope=scope))
+        self.routes.append(_route(method, path, label, operation, scope, begin, handle))
 
     def _owners(self) -> Sequence[Parameter]:
-        tenant = in_query("tenant", "Another tenant. Needs the scope `operator`.")
         installation = in_query(
             "installation", "`true`: those of the installation. Needs the scope `operator`.", bool
         )
         return {
-            Owner.TENANT: (tenant,),
-            Owner.TENANT_OR_INSTALLATION: (tenant, installation),
+            Owner.TENANT: (TENANT,),
+            Owner.TENANT_OR_INSTALLATION: (TENANT, installation),
         }.get(self.resource.owner, ())
 
     async def _call(self, request: HttpRequest, *, reads: bool) -> Call:
@@ -342,8 +432,7 @@ class Calls(Generic[Row]):
             return INSTALLATION
         if tenant is None or tenant == caller.tenant:
             return caller.tenant
-        if not caller.may(OPERATOR):
-            raise Forbidden(f"{plural} of another tenant need the scope `operator`.")
+        caller.require_tenant(tenant, plural)
         await services.identity.tenants.find(tenant)
         return tenant
 
@@ -354,6 +443,32 @@ class Calls(Generic[Row]):
         if cursor not in keys:
             raise query.invalid("cursor", "is of no page; read the list from its start", cursor)
         return rows[keys.index(cursor) + 1 :]
+
+
+def _route(
+    method: str,
+    path: str,
+    label: str,
+    operation: Operation,
+    scope: str,
+    begin: Callable[[HttpRequest], Awaitable[Call]],
+    handle: Handle[Any],
+) -> DocumentedRoute:
+    (status,) = operation.responses
+
+    async def handler(request: HttpRequest) -> Response:
+        context_of(request).route = label
+        reply = await handle(await begin(request))
+        if isinstance(reply, Response):
+            return reply
+        if status == 204:
+            return Response(status_code=204)
+        return json_reply(plain(reply), status)
+
+    if scope != ANY_KEY:
+        summary = f"{operation.summary}. Needs the scope `{scope}`"
+        operation = replace(operation, summary=summary)
+    return DocumentedRoute(path, handler, {method: operation}, scope)
 
 
 async def _read(request: HttpRequest, body: Any, max_bytes: int) -> Any:

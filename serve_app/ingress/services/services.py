@@ -38,7 +38,10 @@ from serve_app.ingress.services.warm_pools import WarmPools
 from serve_app.ingress.services.webhooks import Webhooks
 from serve_app.queue.transactions.catalog_entries import AppBundles
 from serve_app.registry.records import WeightBook
+from serve_app.resources.declaration import Resource
+from serve_app.resources.registry import RESOURCES
 from serve_app.resources.secrets import KnownSecrets, SecretBook
+from serve_app.resources.table import Tables
 from serve_app.settings import Config
 from serve_app.telemetry.metrics import Metrics
 from serve_app.tenants.api_keys import Keys
@@ -100,7 +103,9 @@ class Services:
     audit: AuditTrail
     warm: WarmPools
     weights: WeightBook
+    tables: Tables
     secrets: SecretBook
+    resources: Sequence[Resource[Any]] = RESOURCES
     known_secrets: KnownSecrets = field(default_factory=KnownSecrets)
     safety: SafetyPolicy = field(default_factory=SafetyPolicy)
     tracing: Tracing | None = None  # None: spans are off

@@ -168,13 +168,13 @@ def test_an_endpoint_that_the_class_has_no_more_is_removed(typist: Typist) -> No
     assert typist.deploy(other, "--name", "team/less/draw").exit_code == 0
     less = GREETER.replace('"/draw"', '"/paint"')
     shown = typist.deploy(less, "--name", "team/less", "--dry-run")
-    assert "team/less/draw would be removed" not in shown.output  # it is another app's now
+    assert "team/less/draw would be deleted" not in shown.output  # it is another app's now
     assert typist.deploy(GREETER, "--name", "team/less").exit_code == 0
     shown = typist.deploy(less, "--name", "team/less", "--dry-run")
-    assert "team/less/draw would be removed: the class has it no more." in shown.output
+    assert "team/less/draw would be deleted: the class has it no more." in shown.output
     assert "team/less/draw" in typist.entries()
     ran = typist.deploy(less, "--name", "team/less")
-    assert "team/less/draw is removed: the class has it no more." in ran.output
+    assert "team/less/draw is deleted: the class has it no more." in ran.output
     left = {each for each in typist.entries() if each.startswith("team/less")}
     assert left == {"team/less", "team/less/paint", "team/less/draw/kept"}
 
@@ -185,8 +185,8 @@ def test_an_app_is_removed_with_all_its_endpoints(typist: Typist) -> None:
     ran = typist.undeploy("team/gone")
     assert ran.exit_code == 0, ran.output
     assert sorted(ran.output.splitlines()) == [
-        "team/gone is removed.",
-        "team/gone/draw is removed.",
+        "team/gone is deleted.",
+        "team/gone/draw is deleted.",
     ]
     left = {each for each in typist.entries() if each.startswith("team/gone")}
     assert left == {"team/goner", "team/goner/draw"}

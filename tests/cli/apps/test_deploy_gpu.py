@@ -77,7 +77,7 @@ def test_a_workflow_of_comfyui_is_not_left_to_a_cpu_unless_its_pool_is_named(
         assert named.exit_code == 0, named.output
         assert f"apps/cat is served by the pool {pool}." in named.output
     removed = typist.undeploy("cat")
-    assert removed.output == "apps/cat is removed.\n"
+    assert removed.output == "apps/cat is deleted.\n"
 
 
 def test_a_cog_model_is_removed_with_its_training(typist: Typist) -> None:
@@ -94,8 +94,8 @@ def test_a_cog_model_is_removed_with_its_training(typist: Typist) -> None:
         assert answer.status_code == 200, answer.text
     removed = typist.undeploy("team/model")
     assert sorted(removed.output.splitlines()) == [
-        "team/model is removed.",
-        "team/model/train is removed.",
+        "team/model is deleted.",
+        "team/model/train is deleted.",
     ]
     assert "team/model/other" in typist.entries()
 

@@ -7,12 +7,11 @@ from typing import Any
 
 import httpx
 import pytest
-from starlette.routing import Mount, Route
 
-from serve_app.ingress.app import create_app
-from serve_app.ingress.http.route_scopes import ANY_KEY, BY_CALL, NO_KEY, scope_of
+from serve_app.ingress.http.route_scopes import ANY_KEY, BY_CALL, NO_KEY
 from serve_app.tenants.scopes import SINGLE
 from tests.ingress.house import House
+from tests.ingress.http.test_route_scopes import scopes
 
 PROBE, DEEP = "test/probe", "test/deep/path/probe"
 
@@ -29,17 +28,11 @@ async def submitted(client: httpx.AsyncClient, endpoint: str = PROBE, **input: A
 
 
 def calls_with_a_scope() -> list[tuple[str, str, str]]:
-    found: list[tuple[str, str, str]] = []
-    routes = [
-        inner for each in create_app().routes if isinstance(each, Mount) for inner in each.routes
+    return [
+        (method, path, scope)
+        for (method, path), scope in scopes().items()
+        if method != "HEAD" and scope not in (NO_KEY, ANY_KEY, BY_CALL)
     ]
-    for each in routes:
-        if isinstance(each, Route):
-            for method in sorted((each.methods or set()) - {"HEAD"}):
-                scope = scope_of(each, method)
-                if scope not in (NO_KEY, ANY_KEY, BY_CALL):
-                    found.append((method, each.path, scope))
-    return found
 
 
 async def test_every_call_refuses_a_key_that_has_all_scopes_but_its_own(house: House) -> None:

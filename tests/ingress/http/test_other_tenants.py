@@ -7,22 +7,24 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 import httpx
 import pytest
 
-from serve_app.ingress.app import create_app
 from serve_app.ingress.http.paths import COMFYUI_PREFIX, MCP_PATH, OPENAI_PREFIX, REPLICATE_PREFIX
-from serve_app.ingress.http.route_scopes import FOR_ALL_METHODS, NO_KEY
+from serve_app.ingress.http.route_scopes import NO_KEY
+from serve_app.resources.declaration import Resource
+from serve_app.resources.registry import RESOURCES
 from serve_app.tenants.scopes import API, OPERATOR, SINGLE
 from tests.ingress.api.files.private import lifecycle
 from tests.ingress.api.test_loras import safetensors
 from tests.ingress.fal.test_submit import completed
 from tests.ingress.house import House, built
-from tests.ingress.http.test_route_scopes import every_call, scopes
+from tests.ingress.http.test_route_scopes import scopes
 
 OWNER, STRANGER = "default", "stranger"
 SECRET = "a lighthouse that no one else knows"
@@ -48,6 +50,7 @@ class Things:
     weights: str  # name of registered weights
     secret: str  # name of a secret
     workflow: str  # name of a workflow
+    plain: str  # key of one of each resource that has only plain calls
 
 
 INVENTED = Things(
@@ -65,6 +68,7 @@ INVENTED = Things(
     weights="no-such-weights",
     secret="NO_SUCH_SECRET",
     workflow="no-such-workflow",
+    plain="no-such-thing",
 )
 
 RENAMED: Mapping[str, Mapping[str, str]] = {
@@ -215,9 +219,15 @@ def filled(text: str, things: Things) -> str:
     return text
 
 
-def url_of(path: str, things: Things) -> str:
+def plain(resources: Sequence[Resource[Any]]) -> Sequence[Resource[Any]]:
+    """Resources that have only plain calls, which need no case of their own."""
+    return [each for each in resources if each.body is not None]
+
+
+def url_of(path: str, things: Things, resources: Sequence[Resource[Any]] = RESOURCES) -> str:
     """URL of a route with these ids. ``KeyError``: a parameter has no case."""
     values = OF_NO_TENANT | asdict(things)
+    values |= dict.fromkeys((each.parameter for each in plain(resources)), things.plain)
     for begins, renamed in RENAMED.items():
         if path.startswith(begins):
             values |= {name: values[thing] for name, thing in renamed.items()}
@@ -284,6 +294,14 @@ async def made_by(client: httpx.AsyncClient, house: House) -> Things:
         },
     )
     assert batch.status_code == 200, batch.text
+    for each in plain(house.services.resources):
+        texts = {
+            name: SECRET
+            for name, field in each.body.model_fields.items()
+            if field.annotation is str
+        }
+        answer = await client.put(f"{each.path}/lighthouse-thing", json=texts)
+        assert answer.status_code == 200, answer.text
     favourite = {"request_ids": [request_id], "favourite": True}
     assert (await client.post("/v1/requests/favourites", json=favourite)).status_code == 200
 
@@ -305,6 +323,7 @@ async def made_by(client: httpx.AsyncClient, house: House) -> Things:
         weights=named["name"],
         secret="LIGHTHOUSE_KEY",
         workflow="lighthouse-flow",
+        plain="lighthouse-thing",
     )
 
 
@@ -315,6 +334,19 @@ class Scene:
     stranger: httpx.AsyncClient
     things: Things
 
+    @property
+    def resources(self) -> Sequence[Resource[Any]]:
+        return self.house.services.resources
+
+    def url_of(self, path: str, things: Things = INVENTED) -> str:
+        return url_of(path, things, self.resources)
+
+    def scope_of(self, method: str, path: str) -> str:
+        return scopes(self.resources)[method, path]
+
+    def names_something(self, path: str) -> bool:
+        return names_something(path, self.resources)
+
     async def compared(
         self, method: str, path: str, body: Any = None, **headers: str
     ) -> tuple[httpx.Response, httpx.Response]:
@@ -324,7 +356,7 @@ class Scene:
             sent = None if body is None else body_of(body, things)
             found.append(
                 await self.stranger.request(
-                    method, filled(url_of(path, things), things), json=sent, headers=headers
+                    method, filled(self.url_of(path, things), things), json=sent, headers=headers
                 )
             )
         theirs, none = found
@@ -334,9 +366,9 @@ class Scene:
         return theirs, none
 
 
-@pytest.fixture
-async def scene() -> AsyncIterator[Scene]:
-    async with built() as house:
+@asynccontextmanager
+async def scene_of(resources: Sequence[Resource[Any]] = RESOURCES) -> AsyncGenerator[Scene]:
+    async with built(resources=resources) as house:
         rights = frozenset({API, *SINGLE}) - {OPERATOR}
         key = str(await house.keys.create(STRANGER, scopes=rights))
         owner = str(await house.keys.create(OWNER, scopes=rights))
@@ -344,14 +376,21 @@ async def scene() -> AsyncIterator[Scene]:
             yield Scene(house, client, stranger, await made_by(client, house))
 
 
-def calls() -> list[tuple[str, str]]:
+@pytest.fixture
+async def scene() -> AsyncIterator[Scene]:
+    async with scene_of() as scene:
+        yield scene
+
+
+def calls(resources: Sequence[Resource[Any]] = RESOURCES) -> list[tuple[str, str]]:
     """Every call but those of fal's paths, and HEAD, which is answered as GET."""
-    found = {(method, route.path) for route, method in every_call(create_app().routes)}
-    return sorted(each for each in found if each[0] != "HEAD" and each[1] not in FOR_ALL_METHODS)
+    return sorted(
+        each for each in scopes(resources) if each[0] != "HEAD" and each[1] not in IN_ALL_METHODS
+    )
 
 
-def names_something(path: str) -> bool:
-    own = {each.name for each in fields(Things)}
+def names_something(path: str, resources: Sequence[Resource[Any]] = RESOURCES) -> bool:
+    own = {each.name for each in fields(Things)} | {each.parameter for each in plain(resources)}
     return bool(own & set(re.findall(r"\{(\w+)", path)))
 
 
@@ -371,7 +410,12 @@ def test_every_call_with_a_body_has_a_case() -> None:
     assert without == [], "say in BODIES which ids its body names, or put it into EMPTY"
     known = {path for _, path in calls()}
     assert known >= {*BODIES, *EMPTY, *BEARERS}, "a case for a call that is gone"
-    assert IN_ALL_METHODS.keys() == FOR_ALL_METHODS.keys()
+    methods = {
+        path: {method for method, other in scopes() if other == path} for _, path in scopes()
+    }
+    assert IN_ALL_METHODS.keys() == {
+        path for path, taken in methods.items() if taken >= {"POST", "PATCH"}
+    }
 
 
 def test_every_parameter_of_a_path_has_a_case() -> None:
@@ -381,9 +425,9 @@ def test_every_parameter_of_a_path_has_a_case() -> None:
 
 async def test_ids_of_another_tenant_are_answered_like_invented_ones(scene: Scene) -> None:
     tried = 0
-    for method, path in calls():
+    for method, path in calls(scene.resources):
         sends = method != "GET" and path in BODIES
-        if path in BEARERS or not (names_something(path) or sends):
+        if path in BEARERS or not (scene.names_something(path) or sends):
             continue
         tried += 1
         if method == "POST" and path == "/v1/requests/zip":
@@ -394,7 +438,7 @@ async def test_ids_of_another_tenant_are_answered_like_invented_ones(scene: Scen
         else:
             assert theirs.status_code in (400, 403, 404, 422), (method, path, theirs.text)
         if theirs.status_code == 403:
-            assert scopes()[method, path] in (OPERATOR, NO_KEY), (method, path, theirs.text)
+            assert scene.scope_of(method, path) in (OPERATOR, NO_KEY), (method, path, theirs.text)
     assert tried > 30
     await unharmed(scene)
 
@@ -438,24 +482,25 @@ async def test_an_archive_of_others_requests_is_refused_like_one_of_none(scene: 
 async def test_no_list_shows_anything_of_another_tenant(scene: Scene) -> None:
     """Nor by a parameter that names the tenant: that needs the scope ``operator``."""
     tried = 0
-    for method, path in calls():
-        if method != "GET" or names_something(path) or scopes()[method, path] == OPERATOR:
+    for method, path in calls(scene.resources):
+        of_operators = scene.scope_of(method, path) == OPERATOR
+        if method != "GET" or scene.names_something(path) or of_operators:
             continue
         tried += 1
         for query in ("", f"?tenant={OWNER}", "?endpoint_id=fal-ai/flux/schnell&expand=payloads"):
-            answer = await scene.stranger.get(url_of(path, INVENTED) + query)
+            answer = await scene.stranger.get(scene.url_of(path) + query)
             assert SECRET not in answer.text, path
             for value in asdict(scene.things).values():
                 assert value not in answer.text, (path, query)
-        owners = await scene.stranger.get(f"{url_of(path, INVENTED)}?tenant={OWNER}")
-        nobodys = await scene.stranger.get(f"{url_of(path, INVENTED)}?tenant=nobody")
+        owners = await scene.stranger.get(f"{scene.url_of(path)}?tenant={OWNER}")
+        nobodys = await scene.stranger.get(f"{scene.url_of(path)}?tenant=nobody")
         assert owners.status_code == nobodys.status_code, path
     assert tried > 20
 
 
 async def test_operators_calls_refuse_all_others_whatever_they_name(scene: Scene) -> None:
-    for method, path in calls():
-        if scopes()[method, path] == OPERATOR:
+    for method, path in calls(scene.resources):
+        if scene.scope_of(method, path) == OPERATOR:
             theirs, _ = await scene.compared(method, path, {})
             assert theirs.status_code == 403, (method, path)
             assert SECRET not in theirs.text
@@ -477,6 +522,8 @@ async def test_an_upload_in_progress_is_not_continued_with_a_key_of_another_tena
 async def unharmed(scene: Scene) -> None:
     """Everything of the owner is as it was."""
     things, owner = scene.things, scene.owner
+    for each in plain(scene.resources):
+        assert SECRET in (await owner.get(each.path)).text
     for path in (
         f"/v1/requests/{things.request_id}",
         f"/v1/drafts/{things.draft}",

@@ -1,67 +1,72 @@
-"""Table of the scopes of all calls."""
+"""Scopes of all calls."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
+from typing import Any
 
+import pytest
+from starlette.requests import Request as HttpRequest
+from starlette.responses import Response
 from starlette.routing import BaseRoute, Mount, Route, WebSocketRoute
 
 from serve_app.ingress.app import create_app
 from serve_app.ingress.http.openapi import DocumentedRoute
-from serve_app.ingress.http.paths import COMFYUI_PREFIX
 from serve_app.ingress.http.route_scopes import (
     ANY_KEY,
     BY_CALL,
-    FOR_ALL_METHODS,
     NO_KEY,
-    SCOPES,
-    scope_of,
+    ScopedRoute,
+    ScopedSocketRoute,
 )
+from serve_app.resources.declaration import Resource
+from serve_app.resources.registry import RESOURCES
 from serve_app.tenants.scopes import READ, SINGLE
 
 
-def every_call(routes: Sequence[BaseRoute]) -> Iterator[tuple[Route, str]]:
+def every_call(routes: Sequence[BaseRoute]) -> Iterator[tuple[ScopedRoute, str]]:
     for route in routes:
         if isinstance(route, Mount):
             yield from every_call(route.routes)
         elif isinstance(route, Route):
+            assert isinstance(route, ScopedRoute), f"{route.path} has no scope"
             yield from ((route, method) for method in sorted(route.methods or ()))
 
 
 @cache
-def scopes() -> Mapping[tuple[str, str], str]:
+def scopes(resources: Sequence[Resource[Any]] = RESOURCES) -> Mapping[tuple[str, str], str]:
     """Scope of each call, by method and path."""
     return {
-        (method, route.path): scope_of(route, method)
-        for route, method in every_call(create_app().routes)
+        (method, route.path): route.scope
+        for route, method in every_call(create_app(resources).routes)
     }
 
 
 def test_every_call_has_a_scope() -> None:
-    for route, method in every_call(create_app().routes):
-        assert scope_of(route, method) in {NO_KEY, ANY_KEY, BY_CALL, *SINGLE}, route.path
+    assert set(scopes().values()) <= {NO_KEY, ANY_KEY, BY_CALL, *SINGLE}
 
 
-def test_the_table_has_no_call_that_is_gone() -> None:
-    calls = {(method, route.path) for route, method in every_call(create_app().routes)}
-    calls.add(("GET", f"{COMFYUI_PREFIX}/ws"))  # a WebSocket
-    listed = {(method, path) for method, paths in SCOPES.items() for path in paths}
-    assert listed <= calls
-    assert FOR_ALL_METHODS.keys() <= {path for _, path in calls}
+def test_a_route_without_a_scope_that_there_is_cannot_be_made() -> None:
+    async def handler(request: HttpRequest) -> Response:
+        return Response()
+
+    with pytest.raises(ValueError, match="There is no scope reed"):
+        ScopedRoute("/x", handler, methods=["GET"], scope="reed")
 
 
 def test_websockets_have_a_scope_too() -> None:
     app = create_app()
     routes = [each for route in app.routes for each in (route, *getattr(route, "routes", ()))]
     sockets = [each for each in routes if isinstance(each, WebSocketRoute)]
-    assert sockets
-    assert {scope_of(each, "GET") for each in sockets} == {BY_CALL, READ}
+    scoped = [each for each in sockets if isinstance(each, ScopedSocketRoute)]
+    assert sockets == scoped
+    assert {each.scope for each in scoped} == {BY_CALL, READ}
 
 
 def test_a_call_that_is_documented_as_open_needs_no_key() -> None:
     for route, method in every_call(create_app().routes):
         if isinstance(route, DocumentedRoute) and method in route.operations:
-            operation, scope = route.operations[method], scope_of(route, method)
-            if scope == NO_KEY and operation.key:
+            operation = route.operations[method]
+            if route.scope == NO_KEY and operation.key:
                 assert operation.errors == (405,), route.path

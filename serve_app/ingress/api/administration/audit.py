@@ -11,16 +11,16 @@ from starlette.responses import Response, StreamingResponse
 from typing_extensions import TypedDict
 
 from serve_app.domain.audit.acts import Act
-from serve_app.domain.errors import Forbidden, Unavailable
+from serve_app.domain.errors import Unavailable
 from serve_app.domain.operations import Operations
 from serve_app.ingress.http import query
 from serve_app.ingress.http.auth import ALL_TENANTS, authenticate, record_read
 from serve_app.ingress.http.context import context_of
-from serve_app.ingress.http.errors import json_reply
 from serve_app.ingress.http.json_schema import Time
 from serve_app.ingress.http.openapi import DocumentedRoute, Operation, answer, in_query
+from serve_app.ingress.resources.calls import Call, JsonCalls
 from serve_app.ingress.services.services import services_of
-from serve_app.tenants.scopes import OPERATOR
+from serve_app.tenants.scopes import OPERATOR, TENANT_ADMIN
 
 MAX_PAGE = 500
 EXPORT_PAGE = 500
@@ -67,32 +67,40 @@ class ChainEnd(TypedDict):
     hash: str | None
 
 
-async def listed(request: HttpRequest) -> Response:
-    """List the audit log, newest first: ``?limit=50&before=<id>&tenant=<id>``. Without the scope
-    ``operator`` only the acts about the own tenant."""
-    context_of(request).route = "v1.audit"
-    caller = await authenticate(request)
+calls = JsonCalls()
+
+
+@calls.call(
+    "/v1/audit",
+    "listActs",
+    "List the audit log, newest first. `operator` lists the acts of all tenants",
+    TENANT_ADMIN,
+    errors=(422,),
+    parameters=(
+        in_query("limit", "1 to 500; default 50.", int),
+        in_query("before", "`next_before` of the previous page.", int),
+        in_query("tenant", "Only the acts about this tenant."),
+    ),
+)
+async def list_acts(call: Call) -> AuditPage:
+    request, caller = call.request, call.caller
     tenant = query.text(request, "tenant")
     if not caller.may(OPERATOR):
-        if tenant not in (None, caller.tenant):
-            raise Forbidden(
-                "The audit log of another tenant requires a key with the scope `operator`."
-            )
-        tenant = caller.tenant
+        tenant = tenant or caller.tenant
+        caller.require_tenant(tenant, "Acts")
     elif tenant:
         await record_read(request, caller, tenant)
     limit = query.page_size(request, default=50, most=MAX_PAGE)
     before = query.whole(request, "before", default=0, most=999_999_999_999)
-    operations = services_of(request).queue.operations
+    operations = call.services.queue.operations
     page = await operations.audit(before or None, limit + 1, tenant or None)
     if not tenant:  # after the page, so that it does not begin with its own read
         await record_read(request, caller, ALL_TENANTS)
     shown = page[:limit]
-    body: AuditPage = {
+    return {
         "acts": [entry_of(each) for each in shown],
         "next_before": shown[-1].id if len(page) > limit else None,
     }
-    return json_reply(body)
 
 
 async def exported(request: HttpRequest) -> Response:
@@ -109,16 +117,19 @@ async def exported(request: HttpRequest) -> Response:
     return StreamingResponse(lines, headers=headers, media_type=NDJSON)
 
 
-async def ended(request: HttpRequest) -> Response:
-    """Seal all acts and show the end of the chain, to be kept elsewhere."""
-    context_of(request).route = "v1.audit.head"
-    await authenticate(request)
-    last = await services_of(request).queue.operations.seal_audit()
-    body: ChainEnd = {
+@calls.call(
+    "/v1/audit/head",
+    "getAuditHead",
+    "Show the last place and hash of the audit log's chain",
+    OPERATOR,
+)
+async def show_end(call: Call) -> ChainEnd:
+    """All acts are sealed before."""
+    last = await call.services.queue.operations.seal_audit()
+    return {
         "sequence": 0 if last is None else last.sequence,
         "hash": None if last is None else last.hash,
     }
-    return json_reply(body)
 
 
 async def _lines(operations: Operations, after: int) -> AsyncIterator[str]:
@@ -149,18 +160,6 @@ def entry_of(act: Act) -> AuditEntry:
     }
 
 
-LIST = Operation(
-    "listActs",
-    "List the audit log, newest first. Needs the scope `tenant-admin` for the acts about the own "
-    "tenant, and `operator` for all",
-    {200: answer("A page.", AuditPage)},
-    errors=(403, 422),
-    parameters=(
-        in_query("limit", "1 to 500; default 50.", int),
-        in_query("before", "`next_before` of the previous page.", int),
-        in_query("tenant", "Only the acts about this tenant."),
-    ),
-)
 EXPORT = Operation(
     "exportActs",
     "Export the audit log as a chain of hashes, oldest first. Needs the scope `operator`",
@@ -168,15 +167,8 @@ EXPORT = Operation(
     errors=(403, 422),
     parameters=(in_query("after", "Only the entries after this place of the chain.", int),),
 )
-HEAD = Operation(
-    "getAuditHead",
-    "Show the last place and hash of the audit log's chain. Needs the scope `operator`",
-    {200: answer("The end of the chain.", ChainEnd)},
-    errors=(403,),
-)
 
 ROUTES = [
-    DocumentedRoute("/v1/audit", listed, {"GET": LIST}),
-    DocumentedRoute("/v1/audit/export", exported, {"GET": EXPORT}),
-    DocumentedRoute("/v1/audit/head", ended, {"GET": HEAD}),
+    *calls.routes,
+    DocumentedRoute("/v1/audit/export", exported, {"GET": EXPORT}, OPERATOR),
 ]

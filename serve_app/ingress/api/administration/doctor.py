@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 from pydantic import Field
-from starlette.requests import Request as HttpRequest
-from starlette.responses import Response
 from typing_extensions import TypedDict
 
 from serve_app.diagnosis.checks import as_json
-from serve_app.ingress.http.auth import authenticate
-from serve_app.ingress.http.context import context_of
-from serve_app.ingress.http.errors import json_reply
-from serve_app.ingress.http.openapi import DocumentedRoute, Operation, answer
-from serve_app.ingress.services.services import services_of
+from serve_app.ingress.resources.calls import Call, JsonCalls
+from serve_app.tenants.scopes import OPERATOR
 
 
 class DoctorFinding(TypedDict):
@@ -32,20 +27,17 @@ class DoctorReport(TypedDict):
     findings: list[DoctorFinding]
 
 
-async def examine(request: HttpRequest) -> Response:
-    """Run the checks and show what they find. It needs the scope ``operator``."""
-    context_of(request).route = "v1.doctor"
-    await authenticate(request)
-    found = await services_of(request).health.examination.report()
-    return json_reply(as_json(found))
+calls = JsonCalls()
+ROUTES = calls.routes
 
 
-EXAMINE = Operation(
+@calls.call(
+    "/v1/doctor",
     "getDoctorReport",
-    "Check packages, memory, disk, database, storage, sign-in and signing where the ingress runs. "
-    "Needs the scope `operator`",
-    {200: answer("What the checks found.", DoctorReport)},
-    errors=(403, 503),
+    "Check packages, memory, disk, database, storage, sign-in and signing where the ingress runs",
+    OPERATOR,
+    reply=DoctorReport,
+    errors=(503,),
 )
-
-ROUTES = [DocumentedRoute("/v1/doctor", examine, {"GET": EXAMINE})]
+async def examine(call: Call) -> Any:
+    return as_json(await call.services.health.examination.report())

@@ -8,7 +8,6 @@ from typing import Annotated, Any
 
 from pydantic import Field
 from starlette.requests import Request as HttpRequest
-from starlette.responses import Response
 from typing_extensions import TypedDict
 
 from serve_app.domain.errors import DarkroomError
@@ -16,15 +15,16 @@ from serve_app.domain.executors.shadow import ShadowPair, ShadowSide, ShadowStat
 from serve_app.domain.request import State
 from serve_app.ingress.api.gallery.items import OutputFile, output_file
 from serve_app.ingress.http import query
-from serve_app.ingress.http.auth import ALL_TENANTS, authenticate, record_read
-from serve_app.ingress.http.context import context_of
-from serve_app.ingress.http.errors import iso, json_reply
+from serve_app.ingress.http.auth import ALL_TENANTS, record_read
+from serve_app.ingress.http.errors import iso
 from serve_app.ingress.http.json_schema import Time
-from serve_app.ingress.http.openapi import DocumentedRoute, Operation, answer, in_query
+from serve_app.ingress.http.openapi import in_query
 from serve_app.ingress.http.origin import origin_of
+from serve_app.ingress.resources.calls import Call, JsonCalls
 from serve_app.ingress.services import request_ids
 from serve_app.ingress.services.services import services_of
 from serve_app.ingress.submission.rendering import rendered_output
+from serve_app.tenants.scopes import OPERATOR
 
 MAX_PAGE, PAGE = 100, 20
 MAX_PROMPT = 200
@@ -95,27 +95,38 @@ class ShadowPage(TypedDict):
     next_before: str | None
 
 
-async def listed(request: HttpRequest) -> Response:
-    """List pairs of requests and copies, the newest request first, and sums of the last day.
+calls = JsonCalls()
+ROUTES = calls.routes
 
-    Parameters: ``?endpoint_id=``, ``limit=20``, ``before=<request id>``.
-    """
-    context_of(request).route = "v1.shadows"
-    caller = await authenticate(request)
-    await record_read(request, caller, ALL_TENANTS)
+
+@calls.call(
+    "/v1/shadows",
+    "listShadows",
+    "List requests beside their copies at shadows",
+    OPERATOR,
+    errors=(422,),
+    parameters=(
+        in_query("endpoint_id", "Only requests for this endpoint."),
+        in_query("before", "`next_before` of the previous page."),
+        in_query("limit", "1 to 100; default 20.", int),
+    ),
+)
+async def list_shadows(call: Call) -> ShadowPage:
+    """The newest request first, and sums of the last day."""
+    request = call.request
+    await record_read(request, call.caller, ALL_TENANTS)
     limit = query.page_size(request, default=PAGE, most=MAX_PAGE)
     before = request.query_params.get("before")
     if before is not None and not request_ids.valid(before):
         raise query.invalid("before", "should be the id of a request", before)
-    book = services_of(request).queue.shadows
+    book = call.services.queue.shadows
     found = await book.page(query.text(request, "endpoint_id"), before, limit + 1)
     page = found[:limit]
-    body: ShadowPage = {
+    return {
         "comparisons": [_comparison(each) for each in await book.sums()],
         "pairs": [await _pair(request, each) for each in page],
         "next_before": page[-1].original if len(found) > limit else None,
     }
-    return json_reply(body)
 
 
 async def _pair(http: HttpRequest, pair: ShadowPair) -> ShadowPairItem:
@@ -178,18 +189,3 @@ def _totals(sums: ShadowSums, place: int) -> ShadowTotals:
         "cost": float(amount),
         "currency": sums.currencies[place] or None,
     }
-
-
-LIST = Operation(
-    "listShadows",
-    "List requests beside their copies at shadows. Needs the scope `operator`",
-    {200: answer("A page.", ShadowPage)},
-    errors=(403, 422),
-    parameters=(
-        in_query("endpoint_id", "Only requests for this endpoint."),
-        in_query("before", "`next_before` of the previous page."),
-        in_query("limit", "1 to 100; default 20.", int),
-    ),
-)
-
-ROUTES = [DocumentedRoute("/v1/shadows", listed, {"GET": LIST})]

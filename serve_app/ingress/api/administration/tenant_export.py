@@ -30,9 +30,9 @@ from serve_app.ingress.http.openapi import DocumentedRoute, Operation, answer, i
 from serve_app.ingress.services.live_tenants import limits_in_force
 from serve_app.ingress.services.services import Services, services_of
 from serve_app.registry.records import TenantWeights
-from serve_app.resources.declaration import plain
+from serve_app.resources.declaration import Resource, plain
 from serve_app.settings import NO_LIMITS
-from serve_app.tenants.scopes import OPERATOR
+from serve_app.tenants.scopes import TENANT_ADMIN
 
 FORMAT = 1
 PAGE = 100
@@ -48,8 +48,7 @@ async def exported(request: HttpRequest) -> Response:
     context_of(request).route = "v1.tenant.export"
     caller = await authenticate(request)
     tenant: str = request.path_params["tenant"]
-    if tenant != caller.tenant and not caller.may(OPERATOR):
-        raise Forbidden("The export of another tenant requires a key with the scope `operator`.")
+    caller.require_tenant(tenant, "Exports")
     if caller.endpoints:
         raise Forbidden("An export has all endpoints, and this key is limited to some of them.")
     services = services_of(request)
@@ -90,7 +89,7 @@ class TenantArchive:
             "batches": self._batches(),
             "batch_files": self._batch_files(),
             "access_rules": self._access_rules(),
-            "secrets": self._secrets(),
+            **{each.items: self._rows(each) for each in self._services.resources if each.table},
             "comfyui_files": self._comfyui_files(),
             "tenant": self._about(),
             "audit": self._audit(),
@@ -259,9 +258,9 @@ class TenantArchive:
                 yield {"id": each.id, "default": each.default, "users": dict(each.users)}
             after = page[-1].id
 
-    async def _secrets(self) -> AsyncIterator[Mapping[str, Any]]:
-        """Names only: values are never shown."""
-        for each in await self._services.secrets.list(self._tenant):
+    async def _rows(self, resource: Resource[Any]) -> AsyncIterator[Mapping[str, Any]]:
+        """What lists show. Of secrets, names only."""
+        for each in await self._services.tables.of(resource).list(self._tenant):
             yield asdict(each)
 
     async def _comfyui_files(self) -> AsyncIterator[Mapping[str, Any]]:
@@ -372,4 +371,4 @@ EXPORT = Operation(
     ),
 )
 
-ROUTES = [DocumentedRoute("/v1/tenants/{tenant}/export", exported, {"GET": EXPORT})]
+ROUTES = [DocumentedRoute("/v1/tenants/{tenant}/export", exported, {"GET": EXPORT}, TENANT_ADMIN)]

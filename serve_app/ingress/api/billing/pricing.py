@@ -27,6 +27,7 @@ from serve_app.ingress.http.body import read_json
 from serve_app.ingress.http.context import context_of
 from serve_app.ingress.http.errors import json_reply
 from serve_app.ingress.http.openapi import DocumentedRoute, Operation, answer, in_query
+from serve_app.ingress.http.route_scopes import ANY_KEY
 from serve_app.ingress.http.time_buckets import MAX_ENDPOINTS, PageLinks
 from serve_app.ingress.services.services import Services, services_of
 
@@ -170,8 +171,8 @@ ESTIMATE = Operation(
 )
 
 ROUTES = [
-    DocumentedRoute("/v1/models/pricing", pricing, {"GET": LIST_PRICES}),
-    DocumentedRoute("/v1/models/pricing/estimate", estimate, {"POST": ESTIMATE}),
+    DocumentedRoute("/v1/models/pricing", pricing, {"GET": LIST_PRICES}, ANY_KEY),
+    DocumentedRoute("/v1/models/pricing/estimate", estimate, {"POST": ESTIMATE}, ANY_KEY),
 ]
 
 

@@ -7,18 +7,15 @@ from decimal import Decimal
 from typing import Annotated
 
 from pydantic import Field
-from starlette.requests import Request as HttpRequest
-from starlette.responses import Response
 from typing_extensions import TypedDict
 
 from serve_app.domain.billing.report import HOUR_S, ReplicaHours
-from serve_app.ingress.http.auth import authenticate
-from serve_app.ingress.http.context import context_of
-from serve_app.ingress.http.errors import json_reply
 from serve_app.ingress.http.json_schema import Time
-from serve_app.ingress.http.openapi import DocumentedRoute, Operation, answer, in_query
+from serve_app.ingress.http.openapi import in_query
 from serve_app.ingress.http.time_range import time_range
-from serve_app.ingress.services.services import Services, services_of
+from serve_app.ingress.resources.calls import Call, JsonCalls
+from serve_app.ingress.services.services import Services
+from serve_app.tenants.scopes import OPERATOR
 
 LENGTH = timedelta(days=30)
 OTHERS = "*"
@@ -59,13 +56,25 @@ class CostReport(TypedDict):
     fal_cost: Annotated[float, Field(description="In `currency`, of endpoints with such a price.")]
 
 
-async def report(request: HttpRequest) -> Response:
-    """Compare what the GPUs cost with what their work would have cost at fal. Hours are whole ones
-    (UTC) that begin in the time."""
-    context_of(request).route = "v1.usage.report"
-    await authenticate(request)
-    services = services_of(request)
-    span = time_range(request, services.clock.now(), length=LENGTH)
+calls = JsonCalls()
+ROUTES = calls.routes
+
+
+@calls.call(
+    "/v1/usage/report",
+    "getCostReport",
+    "Compare what GPUs cost with fal's list prices for the same work",
+    OPERATOR,
+    errors=(422,),
+    parameters=(
+        in_query("start", "A date or a time. Default: 30 days before the end."),
+        in_query("end", "A date or a time, exclusive. Default: now."),
+    ),
+)
+async def report(call: Call) -> CostReport:
+    """Hours are whole ones (UTC) that begin in the time."""
+    services = call.services
+    span = time_range(call.request, services.clock.now(), length=LENGTH)
     hours = await services.queue.costs.replica_hours(span.start, span.end)
     made = await services.queue.costs.made(span.start, span.end)
     billing = services.config.billing
@@ -85,7 +94,7 @@ async def report(request: HttpRequest) -> Response:
                 "currency": price.currency if price else None,
             }
         )
-    body: CostReport = {
+    return {
         "start": span.start.isoformat(),
         "end": span.end.isoformat(),
         "currency": billing.cost_currency,
@@ -97,7 +106,6 @@ async def report(request: HttpRequest) -> Response:
         "endpoints": endpoints,
         "fal_cost": float(fal_cost),
     }
-    return json_reply(body)
 
 
 def _hours(services: Services, each: ReplicaHours) -> PoolHours:
@@ -115,17 +123,3 @@ def _hours(services: Services, each: ReplicaHours) -> PoolHours:
         "idle_hours": float(round(paid - busy, 4)),
         "cost": None if rate is None else float(round(paid * rate, 4)),
     }
-
-
-SHOW = Operation(
-    "getCostReport",
-    "Compare what GPUs cost with fal's list prices for the same work; needs the scope `operator`",
-    {200: answer("The report.", CostReport)},
-    errors=(403, 422),
-    parameters=(
-        in_query("start", "A date or a time. Default: 30 days before the end."),
-        in_query("end", "A date or a time, exclusive. Default: now."),
-    ),
-)
-
-ROUTES = [DocumentedRoute("/v1/usage/report", report, {"GET": SHOW})]

@@ -37,7 +37,7 @@ from serve_app.ingress.http.time_buckets import END, START, endpoints_of
 from serve_app.ingress.http.time_range import time_range, zone_of
 from serve_app.ingress.services.cpu_executor import in_cpu_thread
 from serve_app.ingress.services.services import services_of
-from serve_app.tenants.scopes import OPERATOR
+from serve_app.tenants.scopes import OPERATOR, USAGE
 
 CSV = "text/csv"
 USUAL = (UsageGroup.DAY, UsageGroup.ENDPOINT)
@@ -255,6 +255,6 @@ DOWNLOAD = Operation(
 )
 
 ROUTES = [
-    DocumentedRoute("/v1/usage", usage_sums, {"GET": SHOW}),
-    DocumentedRoute("/v1/usage.csv", usage_sums, {"GET": DOWNLOAD}),
+    DocumentedRoute("/v1/usage", usage_sums, {"GET": SHOW}, USAGE),
+    DocumentedRoute("/v1/usage.csv", usage_sums, {"GET": DOWNLOAD}, USAGE),
 ]

@@ -31,6 +31,7 @@ from serve_app.ingress.http.openapi import (
     in_query,
 )
 from serve_app.ingress.http.origin import etag_of
+from serve_app.ingress.http.route_scopes import BY_CALL, NO_KEY
 from serve_app.ingress.services.services import Services, services_of
 from serve_app.storage import keys
 from serve_app.storage.tickets import TicketGrant
@@ -186,9 +187,11 @@ DELETE = Operation(
 )
 
 ROUTES = [
-    DocumentedRoute("/files/{key:path}", read, {"GET": READ, "HEAD": READ_HEADERS}),
-    DocumentedRoute("/files/{key:path}", write, {"PUT": WRITE}),
-    DocumentedRoute("/files/{key:path}", delete, {"DELETE": DELETE}),
+    # Public files need no key: the URL is the credential.
+    DocumentedRoute("/files/{key:path}", read, {"GET": READ, "HEAD": READ_HEADERS}, BY_CALL),
+    # Replicas write and delete, with a ticket.
+    DocumentedRoute("/files/{key:path}", write, {"PUT": WRITE}, NO_KEY),
+    DocumentedRoute("/files/{key:path}", delete, {"DELETE": DELETE}, NO_KEY),
 ]
 
 

@@ -9,18 +9,14 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import Field
-from starlette.requests import Request as HttpRequest
-from starlette.responses import Response
 from typing_extensions import TypedDict
 
 from serve_app.domain.artifact import StoredKind, StoredSum
-from serve_app.ingress.http.auth import authenticate
-from serve_app.ingress.http.context import context_of
-from serve_app.ingress.http.errors import json_reply
 from serve_app.ingress.http.json_schema import Time
-from serve_app.ingress.http.openapi import DocumentedRoute, Operation, answer
-from serve_app.ingress.services.services import Services, services_of
+from serve_app.ingress.resources.calls import Call, JsonCalls
+from serve_app.ingress.services.services import Services
 from serve_app.settings import Config
+from serve_app.tenants.scopes import OPERATOR
 
 DAY_S = 86_400.0
 
@@ -84,13 +80,21 @@ class StorageReport(TypedDict):
     kept_days: KeptTimes
 
 
-async def storage(request: HttpRequest) -> Response:
-    """Show what is stored. It needs the scope ``operator``, because it covers all tenants."""
-    context_of(request).route = "v1.storage"
-    await authenticate(request)
-    services = services_of(request)
+calls = JsonCalls()
+ROUTES = calls.routes
+
+
+@calls.call(
+    "/v1/storage",
+    "getStorage",
+    "Show what is stored by kind and tenant, where, and how long",
+    OPERATOR,
+)
+async def storage(call: Call) -> StorageReport:
+    """Sums of at most a minute ago."""
+    services = call.services
     use = await services.queue.stored.use()
-    body: StorageReport = {
+    return {
         "measured_at": use.measured_at.isoformat(),
         "kinds": _kinds(use.sums),
         "tenants": _tenants(use.sums),
@@ -100,7 +104,6 @@ async def storage(request: HttpRequest) -> Response:
         "locations": _locations(services),
         "kept_days": _kept(services.config),
     }
-    return json_reply(body)
 
 
 def _kinds(sums: Iterable[StoredSum]) -> list[StoredOfKind]:
@@ -167,13 +170,3 @@ def _kept(config: Config) -> KeptTimes:
         "files": files or requests,
         "drafts": config.limits.keep_drafts_s / DAY_S,
     }
-
-
-SHOW = Operation(
-    "getStorage",
-    "Show what is stored by kind and tenant, where, and how long. Needs the scope `operator`",
-    {200: answer("Sums of at most a minute ago.", StorageReport)},
-    errors=(403,),
-)
-
-ROUTES = [DocumentedRoute("/v1/storage", storage, {"GET": SHOW})]

@@ -22,6 +22,7 @@ from serve_app.ingress.http.context import context_of
 from serve_app.ingress.http.errors import json_reply
 from serve_app.ingress.http.json_schema import Binary
 from serve_app.ingress.http.openapi import DocumentedRoute, Operation, answer
+from serve_app.ingress.http.route_scopes import ANY_KEY
 from serve_app.ingress.services.cpu_executor import in_cpu_thread
 from serve_app.ingress.services.services import services_of
 from serve_app.provenance.certificates import CERTIFICATES_FILE
@@ -162,4 +163,4 @@ VERIFY = Operation(
     content=dict.fromkeys(sorted(SUFFIXES), Binary),
 )
 
-ROUTES = [DocumentedRoute("/v1/verify", verified, {"POST": VERIFY})]
+ROUTES = [DocumentedRoute("/v1/verify", verified, {"POST": VERIFY}, ANY_KEY)]

@@ -11,26 +11,23 @@ from uuid import UUID
 
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.requests import Request as HttpRequest
-from starlette.responses import Response
 from typing_extensions import TypedDict
 
 from serve_app.domain.artifact import Artifact
 from serve_app.domain.errors import RequestActive, RequestNotFound
 from serve_app.domain.timeframe import Timeframe
 from serve_app.ingress.http import query
-from serve_app.ingress.http.auth import actor_of, authenticate, require_requests
-from serve_app.ingress.http.body import read_model
-from serve_app.ingress.http.context import context_of
-from serve_app.ingress.http.errors import json_reply
+from serve_app.ingress.http.auth import require_requests
 from serve_app.ingress.http.json_schema import Url, one_of
-from serve_app.ingress.http.openapi import DocumentedRoute, Operation, answer, in_query
+from serve_app.ingress.http.openapi import in_query
 from serve_app.ingress.http.time_buckets import END
 from serve_app.ingress.http.time_range import time_range, zone_of
+from serve_app.ingress.resources.calls import Call, JsonCalls
 from serve_app.ingress.services.cpu_executor import in_cpu_thread
 from serve_app.ingress.services.services import services_of
 from serve_app.ingress.submission import submission
 from serve_app.ingress.submission.model_lookup import NO_ENDPOINT, allowed_endpoints
-from serve_app.tenants.scopes import Caller
+from serve_app.tenants.scopes import CANCEL, READ, Caller
 
 MAX_MARKED, MAX_DELETED, MAX_DAYS = 500, 100, 400
 DEFAULT_DAYS = timedelta(days=366)
@@ -127,22 +124,30 @@ class FavouriteResults(TypedDict):
     results: list[FavouriteResult]
 
 
-async def set_favourites(request: HttpRequest) -> Response:
-    """Mark requests of the tenant as favourites, or remove the marks. Idempotent."""
-    context_of(request).route = "v1.requests.favourites"
-    caller = await authenticate(request)
-    change = await read_model(request, FavouriteChange, MAX_BODY_BYTES)
+calls = JsonCalls()
+ROUTES = calls.routes
+
+
+@calls.send(
+    "/v1/requests/favourites",
+    "setFavourites",
+    "Mark requests as favourites, or remove the marks",
+    FavouriteChange,
+    READ,
+    max_bytes=MAX_BODY_BYTES,
+)
+async def set_favourites(call: Call, change: FavouriteChange) -> FavouriteResults:
+    """Idempotent."""
     ids = different(change.request_ids)
-    await require_requests(request, caller, ids)
-    done = await services_of(request).queue.gallery.set_favourites(
-        caller.tenant, ids, favourite=change.favourite
+    await require_requests(call.request, call.caller, ids)
+    done = await call.services.queue.gallery.set_favourites(
+        call.caller.tenant, ids, favourite=change.favourite
     )
-    results: FavouriteResults = {
+    return {
         "results": [
             {"request_id": each, "status": "done" if each in done else "not_found"} for each in ids
         ]
     }
-    return json_reply(results)
 
 
 def different(ids: Sequence[UUID]) -> list[str]:
@@ -177,20 +182,22 @@ class DeletedRequests(TypedDict):
     results: list[DeletedRequest]
 
 
-async def delete_many(request: HttpRequest) -> Response:
-    """Delete requests, each as ``DELETE /v1/requests/{request_id}`` does, one after the other."""
-    context_of(request).route = "v1.requests.delete"
-    caller = await authenticate(request)
-    wanted = await read_model(request, RequestsToDelete, MAX_BODY_BYTES)
+@calls.send(
+    "/v1/requests/delete",
+    "deleteRequests",
+    "Delete many ended requests, each as `DELETE /v1/requests/{request_id}` does",
+    RequestsToDelete,
+    CANCEL,
+    max_bytes=MAX_BODY_BYTES,
+)
+async def delete_many(call: Call, wanted: RequestsToDelete) -> DeletedRequests:
+    """One after the other."""
     ids = different(wanted.request_ids)
-    await require_requests(request, caller, ids)
-    results: DeletedRequests = {
-        "results": [await _deleted(request, caller.tenant, each) for each in ids]
-    }
-    return json_reply(results)
+    await require_requests(call.request, call.caller, ids)
+    return {"results": [await _deleted(call, each) for each in ids]}
 
 
-async def _deleted(request: HttpRequest, tenant: str, request_id: str) -> DeletedRequest:
+async def _deleted(call: Call, request_id: str) -> DeletedRequest:
     result: DeletedRequest = {
         "request_id": request_id,
         "status": "deleted",
@@ -198,7 +205,8 @@ async def _deleted(request: HttpRequest, tenant: str, request_id: str) -> Delete
         "later_files": 0,
     }
     try:
-        files = await submission.delete(services_of(request), tenant, request_id, actor_of(request))
+        tenant = call.caller.tenant
+        files = await submission.delete(call.services, tenant, request_id, call.actor)
     except RequestNotFound:
         return {**result, "status": "not_found"}
     except RequestActive:
@@ -221,11 +229,22 @@ class DayCounts(TypedDict):
     days: Annotated[list[DayCount], Field(description="The latest first, without empty ones.")]
 
 
-async def days(request: HttpRequest) -> Response:
-    """Count the tenant's ended requests by the day of their submit."""
-    context_of(request).route = "v1.requests.days"
-    caller = await authenticate(request)
-    services = services_of(request)
+@calls.call(
+    "/v1/requests/days",
+    "countRequestsByDay",
+    "Count the tenant's ended requests by the day of their submit, the latest first",
+    READ,
+    errors=(422,),
+    parameters=(
+        in_query("endpoint_id", "Only these endpoints.", list[str]),
+        KIND,
+        in_query("start", "A date or a time. Default: 366 days before the end."),
+        END,
+        in_query("timezone", "Time zone of the days. Default: UTC."),
+    ),
+)
+async def days(call: Call) -> DayCounts:
+    request, caller, services = call.request, call.caller, call.services
     zone = await in_cpu_thread(zone_of, request)
     span = time_range(request, services.clock.now(), zone, DEFAULT_DAYS)
     starts = [Timeframe.DAY.start(span.start, zone)]
@@ -242,42 +261,6 @@ async def days(request: HttpRequest) -> Response:
         for start, count in zip(starts, counts, strict=True)
         if count
     ]
-    body: DayCounts = {
+    return {
         "days": [{"date": day.isoformat(), "requests": count} for day, count in reversed(found)]
     }
-    return json_reply(body)
-
-
-SET_FAVOURITES = Operation(
-    "setFavourites",
-    "Mark requests as favourites, or remove the marks",
-    {200: answer("The result of each.", FavouriteResults)},
-    errors=(413, 422),
-    body=FavouriteChange,
-)
-DELETE_MANY = Operation(
-    "deleteRequests",
-    "Delete many ended requests, each as `DELETE /v1/requests/{request_id}` does",
-    {200: answer("The result of each.", DeletedRequests)},
-    errors=(413, 422),
-    body=RequestsToDelete,
-)
-COUNT_DAYS = Operation(
-    "countRequestsByDay",
-    "Count the tenant's ended requests by the day of their submit, the latest first",
-    {200: answer("The days that have requests.", DayCounts)},
-    errors=(422, 429),
-    parameters=(
-        in_query("endpoint_id", "Only these endpoints.", list[str]),
-        KIND,
-        in_query("start", "A date or a time. Default: 366 days before the end."),
-        END,
-        in_query("timezone", "Time zone of the days. Default: UTC."),
-    ),
-)
-
-ROUTES = [
-    DocumentedRoute("/v1/requests/favourites", set_favourites, {"POST": SET_FAVOURITES}),
-    DocumentedRoute("/v1/requests/delete", delete_many, {"POST": DELETE_MANY}),
-    DocumentedRoute("/v1/requests/days", days, {"GET": COUNT_DAYS}),
-]

@@ -31,11 +31,13 @@ from serve_app.ingress.http.openapi import (
     in_path,
 )
 from serve_app.ingress.http.origin import origin_of
+from serve_app.ingress.http.route_scopes import NO_KEY
 from serve_app.ingress.resources.calls import Call, Calls
 from serve_app.ingress.services.services import services_of
 from serve_app.resources.declaration import plain
 from serve_app.resources.shares import SHARES, RequestShare
 from serve_app.tenants.credentials import digest_of, new_token
+from serve_app.tenants.scopes import FILES
 
 MAX_BODY_BYTES = 4096
 WEEK_S, MAX_S = 7 * 86400, 366 * 86400
@@ -109,7 +111,7 @@ async def list_shares(call: Call) -> Sequence[RequestShare]:
     return [_share(each) for each in links if each.request_id in allowed]
 
 
-@calls.delete("Delete a share link. It answers 404 from now on")
+@calls.delete()
 async def delete_share(call: Call, share_id: str) -> bool:
     gallery = call.services.queue.gallery
     if call.caller.endpoints:
@@ -180,7 +182,7 @@ SHOW = Operation(
 )
 
 ROUTES = [
-    DocumentedRoute("/v1/requests/{request_id}/share", create, {"POST": CREATE}),
+    DocumentedRoute("/v1/requests/{request_id}/share", create, {"POST": CREATE}, FILES),
     *calls.routes,
-    DocumentedRoute("/v1/shared/{token}", shown, {"GET": SHOW}),
+    DocumentedRoute("/v1/shared/{token}", shown, {"GET": SHOW}, NO_KEY),
 ]

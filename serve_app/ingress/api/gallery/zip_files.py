@@ -26,6 +26,7 @@ from serve_app.ingress.http.context import context_of
 from serve_app.ingress.http.json_schema import Binary
 from serve_app.ingress.http.openapi import DocumentedRoute, Operation, answer
 from serve_app.ingress.services.services import services_of
+from serve_app.tenants.scopes import READ
 
 MAX_REQUESTS = 500
 MAX_ZIP_BYTES = 8 * 2**30
@@ -99,7 +100,7 @@ DOWNLOAD = Operation(
     body=RequestsToZip,
 )
 
-ROUTES = [DocumentedRoute("/v1/requests/zip", download, {"POST": DOWNLOAD})]
+ROUTES = [DocumentedRoute("/v1/requests/zip", download, {"POST": DOWNLOAD}, READ)]
 
 
 async def zipped(

@@ -3,14 +3,13 @@ set and replaced, and never shown."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from serve_app.domain.errors import InvalidInput
 from serve_app.domain.executors.secrets import MAX_VALUE_BYTES, name_problem, value_problem
 from serve_app.ingress.resources.calls import Call, Calls, Special
-from serve_app.resources.secrets import MAX_SECRETS, SECRETS, SecretStatus
+from serve_app.ingress.resources.plain import delete_row, full, list_rows
+from serve_app.resources.secrets import SECRETS, SecretStatus
 
 MAX_BODY_BYTES = 8 * MAX_VALUE_BYTES  # JSON may escape each byte
 
@@ -34,9 +33,7 @@ calls = Calls(SECRETS)
 ROUTES = calls.routes
 
 
-@calls.list("List secrets by name, without their values")
-async def list_secrets(call: Call) -> Sequence[SecretStatus]:
-    return await call.services.secrets.list(call.owner)
+list_rows(calls, "List secrets by name, without their values")
 
 
 @calls.put(
@@ -51,11 +48,8 @@ async def set_secret(call: Call, name: str, new: NewSecret) -> SecretStatus:
         raise InvalidInput.of_field("value", problem)
     stored = await call.services.secrets.put(call.owner, name, new.value, call.actor)
     if stored is None:
-        message = f"There are {MAX_SECRETS} secrets already, and no more are possible. Delete one"
-        raise InvalidInput.of_field("name", message)
+        raise full(SECRETS)
     return stored
 
 
-@calls.delete("Delete a secret. Endpoints that need it fail from then on")
-async def delete_secret(call: Call, name: str) -> bool:
-    return await call.services.secrets.delete(call.owner, name, call.actor)
+delete_row(calls)

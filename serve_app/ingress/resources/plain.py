@@ -1,0 +1,67 @@
+"""Calls that need no code of their own: rows of a table are listed, shown, set and deleted as the
+resource's declaration says."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Any, TypeVar
+
+from pydantic import BaseModel
+
+from serve_app.domain.errors import InvalidInput
+from serve_app.ingress.http.openapi import DocumentedRoute
+from serve_app.ingress.resources.calls import Call, Calls
+from serve_app.resources.declaration import Resource
+
+Row = TypeVar("Row")
+
+
+def plain_routes(resources: Sequence[Resource[Any]]) -> Sequence[DocumentedRoute]:
+    """All routes of the resources that have no special ones."""
+    return [route for each in resources if each.body for route in _all_calls(each).routes]
+
+
+def list_rows(calls: Calls[Row], summary: str) -> None:
+    @calls.list(summary)
+    async def list_(call: Call) -> Sequence[Row]:
+        return await call.services.tables.of(calls.resource).list(call.owner)
+
+
+def delete_row(calls: Calls[Row]) -> None:
+    @calls.delete()
+    async def delete(call: Call, key: str) -> bool:
+        return await call.services.tables.of(calls.resource).delete(call.owner, key, call.actor)
+
+
+def full(resource: Resource[Any]) -> InvalidInput:
+    """Refusal of one more than an owner may have."""
+    message = (
+        f"There are {resource.max_per_owner} {resource.plural} already, and no more are possible. "
+        "Delete one"
+    )
+    return InvalidInput.of_field(resource.key, message)
+
+
+def _all_calls(resource: Resource[Row]) -> Calls[Row]:
+    calls = Calls(resource)
+    list_rows(calls, f"List {resource.plural}")
+
+    @calls.show(f"Show {resource.one}")
+    async def show(call: Call, key: str) -> Row | None:
+        rows = await call.services.tables.of(calls.resource).list(call.owner)
+        return next((row for row in rows if getattr(row, resource.key) == key), None)
+
+    @calls.put(f"Set or replace {resource.one}", resource.body or BaseModel)
+    async def put(call: Call, key: str, new: BaseModel) -> Row:
+        if re.fullmatch(resource.key_pattern, key) is None:
+            message = f"should match the pattern {resource.key_pattern}"
+            raise InvalidInput.of_field(resource.key, message)
+        table = call.services.tables.of(calls.resource)
+        row = await table.put(call.owner, key, new.model_dump(), call.actor)
+        if row is None:
+            raise full(resource)
+        return row
+
+    delete_row(calls)
+    return calls
