@@ -36,7 +36,11 @@ from serve_app.ingress.replicate.prediction import PredictionRenderer
 from serve_app.ingress.replicate.webhooks import MARK, PredictionComposer
 from serve_app.ingress.services.audit import AuditTrail
 from serve_app.ingress.services.file_access import FileDefaults
-from serve_app.ingress.services.file_collector import COLLECT_INTERVAL_S, FileCollector
+from serve_app.ingress.services.file_collector import (
+    COLLECT_INTERVAL_S,
+    FileCollector,
+    FileDeletion,
+)
 from serve_app.ingress.services.files import Files, UploadLimits, Uploads
 from serve_app.ingress.services.health import (
     Examination,
@@ -237,7 +241,7 @@ class Ingress(ReplicaCalls):
         stack.push_async_callback(self._services.audit.aclose)
         stack.push_async_callback(self._services.background.join)
         await self._publish_demand(stack, database, election)
-        self._start_helpers(stack)
+        self._start_helpers(stack, database)
         await connections.start_workers(stack, self._services, election)
         await connections.follow_pools(stack, self._services, election, database)
         await connections.follow_processes(stack, self._processes, self._services, election)
@@ -248,10 +252,12 @@ class Ingress(ReplicaCalls):
         for line in startup_lines(catalog):
             log.info("%s", line)
 
-    def _start_helpers(self, stack: AsyncExitStack) -> None:
+    def _start_helpers(self, stack: AsyncExitStack, database: Database) -> None:
         stats, meter = self._queue.parts.state.stats, self._metrics.queue
         connections.explain_waits(stack, stats, self._placement, meter)
         connections.start_weight_jobs(stack, self._services)
+        files = FileDeletion(UnwantedFiles(database), self._services.files.storage)
+        connections.start_jobs(stack, database, [files], meter)
         self._services.webhooks.record_spans(self._tracing)
 
     def _follow_settings(self, stack: AsyncExitStack, kept: PostgresLiveSettings) -> None:
@@ -358,9 +364,7 @@ class Ingress(ReplicaCalls):
         book = PostgresUploads(database, self._retention)
         lifecycles = PostgresLifecycles(database)
         expire = election.on_leader("file lifetimes", COLLECT_INTERVAL_S, lifecycles.expire)
-        collector = FileCollector(
-            UnwantedFiles(database), book, storage, expire, self._metrics.queue
-        )
+        collector = FileCollector(book, storage, expire, self._metrics.queue)
         collector.start()
         stack.push_async_callback(collector.aclose)
         config.server.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)

@@ -54,13 +54,14 @@ DELETE FROM requests WHERE id = {
                 where="tenant = %(tenant)s AND deleted_at IS NOT NULL")}
 RETURNING 1
 """  # fmt: skip
-# Their files are deleted by every process, once they are in `unwanted`.
+# Their files are deleted by every process, as jobs.
 _FILES = """
 WITH gone AS (
     DELETE FROM {table} WHERE key = {some} RETURNING key
 ),
 noted AS (
-    INSERT INTO unwanted (key, due_at) SELECT key, now() FROM gone ON CONFLICT (key) DO NOTHING
+    INSERT INTO jobs (kind, key, due_at) SELECT 'file', key, now() FROM gone
+    ON CONFLICT (kind, key) DO NOTHING
 )
 SELECT 1 FROM gone
 """
@@ -81,7 +82,7 @@ ROWS = (
     "webhook_deliveries", "request_words", "favourites", "share_links", "budget_warnings",
     "tenant_quotas", "fair_lanes", "api_keys", "batches", "batch_files", "file_url_revocations",
     "file_access", "tenant_weights", "hosted_calls", "workflows", "workflow_runs",
-    "comfyui_files",
+    "comfyui_files", "jobs",
 )  # fmt: skip
 """Tables whose rows with the tenant are deleted, and with them those that refer to them."""
 DELETE_ROWS = [

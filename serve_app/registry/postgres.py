@@ -220,7 +220,8 @@ WITH gone AS (
         AND NOT EXISTS (SELECT FROM tenant_weight_files u WHERE u.digest = f.digest)
     RETURNING f.key
 )
-INSERT INTO unwanted (key, due_at) SELECT key, now() FROM gone ON CONFLICT (key) DO NOTHING
+INSERT INTO jobs (kind, key, due_at) SELECT 'file', key, now() FROM gone
+ON CONFLICT (kind, key) DO NOTHING
 """
 
 

@@ -28,7 +28,6 @@ from serve_app.postgres.hosted_calls import PostgresHostedCalls
 from serve_app.queue.queue import PostgresQueue
 from serve_app.queue.transactions.catalog_entries import PostgresAppBundles
 from serve_app.queue.transactions.lease import EXPECTED_S, ExecutorLeases
-from serve_app.queue.transactions.unwanted_files import UnwantedFiles
 from serve_app.resources.postgres_table import PostgresTable
 from serve_app.resources.secrets import SECRETS, SecretBook
 from tests.contract.test_fallbacks_contract import CENT, plan
@@ -39,6 +38,7 @@ from tests.fakes.provider_server import KEY
 from tests.fakes.terms import FakeTerms
 from tests.queue.database import Ingress
 from tests.queue.requests import TENANT, done, failure, lease, new
+from tests.queue.unwanted_files import take_files
 
 ME = Actor("key-1", "192.0.2.1")
 
@@ -111,22 +111,24 @@ async def file_of(desk: Desk, held: LeaseKey) -> str:
 
 
 async def all_due(database: Database) -> None:
-    await database.rows("UPDATE unwanted SET due_at = now()")
+    await database.rows("UPDATE jobs SET due_at = now() WHERE kind = 'file'")
 
 
 async def test_a_file_of_an_attempt_that_ends_without_it_is_deleted_after_its_ticket(
     desk: Desk, database: Database
 ) -> None:
     await desk.queue.submit(new())
-    held, unwanted = (await lease(desk.queue)).held, UnwantedFiles(database)
+    held = (await lease(desk.queue)).held
     key = await file_of(desk, held)
-    ((left_s,),) = await database.rows("SELECT extract(epoch FROM due_at - now()) FROM unwanted")
+    ((left_s,),) = await database.rows(
+        "SELECT extract(epoch FROM due_at - now()) FROM jobs WHERE kind = 'file'"
+    )
     assert TICKET_VALID_S < left_s <= EXPECTED_S
     await all_due(database)
-    assert await unwanted.take(10) == [], "an attempt may take longer than its tickets are valid"
+    assert await take_files(database) == [], "an attempt may take longer than its tickets are valid"
     await desk.queue.hand_back(held, "r1", "It ends.")
     await all_due(database)
-    assert key in await unwanted.take(10)  # beside those of its other tickets
+    assert key in await take_files(database)  # beside those of its other tickets
 
 
 async def test_the_thumbnail_of_a_file_is_kept_or_deleted_with_it(
@@ -146,7 +148,7 @@ async def test_the_thumbnail_of_a_file_is_kept_or_deleted_with_it(
     stored = (replace(file, thumbnail=small),)
     await desk.queue.finish(done(held, Outcome(output={}, artifacts=stored)))
     await all_due(database)
-    taken = await UnwantedFiles(database).take(100)
+    taken = await take_files(database)
     assert {*attempts[0]} <= {*taken}
     assert not {*attempts[1]} & {*taken}
 
@@ -159,10 +161,10 @@ async def test_a_file_that_a_success_names_stays(desk: Desk, database: Database)
     await leases.expect_files([other])
     file = Artifact(key, "image/png", 3, "ab" * 32, width=8, height=8)
     await desk.queue.finish(done(held, Outcome(output={"file": key}, artifacts=(file,))))
-    assert await database.rows("SELECT key FROM unwanted") == [(other,)]
+    assert await database.rows("SELECT key FROM jobs WHERE kind = 'file'") == [(other,)]
     await leases.expect_files([key])  # a call that was on its way when the request ended
     await all_due(database)
-    assert await UnwantedFiles(database).take(10) == [other]
+    assert await take_files(database) == [other]
 
 
 def call(input_hash: str) -> NewCall:

@@ -16,7 +16,6 @@ from serve_app.postgres.database import Database, Lock
 from serve_app.queue.queue import PostgresQueue
 from serve_app.queue.store.config import Retention
 from serve_app.queue.tenant_deletion import KEPT, TenantDeletionJob
-from serve_app.queue.transactions.unwanted_files import UnwantedFiles
 from serve_app.queue.transactions.uploads import PostgresUploads
 from serve_app.storage.directory import DirectoryStorage
 from serve_app.telemetry.clock import SystemClock
@@ -25,6 +24,7 @@ from serve_app.tenants.key_ring import KeyRing
 from tests.contract.test_deletion_contract import KEYED, asked, image
 from tests.queue.database import Ingress
 from tests.queue.requests import done, failure, lease
+from tests.queue.unwanted_files import delete_files
 
 GONE, STAYS = "ann", "bob"
 BOSS = Actor("boss", "10.0.0.7")
@@ -79,6 +79,7 @@ INSERT INTO secrets (owner, name, sealed, changed_by) VALUES ('{0}', 'FAL_KEY', 
 INSERT INTO hosted_calls (id, request_id, tenant, attempt, provider, owner, endpoint, input_hash)
     VALUES ('call-{0}', '{1}', '{0}', 1, 'fal', '{0}', 'e', '{0}');
 INSERT INTO shadows (original, tenant, endpoint, target) VALUES ('{1}', '{0}', 'e', 'f');
+INSERT INTO jobs (kind, key, tenant) VALUES ('weights', '{0}/style', '{0}');
 INSERT INTO events (request_id, sequence, message) VALUES ('{1}', 99, '{{}}');
 """
 
@@ -176,7 +177,7 @@ def job_of(queue: PostgresQueue, database: Database) -> TenantDeletionJob:
 
 def collector_of(database: Database, folder: Path) -> FileCollector:
     storage = DirectoryStorage(folder, b"", "", SystemClock())
-    return FileCollector(UnwantedFiles(database), PostgresUploads(database, Retention()), storage)
+    return FileCollector(PostgresUploads(database, Retention()), storage)
 
 
 async def finish(job: TenantDeletionJob, database: Database, folder: Path) -> None:
@@ -185,7 +186,7 @@ async def finish(job: TenantDeletionJob, database: Database, folder: Path) -> No
     for _ in range(20):
         await job.advance()
         await collector.delete_garbage_uploads()
-        await collector.delete_garbage_files()
+        await delete_files(database, DirectoryStorage(folder, b"", "", SystemClock()))
         rows = await database.rows("SELECT ended_at FROM tenant_deletions WHERE ended_at IS NULL")
         if not rows:
             return

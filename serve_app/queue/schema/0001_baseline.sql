@@ -207,6 +207,26 @@ CREATE INDEX processes_started ON processes (started_at);
 CREATE INDEX processes_ended ON processes (ended_at) WHERE ended_at IS NOT NULL;
 CREATE INDEX processes_seen ON processes (seen_at);
 
+-- Durable work. The statement that makes a job necessary puts it, and it is removed when it is done.
+-- Kinds: `file`, whose key is an object in storage to be deleted. It enters when its upload ticket is
+-- issued and leaves when the upload is used, so uploads of a replica that died are deleted as well.
+CREATE TABLE jobs (
+    kind        text NOT NULL,
+    key         text NOT NULL,
+    tenant      text NOT NULL DEFAULT '',    -- whose share the work uses; empty: the process itself
+    payload     jsonb NOT NULL DEFAULT '{}',
+    due_at      timestamptz NOT NULL DEFAULT now(),  -- of a job that is taken: end of its lease
+    attempts    integer NOT NULL DEFAULT 0,
+    lease       uuid,                        -- new each time that it is taken: the fence
+    error       text NOT NULL DEFAULT '',    -- of the last attempt
+    given_up_at timestamptz,                 -- it is not taken any more
+    created_at  timestamptz NOT NULL DEFAULT now(),
+    PRIMARY KEY (kind, key)
+) WITH (autovacuum_vacuum_scale_factor = 0.01);
+CREATE INDEX jobs_due ON jobs (kind, due_at) WHERE given_up_at IS NULL;
+CREATE INDEX jobs_given_up ON jobs (kind, given_up_at) WHERE given_up_at IS NOT NULL;
+CREATE INDEX jobs_of_tenant ON jobs (tenant, kind) WHERE tenant <> '';
+
 -- A node that loses attempts again and again.
 CREATE TABLE quarantines (
     node         text PRIMARY KEY,
@@ -453,7 +473,7 @@ CREATE TABLE attempts (
     run_s      double precision NOT NULL DEFAULT 0,
     steps      integer NOT NULL DEFAULT 0,
     units      double precision NOT NULL DEFAULT 0,
-    -- It ended without its files, and the files that it may have uploaded are in `unwanted`.
+    -- It ended without its files, and the files that it may have uploaded are jobs of the kind `file`.
     collected  boolean NOT NULL DEFAULT false,
     PRIMARY KEY (request_id, attempt)
 ) WITH (fillfactor = 80, autovacuum_vacuum_scale_factor = 0.01);
@@ -973,14 +993,6 @@ CREATE TABLE lifecycles (
 CREATE INDEX lifecycles_due ON lifecycles (due_at);
 CREATE INDEX lifecycles_waiting ON lifecycles (request_id) WHERE due_at IS NULL;
 
--- An object in storage that is to be deleted. A key enters when its upload ticket is issued and
--- leaves when the upload is used, so uploads of a replica that died are deleted as well.
-CREATE TABLE unwanted (
-    key    text PRIMARY KEY,
-    due_at timestamptz NOT NULL              -- not before: it may still be uploaded
-);
-CREATE INDEX unwanted_due ON unwanted (due_at);
-
 -- A file that a client uploads. The row is written before the object, so storage holds no object
 -- without a row.
 CREATE TABLE uploads (
@@ -1107,7 +1119,8 @@ BEGIN
         UPDATE drafts d SET expires_at = least(d.expires_at, now()) FROM own o WHERE d.id = o.id AND o.used
     ),
     gone AS (DELETE FROM drafts d USING own o WHERE d.id = o.id AND NOT o.used RETURNING d.key)
-    INSERT INTO unwanted (key, due_at) SELECT key, now() FROM gone ON CONFLICT (key) DO NOTHING;
+    INSERT INTO jobs (kind, key, due_at) SELECT 'file', key, now() FROM gone
+    ON CONFLICT (kind, key) DO NOTHING;
     RETURN NULL;
 END
 $$;
