@@ -398,8 +398,8 @@ async def open_secrets(database: Database) -> SecretBook:
     return SecretBook(PostgresTable(database, SECRETS), await shared_secret(database, "secrets"))
 
 
-def start_weight_jobs(stack: AsyncExitStack, services: Services) -> None:
-    """Start the jobs about weights that tenants register."""
+def weight_jobs(stack: AsyncExitStack, services: Services) -> WeightJobs:
+    """Handler of the jobs about weights that tenants register."""
 
     async def token_of(tenant: str) -> str | None:
         for secret in await services.secrets.read(tenant, [HUB_TOKEN]):
@@ -411,6 +411,7 @@ def start_weight_jobs(stack: AsyncExitStack, services: Services) -> None:
     jobs = WeightJobs(services.weights, storage, services.catalog, config, token_of)
     jobs.start()
     stack.push_async_callback(jobs.aclose)
+    return jobs
 
 
 def start_jobs(

@@ -255,9 +255,11 @@ class Ingress(ReplicaCalls):
     def _start_helpers(self, stack: AsyncExitStack, database: Database) -> None:
         stats, meter = self._queue.parts.state.stats, self._metrics.queue
         connections.explain_waits(stack, stats, self._placement, meter)
-        connections.start_weight_jobs(stack, self._services)
-        files = FileDeletion(UnwantedFiles(database), self._services.files.storage)
-        connections.start_jobs(stack, database, [files], meter)
+        handlers = [
+            FileDeletion(UnwantedFiles(database), self._services.files.storage),
+            connections.weight_jobs(stack, self._services),
+        ]
+        connections.start_jobs(stack, database, handlers, meter)
         self._services.webhooks.record_spans(self._tracing)
 
     def _follow_settings(self, stack: AsyncExitStack, kept: PostgresLiveSettings) -> None:

@@ -19,7 +19,8 @@ ON CONFLICT (kind, key) DO UPDATE SET due_at = excluded.due_at, tenant = exclude
 """
 """End of an INSERT that puts a job. One that is there begins again, also while it runs."""
 HELD: LiteralString = """
-SELECT FROM jobs WHERE kind = %(kind)s AND key = %(key)s AND lease = %(lease)s::uuid
+SELECT FROM jobs
+WHERE kind = %(job_kind)s AND key = %(job_key)s AND lease = %(job_lease)s::uuid
 FOR NO KEY UPDATE
 """
 """Condition of a statement that only the holder of a job may make, after ``EXISTS``."""
@@ -95,7 +96,7 @@ DELETE FROM jobs WHERE given_up_at < now() - make_interval(secs => %(age_s)s)
 
 def held(job: Job) -> dict[str, str]:
     """Parameters of ``HELD``."""
-    return {"kind": job.kind, "key": job.key, "lease": job.lease}
+    return {"job_kind": job.kind, "job_key": job.key, "job_lease": job.lease}
 
 
 def _named(jobs: Sequence[Job]) -> dict[str, Any]:

@@ -82,7 +82,7 @@ ROWS = (
     "webhook_deliveries", "request_words", "favourites", "share_links", "budget_warnings",
     "tenant_quotas", "fair_lanes", "api_keys", "batches", "batch_files", "file_url_revocations",
     "file_access", "tenant_weights", "hosted_calls", "workflows", "workflow_runs",
-    "comfyui_files", "jobs",
+    "comfyui_files",
 )  # fmt: skip
 """Tables whose rows with the tenant are deleted, and with them those that refer to them."""
 DELETE_ROWS = [
@@ -146,6 +146,7 @@ LEFT = (
         )
     )
     + " OR EXISTS (SELECT FROM secrets x WHERE x.owner = %(tenant)s)"
+    + " OR EXISTS (SELECT FROM jobs x WHERE x.tenant = %(tenant)s AND x.tenant <> '')"
 )
 # A pseudonym is forgotten here: nothing else says whose sums they are.
 END = """

@@ -209,7 +209,8 @@ CREATE INDEX processes_seen ON processes (seen_at);
 
 -- Durable work. The statement that makes a job necessary puts it, and it is removed when it is done.
 -- Kinds: `file`, whose key is an object in storage to be deleted. It enters when its upload ticket is
--- issued and leaves when the upload is used, so uploads of a replica that died are deleted as well.
+-- issued and leaves when the upload is used, so uploads of a replica that died are deleted as well;
+-- `weights`, whose key is a tenant and a name, to be fetched and checked.
 CREATE TABLE jobs (
     kind        text NOT NULL,
     key         text NOT NULL,
@@ -1207,17 +1208,21 @@ CREATE TABLE tenant_weights (
     endpoint     text,                       -- private endpoint that serves it; null: none
     scale        double precision NOT NULL DEFAULT 1,  -- of a LoRA in its endpoint
     public       boolean NOT NULL DEFAULT false,
-    tries        integer NOT NULL DEFAULT 0,
-    worker       text NOT NULL DEFAULT '',
-    due_at       timestamptz NOT NULL DEFAULT now(),  -- from then on another process may take the job
     created_at   timestamptz NOT NULL DEFAULT now(),
     changed_at   timestamptz NOT NULL DEFAULT now(),
     created_by   text NOT NULL,
     PRIMARY KEY (tenant, name)
 );
 CREATE UNIQUE INDEX tenant_weights_endpoint ON tenant_weights (endpoint) WHERE endpoint IS NOT NULL;
-CREATE INDEX tenant_weights_jobs ON tenant_weights (due_at)
-    WHERE state IN ('waiting', 'fetching', 'checking');
+
+CREATE FUNCTION forget_weights_job() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    DELETE FROM jobs WHERE kind = 'weights' AND key = OLD.tenant || '/' || OLD.name;
+    RETURN NULL;
+END
+$$;
+CREATE TRIGGER forget_weights_job AFTER DELETE ON tenant_weights
+    FOR EACH ROW EXECUTE FUNCTION forget_weights_job();
 
 -- A file in storage, stored once however many tenants have registered it.
 CREATE TABLE weight_files (
