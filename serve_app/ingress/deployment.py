@@ -258,6 +258,7 @@ class Ingress(ReplicaCalls):
         handlers = [
             FileDeletion(UnwantedFiles(database), self._services.files.storage),
             connections.weight_jobs(stack, self._services),
+            self._queue.parts.deletions,
         ]
         connections.start_jobs(stack, database, handlers, meter)
         self._services.webhooks.record_spans(self._tracing)

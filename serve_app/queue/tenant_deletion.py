@@ -1,5 +1,5 @@
-"""The job that deletes a tenant: everything that is stored about it, except the audit log and, if
-the operator keeps them, sums of its usage.
+"""The handler of jobs that delete a tenant: everything that is stored about it, except the audit
+log and, if the operator keeps them, sums of its usage.
 
 Each step takes what it finds and leaves nothing half done, so there is no state to resume: any
 process goes on, after any crash, with what is left. The last step deletes the tenant itself once
@@ -9,10 +9,12 @@ nothing of it is left. Until then its name is taken.
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from serve_app.domain.audit.acts import Actor
 from serve_app.domain.errors import AlreadyFinal, RequestActive, RequestNotFound
+from serve_app.jobs.jobs import Job, JobHandler, JobKind, Retry
 from serve_app.postgres.database import Database
 from serve_app.queue.after_commit import AfterCommit
 from serve_app.queue.billing.rollup import DAY, SUM_BY_DAY
@@ -24,17 +26,13 @@ from serve_app.queue.transactions.garbage import GarbageFiles
 
 log = logging.getLogger(__name__)
 
-DELETE_EVERY_S = 2.0
-GRACE_S = 15.0
-"""Time from the call until anything is deleted: until then another ingress process may accept the
-tenant's keys, which it checked before."""
+GO_ON_S = 2.0
 BATCH = 500
 MAX_BATCHES = 20  # of a step, in one round
 REASON = "The tenant is being deleted"
 
-DUE = """
-SELECT tenant, actor, kept_as FROM tenant_deletions
-WHERE ended_at IS NULL AND asked_at < now() - make_interval(secs => %(grace_s)s) ORDER BY asked_at
+FIND = """
+SELECT actor, kept_as FROM tenant_deletions WHERE tenant = %(tenant)s AND ended_at IS NULL
 """
 ACTIVE = """
 -- name: active_of_tenant
@@ -160,7 +158,7 @@ KEPT = frozenset({"audit", "tenant_deletions"})
 
 
 @dataclass(frozen=True, slots=True)
-class _Job:
+class _Deletion:
     tenant: str
     actor: Actor
     kept_as: str | None
@@ -170,8 +168,10 @@ class _Job:
         return self.kept_as is not None and self.kept_as.count(":") == 1
 
 
-class TenantDeletionJob:
+class TenantDeletionJob(JobHandler):
     """Deletes tenants step by step. Several processes may do it at once."""
+
+    kind = JobKind("tenant", first_wait_s=2.0, max_wait_s=60.0)
 
     def __init__(
         self,
@@ -180,7 +180,6 @@ class TenantDeletionJob:
         operations: PostgresOperations,
         garbage: GarbageFiles,
         after: AfterCommit,
-        grace_s: float = GRACE_S,
     ) -> None:
         self._database = database
         self._removal = removal
@@ -188,65 +187,66 @@ class TenantDeletionJob:
         self._garbage = garbage
         self._after = after
         self._deletion = Deletion(database, Retention())
-        self._grace_s = grace_s
 
-    async def advance(self) -> None:
-        """Go on with all deletions that are under way, a bounded number of rows of each."""
-        for tenant, actor, kept_as in await self._database.rows(DUE, {"grace_s": self._grace_s}):
-            job = _Job(tenant, Actor(actor), kept_as)
-            if await self._advance(job):
-                log.warning("The tenant %s is deleted.", tenant)
+    async def run(self, jobs: Sequence[Job]) -> Sequence[Retry]:
+        """Go on with the deletion of a tenant, a bounded number of rows."""
+        (job,) = jobs
+        for actor, kept_as in await self._database.rows(FIND, {"tenant": job.key}):
+            if not await self._advance(_Deletion(job.key, Actor(actor), kept_as)):
+                return [Retry(jobs, GO_ON_S, counts=False)]
+            log.warning("The tenant %s is deleted.", job.key)
+        return ()
 
-    async def _advance(self, job: _Job) -> bool:
+    async def _advance(self, deletion: _Deletion) -> bool:
         """Return True if the tenant is deleted now."""
-        if await self._end_requests(job) or await self._delete_requests(job):
+        if await self._end_requests(deletion) or await self._delete_requests(deletion):
             return False
         rows = [*FILES, UPLOADS, *DELETE_ROWS, COPIES, SECRETS, COUNTS, TOTAL]
         statements = [*rows, USAGE, USAGE_DAYS]
         for each in statements:
-            await self._all(each, job)
-        ((left,),) = await self._database.rows(LEFT, {"tenant": job.tenant})
+            await self._all(each, deletion)
+        ((left,),) = await self._database.rows(LEFT, {"tenant": deletion.tenant})
         if left:
             return False
-        await self._database.rows(END, {"tenant": job.tenant, "anonymous": job.anonymous})
+        await self._database.rows(END, {"tenant": deletion.tenant, "anonymous": deletion.anonymous})
         return True
 
-    async def _end_requests(self, job: _Job) -> bool:
+    async def _end_requests(self, deletion: _Deletion) -> bool:
         """Cancel what waits and stop what runs. Returns True if some may be left."""
         for _ in range(MAX_BATCHES):
-            found = await self._database.rows(ACTIVE, {"tenant": job.tenant, "most": BATCH})
+            found = await self._database.rows(ACTIVE, {"tenant": deletion.tenant, "most": BATCH})
             if not found:
                 return False
             for request_id, state in found:
                 try:
                     if state == "running":
-                        await self._operations.fail(request_id, job.actor, REASON)
+                        await self._operations.fail(request_id, deletion.actor, REASON)
                     else:
-                        await self._removal.cancel(job.tenant, request_id)
+                        await self._removal.cancel(deletion.tenant, request_id)
                 except (AlreadyFinal, RequestActive, RequestNotFound):
                     continue  # it has ended meanwhile
         return True
 
-    async def _delete_requests(self, job: _Job) -> bool:
+    async def _delete_requests(self, deletion: _Deletion) -> bool:
         """Delete the requests, with their files. Returns True if some may be left."""
         # The attempts tell which files they left, so collect these first.
         await self._garbage.collect()
-        if await self._all(FILE_LIFETIMES, job):
+        if await self._all(FILE_LIFETIMES, deletion):
             return True
         for _ in range(MAX_BATCHES):
-            deleted = await self._deletion.delete_of_tenant(job.tenant)
+            deleted = await self._deletion.delete_of_tenant(deletion.tenant)
             self._after.deleted(deleted)
             if not deleted:
-                return await self._all(EMPTIED, job)
+                return await self._all(EMPTIED, deletion)
         return True
 
-    async def _all(self, statement: str, job: _Job) -> bool:
+    async def _all(self, statement: str, deletion: _Deletion) -> bool:
         """Repeat a statement while it finds rows. Returns True if some may be left."""
         params = {
-            "tenant": job.tenant,
+            "tenant": deletion.tenant,
             "most": BATCH,
-            "kept_as": job.kept_as,
-            "anonymous": job.anonymous,
+            "kept_as": deletion.kept_as,
+            "anonymous": deletion.anonymous,
         }
         for _ in range(MAX_BATCHES):
             if len(await self._database.rows(statement, params)) < BATCH:

@@ -12,6 +12,9 @@ from serve_app.domain.audit.acts import Actor
 from serve_app.domain.errors import DatabaseUnavailable
 from serve_app.domain.upload import Upload
 from serve_app.ingress.services.file_collector import FileCollector
+from serve_app.jobs.jobs import Job
+from serve_app.jobs.postgres import PostgresJobs
+from serve_app.jobs.worker import JobWorker
 from serve_app.postgres.database import Database, Lock
 from serve_app.queue.queue import PostgresQueue
 from serve_app.queue.store.config import Retention
@@ -28,6 +31,7 @@ from tests.queue.unwanted_files import delete_files
 
 GONE, STAYS = "ann", "bob"
 BOSS = Actor("boss", "10.0.0.7")
+JOB = Job("tenant", GONE, lease="", attempts=1)
 
 TABLES = """
 SELECT table_name::text, max(column_name::text) FROM information_schema.columns
@@ -170,9 +174,7 @@ def files_of(folder: Path, tenant: str) -> list[Path]:
 
 def job_of(queue: PostgresQueue, database: Database) -> TenantDeletionJob:
     parts = queue.parts
-    return TenantDeletionJob(
-        *(database, parts.removal, parts.operations, parts.garbage, parts.after), grace_s=-1.0
-    )
+    return TenantDeletionJob(database, parts.removal, parts.operations, parts.garbage, parts.after)
 
 
 def collector_of(database: Database, folder: Path) -> FileCollector:
@@ -184,11 +186,10 @@ async def finish(job: TenantDeletionJob, database: Database, folder: Path) -> No
     """Do the job, and delete files, until it has ended."""
     collector = collector_of(database, folder)
     for _ in range(20):
-        await job.advance()
+        retries = await job.run([JOB])
         await collector.delete_garbage_uploads()
         await delete_files(database, DirectoryStorage(folder, b"", "", SystemClock()))
-        rows = await database.rows("SELECT ended_at FROM tenant_deletions WHERE ended_at IS NULL")
-        if not rows:
+        if not retries:
             return
     raise AssertionError(await counted(database, GONE))
 
@@ -238,7 +239,7 @@ async def test_a_job_that_crashes_at_any_statement_is_finished_by_another(
         fallible.calls, fallible.away_from = 0, crash_at
         job = job_of(queue, fallible)
         try:
-            await job.advance()
+            await job.run([JOB])
         except DatabaseUnavailable:
             assert crash_at == fallible.calls
         await collector.delete_garbage_uploads()
@@ -313,5 +314,8 @@ async def test_nothing_is_deleted_before_all_processes_refuse_the_keys(
     await PostgresTenantDeletions(database, SystemClock()).ask(GONE, UsageKept.NAMED, BOSS)
     await queue.parts.operations.log.seal()  # which gives its entry a tenant
     before = await counted(database, GONE)
-    await queue.parts.deletions.advance()
+    jobs = PostgresJobs(database)
+    await JobWorker(jobs, [queue.parts.deletions]).run_due()
     assert await counted(database, GONE) == before
+    await database.rows("UPDATE jobs SET due_at = now() WHERE kind = 'tenant'")
+    assert await jobs.due(["tenant"])

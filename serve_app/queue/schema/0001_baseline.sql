@@ -54,8 +54,7 @@ CREATE TABLE sign_in_links (
 );
 CREATE INDEX sign_in_links_by_expiry ON sign_in_links (expires_at);
 
--- A deletion of a tenant. A row whose `ended_at` is null is a job: one ingress process after the
--- other goes on with it until nothing of the tenant is left.
+-- A deletion of a tenant. Until it has ended, it has a job.
 CREATE TABLE tenant_deletions (
     tenant   text PRIMARY KEY,
     asked_at timestamptz NOT NULL,
@@ -210,7 +209,7 @@ CREATE INDEX processes_seen ON processes (seen_at);
 -- Durable work. The statement that makes a job necessary puts it, and it is removed when it is done.
 -- Kinds: `file`, whose key is an object in storage to be deleted. It enters when its upload ticket is
 -- issued and leaves when the upload is used, so uploads of a replica that died are deleted as well;
--- `weights`, whose key is a tenant and a name, to be fetched and checked.
+-- `weights`, whose key is a tenant and a name, to be fetched and checked; `tenant`, to be deleted.
 CREATE TABLE jobs (
     kind        text NOT NULL,
     key         text NOT NULL,
