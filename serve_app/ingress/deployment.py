@@ -60,6 +60,7 @@ from serve_app.ingress.services.services import Identity, Services
 from serve_app.ingress.services.sign_in import provider_of
 from serve_app.ingress.services.warm_pools import WarmPools
 from serve_app.ingress.services.webhooks import ComposeByMark, Webhooks
+from serve_app.ingress.submission.shadows import CopyDeletion
 from serve_app.loopback import keep_to_loopback, reachable_address
 from serve_app.postgres.comfyui import PostgresComfyUiBook
 from serve_app.postgres.database import Database
@@ -259,6 +260,7 @@ class Ingress(ReplicaCalls):
             FileDeletion(UnwantedFiles(database), self._services.files.storage),
             connections.weight_jobs(stack, self._services),
             self._queue.parts.deletions,
+            CopyDeletion(self._services),
         ]
         connections.start_jobs(stack, database, handlers, meter)
         self._services.webhooks.record_spans(self._tracing)

@@ -89,14 +89,6 @@ DELETE_ROWS = [
     + " RETURNING 1"
     for table in ROWS
 ]
-# Triggers have marked the copies of its requests. Those that are stored are left to their worker.
-COPIES = f"""
-DELETE FROM shadows WHERE original = {
-    _ANY.format(key="original", table="shadows",
-                where="tenant = %(tenant)s AND unwanted_at IS NOT NULL AND copy IS NULL "
-                      "AND state IN ('waiting', 'skipped')")}
-RETURNING 1
-"""  # fmt: skip
 SECRETS = "DELETE FROM secrets WHERE owner = %(tenant)s AND owner <> '' RETURNING 1"
 COUNTS = "DELETE FROM running_counts WHERE kind = 'tenant' AND name = %(tenant)s RETURNING 1"
 TOTAL = """
@@ -127,7 +119,7 @@ WITH gone AS (
 summed AS ({SUM_BY_DAY.format(day="day", requests="sum(requests)", **_SUMMED)})
 SELECT 1 FROM gone
 """  # fmt: skip
-# Copies of its requests have its prompts: the worker of copies deletes them before the job ends.
+# Copies of its requests have its prompts: jobs delete them before this one ends.
 LEFT = (
     "SELECT "
     + " OR ".join(
@@ -201,7 +193,7 @@ class TenantDeletionJob(JobHandler):
         """Return True if the tenant is deleted now."""
         if await self._end_requests(deletion) or await self._delete_requests(deletion):
             return False
-        rows = [*FILES, UPLOADS, *DELETE_ROWS, COPIES, SECRETS, COUNTS, TOTAL]
+        rows = [*FILES, UPLOADS, *DELETE_ROWS, SECRETS, COUNTS, TOTAL]
         statements = [*rows, USAGE, USAGE_DAYS]
         for each in statements:
             await self._all(each, deletion)

@@ -209,7 +209,8 @@ CREATE INDEX processes_seen ON processes (seen_at);
 -- Durable work. The statement that makes a job necessary puts it, and it is removed when it is done.
 -- Kinds: `file`, whose key is an object in storage to be deleted. It enters when its upload ticket is
 -- issued and leaves when the upload is used, so uploads of a replica that died are deleted as well;
--- `weights`, whose key is a tenant and a name, to be fetched and checked; `tenant`, to be deleted.
+-- `weights`, whose key is a tenant and a name, to be fetched and checked; `tenant`, to be deleted;
+-- `copy`, whose key is a request that is gone, and whose copy for a shadow is to be deleted.
 CREATE TABLE jobs (
     kind        text NOT NULL,
     key         text NOT NULL,
@@ -1499,20 +1500,34 @@ CREATE TABLE shadows (
     -- stored; skipped: it gets none, for `reason`.
     state       text NOT NULL DEFAULT 'waiting' CHECK (state IN ('waiting', 'sending', 'sent', 'skipped')),
     copy        uuid,
-    reason      text NOT NULL DEFAULT '',
-    unwanted_at timestamptz                  -- original or its prompt deleted: so is the copy
+    reason      text NOT NULL DEFAULT ''
 ) WITH (fillfactor = 80);
-CREATE INDEX shadows_open ON shadows (target, original)
-    WHERE state IN ('waiting', 'sending') AND unwanted_at IS NULL;
-CREATE INDEX shadows_unwanted ON shadows (unwanted_at) WHERE unwanted_at IS NOT NULL;
+CREATE INDEX shadows_open ON shadows (target, original) WHERE state IN ('waiting', 'sending');
 CREATE INDEX shadows_skipped ON shadows (original) WHERE state = 'skipped';
 CREATE INDEX shadows_of_endpoint ON shadows (endpoint, original);
 CREATE INDEX shadows_of_tenant ON shadows (tenant, original);
 
-CREATE FUNCTION forget_shadow() RETURNS trigger
-LANGUAGE plpgsql AS $$
+-- Forget requests, and put the jobs that delete their copies. Returns the requests.
+CREATE FUNCTION forget_shadows(originals uuid[]) RETURNS SETOF uuid LANGUAGE plpgsql AS $$
 BEGIN
-    UPDATE shadows SET unwanted_at = now() WHERE original = OLD.id AND unwanted_at IS NULL;
+    RETURN QUERY
+    WITH gone AS (
+        DELETE FROM shadows WHERE original = ANY(originals)
+        RETURNING original, tenant, target, copy, state
+    ),
+    put AS (
+        INSERT INTO jobs (kind, key, tenant, payload)
+        SELECT 'copy', g.original::text, g.tenant,
+               jsonb_build_object('target', g.target, 'copy', g.copy, 'state', g.state)
+        FROM gone g WHERE g.state <> 'waiting'
+        ON CONFLICT (kind, key) DO NOTHING
+    )
+    SELECT g.original FROM gone g;
+END
+$$;
+CREATE FUNCTION forget_shadow() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    PERFORM forget_shadows(ARRAY[OLD.id]);
     RETURN NULL;
 END
 $$;
