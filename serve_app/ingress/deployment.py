@@ -49,7 +49,7 @@ from serve_app.ingress.services.health import (
     Readiness,
     SingleNodeCheck,
 )
-from serve_app.ingress.services.hosted_jobs import SWEEP_EVERY_S, UnwantedJobs
+from serve_app.ingress.services.hosted_jobs import HostedJobEnding
 from serve_app.ingress.services.lease_terms import CatalogLeaseTerms, FilePolicy, Places
 from serve_app.ingress.services.live_catalog import LiveCatalog
 from serve_app.ingress.services.live_settings import LiveSettings, bounds_of
@@ -70,7 +70,6 @@ from serve_app.postgres.live_settings import PostgresLiveSettings
 from serve_app.postgres.shared_secret import shared_secret
 from serve_app.postgres.weight_peers import PostgresWeightPeers
 from serve_app.queue.queue import assemble
-from serve_app.queue.reaper import PeriodicTask
 from serve_app.queue.state.demand import of_queues
 from serve_app.queue.state.replicas import roster
 from serve_app.queue.store.config import QueueLimits, Retention
@@ -261,6 +260,7 @@ class Ingress(ReplicaCalls):
             connections.weight_jobs(stack, self._services),
             self._queue.parts.deletions,
             CopyDeletion(self._services),
+            self._hosted,
         ]
         connections.start_jobs(stack, database, handlers, meter)
         self._services.webhooks.record_spans(self._tracing)
@@ -343,10 +343,7 @@ class Ingress(ReplicaCalls):
             hosted,
             self._comfyui,
         )
-        unwanted = UnwantedJobs(hosted, terms.endpoint, self._secrets)
-        rounds = PeriodicTask(SWEEP_EVERY_S, {"unwanted hosted jobs": unwanted.sweep})
-        rounds.start()
-        stack.push_async_callback(rounds.aclose)
+        self._hosted = HostedJobEnding(hosted, terms.endpoint, self._secrets)
         queue.record_spans(self._tracing)
         self._sessions.ran_in = queue.parts.state.stats.ran_in
         await queue.start()

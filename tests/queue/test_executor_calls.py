@@ -20,8 +20,10 @@ from serve_app.domain.lease import LeaseKey
 from serve_app.domain.outcome import Outcome
 from serve_app.domain.request import NONE, Request, State
 from serve_app.ingress.replica_calls import ExecutorCalls
-from serve_app.ingress.services.hosted_jobs import UnwantedJobs
+from serve_app.ingress.services.hosted_jobs import HostedJobEnding
 from serve_app.ingress.services.lease_terms import TICKET_VALID_S
+from serve_app.jobs.postgres import PostgresJobs
+from serve_app.jobs.worker import JobWorker
 from serve_app.postgres.comfyui import PostgresComfyUiBook
 from serve_app.postgres.database import Database
 from serve_app.postgres.hosted_calls import PostgresHostedCalls
@@ -57,6 +59,7 @@ class Terms(FakeTerms):
 
 class Desk:
     def __init__(self, database: Database, queue: PostgresQueue) -> None:
+        self.database = database
         self.queue = queue
         self.terms = Terms()
         self.hosted = PostgresHostedCalls(database, release_after_s=0.0)
@@ -266,12 +269,17 @@ async def test_a_job_whose_request_is_cancelled_between_attempts_is_ended(
     assert await database.rows(fell_back, {"id": leases[1].request_id})
     await desk.queue.cancel(TENANT, leases[1].request_id)
 
-    jobs = UnwantedJobs(desk.hosted, hosted_endpoint(fal), desk.secrets)
-    await jobs.sweep()
+    await end_jobs(desk, fal)
     assert (wanted.cancelled, unwanted.cancelled) == (False, True)
-    await database.rows("UPDATE hosted_calls SET unwanted_at = now() WHERE unwanted_at IS NOT NULL")
-    await jobs.sweep()
+    await database.rows("UPDATE jobs SET due_at = now()")
+    await end_jobs(desk, fal)
     assert len(fal.calls) == 1, "it has answered, so it is not called again"
+
+
+async def end_jobs(desk: Desk, fal: FalServer) -> None:
+    """End the jobs of providers that are due."""
+    ending = HostedJobEnding(desk.hosted, hosted_endpoint(fal), desk.secrets)
+    await JobWorker(PostgresJobs(desk.database), [ending]).run_due()
 
 
 def hosted_endpoint(fal: FalServer) -> Callable[[str], Endpoint | None]:
@@ -285,13 +293,12 @@ class Sent:
     """A request whose attempt has sent a call to a provider."""
 
     def __init__(self, desk: Desk, fal: FalServer, liveness: FakeLiveness) -> None:
-        self.desk, self.liveness, self._fal = desk, liveness, fal
-        self.jobs = UnwantedJobs(desk.hosted, hosted_endpoint(fal), desk.secrets)
+        self.desk, self.liveness, self.fal = desk, liveness, fal
 
     async def send(self, *, accepted: bool = True, **changes: Any) -> None:
         await self.desk.secrets.put(INSTALLATION, "FAL_KEY", KEY, ME)
-        self._fal.holds = True
-        self.job = await self._fal.accepted("fal-ai/veo3", {})
+        self.fal.holds = True
+        self.job = await self.fal.accepted("fal-ai/veo3", {})
         self.request = await self.desk.queue.submit(
             new(endpoint="acme/hosted", **{"retries": NONE, "price": CENT} | changes)
         )
@@ -301,7 +308,7 @@ class Sent:
             await self.accept()
 
     async def accept(self) -> None:
-        url = f"{self._fal.origin}/fal-ai/veo3/requests/{self.job.id}/cancel"
+        url = f"{self.fal.origin}/fal-ai/veo3/requests/{self.job.id}/cancel"
         accept = ("accept_hosted_call", self.made.id, self.job.id, {"cancel": url})
         assert await self.desk.calls.call(*accept)
 
@@ -378,7 +385,7 @@ async def test_a_job_that_no_replica_goes_on_with_is_ended(
     sent: Sent, end: Callable[[Sent], Awaitable[None]]
 ) -> None:
     await end(sent)
-    await sent.jobs.sweep()
+    await end_jobs(sent.desk, sent.fal)
     assert sent.job.cancelled
 
 
@@ -409,7 +416,7 @@ async def test_a_job_that_is_wanted_or_has_ended_is_left_alone(
     sent: Sent, end: Callable[[Sent], Awaitable[None]]
 ) -> None:
     await end(sent)
-    await sent.jobs.sweep()
+    await end_jobs(sent.desk, sent.fal)
     assert not sent.job.cancelled
 
 
@@ -417,10 +424,10 @@ async def test_a_job_that_is_accepted_after_its_request_has_left_is_ended(sent: 
     """The replica was taken for dead while the provider was slow to answer."""
     await sent.send(accepted=False, fallback=ELSEWHERE)
     await sent.die()
-    await sent.jobs.sweep()
+    await end_jobs(sent.desk, sent.fal)
     assert not sent.job.cancelled
     await sent.accept()
-    await sent.jobs.sweep()
+    await end_jobs(sent.desk, sent.fal)
     assert sent.job.cancelled
 
 
@@ -429,9 +436,9 @@ async def test_a_call_that_was_surely_not_accepted_is_waited_for_no_longer(
 ) -> None:
     await sent.send(accepted=False, fallback=ELSEWHERE)
     await sent.die()
-    assert await database.rows("SELECT 1 FROM hosted_calls WHERE unwanted_at IS NOT NULL")
+    assert await database.rows("SELECT 1 FROM jobs WHERE kind = 'hosted'")
     assert await sent.desk.calls.call("end_hosted_call", sent.made.id, "refused")
-    assert not await database.rows("SELECT 1 FROM hosted_calls WHERE unwanted_at IS NOT NULL")
+    assert not await database.rows("SELECT 1 FROM jobs WHERE kind = 'hosted'")
 
 
 async def test_a_deleted_request_leaves_no_call(desk: Desk, database: Database) -> None:

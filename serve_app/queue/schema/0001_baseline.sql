@@ -210,7 +210,8 @@ CREATE INDEX processes_seen ON processes (seen_at);
 -- Kinds: `file`, whose key is an object in storage to be deleted. It enters when its upload ticket is
 -- issued and leaves when the upload is used, so uploads of a replica that died are deleted as well;
 -- `weights`, whose key is a tenant and a name, to be fetched and checked; `tenant`, to be deleted;
--- `copy`, whose key is a request that is gone, and whose copy for a shadow is to be deleted.
+-- `copy`, whose key is a request that is gone, and whose copy for a shadow is to be deleted;
+-- `hosted`, whose key is a call of a hosted provider, whose job is to be ended.
 CREATE TABLE jobs (
     kind        text NOT NULL,
     key         text NOT NULL,
@@ -1398,9 +1399,7 @@ CREATE TABLE hosted_calls (
         'sending', 'accepted', 'refused', 'unconfirmed', 'repeated')),
     provider_id text,
     place       json,                        -- of the provider's job: its URLs
-    sent_at     timestamptz NOT NULL DEFAULT clock_timestamp(),
-    changed_at  timestamptz NOT NULL DEFAULT clock_timestamp(),
-    unwanted_at timestamptz                  -- next try to end a job that no replica goes on with
+    sent_at     timestamptz NOT NULL DEFAULT clock_timestamp()
 );
 -- A request has at most one call that may cost money.
 CREATE UNIQUE INDEX hosted_calls_of_request ON hosted_calls (request_id)
@@ -1414,7 +1413,6 @@ CREATE UNIQUE INDEX hosted_calls_sending ON hosted_calls (provider, owner, endpo
     WHERE state = 'sending';
 CREATE INDEX hosted_calls_by_request ON hosted_calls (request_id);
 CREATE INDEX hosted_calls_of_tenant ON hosted_calls (tenant);
-CREATE INDEX hosted_calls_unwanted ON hosted_calls (unwanted_at) WHERE unwanted_at IS NOT NULL;
 
 CREATE FUNCTION forget_hosted_calls() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
@@ -1440,8 +1438,9 @@ BEGIN
         RETURN NULL;
     END IF;
     -- An answer may still come: then the job is known.
-    UPDATE hosted_calls SET unwanted_at = clock_timestamp(), changed_at = clock_timestamp()
-    WHERE request_id = NEW.id AND state IN ('sending', 'accepted');
+    INSERT INTO jobs (kind, key) SELECT 'hosted', id FROM hosted_calls
+    WHERE request_id = NEW.id AND state IN ('sending', 'accepted')
+    ON CONFLICT (kind, key) DO NOTHING;
     RETURN NULL;
 END
 $$;
