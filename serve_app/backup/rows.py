@@ -56,7 +56,7 @@ SELECT key FROM drafts WHERE key = ANY(%(keys)s::text[])
 UNION ALL
 SELECT key FROM weight_files WHERE key = ANY(%(keys)s::text[])
 UNION ALL
-SELECT key FROM unwanted WHERE key = ANY(%(keys)s::text[])
+SELECT key FROM jobs WHERE kind = 'file' AND key = ANY(%(keys)s::text[])
 UNION ALL
 SELECT snapshot FROM requests WHERE id = ANY(%(ids)s::uuid[]) AND snapshot IS NOT NULL
 """

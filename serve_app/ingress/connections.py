@@ -7,7 +7,7 @@ import contextlib
 import logging
 import platform
 import shutil
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack
 from functools import partial
 from importlib.util import find_spec
@@ -34,6 +34,9 @@ from serve_app.ingress.submission import shadows
 from serve_app.ingress.submission.shadows import ShadowWorker
 from serve_app.ingress.workflows import worker as workflows
 from serve_app.ingress.workflows.worker import WorkflowWorker
+from serve_app.jobs.jobs import JobHandler
+from serve_app.jobs.postgres import PostgresJobs
+from serve_app.jobs.worker import JobWorker
 from serve_app.postgres import fair_reads
 from serve_app.postgres.database import Database, wait_until_reachable
 from serve_app.postgres.file_access import PostgresFileAccess
@@ -395,8 +398,8 @@ async def open_secrets(database: Database, tables: Tables) -> SecretBook:
     return SecretBook(tables.of(SECRETS), await shared_secret(database, "secrets"))
 
 
-def start_weight_jobs(stack: AsyncExitStack, services: Services) -> None:
-    """Start the jobs about weights that tenants register."""
+def weight_jobs(stack: AsyncExitStack, services: Services) -> WeightJobs:
+    """Handler of the jobs about weights that tenants register."""
 
     async def token_of(tenant: str) -> str | None:
         for secret in await services.secrets.read(tenant, [HUB_TOKEN]):
@@ -408,6 +411,19 @@ def start_weight_jobs(stack: AsyncExitStack, services: Services) -> None:
     jobs = WeightJobs(services.weights, storage, services.catalog, config, token_of)
     jobs.start()
     stack.push_async_callback(jobs.aclose)
+    return jobs
+
+
+def start_jobs(
+    stack: AsyncExitStack,
+    database: Database,
+    handlers: Sequence[JobHandler],
+    metrics: QueueMeter,
+) -> None:
+    """Start to run background jobs."""
+    worker = JobWorker(PostgresJobs(database), handlers, metrics)
+    worker.start()
+    stack.push_async_callback(worker.aclose)
 
 
 PLACEMENT_EVERY_S = 5.0

@@ -36,7 +36,11 @@ from serve_app.ingress.replicate.prediction import PredictionRenderer
 from serve_app.ingress.replicate.webhooks import MARK, PredictionComposer
 from serve_app.ingress.services.audit import AuditTrail
 from serve_app.ingress.services.file_access import FileDefaults
-from serve_app.ingress.services.file_collector import COLLECT_INTERVAL_S, FileCollector
+from serve_app.ingress.services.file_collector import (
+    COLLECT_INTERVAL_S,
+    FileCollector,
+    FileDeletion,
+)
 from serve_app.ingress.services.files import Files, UploadLimits, Uploads
 from serve_app.ingress.services.health import (
     Examination,
@@ -45,7 +49,7 @@ from serve_app.ingress.services.health import (
     Readiness,
     SingleNodeCheck,
 )
-from serve_app.ingress.services.hosted_jobs import SWEEP_EVERY_S, UnwantedJobs
+from serve_app.ingress.services.hosted_jobs import HostedJobEnding
 from serve_app.ingress.services.lease_terms import CatalogLeaseTerms, FilePolicy, Places
 from serve_app.ingress.services.live_catalog import LiveCatalog
 from serve_app.ingress.services.live_settings import LiveSettings, bounds_of
@@ -56,6 +60,7 @@ from serve_app.ingress.services.services import Identity, Services
 from serve_app.ingress.services.sign_in import provider_of
 from serve_app.ingress.services.warm_pools import WarmPools
 from serve_app.ingress.services.webhooks import ComposeByMark, Webhooks
+from serve_app.ingress.submission.shadows import CopyDeletion
 from serve_app.loopback import keep_to_loopback, reachable_address
 from serve_app.postgres.comfyui import PostgresComfyUiBook
 from serve_app.postgres.database import Database
@@ -65,7 +70,6 @@ from serve_app.postgres.live_settings import PostgresLiveSettings
 from serve_app.postgres.shared_secret import shared_secret
 from serve_app.postgres.weight_peers import PostgresWeightPeers
 from serve_app.queue.queue import assemble
-from serve_app.queue.reaper import PeriodicTask
 from serve_app.queue.state.demand import of_queues
 from serve_app.queue.state.replicas import roster
 from serve_app.queue.store.config import QueueLimits, Retention
@@ -239,7 +243,7 @@ class Ingress(ReplicaCalls):
         stack.push_async_callback(self._services.audit.aclose)
         stack.push_async_callback(self._services.background.join)
         await self._publish_demand(stack, database, election)
-        self._start_helpers(stack)
+        self._start_helpers(stack, database)
         await connections.start_workers(stack, self._services, election)
         await connections.follow_pools(stack, self._services, election, database)
         await connections.follow_processes(stack, self._processes, self._services, election)
@@ -250,10 +254,17 @@ class Ingress(ReplicaCalls):
         for line in startup_lines(catalog):
             log.info("%s", line)
 
-    def _start_helpers(self, stack: AsyncExitStack) -> None:
+    def _start_helpers(self, stack: AsyncExitStack, database: Database) -> None:
         stats, meter = self._queue.parts.state.stats, self._metrics.queue
         connections.explain_waits(stack, stats, self._placement, meter)
-        connections.start_weight_jobs(stack, self._services)
+        handlers = [
+            FileDeletion(UnwantedFiles(database), self._services.files.storage),
+            connections.weight_jobs(stack, self._services),
+            self._queue.parts.deletions,
+            CopyDeletion(self._services),
+            self._hosted,
+        ]
+        connections.start_jobs(stack, database, handlers, meter)
         self._services.webhooks.record_spans(self._tracing)
 
     def _follow_settings(self, stack: AsyncExitStack, kept: PostgresLiveSettings) -> None:
@@ -334,10 +345,7 @@ class Ingress(ReplicaCalls):
             hosted,
             self._comfyui,
         )
-        unwanted = UnwantedJobs(hosted, terms.endpoint, self._secrets)
-        rounds = PeriodicTask(SWEEP_EVERY_S, {"unwanted hosted jobs": unwanted.sweep})
-        rounds.start()
-        stack.push_async_callback(rounds.aclose)
+        self._hosted = HostedJobEnding(hosted, terms.endpoint, self._secrets)
         queue.record_spans(self._tracing)
         self._sessions.ran_in = queue.parts.state.stats.ran_in
         await queue.start()
@@ -360,9 +368,7 @@ class Ingress(ReplicaCalls):
         book = PostgresUploads(database, self._retention)
         lifecycles = PostgresLifecycles(database)
         expire = election.on_leader("file lifetimes", COLLECT_INTERVAL_S, lifecycles.expire)
-        collector = FileCollector(
-            UnwantedFiles(database), book, storage, expire, self._metrics.queue
-        )
+        collector = FileCollector(book, storage, expire, self._metrics.queue)
         collector.start()
         stack.push_async_callback(collector.aclose)
         config.server.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)

@@ -48,31 +48,38 @@ SELECT e.id, e.state, e.owner, e.endpoint,
        coalesce(e.provider_id, ''), coalesce(e.place, '{}'::json), e.id = %(id)s
 FROM held LEFT JOIN either e ON true
 """
-# One that nobody wants any more is ended at once (`unwanted_at`).
-# A repeated statement, whose first answer was lost, finds its own id and is as good as the first.
+# A repeated statement, whose first answer was lost, finds its own id and is as good as the first. A
+# job that nobody wants any more is ended at once.
 ACCEPT: LiteralString = """
 -- name: accept_hosted_call
-UPDATE hosted_calls
-SET state = 'accepted', provider_id = %(provider_id)s, place = %(place)s::json,
-    changed_at = clock_timestamp(),
-    unwanted_at = CASE WHEN unwanted_at IS NOT NULL THEN clock_timestamp() END
-WHERE id = %(id)s AND (
-    state IN ('sending', 'unconfirmed')
-    OR (state = 'accepted' AND provider_id = %(provider_id)s))
-RETURNING 1
+WITH accepted AS (
+    UPDATE hosted_calls
+    SET state = 'accepted', provider_id = %(provider_id)s, place = %(place)s::json
+    WHERE id = %(id)s AND (
+        state IN ('sending', 'unconfirmed')
+        OR (state = 'accepted' AND provider_id = %(provider_id)s))
+    RETURNING id
+),
+due AS (
+    UPDATE jobs j SET due_at = now(), lease = NULL FROM accepted a
+    WHERE j.kind = 'hosted' AND j.key = a.id
+)
+SELECT 1 FROM accepted
 """
 END: LiteralString = """
 -- name: end_hosted_call
-UPDATE hosted_calls
-SET state = %(state)s, changed_at = clock_timestamp(), unwanted_at = NULL
-WHERE id = %(id)s AND state IN ('sending', 'unconfirmed')
-RETURNING 1
+WITH ended AS (
+    UPDATE hosted_calls SET state = %(state)s
+    WHERE id = %(id)s AND state IN ('sending', 'unconfirmed') RETURNING id
+),
+wanted AS (DELETE FROM jobs j USING ended e WHERE j.kind = 'hosted' AND j.key = e.id)
+SELECT 1 FROM ended
 """
 # A call of a request that has ended cannot keep equal ones waiting. The time is for a replica that
 # still looks for it, to cancel it.
 RELEASE: LiteralString = """
 -- name: release_hosted_call
-UPDATE hosted_calls c SET state = 'unconfirmed', changed_at = clock_timestamp()
+UPDATE hosted_calls c SET state = 'unconfirmed'
 WHERE c.state = 'sending' AND c.provider = %(account)s AND c.owner = %(owner)s
   AND c.endpoint = %(endpoint)s AND c.input_hash = %(input_hash)s
   AND c.sent_at < clock_timestamp() - %(after_s)s * interval '1 second'
@@ -81,21 +88,13 @@ WHERE c.state = 'sending' AND c.provider = %(account)s AND c.owner = %(owner)s
 RETURNING 1
 """
 RELEASE_AFTER_S = 180.0
-# The next try is a minute later, if this process ends before the job has.
-TAKE_UNWANTED: LiteralString = """
--- name: unwanted_hosted_jobs
-UPDATE hosted_calls c SET unwanted_at = clock_timestamp() + interval '1 minute'
-FROM requests r JOIN attempts a ON a.request_id = r.id
-WHERE r.id = c.request_id AND a.attempt = c.attempt AND c.id IN (
-    SELECT id FROM hosted_calls WHERE unwanted_at <= clock_timestamp()
-    ORDER BY unwanted_at LIMIT 20 FOR UPDATE SKIP LOCKED)
-RETURNING c.id, coalesce(a.endpoint, r.endpoint), c.owner, coalesce(c.place, '{}'::json),
-          extract(epoch FROM clock_timestamp() - coalesce(r.finished_at, c.changed_at))::float8,
-          c.state = 'accepted'
-"""
-FORGET_UNWANTED: LiteralString = """
--- name: forget_unwanted_hosted_job
-UPDATE hosted_calls SET unwanted_at = NULL WHERE id = %(id)s
+UNWANTED: LiteralString = """
+-- name: unwanted_hosted_job
+SELECT coalesce(a.endpoint, r.endpoint), c.owner, coalesce(c.place, '{}'::json),
+       c.state = 'accepted'
+FROM hosted_calls c JOIN requests r ON r.id = c.request_id
+JOIN attempts a ON a.request_id = r.id AND a.attempt = c.attempt
+WHERE c.id = %(id)s
 """
 
 
@@ -135,10 +134,7 @@ class PostgresHostedCalls:
     async def end(self, call_id: str, state: str) -> bool:
         return bool(await self._database.rows(END, {"id": call_id, "state": state}))
 
-    async def take_unwanted(self) -> list[UnwantedJob]:
-        """Jobs that should be ended now. They are not returned again for a minute."""
-        return [UnwantedJob(*row) for row in await self._database.rows(TAKE_UNWANTED)]
-
-    async def forget_unwanted(self, call_id: str) -> None:
-        """Try no more to end a job."""
-        await self._database.rows(FORGET_UNWANTED, {"id": call_id})
+    async def unwanted(self, call_id: str) -> UnwantedJob | None:
+        """The provider's job of a call that nobody wants. None: the call was deleted."""
+        rows = await self._database.rows(UNWANTED, {"id": call_id})
+        return UnwantedJob(*rows[0]) if rows else None

@@ -75,7 +75,8 @@ gone AS (
     DELETE FROM drafts d USING own o WHERE d.id = o.id AND NOT o.used RETURNING d.key
 ),
 unneeded AS (
-    INSERT INTO unwanted (key, due_at) SELECT key, now() FROM gone ON CONFLICT (key) DO NOTHING
+    INSERT INTO jobs (kind, key, due_at) SELECT 'file', key, now() FROM gone
+    ON CONFLICT (kind, key) DO NOTHING
 ),
 noted AS (
     INSERT INTO audit (actor, address, action, subject, detail)
@@ -95,7 +96,8 @@ WITH due AS (
 ),
 gone AS (DELETE FROM drafts d USING due u WHERE d.id = u.id RETURNING d.key),
 unneeded AS (
-    INSERT INTO unwanted (key, due_at) SELECT key, now() FROM gone ON CONFLICT (key) DO NOTHING
+    INSERT INTO jobs (kind, key, due_at) SELECT 'file', key, now() FROM gone
+    ON CONFLICT (kind, key) DO NOTHING
 )
 SELECT count(*) FROM gone
 """

@@ -43,7 +43,7 @@ from serve_app.queue.store.diagnostics import MEASURE_EVERY_S, DatabaseMonitor
 from serve_app.queue.store.stored_files import PostgresStoredFiles
 from serve_app.queue.store.table_sizes import MEASURE_TABLES_EVERY_S, TableMonitor
 from serve_app.queue.submitter import Submitter
-from serve_app.queue.tenant_deletion import DELETE_EVERY_S, TenantDeletionJob
+from serve_app.queue.tenant_deletion import TenantDeletionJob
 from serve_app.queue.transactions import snapshots
 from serve_app.queue.transactions.garbage import GarbageFiles
 from serve_app.queue.transactions.history import History
@@ -262,9 +262,6 @@ class PostgresQueue:
             "replica_hours", SAMPLE_EVERY_S, self.costs.sample
         )
         elected_to_seal = parts.election.on_leader("audit", SEAL_EVERY_S, parts.operations.log.seal)
-        elected_to_delete = parts.election.on_leader(
-            "tenant deletions", DELETE_EVERY_S, parts.deletions.advance
-        )
         rounds: list[tuple[float, Mapping[str, Work]]] = [
             (check_s, {"look_for_work": parts.polls.refresh, "record_idle": self._record_idle}),
             (
@@ -326,7 +323,6 @@ class PostgresQueue:
             (WARN_EVERY_S, {"warn_of_budgets": elected_to_warn}),
             (SAMPLE_EVERY_S, {"sample_replicas": elected_to_sample}),
             (SEAL_EVERY_S, {"seal_audit": elected_to_seal}),
-            (DELETE_EVERY_S, {"delete_tenants": elected_to_delete}),
             (
                 RETENTION_EVERY_S,
                 {

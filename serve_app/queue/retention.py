@@ -55,7 +55,8 @@ WITH due AS (
 ),
 gone AS (DELETE FROM artifacts a USING due d WHERE a.key = d.key RETURNING a.key),
 noted AS (
-    INSERT INTO unwanted (key, due_at) SELECT key, now() FROM gone ON CONFLICT (key) DO NOTHING
+    INSERT INTO jobs (kind, key, due_at) SELECT 'file', key, now() FROM gone
+    ON CONFLICT (kind, key) DO NOTHING
 )
 SELECT key FROM gone
 """

@@ -1,5 +1,5 @@
-"""The job that deletes a tenant: everything that is stored about it, except the audit log and, if
-the operator keeps them, sums of its usage.
+"""The handler of jobs that delete a tenant: everything that is stored about it, except the audit
+log and, if the operator keeps them, sums of its usage.
 
 Each step takes what it finds and leaves nothing half done, so there is no state to resume: any
 process goes on, after any crash, with what is left. The last step deletes the tenant itself once
@@ -15,6 +15,7 @@ from typing import Any
 
 from serve_app.domain.audit.acts import Actor
 from serve_app.domain.errors import AlreadyFinal, RequestActive, RequestNotFound
+from serve_app.jobs.jobs import Job, JobHandler, JobKind, Retry
 from serve_app.postgres.database import Database
 from serve_app.queue.after_commit import AfterCommit
 from serve_app.queue.billing.rollup import DAY, SUM_BY_DAY
@@ -28,17 +29,13 @@ from serve_app.resources.registry import RESOURCES
 
 log = logging.getLogger(__name__)
 
-DELETE_EVERY_S = 2.0
-GRACE_S = 15.0
-"""Time from the call until anything is deleted: until then another ingress process may accept the
-tenant's keys, which it checked before."""
+GO_ON_S = 2.0
 BATCH = 500
 MAX_BATCHES = 20  # of a step, in one round
 REASON = "The tenant is being deleted"
 
-DUE = """
-SELECT tenant, actor, kept_as FROM tenant_deletions
-WHERE ended_at IS NULL AND asked_at < now() - make_interval(secs => %(grace_s)s) ORDER BY asked_at
+FIND = """
+SELECT actor, kept_as FROM tenant_deletions WHERE tenant = %(tenant)s AND ended_at IS NULL
 """
 ACTIVE = """
 -- name: active_of_tenant
@@ -58,13 +55,14 @@ DELETE FROM requests WHERE id = {
                 where="tenant = %(tenant)s AND deleted_at IS NOT NULL")}
 RETURNING 1
 """  # fmt: skip
-# Their files are deleted by every process, once they are in `unwanted`.
+# Their files are deleted by every process, as jobs.
 _FILES = """
 WITH gone AS (
     DELETE FROM {table} WHERE key = {some} RETURNING key
 ),
 noted AS (
-    INSERT INTO unwanted (key, due_at) SELECT key, now() FROM gone ON CONFLICT (key) DO NOTHING
+    INSERT INTO jobs (kind, key, due_at) SELECT 'file', key, now() FROM gone
+    ON CONFLICT (kind, key) DO NOTHING
 )
 SELECT 1 FROM gone
 """
@@ -93,14 +91,6 @@ DELETE FROM {table} WHERE ctid = ANY(ARRAY(
     SELECT ctid FROM {table} WHERE {column} = %(tenant)s LIMIT %(most)s))
 RETURNING 1
 """
-# Triggers have marked the copies of its requests. Those that are stored are left to their worker.
-COPIES = f"""
-DELETE FROM shadows WHERE original = {
-    _ANY.format(key="original", table="shadows",
-                where="tenant = %(tenant)s AND unwanted_at IS NOT NULL AND copy IS NULL "
-                      "AND state IN ('waiting', 'skipped')")}
-RETURNING 1
-"""  # fmt: skip
 COUNTS = "DELETE FROM running_counts WHERE kind = 'tenant' AND name = %(tenant)s RETURNING 1"
 TOTAL = """
 DELETE FROM upload_totals t WHERE t.tenant = %(tenant)s
@@ -130,8 +120,10 @@ WITH gone AS (
 summed AS ({SUM_BY_DAY.format(day="day", requests="sum(requests)", **_SUMMED)})
 SELECT 1 FROM gone
 """  # fmt: skip
-# Copies of its requests have its prompts: the worker of copies deletes them before the job ends.
-WAITED_FOR = ("requests", "artifacts", "drafts", "uploads", "shadows", "usage", "usage_days")
+# Copies of its requests have its prompts: jobs delete them before this one ends.
+WAITED_FOR = (
+    "requests", "artifacts", "drafts", "uploads", "shadows", "usage", "usage_days", "jobs",
+)  # fmt: skip
 # A pseudonym is forgotten here: nothing else says whose sums they are.
 END = """
 WITH gone AS (DELETE FROM tenants WHERE id = %(tenant)s RETURNING id)
@@ -144,7 +136,7 @@ KEPT = frozenset({"audit", "tenant_deletions"})
 
 
 @dataclass(frozen=True, slots=True)
-class _Job:
+class _Deletion:
     tenant: str
     actor: Actor
     kept_as: str | None
@@ -154,8 +146,10 @@ class _Job:
         return self.kept_as is not None and self.kept_as.count(":") == 1
 
 
-class TenantDeletionJob:
+class TenantDeletionJob(JobHandler):
     """Deletes tenants step by step. Several processes may do it at once."""
+
+    kind = JobKind("tenant", first_wait_s=2.0, max_wait_s=60.0)
 
     def __init__(
         self,
@@ -164,7 +158,6 @@ class TenantDeletionJob:
         operations: PostgresOperations,
         garbage: GarbageFiles,
         after: AfterCommit,
-        grace_s: float = GRACE_S,
         resources: Sequence[Resource[Any]] = RESOURCES,
     ) -> None:
         self._database = database
@@ -173,7 +166,6 @@ class TenantDeletionJob:
         self._garbage = garbage
         self._after = after
         self._deletion = Deletion(database, Retention())
-        self._grace_s = grace_s
         rows: dict[str, str] = dict.fromkeys(ROWS, "tenant")
         for each in resources:
             rows.update(each.tables)
@@ -183,63 +175,65 @@ class TenantDeletionJob:
             for table, column in {**dict.fromkeys(WAITED_FOR, "tenant"), **rows}.items()
         )
 
-    async def advance(self) -> None:
-        """Go on with all deletions that are under way, a bounded number of rows of each."""
-        for tenant, actor, kept_as in await self._database.rows(DUE, {"grace_s": self._grace_s}):
-            job = _Job(tenant, Actor(actor), kept_as)
-            if await self._advance(job):
-                log.warning("The tenant %s is deleted.", tenant)
+    async def run(self, jobs: Sequence[Job]) -> Sequence[Retry]:
+        """Go on with the deletion of a tenant, a bounded number of rows."""
+        (job,) = jobs
+        for actor, kept_as in await self._database.rows(FIND, {"tenant": job.key}):
+            if not await self._advance(_Deletion(job.key, Actor(actor), kept_as)):
+                return [Retry(jobs, GO_ON_S, counts=False)]
+            log.warning("The tenant %s is deleted.", job.key)
+        return ()
 
-    async def _advance(self, job: _Job) -> bool:
+    async def _advance(self, deletion: _Deletion) -> bool:
         """Return True if the tenant is deleted now."""
-        if await self._end_requests(job) or await self._delete_requests(job):
+        if await self._end_requests(deletion) or await self._delete_requests(deletion):
             return False
-        rows = [*FILES, UPLOADS, *self._delete_rows, COPIES, COUNTS, TOTAL]
+        rows = [*FILES, UPLOADS, *self._delete_rows, COUNTS, TOTAL]
         statements = [*rows, USAGE, USAGE_DAYS]
         for each in statements:
-            await self._all(each, job)
-        ((left,),) = await self._database.rows(self._left, {"tenant": job.tenant})
+            await self._all(each, deletion)
+        ((left,),) = await self._database.rows(self._left, {"tenant": deletion.tenant})
         if left:
             return False
-        await self._database.rows(END, {"tenant": job.tenant, "anonymous": job.anonymous})
+        await self._database.rows(END, {"tenant": deletion.tenant, "anonymous": deletion.anonymous})
         return True
 
-    async def _end_requests(self, job: _Job) -> bool:
+    async def _end_requests(self, deletion: _Deletion) -> bool:
         """Cancel what waits and stop what runs. Returns True if some may be left."""
         for _ in range(MAX_BATCHES):
-            found = await self._database.rows(ACTIVE, {"tenant": job.tenant, "most": BATCH})
+            found = await self._database.rows(ACTIVE, {"tenant": deletion.tenant, "most": BATCH})
             if not found:
                 return False
             for request_id, state in found:
                 try:
                     if state == "running":
-                        await self._operations.fail(request_id, job.actor, REASON)
+                        await self._operations.fail(request_id, deletion.actor, REASON)
                     else:
-                        await self._removal.cancel(job.tenant, request_id)
+                        await self._removal.cancel(deletion.tenant, request_id)
                 except (AlreadyFinal, RequestActive, RequestNotFound):
                     continue  # it has ended meanwhile
         return True
 
-    async def _delete_requests(self, job: _Job) -> bool:
+    async def _delete_requests(self, deletion: _Deletion) -> bool:
         """Delete the requests, with their files. Returns True if some may be left."""
         # The attempts tell which files they left, so collect these first.
         await self._garbage.collect()
-        if await self._all(FILE_LIFETIMES, job):
+        if await self._all(FILE_LIFETIMES, deletion):
             return True
         for _ in range(MAX_BATCHES):
-            deleted = await self._deletion.delete_of_tenant(job.tenant)
+            deleted = await self._deletion.delete_of_tenant(deletion.tenant)
             self._after.deleted(deleted)
             if not deleted:
-                return await self._all(EMPTIED, job)
+                return await self._all(EMPTIED, deletion)
         return True
 
-    async def _all(self, statement: str, job: _Job) -> bool:
+    async def _all(self, statement: str, deletion: _Deletion) -> bool:
         """Repeat a statement while it finds rows. Returns True if some may be left."""
         params = {
-            "tenant": job.tenant,
+            "tenant": deletion.tenant,
             "most": BATCH,
-            "kept_as": job.kept_as,
-            "anonymous": job.anonymous,
+            "kept_as": deletion.kept_as,
+            "anonymous": deletion.anonymous,
         }
         for _ in range(MAX_BATCHES):
             if len(await self._database.rows(statement, params)) < BATCH:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from typing import Any, LiteralString
 
 from serve_app.domain.audit.acts import Actor
+from serve_app.jobs.jobs import Job
+from serve_app.jobs.postgres import HELD, RESTART, held
 from serve_app.postgres.database import Database, Lock
 from serve_app.registry.records import (
     MAX_COUNTED,
@@ -17,18 +19,12 @@ from serve_app.registry.records import (
     TenantWeights,
     WeightQuota,
     WeightState,
+    job_name,
     still_used,
 )
 
-MAX_TRIES = 3
-"""Processes that may end while they check the same weights."""
 KEPT_S = 86_400.0
 """Seconds after the last use of a file until it is deleted: queued requests may name it."""
-
-TRIED_TOO_OFTEN = (
-    "Three processes ended while they checked these weights: the file may need more memory than "
-    "the server has. Ask the operator to look at the log."
-)
 
 _COLUMNS: LiteralString = """
 w.tenant, w.name, w.kind, w.base, w.base_weights, w.source, w.state, w.problem, w.size, w.done,
@@ -37,7 +33,7 @@ w.facts, w.endpoint, w.scale, w.public, w.created_at, w.changed_at,
  FROM tenant_weight_files f WHERE f.tenant = w.tenant AND f.name = w.name)
 """
 # Statements of one tenant run one after another, by a lock: each counts what others have stored.
-ADD: LiteralString = """
+ADD: LiteralString = f"""
 -- name: add_weights
 WITH mine AS (
     SELECT * FROM tenant_weights
@@ -63,9 +59,13 @@ added AS (
     ON CONFLICT (tenant, name) DO UPDATE SET
         kind = excluded.kind, base = excluded.base, base_weights = '', source = excluded.source,
         endpoint = excluded.endpoint, scale = excluded.scale, state = 'waiting', problem = '',
-        size = 0, done = 0, facts = '{}', tries = 0, worker = '', public = false, due_at = now(),
-        created_at = now(), changed_at = clock_timestamp(), created_by = excluded.created_by
+        size = 0, done = 0, facts = '{{}}', public = false, created_at = now(),
+        changed_at = clock_timestamp(), created_by = excluded.created_by
     RETURNING tenant, name, base
+),
+put AS (
+    INSERT INTO jobs (kind, key, tenant)
+    SELECT 'weights', tenant || '/' || name, tenant FROM added {RESTART}
 ),
 noted AS (
     INSERT INTO audit (actor, address, action, subject, detail)
@@ -139,35 +139,15 @@ ENDPOINTS: LiteralString = f"""
 SELECT {_COLUMNS} FROM tenant_weights w
 WHERE w.endpoint IS NOT NULL AND w.state = 'ready' ORDER BY w.tenant, w.name
 """
-TAKE: LiteralString = f"""
--- name: take_weights
-WITH due AS (
-    SELECT tenant, name, tries FROM tenant_weights w
-    WHERE state IN ('waiting', 'fetching', 'checking') AND due_at <= now()
-        AND tenant <> ALL (%(except_of)s::text[])
-    ORDER BY (
-        SELECT count(*) FROM tenant_weights o WHERE o.tenant = w.tenant
-            AND o.state IN ('fetching', 'checking') AND o.due_at > now()
-    ), tries, due_at LIMIT 1 FOR UPDATE SKIP LOCKED
-)
-UPDATE tenant_weights w SET
-    state = CASE WHEN d.tries >= %(max_tries)s::integer THEN 'refused' ELSE 'fetching' END,
-    problem = CASE WHEN d.tries >= %(max_tries)s::integer THEN %(gave_up)s ELSE '' END,
-    size = CASE WHEN d.tries >= %(max_tries)s::integer THEN 0 ELSE w.size END,
-    tries = w.tries + 1, worker = %(worker)s, done = 0, changed_at = clock_timestamp(),
-    due_at = now() + make_interval(secs => %(lease_s)s)
-FROM due d WHERE w.tenant = d.tenant AND w.name = d.name
-RETURNING {_COLUMNS}
-"""
-_HELD: LiteralString = """
-tenant = %(tenant)s AND name = %(name)s AND worker = %(worker)s
-AND state IN ('fetching', 'checking')
+_HELD: LiteralString = f"""
+tenant = %(tenant)s AND name = %(name)s AND state IN ('waiting', 'fetching', 'checking')
+AND EXISTS ({HELD})
 """
 REPORT: LiteralString = f"""
 -- name: report_weights
-UPDATE tenant_weights SET state = %(state)s, done = %(done)s::bigint,
-    due_at = now() + make_interval(secs => %(lease_s)s), changed_at = clock_timestamp()
-WHERE {_HELD} RETURNING name
+UPDATE tenant_weights w SET state = %(state)s, done = %(done)s::bigint,
+    changed_at = clock_timestamp()
+WHERE {_HELD} RETURNING {_COLUMNS}
 """
 RESERVE: LiteralString = f"""
 -- name: reserve_weights
@@ -200,13 +180,6 @@ stored AS (
 INSERT INTO tenant_weight_files (tenant, name, path, digest, size)
 SELECT a.tenant, a.name, g.path, g.digest, g.size FROM accepted a, given g RETURNING name
 """
-PUT_BACK: LiteralString = f"""
--- name: put_weights_back
-UPDATE tenant_weights SET state = 'waiting', tries = tries - 1, worker = '', done = 0,
-    due_at = now() + make_interval(secs => %(again_s)s), changed_at = clock_timestamp()
-WHERE {_HELD}
-RETURNING name
-"""
 REFUSE: LiteralString = f"""
 -- name: refuse_weights
 UPDATE tenant_weights SET state = 'refused', problem = %(problem)s, size = 0,
@@ -220,7 +193,8 @@ WITH gone AS (
         AND NOT EXISTS (SELECT FROM tenant_weight_files u WHERE u.digest = f.digest)
     RETURNING f.key
 )
-INSERT INTO unwanted (key, due_at) SELECT key, now() FROM gone ON CONFLICT (key) DO NOTHING
+INSERT INTO jobs (kind, key, due_at) SELECT 'file', key, now() FROM gone
+ON CONFLICT (kind, key) DO NOTHING
 """
 
 
@@ -283,35 +257,26 @@ class PostgresWeightBook:
     async def endpoints(self) -> Sequence[TenantWeights]:
         return await self._rows(ENDPOINTS, {})
 
-    async def take(
-        self, worker: str, lease_s: float, except_of: Collection[str] = ()
-    ) -> TenantWeights | None:
-        given = {"worker": worker, "lease_s": lease_s, "except_of": [*except_of]}
-        given |= {"max_tries": MAX_TRIES, "gave_up": TRIED_TOO_OFTEN}
-        found = await self._rows(TAKE, given)
-        return next((each for each in found if not each.state.final), None)
+    async def report(self, job: Job, state: WeightState, done: int) -> TenantWeights | None:
+        params = {**_held(job), "state": str(state), "done": done}
+        found = await self._rows(REPORT, params)
+        return found[0] if found else None
 
-    async def report(
-        self, job: TenantWeights, worker: str, state: WeightState, done: int, lease_s: float
-    ) -> bool:
-        given = {**_held(job, worker), "state": str(state), "done": done, "lease_s": lease_s}
-        return bool(await self._database.rows(REPORT, given))
-
-    async def reserve(self, job: TenantWeights, worker: str, size: int, max_bytes: int) -> bool:
-        given = {**_held(job, worker), "size": size, "max_bytes": max_bytes}
-        return bool(await self._database.rows(RESERVE, given, lock=_lock(job.tenant)))
+    async def reserve(self, job: Job, size: int, max_bytes: int) -> bool:
+        params = {**_held(job), "size": size, "max_bytes": max_bytes}
+        return bool(await self._database.rows(RESERVE, params, lock=_lock(job.tenant)))
 
     async def adopt(self, digest: str, key: str, size: int) -> str:
         given = {"digest": digest, "key": key, "size": size}
         ((kept,),) = await self._database.rows(ADOPT, given)
         return str(kept)
 
-    async def accept(self, job: TenantWeights, worker: str, checked: CheckedWeights) -> bool:
+    async def accept(self, job: Job, checked: CheckedWeights) -> bool:
         files = [
             {"path": each.path, "digest": each.digest, "size": each.size} for each in checked.files
         ]
         given = {
-            **_held(job, worker),
+            **_held(job),
             "kind": checked.kind,
             "base_weights": checked.base_weights,
             "facts": json.dumps(dict(checked.facts)),
@@ -319,11 +284,8 @@ class PostgresWeightBook:
         }
         return bool(await self._database.rows(ACCEPT, given))
 
-    async def refuse(self, job: TenantWeights, worker: str, problem: str) -> None:
-        await self._database.rows(REFUSE, {**_held(job, worker), "problem": problem})
-
-    async def put_back(self, job: TenantWeights, worker: str, again_s: float) -> None:
-        await self._database.rows(PUT_BACK, {**_held(job, worker), "again_s": again_s})
+    async def refuse(self, job: Job, problem: str) -> None:
+        await self._database.rows(REFUSE, {**_held(job), "problem": problem})
 
     async def collect(self) -> None:
         await self._database.rows(COLLECT, {"kept_s": KEPT_S})
@@ -338,8 +300,9 @@ def _weights(row: Sequence[Any]) -> TenantWeights:
     return TenantWeights(*values, files=tuple(StoredWeightFile(*each) for each in files))
 
 
-def _held(job: TenantWeights, worker: str) -> dict[str, Any]:
-    return {"tenant": job.tenant, "name": job.name, "worker": worker}
+def _held(job: Job) -> dict[str, Any]:
+    tenant, name = job_name(job)
+    return {**held(job), "tenant": tenant, "name": name}
 
 
 def _audited(actor: Actor) -> dict[str, Any]:

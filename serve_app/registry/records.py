@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
@@ -10,6 +10,7 @@ from typing import Any, Protocol
 
 from serve_app.domain.audit.acts import Actor
 from serve_app.domain.errors import RequestActive
+from serve_app.jobs.jobs import Job, JobKind
 
 
 class WeightState(StrEnum):
@@ -26,7 +27,15 @@ class WeightState(StrEnum):
         return self in (WeightState.READY, WeightState.REFUSED)
 
 
-UNFINISHED = (WeightState.WAITING, WeightState.FETCHING, WeightState.CHECKING)
+WEIGHTS = JobKind(
+    "weights", first_wait_s=60.0, max_wait_s=60.0, max_attempts=3, parallel=4, fair=True
+)
+"""A server that sends slowly holds one of a process's jobs for hours."""
+
+
+def job_name(job: Job) -> tuple[str, str]:
+    """Tenant and name of the weights that a job is about."""
+    return job.tenant, job.key.removeprefix(f"{job.tenant}/")
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,7 +136,8 @@ class WeightBook(Protocol):
     transaction. Methods raise ``DatabaseUnavailable``."""
 
     async def add(self, new: NewWeights, quota: WeightQuota, actor: Actor) -> str:
-        """Register weights, which wait to be fetched. Refused ones of the same name are replaced.
+        """Register weights, and put the job of the kind ``WEIGHTS`` that fetches and checks them.
+        Refused ones of the same name are replaced.
 
         Empty if that was done; otherwise what is in the way: ``exists``, ``unfinished`` (too many
         are being fetched), ``bytes``, ``endpoints``, or ``endpoint`` (it is taken).
@@ -167,23 +177,13 @@ class WeightBook(Protocol):
         """Weights that are ready and have an endpoint."""
         ...
 
-    # Calls of the processes that fetch and check.
+    # Calls of the process that has taken the job.
 
-    async def take(
-        self, worker: str, lease_s: float, except_of: Collection[str] = ()
-    ) -> TenantWeights | None:
-        """Take a job that waits, or whose process has not been heard of: of the tenant that has the
-        fewest under way, and of none in ``except_of``. Other processes do not get it for
-        ``lease_s``. A job that was taken too often is refused."""
+    async def report(self, job: Job, state: WeightState, done: int) -> TenantWeights | None:
+        """Record progress. None: the job is no longer this process's, or has ended."""
         ...
 
-    async def report(
-        self, job: TenantWeights, worker: str, state: WeightState, done: int, lease_s: float
-    ) -> bool:
-        """Record progress, and keep the job. False: it is no longer this process's."""
-        ...
-
-    async def reserve(self, job: TenantWeights, worker: str, size: int, max_bytes: int) -> bool:
+    async def reserve(self, job: Job, size: int, max_bytes: int) -> bool:
         """Count ``size`` towards the tenant's quota. False: there is not enough left."""
         ...
 
@@ -192,16 +192,12 @@ class WeightBook(Protocol):
         its key. It is kept for a day without a use."""
         ...
 
-    async def accept(self, job: TenantWeights, worker: str, checked: CheckedWeights) -> bool:
+    async def accept(self, job: Job, checked: CheckedWeights) -> bool:
         """Make the weights ready. False: the job is no longer this process's."""
         ...
 
-    async def refuse(self, job: TenantWeights, worker: str, problem: str) -> None:
+    async def refuse(self, job: Job, problem: str) -> None:
         """Refuse the weights, with the reason."""
-        ...
-
-    async def put_back(self, job: TenantWeights, worker: str, again_s: float) -> None:
-        """Give a job back, to be taken in ``again_s`` seconds. It does not count as taken."""
         ...
 
     async def collect(self) -> None:

@@ -51,6 +51,10 @@ COUNTERS: Declared = {
         ("direction",),
     ),
     "task_failures": ("Rounds of a periodic task that failed.", ("task",)),
+    "jobs": (
+        "Attempts of background jobs that ended: `done`, `waiting`, `retried` or `given_up`.",
+        ("kind", "result"),
+    ),
 }
 REPLICA = "pool", "replica", "node", "device"
 GAUGES: Declared = {
@@ -129,10 +133,13 @@ GAUGES: Declared = {
         ),
         (),
     ),
-    "unwanted_files_overdue_seconds": (
-        "How long the file that waits longest has been due for deletion; 0: none.",
-        (),
+    "jobs_due": ("Background jobs that wait to be taken, counted up to 10000.", ("kind",)),
+    "jobs_running": ("Background jobs that this process runs.", ("kind",)),
+    "jobs_oldest_seconds": (
+        "How long the job that waits longest has been due; 0: none waits.",
+        ("kind",),
     ),
+    "jobs_given_up": ("Jobs that were given up in the last 30 days.", ("kind",)),
     "schema_version": ("Number of the last applied migration.", ()),
     "table_rows": ("Estimated rows of a table.", ("table",)),
     "table_dead_rows": ("Estimated rows that vacuum has yet to remove.", ("table",)),
@@ -184,6 +191,16 @@ class TableSize:
     dead_rows: int
     size_bytes: int  # with indexes and out-of-line values
     vacuumed_at: float  # Unix time; 0: never
+
+
+@dataclass(frozen=True, slots=True)
+class JobFigures:
+    """Jobs of a kind."""
+
+    due: int
+    oldest_s: float  # how long the first of them has been due
+    given_up: int
+    running: int = 0  # in this process
 
 
 @dataclass(frozen=True, slots=True)
@@ -393,6 +410,20 @@ class QueueMeter:
     def task_failed(self, task: str) -> None:
         self._counters["task_failures"].labels(task).inc()
 
+    # Jobs
+
+    def jobs_ended(self, kind: str, result: str, number: int) -> None:
+        """Count attempts of jobs that ended."""
+        self._counters["jobs"].labels(kind, result).inc(number)
+
+    def jobs(self, kinds: Mapping[str, JobFigures]) -> None:
+        """Record the jobs of all kinds."""
+        for kind, figures in kinds.items():
+            self._gauges["jobs_due"].labels(kind).set(figures.due)
+            self._gauges["jobs_running"].labels(kind).set(figures.running)
+            self._gauges["jobs_oldest_seconds"].labels(kind).set(figures.oldest_s)
+            self._gauges["jobs_given_up"].labels(kind).set(figures.given_up)
+
     # Database
 
     def oldest_transaction(self, oldest_s: float, transactions: int) -> None:
@@ -421,10 +452,6 @@ class QueueMeter:
     def recovery(self, *, armed: bool) -> None:
         """Record whether expired leases are taken back."""
         self._gauges["recovery_armed"].set(armed)
-
-    def unwanted_files(self, overdue_s: float) -> None:
-        """Record how long files have been due for deletion."""
-        self._gauges["unwanted_files_overdue_seconds"].set(overdue_s)
 
     def tables(self, sizes: Sequence[TableSize]) -> None:
         """Record the sizes of the tables. Without any, another process reports them."""

@@ -13,9 +13,13 @@ from pydantic import Field
 
 from serve_app.domain.audit.acts import Actor
 from serve_app.domain.ports import Clock
+from serve_app.jobs.postgres import RESTART
 from serve_app.postgres.database import Database
 
 COUNTED_TO = 10_000
+GRACE_S = 15.0
+"""Time from the call until anything is deleted: until then another ingress process may accept the
+tenant's keys, which it checked before."""
 
 
 class UsageKept(StrEnum):
@@ -64,7 +68,7 @@ def kept_name(tenant: str, usage: UsageKept, at: datetime) -> str | None:
     return f"deleted:{tenant}:{at:%Y-%m-%dT%H:%M:%S}"
 
 
-ASK: LiteralString = """
+ASK: LiteralString = f"""
 -- name: delete_tenant
 WITH target AS (SELECT id FROM tenants WHERE id = %(tenant)s FOR UPDATE),
 asked AS (
@@ -74,6 +78,10 @@ asked AS (
         kept_as = excluded.kept_as, ended_at = NULL
     WHERE d.ended_at IS NOT NULL
     RETURNING d.tenant
+),
+put AS (
+    INSERT INTO jobs (kind, key, due_at)
+    SELECT 'tenant', tenant, now() + make_interval(secs => %(grace_s)s) FROM asked {RESTART}
 ),
 disabled AS (
     UPDATE tenants t SET disabled_at = coalesce(t.disabled_at, %(now)s),
@@ -114,6 +122,7 @@ class PostgresTenantDeletions:
             "usage": str(usage),
             "actor": actor.key_id,
             "address": actor.address,
+            "grace_s": GRACE_S,
         }
         await self._database.rows(ASK, params)
         found = await self.find(tenant)

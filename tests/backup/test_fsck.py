@@ -78,7 +78,7 @@ async def test_files_of_a_running_attempt_are_no_orphans(
 async def test_files_that_are_marked_for_deletion_are_no_orphans(source: OpenInstallation) -> None:
     await put(source, ORPHAN, b"deleted soon")
     await source.database.rows(
-        "INSERT INTO unwanted (key, due_at) VALUES (%(key)s, now())", {"key": ORPHAN}
+        "INSERT INTO jobs (kind, key) VALUES ('file', %(key)s)", {"key": ORPHAN}
     )
     assert await found(source) == []
 

@@ -148,7 +148,9 @@ class _Found:
         self.events = by_request("events", "sequence")
         self.usage = by_request("usage", "at")
         self.artifacts = by_request("artifacts", "key")
-        self.unwanted = {row["key"] for row in cursor.execute("SELECT key FROM unwanted")}
+        self.unwanted = {
+            row["key"] for row in cursor.execute("SELECT key FROM jobs WHERE kind = 'file'")
+        }
         self.webhooks = by_request("webhook_deliveries", "created_at")
 
     def litter(self, objects: Mapping[str, bytes]) -> Iterator[str]:

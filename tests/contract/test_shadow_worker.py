@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from datetime import timedelta
+from decimal import Decimal
 from pathlib import Path
 from typing import Any, cast
 
@@ -15,7 +17,7 @@ import yaml
 from serve_app.catalog.catalog import load
 from serve_app.catalog.workflows.reader import read
 from serve_app.domain.batches.batch import BatchLine, BatchStatus, StoredBatch
-from serve_app.domain.executors.shadow import SHADOW_TENANT, ShadowState
+from serve_app.domain.executors.shadow import LINGER_S, SHADOW_TENANT, ShadowState
 from serve_app.domain.lease import LeaseKey
 from serve_app.domain.ports import Queue
 from serve_app.domain.request import Priority, Request, State
@@ -25,10 +27,11 @@ from serve_app.ingress.openai.batches import requests
 from serve_app.ingress.openai.batches.requests import LineCall
 from serve_app.ingress.submission import shadows, submission
 from serve_app.ingress.submission.options import SubmitOptions
-from serve_app.ingress.submission.shadows import ShadowWorker
+from serve_app.ingress.submission.shadows import CopyDeletion, ShadowWorker
 from serve_app.ingress.workflows import steps
 from serve_app.settings import PoolConfig
 from serve_app.tenants.scopes import SUBMIT, Caller
+from tests.contract.test_shadows_contract import PEEK, jobs_of
 from tests.fakes.queue import FakeQueue
 from tests.ingress.house import MODELS, House, built
 from tests.queue.requests import ask, done, failure, lease, new_id
@@ -79,6 +82,14 @@ async def deleted(house: House, request_id: str) -> None:
     async with house.client() as client:
         answer = await client.delete(f"/v1/requests/{request_id}")
     assert answer.status_code == 200, answer.text
+
+
+async def delete_copies(house: House) -> None:
+    """Make one attempt of each job that deletes a copy."""
+    jobs = jobs_of(house.queue)
+    for job in await jobs.take(PEEK, 5):
+        if not await CopyDeletion(house.services).run([job]):
+            await jobs.finish([job])
 
 
 async def test_a_copy_runs_beside_its_original_and_is_billed_to_nobody(
@@ -285,14 +296,28 @@ async def test_the_copy_of_a_deleted_request_is_ended_and_deleted(
         await queue.finish(done((await lease(queue, pool="own")).held))
         running = await lease(queue, pool="other")
         await deleted(house, request_id)
-        await worker.advance()
+        await delete_copies(house)
         (copy,) = await copies(house)
         assert copy.cancel_requested
         await queue.finish(done(running.held))  # it had ended before it knew
-        for _ in range(2):
-            await worker.advance()
+        await delete_copies(house)
         assert not await copies(house)
-        assert not await queue.shadows.unwanted(5)
+        assert not await jobs_of(queue).due(["copy"])
+
+
+async def test_a_copy_that_may_still_be_stored_is_looked_for_later(
+    tmp_path: Path, queue: Queue
+) -> None:
+    async with shadowed(tmp_path, queue) as house:
+        request_id = await submitted(house)
+        assert await queue.shadows.take(request_id, None, Decimal(0))
+        await queue.finish(done((await lease(queue, pool="own")).held))
+        await deleted(house, request_id)
+        await delete_copies(house)
+        (job,) = await jobs_of(queue).take(PEEK, 5)
+        late = replace(job, age_s=LINGER_S + 1.0)
+        assert await CopyDeletion(house.services).run([job])
+        assert not await CopyDeletion(house.services).run([late])
 
 
 async def test_two_workers_make_one_copy(tmp_path: Path, queue: Queue) -> None:

@@ -18,6 +18,9 @@ from serve_app.domain.executors.shadow import (
 from serve_app.domain.ports import Queue
 from serve_app.domain.request import Request
 from serve_app.ingress.services.request_ids import RequestIds
+from serve_app.ingress.submission.shadows import CopyDeletion
+from serve_app.jobs.jobs import Jobs
+from serve_app.jobs.postgres import PostgresJobs
 from serve_app.queue.queue import PostgresQueue
 from serve_app.queue.shadows.book import NOT_COVERED
 from serve_app.queue.store.config import QueueLimits, Retention
@@ -25,11 +28,14 @@ from serve_app.queue.transactions.insert import INSERTS
 from serve_app.settings import TenantLimits
 from serve_app.telemetry.clock import SystemClock
 from tests.contract.queues import Make
+from tests.fakes.queue import FakeQueue
 from tests.queue.database import Ingress
 from tests.queue.requests import TENANT, done, failure, lease, new, new_id
 
 OTHER, POOL = "acme/other", "elsewhere"
 CENT, EURO = (Price(PriceUnit.REQUEST, Decimal(each), "EUR") for each in ("0.01", "1"))
+PEEK = replace(CopyDeletion.kind, lease_s=-1.0)
+"""Jobs that are taken are due again at once."""
 NEXT_ID = RequestIds(SystemClock())
 DAY = FallbackBudget(Decimal(1), "EUR", "day")
 
@@ -64,6 +70,20 @@ async def sent(queue: Queue, original: Request, **changes: Any) -> Request:
     copy = await queue.submit(new(**given | changes))
     assert await queue.shadows.sent(candidate, copy.id)
     return copy
+
+
+def jobs_of(queue: Queue) -> Jobs:
+    return queue.shadows.jobs if isinstance(queue, FakeQueue) else PostgresJobs(queue._database)  # type: ignore[attr-defined]
+
+
+async def unwanted(queue: Queue) -> list[tuple[str, str | None, bool]]:
+    """Originals whose copies are to be deleted; the copy, if there is one; and if it is active."""
+    found = list[tuple[str, str | None, bool]]()
+    for job in await jobs_of(queue).take(PEEK, 5):
+        payload = job.payload
+        copy = await queue.shadows.find_copy(job.key, payload["target"], payload["copy"])
+        found.append((job.key, copy and copy.id, copy is not None and copy.active))
+    return found
 
 
 async def test_a_request_is_a_candidate_once_it_is_stored(queue: Queue) -> None:
@@ -155,23 +175,27 @@ async def test_a_skipped_request_says_why_and_is_no_candidate(queue: Queue) -> N
     assert (pair.state, pair.reason) == (ShadowState.SKIPPED, "It has no field `prompt`.")
 
 
-async def test_the_copy_of_a_deleted_request_is_unwanted_until_it_is_gone(queue: Queue) -> None:
+async def test_the_copy_of_a_deleted_request_is_unwanted(queue: Queue) -> None:
     request = await copied(queue)
     assert await queue.finish(done((await lease(queue)).held))
     copy = await sent(queue, request)
-    assert not await queue.shadows.unwanted(5)
+    assert not await unwanted(queue)
     await queue.delete(TENANT, request.id)
     assert not await queue.shadows.page(None, None, 5)
-    (waits,) = await queue.shadows.unwanted(5)
-    assert (waits.original, waits.copy, waits.active) == (request.id, copy.id, True)
+    assert await unwanted(queue) == [(request.id, copy.id, True)]
     await queue.cancel(SHADOW_TENANT, copy.id)
-    (ended,) = await queue.shadows.unwanted(5)
-    assert (ended.copy, ended.active) == (copy.id, False)
+    assert await unwanted(queue) == [(request.id, copy.id, False)]
     await queue.delete(SHADOW_TENANT, copy.id)
-    (gone,) = await queue.shadows.unwanted(5)
-    assert (gone.copy, gone.forgettable) == (None, True)
-    await queue.shadows.forget([gone.original])
-    assert not await queue.shadows.unwanted(5)
+    assert await unwanted(queue) == [(request.id, None, False)]
+
+
+async def test_a_deleted_request_whose_copy_was_not_begun_leaves_nothing(queue: Queue) -> None:
+    request = await copied(queue)
+    assert await queue.finish(done((await lease(queue)).held))
+    await queue.delete(TENANT, request.id)
+    assert not await unwanted(queue)
+    assert not await queue.shadows.candidates(5)
+    assert not await queue.shadows.take(request.id, None, Decimal(0))
 
 
 async def test_a_copy_that_was_stored_before_a_crash_is_found_by_its_key(queue: Queue) -> None:
@@ -184,8 +208,7 @@ async def test_a_copy_that_was_stored_before_a_crash_is_found_by_its_key(queue: 
     again = await queue.submit(new(idempotency_key=request.id, **key))
     assert again.id == copy.id
     await queue.delete(TENANT, request.id)
-    (found,) = await queue.shadows.unwanted(5)
-    assert found.copy == copy.id
+    assert await unwanted(queue) == [(request.id, copy.id, True)]
 
 
 async def test_a_copy_that_is_stored_after_its_original_is_forgotten_is_deleted(
@@ -195,14 +218,11 @@ async def test_a_copy_that_is_stored_after_its_original_is_forgotten_is_deleted(
     candidate = await only(queue)
     assert await queue.finish(done((await lease(queue)).held))
     await queue.delete(TENANT, request.id)
-    (found,) = await queue.shadows.unwanted(5)
-    assert (found.copy, found.forgettable) == (None, True)
-    await queue.shadows.forget([request.id])
+    assert not await unwanted(queue)
     key = {"idempotency_key": request.id, "body_digest": b"body"}
     late = await queue.submit(new(tenant=SHADOW_TENANT, endpoint=OTHER, **key))
     assert not await queue.shadows.sent(replace(candidate, state=ShadowState.SENDING), late.id)
-    (found,) = await queue.shadows.unwanted(5)
-    assert found.copy == late.id
+    assert await unwanted(queue) == [(request.id, late.id, True)]
 
 
 async def test_the_lane_of_copies_is_the_lightest() -> None:
@@ -260,7 +280,7 @@ async def test_copies_do_not_outlive_the_files_of_their_originals(ingress: Ingre
     for days in (2, 4):
         await aged(queue, days=days, state="sent")
     await queue.shadows.tidy()
-    assert len(await queue.shadows.unwanted(5)) == 1
+    assert len(await unwanted(queue)) == 1
 
 
 async def test_copies_have_the_usual_age_of_files_if_the_tenant_has_none(ingress: Ingress) -> None:
@@ -270,10 +290,10 @@ async def test_copies_have_the_usual_age_of_files_if_the_tenant_has_none(ingress
     own = {TENANT: TenantLimits(file_retention_days=5), "bob": TenantLimits(file_retention_days=1)}
     queue.parts.retention.become(Retention(tenants=own, file_days=3))
     await queue.shadows.tidy()
-    assert len(await queue.shadows.unwanted(5)) == 0, "the tenant has its own"
+    assert len(await unwanted(queue)) == 0, "the tenant has its own"
     queue.parts.retention.become(Retention(tenants={"bob": own["bob"]}, file_days=3))
     await queue.shadows.tidy()
-    assert len(await queue.shadows.unwanted(5)) == 1
+    assert len(await unwanted(queue)) == 1
 
 
 async def test_an_erased_prompt_is_erased_in_its_copy_too(ingress: Ingress) -> None:
@@ -284,8 +304,7 @@ async def test_an_erased_prompt_is_erased_in_its_copy_too(ingress: Ingress) -> N
     await queue._database.rows(
         "UPDATE requests SET forgetting = 'input' WHERE id = %(id)s::uuid", {"id": request.id}
     )
-    (found,) = await queue.shadows.unwanted(5)
-    assert found.copy == copy.id
+    assert await unwanted(queue) == [(request.id, copy.id, True)]
 
 
 def test_the_insert_has_no_part_for_copies_that_it_does_not_need() -> None:

@@ -10,9 +10,12 @@ import pytest
 from serve_app.domain.audit.acts import Actor
 from serve_app.domain.errors import RequestActive
 from serve_app.domain.ports import Queue
+from serve_app.jobs.jobs import Job, JobKind, Jobs
+from serve_app.jobs.postgres import PostgresJobs
 from serve_app.postgres.database import Database
-from serve_app.registry.postgres import MAX_TRIES, PostgresWeightBook
+from serve_app.registry.postgres import PostgresWeightBook
 from serve_app.registry.records import (
+    WEIGHTS,
     CheckedWeights,
     NewWeights,
     StoredWeightFile,
@@ -29,7 +32,6 @@ from tests.queue.requests import new
 ME = Actor("key-1", "192.0.2.1")
 STYLE = NewWeights("house", "style", "fal-ai/flux/dev", {"upload": "u/abc/style.safetensors"})
 QUOTA = WeightQuota(max_bytes=1000, max_endpoints=2)
-LEASE_S = 600.0
 
 
 @pytest.fixture
@@ -44,9 +46,12 @@ async def book(at: str | None, queue: Queue) -> AsyncIterator[WeightBook]:
     await database.aclose()
 
 
-async def taken(book: WeightBook, worker: str = "one") -> TenantWeights:
-    job = await book.take(worker, LEASE_S)
-    assert job is not None
+def jobs_of(book: WeightBook) -> Jobs:
+    return book.jobs if isinstance(book, FakeWeightBook) else PostgresJobs(book._database)  # type: ignore[attr-defined]
+
+
+async def taken(book: WeightBook, kind: JobKind = WEIGHTS) -> Job:
+    (job,) = await jobs_of(book).take(kind, 1)
     return job
 
 
@@ -55,10 +60,11 @@ async def made_ready(
 ) -> TenantWeights:
     assert await book.add(new, QUOTA, ME) == ""
     job = await taken(book)
-    assert await book.reserve(job, "one", size, QUOTA.max_bytes)
+    assert await book.reserve(job, size, QUOTA.max_bytes)
     await book.adopt(digest, f"w/{digest[:4]}.safetensors", size)
     files = [StoredWeightFile("lora.safetensors", digest, size)]
-    assert await book.accept(job, "one", CheckedWeights("lora", files, "base@1"))
+    assert await book.accept(job, CheckedWeights("lora", files, "base@1"))
+    await jobs_of(book).finish([job])
     found = await book.find(new.tenant, new.name)
     assert found is not None
     return found
@@ -70,23 +76,25 @@ async def test_weights_wait_are_fetched_checked_and_ready(book: WeightBook) -> N
     assert waiting is not None
     assert (waiting.state, waiting.kind, waiting.files) == (WeightState.WAITING, "", ())
     job = await taken(book)
-    assert (job.state, job.source) == (WeightState.FETCHING, STYLE.source)
-    assert await book.report(job, "one", WeightState.CHECKING, 70, LEASE_S)
+    begun = await book.report(job, WeightState.FETCHING, 0)
+    assert begun is not None
+    assert (begun.state, begun.source) == (WeightState.FETCHING, STYLE.source)
+    assert await book.report(job, WeightState.CHECKING, 70)
     now = await book.find("house", "style")
     assert now is not None
     assert (now.state, now.done) == (WeightState.CHECKING, 70)
-    assert await book.reserve(job, "one", 100, QUOTA.max_bytes)
+    assert await book.reserve(job, 100, QUOTA.max_bytes)
     assert await book.adopt("d" * 64, "w/a.safetensors", 100) == "w/a.safetensors"
     assert await book.key_of("d" * 64) is None  # it may still be on its way
     files = [StoredWeightFile("lora.safetensors", "d" * 64, 100)]
     checked = CheckedWeights("lora", files, "base@1", {"metadata": {}})
-    assert await book.accept(job, "one", checked)
+    assert await book.accept(job, checked)
     ready = await book.find("house", "style")
     assert ready is not None
     assert (ready.state, ready.kind, ready.files) == (WeightState.READY, "lora", tuple(files))
     assert ready.base_weights == "base@1"
     assert await book.key_of("d" * 64) == "w/a.safetensors"
-    assert await book.take("two", LEASE_S) is None
+    assert await book.report(job, WeightState.FETCHING, 0) is None
 
 
 async def test_a_name_is_taken_until_its_weights_are_refused_or_removed(book: WeightBook) -> None:
@@ -94,7 +102,7 @@ async def test_a_name_is_taken_until_its_weights_are_refused_or_removed(book: We
     assert await book.add(STYLE, QUOTA, ME) == "exists"
     assert await book.add(replace(STYLE, tenant="other"), QUOTA, ME) == ""
     job = await taken(book)
-    await book.refuse(job, "one", "It is a pickle.")
+    await book.refuse(job, "It is a pickle.")
     refused = await book.find(job.tenant, "style")
     assert refused is not None
     assert (refused.state, refused.problem) == (WeightState.REFUSED, "It is a pickle.")
@@ -106,62 +114,28 @@ async def test_a_name_is_taken_until_its_weights_are_refused_or_removed(book: We
 
 async def test_only_the_process_that_took_a_job_can_end_it(book: WeightBook) -> None:
     await book.add(STYLE, QUOTA, ME)
-    job = await taken(book, "one")
-    assert await book.take("two", LEASE_S) is None
-    assert not await book.report(job, "two", WeightState.CHECKING, 1, LEASE_S)
-    assert not await book.reserve(job, "two", 1, QUOTA.max_bytes)
-    assert not await book.accept(job, "two", CheckedWeights("lora", [], ""))
-    await book.refuse(job, "two", "not mine")
+    lost = await taken(book, replace(WEIGHTS, lease_s=-1.0))
+    job = await taken(book)
+    assert await book.report(job, WeightState.FETCHING, 0)
+    assert not await book.report(lost, WeightState.CHECKING, 1)
+    assert not await book.reserve(lost, 1, QUOTA.max_bytes)
+    assert not await book.accept(lost, CheckedWeights("lora", [], ""))
+    await book.refuse(lost, "not mine")
     now = await book.find("house", "style")
     assert now is not None
     assert now.state is WeightState.FETCHING
 
 
-async def test_a_job_whose_process_is_silent_is_taken_again_but_not_for_ever(
-    book: WeightBook,
-) -> None:
+async def test_weights_that_replace_refused_ones_are_fetched_anew(book: WeightBook) -> None:
     await book.add(STYLE, QUOTA, ME)
-    for number in range(MAX_TRIES):
-        assert (await book.take(f"process-{number}", 0.0)) is not None
-    assert await book.take("last", 0.0) is None
-    refused = await book.find("house", "style")
-    assert refused is not None
-    assert refused.state is WeightState.REFUSED
-    assert "three processes" in refused.problem.lower()
-
-
-async def test_a_job_that_is_given_back_waits_and_does_not_count_as_taken(
-    book: WeightBook,
-) -> None:
-    await book.add(STYLE, QUOTA, ME)
-    for _ in range(2 * MAX_TRIES):
-        job = await taken(book)
-        await book.put_back(job, "another", 0.0)  # it is not this one's
-        assert await book.take("two", LEASE_S) is None
-        await book.put_back(job, "one", 0.0)
     job = await taken(book)
-    await book.put_back(job, "one", LEASE_S)
-    assert await book.take("two", LEASE_S) is None
-    waiting = await book.find("house", "style")
-    assert waiting is not None
-    assert (waiting.state, waiting.done) == (WeightState.WAITING, 0)
-
-
-async def test_jobs_of_tenants_with_none_under_way_are_taken_first(book: WeightBook) -> None:
-    for name in ("a", "b", "c"):
-        await book.add(replace(STYLE, name=name), QUOTA, ME)
-    await book.add(replace(STYLE, tenant="other"), QUOTA, ME)
-    assert [(await taken(book)).tenant for _ in range(4)] == ["house", "other", "house", "house"]
-
-
-async def test_a_process_takes_no_job_of_a_tenant_that_it_names(book: WeightBook) -> None:
-    for name in ("a", "b"):
-        await book.add(replace(STYLE, name=name), QUOTA, ME)
-    await book.add(replace(STYLE, tenant="other"), QUOTA, ME)
-    job = await book.take("one", LEASE_S, ["house"])
-    assert job is not None
-    assert job.tenant == "other"
-    assert await book.take("one", LEASE_S, ["house", "other"]) is None
+    await book.refuse(job, "It is a pickle.")
+    await jobs_of(book).give_up([job], "It is a pickle.")
+    await book.add(STYLE, QUOTA, ME)
+    again = await taken(book)
+    assert (again.key, again.tenant, again.attempts) == ("house/style", "house", 1)
+    assert not await book.report(job, WeightState.FETCHING, 0)
+    assert await book.report(again, WeightState.FETCHING, 0)
 
 
 async def test_removed_weights_end_their_job(book: WeightBook) -> None:
@@ -169,8 +143,9 @@ async def test_removed_weights_end_their_job(book: WeightBook) -> None:
     job = await taken(book)
     assert await book.remove("house", "style", ME)
     assert not await book.remove("house", "style", ME)
-    assert not await book.report(job, "one", WeightState.CHECKING, 1, LEASE_S)
-    assert not await book.accept(job, "one", CheckedWeights("lora", [], ""))
+    assert not await book.report(job, WeightState.CHECKING, 1)
+    assert not await book.accept(job, CheckedWeights("lora", [], ""))
+    assert not await jobs_of(book).due(["weights"])
     assert await book.find("house", "style") is None
 
 
@@ -206,11 +181,11 @@ async def test_the_quota_counts_what_is_reserved(book: WeightBook) -> None:
     second = replace(STYLE, name="second")
     assert await book.add(second, QUOTA, ME) == ""
     job = await taken(book)
-    assert not await book.reserve(job, "one", 301, QUOTA.max_bytes)
-    assert await book.reserve(job, "one", 300, QUOTA.max_bytes)
-    assert await book.reserve(job, "one", 300, QUOTA.max_bytes)  # a repeat counts once
+    assert not await book.reserve(job, 301, QUOTA.max_bytes)
+    assert await book.reserve(job, 300, QUOTA.max_bytes)
+    assert await book.reserve(job, 300, QUOTA.max_bytes)  # a repeat counts once
     assert await book.add(replace(STYLE, name="third"), QUOTA, ME) == "bytes"
-    await book.refuse(job, "one", "no")
+    await book.refuse(job, "no")
     assert await book.add(replace(STYLE, name="third"), QUOTA, ME) == ""
 
 

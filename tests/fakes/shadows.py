@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 
@@ -21,6 +21,7 @@ from serve_app.domain.executors.shadow import (
 from serve_app.domain.ports import Clock
 from serve_app.domain.request import NewRequest, Request, State
 from serve_app.queue.shadows.book import NOT_COVERED
+from tests.fakes.jobs import FakeJobs
 from tests.fakes.ledger import FakeLedger
 from tests.fakes.queue_row import Row
 
@@ -36,8 +37,20 @@ class _Shadow:
     reason: str = ""
 
 
+class CopyJobs(FakeJobs):
+    """Jobs that delete copies, put when they are looked for."""
+
+    def __init__(self, clock: Clock, put_due: Callable[[], None]) -> None:
+        super().__init__(clock)
+        self._put_due = put_due
+
+    def _due(self, kinds: Collection[str]) -> list[tuple[str, str]]:
+        self._put_due()
+        return super()._due(kinds)
+
+
 class FakeShadows:
-    """Implements ``ShadowBook`` in memory. A worker never stands still, so nothing lingers."""
+    """Implements ``ShadowBook`` in memory."""
 
     def __init__(
         self,
@@ -51,6 +64,7 @@ class FakeShadows:
         self._rows = rows
         self._ledger = ledger
         self._copy_of = copy_of
+        self.jobs = CopyJobs(clock, self._forget)
         self._shadows: dict[str, _Shadow] = {}
         self._spent: dict[tuple[str, str], Decimal] = {}
 
@@ -61,8 +75,9 @@ class FakeShadows:
 
     async def candidates(self, most: int) -> Sequence[ShadowCandidate]:
         by_target: dict[str, list[ShadowCandidate]] = defaultdict(list)
+        self._forget()
         for id_, each in sorted(self._shadows.items()):
-            if each.state in OPEN and self._kept(id_):
+            if each.state in OPEN:
                 row, request = self._rows[id_], self._rows[id_].request
                 age_s = (self._clock.now() - request.created_at).total_seconds()
                 by_target[each.target].append(
@@ -82,8 +97,9 @@ class FakeShadows:
         return found
 
     async def take(self, original: str, budget: FallbackBudget | None, cost: Decimal) -> bool:
+        self._forget()
         each = self._shadows.get(original)
-        if each is None or each.state is not ShadowState.WAITING or not self._kept(original):
+        if each is None or each.state is not ShadowState.WAITING:
             return False
         if budget is not None:
             spent = self._spent.get((each.endpoint, budget.currency), Decimal(0)) + cost
@@ -95,43 +111,35 @@ class FakeShadows:
         return True
 
     async def sent(self, candidate: ShadowCandidate, copy: str) -> bool:
-        each = self._shadows.setdefault(
-            candidate.original, _Shadow(candidate.endpoint, candidate.target, ShadowState.SENT)
-        )
-        was_sending = each.state is ShadowState.SENDING
+        self._forget()
+        each = self._shadows.get(candidate.original)
+        if each is None:
+            payload = {"target": candidate.target, "copy": copy, "state": "sent"}
+            self.jobs.put("copy", candidate.original, payload=payload)
+            return False
+        was_sent = each.state is ShadowState.SENT
         each.state, each.copy = ShadowState.SENT, copy
-        return was_sending and self._kept(candidate.original)
+        return not was_sent
 
     async def skip(self, original: str, reason: str) -> None:
         each = self._shadows.get(original)
         if each is not None and each.state in OPEN:
             each.state, each.reason = ShadowState.SKIPPED, reason
 
-    async def unwanted(self, most: int) -> Sequence[UnwantedCopy]:
-        found: list[UnwantedCopy] = []
-        for id_, each in self._shadows.items():
-            if self._kept(id_):
-                continue
-            copy = each.copy or self._copy_of(id_, each.target)
-            row = self._rows.get(copy or "")
-            active = row is not None and not row.request.state.final
-            found.append(UnwantedCopy(id_, None if row is None else copy, active, True))
-        return found[:most]
-
-    async def forget(self, originals: Sequence[str]) -> None:
-        for each in originals:
-            if not self._kept(each):
-                self._shadows.pop(each, None)
+    async def find_copy(self, original: str, target: str, copy: str | None) -> UnwantedCopy | None:
+        row = self._rows.get(copy or self._copy_of(original, target) or "")
+        if row is None:
+            return None
+        return UnwantedCopy(row.request.id, not row.request.state.final)
 
     async def page(
         self, endpoint: str | None, before: str | None, limit: int
     ) -> Sequence[ShadowPair]:
+        self._forget()
         chosen = [
             (id_, each)
             for id_, each in sorted(self._shadows.items(), reverse=True)
-            if self._kept(id_)
-            and endpoint in (None, each.endpoint)
-            and (before is None or id_ < before)
+            if endpoint in (None, each.endpoint) and (before is None or id_ < before)
         ]
         return [
             ShadowPair(
@@ -144,9 +152,10 @@ class FakeShadows:
 
     async def sums(self) -> Sequence[ShadowSums]:
         pairs: dict[tuple[str, str], list[tuple[ShadowSide, ShadowSide]]] = defaultdict(list)
+        self._forget()
         for id_, each in self._shadows.items():
             first, second = self._side(id_), self._side(each.copy)
-            if first is None or second is None or not self._kept(id_):
+            if first is None or second is None:
                 continue
             if first.request.state.final and second.request.state.final:
                 pairs[each.endpoint, each.target].append((first, second))
@@ -164,9 +173,16 @@ class FakeShadows:
             )
         return found
 
-    def _kept(self, original: str) -> bool:
-        row = self._rows.get(original)
-        return row is not None and row.request.forgetting is None
+    def _forget(self) -> None:
+        """Forget requests that were deleted, and put the jobs that delete their copies."""
+        for original, each in [*self._shadows.items()]:
+            row = self._rows.get(original)
+            if row is not None and row.request.forgetting is None:
+                continue
+            del self._shadows[original]
+            if each.state is not ShadowState.WAITING:
+                payload = {"target": each.target, "copy": each.copy, "state": each.state}
+                self.jobs.put("copy", original, payload=payload)
 
     def _side(self, request_id: str | None) -> ShadowSide | None:
         row = self._rows.get(request_id or "")

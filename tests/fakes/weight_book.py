@@ -2,24 +2,23 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from datetime import datetime, timedelta
 from typing import Any
 
 from serve_app.domain.audit.acts import Actor
 from serve_app.domain.ports import Clock
-from serve_app.registry.postgres import MAX_TRIES, TRIED_TOO_OFTEN
+from serve_app.jobs.jobs import Job
 from serve_app.registry.records import (
-    UNFINISHED,
     CheckedWeights,
     NewWeights,
     TenantWeights,
     WeightQuota,
     WeightState,
+    job_name,
     still_used,
 )
+from tests.fakes.jobs import FakeJobs
 
 Note = Callable[[Actor, str, str, Mapping[str, Any]], None]
 Name = tuple[str, str]
@@ -30,11 +29,14 @@ class FakeWeightBook:
     clock: Clock
     note: Note = lambda *_: None
     unfinished: Callable[[str], int] = lambda _: 0  # requests of an endpoint
+    jobs: FakeJobs = field(init=False)
     _stored: dict[Name, TenantWeights] = field(default_factory=dict)
     _keys: dict[str, str] = field(default_factory=dict)
     _whole: set[str] = field(default_factory=set)
-    _held: dict[Name, tuple[str, datetime, int]] = field(default_factory=dict)
     _changes: int = 0
+
+    def __post_init__(self) -> None:
+        self.jobs = FakeJobs(self.clock)
 
     async def add(self, new: NewWeights, quota: WeightQuota, actor: Actor) -> str:
         name = new.tenant, new.name
@@ -63,7 +65,7 @@ class FakeWeightBook:
             facts={}, endpoint=new.endpoint, scale=new.scale, public=False, created_at=now,
             changed_at=now,
         )  # fmt: skip
-        self._held.pop(name, None)
+        self.jobs.put("weights", "/".join(name), new.tenant)
         detail = {"tenant": new.tenant, "base": new.base, "source": dict(new.audited_source)}
         self.note(actor, "weights.add", "/".join(name), detail)
         return ""
@@ -89,6 +91,7 @@ class FakeWeightBook:
         if number and not force:
             raise still_used(name, number)
         del self._stored[tenant, name]
+        self.jobs.remove("weights", f"{tenant}/{name}")
         self._changes += 1
         self.note(actor, "weights.remove", f"{tenant}/{name}", {"tenant": tenant})
         return True
@@ -119,87 +122,47 @@ class FakeWeightBook:
         ready = [each for each in self._stored.values() if each.state is WeightState.READY]
         return [each for each in ready if each.endpoint is not None]
 
-    async def take(
-        self, worker: str, lease_s: float, except_of: Collection[str] = ()
-    ) -> TenantWeights | None:
-        now = self.clock.now()
-        under_way: Counter[str] = Counter()
-        due: dict[Name, tuple[int, datetime]] = {}
-        for name, each in self._stored.items():
-            _, until, tries = self._held.get(name, ("", each.created_at, 0))
-            if each.state in UNFINISHED and until > now:
-                under_way[each.tenant] += 1
-            elif each.state in UNFINISHED and each.tenant not in except_of:
-                due[name] = tries, until
-        if not due:
+    async def report(self, job: Job, state: WeightState, done: int) -> TenantWeights | None:
+        if not self._holds(job):
             return None
-        name = min(due, key=lambda each: (under_way[each[0]], *due[each]))
-        tries, _ = due[name]
-        self._held[name] = worker, now + timedelta(seconds=lease_s), tries + 1
-        if tries >= MAX_TRIES:
-            self._end(name, problem=TRIED_TOO_OFTEN)
-            return None
-        self._stored[name] = taken = replace(self._stored[name], state=WeightState.FETCHING, done=0)
-        return taken
-
-    async def report(
-        self, job: TenantWeights, worker: str, state: WeightState, done: int, lease_s: float
-    ) -> bool:
-        name = job.tenant, job.name
-        if not self._holds(name, worker):
-            return False
-        _, _, tries = self._held[name]
-        self._held[name] = worker, self.clock.now() + timedelta(seconds=lease_s), tries
+        name = job_name(job)
         self._stored[name] = replace(self._stored[name], state=state, done=done)
-        return True
+        return self._stored[name]
 
-    async def reserve(self, job: TenantWeights, worker: str, size: int, max_bytes: int) -> bool:
-        name = job.tenant, job.name
-        if not self._holds(name, worker):
+    async def reserve(self, job: Job, size: int, max_bytes: int) -> bool:
+        if not self._holds(job):
             return False
-        own = self._stored[name]
+        own = self._stored[job_name(job)]
         if await self.used(job.tenant) - own.size + size > max_bytes:
             return False
-        self._stored[name] = replace(own, size=size)
+        self._stored[job_name(job)] = replace(own, size=size)
         return True
 
     async def adopt(self, digest: str, key: str, size: int) -> str:
         del size
         return self._keys.setdefault(digest, key)
 
-    async def accept(self, job: TenantWeights, worker: str, checked: CheckedWeights) -> bool:
-        name = job.tenant, job.name
-        if not self._holds(name, worker):
+    async def accept(self, job: Job, checked: CheckedWeights) -> bool:
+        if not self._holds(job):
             return False
         self._changes += 1
         self._whole |= {each.digest for each in checked.files}
-        self._stored[name] = replace(
-            self._stored[name], state=WeightState.READY, kind=checked.kind,
+        self._stored[job_name(job)] = replace(
+            self._stored[job_name(job)], state=WeightState.READY, kind=checked.kind,
             base_weights=checked.base_weights, facts=dict(checked.facts),
             files=tuple(checked.files),
         )  # fmt: skip
         return True
 
-    async def refuse(self, job: TenantWeights, worker: str, problem: str) -> None:
-        if self._holds((job.tenant, job.name), worker):
-            self._end((job.tenant, job.name), problem=problem)
-
-    async def put_back(self, job: TenantWeights, worker: str, again_s: float) -> None:
-        name = job.tenant, job.name
-        if not self._holds(name, worker):
-            return
-        _, _, tries = self._held[name]
-        self._held[name] = "", self.clock.now() + timedelta(seconds=again_s), tries - 1
-        self._stored[name] = replace(self._stored[name], state=WeightState.WAITING, done=0)
+    async def refuse(self, job: Job, problem: str) -> None:
+        if self._holds(job):
+            self._stored[job_name(job)] = replace(
+                self._stored[job_name(job)], state=WeightState.REFUSED, problem=problem, size=0
+            )
 
     async def collect(self) -> None:
         """Nothing: files of the fake stay."""
 
-    def _holds(self, name: Name, worker: str) -> bool:
-        there = self._stored.get(name)
-        holder = self._held.get(name, ("", None, 0))[0]
-        return there is not None and not there.state.final and holder == worker
-
-    def _end(self, name: Name, problem: str) -> None:
-        there = self._stored[name]
-        self._stored[name] = replace(there, state=WeightState.REFUSED, problem=problem, size=0)
+    def _holds(self, job: Job) -> bool:
+        there = self._stored.get(job_name(job))
+        return there is not None and not there.state.final and self.jobs.is_held(job)

@@ -42,7 +42,7 @@ TABLES = (
     "partial_results", "drafts",
     "usage_days", "tenant_quotas", "budget_warnings", "replica_hours",
     "replicas", "fair_lanes", "costs", "audit", "api_keys", "tenants", "installation",
-    "undelivered", "unwanted", "halts", "uploads", "lifecycles", "webhook_keys", "leaders",
+    "undelivered", "jobs", "halts", "uploads", "lifecycles", "webhook_keys", "leaders",
     "running_counts", "quarantines", "canary_attempts", "canaries", "warm_targets",
     "catalog_entries",
     "weight_peers", "file_access", "file_url_revocations", "tenant_deletions",

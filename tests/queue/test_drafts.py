@@ -23,7 +23,7 @@ SEED = 2**64 - 1
 
 
 async def unwanted(database: Database) -> set[str]:
-    return {key for (key,) in await database.rows("SELECT key FROM unwanted")}
+    return {key for (key,) in await database.rows("SELECT key FROM jobs WHERE kind = 'file'")}
 
 
 async def later(database: Database, seconds: float) -> None:

@@ -20,15 +20,16 @@ from serve_app.domain.lease import LeaseKey
 from serve_app.domain.outcome import Outcome
 from serve_app.domain.request import NONE, Request, State
 from serve_app.ingress.replica_calls import ExecutorCalls
-from serve_app.ingress.services.hosted_jobs import UnwantedJobs
+from serve_app.ingress.services.hosted_jobs import HostedJobEnding
 from serve_app.ingress.services.lease_terms import TICKET_VALID_S
+from serve_app.jobs.postgres import PostgresJobs
+from serve_app.jobs.worker import JobWorker
 from serve_app.postgres.comfyui import PostgresComfyUiBook
 from serve_app.postgres.database import Database
 from serve_app.postgres.hosted_calls import PostgresHostedCalls
 from serve_app.queue.queue import PostgresQueue
 from serve_app.queue.transactions.catalog_entries import PostgresAppBundles
 from serve_app.queue.transactions.lease import EXPECTED_S, ExecutorLeases
-from serve_app.queue.transactions.unwanted_files import UnwantedFiles
 from serve_app.resources.postgres_table import PostgresTable
 from serve_app.resources.secrets import SECRETS, SecretBook
 from tests.contract.test_fallbacks_contract import CENT, plan
@@ -39,6 +40,7 @@ from tests.fakes.provider_server import KEY
 from tests.fakes.terms import FakeTerms
 from tests.queue.database import Ingress
 from tests.queue.requests import TENANT, done, failure, lease, new
+from tests.queue.unwanted_files import take_files
 
 ME = Actor("key-1", "192.0.2.1")
 
@@ -57,6 +59,7 @@ class Terms(FakeTerms):
 
 class Desk:
     def __init__(self, database: Database, queue: PostgresQueue) -> None:
+        self.database = database
         self.queue = queue
         self.terms = Terms()
         self.hosted = PostgresHostedCalls(database, release_after_s=0.0)
@@ -111,22 +114,24 @@ async def file_of(desk: Desk, held: LeaseKey) -> str:
 
 
 async def all_due(database: Database) -> None:
-    await database.rows("UPDATE unwanted SET due_at = now()")
+    await database.rows("UPDATE jobs SET due_at = now() WHERE kind = 'file'")
 
 
 async def test_a_file_of_an_attempt_that_ends_without_it_is_deleted_after_its_ticket(
     desk: Desk, database: Database
 ) -> None:
     await desk.queue.submit(new())
-    held, unwanted = (await lease(desk.queue)).held, UnwantedFiles(database)
+    held = (await lease(desk.queue)).held
     key = await file_of(desk, held)
-    ((left_s,),) = await database.rows("SELECT extract(epoch FROM due_at - now()) FROM unwanted")
+    ((left_s,),) = await database.rows(
+        "SELECT extract(epoch FROM due_at - now()) FROM jobs WHERE kind = 'file'"
+    )
     assert TICKET_VALID_S < left_s <= EXPECTED_S
     await all_due(database)
-    assert await unwanted.take(10) == [], "an attempt may take longer than its tickets are valid"
+    assert await take_files(database) == [], "an attempt may take longer than its tickets are valid"
     await desk.queue.hand_back(held, "r1", "It ends.")
     await all_due(database)
-    assert key in await unwanted.take(10)  # beside those of its other tickets
+    assert key in await take_files(database)  # beside those of its other tickets
 
 
 async def test_the_thumbnail_of_a_file_is_kept_or_deleted_with_it(
@@ -146,7 +151,7 @@ async def test_the_thumbnail_of_a_file_is_kept_or_deleted_with_it(
     stored = (replace(file, thumbnail=small),)
     await desk.queue.finish(done(held, Outcome(output={}, artifacts=stored)))
     await all_due(database)
-    taken = await UnwantedFiles(database).take(100)
+    taken = await take_files(database)
     assert {*attempts[0]} <= {*taken}
     assert not {*attempts[1]} & {*taken}
 
@@ -159,10 +164,10 @@ async def test_a_file_that_a_success_names_stays(desk: Desk, database: Database)
     await leases.expect_files([other])
     file = Artifact(key, "image/png", 3, "ab" * 32, width=8, height=8)
     await desk.queue.finish(done(held, Outcome(output={"file": key}, artifacts=(file,))))
-    assert await database.rows("SELECT key FROM unwanted") == [(other,)]
+    assert await database.rows("SELECT key FROM jobs WHERE kind = 'file'") == [(other,)]
     await leases.expect_files([key])  # a call that was on its way when the request ended
     await all_due(database)
-    assert await UnwantedFiles(database).take(10) == [other]
+    assert await take_files(database) == [other]
 
 
 def call(input_hash: str) -> NewCall:
@@ -264,12 +269,17 @@ async def test_a_job_whose_request_is_cancelled_between_attempts_is_ended(
     assert await database.rows(fell_back, {"id": leases[1].request_id})
     await desk.queue.cancel(TENANT, leases[1].request_id)
 
-    jobs = UnwantedJobs(desk.hosted, hosted_endpoint(fal), desk.secrets)
-    await jobs.sweep()
+    await end_jobs(desk, fal)
     assert (wanted.cancelled, unwanted.cancelled) == (False, True)
-    await database.rows("UPDATE hosted_calls SET unwanted_at = now() WHERE unwanted_at IS NOT NULL")
-    await jobs.sweep()
+    await database.rows("UPDATE jobs SET due_at = now()")
+    await end_jobs(desk, fal)
     assert len(fal.calls) == 1, "it has answered, so it is not called again"
+
+
+async def end_jobs(desk: Desk, fal: FalServer) -> None:
+    """End the jobs of providers that are due."""
+    ending = HostedJobEnding(desk.hosted, hosted_endpoint(fal), desk.secrets)
+    await JobWorker(PostgresJobs(desk.database), [ending]).run_due()
 
 
 def hosted_endpoint(fal: FalServer) -> Callable[[str], Endpoint | None]:
@@ -283,13 +293,12 @@ class Sent:
     """A request whose attempt has sent a call to a provider."""
 
     def __init__(self, desk: Desk, fal: FalServer, liveness: FakeLiveness) -> None:
-        self.desk, self.liveness, self._fal = desk, liveness, fal
-        self.jobs = UnwantedJobs(desk.hosted, hosted_endpoint(fal), desk.secrets)
+        self.desk, self.liveness, self.fal = desk, liveness, fal
 
     async def send(self, *, accepted: bool = True, **changes: Any) -> None:
         await self.desk.secrets.put(INSTALLATION, "FAL_KEY", KEY, ME)
-        self._fal.holds = True
-        self.job = await self._fal.accepted("fal-ai/veo3", {})
+        self.fal.holds = True
+        self.job = await self.fal.accepted("fal-ai/veo3", {})
         self.request = await self.desk.queue.submit(
             new(endpoint="acme/hosted", **{"retries": NONE, "price": CENT} | changes)
         )
@@ -299,7 +308,7 @@ class Sent:
             await self.accept()
 
     async def accept(self) -> None:
-        url = f"{self._fal.origin}/fal-ai/veo3/requests/{self.job.id}/cancel"
+        url = f"{self.fal.origin}/fal-ai/veo3/requests/{self.job.id}/cancel"
         accept = ("accept_hosted_call", self.made.id, self.job.id, {"cancel": url})
         assert await self.desk.calls.call(*accept)
 
@@ -376,7 +385,7 @@ async def test_a_job_that_no_replica_goes_on_with_is_ended(
     sent: Sent, end: Callable[[Sent], Awaitable[None]]
 ) -> None:
     await end(sent)
-    await sent.jobs.sweep()
+    await end_jobs(sent.desk, sent.fal)
     assert sent.job.cancelled
 
 
@@ -407,7 +416,7 @@ async def test_a_job_that_is_wanted_or_has_ended_is_left_alone(
     sent: Sent, end: Callable[[Sent], Awaitable[None]]
 ) -> None:
     await end(sent)
-    await sent.jobs.sweep()
+    await end_jobs(sent.desk, sent.fal)
     assert not sent.job.cancelled
 
 
@@ -415,10 +424,10 @@ async def test_a_job_that_is_accepted_after_its_request_has_left_is_ended(sent: 
     """The replica was taken for dead while the provider was slow to answer."""
     await sent.send(accepted=False, fallback=ELSEWHERE)
     await sent.die()
-    await sent.jobs.sweep()
+    await end_jobs(sent.desk, sent.fal)
     assert not sent.job.cancelled
     await sent.accept()
-    await sent.jobs.sweep()
+    await end_jobs(sent.desk, sent.fal)
     assert sent.job.cancelled
 
 
@@ -427,9 +436,9 @@ async def test_a_call_that_was_surely_not_accepted_is_waited_for_no_longer(
 ) -> None:
     await sent.send(accepted=False, fallback=ELSEWHERE)
     await sent.die()
-    assert await database.rows("SELECT 1 FROM hosted_calls WHERE unwanted_at IS NOT NULL")
+    assert await database.rows("SELECT 1 FROM jobs WHERE kind = 'hosted'")
     assert await sent.desk.calls.call("end_hosted_call", sent.made.id, "refused")
-    assert not await database.rows("SELECT 1 FROM hosted_calls WHERE unwanted_at IS NOT NULL")
+    assert not await database.rows("SELECT 1 FROM jobs WHERE kind = 'hosted'")
 
 
 async def test_a_deleted_request_leaves_no_call(desk: Desk, database: Database) -> None:

@@ -379,20 +379,6 @@ async def test_a_process_that_no_longer_leads_drops_the_sizes(
     assert await scrapes.value("table_bytes", table="requests") is None
 
 
-async def test_files_that_should_have_been_deleted_are_shown(
-    start: Processes, conninfo: str
-) -> None:
-    queue, scrapes = await start()
-    with psycopg.connect(conninfo, autocommit=True) as operator:
-        operator.execute("INSERT INTO unwanted VALUES ('r/a', now() - interval '1 hour')")
-        operator.execute("INSERT INTO unwanted VALUES ('r/b', now() + interval '1 hour')")
-        await queue.parts.tables.check()
-        assert (await scrapes.value("unwanted_files_overdue_seconds") or 0) >= 3600
-        operator.execute("DELETE FROM unwanted WHERE key = 'r/a'")
-    await queue.parts.tables.check()
-    assert await scrapes.value("unwanted_files_overdue_seconds") == 0
-
-
 async def test_the_last_backup_is_shown(start: Processes, database: Database) -> None:
     queue, scrapes = await start()
     await queue.parts.tables.check()

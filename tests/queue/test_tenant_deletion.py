@@ -12,11 +12,13 @@ from serve_app.domain.audit.acts import Actor
 from serve_app.domain.errors import DatabaseUnavailable
 from serve_app.domain.upload import Upload
 from serve_app.ingress.services.file_collector import FileCollector
+from serve_app.jobs.jobs import Job
+from serve_app.jobs.postgres import PostgresJobs
+from serve_app.jobs.worker import JobWorker
 from serve_app.postgres.database import Database, Lock
 from serve_app.queue.queue import PostgresQueue
 from serve_app.queue.store.config import Retention
 from serve_app.queue.tenant_deletion import KEPT, TenantDeletionJob
-from serve_app.queue.transactions.unwanted_files import UnwantedFiles
 from serve_app.queue.transactions.uploads import PostgresUploads
 from serve_app.storage.directory import DirectoryStorage
 from serve_app.telemetry.clock import SystemClock
@@ -25,9 +27,11 @@ from serve_app.tenants.key_ring import KeyRing
 from tests.contract.test_deletion_contract import KEYED, asked, image
 from tests.queue.database import Ingress
 from tests.queue.requests import done, failure, lease
+from tests.queue.unwanted_files import delete_files
 
 GONE, STAYS = "ann", "bob"
 BOSS = Actor("boss", "10.0.0.7")
+JOB = Job("tenant", GONE, lease="", attempts=1)
 
 TABLES = """
 SELECT table_name::text, max(column_name::text) FROM information_schema.columns
@@ -79,6 +83,7 @@ INSERT INTO secrets (owner, name, sealed, changed_by) VALUES ('{0}', 'FAL_KEY', 
 INSERT INTO hosted_calls (id, request_id, tenant, attempt, provider, owner, endpoint, input_hash)
     VALUES ('call-{0}', '{1}', '{0}', 1, 'fal', '{0}', 'e', '{0}');
 INSERT INTO shadows (original, tenant, endpoint, target) VALUES ('{1}', '{0}', 'e', 'f');
+INSERT INTO jobs (kind, key, tenant) VALUES ('weights', '{0}/style', '{0}');
 INSERT INTO events (request_id, sequence, message) VALUES ('{1}', 99, '{{}}');
 """
 
@@ -169,25 +174,22 @@ def files_of(folder: Path, tenant: str) -> list[Path]:
 
 def job_of(queue: PostgresQueue, database: Database) -> TenantDeletionJob:
     parts = queue.parts
-    return TenantDeletionJob(
-        *(database, parts.removal, parts.operations, parts.garbage, parts.after), grace_s=-1.0
-    )
+    return TenantDeletionJob(database, parts.removal, parts.operations, parts.garbage, parts.after)
 
 
 def collector_of(database: Database, folder: Path) -> FileCollector:
     storage = DirectoryStorage(folder, b"", "", SystemClock())
-    return FileCollector(UnwantedFiles(database), PostgresUploads(database, Retention()), storage)
+    return FileCollector(PostgresUploads(database, Retention()), storage)
 
 
 async def finish(job: TenantDeletionJob, database: Database, folder: Path) -> None:
     """Do the job, and delete files, until it has ended."""
     collector = collector_of(database, folder)
     for _ in range(20):
-        await job.advance()
+        retries = await job.run([JOB])
         await collector.delete_garbage_uploads()
-        await collector.delete_garbage_files()
-        rows = await database.rows("SELECT ended_at FROM tenant_deletions WHERE ended_at IS NULL")
-        if not rows:
+        await delete_files(database, DirectoryStorage(folder, b"", "", SystemClock()))
+        if not retries:
             return
     raise AssertionError(await counted(database, GONE))
 
@@ -237,7 +239,7 @@ async def test_a_job_that_crashes_at_any_statement_is_finished_by_another(
         fallible.calls, fallible.away_from = 0, crash_at
         job = job_of(queue, fallible)
         try:
-            await job.advance()
+            await job.run([JOB])
         except DatabaseUnavailable:
             assert crash_at == fallible.calls
         await collector.delete_garbage_uploads()
@@ -312,5 +314,8 @@ async def test_nothing_is_deleted_before_all_processes_refuse_the_keys(
     await PostgresTenantDeletions(database, SystemClock()).ask(GONE, UsageKept.NAMED, BOSS)
     await queue.parts.operations.log.seal()  # which gives its entry a tenant
     before = await counted(database, GONE)
-    await queue.parts.deletions.advance()
+    jobs = PostgresJobs(database)
+    await JobWorker(jobs, [queue.parts.deletions]).run_due()
     assert await counted(database, GONE) == before
+    await database.rows("UPDATE jobs SET due_at = now() WHERE kind = 'tenant'")
+    assert await jobs.due(["tenant"])

@@ -71,11 +71,9 @@ class HostedCall:
 class UnwantedJob:
     """A provider's job that no replica goes on with, and that nobody wants."""
 
-    id: str  # of the call
     endpoint: str  # ours, that the attempt ran: the request may have fallen back to it
     owner: str  # of the secret that it was sent with
     place: Mapping[str, Any]
-    age_s: float  # since the request ended, or ran elsewhere
     accepted: bool  # False: the provider's answer is not known yet
 
 

@@ -58,12 +58,10 @@ class ShadowCandidate:
 
 @dataclass(frozen=True, slots=True)
 class UnwantedCopy:
-    """What is left of a copy whose original was deleted."""
+    """A copy whose original was deleted."""
 
-    original: str
-    copy: str | None  # None: there is none now
+    id: str
     active: bool  # it has not ended
-    forgettable: bool  # none will be stored any more
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,19 +119,15 @@ class ShadowBook(Protocol):
 
     async def sent(self, candidate: ShadowCandidate, copy: str) -> bool:
         """Record that a copy is stored. False: it was recorded before, or it is not wanted any more
-        and is among the ``unwanted``."""
+        and has a job that deletes it."""
         ...
 
     async def skip(self, original: str, reason: str) -> None:
         """Record that a request gets no copy."""
         ...
 
-    async def unwanted(self, most: int) -> Sequence[UnwantedCopy]:
-        """Copies to delete, because their originals were."""
-        ...
-
-    async def forget(self, originals: Sequence[str]) -> None:
-        """Forget deleted originals whose copies are gone."""
+    async def find_copy(self, original: str, target: str, copy: str | None) -> UnwantedCopy | None:
+        """What is left of a copy, whose id may be unknown."""
         ...
 
     async def page(

@@ -7,30 +7,33 @@ replica. The ingress has the key, and one call is enough.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from urllib.parse import urlsplit
 
 import httpx2
 
 from serve_app.domain.endpoint import Endpoint
 from serve_app.domain.executors.hosted import UnwantedJob
+from serve_app.jobs.jobs import Job, JobHandler, JobKind, Retry
 from serve_app.options.hosted import HostedEndpoint
 from serve_app.postgres.hosted_calls import PostgresHostedCalls
 from serve_app.resources.secrets import SecretBook
 
 log = logging.getLogger(__name__)
 
-SWEEP_EVERY_S = 5.0
 CALL_S = 20.0
-GIVE_UP_AFTER_S = 3600.0
 
+NOT_ENDED = "The provider has not named its job yet, or did not answer the call that ends it."
 LATER = (408, 425, 429, 500, 502, 503, 504)
 """Statuses of a provider after which the call is repeated."""
 
 
-class UnwantedJobs:
-    """Ends jobs, each by one ingress process at a time. A call that a provider did not answer is
-    repeated each minute, for an hour. So long, a job whose id is not known yet is waited for."""
+class HostedJobEnding(JobHandler):
+    """Handler of jobs whose key is a call whose job nobody wants. A call that a provider did not
+    answer is repeated each minute, for an hour. So long, a job whose id is not known yet is waited
+    for."""
+
+    kind = JobKind("hosted", first_wait_s=60.0, max_wait_s=60.0, max_attempts=60, batch=20)
 
     def __init__(
         self,
@@ -44,18 +47,16 @@ class UnwantedJobs:
         self._secrets = secrets
         self._make_http = http
 
-    async def sweep(self) -> None:
-        if not (found := await self._calls.take_unwanted()):
-            return
+    async def run(self, jobs: Sequence[Job]) -> Sequence[Retry]:
         async with self._make_http() as http:
-            for job in found:
-                if await self._is_ended(job, http) or job.age_s > GIVE_UP_AFTER_S:
-                    await self._calls.forget_unwanted(job.id)
+            left = [job for job in jobs if not await self._is_ended(job.key, http)]
+        return [Retry(left, error=NOT_ENDED)] if left else []
 
-    async def _is_ended(self, job: UnwantedJob, http: httpx2.AsyncClient) -> bool:
+    async def _is_ended(self, call_id: str, http: httpx2.AsyncClient) -> bool:
         """Ask the provider to end a job. False: it did not answer, or has yet to name the job."""
-        if not job.accepted:
-            return False
+        job = await self._calls.unwanted(call_id)
+        if job is None or not job.accepted:
+            return job is None
         endpoint = self._endpoint(job.endpoint)
         if endpoint is None:
             return True  # nothing says where it is any more

@@ -1,8 +1,7 @@
 """Jobs that fetch, check and store the weights that tenants register.
 
-Every ingress process takes a few jobs at a time from the database, each of another tenant. The
-files are read by processes of their own, ``deployments.checking.worker``. If a process dies,
-another one takes the job a minute later and begins again.
+The files are read by processes of their own, ``deployments.checking.worker``. A job whose process
+dies begins again a minute later.
 """
 
 from __future__ import annotations
@@ -15,7 +14,7 @@ import os
 import secrets
 import shutil
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -26,9 +25,10 @@ from serve_app.catalog.private import LORA, identity_of
 from serve_app.domain.endpoint import Weights
 from serve_app.domain.errors import ArtifactNotFound, DarkroomError, StorageUnavailable
 from serve_app.domain.ports import Storage
-from serve_app.domain.sharing.fair_queue import work_of
+from serve_app.jobs.jobs import Job, JobHandler, Retry
 from serve_app.queue.reaper import PeriodicTask
 from serve_app.registry.records import (
+    WEIGHTS,
     CheckedWeights,
     StoredWeightFile,
     TenantWeights,
@@ -43,12 +43,8 @@ from serve_app.storage.keys import SAFETENSORS, weights_key
 log = logging.getLogger(__name__)
 
 WORKER = "deployments.checking.worker"
-AT_ONCE = 4
-"""Jobs of a process. A server that sends slowly holds one of them for hours."""
-LOOK_EVERY_S = 1.0
 COLLECT_EVERY_S = 600.0
 REPORT_EVERY_S = 2.0
-LEASE_S = 60.0
 STORAGE_AGAIN_S = 600.0
 """When a job is taken again that storage could not serve: it fetches its files anew."""
 CHECK_S = 1800.0
@@ -56,6 +52,10 @@ CHECK_S = 1800.0
 CHUNK_BYTES = 4 * 2**20
 LINE_BYTES = 2**20
 
+TRIED_TOO_OFTEN = (
+    "Three processes ended while they checked these weights: the file may need more memory than "
+    "the server has. Ask the operator to look at the log."
+)
 GONE = "The uploaded file was deleted before it could be read. Upload it again."
 NO_BASE = "Its base {base} is not in the catalogue any more. Register the weights for another one."
 NO_WEIGHTS = "Its base {base} has no weights of its own, so nothing can be compared with them."
@@ -76,7 +76,7 @@ class Refused(Exception):
 
 
 class _Lost(Exception):
-    """The process of the check ended without a result. The job is taken again."""
+    """The process of the check ended without a result. The job is tried again."""
 
 
 @dataclass(slots=True)
@@ -96,8 +96,10 @@ def worker_command() -> tuple[str, ...]:
     return sys.executable, "-m", WORKER
 
 
-class WeightJobs:
-    """Runner of the jobs of one ingress process."""
+class WeightJobs(JobHandler):
+    """Handler of the jobs in one ingress process."""
+
+    kind = WEIGHTS
 
     def __init__(
         self,
@@ -115,52 +117,51 @@ class WeightJobs:
         self._config = config
         self._token_of = token_of
         self._command = command
-        self._name = secrets.token_hex(8)
-        self._running: dict[str, asyncio.Task[None]] = {}  # by tenant
         self._turn = asyncio.Lock()  # to check: it takes gigabytes of memory
-        work = {"weights": self.run_all}
-        self._rounds = PeriodicTask(LOOK_EVERY_S, work)
         collecting = {"weight_files": book.collect, "weight_folders": self.remove_abandoned}
         self._collecting = PeriodicTask(COLLECT_EVERY_S, collecting)
 
     def start(self) -> None:
-        self._rounds.start()
+        """Start to delete what jobs leave."""
         self._collecting.start()
 
     async def aclose(self) -> None:
-        """Stop. Jobs under way are taken by another process, or after the next start."""
-        await self._rounds.aclose()
-        for task in self._running.values():
-            task.cancel()
-        await asyncio.gather(*self._running.values(), return_exceptions=True)
         await self._collecting.aclose()
 
-    async def run_all(self) -> None:
-        """Run the jobs that wait, a few at once, and one of each tenant."""
-        while await self._start_some():
-            running = self._running.values()
-            await asyncio.wait(running, timeout=LOOK_EVERY_S, return_when=asyncio.FIRST_COMPLETED)
-
-    async def _start_some(self) -> bool:
-        """Start jobs while there is place for them. False: none is under way."""
-        self._running = {who: task for who, task in self._running.items() if not task.done()}
-        while len(self._running) < AT_ONCE:
-            job = await self._book.take(self._name, LEASE_S, [*self._running])
-            if job is None:
-                break
-            self._running[job.tenant] = asyncio.create_task(self._run_beside_others(job))
-        return bool(self._running)
-
-    async def _run_beside_others(self, job: TenantWeights) -> None:
+    async def run(self, jobs: Sequence[Job]) -> Sequence[Retry]:
+        """Work on a job while it is this process's."""
+        (job,) = jobs
+        weights = await self._book.report(job, WeightState.FETCHING, 0)
+        if weights is None:
+            return ()  # they were ready or refused when the process before ended
+        await self.remove_abandoned()
+        folder = await run_blocking(_HeldFolder, self._arriving)
+        progress = _Progress()
+        working = asyncio.create_task(self._work(job, weights, folder.path, progress))
         try:
-            with work_of(job.tenant):
-                await self._run(job)
-        except DarkroomError as error:
-            log.warning("The check of %s/%s ended early: %s", job.tenant, job.name, error.message)
-        except Exception:
-            log.exception(
-                "The check of %s/%s failed; it begins again in a minute", job.tenant, job.name
-            )
+            while not working.done():
+                await asyncio.wait({working}, timeout=REPORT_EVERY_S)
+                if working.done():
+                    break
+                if await self._book.report(job, progress.state, progress.done) is None:
+                    log.info("The weights %s were removed.", job.key)
+                    return ()
+            await working
+        except Refused as refused:
+            await self._book.refuse(job, str(refused))
+        except StorageUnavailable as away:
+            await self._book.report(job, WeightState.WAITING, 0)
+            return [Retry(jobs, STORAGE_AGAIN_S, away.message, counts=False)]
+        except _Lost as lost:
+            return [Retry(jobs, error=f"The check ended early: {lost}.")]
+        finally:
+            working.cancel()
+            await asyncio.gather(working, return_exceptions=True)
+            await run_blocking(folder.remove)
+        return ()
+
+    async def given_up(self, job: Job) -> None:
+        await self._book.refuse(job, TRIED_TOO_OFTEN)
 
     async def remove_abandoned(self) -> None:
         """Delete the files of jobs whose process was killed."""
@@ -170,45 +171,19 @@ class WeightJobs:
     def _arriving(self) -> Path:
         return self._config().server.data_dir / "weights-arriving"
 
-    async def _run(self, job: TenantWeights) -> None:
-        """Work on a job while it is this process's."""
-        await self.remove_abandoned()
-        folder = await run_blocking(_HeldFolder, self._arriving)
-        progress = _Progress()
-        working = asyncio.create_task(self._work(job, folder.path, progress))
-        try:
-            while not working.done():
-                await asyncio.wait({working}, timeout=REPORT_EVERY_S)
-                if working.done():
-                    break
-                if not await self._book.report(
-                    job, self._name, progress.state, progress.done, LEASE_S
-                ):
-                    log.info("The weights %s/%s were removed.", job.tenant, job.name)
-                    return
-            await working
-        except Refused as refused:
-            await self._book.refuse(job, self._name, str(refused))
-        except StorageUnavailable as away:
-            log.warning("The check of %s/%s waits: %s", job.tenant, job.name, away.message)
-            await self._book.put_back(job, self._name, STORAGE_AGAIN_S)
-        except _Lost as lost:
-            log.warning("The check of %s/%s ended early: %s", job.tenant, job.name, lost)
-        finally:
-            working.cancel()
-            await asyncio.gather(working, return_exceptions=True)
-            await run_blocking(folder.remove)
-
-    async def _work(self, job: TenantWeights, folder: Path, progress: _Progress) -> None:
-        entry = self._catalog.find(job.base)
+    async def _work(
+        self, job: Job, weights: TenantWeights, folder: Path, progress: _Progress
+    ) -> None:
+        entry = self._catalog.find(weights.base)
         if entry is None:
-            raise Refused(NO_BASE.format(base=job.base))
+            raise Refused(NO_BASE.format(base=weights.base))
         if not entry.endpoint.weights.source:
-            raise Refused(NO_WEIGHTS.format(base=job.base))
+            raise Refused(NO_WEIGHTS.format(base=weights.base))
         most = max_weights_bytes(self._config(), job.tenant)
-        left = most - (await self._book.used(job.tenant) - job.size)
-        uploaded = await self._uploads(job, folder, left)
-        message = self._message(job, folder, entry.endpoint.weights, left) | {"files": uploaded}
+        left = most - (await self._book.used(job.tenant) - weights.size)
+        uploaded = await self._uploads(weights, folder, left)
+        message = self._message(weights, folder, entry.endpoint.weights, left)
+        message["files"] = uploaded
         message["token"] = await self._token_of(job.tenant)
         result = await self._checked(message, progress)
         checked = CheckedWeights(
@@ -220,24 +195,24 @@ class WeightJobs:
             identity_of(entry.endpoint.weights),
             result["facts"],
         )
-        if not await self._book.reserve(job, self._name, checked.size, most):
+        if not await self._book.reserve(job, checked.size, most):
             raise Refused(QUOTA.format(most=most, size=checked.size))
         for each in result["files"]:
             await self._store(folder / each["file"], each["digest"], each["size"])
-        await self._book.accept(job, self._name, checked)
+        await self._book.accept(job, checked)
 
     def _message(
-        self, job: TenantWeights, folder: Path, base: Weights, left: int
+        self, weights: TenantWeights, folder: Path, base: Weights, left: int
     ) -> dict[str, Any]:
         config = self._config()
-        if job.kind == LORA:
+        if weights.kind == LORA:
             left = min(left, config.loras.max_adapter_bytes)
         store = config.weights.weights_dir
         return {
             "folder": str(folder),
             "store": "" if store is None else str(store),
             "base": {k: v for k, v in asdict(base).items() if k != "files"},
-            "source": dict(job.source),
+            "source": dict(weights.source),
             "limits": {
                 "max_bytes": max(0, left),
                 "spare_bytes": config.limits.min_free_disk_bytes_for_uploads,
@@ -246,12 +221,12 @@ class WeightJobs:
                 "offline": config.weights.offline,
             },
             "max_lora_bytes": config.loras.max_adapter_bytes,
-            "kind": job.kind,
+            "kind": weights.kind,
         }
 
-    async def _uploads(self, job: TenantWeights, folder: Path, left: int) -> Mapping[str, str]:
+    async def _uploads(self, weights: TenantWeights, folder: Path, left: int) -> Mapping[str, str]:
         """Copy uploaded files into ``folder``; returns the names there, by path."""
-        source = job.source
+        source = weights.source
         keys: Mapping[str, str] = source.get("files") or {}
         if "upload" in source:
             keys = {str(source["upload"]).rpartition("/")[2]: str(source["upload"])}
@@ -261,7 +236,7 @@ class WeightJobs:
                 size = await self._storage.size(key)
                 left -= size
                 if left < 0:
-                    most = max_weights_bytes(self._config(), job.tenant)
+                    most = max_weights_bytes(self._config(), weights.tenant)
                     raise Refused(QUOTA.format(most=most, size=size))
                 await _copy(self._storage.read(key, 0, size), folder / str(number))
             except ArtifactNotFound:

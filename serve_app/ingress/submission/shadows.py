@@ -1,8 +1,8 @@
-"""Background worker that stores copies of requests for their shadows, and deletes those of deleted
-originals.
+"""Background worker that stores copies of requests for their shadows, and the handler of jobs that
+delete those of deleted originals.
 
-One ingress process runs it, chosen by election. What it does may be done twice, by two workers at
-once or again after a crash: a copy has the id of its original as its idempotency key.
+One ingress process runs the worker, chosen by election. What it does may be done twice, by two
+workers at once or again after a crash: a copy has the id of its original as its idempotency key.
 
 Copies use what is idle: one is submitted only while nothing is queued in its pool.
 """
@@ -29,10 +29,10 @@ from serve_app.domain.errors import (
 )
 from serve_app.domain.executors.fallback import FallbackBudget
 from serve_app.domain.executors.shadow import (
+    LINGER_S,
     SHADOW_TENANT,
     ShadowCandidate,
     ShadowState,
-    UnwantedCopy,
 )
 from serve_app.domain.request import NewRequest, Priority
 from serve_app.domain.sharing.fair_queue import work_of
@@ -40,6 +40,7 @@ from serve_app.ingress.services.services import Services
 from serve_app.ingress.submission import submission
 from serve_app.ingress.submission.fallback import CannotRunThere, cost_there, input_there
 from serve_app.ingress.submission.options import SubmitOptions
+from serve_app.jobs.jobs import Job, JobHandler, JobKind, Retry
 from serve_app.tenants.scopes import SUBMIT, Caller
 
 if TYPE_CHECKING:
@@ -56,7 +57,9 @@ MOST_RUNNING = 16
 """Most copies of a target that run, so that they leave slots free even in a large idle pool."""
 MOST_QUEUED = 1
 """A copy is submitted while fewer requests are queued in its pool."""
-DELETED_AT_ONCE = 200
+ACTIVE_AGAIN_S = 1.0
+LINGERING_AGAIN_S = 30.0
+"""When a copy is looked for again that a worker that stands still may store."""
 
 
 class ShadowWorker:
@@ -67,10 +70,8 @@ class ShadowWorker:
         self._book = services.queue.shadows
 
     async def advance(self) -> None:
-        """Delete the copies that are not wanted any more, and store those for which there is
-        room."""
+        """Store the copies for which there is room."""
         with work_of(SHADOW_TENANT):
-            await self._delete()
             for _ in range(PER_ROUND // AT_ONCE):
                 found = await self._book.candidates(AT_ONCE)
                 if not found or not await self._copy(found):
@@ -166,27 +167,38 @@ class ShadowWorker:
             raise CannotRunThere("it is not served here")
         return entry, other, source
 
-    async def _delete(self) -> None:
-        """Delete copies whose originals were deleted, and end those that run."""
-        gone = [
-            each.original
-            for each in await self._book.unwanted(DELETED_AT_ONCE)
-            if await self._is_gone(each)
-        ]
-        await self._book.forget(gone)
 
-    async def _is_gone(self, unwanted: UnwantedCopy) -> bool:
-        """Go on with the deletion of a copy. True: there is none, and there will be none."""
-        queue = self._services.queue
-        if unwanted.copy is None:
-            return unwanted.forgettable
+class CopyDeletion(JobHandler):
+    """Handler of jobs that delete the copies of requests that were deleted, and end those that
+    run."""
+
+    kind = JobKind("copy", first_wait_s=2.0, max_wait_s=60.0, parallel=4)
+
+    def __init__(self, services: Services) -> None:
+        self._services = services
+
+    async def run(self, jobs: Sequence[Job]) -> Sequence[Retry]:
+        (job,) = jobs
+        with work_of(SHADOW_TENANT):
+            if await self._is_active(job):
+                return [Retry(jobs, ACTIVE_AGAIN_S, counts=False)]
+        if job.payload["state"] == ShadowState.SENDING and job.age_s < LINGER_S:
+            return [Retry(jobs, LINGERING_AGAIN_S, counts=False)]
+        return ()
+
+    async def _is_active(self, job: Job) -> bool:
+        """End the copy or delete it. True: it has not ended yet."""
+        queue, payload = self._services.queue, job.payload
+        copy = await queue.shadows.find_copy(job.key, payload["target"], payload["copy"])
+        if copy is None:
+            return False
         try:
-            if unwanted.active:
-                await queue.cancel(SHADOW_TENANT, unwanted.copy)
-            else:
-                await queue.delete(SHADOW_TENANT, unwanted.copy)
+            if copy.active:
+                await queue.cancel(SHADOW_TENANT, copy.id)
+                return True
+            await queue.delete(SHADOW_TENANT, copy.id)
         except (AlreadyFinal, RequestActive):
-            return False  # it has ended meanwhile, or has not yet: in the next round
+            return True  # it has ended meanwhile, or has not yet
         except RequestNotFound:
-            return unwanted.forgettable
+            log.info("The copy %s was deleted meanwhile.", copy.id)
         return False

@@ -198,11 +198,11 @@ kept AS (
 ),
 -- Files of executors are marked for deletion from the issue of their tickets on.
 wanted AS (
-    DELETE FROM unwanted u USING (
+    DELETE FROM jobs j USING (
         SELECT a.key FROM ended e
         CROSS JOIN LATERAL json_to_recordset(e.artifacts) AS a(key text)
         WHERE e.state = 'succeeded') a
-    WHERE u.key = a.key
+    WHERE j.kind = 'file' AND j.key = a.key
 ),
 drafted AS (
     INSERT INTO drafts (id, tenant, request_id, key, size, sha256, facts, expires_at)
@@ -213,9 +213,9 @@ drafted AS (
     ON CONFLICT DO NOTHING
 ),
 dropped AS (
-    INSERT INTO unwanted (key, due_at)
-    SELECT resume_point, now() FROM ended WHERE falls AND resume_point IS NOT NULL
-    ON CONFLICT (key) DO NOTHING
+    INSERT INTO jobs (kind, key, due_at)
+    SELECT 'file', resume_point, now() FROM ended WHERE falls AND resume_point IS NOT NULL
+    ON CONFLICT (kind, key) DO NOTHING
 ),
 outbox AS (
     INSERT INTO webhook_deliveries (request_id, tenant, url)

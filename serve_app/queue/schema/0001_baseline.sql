@@ -54,8 +54,7 @@ CREATE TABLE sign_in_links (
 );
 CREATE INDEX sign_in_links_by_expiry ON sign_in_links (expires_at);
 
--- A deletion of a tenant. A row whose `ended_at` is null is a job: one ingress process after the
--- other goes on with it until nothing of the tenant is left.
+-- A deletion of a tenant. Until it has ended, it has a job.
 CREATE TABLE tenant_deletions (
     tenant   text PRIMARY KEY,
     asked_at timestamptz NOT NULL,
@@ -206,6 +205,29 @@ CREATE INDEX processes_alive ON processes (cluster) WHERE ended_at IS NULL;
 CREATE INDEX processes_started ON processes (started_at);
 CREATE INDEX processes_ended ON processes (ended_at) WHERE ended_at IS NOT NULL;
 CREATE INDEX processes_seen ON processes (seen_at);
+
+-- Durable work. The statement that makes a job necessary puts it, and it is removed when it is done.
+-- Kinds: `file`, whose key is an object in storage to be deleted. It enters when its upload ticket is
+-- issued and leaves when the upload is used, so uploads of a replica that died are deleted as well;
+-- `weights`, whose key is a tenant and a name, to be fetched and checked; `tenant`, to be deleted;
+-- `copy`, whose key is a request that is gone, and whose copy for a shadow is to be deleted;
+-- `hosted`, whose key is a call of a hosted provider, whose job is to be ended.
+CREATE TABLE jobs (
+    kind        text NOT NULL,
+    key         text NOT NULL,
+    tenant      text NOT NULL DEFAULT '',    -- whose share the work uses; empty: the process itself
+    payload     jsonb NOT NULL DEFAULT '{}',
+    due_at      timestamptz NOT NULL DEFAULT now(),  -- of a job that is taken: end of its lease
+    attempts    integer NOT NULL DEFAULT 0,
+    lease       uuid,                        -- new each time that it is taken: the fence
+    error       text NOT NULL DEFAULT '',    -- of the last attempt
+    given_up_at timestamptz,                 -- it is not taken any more
+    created_at  timestamptz NOT NULL DEFAULT now(),
+    PRIMARY KEY (kind, key)
+) WITH (autovacuum_vacuum_scale_factor = 0.01);
+CREATE INDEX jobs_due ON jobs (kind, due_at) WHERE given_up_at IS NULL;
+CREATE INDEX jobs_given_up ON jobs (kind, given_up_at) WHERE given_up_at IS NOT NULL;
+CREATE INDEX jobs_of_tenant ON jobs (tenant, kind) WHERE tenant <> '';
 
 -- A node that loses attempts again and again.
 CREATE TABLE quarantines (
@@ -453,7 +475,7 @@ CREATE TABLE attempts (
     run_s      double precision NOT NULL DEFAULT 0,
     steps      integer NOT NULL DEFAULT 0,
     units      double precision NOT NULL DEFAULT 0,
-    -- It ended without its files, and the files that it may have uploaded are in `unwanted`.
+    -- It ended without its files, and the files that it may have uploaded are jobs of the kind `file`.
     collected  boolean NOT NULL DEFAULT false,
     PRIMARY KEY (request_id, attempt)
 ) WITH (fillfactor = 80, autovacuum_vacuum_scale_factor = 0.01);
@@ -973,14 +995,6 @@ CREATE TABLE lifecycles (
 CREATE INDEX lifecycles_due ON lifecycles (due_at);
 CREATE INDEX lifecycles_waiting ON lifecycles (request_id) WHERE due_at IS NULL;
 
--- An object in storage that is to be deleted. A key enters when its upload ticket is issued and
--- leaves when the upload is used, so uploads of a replica that died are deleted as well.
-CREATE TABLE unwanted (
-    key    text PRIMARY KEY,
-    due_at timestamptz NOT NULL              -- not before: it may still be uploaded
-);
-CREATE INDEX unwanted_due ON unwanted (due_at);
-
 -- A file that a client uploads. The row is written before the object, so storage holds no object
 -- without a row.
 CREATE TABLE uploads (
@@ -1107,7 +1121,8 @@ BEGIN
         UPDATE drafts d SET expires_at = least(d.expires_at, now()) FROM own o WHERE d.id = o.id AND o.used
     ),
     gone AS (DELETE FROM drafts d USING own o WHERE d.id = o.id AND NOT o.used RETURNING d.key)
-    INSERT INTO unwanted (key, due_at) SELECT key, now() FROM gone ON CONFLICT (key) DO NOTHING;
+    INSERT INTO jobs (kind, key, due_at) SELECT 'file', key, now() FROM gone
+    ON CONFLICT (kind, key) DO NOTHING;
     RETURN NULL;
 END
 $$;
@@ -1194,17 +1209,21 @@ CREATE TABLE tenant_weights (
     endpoint     text,                       -- private endpoint that serves it; null: none
     scale        double precision NOT NULL DEFAULT 1,  -- of a LoRA in its endpoint
     public       boolean NOT NULL DEFAULT false,
-    tries        integer NOT NULL DEFAULT 0,
-    worker       text NOT NULL DEFAULT '',
-    due_at       timestamptz NOT NULL DEFAULT now(),  -- from then on another process may take the job
     created_at   timestamptz NOT NULL DEFAULT now(),
     changed_at   timestamptz NOT NULL DEFAULT now(),
     created_by   text NOT NULL,
     PRIMARY KEY (tenant, name)
 );
 CREATE UNIQUE INDEX tenant_weights_endpoint ON tenant_weights (endpoint) WHERE endpoint IS NOT NULL;
-CREATE INDEX tenant_weights_jobs ON tenant_weights (due_at)
-    WHERE state IN ('waiting', 'fetching', 'checking');
+
+CREATE FUNCTION forget_weights_job() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    DELETE FROM jobs WHERE kind = 'weights' AND key = OLD.tenant || '/' || OLD.name;
+    RETURN NULL;
+END
+$$;
+CREATE TRIGGER forget_weights_job AFTER DELETE ON tenant_weights
+    FOR EACH ROW EXECUTE FUNCTION forget_weights_job();
 
 -- A file in storage, stored once however many tenants have registered it.
 CREATE TABLE weight_files (
@@ -1380,9 +1399,7 @@ CREATE TABLE hosted_calls (
         'sending', 'accepted', 'refused', 'unconfirmed', 'repeated')),
     provider_id text,
     place       json,                        -- of the provider's job: its URLs
-    sent_at     timestamptz NOT NULL DEFAULT clock_timestamp(),
-    changed_at  timestamptz NOT NULL DEFAULT clock_timestamp(),
-    unwanted_at timestamptz                  -- next try to end a job that no replica goes on with
+    sent_at     timestamptz NOT NULL DEFAULT clock_timestamp()
 );
 -- A request has at most one call that may cost money.
 CREATE UNIQUE INDEX hosted_calls_of_request ON hosted_calls (request_id)
@@ -1396,7 +1413,6 @@ CREATE UNIQUE INDEX hosted_calls_sending ON hosted_calls (provider, owner, endpo
     WHERE state = 'sending';
 CREATE INDEX hosted_calls_by_request ON hosted_calls (request_id);
 CREATE INDEX hosted_calls_of_tenant ON hosted_calls (tenant);
-CREATE INDEX hosted_calls_unwanted ON hosted_calls (unwanted_at) WHERE unwanted_at IS NOT NULL;
 
 CREATE FUNCTION forget_hosted_calls() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
@@ -1422,8 +1438,9 @@ BEGIN
         RETURN NULL;
     END IF;
     -- An answer may still come: then the job is known.
-    UPDATE hosted_calls SET unwanted_at = clock_timestamp(), changed_at = clock_timestamp()
-    WHERE request_id = NEW.id AND state IN ('sending', 'accepted');
+    INSERT INTO jobs (kind, key) SELECT 'hosted', id FROM hosted_calls
+    WHERE request_id = NEW.id AND state IN ('sending', 'accepted')
+    ON CONFLICT (kind, key) DO NOTHING;
     RETURN NULL;
 END
 $$;
@@ -1482,20 +1499,34 @@ CREATE TABLE shadows (
     -- stored; skipped: it gets none, for `reason`.
     state       text NOT NULL DEFAULT 'waiting' CHECK (state IN ('waiting', 'sending', 'sent', 'skipped')),
     copy        uuid,
-    reason      text NOT NULL DEFAULT '',
-    unwanted_at timestamptz                  -- original or its prompt deleted: so is the copy
+    reason      text NOT NULL DEFAULT ''
 ) WITH (fillfactor = 80);
-CREATE INDEX shadows_open ON shadows (target, original)
-    WHERE state IN ('waiting', 'sending') AND unwanted_at IS NULL;
-CREATE INDEX shadows_unwanted ON shadows (unwanted_at) WHERE unwanted_at IS NOT NULL;
+CREATE INDEX shadows_open ON shadows (target, original) WHERE state IN ('waiting', 'sending');
 CREATE INDEX shadows_skipped ON shadows (original) WHERE state = 'skipped';
 CREATE INDEX shadows_of_endpoint ON shadows (endpoint, original);
 CREATE INDEX shadows_of_tenant ON shadows (tenant, original);
 
-CREATE FUNCTION forget_shadow() RETURNS trigger
-LANGUAGE plpgsql AS $$
+-- Forget requests, and put the jobs that delete their copies. Returns the requests.
+CREATE FUNCTION forget_shadows(originals uuid[]) RETURNS SETOF uuid LANGUAGE plpgsql AS $$
 BEGIN
-    UPDATE shadows SET unwanted_at = now() WHERE original = OLD.id AND unwanted_at IS NULL;
+    RETURN QUERY
+    WITH gone AS (
+        DELETE FROM shadows WHERE original = ANY(originals)
+        RETURNING original, tenant, target, copy, state
+    ),
+    put AS (
+        INSERT INTO jobs (kind, key, tenant, payload)
+        SELECT 'copy', g.original::text, g.tenant,
+               jsonb_build_object('target', g.target, 'copy', g.copy, 'state', g.state)
+        FROM gone g WHERE g.state <> 'waiting'
+        ON CONFLICT (kind, key) DO NOTHING
+    )
+    SELECT g.original FROM gone g;
+END
+$$;
+CREATE FUNCTION forget_shadow() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    PERFORM forget_shadows(ARRAY[OLD.id]);
     RETURN NULL;
 END
 $$;

@@ -1,7 +1,7 @@
 """Requests of which copies go to other endpoints: PostgreSQL behind the port ``ShadowBook``.
 
-The statement that stores a request stores its row in ``shadows``. A trigger marks the row when the
-request is deleted, or its prompt is.
+The statement that stores a request stores its row in ``shadows``. When the request is deleted, or
+its prompt is, a trigger deletes the row and puts the job that deletes the copy.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ from typing import Any
 
 from serve_app.domain.executors.fallback import FallbackBudget
 from serve_app.domain.executors.shadow import (
-    LINGER_S,
     MAX_AGE_S,
     SHADOW_TENANT,
     ShadowCandidate,
@@ -23,6 +22,7 @@ from serve_app.domain.executors.shadow import (
     UnwantedCopy,
 )
 from serve_app.domain.request import Request
+from serve_app.jobs.postgres import RESTART
 from serve_app.postgres.database import Database
 from serve_app.postgres.fair_reads import FairReads
 from serve_app.queue.store import messages
@@ -39,7 +39,7 @@ BUDGETS = "shadow:"
 NOT_COVERED = "The budget of copies does not cover it."
 TOO_OLD = "There was no room for its copy within an hour."
 
-_OPEN = "s.state IN ('waiting', 'sending') AND s.unwanted_at IS NULL"
+_OPEN = "s.state IN ('waiting', 'sending')"
 # A request's id begins with the time of its submit.
 _BEFORE = """(rpad(lpad(to_hex((extract(epoch FROM now() - make_interval(secs => %(age_s)s))
     * 1000)::bigint), 12, '0'), 32, '0'))::uuid"""
@@ -72,7 +72,7 @@ TAKE = f"""
 -- name: take_shadow
 WITH held AS MATERIALIZED (
     SELECT s.original, s.endpoint FROM shadows s
-    WHERE s.original = %(id)s::uuid AND s.state = 'waiting' AND s.unwanted_at IS NULL FOR UPDATE
+    WHERE s.original = %(id)s::uuid AND s.state = 'waiting' FOR UPDATE
 ),
 judged AS MATERIALIZED (
     SELECT original, spend_on_fallback('{BUDGETS}' || endpoint, %(plan)s::json) AS covered FROM held
@@ -82,19 +82,19 @@ UPDATE shadows s SET state = CASE WHEN j.covered THEN 'sending' ELSE 'skipped' E
 FROM judged j WHERE s.original = j.original
 RETURNING s.state
 """
-# Where the original was deleted and forgotten while a worker stood still, its copy is deleted too.
+# Where the original was deleted while a worker stood still, its copy is deleted too.
 SENT = f"""
 -- name: shadow_sent
 WITH kept AS (
     UPDATE shadows SET state = 'sent', copy = %(copy)s::uuid, reason = ''
-    WHERE original = %(id)s::uuid AND state IN ('sending', 'skipped') AND unwanted_at IS NULL
-    RETURNING 1
+    WHERE original = %(id)s::uuid AND state IN ('sending', 'skipped') RETURNING 1
 ),
 late AS (
-    INSERT INTO shadows (original, tenant, endpoint, target, state, copy, unwanted_at)
-    SELECT %(id)s::uuid, '{SHADOW_TENANT}', %(endpoint)s, %(target)s, 'sent', %(copy)s::uuid, now()
-    WHERE NOT EXISTS (SELECT FROM kept)
-    ON CONFLICT (original) DO NOTHING
+    INSERT INTO jobs (kind, key, payload)
+    SELECT 'copy', %(id)s::text, jsonb_build_object(
+        'target', %(target)s::text, 'copy', %(copy)s::text, 'state', 'sent')
+    WHERE NOT EXISTS (SELECT FROM shadows WHERE original = %(id)s::uuid)
+    {RESTART}
 )
 SELECT 1 FROM kept
 """
@@ -112,23 +112,13 @@ FROM (
 WHERE s.original = f.original AND s.state IN ('waiting', 'sending')
 """
 # A copy whose id is not recorded is found by its key: its worker ended before it could record it.
-UNWANTED = f"""
--- name: unwanted_copies
-SELECT s.original::text, c.id::text, c.id IS NOT NULL AND c.outcome IS NULL,
-       s.state <> 'sending' OR s.unwanted_at < now() - make_interval(secs => {LINGER_S})
-FROM shadows s LEFT JOIN LATERAL (
-    SELECT r.id, r.outcome FROM requests r
-    WHERE r.deleted_at IS NULL AND r.id = coalesce(s.copy, (
-        SELECT k.id FROM requests k
-        WHERE k.tenant = '{SHADOW_TENANT}' AND k.endpoint = s.target
-          AND k.idempotency_key = s.original::text))
-) c ON true
-WHERE s.unwanted_at IS NOT NULL
-ORDER BY s.unwanted_at LIMIT %(most)s
-"""
-FORGET = """
--- name: forget_shadows
-DELETE FROM shadows WHERE original = ANY(%(ids)s::uuid[]) AND unwanted_at IS NOT NULL
+FIND_COPY = f"""
+-- name: find_copy
+SELECT r.id::text, r.outcome IS NULL FROM requests r
+WHERE r.deleted_at IS NULL AND r.id = coalesce(%(copy)s::uuid, (
+    SELECT k.id FROM requests k
+    WHERE k.tenant = '{SHADOW_TENANT}' AND k.endpoint = %(target)s
+      AND k.idempotency_key = %(original)s::text))
 """
 _PAGE = """
 -- name: page_of_shadows
@@ -138,7 +128,7 @@ SELECT s.original::text, s.endpoint, s.target, s.state, s.reason, s.copy::text,
 FROM shadows s
 LEFT JOIN usage o ON o.request_id = s.original
 LEFT JOIN usage c ON c.request_id = s.copy
-WHERE s.unwanted_at IS NULL AND {which}
+WHERE {which}
   AND s.original < coalesce(%(before)s::uuid, 'ffffffff-ffff-ffff-ffff-ffffffffffff')
 ORDER BY s.original DESC LIMIT %(limit)s
 """
@@ -159,14 +149,14 @@ SELECT s.endpoint, s.target, count(*),
        coalesce(sum(o.amount), 0), coalesce(sum(c.amount), 0),
        coalesce(max(o.price ->> 'currency'), ''), coalesce(max(c.price ->> 'currency'), '')
 FROM shadows s JOIN usage o ON o.request_id = s.original JOIN usage c ON c.request_id = s.copy
-WHERE s.original >= {_BEFORE} AND s.unwanted_at IS NULL
+WHERE s.original >= {_BEFORE}
 GROUP BY 1, 2 ORDER BY 1, 2
 """
 EXPIRE = f"""
 -- name: expire_shadows
 WITH late AS (
     SELECT s.original FROM shadows s
-    WHERE {_OPEN} AND s.state = 'waiting' AND s.original < {_BEFORE}
+    WHERE s.state = 'waiting' AND s.original < {_BEFORE}
     LIMIT %(most)s FOR UPDATE SKIP LOCKED
 )
 UPDATE shadows s SET state = 'skipped', reason = %(reason)s
@@ -176,16 +166,15 @@ FORGET_SKIPPED = f"""
 -- name: forget_skipped_shadows
 DELETE FROM shadows WHERE original = ANY(ARRAY(
     SELECT original FROM shadows WHERE state = 'skipped' AND original < {_BEFORE}
-    ORDER BY original LIMIT %(most)s)) AND state = 'skipped' AND unwanted_at IS NULL RETURNING 1
+    ORDER BY original LIMIT %(most)s)) AND state = 'skipped' RETURNING 1
 """
 AGE_OWNERS = OWNERS.format(table="shadows", where="", also="")
 # Files of a copy do not outlive those that its original may have.
 AGE = f"""
 -- name: age_shadows
-UPDATE shadows SET unwanted_at = now() WHERE original = ANY(ARRAY(
-    SELECT original FROM shadows
-    WHERE tenant = %(tenant)s AND unwanted_at IS NULL AND original < {_BEFORE}
-    ORDER BY original LIMIT %(most)s)) AND unwanted_at IS NULL RETURNING 1
+SELECT forget_shadows(ARRAY(
+    SELECT original FROM shadows WHERE tenant = %(tenant)s AND original < {_BEFORE}
+    ORDER BY original LIMIT %(most)s))
 """
 ROUNDS = 20
 
@@ -215,25 +204,17 @@ class PostgresShadows:
         return bool(rows) and rows[0][0] == ShadowState.SENDING
 
     async def sent(self, candidate: ShadowCandidate, copy: str) -> bool:
-        params = {
-            "id": candidate.original,
-            "endpoint": candidate.endpoint,
-            "target": candidate.target,
-            "copy": copy,
-        }
+        params = {"id": candidate.original, "target": candidate.target, "copy": copy}
         return bool(await self._database.rows(SENT, params))
 
     async def skip(self, original: str, reason: str) -> None:
         params = {"id": original, "reason": messages.clean(reason)}
         await self._database.rows(SKIP, params)
 
-    async def unwanted(self, most: int) -> Sequence[UnwantedCopy]:
-        rows = await self._database.rows(UNWANTED, {"most": most})
-        return [UnwantedCopy(*row) for row in rows]
-
-    async def forget(self, originals: Sequence[str]) -> None:
-        if originals:
-            await self._database.rows(FORGET, {"ids": [*originals]})
+    async def find_copy(self, original: str, target: str, copy: str | None) -> UnwantedCopy | None:
+        params = {"original": original, "target": target, "copy": copy}
+        rows = await self._database.rows(FIND_COPY, params)
+        return UnwantedCopy(*rows[0]) if rows else None
 
     async def page(
         self, endpoint: str | None, before: str | None, limit: int

@@ -27,7 +27,7 @@ SELECT '', 'weights', count(*), sum(size)::bigint FROM weight_files WHERE stored
 """
 UNWANTED = """
 -- name: count_unwanted_files
-SELECT count(*), count(*) FILTER (WHERE due_at < now()) FROM unwanted
+SELECT count(*), count(*) FILTER (WHERE due_at < now()) FROM jobs WHERE kind = 'file'
 """
 
 

@@ -21,9 +21,7 @@ FROM pg_stat_user_tables WHERE schemaname = current_schema()
 CONDITION = """
 -- name: database_condition
 SELECT (SELECT coalesce(max(number), 0) FROM migrations),
-       (SELECT age(datfrozenxid) FROM pg_database WHERE datname = current_database()),
-       (SELECT greatest(0, coalesce(extract(epoch FROM now() - min(due_at)), 0))::double precision
-        FROM unwanted)
+       (SELECT age(datfrozenxid) FROM pg_database WHERE datname = current_database())
 """
 # A role without `pg_read_all_stats` sees none. Of two with one name, the one that is further behind
 # counts. A base backup is no standby, though it streams.
@@ -59,11 +57,10 @@ class TableMonitor:
         return True
 
     async def check(self) -> None:
-        """Record the version of the schema, how many transaction ids are in use, how long files
-        have been due for deletion, the last backup, and the standbys."""
-        ((version, age, overdue_s),) = await self._database.rows(CONDITION)
+        """Record the version of the schema, how many transaction ids are in use, the last backup,
+        and the standbys."""
+        ((version, age),) = await self._database.rows(CONDITION)
         self._metrics.database(version, age)
-        self._metrics.unwanted_files(overdue_s)
         self._metrics.backup(await last_backup(self._database))
         rows = await self._database.rows(STANDBYS)
         self._metrics.standbys([(name, lag) for name, lag in rows])

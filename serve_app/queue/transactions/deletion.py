@@ -115,8 +115,8 @@ noted AS (
     WHERE %(actor)s::text IS NOT NULL
 ),
 unneeded AS (
-    INSERT INTO unwanted (key, due_at) SELECT DISTINCT key, now() FROM objects
-    ON CONFLICT (key) DO NOTHING
+    INSERT INTO jobs (kind, key, due_at) SELECT DISTINCT 'file', key, now() FROM objects
+    ON CONFLICT (kind, key) DO NOTHING
 )
 SELECT d.id::text, ARRAY(SELECT o.key FROM objects o WHERE o.request_id = d.id ORDER BY o.key)
 FROM doomed d
@@ -314,7 +314,8 @@ outdated AS (
     WHERE f.request_id = d.request_id AND f.expires_at > now()
 ),
 noted AS (
-    INSERT INTO unwanted (key, due_at) SELECT key, now() FROM unmade ON CONFLICT (key) DO NOTHING
+    INSERT INTO jobs (kind, key, due_at) SELECT 'file', key, now() FROM unmade
+    ON CONFLICT (kind, key) DO NOTHING
 )
 DELETE FROM lifecycles l USING due d WHERE l.request_id = d.request_id
 RETURNING l.request_id::text

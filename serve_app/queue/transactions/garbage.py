@@ -48,10 +48,10 @@ WITH named AS (
     SELECT * FROM json_to_recordset(%(attempts)s::json) AS x(id uuid, attempt integer)
 ),
 noted AS (
-    INSERT INTO unwanted (key, due_at)
-    SELECT x.key, now() + make_interval(secs => x.after_s)
+    INSERT INTO jobs (kind, key, due_at)
+    SELECT 'file', x.key, now() + make_interval(secs => x.after_s)
     FROM json_to_recordset(%(keys)s::json) AS x(key text, after_s double precision)
-    ON CONFLICT (key) DO NOTHING
+    ON CONFLICT (kind, key) DO NOTHING
 )
 UPDATE attempts a SET collected = true FROM named n
 WHERE a.request_id = n.id AND a.attempt = n.attempt

@@ -24,6 +24,7 @@ from typing import Any
 
 from serve_app.domain.lease import LeaseKey, LeasePreference, LeftOut
 from serve_app.domain.request import Request
+from serve_app.jobs.postgres import RESTART
 from serve_app.postgres.database import Database
 from serve_app.queue.fairness.fair_queue import LOOK_AHEAD, LOOK_NEAR
 from serve_app.queue.fairness.open_snapshots import Front
@@ -76,13 +77,12 @@ EXPECTED_S = 7 * 3600.0
 """Seconds after the issue of a file's ticket at which the file is deleted unless a success has
 named it. Longer than the ticket is valid."""
 
-EXPECT = """
+EXPECT = f"""
 -- name: expect_files
-INSERT INTO unwanted (key, due_at)
-SELECT key, now() + make_interval(secs => %(after_s)s)
+INSERT INTO jobs (kind, key, due_at)
+SELECT 'file', key, now() + make_interval(secs => %(after_s)s)
 FROM json_array_elements_text(%(keys)s::json) AS key
-ON CONFLICT (key) DO UPDATE SET due_at = excluded.due_at
-"""
+{RESTART}"""
 
 
 class ExecutorLeases:

@@ -31,18 +31,18 @@ noted AS (
     UPDATE requests r SET snapshot = h.key, snapshot_step = h.step FROM held h WHERE r.id = h.id
 ),
 wanted AS (
-    DELETE FROM unwanted u USING held h WHERE u.key = h.key
+    DELETE FROM jobs j USING held h WHERE j.kind = 'file' AND j.key = h.key
 )
-INSERT INTO unwanted (key, due_at)
-SELECT before, now() FROM held WHERE before <> key
-ON CONFLICT (key) DO NOTHING
+INSERT INTO jobs (kind, key, due_at)
+SELECT 'file', before, now() FROM held WHERE before <> key
+ON CONFLICT (kind, key) DO NOTHING
 """
 EXPECT = """
 -- name: expect_snapshots
-INSERT INTO unwanted (key, due_at)
-SELECT key, now() + make_interval(secs => %(ticket_s)s)
+INSERT INTO jobs (kind, key, due_at)
+SELECT 'file', key, now() + make_interval(secs => %(ticket_s)s)
 FROM json_array_elements_text(%(keys)s::json) AS key
-ON CONFLICT (key) DO NOTHING
+ON CONFLICT (kind, key) DO NOTHING
 """
 FORGET_ENDED = """
 -- name: forget_snapshots
@@ -54,8 +54,8 @@ WITH ended AS (
 forgotten AS (
     UPDATE requests r SET snapshot = NULL, snapshot_step = NULL FROM ended e WHERE r.id = e.id
 )
-INSERT INTO unwanted (key, due_at) SELECT snapshot, now() FROM ended
-ON CONFLICT (key) DO NOTHING
+INSERT INTO jobs (kind, key, due_at) SELECT 'file', snapshot, now() FROM ended
+ON CONFLICT (kind, key) DO NOTHING
 """
 
 

@@ -22,19 +22,8 @@ from tests.ingress.house import ORIGIN, House, built
 CONTENT = bytes(range(200))
 
 
-class NothingUnwanted:
-    """Empty list of other garbage files."""
-
-    async def take(self, most: int) -> list[str]:
-        assert most
-        return []
-
-    async def forget(self, keys: Any) -> None:
-        raise AssertionError(keys)
-
-
 def disposal(house: House) -> FileCollector:
-    return FileCollector(NothingUnwanted(), house.uploads, house.storage)  # pyright: ignore
+    return FileCollector(house.uploads, house.storage)  # pyright: ignore
 
 
 async def token(client: httpx.AsyncClient) -> str:

@@ -7,7 +7,7 @@ import fcntl
 import json
 import os
 import sys
-from collections.abc import AsyncIterator, Collection
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,8 @@ from serve_app.domain.audit.acts import Actor
 from serve_app.domain.errors import DarkroomError, StorageFull, StorageUnavailable, TooLarge
 from serve_app.ingress.services import weight_jobs
 from serve_app.ingress.services.weight_jobs import WeightJobs
-from serve_app.registry.postgres import MAX_TRIES
+from serve_app.jobs.jobs import Job
+from serve_app.jobs.worker import JobWorker
 from serve_app.registry.records import (
     CheckedWeights,
     NewWeights,
@@ -94,10 +95,13 @@ class Bench:
         """Register weights and run their job with ``program`` as the checking process."""
         new = NewWeights("house", "style", BASE, {"upload": KEY})
         await self.book.add(new, WeightQuota(10**9, 5), ME)
-        await self.jobs(program).run_all()
+        await self.run_due(program)
         found = await self.book.find("house", "style")
         assert found is not None
         return found
+
+    async def run_due(self, program: str) -> None:
+        await JobWorker(self.book.jobs, [self.jobs(program)]).run_due()
 
     def jobs(self, program: str) -> WeightJobs:
         async def token_of(tenant: str) -> str | None:
@@ -149,6 +153,17 @@ async def test_a_process_that_dies_is_not_the_end_of_the_job(bench: Bench) -> No
     assert bench.left() == []
 
 
+async def test_weights_whose_check_dies_three_times_are_refused(bench: Bench) -> None:
+    await bench.run(DIES)
+    for _ in range(2):
+        for row in bench.book.jobs.rows.values():
+            row.due_at = row.created_at
+        await bench.run_due(DIES)
+    (refused,) = await bench.book.page("house", 5)
+    assert refused.state is WeightState.REFUSED
+    assert "Three processes" in refused.problem
+
+
 async def test_files_of_a_killed_process_go_with_the_next_job_and_those_in_use_stay(
     bench: Bench,
 ) -> None:
@@ -190,17 +205,15 @@ async def test_removed_weights_end_the_process(
     monkeypatch.setattr(weight_jobs, "REPORT_EVERY_S", 0.05)
     new = NewWeights("house", "style", BASE, {"upload": KEY})
     await bench.book.add(new, WeightQuota(10**9, 5), ME)
-    take = bench.book.take
+    report = bench.book.report
 
-    async def take_and_remove(
-        worker: str, lease_s: float, except_of: Collection[str]
-    ) -> TenantWeights | None:
-        job = await take(worker, lease_s, except_of)
+    async def report_and_remove(job: Job, state: WeightState, done: int) -> TenantWeights | None:
+        weights = await report(job, state, done)
         await bench.book.remove("house", "style", ME)
-        return job
+        return weights
 
-    monkeypatch.setattr(bench.book, "take", take_and_remove)
-    await bench.jobs(HANGS).run_all()
+    monkeypatch.setattr(bench.book, "report", report_and_remove)
+    await bench.run_due(HANGS)
     assert bench.left() == []
 
 
@@ -251,7 +264,7 @@ async def test_a_job_waits_for_storage_however_often_it_is_tried(
     assert (await bench.run(GOOD)).state is WeightState.WAITING
     assert bench.left() == []
     monkeypatch.setattr(weight_jobs, "STORAGE_AGAIN_S", 0.0)
-    refusing(bench, *[error] * (MAX_TRIES + 1))
+    refusing(bench, *[error] * 4)
     await bench.book.remove("house", "style", ME)
     assert (await bench.run(GOOD)).state is WeightState.READY
 
@@ -310,13 +323,13 @@ async def test_a_tenant_whose_servers_drip_does_not_stop_the_weights_of_others(
     await bench.add("other", "style")
     accept, accepted = bench.book.accept, asyncio.Event()
 
-    async def accept_and_say(job: TenantWeights, worker: str, checked: CheckedWeights) -> bool:
-        done = await accept(job, worker, checked)
+    async def accept_and_say(job: Job, checked: CheckedWeights) -> bool:
+        done = await accept(job, checked)
         accepted.set()
         return done
 
     monkeypatch.setattr(bench.book, "accept", accept_and_say)
-    jobs = bench.jobs(DRIPS_FOR_HOUSE)
+    jobs = JobWorker(bench.book.jobs, [bench.jobs(DRIPS_FOR_HOUSE)])
     jobs.start()
     await asyncio.wait_for(accepted.wait(), 60.0)
     assert await bench.states("other") == [WeightState.READY]
@@ -327,7 +340,7 @@ async def test_a_tenant_whose_servers_drip_does_not_stop_the_weights_of_others(
 async def test_weights_are_fetched_together_and_checked_one_after_another(bench: Bench) -> None:
     for tenant in ("house", "other", "third"):
         await bench.add(tenant, "style")
-    await bench.jobs(CHECKS_ALONE).run_all()
+    await bench.run_due(CHECKS_ALONE)
     for tenant in ("house", "other", "third"):
         found = await bench.book.find(tenant, "style")
         assert found is not None
@@ -340,10 +353,10 @@ async def test_what_is_said_to_be_a_lora_is_fetched_no_further_than_a_lora_may_b
     bench = Bench(tmp_path, max_adapter_bytes=1000)
     await bench.uploaded()
     await bench.add("house", "style", kind="lora")
-    await bench.jobs(
+    await bench.run_due(
         "import json, sys; limits = json.loads(sys.stdin.readline())['limits']; "
         "print(json.dumps({'refused': str(limits['max_bytes'])}))"
-    ).run_all()
+    )
     found = await bench.book.find("house", "style")
     assert found is not None
     assert found.problem == "1000"

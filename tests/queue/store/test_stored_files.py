@@ -18,8 +18,8 @@ INSERT INTO weight_files (digest, key, size, stored)
 VALUES ('a', 'w/a', 70, true), ('b', 'w/b', 90, false)
 """
 UNWANTED = """
-INSERT INTO unwanted (key, due_at)
-VALUES ('r/1', now() - interval '1 minute'), ('r/2', now() + interval '1 day')
+INSERT INTO jobs (kind, key, due_at)
+VALUES ('file', 'r/1', now() - interval '1 minute'), ('file', 'r/2', now() + interval '1 day')
 """
 
 

@@ -42,7 +42,12 @@ async def left(database: Database) -> list[str]:
 
 
 async def unwanted(database: Database) -> set[str]:
-    return {key for (key,) in await database.rows("SELECT key FROM unwanted WHERE due_at <= now()")}
+    return {
+        key
+        for (key,) in await database.rows(
+            "SELECT key FROM jobs WHERE kind = 'file' AND due_at <= now()"
+        )
+    }
 
 
 async def snapshotted(queue: PostgresQueue, held: LeaseKey) -> str:
@@ -175,7 +180,7 @@ async def test_age_deletes_what_ended_long_enough_ago_by_tenant(
     assert await unwanted(database) == {
         key
         for (key,) in await database.rows(
-            "SELECT key FROM unwanted WHERE key NOT IN (SELECT key FROM artifacts)"
+            "SELECT key FROM jobs WHERE kind = 'file' AND key NOT IN (SELECT key FROM artifacts)"
         )
     }
     assert len(gone) == len(await unwanted(database)) == 4

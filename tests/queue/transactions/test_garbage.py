@@ -9,12 +9,8 @@ import pytest
 
 from serve_app.domain.media.file_access import AccessDecision, FileAccess
 from serve_app.domain.request import State
-from serve_app.ingress.services.file_collector import FileCollector
 from serve_app.postgres.database import Database
-from serve_app.queue.store.config import Retention
 from serve_app.queue.transactions.redaction import Redaction
-from serve_app.queue.transactions.unwanted_files import UnwantedFiles
-from serve_app.queue.transactions.uploads import PostgresUploads
 from serve_app.telemetry.clock import SystemClock
 from tests.contract.test_reuse_contract import image
 from tests.fakes.liveness import FakeLiveness
@@ -22,6 +18,7 @@ from tests.fakes.storage import FakeStorage
 from tests.fakes.terms import FakeTerms
 from tests.queue.database import LONG_LEASES, Ingress
 from tests.queue.requests import TENANT, ask, done, failure, lease, new, report
+from tests.queue.unwanted_files import delete_files
 
 UNCOLLECTED = "SELECT 1 FROM attempts WHERE ended NOT IN ('succeeded', 'undo') AND NOT collected"
 
@@ -34,7 +31,9 @@ async def unwanted(database: Database) -> dict[str, float]:
     """Delay in seconds by key. Waits until nothing is left to collect."""
     while await database.rows(UNCOLLECTED):
         pass
-    rows = await database.rows("SELECT key, extract(epoch FROM due_at - now()) FROM unwanted")
+    rows = await database.rows(
+        "SELECT key, extract(epoch FROM due_at - now()) FROM jobs WHERE kind = 'file'"
+    )
     return {key: float(after_s) for key, after_s in rows}
 
 
@@ -84,9 +83,8 @@ async def test_the_files_of_a_replica_that_died_before_it_handed_in_are_deleted(
     await storage.put(wanted.key, "image/png", once(b"the image"))
     await queue.finish(done(second.held, image(request.id), replica="r2"))
     assert (await unwanted(database)).keys() == {ticket.key}
-    await database.rows("UPDATE unwanted SET due_at = now()")
-    uploads = PostgresUploads(database, Retention())
-    await FileCollector(UnwantedFiles(database), uploads, storage).delete_garbage_files()
+    await database.rows("UPDATE jobs SET due_at = now() WHERE kind = 'file'")
+    await delete_files(database, storage)
     assert set(storage.objects) == {wanted.key}
 
 

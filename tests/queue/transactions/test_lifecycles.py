@@ -13,7 +13,7 @@ from tests.queue.requests import done, lease, new
 
 
 async def unwanted(database: Database) -> set[str]:
-    return {key for (key,) in await database.rows("SELECT key FROM unwanted")}
+    return {key for (key,) in await database.rows("SELECT key FROM jobs WHERE kind = 'file'")}
 
 
 async def later(database: Database, seconds: float) -> None:

@@ -2,29 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import replace
 
+from serve_app.domain.errors import StorageUnavailable
 from serve_app.domain.lease import LeaseKey
 from serve_app.domain.progress import StoredSnapshot
-from serve_app.ingress.services.file_collector import FileCollector
 from serve_app.postgres.database import Database
-from serve_app.queue.store.config import Retention
 from serve_app.queue.transactions import snapshots
-from serve_app.queue.transactions.unwanted_files import UnwantedFiles
-from serve_app.queue.transactions.uploads import PostgresUploads
 from serve_app.telemetry.clock import SystemClock
 from tests.fakes.storage import FakeStorage
 from tests.queue.database import Ingress
 from tests.queue.requests import done, lease, new, report
+from tests.queue.unwanted_files import delete_files, take_files
 
 
 async def all_due(database: Database) -> None:
-    await database.rows("UPDATE unwanted SET due_at = now()")
+    await database.rows("UPDATE jobs SET due_at = now() WHERE kind = 'file'")
 
 
 async def keys(database: Database) -> set[str]:
-    return {key for (key,) in await database.rows("SELECT key FROM unwanted")}
+    return {key for (key,) in await database.rows("SELECT key FROM jobs WHERE kind = 'file'")}
 
 
 async def keep(queue, held: LeaseKey, step: int = 1) -> str:
@@ -43,10 +41,9 @@ async def test_what_was_uploaded_and_never_named_is_deleted_after_its_ticket(
     held = (await lease(queue)).held
     reply = await queue.report(replace(report(held), wants_tickets=(held,)))
     ((_, ticket),) = reply.snapshot_tickets
-    unwanted = UnwantedFiles(database)
-    assert await unwanted.take(10) == []
+    assert await take_files(database) == []
     await all_due(database)
-    assert await unwanted.take(10) == [ticket.key]
+    assert await take_files(database) == [ticket.key]
 
 
 async def test_a_snapshot_that_another_replaced_is_unwanted_and_the_latest_is_not(
@@ -79,15 +76,20 @@ async def test_snapshots_of_requests_that_ended_are_unwanted(
     assert left == [(goes_on.id,)]
 
 
-async def test_what_is_taken_comes_again_unless_it_was_forgotten(database: Database) -> None:
-    unwanted = UnwantedFiles(database)
-    await snapshots.store_tickets(database, ["s/a/1/x.bin", "s/b/1/y.bin"])
+async def test_a_file_that_storage_does_not_delete_is_tried_again(database: Database) -> None:
+    storage = FakeStorage(b"key", "http://here", SystemClock())
+    storage.delete = away  # type: ignore[method-assign]
+    await snapshots.store_tickets(database, ["s/a/1/x.bin"])
     await all_due(database)
-    assert set(await unwanted.take(10)) == {"s/a/1/x.bin", "s/b/1/y.bin"}
-    assert await unwanted.take(10) == []
-    await unwanted.forget(["s/a/1/x.bin"])
+    await delete_files(database, storage)
+    assert await take_files(database) == []
+    assert await keys(database) == {"s/a/1/x.bin"}
     await all_due(database)
-    assert await unwanted.take(10) == ["s/b/1/y.bin"]
+    assert await take_files(database) == ["s/a/1/x.bin"]
+
+
+async def away(keys: Sequence[str]) -> None:
+    raise StorageUnavailable("The storage does not answer.")
 
 
 async def test_disposal_deletes_from_storage_what_is_due(database: Database) -> None:
@@ -97,9 +99,7 @@ async def test_disposal_deletes_from_storage_what_is_due(database: Database) -> 
     await snapshots.store_tickets(database, ["s/a/1/due.bin"])
     await all_due(database)
     await snapshots.store_tickets(database, ["s/a/1/not-yet.bin"])
-    await FileCollector(
-        UnwantedFiles(database), PostgresUploads(database, Retention()), storage
-    ).delete_garbage_files()
+    await delete_files(database, storage)
     assert set(storage.objects) == {"s/a/1/not-yet.bin"}
     assert await keys(database) == {"s/a/1/not-yet.bin"}
 

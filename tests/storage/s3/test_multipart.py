@@ -15,7 +15,6 @@ from serve_app.ingress.services.file_collector import FileCollector
 from serve_app.queue.transactions.uploads import ABANDONED_S
 from serve_app.storage.s3.storage import S3Storage
 from tests.fakes.clock import FakeClock
-from tests.ingress.fal.test_uploads import NothingUnwanted
 from tests.ingress.house import House, built
 from tests.storage.s3_servers import S3Server
 
@@ -87,7 +86,7 @@ async def test_parts_that_are_never_joined_are_aborted(server: S3Server, tmp_pat
         await client.put(f"{place.json()['upload_url']}/1", content=b"x")
         assert unfinished(server, storage) == 1
         clock.advance(ABANDONED_S + 1)
-        await FileCollector(NothingUnwanted(), house.uploads, storage).delete_garbage_uploads()
+        await FileCollector(house.uploads, storage).delete_garbage_uploads()
         assert unfinished(server, storage) == 0
         assert there(server, storage) == []
 

@@ -1,0 +1,186 @@
+"""Contract of the store of background jobs: over the fake and over PostgreSQL."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from serve_app.jobs.jobs import Job, JobKind, Jobs
+from serve_app.jobs.postgres import RESTART, PostgresJobs
+from serve_app.postgres.database import Database
+from serve_app.queue.store import messages
+from serve_app.telemetry.clock import SystemClock
+from serve_app.telemetry.queue_metrics import JobFigures
+from tests.fakes.jobs import FakeJobs
+
+PUT = f"""
+INSERT INTO jobs (kind, key, tenant, payload)
+SELECT %(kind)s, %(key)s, %(tenant)s, %(payload)s::jsonb {RESTART}
+"""
+WORK = JobKind("work", first_wait_s=1.0, max_wait_s=60.0, lease_s=600.0)
+SILENT = replace(WORK, lease_s=-1.0)
+FAIR = replace(WORK, fair=True)
+Put = Callable[..., Awaitable[None]]
+
+
+@pytest.fixture(params=["fake", "postgres"])
+async def store(request: pytest.FixtureRequest) -> AsyncIterator[tuple[Jobs, Put]]:
+    if request.param == "fake":
+        fake = FakeJobs(SystemClock())
+
+        async def put_there(key: str, kind: str = "work", **given: Any) -> None:
+            fake.put(kind, key, **given)
+
+        yield fake, put_there
+        return
+    database: Database = await request.getfixturevalue("opened")()
+
+    async def put(key: str, kind: str = "work", **given: Any) -> None:
+        params = {"kind": kind, "key": key, "tenant": given.get("tenant", "")}
+        payload = messages.compact(given.get("payload", {}))
+        await database.rows(PUT, {**params, "payload": payload})
+
+    yield PostgresJobs(database), put
+    await database.aclose()
+
+
+@pytest.fixture
+def opened(conninfo: str) -> Callable[[], Awaitable[Database]]:
+    async def opening() -> Database:
+        database = Database(conninfo)
+        await database.start()
+        return database
+
+    return opening
+
+
+@pytest.fixture
+def jobs(store: tuple[Jobs, Put]) -> Jobs:
+    return store[0]
+
+
+@pytest.fixture
+def put(store: tuple[Jobs, Put]) -> Put:
+    return store[1]
+
+
+async def taken(jobs: Jobs, kind: JobKind = WORK) -> Job:
+    (job,) = await jobs.take(kind, 1)
+    return job
+
+
+async def test_a_job_is_taken_once_and_gone_when_it_is_done(jobs: Jobs, put: Put) -> None:
+    assert not await jobs.due(["work", "other"])
+    await put("a", payload={"url": "http://x"}, tenant="ann")
+    assert [*await jobs.due(["work", "other"])] == ["work"]
+    job = await taken(jobs)
+    assert (job.key, job.tenant, job.payload, job.attempts) == ("a", "ann", {"url": "http://x"}, 1)
+    assert 0.0 <= job.age_s < 60.0
+    assert not await jobs.take(WORK, 5)
+    await jobs.finish([job])
+    assert not await jobs.take(SILENT, 5)
+    assert (await jobs.backlog(["work"]))["work"] == JobFigures(0, 0.0, 0)
+
+
+async def test_a_process_takes_only_jobs_of_the_kind_and_no_more_than_it_asks_for(
+    jobs: Jobs, put: Put
+) -> None:
+    for key in ("a", "b", "c"):
+        await put(key)
+    await put("d", kind="other")
+    assert len(await jobs.take(WORK, 2)) == 2
+    assert [job.key for job in await jobs.take(WORK, 2)] == ["c"]
+
+
+async def test_the_job_of_a_silent_process_is_taken_by_another_and_only_that_may_end_it(
+    jobs: Jobs, put: Put
+) -> None:
+    await put("a")
+    silent = await taken(jobs, SILENT)
+    job = await taken(jobs)
+    assert job.attempts == 2
+    assert await jobs.renew(WORK, [silent]) == 0
+    await jobs.finish([silent])
+    await jobs.give_up([silent], "not mine")
+    await jobs.retry([silent], 0.0)
+    assert not await jobs.take(WORK, 1)
+    assert await jobs.renew(WORK, [job]) == 1
+
+
+async def test_a_job_that_failed_waits_for_its_next_attempt(jobs: Jobs, put: Put) -> None:
+    await put("a")
+    await jobs.retry([await taken(jobs)], 600.0, "It is away.")
+    assert not await jobs.take(WORK, 1)
+    await put("b")
+    await jobs.retry([await taken(jobs)], 0.0, "It is away.")
+    again = await taken(jobs)
+    assert (again.key, again.attempts) == ("b", 2)
+
+
+async def test_a_job_that_only_waits_counts_no_attempt(jobs: Jobs, put: Put) -> None:
+    await put("a")
+    for _ in range(3):
+        job = await taken(jobs)
+        assert job.attempts == 1
+        await jobs.retry([job], 0.0, counts=False)
+
+
+async def test_a_job_that_is_given_up_is_counted_until_it_is_forgotten(
+    jobs: Jobs, put: Put
+) -> None:
+    await put("a")
+    await jobs.give_up([await taken(jobs)], "It did not work.")
+    assert not await jobs.due(["work"])
+    assert not await jobs.take(SILENT, 1)
+    assert (await jobs.backlog(["work", "other"]))["work"].given_up == 1
+    await jobs.forget(600.0)
+    assert (await jobs.backlog(["work"]))["work"].given_up == 1
+    await jobs.forget(-1.0)
+    assert (await jobs.backlog(["work"]))["work"].given_up == 0
+
+
+async def test_a_job_that_is_put_again_while_it_runs_is_run_again(jobs: Jobs, put: Put) -> None:
+    await put("a")
+    first = await taken(jobs)
+    await put("a", payload={"new": True})
+    await jobs.finish([first])
+    again = await taken(jobs)
+    assert (again.payload, again.attempts) == ({"new": True}, 1)
+
+
+async def test_a_job_that_was_given_up_begins_again_when_it_is_put_again(
+    jobs: Jobs, put: Put
+) -> None:
+    await put("a")
+    await jobs.give_up([await taken(jobs)], "It did not work.")
+    await put("a")
+    assert (await taken(jobs)).attempts == 1
+
+
+async def test_jobs_of_tenants_with_none_under_way_are_taken_first(jobs: Jobs, put: Put) -> None:
+    for key in ("a", "b", "c"):
+        await put(key, tenant="house")
+    await put("d", tenant="other")
+    tenants = [(await taken(jobs, FAIR)).tenant for _ in range(4)]
+    assert tenants == ["house", "other", "house", "house"]
+
+
+async def test_a_process_takes_no_job_of_a_tenant_that_it_names(jobs: Jobs, put: Put) -> None:
+    await put("a", tenant="house")
+    await put("b", tenant="other")
+    assert [job.tenant for job in await jobs.take(FAIR, 1, ["house"])] == ["other"]
+    assert not await jobs.take(FAIR, 1, ["house", "other"])
+
+
+async def test_the_backlog_counts_what_is_due_by_kind(jobs: Jobs, put: Put) -> None:
+    await put("a")
+    await put("b")
+    await put("c", kind="other")
+    await taken(jobs)
+    backlog = await jobs.backlog(["work", "other", "none"])
+    assert {kind: each.due for kind, each in backlog.items()} == {"work": 1, "other": 1, "none": 0}
+    assert backlog["none"].oldest_s == 0.0
+    assert 0.0 <= backlog["work"].oldest_s < 60.0
