@@ -22,7 +22,7 @@ from ray.serve.config import AutoscalingConfig, AutoscalingPolicy
 from deployments.executors.comfyui.workflow import COMFYUI
 from deployments.executors.deployment import ExecutorDeployment
 from deployments.executors.environment import Environments
-from deployments.executors.kind import Machine
+from deployments.executors.kind import DeployContext
 from deployments.executors.registry import EXECUTORS, find_kinds
 from deployments.families.registry import FAMILIES
 from deployments.replica import tuned
@@ -230,12 +230,12 @@ def find_deployable(config: Config, choices: Choices) -> Deployable | None:
     """What the first executor that knows it makes of what ``darkroom deploy`` is asked to serve.
     None: no executor does."""
     comfyui = config.models.comfyui
-    machine = Machine(
+    context = DeployContext(
         Environments(_apps_dir(config) / "environments"),
         None if comfyui is None else comfyui.config(),
         config.weights.store().directory,
     )
-    made = (kind.deploy(choices, machine) for kind in find_kinds())
+    made = (kind.deploy(choices, context) for kind in find_kinds())
     return next((each for each in made if each is not None), None)
 
 

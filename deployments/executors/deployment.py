@@ -10,7 +10,7 @@ from deployments.engine.media.scratch import HeldFolder, remove_abandoned
 from deployments.executors.code import AppCode
 from deployments.executors.environment import Environments
 from deployments.executors.hosts import AppHost
-from deployments.executors.kind import AppPlan, Node
+from deployments.executors.kind import AppPlan, ExecutorContext
 from deployments.executors.registry import EXECUTORS, find_kinds
 from deployments.executors.replica import ExecutorReplica, ExecutorResources, repeated
 from deployments.replica.config import ReplicaConfig, connect, make_fetcher, make_uploader
@@ -39,7 +39,7 @@ class ExecutorDeployment(ReplicaDeployment[ExecutorReplica]):
         made = connect(pool, config, ingress_name, app_name)
         handle_port, link, self._port = made.handle, made.link, made.port
         transfers, calls = config.transfers, StorageCalls()
-        node = Node(
+        context = ExecutorContext(
             config,
             AppCode(config.apps_dir / "code", repeated(handle_port, link).app_bundle).folder,
             Environments(config.apps_dir / "environments"),
@@ -47,7 +47,7 @@ class ExecutorDeployment(ReplicaDeployment[ExecutorReplica]):
         )
         resources = ExecutorResources(
             host=AppHost(
-                partial(plan, node),
+                partial(plan, context),
                 max_apps=1 if config.needs_gpu else config.max_apps,
                 homes=scratch / "homes",
             ),
@@ -68,7 +68,7 @@ class ExecutorDeployment(ReplicaDeployment[ExecutorReplica]):
         )
         await self._replica.start()
         for kind in find_kinds():
-            if (first := kind.at_start(node)) is not None:
+            if (first := kind.at_start(context)) is not None:
                 resources.host.begin(first)
 
     # Called by the ingress for sessions. ``replica_id`` routed the call to this replica.
@@ -90,6 +90,6 @@ class ExecutorDeployment(ReplicaDeployment[ExecutorReplica]):
             self._scratch.remove()
 
 
-def plan(node: Node, endpoint: Endpoint, secrets: Sequence[Secret]) -> AppPlan:
+def plan(context: ExecutorContext, endpoint: Endpoint, secrets: Sequence[Secret]) -> AppPlan:
     """The app of an endpoint, by the kind of its executor."""
-    return EXECUTORS[endpoint.family].plan(node, endpoint, secrets)
+    return EXECUTORS[endpoint.family].plan(context, endpoint, secrets)

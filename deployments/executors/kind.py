@@ -16,24 +16,24 @@ from serve_app.domain.executors.deployable import Choices, Deployable
 from serve_app.domain.executors.secrets import Secret
 
 
-class NodeIngress(ExecutorIngress, Protocol):
+class DescribingIngress(ExecutorIngress, Protocol):
     """The ingress, as executors call it."""
 
     async def describe_comfyui(self, packed: bytes) -> None: ...
 
 
 @dataclass(frozen=True, slots=True)
-class Node:
+class ExecutorContext:
     """What a replica has for the executors that it makes."""
 
     config: ReplicaConfig
     code: Callable[[str], Awaitable[Path]]  # from a bundle's digest to the folder with its files
     environments: Environments
-    ingress: NodeIngress
+    ingress: DescribingIngress
 
 
 @dataclass(frozen=True, slots=True)
-class Machine:
+class DeployContext:
     """What there is where ``darkroom deploy`` runs."""
 
     environments: Environments
@@ -58,13 +58,13 @@ class ExecutorKind:
     families: Sequence[str]
     """Names that endpoints use as their ``family``."""
 
-    plan: Callable[[Node, Endpoint, Sequence[Secret]], AppPlan]
+    plan: Callable[[ExecutorContext, Endpoint, Sequence[Secret]], AppPlan]
     """Function from an endpoint, and the secrets that it names, to its app. ``Misconfigured`` if
     its options are not usable."""
 
-    deploy: Callable[[Choices, Machine], Deployable | None] = lambda *_: None
+    deploy: Callable[[Choices, DeployContext], Deployable | None] = lambda *_: None
     """Function that reads and describes what it could run. None: it is something else.
     ``Misconfigured`` says what is wrong with it."""
 
-    at_start: Callable[[Node], AppPlan | None] = lambda _: None
+    at_start: Callable[[ExecutorContext], AppPlan | None] = lambda _: None
     """Function to the app that starts with the replica. None: apps start with their requests."""

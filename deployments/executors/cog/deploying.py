@@ -27,7 +27,7 @@ from deployments.executors.cog.schema import (
 )
 from deployments.executors.describing import bundle, imported, unpack
 from deployments.executors.environment import Environments
-from deployments.executors.kind import Machine
+from deployments.executors.kind import DeployContext
 from deployments.executors.process import child_environment
 from serve_app.domain.errors import Misconfigured
 from serve_app.domain.executors.deployable import Choices, Deployable, WrongChoice
@@ -49,7 +49,7 @@ PATHS = {"predict": "", "train": "/train"}
 """Mode → what is appended to a model's id."""
 
 
-def deploy(choices: Choices, machine: Machine) -> Deployable | None:
+def deploy(choices: Choices, context: DeployContext) -> Deployable | None:
     """The model in a folder with a ``cog.yaml``, in that file, or at the address of a server."""
     path, url = choices.path, choices.cog_server
     if url is not None and path is not None:
@@ -60,7 +60,7 @@ def deploy(choices: Choices, machine: Machine) -> Deployable | None:
     if path is None or not (path.name == FILE or (path / FILE).is_file()):
         return None
     choices.refuse("a Cog model", "--pool", "--prepared")
-    return project(path, choices, machine.environments)
+    return project(path, choices, context.environments)
 
 
 def project(path: Path, choices: Choices, environments: Environments) -> Deployable:

@@ -12,14 +12,14 @@ from typing import Any, cast
 from deployments.executors.comfyui.interface import interface
 from deployments.executors.comfyui.server import node_classes
 from deployments.executors.comfyui.workflow import COMFYUI
-from deployments.executors.kind import Machine
+from deployments.executors.kind import DeployContext
 from serve_app.domain.endpoint import ComfyUiConfig
 from serve_app.domain.errors import Misconfigured
 from serve_app.domain.executors.deployable import Choices, Deployable
 from serve_app.paths import absolute
 
 
-def deploy(choices: Choices, machine: Machine) -> Deployable | None:
+def deploy(choices: Choices, context: DeployContext) -> Deployable | None:
     """The workflow in a file, checked against the nodes of a ComfyUI: the one that is named, or
     else that of the settings."""
     path = choices.path
@@ -27,13 +27,13 @@ def deploy(choices: Choices, machine: Machine) -> Deployable | None:
     if path is None or graph is None:
         return None
     choices.refuse("a ComfyUI workflow", "--pool", "--input", "--output", "--comfyui")
-    settings = machine.comfyui if choices.comfyui is None else _place_of(choices.comfyui)
+    settings = context.comfyui if choices.comfyui is None else _place_of(choices.comfyui)
     if settings is None:
         raise Misconfigured(
             "No ComfyUI is known that has the workflow's nodes. Name its address or its folder "
             "with --comfyui, or in the setting `comfyui`."
         )
-    classes = asyncio.run(node_classes(settings, machine.weights))
+    classes = asyncio.run(node_classes(settings, context.weights))
     places = dict(map(_place, choices.inputs))
     found = interface(_checked(graph), classes, places, choices.outputs)
     entry = {

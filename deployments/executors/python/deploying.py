@@ -11,7 +11,7 @@ from typing import Any
 
 from deployments.executors.describing import bundle, describe, files_beside, read_source, unpack
 from deployments.executors.environment import Environments
-from deployments.executors.kind import Machine
+from deployments.executors.kind import DeployContext
 from serve_app.domain.errors import Misconfigured
 from serve_app.domain.executors.deployable import Choices, Deployable
 from serve_app.domain.executors.gpus import OPTION as GPU
@@ -19,13 +19,13 @@ from serve_app.domain.executors.secrets import OPTION
 from serve_app.domain.realtime import SESSION
 
 
-def deploy(choices: Choices, machine: Machine) -> Deployable | None:
+def deploy(choices: Choices, context: DeployContext) -> Deployable | None:
     """The app in a Python file."""
     path = choices.path
     if path is None or path.suffix != ".py" or path.is_dir():
         return None
     choices.refuse("a Python file", "--app", "--with", "--pool")
-    content, found = described(path, choices.class_name, choices.more, machine.environments)
+    content, found = described(path, choices.class_name, choices.more, context.environments)
     if found["gpu"] and choices.pool is None:
         raise Misconfigured(
             f"{found['class']} asks for a GPU ({found['gpu']}). Name the pool whose replicas have "

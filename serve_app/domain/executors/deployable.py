@@ -58,8 +58,7 @@ class Choices:
         return base_id(self.name or name)
 
     def entry(self, entry: Mapping[str, Any]) -> Mapping[str, Any]:
-        """Entry of an endpoint, with its category and the pool that runs it. None: the default pool
-        does."""
+        """Entry of an endpoint, with its category and the pool that was named for it."""
         options = entry["options"]
         given = category(options["input_schema"], options["output_schema"])
         return {"category": given, **entry, **({"pool": self.pool} if self.pool else {})}

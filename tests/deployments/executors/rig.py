@@ -20,7 +20,7 @@ from deployments.executors.environment import Environments
 from deployments.executors.hosted.calls import ProviderClient
 from deployments.executors.hosted.executor import CallPauses, HostedExecutor
 from deployments.executors.hosts import AppHost
-from deployments.executors.kind import AppPlan, Node
+from deployments.executors.kind import AppPlan, ExecutorContext
 from deployments.executors.replica import ExecutorReplica, ExecutorResources, repeated
 from deployments.replica.config import (
     IngressCalls,
@@ -186,13 +186,13 @@ class ExecutorRig:
         link = IngressLink(queue or self.port, IDENTITY, CALLS, self.clock, backoff)
         unpacked = AppCode(folder / "code", repeated(self.source, link).app_bundle)
         environments = Environments(config.apps_dir / "environments")
-        node = Node(config, unpacked.folder, environments, self.source)
-        self.comfyui = server_plan(node)
+        context = ExecutorContext(config, unpacked.folder, environments, self.source)
+        self.comfyui = server_plan(context)
 
         def made(endpoint: Endpoint, secrets: Sequence[Secret]) -> AppPlan:
             if endpoint.family in PROVIDERS:
                 return AppPlan(endpoint.family, lambda _: self._hosted())
-            return plan(node, endpoint, secrets)
+            return plan(context, endpoint, secrets)
 
         self.host = AppHost(made, max_apps, self.scratch / "homes")
         fetcher = Fetcher(

@@ -59,11 +59,11 @@ class Shouter:
         self.alive = False
 
 
-def plan(node, endpoint, secrets):
+def plan(context, endpoint, secrets):
     return AppPlan("shout", lambda home: Shouter())
 
 
-def deploy(choices, machine):
+def deploy(choices, context):
     path = choices.path
     if path is None or path.suffix != ".shout":
         return None
