@@ -34,7 +34,7 @@ from deployments.executors.comfyui.workflow import (
     EXTRA_FIELD,
     FILES_FIELD,
     ComfyUiWorkflow,
-    Job,
+    SubmittedPrompt,
     folder_of,
     job,
 )
@@ -96,7 +96,7 @@ class _Sent:
 class _Run:
     """Progress of one prompt, and what is known of its end."""
 
-    job: Job
+    job: SubmittedPrompt
     steps: dict[str, tuple[int, int]] = field(default_factory=dict[str, tuple[int, int]])
     named: set[str] = field(default_factory=set[str])
     node: str = ""  # that runs
@@ -243,7 +243,9 @@ class ComfyUiExecutor:
     async def _send_description(self, describe: Describe) -> None:
         await describe(await self.client.describe())
 
-    async def _submit(self, workflow: ComfyUiWorkflow, made: Job, given: Mapping[str, Any]) -> None:
+    async def _submit(
+        self, workflow: ComfyUiWorkflow, made: SubmittedPrompt, given: Mapping[str, Any]
+    ) -> None:
         extra = given.get(EXTRA_FIELD) if workflow.graph is None else None
         try:
             await self.client.submit(made.id, made.graph, extra)

@@ -86,7 +86,7 @@ class ComfyUiWorkflow:
 
 
 @dataclass(frozen=True, slots=True)
-class Job:
+class SubmittedPrompt:
     """One run of a workflow."""
 
     id: str  # of the prompt, at ComfyUI
@@ -95,7 +95,7 @@ class Job:
     seeds: Mapping[str, int]  # by the name of the input
 
 
-def job(workflow: ComfyUiWorkflow, given: Mapping[str, Any], name: str) -> Job:
+def job(workflow: ComfyUiWorkflow, given: Mapping[str, Any], name: str) -> SubmittedPrompt:
     """Run of a workflow with the values of a request. Files are names at ComfyUI by now.
 
     ``name``: of the attempt; equal names give equal ids. Raises ``InvalidInput`` if the request has
@@ -121,7 +121,9 @@ def job(workflow: ComfyUiWorkflow, given: Mapping[str, Any], name: str) -> Job:
         if isinstance(values.get("filename_prefix"), str):
             # ComfyUI counts up within a prefix: two requests must never share a file.
             values["filename_prefix"] = f"{folder_of(name)}/{node}"
-    return Job(str(uuid.uuid5(uuid.NAMESPACE_OID, name)), filled, workflow.outputs, seeds)
+    return SubmittedPrompt(
+        str(uuid.uuid5(uuid.NAMESPACE_OID, name)), filled, workflow.outputs, seeds
+    )
 
 
 def _rename(graph: Mapping[str, Mapping[str, Any]], renamed: Mapping[str, str]) -> None:
