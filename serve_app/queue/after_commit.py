@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -39,6 +40,17 @@ class PoolChange(NamedTuple):
     pool: str
 
 
+@dataclass(frozen=True, slots=True)
+class Ending:
+    """Attempt whose end is committed. Steps add to the two sets."""
+
+    attempt: EndedAttempt
+    ran_in: str  # pool of its replica
+    outcome: Outcome | None  # that its replica has handed in
+    woken: set[str]  # pools in which requests may be leased now
+    freed: set[Limited]  # names under a limit, of which less runs now
+
+
 class AfterCommit:
     """Publish the effects of committed changes to this process and to the other ingress
     processes.
@@ -52,6 +64,17 @@ class AfterCommit:
         self._metrics = metrics
         self.tracing: Tracing | None = None  # None: spans are off
         self._coalesced = CoalescedRequests(database)
+        self._steps: Sequence[Callable[[Ending], None]] = (
+            self._count,
+            self._charge_lane,
+            self._note_canary,
+            self._trace_lost,
+            self._release_node,
+            self._free_limits,
+            self._queue_again,
+            self._remember,
+        )
+        """What the end of an attempt changes here, in any order; then waiters are woken."""
 
     def ended(
         self,
@@ -65,62 +88,93 @@ class AfterCommit:
         ``outcomes`` holds the outcomes that replicas handed in. ``fenced`` means that the replicas
         do not know yet and get a FENCED signal.
         """
-        again: set[str] = set()
+        woken: set[str] = set()
         freed: set[Limited] = set()
-        for each in ended:
-            self._metrics.attempt_ended(each.pool, each.how.value, each.node)
-            self._metrics.ended(
-                each.endpoint, each.pool, each.state, each.run_s, each.total_s, each.code
-            )
-            if each.state is not State.QUEUED:
-                self._metrics.used(self._limits.metrics_label(each.tenant), each.run_s)
-            ran_in = self._state.stats.ran_in(each.replica_id, each.pool)
-            self._charge_lane(each, ran_in)
-            self._state.canaries.note(each, ran_in)
-            self._trace_lost(each)
-            if each.how is EndReason.SUCCEEDED and (
-                node := self._state.quarantines.node_of(each.replica_id)
-            ):
-                release = partial(self._state.quarantines.release, node, each.held_s)
-                self._attempt_soon(release, f"Node {node} stays quarantined")
-            outcome = (outcomes or {}).get(each.held)
-            if limited := self._limits.limited(each.tenant, each.endpoint):
-                again.add(each.pool)  # a slot under the limit is free again
-                freed.update(limited)
-            if each.state is State.QUEUED:
-                again.add(each.queued_in)
-                self._state.stats.requeued(each.queued_in, each.tenant, each.endpoint)
-                self._state.snapshots.queued_again(each.queued_in, each.tenant)
-                if each.fell_back:
-                    self._metrics.fell_back(each.endpoint, "failure")
-                    lane = each.queued_in, each.tenant
-                    self._attempt_soon(partial(self._open_lane, lane), "A lane is opened later")
-                self._state.requests.invalidate([each.held.request_id])
-            elif outcome is not None and each.state is _state(outcome):
-                self._state.requests.apply_change(
-                    each.held.request_id,
-                    each.version,
-                    state=each.state,
-                    outcome=outcome,
-                    failures=each.failures,
-                    finished_at=each.finished_at,
-                    progress=None,
-                    preview_step=0,
-                )
-            else:
-                self._state.requests.invalidate([each.held.request_id])
+        for attempt in ended:
+            ran_in = self._state.stats.ran_in(attempt.replica_id, attempt.pool)
+            outcome = (outcomes or {}).get(attempt.held)
+            ending = Ending(attempt, ran_in, outcome, woken, freed)
+            for step in self._steps:
+                step(ending)
         signals = [Signal(SignalKind.FENCED, each.held) for each in ended] if fenced else []
-        self.notify([each.held.request_id for each in ended], again, signals, freed)
+        self.notify([each.held.request_id for each in ended], woken, signals, freed)
         self.settle_soon(each.leads for each in ended if each.state is not State.QUEUED)
 
-    def _charge_lane(self, each: EndedAttempt, ran_in: str) -> None:
+    # Steps of an end.
+
+    def _count(self, ending: Ending) -> None:
+        each = ending.attempt
+        self._metrics.attempt_ended(each.pool, each.how.value, each.node)
+        self._metrics.ended(
+            each.endpoint, each.pool, each.state, each.run_s, each.total_s, each.code
+        )
+        if each.state is not State.QUEUED:
+            self._metrics.used(self._limits.metrics_label(each.tenant), each.run_s)
+
+    def _charge_lane(self, ending: Ending) -> None:
         """Charge the attempt's run time to its lane. An attempt that never reached its replica
         costs nothing.
         """
+        each = ending.attempt
         took_s = each.run_s or (0.0 if each.how is EndReason.UNDELIVERED else each.held_s)
         self._state.charges.add(each.pool, each.tenant, took_s - each.expected_s)
         if each.how is EndReason.SUCCEEDED and not (each.resumed or each.ran_elsewhere):
-            self._state.costs.observe(each.endpoint, ran_in, each.work, took_s)
+            self._state.costs.observe(each.endpoint, ending.ran_in, each.work, took_s)
+
+    def _note_canary(self, ending: Ending) -> None:
+        self._state.canaries.note(ending.attempt, ending.ran_in)
+
+    def _trace_lost(self, ending: Ending) -> None:
+        """Record the attempt's span if its replica will not."""
+        each = ending.attempt
+        if self.tracing is not None and each.how in WITHOUT_REPLICA:
+            self.tracing.lost(
+                each.trace, each.held, each.pool, each.replica_id, each.held_s, each.how.value
+            )
+
+    def _release_node(self, ending: Ending) -> None:
+        """End the quarantine of a node on which an attempt succeeded."""
+        attempt, quarantines = ending.attempt, self._state.quarantines
+        if attempt.how is EndReason.SUCCEEDED and (node := quarantines.node_of(attempt.replica_id)):
+            release = partial(quarantines.release, node, attempt.held_s)
+            self._attempt_soon(release, f"Node {node} stays quarantined")
+
+    def _free_limits(self, ending: Ending) -> None:
+        """Free the slots that the attempt took under limits of what runs."""
+        attempt = ending.attempt
+        if limited := self._limits.limited(attempt.tenant, attempt.endpoint):
+            ending.woken.add(attempt.pool)
+            ending.freed.update(limited)
+
+    def _queue_again(self, ending: Ending) -> None:
+        """Wake the pool in which the request is queued again, if it is."""
+        each = ending.attempt
+        if each.state is not State.QUEUED:
+            return
+        ending.woken.add(each.queued_in)
+        self._state.stats.requeued(each.queued_in, each.tenant, each.endpoint)
+        self._state.snapshots.queued_again(each.queued_in, each.tenant)
+        if each.fell_back:
+            self._metrics.fell_back(each.endpoint, "failure")
+            lane = each.queued_in, each.tenant
+            self._attempt_soon(partial(self._open_lane, lane), "A lane is opened later")
+
+    def _remember(self, ending: Ending) -> None:
+        """Keep the end in memory, for those that wait for it, or forget what memory has."""
+        attempt, outcome = ending.attempt, ending.outcome
+        if outcome is None or attempt.state is not _state(outcome):
+            self._state.requests.invalidate([attempt.held.request_id])
+            return
+        self._state.requests.apply_change(
+            attempt.held.request_id,
+            attempt.version,
+            state=attempt.state,
+            outcome=outcome,
+            failures=attempt.failures,
+            finished_at=attempt.finished_at,
+            progress=None,
+            preview_step=0,
+        )
 
     async def _open_lane(self, lane: tuple[str, str]) -> None:
         """Open the lane of a request that fell back to a pool in which its tenant had none."""
@@ -139,13 +193,6 @@ class AfterCommit:
                 log.warning("%s: %s", otherwise, error.message)
 
         self._state.background.spawn(attempt())
-
-    def _trace_lost(self, each: EndedAttempt) -> None:
-        """Record the attempt's span if its replica will not."""
-        if self.tracing is not None and each.how in WITHOUT_REPLICA:
-            self.tracing.lost(
-                each.trace, each.held, each.pool, each.replica_id, each.held_s, each.how.value
-            )
 
     def removed(self, removed: Sequence[Removed], outcome: Outcome) -> None:
         """Publish that requests were cancelled or expired. Requests that are still running were

@@ -20,7 +20,6 @@ from serve_app.ingress.http.origin import origin_of
 from serve_app.ingress.http.time_buckets import CURSOR, END, START, PageLinks
 from serve_app.ingress.http.time_range import time_range
 from serve_app.ingress.resources.calls import Call, JsonCalls
-from serve_app.ingress.services import request_ids
 from serve_app.ingress.services.services import services_of
 from serve_app.ingress.submission.failures import answer_for, failure_body
 from serve_app.ingress.submission.rendering import final_outcome, rendered_output
@@ -125,9 +124,7 @@ def _search(request: HttpRequest, tenant: str, now: datetime) -> EndedRequestFil
     status = asked.get("status")
     if status is not None and status not in ENDS:
         raise query.invalid("status", f"should be one of {', '.join(ENDS)}", status)
-    request_id = asked.get("request_id")
-    if request_id is not None and not request_ids.valid(request_id):
-        raise query.invalid("request_id", "should be the id of a request", request_id)
+    request_id = query.request_id(request, "request_id")
     order = asked.get("sort_by", ENDED_AT)
     if order != ENDED_AT:
         raise query.invalid("sort_by", f"should be {ENDED_AT}, the only supported order", order)

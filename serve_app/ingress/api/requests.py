@@ -34,7 +34,6 @@ from serve_app.ingress.http.openapi import (
 from serve_app.ingress.http.origin import origin_of
 from serve_app.ingress.http.route_scopes import BY_CALL
 from serve_app.ingress.resources.calls import Call, JsonCalls
-from serve_app.ingress.services import request_ids
 from serve_app.ingress.services.services import services_of
 from serve_app.ingress.submission import submission
 from serve_app.ingress.submission.status import (
@@ -163,9 +162,7 @@ async def listed(request: HttpRequest) -> Response:
     caller, tenant = await authenticate_for_tenant(request, "Requests")
     limit = query.page_size(request, default=50, most=MAX_PAGE)
     states = tuple(_state(each) for each in request.query_params.getlist("state"))
-    before = request.query_params.get("before")
-    if before is not None and not request_ids.valid(before):
-        raise query.invalid("before", "should be the id of a request", before)
+    before = query.request_id(request, "before")
     words = _words(request)
     favourites = query.yes_no(request, "favourite", default=False)
     for name, given in (("q", words), ("favourite", favourites)):

@@ -7,6 +7,7 @@ from datetime import datetime
 from starlette.requests import HTTPConnection
 
 from serve_app.domain.errors import FieldProblem, InvalidInput
+from serve_app.ingress.services import request_ids
 
 
 def page_size(request: HTTPConnection, *, default: int, most: int) -> int:
@@ -42,6 +43,16 @@ def whole(request: HTTPConnection, name: str, *, default: int, most: int) -> int
 def text(request: HTTPConnection, name: str) -> str | None:
     """Read a text to search for. ``InvalidInput``: PostgreSQL cannot store it."""
     return next(reversed(_texts(request, name)), None)
+
+
+def request_id(
+    request: HTTPConnection, name: str, what: str = "should be the id of a request"
+) -> str | None:
+    """Read the id of a request. ``InvalidInput``: it is none."""
+    given = request.query_params.get(name)
+    if given is not None and not request_ids.valid(given):
+        raise invalid(name, what, given)
+    return given
 
 
 def yes_no(request: HTTPConnection, name: str, *, default: bool) -> bool:

@@ -23,7 +23,7 @@ from serve_app.domain.request import Request, State
 from serve_app.domain.sharing.admission import end_admission
 from serve_app.ingress.services.files import Files
 from serve_app.ingress.services.services import Services
-from serve_app.ingress.submission.rendering import NO_OUTCOME, base64_of, rendered_output
+from serve_app.ingress.submission.rendering import base64_of, final_outcome, rendered_output
 
 MAX_INLINE_BYTES = 1_000_000
 """Most bytes of files inside one result, together. Clients put a result into a conversation and
@@ -49,9 +49,9 @@ def unfinished(request: Request, how: str) -> CallToolResult:
 
 async def final_result(files: Files, request: Request, origin: str) -> CallToolResult:
     """Result for an ended request: its files, or its failure. ``OutcomeForgotten``."""
-    outcome = request.outcome
-    if outcome is None or outcome.failure is not None:
-        return failed(request, outcome.failure if outcome and outcome.failure else NO_OUTCOME)
+    outcome = final_outcome(request)
+    if outcome.failure is not None:
+        return failed(request, outcome.failure)
     output = await rendered_output(request, files, origin, inline=False)
     facts = {"request_id": request.id, "state": request.state.value, "output": output}
     blocks: list[ContentBlock] = [TextContent(text=json.dumps(facts, ensure_ascii=False))]

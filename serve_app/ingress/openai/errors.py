@@ -92,16 +92,18 @@ def refused(error: DarkroomError) -> Response:
 
 def failed(failure: Failure, names: Mapping[str, str]) -> Response:
     """Response for an attempt that ended in an error. ``names``: as for ``translated.renamed``."""
-    status = 400 if failure.field is not None else answer_for_failure(failure).status
     headers = {"x-should-retry": "true" if failure.retryable else "false"}
-    return json_reply(failure_body(failure, names), status, headers)
+    return json_reply(failure_body(failure, names), failure_status(failure), headers)
+
+
+def failure_status(failure: Failure) -> int:
+    return 400 if failure.field is not None else answer_for_failure(failure).status
 
 
 def failure_body(failure: Failure, names: Mapping[str, str]) -> OpenAiError:
-    status = 400 if failure.field is not None else answer_for_failure(failure).status
     first, _, rest = (failure.field or "").partition(".")
     param = ".".join(part for part in (names.get(first, first), rest) if part) or None
-    return error_body(failure.message, status, failure.code, param)
+    return error_body(failure.message, failure_status(failure), failure.code, param)
 
 
 def error_body(message: str, status: int, code: str, param: str | None = None) -> OpenAiError:

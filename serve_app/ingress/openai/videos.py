@@ -49,7 +49,6 @@ from serve_app.ingress.openai.video_parameters import (
     length_text,
     size_text,
 )
-from serve_app.ingress.services import request_ids
 from serve_app.ingress.services.cpu_executor import in_cpu_thread
 from serve_app.ingress.services.services import Services, services_of
 from serve_app.ingress.submission import submission
@@ -209,9 +208,7 @@ async def listed(request: HttpRequest) -> Response:
     caller = await authenticate(request)
     services = services_of(request)
     limit = query.page_size(request, default=20, most=MAX_LISTED)
-    after = request.query_params.get("after")
-    if after is not None and not request_ids.valid(after):
-        raise query.invalid("after", "should be the id of a video", after)
+    after = query.request_id(request, "after", "should be the id of a video")
     if request.query_params.get("order", "desc") != "desc":
         order = request.query_params["order"]
         raise query.invalid("order", "should be `desc`, the only supported order", order)

@@ -28,7 +28,7 @@ from serve_app.ingress.realtime.session import (
 from serve_app.ingress.services.cpu_executor import in_cpu_thread
 from serve_app.ingress.services.services import Services
 from serve_app.ingress.submission.admission import Submission, admit
-from serve_app.ingress.submission.steps import APP_MESSAGE, APP_SESSION
+from serve_app.ingress.submission.steps import APP_MESSAGE
 
 UNMARKED = (
     "The operator requires a mark on all generated files, and messages of an app's session cannot "
@@ -91,12 +91,11 @@ class AppSocketSession(RealtimeSession):
         )
 
     async def run(self, limit: int | None = None) -> Close | None:
-        services, tenant, endpoint = self._services, self._new.tenant, self._entry.endpoint
-        if services.safety.outputs(tenant, endpoint.id):
+        services, tenant = self._services, self._new.tenant
+        if services.safety.outputs(tenant, self._new.endpoint):
             raise Unsupported(UNCHECKED)
         if services.config.provenance.marking.of(tenant) is MarkPolicy.REQUIRED:
             raise Unsupported(UNMARKED)
-        await admit(Submission(services, tenant, self._entry, None), APP_SESSION)
         return await super().run(limit)
 
     async def _read(self) -> None:

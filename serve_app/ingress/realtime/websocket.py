@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -26,7 +27,10 @@ from serve_app.ingress.realtime.messages import Close, Control
 from serve_app.ingress.realtime.session import RealtimeSession
 from serve_app.ingress.services.services import Services, services_of
 from serve_app.ingress.services.session_limit import max_sessions
+from serve_app.ingress.submission.admission import Submission, admit
 from serve_app.ingress.submission.max_cost import require_no_limit
+from serve_app.ingress.submission.options import SubmitOptions
+from serve_app.ingress.submission.steps import SESSION
 from serve_app.telemetry import logs
 from serve_app.telemetry.trace_context import encoded_headers
 from serve_app.tenants.scopes import SUBMIT, Caller
@@ -98,22 +102,17 @@ async def _asked(socket: WebSocket, services: Services) -> tuple[Caller, Catalog
             f"{endpoint_id} has no realtime sessions: its code has no realtime route. Submit a "
             "request instead."
         )
-    new = NewRequest(
-        id=context_of(socket).request_id,
-        tenant=caller.tenant,
-        endpoint=endpoint_id,
-        endpoint_digest=entry.endpoint.digest,
-        pool=services.pool_of(entry),
-        input={"realtime": True},
+    options = SubmitOptions(
         priority=Priority.REALTIME,
-        work=0.0,  # the length of a session does not predict the endpoint's requests
         previews=False,
         trace=trace_of(socket),
         key_id=caller.key_id,
-        price=services.price_of(entry),
-        expected=ONE_FRAME,
     )
-    return caller, entry, new
+    id_, marked = context_of(socket).request_id, {"realtime": True}
+    session = Submission(services, caller.tenant, entry, None, options, id_, input=marked)
+    new = (await admit(session, SESSION)).request()
+    # The length of a session does not predict the endpoint's requests.
+    return caller, entry, replace(new, work=0.0, expected=ONE_FRAME)
 
 
 def _endpoint_of(path: str, services: Services) -> str | None:

@@ -46,7 +46,6 @@ from serve_app.ingress.replicate.prediction import (
     renderer_of,
 )
 from serve_app.ingress.replicate.webhooks import parse_webhook
-from serve_app.ingress.services import request_ids
 from serve_app.ingress.services.services import Services, services_of
 from serve_app.ingress.submission import submission
 from serve_app.ingress.submission.model_lookup import allowed_endpoints
@@ -136,9 +135,7 @@ async def listed(request: HttpRequest) -> Response:
     """List the tenant's requests, newest first, without logs and without files inside them."""
     caller = await authenticate(request)
     services = services_of(request)
-    cursor = request.query_params.get("cursor")
-    if cursor is not None and not request_ids.valid(cursor):
-        raise query.invalid("cursor", "should be the one of the previous page", cursor)
+    cursor = query.request_id(request, "cursor", "should be the one of the previous page")
     endpoints = allowed_endpoints(services.catalog_of(caller), caller)
     page = await services.queue.page(
         caller.tenant, endpoints=endpoints, before=cursor, limit=PAGE + 1

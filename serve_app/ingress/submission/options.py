@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, cast
@@ -28,6 +28,8 @@ from serve_app.tenants.scopes import PRIORITY as PRIORITY_SCOPE
 NO_RETRY, RETRY_CONFIG = b"x-fal-no-retry", b"x-fal-retry-config"
 RETRY_HEADERS = frozenset({NO_RETRY, RETRY_CONFIG})
 
+YES, NO = (b"1", b"true"), (b"0", b"false")
+
 SHAPE = 'should be like {"server_error": {"retries": 2}}'
 
 
@@ -37,19 +39,10 @@ def parse_retries(given: Mapping[bytes, bytes]) -> Mapping[Cause, int] | None:
     ``X-Fal-No-Retry`` has precedence. ``InvalidInput`` names the header that is wrong.
     """
     config = _config(given[RETRY_CONFIG]) if RETRY_CONFIG in given else None
-    if NO_RETRY in given and _no_retry(given[NO_RETRY]):
+    no_retry = given.get(NO_RETRY, b"no")
+    if _yes_no("X-Fal-No-Retry", (*YES, b"yes"), (*NO, b"no"), no_retry):
         return dict.fromkeys(Cause, 0)
     return config
-
-
-def _no_retry(value: bytes) -> bool:
-    match value.strip().lower():
-        case b"1" | b"true" | b"yes":
-            return True
-        case b"0" | b"false" | b"no":
-            return False
-        case _:
-            raise _invalid_header("X-Fal-No-Retry", "should be `1`, `true` or `yes`", value)
 
 
 def _config(value: bytes) -> Mapping[Cause, int]:
@@ -253,38 +246,26 @@ def _idempotency_key(value: bytes, before: str | None) -> str:
     return key
 
 
-def _cache(value: bytes) -> bool:
-    match value.strip().lower():
-        case b"allow":
-            return True
-        case b"no":
-            return False
-        case _:
-            raise _invalid_header("X-Darkroom-Cache", "should be `allow` or `no`", value)
-
-
 def _no_fallback(value: bytes) -> bool:
     """Any value but these disables it, as it always was accepted."""
     return value.strip().lower() not in (b"", b"0", b"false", b"no")
 
 
-def _flag(name: str, value: bytes) -> bool:
-    match value.strip().lower():
-        case b"1" | b"true":
-            return True
-        case b"0" | b"false":
-            return False
-        case _:
-            raise _invalid_header(name, "should be `1` or `0`", value)
+def _yes_no(name: str, yes: Sequence[bytes], no: Sequence[bytes], value: bytes) -> bool:
+    word = value.strip().lower()
+    if word not in (*yes, *no):
+        should = f"should be `{yes[0].decode()}` or `{no[0].decode()}`"
+        raise _invalid_header(name, should, value)
+    return word in yes
 
 
 _READERS: Mapping[bytes, tuple[str, Callable[[bytes], object]]] = {
     TIMEOUT: ("start_within_s", partial(_seconds, "X-Fal-Request-Timeout")),
     DEADLINE: ("end_within_s", partial(_seconds, "X-Darkroom-Deadline")),
-    DETERMINISTIC: ("deterministic", partial(_flag, "X-Darkroom-Deterministic")),
-    CACHE: ("cache", _cache),
-    PREVIEW: ("previews", partial(_flag, "X-Darkroom-Preview")),
-    STORE_IO: ("store_io", partial(_flag, "X-Fal-Store-IO")),
+    DETERMINISTIC: ("deterministic", partial(_yes_no, "X-Darkroom-Deterministic", YES, NO)),
+    CACHE: ("cache", partial(_yes_no, "X-Darkroom-Cache", [b"allow"], [b"no"])),
+    PREVIEW: ("previews", partial(_yes_no, "X-Darkroom-Preview", YES, NO)),
+    STORE_IO: ("store_io", partial(_yes_no, "X-Fal-Store-IO", YES, NO)),
     UPLOAD_POLICY: ("upload_policy", parse_upload_policy),
     MAX_COST: ("max_cost", parse_max_cost),
     NO_FALLBACK: ("no_fallback", _no_fallback),

@@ -62,7 +62,7 @@ def without(left_out: Mapping[str, Collection[Step]]) -> Sequence[Step]:
 FRAME = without(
     {
         "Frames make no drafts: the session refuses them.": (continue_draft, check_drafts),
-        "The session holds a lease, which has a pool and a price.": (choose_pool, check_cost),
+        "They were taken when the session began.": (choose_pool, require_secrets, check_cost),
         "A frame is answered at once, and stored nowhere.": (
             require_signable,
             check_bucket,
@@ -77,10 +77,12 @@ FRAME = without(
 )
 """Frame of a realtime session."""
 
-APP_SESSION: Sequence[Step] = (require_secrets,)
+SESSION: Sequence[Step] = (choose_pool, require_secrets, check_cost)
+"""Begin of a realtime session. No other step: it has no input but those of its frames."""
+
 APP_MESSAGE: Sequence[Step] = (check_policy,)
-"""Begin of a realtime session with an app, and a message in it. No other step: messages are the
-app's own, and no inputs of the endpoint."""
+"""Message in a session with an app. No other step: it is the app's own, and no input of the
+endpoint."""
 
 PRICED: Sequence[Step] = (continue_draft, validate_input)
 """Line of a batch whose cost is asked. No other step: it is taken when the line is submitted."""

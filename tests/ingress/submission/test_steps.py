@@ -22,5 +22,5 @@ def test_a_door_leaves_out_only_the_steps_that_it_names() -> None:
 
 
 def test_doors_take_their_steps_in_the_one_order() -> None:
-    for door in (steps.FRAME, steps.APP_SESSION, steps.APP_MESSAGE, steps.PRICED):
+    for door in (steps.FRAME, steps.SESSION, steps.APP_MESSAGE, steps.PRICED):
         assert [step for step in steps.STEPS if step in door] == [*door]

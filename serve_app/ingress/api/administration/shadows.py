@@ -21,7 +21,6 @@ from serve_app.ingress.http.json_schema import Time
 from serve_app.ingress.http.openapi import in_query
 from serve_app.ingress.http.origin import origin_of
 from serve_app.ingress.resources.calls import Call, JsonCalls
-from serve_app.ingress.services import request_ids
 from serve_app.ingress.services.services import services_of
 from serve_app.ingress.submission.rendering import rendered_output
 from serve_app.tenants.scopes import OPERATOR
@@ -116,9 +115,7 @@ async def list_shadows(call: Call) -> ShadowPage:
     request = call.request
     await record_read(request, call.caller, ALL_TENANTS)
     limit = query.page_size(request, default=PAGE, most=MAX_PAGE)
-    before = request.query_params.get("before")
-    if before is not None and not request_ids.valid(before):
-        raise query.invalid("before", "should be the id of a request", before)
+    before = query.request_id(request, "before")
     book = call.services.queue.shadows
     found = await book.page(query.text(request, "endpoint_id"), before, limit + 1)
     page = found[:limit]

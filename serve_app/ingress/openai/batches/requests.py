@@ -15,13 +15,12 @@ from serve_app.domain.request import NewRequest, Priority, Request
 from serve_app.ingress.http.body import parse
 from serve_app.ingress.http.routing import renamed
 from serve_app.ingress.openai import image_parameters, images, videos
-from serve_app.ingress.openai.errors import error_body, failure_body, refused
+from serve_app.ingress.openai.errors import error_body, failure_body, failure_status, refused
 from serve_app.ingress.openai.image_parameters import ImageParameters, ImageRequest
 from serve_app.ingress.openai.video_parameters import NAMES, VideoParameters, input_of
 from serve_app.ingress.services.cpu_executor import in_cpu_thread
 from serve_app.ingress.services.services import Services
 from serve_app.ingress.submission import options, submission
-from serve_app.ingress.submission.failures import answer_for
 from serve_app.ingress.submission.max_cost import MaxCost
 from serve_app.ingress.submission.model_lookup import EndpointFields
 from serve_app.ingress.submission.options import SubmitOptions
@@ -221,9 +220,8 @@ def _failed(
 ) -> LineResult:
     if failure.code == Expired.code or (failure.code == "cancelled" and batch.stop is not None):
         return LineResult(line.line, succeeded=False, error=stop_error(batch))
-    status = 400 if failure.field is not None else answer_for(failure).status
-    body = failure_body(failure, names)
-    return _error_line(line, status, cast("Mapping[str, Any]", body))
+    body = cast("Mapping[str, Any]", failure_body(failure, names))
+    return _error_line(line, failure_status(failure), body)
 
 
 def refused_line(line: BatchLine, error: DarkroomError) -> LineResult:
