@@ -69,7 +69,7 @@ class Jobs(Protocol):
     lease is still this one."""
 
     async def due(self, kinds: Collection[str]) -> Collection[str]:
-        """Those of the kinds that have a job to take now."""
+        """Kinds that have a job to take now."""
         ...
 
     async def take(
