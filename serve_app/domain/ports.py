@@ -11,7 +11,6 @@ from typing import Any, Protocol
 from serve_app.domain.artifact import StoredFiles, UploadTicket
 from serve_app.domain.audit.acts import Actor
 from serve_app.domain.batches.batch import BatchBook
-from serve_app.domain.billing.budgets import BudgetWarnings
 from serve_app.domain.billing.price import Price
 from serve_app.domain.billing.report import CostBook
 from serve_app.domain.executors.fallback import Fallbacks
@@ -247,11 +246,6 @@ class Queue(LeasePort, Protocol):
     @property
     def costs(self) -> CostBook:
         """Times of replicas, and what was made in them."""
-        ...
-
-    @property
-    def budgets(self) -> BudgetWarnings:
-        """Webhooks about budgets."""
         ...
 
     @property

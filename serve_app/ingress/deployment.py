@@ -61,6 +61,7 @@ from serve_app.ingress.services.sign_in import provider_of
 from serve_app.ingress.services.warm_pools import WarmPools
 from serve_app.ingress.services.webhooks import ComposeByMark, Webhooks
 from serve_app.ingress.submission.shadows import CopyDeletion
+from serve_app.jobs.jobs import JobHandler
 from serve_app.loopback import keep_to_loopback, reachable_address
 from serve_app.postgres.comfyui import PostgresComfyUiBook
 from serve_app.postgres.database import Database
@@ -243,8 +244,8 @@ class Ingress(ReplicaCalls):
         stack.push_async_callback(self._services.audit.aclose)
         stack.push_async_callback(self._services.background.join)
         await self._publish_demand(stack, database, election)
-        self._start_helpers(stack, database)
-        await connections.start_workers(stack, self._services, election)
+        self._start_helpers(stack)
+        await self._start_workers(stack, database, election)
         await connections.follow_pools(stack, self._services, election, database)
         await connections.follow_processes(stack, self._processes, self._services, election)
         self._show_bounds(self._config)
@@ -254,18 +255,24 @@ class Ingress(ReplicaCalls):
         for line in startup_lines(catalog):
             log.info("%s", line)
 
-    def _start_helpers(self, stack: AsyncExitStack, database: Database) -> None:
+    def _start_helpers(self, stack: AsyncExitStack) -> None:
         stats, meter = self._queue.parts.state.stats, self._metrics.queue
         connections.explain_waits(stack, stats, self._placement, meter)
-        handlers = [
+        self._services.webhooks.record_spans(self._tracing)
+
+    async def _start_workers(
+        self, stack: AsyncExitStack, database: Database, election: LeaderElection
+    ) -> None:
+        await connections.start_workers(stack, self._services, election)
+        handlers: list[JobHandler] = [
             FileDeletion(UnwantedFiles(database), self._services.files.storage),
             connections.weight_jobs(stack, self._services),
             self._queue.parts.deletions,
             CopyDeletion(self._services),
             self._hosted,
+            self._services.webhooks.notices,
         ]
-        connections.start_jobs(stack, database, handlers, meter)
-        self._services.webhooks.record_spans(self._tracing)
+        connections.start_jobs(stack, database, handlers, self._metrics.queue)
 
     def _follow_settings(self, stack: AsyncExitStack, kept: PostgresLiveSettings) -> None:
         """Follow what changes while it serves: tenants, live settings and entries."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Protocol
+from typing import Any, Protocol
 
 from serve_app.telemetry.queue_metrics import JobFigures
 
@@ -56,6 +56,7 @@ class Retry:
     after_s: float | None = None  # None: the kind's back-off
     error: str = ""
     counts: bool = True  # as an attempt; False: the job only waits
+    last: bool = False  # a further attempt is of no use: the jobs are given up
 
 
 MAX_COUNTED = 10_000
@@ -68,7 +69,7 @@ class Jobs(Protocol):
     lease is still this one."""
 
     async def due(self, kinds: Collection[str]) -> Collection[str]:
-        """Those of the kinds that have a job to take now."""
+        """Kinds that have a job to take now."""
         ...
 
     async def take(
@@ -107,7 +108,7 @@ class JobHandler(Protocol):
     """What is done for the jobs of a kind. It may be done twice: again after a crash, or while
     another process that stood still goes on."""
 
-    kind: ClassVar[JobKind]
+    kind: JobKind
 
     async def run(self, jobs: Sequence[Job]) -> Sequence[Retry]:
         """Do jobs, at most ``kind.batch``. Returns those that are not done. An error: none is. It

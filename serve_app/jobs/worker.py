@@ -153,7 +153,7 @@ class JobWorker:
         await self._jobs.finish(done)
         self._count(handler, "done", len(done))
         for retry in retries:
-            last = [j for j in retry.jobs if retry.counts and handler.kind.is_last(j.attempts)]
+            last = [job for job in retry.jobs if retry.last or _is_last(handler, retry, job)]
             await self._give_up(handler, last, retry.error)
             left = [job for job in retry.jobs if job not in last]
             if not left:
@@ -193,3 +193,7 @@ class JobWorker:
         self._metrics.jobs(
             {kind: replace(each, running=running[kind]) for kind, each in backlog.items()}
         )
+
+
+def _is_last(handler: JobHandler, retry: Retry, job: Job) -> bool:
+    return retry.counts and handler.kind.is_last(job.attempts)

@@ -91,6 +91,9 @@ DELETE FROM {table} WHERE ctid = ANY(ARRAY(
     SELECT ctid FROM {table} WHERE {column} = %(tenant)s LIMIT %(most)s))
 RETURNING 1
 """
+NOTICES = (
+    "DELETE FROM jobs WHERE tenant = %(tenant)s AND tenant <> '' AND kind = 'notice' RETURNING 1"
+)
 COUNTS = "DELETE FROM running_counts WHERE kind = 'tenant' AND name = %(tenant)s RETURNING 1"
 TOTAL = """
 DELETE FROM upload_totals t WHERE t.tenant = %(tenant)s
@@ -121,9 +124,7 @@ summed AS ({SUM_BY_DAY.format(day="day", requests="sum(requests)", **_SUMMED)})
 SELECT 1 FROM gone
 """  # fmt: skip
 # Copies of its requests have its prompts: jobs delete them before this one ends.
-WAITED_FOR = (
-    "requests", "artifacts", "drafts", "uploads", "shadows", "usage", "usage_days", "jobs",
-)  # fmt: skip
+WAITED_FOR = ("requests", "artifacts", "drafts", "uploads", "shadows", "usage", "usage_days")
 # A pseudonym is forgotten here: nothing else says whose sums they are.
 END = """
 WITH gone AS (DELETE FROM tenants WHERE id = %(tenant)s RETURNING id)
@@ -174,6 +175,8 @@ class TenantDeletionJob(JobHandler):
             f"EXISTS (SELECT FROM {table} x WHERE x.{column} = %(tenant)s)"
             for table, column in {**dict.fromkeys(WAITED_FOR, "tenant"), **rows}.items()
         )
+        # Jobs of no tenant are many, and in no index of tenants.
+        self._left += " OR EXISTS (SELECT FROM jobs x WHERE x.tenant = %(tenant)s AND tenant <> '')"
 
     async def run(self, jobs: Sequence[Job]) -> Sequence[Retry]:
         """Go on with the deletion of a tenant, a bounded number of rows."""
@@ -188,7 +191,7 @@ class TenantDeletionJob(JobHandler):
         """Return True if the tenant is deleted now."""
         if await self._end_requests(deletion) or await self._delete_requests(deletion):
             return False
-        rows = [*FILES, UPLOADS, *self._delete_rows, COUNTS, TOTAL]
+        rows = [*FILES, UPLOADS, *self._delete_rows, NOTICES, COUNTS, TOTAL]
         statements = [*rows, USAGE, USAGE_DAYS]
         for each in statements:
             await self._all(each, deletion)

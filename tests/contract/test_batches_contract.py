@@ -21,12 +21,15 @@ from serve_app.domain.batches.batch import (
 from serve_app.domain.errors import Overloaded
 from serve_app.domain.ports import Queue
 from serve_app.domain.upload import Upload, UploadBook
+from serve_app.jobs.jobs import JobKind, Jobs
+from serve_app.jobs.postgres import PostgresJobs
 from serve_app.postgres.database import Database
 from serve_app.queue.batches import work as work_module
 from serve_app.queue.store.config import Retention
 from serve_app.queue.transactions.uploads import PostgresUploads
 from serve_app.telemetry.clock import SystemClock
 from tests.fakes.batches import FakeBatches
+from tests.fakes.queue import FakeQueue
 from tests.fakes.uploads import FakeUploads
 from tests.queue.requests import TENANT, done, lease, new, new_id
 
@@ -322,35 +325,32 @@ async def test_a_batch_is_stopped_when_its_time_is_over(queue: Queue) -> None:
     assert (await found(queue)).status is BatchStatus.EXPIRED
 
 
+def jobs_of(queue: Queue) -> Jobs:
+    return queue.batches.jobs if isinstance(queue, FakeQueue) else PostgresJobs(queue._database)  # type: ignore[attr-defined]
+
+
 async def test_the_webhook_of_a_batch_is_due_at_its_end(queue: Queue) -> None:
     await queue.batches.create(wanted(webhook="https://example.com/done"), MOST)
     await queue.batches.create(wanted("batch_2"), MOST)
-    work = queue.batches.work
-    assert await work.claim_notices(60, 9) == []
+    work, notices = queue.batches.work, JobKind("notice", first_wait_s=1.0, max_wait_s=1.0)
+    assert not await jobs_of(queue).due(["notice"])
     await work.refuse("batch_1", [])
     await work.refuse("batch_2", [])
-    (notice,) = await work.claim_notices(60, 9)
-    assert (notice.batch_id, notice.status, notice.tries) == ("batch_1", BatchStatus.FAILED, 1)
-    assert (notice.url, notice.tenant) == ("https://example.com/done", TENANT)
-    assert await work.claim_notices(60, 9) == []
-    await work.settle_notice("batch_1", 0.0)
-    (again,) = await work.claim_notices(60, 9)
-    assert again.tries == 2
-    await work.settle_notice("batch_1", None)
-    assert await work.claim_notices(60, 9) == []
+    (job,) = await jobs_of(queue).take(notices, 9)
+    assert (job.key, job.tenant) == ("evt_1", TENANT)
+    payload = dict(job.payload)
+    assert abs(payload["body"].pop("created_at") - SystemClock().now().timestamp()) < 60
+    body = {"id": "evt_1", "object": "event", "type": "batch.failed", "data": {"id": "batch_1"}}
+    assert payload == {"url": "https://example.com/done", "about": "batch_1", "body": body}
 
 
-async def test_webhooks_of_batches_are_called_by_turns_of_tenants(queue: Queue) -> None:
-    work, webhook = queue.batches.work, "https://example.com/done"
-    for number in range(5):
-        await queue.batches.create(wanted(f"mute_{number}", webhook=webhook), MOST)
-        await work.refuse(f"mute_{number}", [])
-    await queue.batches.create(wanted("other", tenant="bob", webhook=webhook), MOST)
-    await work.refuse("other", [])
-    claimed = await work.claim_notices(60, 2)
-    assert [each.batch_id for each in claimed] in (["mute_0", "other"], ["other", "mute_0"])
-    (more,) = [each.batch_id for each in await work.claim_notices(60, 9)][:1]
-    assert more == "mute_1"
+async def test_the_webhook_of_a_batch_that_is_cancelled_is_due_at_its_end(queue: Queue) -> None:
+    await queue.batches.create(wanted(webhook="https://example.com/done"), MOST)
+    await begun(queue, id="batch_2", webhook="https://example.com/done")
+    await queue.batches.cancel(TENANT, "batch_2", Actor("key-1"))
+    assert not await jobs_of(queue).due(["notice"]), "requests of it may still run"
+    await queue.batches.cancel(TENANT, "batch_1", Actor("key-1"))
+    assert await jobs_of(queue).due(["notice"])
 
 
 async def test_a_file_that_a_batch_reads_is_known_until_the_batch_has_ended(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
@@ -10,11 +9,9 @@ from typing import Any
 
 from serve_app.domain.audit.acts import Actor
 from serve_app.domain.batches.batch import (
-    MOST_NOTICES,
     BatchError,
     BatchFile,
     BatchLine,
-    BatchNotice,
     BatchStatus,
     BatchStop,
     EndedLine,
@@ -26,6 +23,7 @@ from serve_app.domain.ports import Clock
 from serve_app.domain.upload import UploadBook
 from serve_app.queue.batches.batches import too_many_batches
 from serve_app.queue.batches.work import MAX_ERRORS
+from tests.fakes.jobs import FakeJobs
 from tests.fakes.queue_row import Row
 
 EARLY = BatchStatus.VALIDATING, BatchStatus.IN_PROGRESS
@@ -103,8 +101,6 @@ class _Entry:
     batch: StoredBatch
     webhook: str | None
     lines: dict[int, _Line] = field(default_factory=dict[int, _Line])
-    tries: int = 0
-    notice_at: float | None = None  # monotonic
 
     def read(self, clock: Clock) -> StoredBatch:
         return replace(self.batch, read_at=clock.now())
@@ -124,6 +120,7 @@ class FakeBatches:
         self._clock, self._rows, self._note = clock, rows, note
         self._entries: dict[str, _Entry] = {}
         self.files = FakeBatchFiles(clock)
+        self.jobs = FakeJobs(clock)
 
     @property
     def work(self) -> FakeBatches:
@@ -307,39 +304,6 @@ class FakeBatches:
             if entry.batch.status.final:
                 entry.lines.clear()
 
-    async def claim_notices(self, claimed_s: float, limit: int) -> Sequence[BatchNotice]:
-        now, found = self._clock.monotonic(), list[BatchNotice]()
-        due = [
-            each
-            for each in self._entries.values()
-            if each.notice_at is not None and each.notice_at <= now
-        ]
-        numbers = Counter[str]()
-        ranked: list[tuple[int, _Entry]] = []
-        for each in sorted(due, key=lambda each: each.notice_at or 0.0):
-            numbers[each.batch.tenant] += 1
-            ranked.append((numbers[each.batch.tenant], each))
-        ranked.sort(key=lambda each: each[0])
-        for number, entry in ranked:
-            batch = entry.batch
-            if number > MOST_NOTICES or len(found) == limit:
-                continue
-            assert entry.webhook is not None
-            assert batch.ended_at is not None
-            entry.tries, entry.notice_at = entry.tries + 1, now + claimed_s
-            found.append(
-                BatchNotice(
-                    *(batch.id, batch.tenant, batch.status, batch.ended_at),
-                    entry.webhook,
-                    entry.tries,
-                )
-            )
-        return found
-
-    async def settle_notice(self, batch: str, again_after_s: float | None) -> None:
-        later = None if again_after_s is None else self._clock.monotonic() + again_after_s
-        self._entries[batch].notice_at = later
-
     def _runs(self, line: BatchLine) -> bool:
         row = self._rows.get(line.request_id or "")
         return row is not None and not row.request.state.final
@@ -360,5 +324,16 @@ class FakeBatches:
 
     def _end(self, entry: _Entry, status: BatchStatus) -> None:
         entry.change(status=status, ended_at=self._clock.now())
-        if entry.webhook is not None:
-            entry.notice_at = self._clock.monotonic()
+        if entry.webhook is None:
+            return
+        batch = entry.batch
+        event = f"evt_{batch.id.removeprefix('batch_')}"
+        body = {
+            "id": event,
+            "object": "event",
+            "created_at": int(self._clock.now().timestamp()),
+            "type": f"batch.{batch.status}",
+            "data": {"id": batch.id},
+        }
+        payload = {"url": entry.webhook, "about": batch.id, "body": body}
+        self.jobs.put("notice", event, batch.tenant, payload)

@@ -50,7 +50,7 @@ from tests.fakes.lifecycles import FakeLifecycles
 from tests.fakes.operations import FakeOperations
 from tests.fakes.outbox import FakeOutbox
 from tests.fakes.queue_row import Row, forgetting
-from tests.fakes.quotas import FakeBudgetWarnings, FakeCostBook, FakeQuotas
+from tests.fakes.quotas import FakeCostBook, FakeQuotas
 from tests.fakes.repeats import FakeRepeats
 from tests.fakes.shadows import FakeShadows
 from tests.fakes.stored_files import FakeStoredFiles
@@ -88,7 +88,6 @@ class QueueRows:
         self.outbox = FakeOutbox(clock, self._rows, self.operations.note)
         self.ledger = FakeLedger(self._rows)
         self.costs = FakeCostBook()
-        self.budgets = FakeBudgetWarnings()
         self._quotas = FakeQuotas(clock, limits, self._spent)
         self.lifecycles = FakeLifecycles()
         self.drafts = FakeDrafts(clock, self._rows, self.operations.note)

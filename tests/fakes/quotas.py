@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from datetime import datetime
 from decimal import Decimal
 
-from serve_app.domain.billing.budgets import Allowance, BudgetWarning
+from serve_app.domain.billing.budgets import Allowance
 from serve_app.domain.billing.report import MadeUnits, ReplicaHours
 from serve_app.domain.ports import Clock
 from serve_app.domain.request import NewRequest
@@ -47,21 +47,6 @@ class FakeQuotas:
         self._arrivals[new.tenant] = arrival
         left["free"] = free - (reserved or 0)
         return reserved, quota.allowance(left)
-
-
-class FakeBudgetWarnings:
-    """Warnings that a test puts here. ``settled``: each, and when it is due again."""
-
-    def __init__(self) -> None:
-        self.due: list[BudgetWarning] = []
-        self.settled: list[tuple[BudgetWarning, float | None]] = []
-
-    async def claim(self, claimed_s: float, limit: int) -> Sequence[BudgetWarning]:
-        claimed, self.due = self.due[:limit], self.due[limit:]
-        return claimed
-
-    async def settle(self, warning: BudgetWarning, again_after_s: float | None) -> None:
-        self.settled.append((warning, again_after_s))
 
 
 class FakeCostBook:

@@ -312,24 +312,28 @@ async def test_a_repeat_reserves_nothing(ingress: Ingress, database: Database) -
 # Warnings
 
 
+NOTICES = "SELECT key, tenant, payload FROM jobs WHERE kind = 'notice' ORDER BY created_at"
+
+
 async def test_each_threshold_warns_once_in_a_period(ingress: Ingress, database: Database) -> None:
     queue = await ingress(budget(4, warn_at=(0.5, 1.0), webhook="https://example.com/"))
     await queue.submit(new(**ONE))
     await queue.budgets.warn()
-    assert await queue.budgets.claim(60.0, 10) == []
+    assert await database.rows(NOTICES) == []
     await queue.submit(new(**ONE))
     for _ in range(2):
         await queue.budgets.warn()
-    (warning,) = await queue.budgets.claim(60.0, 10)
-    assert (warning.tenant, warning.threshold, warning.tries) == (TENANT, 0.5, 1)
-    assert (warning.used, warning.budget, warning.currency) == (2, 4, "USD")
-    assert await queue.budgets.claim(60.0, 10) == []  # it is claimed
-    await queue.budgets.settle(warning, 0.0)
-    (again,) = await queue.budgets.claim(60.0, 10)
-    assert (again.id, again.tries) == (warning.id, 2)
-    await queue.budgets.settle(again, None)
+    ((key, tenant, payload),) = await database.rows(NOTICES)
+    period = f"{datetime.now(UTC):%Y-%m}-01"
+    assert (key, tenant) == (f"{TENANT}:{period}:0.5", TENANT)
+    assert (payload["url"], payload["about"]) == ("https://example.com/", key)
+    assert datetime.fromisoformat(payload["body"].pop("created_at")).tzinfo is not None
+    assert payload["body"] == {
+        "type": "budget.warning", "id": key, "tenant": TENANT, "threshold": 0.5, "used": "2",
+        "budget": "4", "currency": "USD", "period_start": f"{period}T00:00:00+00:00",
+    }  # fmt: skip
     await submitted(queue, 2, **ONE)
     await queue.budgets.warn()
-    assert [each.threshold for each in await queue.budgets.claim(60.0, 10)] == [1.0]
+    assert [row[2]["body"]["threshold"] for row in await database.rows(NOTICES)] == [0.5, 1]
     acts = await database.rows("SELECT subject FROM audit WHERE action = 'budget.warning'")
     assert acts == [(TENANT,), (TENANT,)]

@@ -10,9 +10,6 @@ from typing import Any, Protocol
 
 from serve_app.domain.audit.acts import Actor
 
-MOST_NOTICES = 2
-"""Webhooks of a tenant that are called at once, because its receiver may hang."""
-
 
 class BatchStatus(StrEnum):
     """Status of a batch, by OpenAI's names. The last four are final."""
@@ -160,18 +157,6 @@ class EndedLine:
     result: LineResult
 
 
-@dataclass(frozen=True, slots=True)
-class BatchNotice:
-    """Webhook about the end of a batch, claimed to be called."""
-
-    batch_id: str
-    tenant: str
-    status: BatchStatus
-    ended_at: datetime
-    url: str
-    tries: int  # this one included
-
-
 class BatchFiles(Protocol):
     """Files of batches. A file whose upload is deleted is gone too."""
 
@@ -289,15 +274,6 @@ class BatchWork(Protocol):
     async def forget_lines(self) -> None:
         """Delete lines of batches that have ended, a bounded number. Call it periodically: a batch
         that was stopped while it was validated leaves some."""
-        ...
-
-    async def claim_notices(self, claimed_s: float, limit: int) -> Sequence[BatchNotice]:
-        """Webhooks that are due, at most ``MOST_NOTICES`` of a tenant. No other process gets them
-        for ``claimed_s``."""
-        ...
-
-    async def settle_notice(self, batch: str, again_after_s: float | None) -> None:
-        """Record the end of a try. None: it was delivered, or is given up."""
         ...
 
 

@@ -21,7 +21,7 @@ AGAIN_S = 300.0
 
 class NeededFiles(Protocol):
     async def needed(self, keys: Sequence[str]) -> frozenset[str]:
-        """Those of the keys that must not be deleted yet."""
+        """Keys that must not be deleted yet."""
         ...
 
 

@@ -14,9 +14,8 @@ from serve_app.domain.ports import Clock, Queue
 from serve_app.domain.webhook import ClaimedDelivery, Outbox, SigningSeeds
 from serve_app.settings import Config
 from serve_app.telemetry.metrics import Metrics
-from serve_app.webhooks.batches import BatchNotifier
-from serve_app.webhooks.budgets import BudgetNotifier
 from serve_app.webhooks.delivery import Compose, DeliveryWorker, Renew, RetryRules
+from serve_app.webhooks.notices import NoticeDelivery
 from serve_app.webhooks.progress import ProgressNotifier
 from serve_app.webhooks.sender import Sender
 from serve_app.webhooks.signing import Signer
@@ -91,8 +90,7 @@ class Webhooks:
         self._delivery = DeliveryWorker(
             outbox, at_last, self.sender, clock, rules, metrics, compose.renew
         )
-        self._budgets = BudgetNotifier(queue.budgets, self.sender, rules.waits_s)
-        self._batches = BatchNotifier(queue.batches.work, self.sender, rules.waits_s)
+        self.notices = NoticeDelivery(self.sender, rules.waits_s)
         self._tests: Counter[str] = Counter()
 
     @contextmanager
@@ -120,13 +118,9 @@ class Webhooks:
         await self.sender.start()
         await self._progress_sender.start()
         self._delivery.start()
-        self._budgets.start()
-        self._batches.start()
 
     async def aclose(self) -> None:
         await self.notifier.aclose()
         await self._delivery.aclose()
-        await self._budgets.aclose()
-        await self._batches.aclose()
         await self._progress_sender.aclose()
         await self.sender.aclose()

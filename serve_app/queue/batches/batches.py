@@ -51,8 +51,7 @@ CANCEL = f"""
 WITH stopped AS (
     UPDATE batches b SET stop = 'cancelled', cancelling_at = now(),
         status = CASE status WHEN 'validating' THEN 'cancelled' ELSE 'cancelling' END,
-        ended_at = CASE status WHEN 'validating' THEN now() END,
-        notice_at = CASE WHEN status = 'validating' AND webhook IS NOT NULL THEN now() END
+        ended_at = CASE status WHEN 'validating' THEN now() END
     WHERE tenant = %(tenant)s AND id = %(id)s AND stop IS NULL
       AND status IN ('validating', 'in_progress')
     RETURNING *

@@ -7,11 +7,8 @@ from dataclasses import asdict
 from typing import Any
 
 from serve_app.domain.batches.batch import (
-    MOST_NOTICES,
     BatchError,
     BatchLine,
-    BatchNotice,
-    BatchStatus,
     EndedLine,
     LineResult,
     StoredBatch,
@@ -37,8 +34,7 @@ EXPIRE = """
 -- name: expire_batches
 UPDATE batches SET stop = 'expired',
     status = CASE status WHEN 'validating' THEN 'expired' ELSE status END,
-    ended_at = CASE status WHEN 'validating' THEN now() END,
-    notice_at = CASE WHEN status = 'validating' AND webhook IS NOT NULL THEN now() END
+    ended_at = CASE status WHEN 'validating' THEN now() END
 WHERE ended_at IS NULL AND stop IS NULL AND expires_at <= now()
   AND status IN ('validating', 'in_progress')
 """
@@ -61,8 +57,7 @@ WHERE id = %(batch)s AND status = 'validating' RETURNING id
 REFUSE = """
 -- name: refuse_batch
 WITH refused AS (
-    UPDATE batches SET status = 'failed', errors = %(errors)s::json, ended_at = now(),
-        notice_at = CASE WHEN webhook IS NOT NULL THEN now() END
+    UPDATE batches SET status = 'failed', errors = %(errors)s::json, ended_at = now()
     WHERE id = %(batch)s AND status = 'validating' RETURNING id
 )
 DELETE FROM batch_lines l USING refused r WHERE l.batch_id = r.id
@@ -154,8 +149,7 @@ FINISH = """
 -- name: finish_batch
 WITH ended AS (
     UPDATE batches SET status = coalesce(stop, 'completed'), ended_at = now(),
-        output_file = %(output)s, error_file = %(error)s,
-        notice_at = CASE WHEN webhook IS NOT NULL THEN now() END
+        output_file = %(output)s, error_file = %(error)s
     WHERE id = %(batch)s AND status = 'finalizing' RETURNING id
 ),
 gone AS (DELETE FROM batch_lines l USING ended e WHERE l.batch_id = e.id)
@@ -177,29 +171,6 @@ DELETE FROM batch_lines WHERE ctid = ANY(ARRAY(
     JOIN batch_lines l ON l.batch_id = b.id
     WHERE b.ended_at IS NOT NULL LIMIT %(most)s FOR UPDATE OF l SKIP LOCKED))
 RETURNING 1
-"""
-# Few of a tenant at once, and the first of each tenant first: its receiver may hang.
-CLAIM = f"""
--- name: claim_batch_notices
-WITH ranked AS (
-    SELECT id, notice_at, row_number() OVER (PARTITION BY tenant ORDER BY notice_at, id) AS number
-    FROM batches WHERE notice_at <= now()
-),
-due AS (
-    SELECT b.id FROM batches b JOIN ranked r ON r.id = b.id
-    WHERE r.number <= {MOST_NOTICES} AND b.notice_at <= now()
-    ORDER BY r.number, r.notice_at LIMIT %(limit)s FOR UPDATE OF b SKIP LOCKED
-)
-UPDATE batches b
-SET notice_tries = notice_tries + 1, notice_at = now() + make_interval(secs => %(claimed_s)s)
-FROM due d WHERE b.id = d.id
-RETURNING b.id, b.tenant, b.status, b.ended_at, b.webhook, b.notice_tries
-"""
-SETTLE_NOTICE = """
--- name: settle_batch_notice
-UPDATE batches
-SET notice_at = now() + make_interval(secs => %(again_after_s)s::double precision)
-WHERE id = %(batch)s
 """
 
 
@@ -295,17 +266,6 @@ class PostgresBatchWork:
             rows = await self._database.rows(FORGET_LINES, {"most": LINES_AT_ONCE})
             if len(rows) < LINES_AT_ONCE:
                 return
-
-    async def claim_notices(self, claimed_s: float, limit: int) -> Sequence[BatchNotice]:
-        rows = await self._database.rows(CLAIM, {"claimed_s": claimed_s, "limit": limit})
-        return [
-            BatchNotice(id_, tenant, BatchStatus(status), *rest)
-            for id_, tenant, status, *rest in rows
-        ]
-
-    async def settle_notice(self, batch: str, again_after_s: float | None) -> None:
-        params = {"batch": batch, "again_after_s": again_after_s}
-        await self._database.rows(SETTLE_NOTICE, params)
 
     async def _lines(self, statement: str, batch: str, most: int) -> Sequence[BatchLine]:
         rows = await self._database.rows(statement, {"batch": batch, "most": most})

@@ -1,10 +1,10 @@
-"""Warnings about budgets: each threshold once in a period, in the audit log and as a webhook."""
+"""Warnings about budgets: each threshold once in a period, in the audit log and as a webhook.
+
+The webhook's body has amounts as text, because JSON numbers are binary.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
-from serve_app.domain.billing.budgets import BudgetWarning
 from serve_app.postgres.database import Database
 from serve_app.queue.store import messages
 from serve_app.queue.store.config import QueueLimits
@@ -23,14 +23,27 @@ WITH used AS (
         AND q.period = date_trunc(b.unit, now(), 'UTC')
 ),
 warned AS (
-    INSERT INTO budget_warnings (tenant, period, threshold, used, budget, currency, url, next_at)
-    SELECT tenant, period, share::double precision, used, budget, currency, url,
-           CASE WHEN url IS NOT NULL THEN now() END
+    INSERT INTO budget_warnings (tenant, period, threshold, used, budget, currency)
+    SELECT tenant, period, share::double precision, used, budget, currency
     FROM used CROSS JOIN LATERAL json_array_elements_text(warn_at) share
     WHERE used >= budget * share::numeric
     ORDER BY 1, 2, 3
     ON CONFLICT DO NOTHING
     RETURNING *
+),
+named AS (
+    SELECT w.*, u.url, concat_ws(':', w.tenant, to_char(w.period, 'YYYY-MM-DD'), w.threshold) AS id
+    FROM warned w JOIN used u ON u.tenant = w.tenant AND u.period = w.period
+    WHERE u.url IS NOT NULL
+),
+put AS (
+    INSERT INTO jobs (kind, key, tenant, payload)
+    SELECT 'notice', id, tenant, jsonb_build_object(
+        'url', url, 'about', id, 'body', jsonb_build_object(
+            'type', 'budget.warning', 'id', id, 'tenant', tenant, 'threshold', threshold,
+            'used', used::text, 'budget', budget::text, 'currency', currency,
+            'period_start', period, 'created_at', created_at))
+    FROM named ON CONFLICT (kind, key) DO NOTHING
 )
 INSERT INTO audit (actor, address, action, subject, detail)
 SELECT 'operator', '', 'budget.warning', tenant, json_build_object(
@@ -38,28 +51,10 @@ SELECT 'operator', '', 'budget.warning', tenant, json_build_object(
     'period', period)
 FROM warned
 """
-CLAIM = """
--- name: claim_budget_warnings
-WITH due AS (
-    SELECT tenant, period, threshold FROM budget_warnings WHERE next_at <= now()
-    ORDER BY next_at LIMIT %(limit)s FOR UPDATE SKIP LOCKED
-)
-UPDATE budget_warnings w
-SET tries = tries + 1, next_at = now() + make_interval(secs => %(claimed_s)s)
-FROM due d WHERE (w.tenant, w.period, w.threshold) = (d.tenant, d.period, d.threshold)
-RETURNING w.tenant, w.period, w.threshold, w.created_at, w.used, w.budget, w.currency, w.url,
-          w.tries
-"""
-SETTLE = """
--- name: settle_budget_warning
-UPDATE budget_warnings
-SET next_at = now() + make_interval(secs => %(again_after_s)s::double precision)
-WHERE tenant = %(tenant)s AND period = %(period)s::timestamptz AND threshold = %(threshold)s
-"""
 
 
 class PostgresBudgetWarnings:
-    """Implements ``BudgetWarnings``."""
+    """Warnings of tenants that have budgets."""
 
     def __init__(self, database: Database, limits: QueueLimits) -> None:
         self._database = database
@@ -81,15 +76,3 @@ class PostgresBudgetWarnings:
         ]
         if budgets:
             await self._database.rows(WARN, {"budgets": messages.compact(budgets)})
-
-    async def claim(self, claimed_s: float, limit: int) -> Sequence[BudgetWarning]:
-        rows = await self._database.rows(CLAIM, {"claimed_s": claimed_s, "limit": limit})
-        return [BudgetWarning(*row) for row in rows]
-
-    async def settle(self, warning: BudgetWarning, again_after_s: float | None) -> None:
-        given = {
-            "tenant": warning.tenant,
-            "period": warning.period,
-            "threshold": warning.threshold,
-        }
-        await self._database.rows(SETTLE, given | {"again_after_s": again_after_s})

@@ -211,7 +211,8 @@ CREATE INDEX processes_seen ON processes (seen_at);
 -- issued and leaves when the upload is used, so uploads of a replica that died are deleted as well;
 -- `weights`, whose key is a tenant and a name, to be fetched and checked; `tenant`, to be deleted;
 -- `copy`, whose key is a request that is gone, and whose copy for a shadow is to be deleted;
--- `hosted`, whose key is a call of a hosted provider, whose job is to be ended.
+-- `hosted`, whose key is a call of a hosted provider, whose job is to be ended; `notice`, whose key is
+-- an event of a batch or a budget, whose webhook is to be called.
 CREATE TABLE jobs (
     kind        text NOT NULL,
     key         text NOT NULL,
@@ -937,7 +938,7 @@ BEGIN
 END
 $$;
 
--- A warning about a budget: each threshold once in a period. The table is the outbox of its webhook.
+-- A warning about a budget: each threshold once in a period.
 CREATE TABLE budget_warnings (
     tenant     text NOT NULL,
     period     timestamptz NOT NULL,
@@ -946,12 +947,8 @@ CREATE TABLE budget_warnings (
     used       numeric NOT NULL,             -- cost, and reserved
     budget     numeric NOT NULL,
     currency   text NOT NULL,
-    url        text,                         -- null: no webhook
-    tries      integer NOT NULL DEFAULT 0,
-    next_at    timestamptz,                  -- null: delivered, or given up
     PRIMARY KEY (tenant, period, threshold)
 );
-CREATE INDEX budget_warnings_due ON budget_warnings (next_at) WHERE next_at IS NOT NULL;
 
 -- Seconds of replicas by hour, pool and class of GPU, sampled while they are alive.
 CREATE TABLE replica_hours (
@@ -1314,14 +1311,34 @@ CREATE TABLE batches (
     cancelling_at  timestamptz,
     finalizing_at  timestamptz,
     ended_at       timestamptz,
-    webhook        text,
-    notice_tries   integer NOT NULL DEFAULT 0,
-    notice_at      timestamptz               -- next call of the webhook; null: none is due
+    webhook        text
 ) WITH (fillfactor = 50);
 CREATE INDEX batches_of_tenant ON batches (tenant, created_at, id);
 CREATE INDEX batches_active ON batches (created_at, id) WHERE ended_at IS NULL;
 CREATE INDEX batches_ended ON batches (ended_at) WHERE ended_at IS NOT NULL;
-CREATE INDEX batches_to_notify ON batches (notice_at) WHERE notice_at IS NOT NULL;
+
+-- The body has the format of OpenAI's webhooks.
+CREATE FUNCTION notify_of_batch() RETURNS trigger LANGUAGE plpgsql AS $$
+DECLARE
+    event CONSTANT text := 'evt_' || regexp_replace(NEW.id, '^batch_', '');
+BEGIN
+    INSERT INTO jobs (kind, key, tenant, payload)
+    VALUES ('notice', event, NEW.tenant, jsonb_build_object(
+        'url', NEW.webhook,
+        'about', NEW.id,
+        'body', jsonb_build_object(
+            'id', event,
+            'object', 'event',
+            'created_at', extract(epoch FROM NEW.ended_at)::bigint,
+            'type', 'batch.' || NEW.status,
+            'data', jsonb_build_object('id', NEW.id))))
+    ON CONFLICT (kind, key) DO NOTHING;
+    RETURN NULL;
+END
+$$;
+CREATE TRIGGER notify_of_ended_batch AFTER UPDATE OF ended_at ON batches
+    FOR EACH ROW WHEN (OLD.ended_at IS NULL AND NEW.ended_at IS NOT NULL AND NEW.webhook IS NOT NULL)
+    EXECUTE FUNCTION notify_of_batch();
 
 -- A line of a batch that has not ended.
 CREATE TABLE batch_lines (

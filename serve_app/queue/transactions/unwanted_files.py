@@ -26,6 +26,6 @@ class UnwantedFiles:
         self._database = database
 
     async def needed(self, keys: Sequence[str]) -> frozenset[str]:
-        """Those of the keys that must not be deleted yet."""
+        """Keys that must not be deleted yet."""
         rows = await self._database.rows(NEEDED, {"keys": LongTexts(keys)})
         return frozenset(key for (key,) in rows)

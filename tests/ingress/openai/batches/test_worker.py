@@ -12,15 +12,14 @@ import httpx
 import openai
 import pytest
 
-from serve_app.domain.batches.batch import BatchNotice, BatchStatus
 from serve_app.domain.errors import TooLarge
 from serve_app.domain.request import Priority, State
 from serve_app.ingress.openai.batches import worker as module
 from serve_app.ingress.openai.batches.lines import MAX_LINES, FileCheck, split
 from serve_app.ingress.openai.batches.worker import BatchWorker
+from serve_app.jobs.worker import JobWorker
 from serve_app.queue.store.config import QueueLimits
 from serve_app.settings import TenantLimits
-from serve_app.webhooks.batches import body_of
 from tests.ingress.house import ORIGIN, OTHERS, House, built
 from tests.webhooks.receiver import Receiver
 
@@ -381,17 +380,6 @@ async def test_a_file_has_a_limit_of_lines() -> None:
     assert [each.code for each in check.errors] == ["too_many_lines"]
 
 
-async def test_the_webhook_of_a_batch_has_openais_format(house: House) -> None:
-    batch = await begun(house, lines(1), webhook_url="https://example.com/done")
-    await run(house, batch)
-    (notice,) = await house.queue.batches.work.claim_notices(60, 9)
-    assert isinstance(notice, BatchNotice)
-    assert notice.status is BatchStatus.COMPLETED
-    body = json.loads(body_of(notice))
-    assert body["type"] == "batch.completed"
-    assert (body["object"], body["data"]) == ("event", {"id": batch})
-
-
 async def test_one_webhook_comes_at_the_end_and_openais_client_verifies_it() -> None:
     async with (
         Receiver() as receiver,
@@ -399,8 +387,9 @@ async def test_one_webhook_comes_at_the_end_and_openais_client_verifies_it() -> 
     ):
         batch = await begun(house, lines(3), webhook_url=receiver.url())
         await run(house, batch)
-        await house.services.webhooks._batches.look()
-        await house.services.webhooks._batches.look()
+        notices = house.services.webhooks.notices
+        await JobWorker(house.queue.batches.jobs, [notices]).run_due()
+        assert house.queue.batches.jobs.rows == {}
         (received,) = await receiver.until(1)
         (secret, *_) = await house.services.webhooks.signer.secrets_of("default")
         with openai.OpenAI(api_key="x") as client:
