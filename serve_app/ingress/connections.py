@@ -34,8 +34,7 @@ from serve_app.ingress.submission import shadows
 from serve_app.ingress.submission.shadows import ShadowWorker
 from serve_app.ingress.workflows import worker as workflows
 from serve_app.ingress.workflows.worker import WorkflowWorker
-from serve_app.jobs.jobs import JobHandler
-from serve_app.jobs.postgres import PostgresJobs
+from serve_app.jobs.jobs import JobHandler, Jobs
 from serve_app.jobs.worker import JobWorker
 from serve_app.postgres import fair_reads
 from serve_app.postgres.database import Database, wait_until_reachable
@@ -416,12 +415,12 @@ def weight_jobs(stack: AsyncExitStack, services: Services) -> WeightJobs:
 
 def start_jobs(
     stack: AsyncExitStack,
-    database: Database,
+    jobs: Jobs,
     handlers: Sequence[JobHandler],
     metrics: QueueMeter,
 ) -> None:
     """Start to run background jobs."""
-    worker = JobWorker(PostgresJobs(database), handlers, metrics)
+    worker = JobWorker(jobs, handlers, metrics)
     worker.start()
     stack.push_async_callback(worker.aclose)
 

@@ -62,6 +62,7 @@ from serve_app.ingress.services.warm_pools import WarmPools
 from serve_app.ingress.services.webhooks import ComposeByMark, Webhooks
 from serve_app.ingress.submission.shadows import CopyDeletion
 from serve_app.jobs.jobs import JobHandler
+from serve_app.jobs.postgres import PostgresJobs
 from serve_app.loopback import keep_to_loopback, reachable_address
 from serve_app.postgres.comfyui import PostgresComfyUiBook
 from serve_app.postgres.database import Database
@@ -272,7 +273,7 @@ class Ingress(ReplicaCalls):
             self._hosted,
             self._services.webhooks.notices,
         ]
-        connections.start_jobs(stack, database, handlers, self._metrics.queue)
+        connections.start_jobs(stack, self._services.jobs, handlers, self._metrics.queue)
 
     def _follow_settings(self, stack: AsyncExitStack, kept: PostgresLiveSettings) -> None:
         """Follow what changes while it serves: tenants, live settings and entries."""
@@ -341,6 +342,7 @@ class Ingress(ReplicaCalls):
         )
         bundles = self._bundles = PostgresAppBundles(database)
         self._comfyui = PostgresComfyUiBook(database)
+        self._jobs = PostgresJobs(database)
         hosted = PostgresHostedCalls(database)
         self._executor_calls = ExecutorCalls(
             terms,
@@ -445,6 +447,7 @@ class Ingress(ReplicaCalls):
             warm=warm,
             weights=self._weights,
             tables=self._tables,
+            jobs=self._jobs,
             secrets=self._secrets,
             safety=self._safety,
             proxy_secret=connections.text_of(secrets.proxy_secret),

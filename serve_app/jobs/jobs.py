@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Any, Protocol
 
 from serve_app.telemetry.queue_metrics import JobFigures
@@ -59,6 +60,19 @@ class Retry:
     last: bool = False  # a further attempt is of no use: the jobs are given up
 
 
+@dataclass(frozen=True, slots=True)
+class FailingJob:
+    """Job whose last attempt failed."""
+
+    job: str  # kind and key
+    tenant: str  # empty: none
+    attempts: int
+    error: str
+    created_at: datetime
+    next_attempt_at: datetime | None  # None: it runs now, or was given up
+    given_up_at: datetime | None
+
+
 MAX_COUNTED = 10_000
 """Jobs of a kind that are counted."""
 
@@ -98,6 +112,11 @@ class Jobs(Protocol):
         ...
 
     async def backlog(self, kinds: Collection[str]) -> Mapping[str, JobFigures]: ...
+
+    async def failing(self, most: int) -> Sequence[FailingJob]:
+        """Jobs whose last attempt failed: those that were given up, then the others, oldest first
+        of each."""
+        ...
 
     async def forget(self, age_s: float) -> None:
         """Remove jobs that were given up so many seconds ago."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any, LiteralString
 
-from serve_app.jobs.jobs import MAX_COUNTED, Job, JobKind
+from serve_app.jobs.jobs import MAX_COUNTED, FailingJob, Job, JobKind
 from serve_app.postgres.database import Database
 from serve_app.telemetry.queue_metrics import JobFigures
 
@@ -88,6 +88,12 @@ FROM unnest(%(kinds)s::text[]) AS k(kind) CROSS JOIN LATERAL (
         ORDER BY j.due_at LIMIT %(most)s) x
 ) d
 """
+FAILING: LiteralString = """
+-- name: failing_jobs
+SELECT kind || '/' || key, tenant, attempts, error, created_at,
+       CASE WHEN given_up_at IS NULL AND lease IS NULL THEN due_at END, given_up_at
+FROM jobs WHERE error <> '' ORDER BY given_up_at IS NULL, created_at LIMIT %(most)s
+"""
 FORGET: LiteralString = """
 -- name: forget_jobs
 DELETE FROM jobs WHERE given_up_at < now() - make_interval(secs => %(age_s)s)
@@ -145,6 +151,10 @@ class PostgresJobs:
     async def backlog(self, kinds: Collection[str]) -> Mapping[str, JobFigures]:
         rows = await self._database.rows(BACKLOG, {"kinds": [*kinds], "most": MAX_COUNTED})
         return {kind: JobFigures(*figures) for kind, *figures in rows}
+
+    async def failing(self, most: int) -> Sequence[FailingJob]:
+        rows = await self._database.rows(FAILING, {"most": most})
+        return [FailingJob(*row) for row in rows]
 
     async def forget(self, age_s: float) -> None:
         await self._database.rows(FORGET, {"age_s": age_s})

@@ -40,6 +40,8 @@ class JobWorker:
         self._loop: asyncio.Task[None] | None = None
         self._failing = False
         self._measured_at = float("-inf")
+        if metrics is not None:
+            metrics.job_kinds(self._handlers)
 
     def start(self) -> None:
         if self._loop is None:

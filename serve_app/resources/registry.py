@@ -8,6 +8,7 @@ from typing import Any
 from serve_app.resources.declaration import Resource
 from serve_app.resources.drafts import DRAFTS
 from serve_app.resources.entries import ENTRIES
+from serve_app.resources.jobs import JOBS
 from serve_app.resources.keys import KEYS
 from serve_app.resources.secrets import SECRETS
 from serve_app.resources.shares import SHARES
@@ -17,5 +18,5 @@ from serve_app.resources.weights import WEIGHTS
 from serve_app.resources.workflows import WORKFLOWS
 
 RESOURCES: Sequence[Resource[Any]] = (
-    *(DRAFTS, ENTRIES, KEYS, SECRETS, SHARES, TENANTS, WARM_TARGETS, WEIGHTS, WORKFLOWS),
+    *(DRAFTS, ENTRIES, JOBS, KEYS, SECRETS, SHARES, TENANTS, WARM_TARGETS, WEIGHTS, WORKFLOWS),
 )

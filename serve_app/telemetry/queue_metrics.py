@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from prometheus_client import CollectorRegistry
@@ -152,6 +152,7 @@ GAUGES: Declared = {
 _OF_A_POOL = "queued", "running", "oldest_wait_seconds", "polls_waiting", "idle_slots"
 _ALERTING_ENDS = "lost", "interrupted", "out_of_time"  # in docs/how-to/darkroom-alerts.yaml
 _NODE_ENDS = (*_ALERTING_ENDS, "failed", "retry", "died")
+JOB_RESULTS = "done", "waiting", "retried", "given_up"
 MAX_NODES = 500
 """Nodes with series of their own. Nodes come and go: a new one replaces that which was seen the
 longest ago."""
@@ -411,6 +412,12 @@ class QueueMeter:
         self._counters["task_failures"].labels(task).inc()
 
     # Jobs
+
+    def job_kinds(self, kinds: Iterable[str]) -> None:
+        """Name the kinds of jobs that this process runs."""
+        for kind in kinds:
+            for result in JOB_RESULTS:
+                self._counters["jobs"].labels(kind, result)  # 0: see Families.counters
 
     def jobs_ended(self, kind: str, result: str, number: int) -> None:
         """Count attempts of jobs that ended."""

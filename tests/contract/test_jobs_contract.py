@@ -142,6 +142,31 @@ async def test_a_job_that_is_given_up_is_counted_until_it_is_forgotten(
     assert (await jobs.backlog(["work"]))["work"].given_up == 0
 
 
+async def test_jobs_that_fail_are_listed_with_their_errors_until_they_succeed(
+    jobs: Jobs, put: Put
+) -> None:
+    for key in ("waits", "fails", "fails again", "is given up"):
+        await put(key, tenant="house" if key == "fails" else "")
+    waits, fails, again, given_up = sorted(await jobs.take(WORK, 4), key=lambda job: job.age_s)[
+        ::-1
+    ]
+    await jobs.retry([waits], 60.0, counts=False)
+    await jobs.retry([fails], 60.0, "It is away.")
+    await jobs.retry([again], 0.0, "It is away.")
+    await jobs.give_up([given_up], "It did not work.")
+    running = await taken(jobs)
+    first, second, third = await jobs.failing(10)
+    assert (first.job, first.error) == ("work/is given up", "It did not work.")
+    assert first.given_up_at is not None
+    assert first.next_attempt_at is None
+    assert (second.job, second.tenant, second.attempts) == ("work/fails", "house", 1)
+    assert second.next_attempt_at is not None
+    assert (third.job, third.attempts, third.next_attempt_at) == ("work/fails again", 2, None)
+    await jobs.finish([running])
+    assert [each.job for each in await jobs.failing(10)] == [first.job, second.job]
+    assert [each.job for each in await jobs.failing(1)] == [first.job]
+
+
 async def test_a_job_that_is_put_again_while_it_runs_is_run_again(jobs: Jobs, put: Put) -> None:
     await put("a")
     first = await taken(jobs)

@@ -177,6 +177,7 @@ def test_an_alert_on_an_increase_sees_the_first_one_that_a_process_counts() -> N
     metrics = Metrics(CollectorRegistry())
     metrics.queue.pools({"studio": (0, 4)})
     metrics.queue.replica_info([("studio", "r1", "10.0.0.7", "")])
+    metrics.queue.job_kinds(["notice"])
     metrics.database.of("queue")
     served = {
         (sample.name, value): sample.value
@@ -389,6 +390,28 @@ FIRING: Mapping[str, tuple[str, Mapping[str, str], str, str, dict[str, Any] | No
             "ClocksDiffer",
             {"instance": "i"},
             summary="The clocks of an ingress and of the database differ by 1h 0m 0s.",
+        ),
+    ),
+    "a background job that is given up": (
+        "JobIsGivenUp",
+        {'darkroom_jobs_total{kind="notice", result="given_up"}': "0x9 1x20"},
+        "9m",
+        "12m",
+        expected_alert(
+            "JobIsGivenUp",
+            {"kind": "notice"},
+            summary="A background job of the kind notice was given up.",
+        ),
+    ),
+    "files that storage does not delete": (
+        "JobsAreLate",
+        {'darkroom_jobs_oldest_seconds{kind="file"}': "0x9 900+60x20"},
+        "9m",
+        "21m",
+        expected_alert(
+            "JobsAreLate",
+            {"kind": "file"},
+            summary="Background jobs of the kind file are 26m 0s late.",
         ),
     ),
     "a standby that is gone": (

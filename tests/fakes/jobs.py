@@ -9,7 +9,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from serve_app.domain.ports import Clock
-from serve_app.jobs.jobs import Job, JobKind
+from serve_app.jobs.jobs import FailingJob, Job, JobKind
 from serve_app.telemetry.queue_metrics import JobFigures
 
 
@@ -102,6 +102,22 @@ class FakeJobs:
             oldest_s = (now - min(due, default=now)).total_seconds()
             figures[kind] = JobFigures(len(due), oldest_s, given_up)
         return figures
+
+    async def failing(self, most: int) -> Sequence[FailingJob]:
+        found = [(name, row) for name, row in self.rows.items() if row.error]
+        found.sort(key=lambda each: (each[1].given_up_at is None, each[1].created_at))
+        return [
+            FailingJob(
+                "/".join(name),
+                row.tenant,
+                row.attempts,
+                row.error,
+                row.created_at,
+                None if row.given_up_at or row.lease else row.due_at,
+                row.given_up_at,
+            )
+            for name, row in found[:most]
+        ]
 
     async def forget(self, age_s: float) -> None:
         before = self._clock.now() - timedelta(seconds=age_s)

@@ -251,6 +251,7 @@ async def built(
         ),
         weights=weights,
         tables=tables,
+        jobs=weights.jobs,
         secrets=SecretBook(tables.of(SECRETS), b"s" * 32),
         resources=resources,
         proxy_secret=PROXY_SECRET,

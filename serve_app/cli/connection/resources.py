@@ -107,7 +107,8 @@ def plain_group(resource: Resource[Any]) -> click.Group:
     """All commands of a resource that needs no others."""
     group = click.Group(resource.plural, help=resource.commands)
     add_list(group, resource)
-    add_delete(group, resource)
+    if resource.deletion:
+        add_delete(group, resource)
     return group
 
 

@@ -34,6 +34,7 @@ from serve_app.ingress.api import (
 from serve_app.ingress.api.administration import (
     audit,
     doctor,
+    jobs,
     shadows,
     tenant_deletion,
     tenant_export,
@@ -258,6 +259,7 @@ ROUTES = [
     *operations.ROUTES,
     *audit.ROUTES,
     *doctor.ROUTES,
+    *jobs.ROUTES,
     *shadows.ROUTES,
     *previews.ROUTES,
     *webhooks.ROUTES,

@@ -36,6 +36,7 @@ from serve_app.ingress.services.session_limit import SessionCounts
 from serve_app.ingress.services.sign_in import SignIn
 from serve_app.ingress.services.warm_pools import WarmPools
 from serve_app.ingress.services.webhooks import Webhooks
+from serve_app.jobs.jobs import Jobs
 from serve_app.queue.transactions.catalog_entries import AppBundles
 from serve_app.registry.records import WeightBook
 from serve_app.resources.declaration import Resource
@@ -103,6 +104,7 @@ class Services:
     audit: AuditTrail
     warm: WarmPools
     weights: WeightBook
+    jobs: Jobs
     tables: Tables
     secrets: SecretBook
     resources: Sequence[Resource[Any]] = RESOURCES

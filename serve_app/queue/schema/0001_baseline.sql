@@ -228,6 +228,7 @@ CREATE TABLE jobs (
 ) WITH (autovacuum_vacuum_scale_factor = 0.01);
 CREATE INDEX jobs_due ON jobs (kind, due_at) WHERE given_up_at IS NULL;
 CREATE INDEX jobs_given_up ON jobs (kind, given_up_at) WHERE given_up_at IS NOT NULL;
+CREATE INDEX jobs_failing ON jobs ((given_up_at IS NULL), created_at) WHERE error <> '';
 CREATE INDEX jobs_of_tenant ON jobs (tenant, kind) WHERE tenant <> '';
 
 -- A node that loses attempts again and again.

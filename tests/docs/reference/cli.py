@@ -167,6 +167,7 @@ EXAMPLES = {
     "weights list": ("darkroom weights list",),
     "weights publish": ("darkroom weights publish style --tenant studio-a",),
     "weights delete": ("darkroom weights delete style",),
+    "jobs list": ("darkroom jobs list",),
     "drafts list": ("darkroom drafts list --limit 20",),
     "drafts delete": ("darkroom drafts delete 3q2-7wXJ0sVb1k9fLmZr5A",),
     "shares list": ("darkroom shares list",),

@@ -14,7 +14,7 @@ from serve_app.catalog.catalog import Catalog
 from serve_app.catalog.private import identity_of
 from serve_app.domain.billing.price import Price, PriceUnit
 from serve_app.domain.media.safety import SafetyPolicy, SafetyRule
-from serve_app.registry.records import CheckedWeights, StoredWeightFile
+from serve_app.registry.records import WEIGHTS, CheckedWeights, StoredWeightFile, job_name
 from tests.ingress.api.test_loras import loras, safetensors, upload
 from tests.ingress.house import CATALOG, MODELS, House, built
 from tests.queue.requests import new
@@ -56,15 +56,16 @@ async def made_ready(
     **facts: Any,
 ) -> None:
     """End the check of the weights that wait."""
-    job = await house.weights.take("test", 60.0)
-    assert job is not None
+    (job,) = await house.weights.jobs.take(WEIGHTS, 1)
+    waiting = await house.weights.find(*job_name(job))
+    assert waiting is not None
     await house.weights.adopt(digest, "w/a.safetensors", 100)
-    assert await house.weights.reserve(job, "test", 100, 10**9)
-    entry = house.services.catalog.find(job.base)
+    assert await house.weights.reserve(job, 100, 10**9)
+    entry = house.services.catalog.find(waiting.base)
     assert entry is not None
     files = [StoredWeightFile(path, digest, 100)]
     checked = CheckedWeights(kind, files, identity_of(entry.endpoint.weights), facts)
-    assert await house.weights.accept(job, "test", checked)
+    assert await house.weights.accept(job, checked)
     await house.services.entries.refresh()
 
 
@@ -159,9 +160,8 @@ async def test_weights_that_are_not_ready_are_refused_with_their_state(
     await add(client)
     early = await submit(client, loras=[{"path": "weights:style"}])
     assert "not ready yet (waiting)" in early.json()["message"]
-    job = await house.weights.take("test", 60.0)
-    assert job is not None
-    await house.weights.refuse(job, "test", "It is a pickle.")
+    (job,) = await house.weights.jobs.take(WEIGHTS, 1)
+    await house.weights.refuse(job, "It is a pickle.")
     late = await submit(client, loras=[{"path": "weights:style"}])
     assert "It is a pickle." in late.json()["message"]
     assert (await add(client)).status_code == 202  # a refused name is free
