@@ -80,7 +80,8 @@ SCALARS = some.one_of(
     some.none(),
     some.booleans(),
     some.integers(-3, 12),
-    some.sampled_from([-0.5, 0.25, 1.5, 1e300]),
+    # JSON Schema takes a float without a fraction as an integer, and strict pydantic does not.
+    some.sampled_from([-0.5, 0.25, 1.5]),
     some.sampled_from(["", "a", "cat", "dog", "good", "abcd", "A1"]),
 )
 KEYS = some.sampled_from(
@@ -128,6 +129,12 @@ CASES = some.sampled_from(MODELS).flatmap(
 SCHEMAS = {model: schema_of(model.model_json_schema()) for model in (Flat, Zoo, Closed)}
 DOG = TypeAdapter(Dog).json_schema()
 SCHEMAS[Dog] = schema_of({**DOG["$defs"]["Dog"], "$defs": DOG["$defs"]})
+
+
+@pytest.mark.parametrize(("field", "most"), [("steps", "less_than_equal"), ("share", "less_than")])
+def test_a_huge_number_is_refused_by_its_bound(field: str, most: str) -> None:
+    (problem,) = refused(SCHEMAS[Flat], {"steps": 2, field: 1e300}).problems
+    assert (problem.loc, problem.type) == (("body", field), most)
 
 
 @given(CASES)
