@@ -109,7 +109,10 @@ def s3rver(directory: Path) -> Iterator[S3Server]:
     log = directory / "s3rver.log"
     with log.open("w") as output:
         process = subprocess.Popen(
-            [node(), program, "-d", directory / "buckets", "-a", "127.0.0.1", "-p", "0"],
+            [
+                *(node(), "--require", S3RVER / "finished_writes.cjs", program),
+                *("-d", directory / "buckets", "-a", "127.0.0.1", "-p", "0"),
+            ],
             stdout=output,
             stderr=subprocess.STDOUT,
         )
