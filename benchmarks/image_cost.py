@@ -32,6 +32,7 @@ import yaml
 
 from benchmarks.cpu import ROLES, CpuByRole
 from tests.cluster.darkroom import Darkroom
+from tests.cluster.nodes import in_bucket
 from tests.storage.s3_servers import S3Server, s3rver
 
 SIDES = {"20kB": 96, "1MB": 1024, "20MB": 0}
@@ -64,11 +65,7 @@ def running(folder: Path, store: S3Server | None) -> Generator[Darkroom]:
         "models": str(folder / "models.yaml"),
     }
     if store is not None:
-        bucket = store.new_bucket()
-        settings |= {
-            "s3_bucket": bucket.bucket,
-            "s3_endpoint_url": bucket.endpoint_url or "",
-            "s3_region": bucket.region or "",
+        settings |= {name: value for name, value in in_bucket(store).items() if value} | {
             "s3_access_key_id": store.key.access_key_id,
             "s3_secret_access_key": store.key.secret_access_key,
             "s3_downloads": "redirect",

@@ -18,6 +18,15 @@ ON CONFLICT (kind, key) DO UPDATE SET due_at = excluded.due_at, tenant = exclude
     created_at = excluded.created_at
 """
 """End of an INSERT that puts a job. One that is there begins again, also while it runs."""
+
+
+def put_files(rows: LiteralString, due_at: LiteralString = "now()") -> LiteralString:
+    """INSERT of the jobs that delete the files whose keys are the column ``key`` of ``rows``. Of a
+    file that has one, the job stays."""
+    return f"""INSERT INTO jobs (kind, key, due_at) SELECT 'file', key, {due_at} FROM {rows}
+    ON CONFLICT (kind, key) DO NOTHING"""
+
+
 HELD: LiteralString = """
 SELECT FROM jobs
 WHERE kind = %(job_kind)s AND key = %(job_key)s AND lease = %(job_lease)s::uuid

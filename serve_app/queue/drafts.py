@@ -9,6 +9,7 @@ from typing import Any
 
 from serve_app.domain.audit.acts import Actor
 from serve_app.domain.media.draft import HELD_S, DraftOrigin, DraftSpace, StoredDraft
+from serve_app.jobs.postgres import put_files
 from serve_app.postgres.database import Database
 from serve_app.queue.store import messages
 from serve_app.queue.store.rows import audit_columns, known_id
@@ -75,8 +76,7 @@ gone AS (
     DELETE FROM drafts d USING own o WHERE d.id = o.id AND NOT o.used RETURNING d.key
 ),
 unneeded AS (
-    INSERT INTO jobs (kind, key, due_at) SELECT 'file', key, now() FROM gone
-    ON CONFLICT (kind, key) DO NOTHING
+    {put_files("gone")}
 ),
 noted AS (
     INSERT INTO audit (actor, address, action, subject, detail)
@@ -96,8 +96,7 @@ WITH due AS (
 ),
 gone AS (DELETE FROM drafts d USING due u WHERE d.id = u.id RETURNING d.key),
 unneeded AS (
-    INSERT INTO jobs (kind, key, due_at) SELECT 'file', key, now() FROM gone
-    ON CONFLICT (kind, key) DO NOTHING
+    {put_files("gone")}
 )
 SELECT count(*) FROM gone
 """

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from serve_app.domain.request import Redacted
+from serve_app.jobs.postgres import put_files
 from serve_app.postgres.database import Database, Lock
 from serve_app.queue.store.config import DAY_S, OWNERS, Retention, ages
 from serve_app.queue.transactions.deletion import OUTCOME_LOCK
@@ -55,8 +56,7 @@ WITH due AS (
 ),
 gone AS (DELETE FROM artifacts a USING due d WHERE a.key = d.key RETURNING a.key),
 noted AS (
-    INSERT INTO jobs (kind, key, due_at) SELECT 'file', key, now() FROM gone
-    ON CONFLICT (kind, key) DO NOTHING
+    {put_files("gone")}
 )
 SELECT key FROM gone
 """

@@ -16,6 +16,7 @@ from typing import Any
 from serve_app.domain.audit.acts import Actor
 from serve_app.domain.errors import AlreadyFinal, RequestActive, RequestNotFound
 from serve_app.jobs.jobs import Job, JobHandler, JobKind, Retry
+from serve_app.jobs.postgres import put_files
 from serve_app.postgres.database import Database
 from serve_app.queue.after_commit import AfterCommit
 from serve_app.queue.billing.rollup import DAY, SUM_BY_DAY
@@ -56,13 +57,12 @@ DELETE FROM requests WHERE id = {
 RETURNING 1
 """  # fmt: skip
 # Their files are deleted by every process, as jobs.
-_FILES = """
+_FILES = f"""
 WITH gone AS (
-    DELETE FROM {table} WHERE key = {some} RETURNING key
+    DELETE FROM {{table}} WHERE key = {{some}} RETURNING key
 ),
 noted AS (
-    INSERT INTO jobs (kind, key, due_at) SELECT 'file', key, now() FROM gone
-    ON CONFLICT (kind, key) DO NOTHING
+    {put_files("gone")}
 )
 SELECT 1 FROM gone
 """

@@ -9,7 +9,7 @@ from typing import Any, LiteralString
 
 from serve_app.domain.audit.acts import Actor
 from serve_app.jobs.jobs import Job
-from serve_app.jobs.postgres import HELD, RESTART, held
+from serve_app.jobs.postgres import HELD, RESTART, held, put_files
 from serve_app.postgres.database import Database, Lock
 from serve_app.registry.records import (
     MAX_COUNTED,
@@ -186,15 +186,14 @@ UPDATE tenant_weights SET state = 'refused', problem = %(problem)s, size = 0,
     changed_at = clock_timestamp()
 WHERE {_HELD}
 """
-COLLECT: LiteralString = """
+COLLECT: LiteralString = f"""
 -- name: collect_weights
 WITH gone AS (
     DELETE FROM weight_files f WHERE f.touched_at < now() - make_interval(secs => %(kept_s)s)
         AND NOT EXISTS (SELECT FROM tenant_weight_files u WHERE u.digest = f.digest)
     RETURNING f.key
 )
-INSERT INTO jobs (kind, key, due_at) SELECT 'file', key, now() FROM gone
-ON CONFLICT (kind, key) DO NOTHING
+{put_files("gone")}
 """
 
 

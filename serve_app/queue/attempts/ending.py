@@ -9,6 +9,7 @@ from __future__ import annotations
 from functools import partial
 
 from serve_app.domain.request import MAX_FAILURES, Cause
+from serve_app.jobs.postgres import put_files
 from serve_app.queue.attempts.falling_back import fall_back
 from serve_app.queue.fairness.fair_queue import wake_lanes
 from serve_app.queue.store.billing import BILL_COLUMNS, PER_ATTEMPT, bill
@@ -213,9 +214,7 @@ drafted AS (
     ON CONFLICT DO NOTHING
 ),
 dropped AS (
-    INSERT INTO jobs (kind, key, due_at)
-    SELECT 'file', resume_point, now() FROM ended WHERE falls AND resume_point IS NOT NULL
-    ON CONFLICT (kind, key) DO NOTHING
+    {drop_files}
 ),
 outbox AS (
     INSERT INTO webhook_deliveries (request_id, tenant, url)
@@ -259,6 +258,9 @@ noted AS (
 CAUSE_NUMBERS = {cause: n for n, cause in enumerate(Cause, start=1)}
 _statement = partial(
     _STATEMENT.format,
+    drop_files=put_files(
+        "(SELECT resume_point AS key FROM ended WHERE falls AND resume_point IS NOT NULL) x"
+    ),
     most_failures=MAX_FAILURES,
     # Not below 0: a cancelled request is not retried, but its failure is counted.
     less=", ".join(

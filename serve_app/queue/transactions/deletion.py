@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from serve_app.domain.audit.acts import Actor
 from serve_app.domain.errors import RequestActive, RequestNotFound
 from serve_app.domain.outcome import Outcome
+from serve_app.jobs.postgres import put_files
 from serve_app.postgres.database import Database, Lock
 from serve_app.queue.store import messages
 from serve_app.queue.store.config import DAY_S, Retention
@@ -53,16 +54,16 @@ _AGED = f"""
     ORDER BY tenant DESC, id LIMIT %(most)s
     FOR UPDATE SKIP LOCKED
 """
-_STATEMENT = """
+_STATEMENT = f"""
 -- name: delete
-WITH doomed AS ({doomed}),
+WITH doomed AS ({{doomed}}),
 judged AS (
     SELECT id, snapshot, idempotency_key IS NOT NULL
         AND created_at > now() - make_interval(secs => %(key_kept_s)s) AS keyed
     FROM doomed
 ),
 emptied AS (
-    UPDATE requests r SET deleted_at = now(), input = '{{}}', shown = NULL,
+    UPDATE requests r SET deleted_at = now(), input = '{{{{}}}}', shown = NULL,
         outcome = %(nothing)s::text::json, snapshot = NULL, snapshot_step = NULL,
         reuse_digest = NULL, forgetting = NULL, webhook_url = NULL, webhook_origin = NULL,
         reuses = NULL
@@ -115,8 +116,7 @@ noted AS (
     WHERE %(actor)s::text IS NOT NULL
 ),
 unneeded AS (
-    INSERT INTO jobs (kind, key, due_at) SELECT DISTINCT 'file', key, now() FROM objects
-    ON CONFLICT (kind, key) DO NOTHING
+    {put_files("(SELECT DISTINCT key FROM objects) distinct_objects")}
 )
 SELECT d.id::text, ARRAY(SELECT o.key FROM objects o WHERE o.request_id = d.id ORDER BY o.key)
 FROM doomed d
@@ -299,7 +299,7 @@ seen AS (
 )
 SELECT max(request_id::text), count(*) FROM page
 """
-EXPIRE = """
+EXPIRE = f"""
 -- name: expire_files
 WITH due AS (
     SELECT request_id FROM lifecycles WHERE due_at <= now()
@@ -314,8 +314,7 @@ outdated AS (
     WHERE f.request_id = d.request_id AND f.expires_at > now()
 ),
 noted AS (
-    INSERT INTO jobs (kind, key, due_at) SELECT 'file', key, now() FROM unmade
-    ON CONFLICT (kind, key) DO NOTHING
+    {put_files("unmade")}
 )
 DELETE FROM lifecycles l USING due d WHERE l.request_id = d.request_id
 RETURNING l.request_id::text

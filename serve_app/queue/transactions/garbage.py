@@ -15,6 +15,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from serve_app.domain.lease import LeaseKey, LeaseTerms
+from serve_app.jobs.postgres import put_files
 from serve_app.postgres.database import Database
 from serve_app.queue.store import messages
 from serve_app.queue.transactions.end_attempt import WITHOUT_REPLICA
@@ -42,16 +43,18 @@ SELECT a.request_id::text, a.attempt, a.nonce, a.ended, coalesce(a.endpoint, r.e
        r.file_access, CASE WHEN a.endpoint IS NOT NULL THEN r.fallback END
 FROM due a JOIN requests r ON r.id = a.request_id
 """
-COLLECT = """
+COLLECT = f"""
 -- name: list_garbage
 WITH named AS (
     SELECT * FROM json_to_recordset(%(attempts)s::json) AS x(id uuid, attempt integer)
 ),
 noted AS (
-    INSERT INTO jobs (kind, key, due_at)
-    SELECT 'file', x.key, now() + make_interval(secs => x.after_s)
-    FROM json_to_recordset(%(keys)s::json) AS x(key text, after_s double precision)
-    ON CONFLICT (kind, key) DO NOTHING
+    {
+    put_files(
+        "json_to_recordset(%(keys)s::json) AS x(key text, after_s double precision)",
+        "now() + make_interval(secs => x.after_s)",
+    )
+}
 )
 UPDATE attempts a SET collected = true FROM named n
 WHERE a.request_id = n.id AND a.attempt = n.attempt

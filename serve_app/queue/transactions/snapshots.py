@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from serve_app.domain.lease import LeaseKey
 from serve_app.domain.progress import StoredSnapshot
+from serve_app.jobs.postgres import put_files
 from serve_app.postgres.database import Database
 from serve_app.queue.store import messages
 from serve_app.queue.store.rows import lease_columns
@@ -14,7 +15,7 @@ TICKET_S = 3600.0
 """Seconds after the issue of its ticket at which an unreferenced upload is deleted."""
 
 # For `lease_until IS NOT NULL` see end_attempt.py.
-KEEP = """
+KEEP = f"""
 -- name: keep_snapshots
 WITH named AS (
     SELECT * FROM json_to_recordset(%(kept)s::json) AS x(
@@ -33,18 +34,18 @@ noted AS (
 wanted AS (
     DELETE FROM jobs j USING held h WHERE j.kind = 'file' AND j.key = h.key
 )
-INSERT INTO jobs (kind, key, due_at)
-SELECT 'file', before, now() FROM held WHERE before <> key
-ON CONFLICT (kind, key) DO NOTHING
+{put_files("(SELECT before AS key FROM held WHERE before <> key) replaced")}
 """
-EXPECT = """
+EXPECT = f"""
 -- name: expect_snapshots
-INSERT INTO jobs (kind, key, due_at)
-SELECT 'file', key, now() + make_interval(secs => %(ticket_s)s)
-FROM json_array_elements_text(%(keys)s::json) AS key
-ON CONFLICT (kind, key) DO NOTHING
+{
+    put_files(
+        "json_array_elements_text(%(keys)s::json) AS key",
+        "now() + make_interval(secs => %(ticket_s)s)",
+    )
+}
 """
-FORGET_ENDED = """
+FORGET_ENDED = f"""
 -- name: forget_snapshots
 WITH ended AS (
     SELECT id, snapshot FROM requests
@@ -54,8 +55,7 @@ WITH ended AS (
 forgotten AS (
     UPDATE requests r SET snapshot = NULL, snapshot_step = NULL FROM ended e WHERE r.id = e.id
 )
-INSERT INTO jobs (kind, key, due_at) SELECT 'file', snapshot, now() FROM ended
-ON CONFLICT (kind, key) DO NOTHING
+{put_files("(SELECT snapshot AS key FROM ended) outdated")}
 """
 
 
