@@ -10,10 +10,10 @@ from starlette.types import Scope
 from serve_app.domain.errors import NotFound
 from serve_app.ingress.comfyui import files, jobs, nodes, page, prompts, userdata, websocket
 from serve_app.ingress.comfyui.errors import refused
-from serve_app.ingress.http.openapi import DocumentedRoute, Operation
+from serve_app.ingress.http.openapi import DocumentedRoute
 from serve_app.ingress.http.paths import COMFYUI_PREFIX
 from serve_app.ingress.http.route_scopes import ANY_KEY, NO_KEY, ScopedRoute, ScopedSocketRoute
-from serve_app.ingress.http.routing import Handler, translated
+from serve_app.ingress.http.routing import Handler, ProtocolRoutes, translated
 from serve_app.tenants.scopes import CANCEL, FILES, READ, SUBMIT
 
 METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE")
@@ -45,19 +45,7 @@ async def unknown(request: HttpRequest) -> Response:
     raise NotFound(page.unsupported(request))
 
 
-def _route(
-    method: str, path: str, handler: Handler, label: str, call: Operation, scope: str
-) -> ScopedRoute:
-    return translated(
-        COMFYUI_PREFIX + path,
-        handler,
-        method,
-        label=f"comfyui.{label}",
-        refusal=refused,
-        scope=scope,
-        operations={method: call},
-        kind=ComfyUiRoute,
-    )
+_route = ProtocolRoutes("comfyui", COMFYUI_PREFIX, refused, ComfyUiRoute).route
 
 
 def _plain(path: str, handler: Handler, *methods: str, label: str, scope: str) -> ScopedRoute:

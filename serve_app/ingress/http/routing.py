@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence, Set
+from dataclasses import dataclass
 
 from starlette.requests import Request as HttpRequest
 from starlette.responses import Response
@@ -80,6 +81,37 @@ def translated(
     if operations is None:
         return ScopedRoute(path, answer, methods=methods, scope=scope)
     return kind(path, answer, operations, scope, methods)
+
+
+@dataclass(frozen=True, slots=True)
+class ProtocolRoutes:
+    """Routes of a protocol, whose paths begin with ``prefix`` and whose labels with ``name``."""
+
+    name: str
+    prefix: str
+    refusal: Refusal
+    kind: type[DocumentedRoute] = DocumentedRoute
+
+    def route(
+        self,
+        method: str,
+        path: str,
+        handler: Handler,
+        label: str,
+        call: Operation | None,
+        scope: str,
+    ) -> ScopedRoute:
+        """Build the route of one call. None as its description: it has none."""
+        return translated(
+            self.prefix + path,
+            handler,
+            method,
+            label=f"{self.name}.{label}",
+            refusal=self.refusal,
+            scope=scope,
+            operations={method: call} if call else None,
+            kind=self.kind,
+        )
 
 
 def prefix_locations(name: str, error: InvalidInput) -> InvalidInput:

@@ -14,8 +14,8 @@ from serve_app.ingress.http.auth import authenticate
 from serve_app.ingress.http.errors import json_reply
 from serve_app.ingress.http.openapi import Operation, answer, in_path
 from serve_app.ingress.http.paths import OPENAI_PREFIX
-from serve_app.ingress.http.route_scopes import ANY_KEY, NO_KEY, ScopedRoute
-from serve_app.ingress.http.routing import Handler, translated
+from serve_app.ingress.http.route_scopes import ANY_KEY, NO_KEY
+from serve_app.ingress.http.routing import ProtocolRoutes, translated
 from serve_app.ingress.openai import images, videos
 from serve_app.ingress.openai.batches import calls as batches
 from serve_app.ingress.openai.batches import files
@@ -119,19 +119,7 @@ SHOW_MODEL = Operation(
 )
 
 
-def _route(
-    method: str, path: str, handler: Handler, label: str, call: Operation, scope: str
-) -> ScopedRoute:
-    return translated(
-        OPENAI_PREFIX + path,
-        handler,
-        method,
-        label=f"openai.{label}",
-        refusal=refused,
-        scope=scope,
-        operations={method: call},
-    )
-
+_route = ProtocolRoutes("openai", OPENAI_PREFIX, refused).route
 
 ROUTES = [
     _route(

@@ -6,10 +6,9 @@ from starlette.requests import Request as HttpRequest
 from starlette.responses import Response
 
 from serve_app.domain.errors import NotFound
-from serve_app.ingress.http.openapi import Operation
 from serve_app.ingress.http.paths import REPLICATE_PREFIX
-from serve_app.ingress.http.route_scopes import ANY_KEY, NO_KEY, ScopedRoute
-from serve_app.ingress.http.routing import Handler, translated
+from serve_app.ingress.http.route_scopes import ANY_KEY, NO_KEY
+from serve_app.ingress.http.routing import ProtocolRoutes, translated
 from serve_app.ingress.replicate import files, models, predictions, webhooks
 from serve_app.ingress.replicate.errors import refused
 from serve_app.tenants.scopes import CANCEL, FILES, READ, SUBMIT
@@ -25,19 +24,7 @@ async def unknown(request: HttpRequest) -> Response:
     )
 
 
-def _route(
-    method: str, path: str, handler: Handler, label: str, call: Operation | None, scope: str
-) -> ScopedRoute:
-    return translated(
-        REPLICATE_PREFIX + path,
-        handler,
-        method,
-        label=f"replicate.{label}",
-        refusal=refused,
-        scope=scope,
-        operations={method: call} if call else None,
-    )
-
+_route = ProtocolRoutes("replicate", REPLICATE_PREFIX, refused).route
 
 _ONE = "/predictions/{request_id}"
 _MODEL = "/models/{owner}/{name}"
