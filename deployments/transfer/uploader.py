@@ -12,6 +12,7 @@ from collections import Counter, defaultdict
 from collections.abc import AsyncIterator, Generator, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from random import Random
 from typing import TYPE_CHECKING, Any, BinaryIO, Protocol
@@ -19,13 +20,12 @@ from typing import TYPE_CHECKING, Any, BinaryIO, Protocol
 import httpx2
 
 from serve_app.domain.artifact import Artifact, UploadTicket
+from serve_app.domain.atomic_file import PART_BYTES, write_beside
 from serve_app.domain.errors import DarkroomError, StorageUnavailable, TooLarge, UploadPolicyFailed
 from serve_app.domain.ports import Clock
 
 if TYPE_CHECKING:
     from PIL.Image import Image
-
-PART_BYTES = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -283,6 +283,8 @@ class Uploader:
         """Try one upload. None on success, or the reason why a retry may succeed, as is an
         ``httpx2.HTTPError`` or a ``TimeoutError``."""
         async with asyncio.timeout(left_s):
+            if not again and await _written_beside(file):
+                return None
             response = await self._client.put(
                 file.ticket.url, content=file.content(), headers=headers
             )
@@ -316,6 +318,22 @@ class Uploader:
                 await self.delete(file.ticket)
                 return "storage has other bytes than were sent"
         return None
+
+
+async def _written_beside(file: MediaFile) -> bool:
+    """Write the file into the folder of our own storage. False: it is not here, or the ingress has
+    to say why it does not take the file."""
+    ticket = file.ticket
+    return bool(ticket.marker) and await asyncio.to_thread(
+        partial(
+            write_beside,
+            ticket.marker,
+            ticket.key,
+            file.body,
+            max_bytes=ticket.max_bytes,
+            least_free=ticket.least_free,
+        )
+    )
 
 
 async def _headers(file: MediaFile) -> dict[str, str]:

@@ -23,7 +23,7 @@ from serve_app.backup.rows import NamedFile, named_files
 from serve_app.domain.errors import ArtifactNotFound, DatabaseUnavailable, Misconfigured
 from serve_app.domain.ports import Clock
 from serve_app.queue.store.migrations import check_applied
-from serve_app.storage.atomic_file import run_blocking
+from serve_app.storage.blocking import run_blocking
 from serve_app.storage.keys import DamagedFile
 from serve_app.storage.listing import StoredObject
 

@@ -29,7 +29,7 @@ from serve_app.postgres.file_places import record_places
 from serve_app.queue.store.config import QueueLimits
 from serve_app.queue.store.migrations import migrate, shipped
 from serve_app.queue.transactions.end_attempt import EndAttempts
-from serve_app.storage.atomic_file import CHUNK_BYTES
+from serve_app.storage.blocking import CHUNK_BYTES
 from serve_app.storage.keys import DamagedFile, media_type_of
 
 CONCURRENT = 8  # files copied at the same time, one chunk of each in memory

@@ -50,6 +50,10 @@ class UploadTicket:
     thumbnail: UploadTicket | None = None  # for a small image of the object; None: make none
     etag_is_md5: bool = False  # the ETag of the response is the MD5 of what storage has
     form: tuple[tuple[str, str], ...] = field(default=(), repr=False)  # it has a signature
+    # A file in the folder in which the object will be ``key``: a replica that sees it, and is of
+    # the same user, writes the object there itself while ``least_free`` bytes are left.
+    marker: str = ""
+    least_free: int = 0
 
 
 THUMBNAIL_TYPE = "image/webp"

@@ -468,6 +468,11 @@ class Storage(Protocol):
         """Size in bytes. Raises ``ArtifactNotFound``."""
         ...
 
+    async def head(self, key: str, most: int) -> tuple[int, bytes]:
+        """Size in bytes, and the first ``most`` of them, or none where they would cost a call of
+        their own. Raises ``ArtifactNotFound``."""
+        ...
+
     def read(self, key: str, start: int, end: int) -> AsyncGenerator[bytes]:
         """Read bytes ``start`` to ``end`` (exclusive) in chunks. Raises ``ArtifactNotFound``."""
         ...

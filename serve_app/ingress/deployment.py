@@ -382,6 +382,8 @@ class Ingress(ReplicaCalls):
         stack.push_async_callback(collector.aclose)
         config.server.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
         guard = self._disk = DiskGuard(config.server.data_dir, config.limits, self._clock)
+        if tickets is not None:
+            tickets.least_free = lambda: guard.least_for_artifacts
         return Files(
             storage=storage,
             uploads=Uploads(

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import hashlib
 import logging
+import os
 import secrets
 import shutil
 import stat
@@ -16,17 +17,12 @@ from pathlib import Path
 from typing import BinaryIO
 
 from serve_app.domain.artifact import UploadTicket
+from serve_app.domain.atomic_file import AtomicFile, marker_of, opened_new
 from serve_app.domain.errors import ArtifactNotFound, StorageUnavailable
 from serve_app.domain.ports import Clock
 from serve_app.domain.upload import UploadPart
 from serve_app.storage import keys as key_names
-from serve_app.storage.atomic_file import (
-    CHUNK_BYTES,
-    AtomicFile,
-    in_thread,
-    opened_new,
-    write_all,
-)
+from serve_app.storage.blocking import CHUNK_BYTES, in_thread, write_all
 from serve_app.storage.keys import PARTS_ID, missing_part, upload_not_found
 from serve_app.storage.listing import StoredObject, walk
 from serve_app.storage.tickets import TicketSigner
@@ -100,20 +96,21 @@ class DirectoryStorage:
         await self._parts.drop(parts_id)
 
     async def size(self, key: str) -> int:
-        path = self._path(key)
-        return await in_thread(_size, path)
+        size, _ = await self.head(key, 0)
+        return size
+
+    async def head(self, key: str, most: int) -> tuple[int, bytes]:
+        return await in_thread(_head, self._path(key), most)
 
     async def read(self, key: str, start: int, end: int) -> AsyncGenerator[bytes]:
         path = self._path(key)
-        file = await in_thread(_open, path, start)
+        file, chunk = await in_thread(_begin, path, start, min(end - start, CHUNK_BYTES))
         try:
             left = end - start
-            while left > 0:
-                chunk = await in_thread(file.read, min(left, CHUNK_BYTES))
-                if not chunk:
-                    return
+            while chunk:
                 left -= len(chunk)
                 yield chunk
+                chunk = await in_thread(file.read, min(left, CHUNK_BYTES)) if left else b""
         finally:
             await asyncio.shield(in_thread(file.close))
 
@@ -134,6 +131,7 @@ class DirectoryStorage:
         All below it is created when it is needed. Other users cannot reach it.
         """
         await in_thread(_make_private, self.root)
+        self.tickets.marker = await in_thread(marker_of, self.root)
 
     async def aclose(self) -> None:
         """Nothing to do."""
@@ -172,23 +170,30 @@ def _make_private(root: Path) -> None:
         log.warning("Other users may read the artifacts in %s: it belongs to another user.", root)
 
 
-def _size(path: Path) -> int:
-    try:
-        found = path.stat()
-    except (FileNotFoundError, NotADirectoryError):
-        raise ArtifactNotFound("No such artifact.") from None
-    if not stat.S_ISREG(found.st_mode):
-        raise ArtifactNotFound("No such artifact.")
-    return found.st_size
+def _head(path: Path, most: int) -> tuple[int, bytes]:
+    with _opened(path) as file:
+        found = os.fstat(file.fileno())
+        if not stat.S_ISREG(found.st_mode):
+            raise ArtifactNotFound("No such artifact.")
+        return found.st_size, file.read(most) if most else b""
 
 
-def _open(path: Path, start: int) -> BinaryIO:
+def _begin(path: Path, start: int, size: int) -> tuple[BinaryIO, bytes]:
+    """The file, and the first ``size`` bytes from ``start`` on."""
+    file = _opened(path)
     try:
-        file = path.open("rb")
+        file.seek(start)
+        return file, file.read(size)
+    except BaseException:
+        file.close()
+        raise
+
+
+def _opened(path: Path) -> BinaryIO:
+    try:
+        return path.open("rb")
     except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
         raise ArtifactNotFound("No such artifact.") from None
-    file.seek(start)
-    return file
 
 
 def _delete(paths: Sequence[Path], root: Path) -> None:

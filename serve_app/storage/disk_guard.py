@@ -8,7 +8,7 @@ from pathlib import Path
 from serve_app.domain.errors import StorageFull, StorageUnavailable
 from serve_app.domain.ports import Clock
 from serve_app.settings.groups import LimitSettings
-from serve_app.storage.atomic_file import run_blocking
+from serve_app.storage.blocking import run_blocking
 
 CACHE_S = 1.0
 
@@ -27,6 +27,12 @@ class DiskGuard:
         self._read_at = float("-inf")
         self._free_bytes: int | None = None  # None: the first reading is still running
 
+    @property
+    def least_for_artifacts(self) -> int:
+        """Bytes that are to be free for artifacts of replicas."""
+        limits = self.limits
+        return min(limits.min_free_disk_bytes_for_artifacts, limits.min_free_disk_bytes)
+
     async def check(self) -> None:
         """Raise ``StorageFull`` if too little space is free to accept requests."""
         await self._check(self.limits.min_free_disk_bytes, "requests", "")
@@ -38,9 +44,7 @@ class DiskGuard:
 
     async def check_for_artifact(self) -> None:
         """Raise ``StorageFull`` if too little space is free for artifacts of replicas."""
-        least = self.limits.min_free_disk_bytes_for_artifacts
-        least = min(least, self.limits.min_free_disk_bytes)
-        await self._check(least, "artifacts", "_FOR_ARTIFACTS")
+        await self._check(self.least_for_artifacts, "artifacts", "_FOR_ARTIFACTS")
 
     async def _check(self, least: int, subject: str, setting: str) -> None:
         now = self._clock.monotonic()

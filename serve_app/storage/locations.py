@@ -336,6 +336,9 @@ class LocatedStorage:
     async def size(self, key: str) -> int:
         return await self._of(key).size(key)
 
+    async def head(self, key: str, most: int) -> tuple[int, bytes]:
+        return await self._of(key).head(key, most)
+
     async def read(self, key: str, start: int, end: int) -> AsyncGenerator[bytes]:
         async with aclosing(self._of(key).read(key, start, end)) as chunks:
             async for chunk in chunks:

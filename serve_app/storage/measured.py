@@ -55,6 +55,10 @@ class MeasuredStorage:
         with self._counted("size"):
             return await self._storage.size(key)
 
+    async def head(self, key: str, most: int) -> tuple[int, bytes]:
+        with self._counted("read" if most else "size"):
+            return await self._storage.head(key, most)
+
     async def read(self, key: str, start: int, end: int) -> AsyncGenerator[bytes]:
         with self._counted("read"):
             async with aclosing(self._storage.read(key, start, end)) as chunks:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from urllib.parse import quote, urlencode
 
@@ -32,6 +32,8 @@ class TicketSigner:
         self._signing_key = signing_key
         self._internal_url = internal_url.rstrip("/")
         self._clock = clock
+        self.marker = ""  # of ``UploadTicket``; empty: replicas write nothing themselves
+        self.least_free: Callable[[], int] = lambda: 0
 
     def sign(self, key: str, media_type: str, max_bytes: int, valid_s: float) -> UploadTicket:
         expires = int(self._clock.now().timestamp() + valid_s)
@@ -49,6 +51,8 @@ class TicketSigner:
             media_type=media_type,
             max_bytes=max_bytes,
             headers=(("content-type", media_type),),
+            marker=self.marker,
+            least_free=self.least_free(),
         )
 
     def check(self, key: str, params: Mapping[str, str]) -> TicketGrant:

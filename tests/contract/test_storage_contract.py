@@ -74,6 +74,17 @@ async def test_a_part_can_be_read(storage: Any) -> None:
     assert await content(storage, KEY, 8, 50) == b"89"
 
 
+async def test_a_look_at_an_object_tells_its_size_and_may_show_its_beginning(storage: Any) -> None:
+    await storage.put(KEY, "image/png", chunks(b"0123456789"))
+    assert await storage.head(KEY, 0) == (10, b"")
+    for most in (4, 10, 99):
+        size, beginning = await storage.head(KEY, most)
+        assert size == 10
+        assert beginning in (b"", b"0123456789"[:most])
+    with pytest.raises(ArtifactNotFound):
+        await storage.head("r/0195/1/other.png", 4)
+
+
 async def test_an_empty_object_is_an_object(storage: Any) -> None:
     assert await storage.put(KEY, PNG, chunks()) == 0
     assert await storage.size(KEY) == 0

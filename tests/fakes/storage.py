@@ -91,6 +91,10 @@ class FakeStorage:
     async def size(self, key: str) -> int:
         return len(self._get(key))
 
+    async def head(self, key: str, most: int) -> tuple[int, bytes]:
+        content = self._get(key)
+        return len(content), content[:most]
+
     async def read(self, key: str, start: int, end: int) -> AsyncIterator[bytes]:
         content = self._get(key)[start:end]
         for at in range(0, len(content), CHUNK_BYTES):

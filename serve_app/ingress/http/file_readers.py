@@ -32,10 +32,10 @@ PRIVATE_FILE = (
 )
 
 
-async def require_readable(request: HttpRequest, key: str) -> tuple[int, int | None]:
+async def require_readable(request: HttpRequest, key: str) -> int | None:
     """Check that the call may read a private file, by a signature in its URL or by its credential.
 
-    Returns the file's size, and the time stamp at which the URL expires; None: it does not.
+    Returns the time stamp at which the URL expires; None: it does not.
     ``ArtifactNotFound``: there is no such file, or its rules hide it from the reader, and a reader
     cannot tell which. ``Forbidden``: there is, and its rules say so. Anybody may name rules, so the
     answer depends on them only if the file exists.
@@ -48,10 +48,10 @@ async def require_readable(request: HttpRequest, key: str) -> tuple[int, int | N
         except Forbidden as error:
             refused = error.message
         else:
-            return await services.files.storage.size(key), until
+            return until
     caller = await _reader(request)
     try:
-        size = await services.files.storage.size(key)
+        await services.files.storage.size(key)
     except ArtifactNotFound:
         raise ArtifactNotFound(NO_FILE) from None
     rules = await access.rules_of(key)
@@ -62,7 +62,7 @@ async def require_readable(request: HttpRequest, key: str) -> tuple[int, int | N
         raise ArtifactNotFound(NO_FILE)
     if decision is AccessDecision.FORBID:
         raise Forbidden(refused)
-    return size, None
+    return None
 
 
 async def _reader(request: HttpRequest) -> Caller | None:

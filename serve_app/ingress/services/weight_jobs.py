@@ -37,7 +37,7 @@ from serve_app.registry.records import (
 )
 from serve_app.settings import NO_LIMITS, Config
 from serve_app.settings.child_environment import checking_environment
-from serve_app.storage.atomic_file import run_blocking
+from serve_app.storage.blocking import run_blocking
 from serve_app.storage.keys import SAFETENSORS, weights_key
 
 log = logging.getLogger(__name__)

@@ -14,7 +14,7 @@ from botocore.exceptions import ClientError
 
 from serve_app.domain.errors import InvalidInput, NotFound, StorageUnavailable, Unsupported
 from serve_app.domain.upload import UploadPart
-from serve_app.storage.atomic_file import in_thread, write_all
+from serve_app.storage.blocking import in_thread, write_all
 from serve_app.storage.keys import missing_part, upload_not_found
 from serve_app.storage.s3 import errors
 from serve_app.storage.s3.checksums import Checksum, RunningChecksum, damaged, encoded

@@ -1,8 +1,12 @@
 """Uploads with tickets."""
 
 import asyncio
+import os
+import shutil
+import threading
 import time
 from dataclasses import replace
+from pathlib import Path
 from random import Random
 
 import httpx2
@@ -11,10 +15,14 @@ import pytest
 from deployments.families.base import MediaFile
 from deployments.transfer.uploader import Backoff, StorageCalls, StorageRetry, Uploader, http_client
 from serve_app.domain.artifact import UploadTicket
-from serve_app.domain.errors import StorageUnavailable, TooLarge
+from serve_app.domain.errors import ArtifactNotFound, StorageUnavailable, TooLarge
+from serve_app.storage.directory import DirectoryStorage
 from serve_app.telemetry.clock import SystemClock
 from tests.deployments.storage import HttpStorage
 from tests.fakes.broken_s3 import DROP, HANG, Says, broken_s3
+from tests.fakes.clock import FakeClock
+
+KEY = "r/0195/1/abc.png"
 
 
 @pytest.fixture
@@ -176,6 +184,91 @@ async def test_storage_may_say_that_it_is_too_large(storage, uploader):
     storage.problems.append(413)
     with pytest.raises(TooLarge):
         await uploader.put(MediaFile(storage.ticket("key"), b"body"))
+
+
+@pytest.fixture
+async def folder(tmp_path):
+    """Our own storage in a directory, as an ingress on this machine has it."""
+    storage = DirectoryStorage(tmp_path / "a", b"k" * 32, "http://storage", FakeClock())
+    await storage.start()
+    return storage
+
+
+def ticket_of(folder, max_bytes=100):
+    return folder.ticket(KEY, "image/png", max_bytes, 60)
+
+
+async def stored(folder):
+    size = await folder.size(KEY)
+    return b"".join([part async for part in folder.read(KEY, 0, size)])
+
+
+@pytest.mark.parametrize("body", [b"body", b""])
+@pytest.mark.parametrize("on_disk", [False, True])
+async def test_beside_the_storage_a_file_is_written_without_a_call(
+    tmp_path, storage, uploader, folder, body, on_disk
+):
+    path = tmp_path / "made.png"
+    path.write_bytes(body)
+    file = MediaFile(ticket_of(folder), path if on_disk else body)
+    for _ in range(2):  # a repeat changes nothing
+        await uploader.put(file)
+        assert await stored(folder) == body
+    assert storage.requests == []
+    assert [each.name for each in (folder.root / KEY).parent.iterdir()] == [Path(KEY).name]
+
+
+async def elsewhere(folder):
+    shutil.rmtree(folder.root)
+
+
+async def nearly_full(folder):
+    folder.tickets.least_free = lambda: 2**60
+
+
+async def taken(folder):
+    async def other():
+        yield b"other"
+
+    await folder.put(KEY, "image/png", other())
+
+
+async def in_the_way(folder):
+    (folder.root / KEY).parent.parent.mkdir(parents=True)
+    (folder.root / KEY).parent.write_bytes(b"a file in place of a folder")
+
+
+@pytest.mark.parametrize("state", [elsewhere, nearly_full, taken, in_the_way])
+async def test_what_cannot_be_written_beside_the_storage_is_sent_to_it(
+    storage, uploader, folder, state
+):
+    await state(folder)
+    ticket = ticket_of(folder)
+    await uploader.put(MediaFile(ticket, b"body"))
+    assert list(storage.objects.values()) == [b"body"]
+    left = list(folder.root.rglob("*.part")) if folder.root.exists() else []
+    assert left == []
+
+
+async def test_a_folder_of_another_user_is_left_alone(storage, uploader, folder, monkeypatch):
+    monkeypatch.setattr(os, "geteuid", lambda: os.getuid() + 1)
+    await uploader.put(MediaFile(ticket_of(folder), b"body"))
+    assert list(storage.objects.values()) == [b"body"]
+    with pytest.raises(ArtifactNotFound):
+        await folder.size(KEY)
+
+
+async def test_storage_that_hangs_here_is_given_up_in_time(storage, folder, monkeypatch):
+    released = threading.Event()
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: released.wait(60.0))
+    storage.closed = asyncio.Event()  # it hangs over HTTP too
+    uploader = Uploader(storage.client(), SystemClock(), Backoff(Random(1)), give_up_s=0.2)  # noqa: S311
+    try:
+        with pytest.raises(StorageRetry):
+            await uploader.put(MediaFile(ticket_of(folder), b"body"))
+    finally:
+        released.set()
+        await uploader.aclose()
 
 
 async def test_deleting_may_fail_silently(storage, uploader):

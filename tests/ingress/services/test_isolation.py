@@ -13,13 +13,13 @@ from typing import Any
 import httpx
 import pytest
 
+from serve_app.domain.atomic_file import AtomicFile
 from serve_app.domain.name_resolution import NameResolver
 from serve_app.domain.sharing.fair_queue import FairThreads
 from serve_app.ingress.api import workflows
 from serve_app.ingress.http.body import PARSE_IN_THREAD_BYTES
 from serve_app.ingress.services import cpu_executor
-from serve_app.storage import atomic_file
-from serve_app.storage.atomic_file import AtomicFile
+from serve_app.storage import blocking
 from serve_app.storage.directory import DirectoryStorage
 from serve_app.telemetry.clock import SystemClock
 from tests.ingress.house import ORIGIN, built
@@ -155,7 +155,7 @@ async def test_slow_work_of_one_tenant_leaves_threads_to_another(
             lambda: mallory.post("/v1/workflows", json={}),
         ):
             held += [asyncio.create_task(kind()) for _ in range(JOBS)]
-        await until_waiting(atomic_file._THREADS, cpu_executor._THREADS)
+        await until_waiting(blocking._THREADS, cpu_executor._THREADS)
         large = {"prompt": "x" * (PARSE_IN_THREAD_BYTES + 1)}
         async with asyncio.timeout(PATIENCE_S):
             stored = await upload(bob, b"quick")

@@ -34,6 +34,7 @@ from serve_app.ingress.http.origin import etag_of
 from serve_app.ingress.http.route_scopes import BY_CALL, NO_KEY
 from serve_app.ingress.services.services import Services, services_of
 from serve_app.storage import keys
+from serve_app.storage.blocking import CHUNK_BYTES
 from serve_app.storage.tickets import TicketGrant
 
 _RANGE = re.compile(r"bytes=([0-9]{0,18})-([0-9]{0,18})")
@@ -94,10 +95,10 @@ async def read(request: HttpRequest) -> Response:
         raise ArtifactNotFound(NO_FILE)
     link_s, link_cached = LINK_VALID_S, LINK_CACHED
     if keys.is_private(key):
-        size, until = await require_readable(request, key)
+        until = await require_readable(request, key)
         link_s, link_cached = _link_valid_s(services_of(request), until), UNCACHED
-    else:
-        size = await storage.size(key)
+    shown = request.method == "GET" and "if-none-match" not in request.headers
+    size, beginning = await storage.head(key, CHUNK_BYTES if shown else 0)
     headers = _headers(key)
     if _matches(request.headers.get("if-none-match"), headers["etag"]):
         return Response(status_code=304, headers=headers)
@@ -114,6 +115,8 @@ async def read(request: HttpRequest) -> Response:
         headers["content-range"] = f"bytes {start}-{end - 1}/{size}"
     if request.method == "HEAD":
         return Response(status_code=status, headers=headers)
+    if end <= len(beginning):
+        return Response(beginning[start:end], status, headers)
     return StreamingResponse(storage.read(key, start, end), status, headers)
 
 

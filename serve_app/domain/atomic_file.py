@@ -1,28 +1,27 @@
-"""Atomic upload of one file into the artifact directory."""
+"""Atomic writing of one file into the artifact directory, by the ingress or by a replica that sees
+the same directory."""
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import errno
-import hashlib
+import filecmp
 import os
 import secrets
+import shutil
 import threading
-from collections.abc import AsyncIterator, Callable
-from contextvars import copy_context
-from functools import partial
+from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO, ParamSpec, TypeVar
+from typing import BinaryIO
 
-from serve_app.domain.errors import Forbidden, StorageFull, StorageUnavailable, TooLarge
-from serve_app.domain.sharing.fair_queue import FairThreads
+from serve_app.domain.errors import Forbidden, TooLarge
 
+PART_BYTES = 1 << 20
 _NO_LINKS = {errno.EPERM, errno.EOPNOTSUPP, errno.EMLINK, errno.ENOSYS}
 
 
 class AtomicFile:
-    """Object that is being uploaded. Every method blocks and runs in a thread.
+    """Object that is being written. Every method blocks and runs in a thread.
 
     Cancelling a caller does not stop its writing thread, so ``discard`` may be called while a
     ``write`` still runs. The lock orders them, and nothing is written after a discard.
@@ -33,7 +32,6 @@ class AtomicFile:
         self._path = path
         self._max_bytes = max_bytes
         self._file: BinaryIO | None = None
-        self._digest = hashlib.sha256()
         self._lock = threading.Lock()
         self._discarded = False
         self.size = 0
@@ -52,7 +50,6 @@ class AtomicFile:
             self.size += len(data)
             if self._max_bytes is not None and self.size > self._max_bytes:
                 raise TooLarge(f"The artifact is larger than the {self._max_bytes} bytes allowed.")
-            self._digest.update(data)
             self._file.write(data)
 
     def commit(self) -> None:
@@ -74,9 +71,8 @@ class AtomicFile:
             fsync_directory(self._path.parent)
 
     def _refuse_other_content(self) -> None:
-        with self._path.open("rb") as there:
-            if hashlib.file_digest(there, "sha256").digest() != self._digest.digest():
-                raise Forbidden("This artifact was already uploaded with different content.")
+        if not filecmp.cmp(self._temporary, self._path, shallow=False):
+            raise Forbidden("This artifact was already uploaded with different content.")
 
     def discard(self) -> None:
         """Remove the temporary file. After a commit the object has its own name and stays."""
@@ -107,51 +103,54 @@ def fsync_directory(directory: Path) -> None:
         os.close(descriptor)
 
 
-# Blocking file operations of the artifact directory, run in threads.
+# A folder of objects that several processes write. One that runs elsewhere does not see its
+# marker, and sends objects to one that does.
 
-P = ParamSpec("P")
-T = TypeVar("T")
-
-CHUNK_BYTES = 1 << 20
-"""Size of a read or write. Each one runs in a thread."""
-
-_FULL = {errno.ENOSPC, errno.EDQUOT}
-
-MAX_THREADS = 32  # each waits for a disk
-_THREADS = FairThreads(MAX_THREADS, "storage")
+_MARKER = ".marker-"
 
 
-async def run_blocking(work: Callable[P, T], *arguments: P.args, **named: P.kwargs) -> T:
-    """Run ``work`` in a thread that only the storage uses, in the context of the caller and within
-    its tenant's share."""
-    call = partial(copy_context().run, work, *arguments, **named)
-    return await asyncio.get_running_loop().run_in_executor(_THREADS, call)
+def marker_of(root: Path) -> str:
+    """Path of a file in ``root`` whose name no other folder has. Made where there is none."""
+    for made in sorted(root.glob(f"{_MARKER}*")):
+        return str(made)
+    made = root / f"{_MARKER}{secrets.token_hex(8)}"
+    made.touch(exist_ok=True)
+    return str(made)
 
 
-async def in_thread(work: Callable[P, T], *arguments: P.args, **named: P.kwargs) -> T:
-    """Run blocking ``work`` in a thread. ``OSError`` becomes ``StorageFull`` or
-    ``StorageUnavailable``."""
+def write_beside(
+    marker: str, key: str, body: bytes | Path, *, max_bytes: int, least_free: int
+) -> bool:
+    """Write an object into the folder of ``marker``. Blocks.
+
+    False, and nothing is written: the folder is not seen here or is another user's, fewer than
+    ``least_free`` bytes would be free, or the object is there with other content. ``TooLarge``.
+    """
+    root = Path(marker).parent
     try:
-        return await run_blocking(work, *arguments, **named)
-    except OSError as error:
-        if error.errno in _FULL:
-            raise StorageFull(
-                "The disk that holds the artifacts is full. Free some space, or set "
-                "DARKROOM_DATA_DIR to a directory on a larger disk."
-            ) from error
-        raise StorageUnavailable(
-            f"The artifact directory cannot be used: {error.strerror or error}."
-        ) from error
+        if Path(marker).stat().st_uid != os.geteuid():
+            return False
+        size = len(body) if isinstance(body, bytes) else body.stat().st_size
+        if shutil.disk_usage(root).free - size < least_free:
+            return False
+        arriving = AtomicFile(root / key, max_bytes)
+        try:
+            for part in parts_of(body):
+                arriving.write(part)
+            arriving.commit()
+        finally:
+            arriving.discard()
+    except (OSError, Forbidden):
+        return False
+    return True
 
 
-async def write_all(chunks: AsyncIterator[bytes], write: Callable[[bytes], object]) -> None:
-    """Write every byte of ``chunks``, in pieces of about ``CHUNK_BYTES``."""
-    pending: list[bytes] = []
-    pending_bytes = 0
-    async for chunk in chunks:
-        pending.append(chunk)
-        pending_bytes += len(chunk)
-        if pending_bytes >= CHUNK_BYTES:
-            await in_thread(write, b"".join(pending))
-            pending, pending_bytes = [], 0
-    await in_thread(write, b"".join(pending))
+def parts_of(body: bytes | Path) -> Iterator[bytes]:
+    """Content in parts of ``PART_BYTES``. Of a file it reads one at a time."""
+    if isinstance(body, bytes):
+        yield body
+        return
+    with body.open("rb") as file:
+        while len(part := file.read(PART_BYTES)) == PART_BYTES:
+            yield part
+        yield part
