@@ -1,4 +1,4 @@
-"""boto3 clients: for calls, for checks, and two that sign URLs for replicas and for clients.
+"""boto3 clients: for calls and for checks; and signers of URLs for replicas and for clients.
 
 boto3's calls block, so they run in their own threads, of which each tenant has a share.
 """
@@ -15,13 +15,14 @@ from typing import Any, ParamSpec, TypeVar
 import boto3
 import botocore.session
 from botocore.config import Config as BotoConfig
-from botocore.credentials import RefreshableCredentials
+from botocore.credentials import ReadOnlyCredentials, RefreshableCredentials
 from botocore.exceptions import BotoCoreError, ClientError
 
 from serve_app.domain.errors import Misconfigured, StorageUnavailable
 from serve_app.domain.sharing.fair_queue import FairThreads
 from serve_app.storage.s3 import errors
 from serve_app.storage.s3.location import AssumedRole, S3Location
+from serve_app.storage.s3.presigning import Presigner
 from serve_app.storage.s3.provider import DEFAULT_REGION
 
 P = ParamSpec("P")
@@ -64,8 +65,8 @@ class S3Clients:
         self._copied: Any = None  # the credentials of the signing clients
         self.calls: Any = None
         self.checks: Any = None  # with shorter timeouts
-        self.uploads: Any = None  # signs for replicas
-        self.downloads: Any = None  # signs for clients
+        self.uploads: Presigner | None = None  # for replicas
+        self.downloads: Presigner | None = None  # for clients
 
     async def start(self) -> None:
         """Look up the credentials and create the clients.
@@ -151,16 +152,17 @@ class S3Clients:
             return
         endpoint = self._location.endpoint_url
         public = self._location.public_endpoint_url or endpoint
-        self.uploads, self.downloads = (
-            self._client(
-                url,
-                aws_access_key_id=fresh.access_key,
-                aws_secret_access_key=fresh.secret_key,
-                aws_session_token=fresh.token,
-            )
-            for url in (endpoint, public)
-        )
+        self.uploads, self.downloads = (self._presigner(url, fresh) for url in (endpoint, public))
         self._copied = fresh
+
+    def _presigner(self, endpoint_url: str | None, fresh: ReadOnlyCredentials) -> Presigner:
+        client = self._client(
+            endpoint_url,
+            aws_access_key_id=fresh.access_key,
+            aws_secret_access_key=fresh.secret_key,
+            aws_session_token=fresh.token,
+        )
+        return Presigner(client, self._location.bucket, fresh)
 
     async def _keep_fresh(self) -> None:
         while True:

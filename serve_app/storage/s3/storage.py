@@ -30,6 +30,7 @@ from serve_app.storage.s3.checksums import Checksum, md5
 from serve_app.storage.s3.clients import S3Clients, StaticKey
 from serve_app.storage.s3.location import S3Location
 from serve_app.storage.s3.parts import S3Parts
+from serve_app.storage.s3.presigning import Presigner
 from serve_app.storage.s3.transfer import (
     MAX_BYTES,
     PART_BYTES,
@@ -90,23 +91,20 @@ class S3Storage:
 
         S3 cannot limit the size of a presigned PUT, so the replica enforces ``max_bytes``.
         """
-        named = self._named(key)
-        put = {**named, "ContentType": media_type}
+        name = self._name(key)
         headers = [("content-type", media_type)]
         if self.location.conditional_writes:
-            put["IfNoneMatch"] = "*"
             headers.append(("if-none-match", "*"))
         if self.location.encryption is not None:
-            put |= self.location.encryption.parameters()
             headers += self.location.encryption.headers()
-        signer, valid = self._clients.uploads, int(valid_s)
+        signer = _opened(self._clients.uploads)
         return UploadTicket(
             key=key,
-            url=signer.generate_presigned_url("put_object", put, valid),
+            url=signer.url("PUT", name, valid_s, headers=headers),
             media_type=media_type,
             max_bytes=max_bytes,
             headers=tuple(headers),
-            delete_url=signer.generate_presigned_url("delete_object", named, valid),
+            delete_url=signer.url("DELETE", name, valid_s),
             takes_md5=True,
             etag_is_md5=self.location.etag_is_md5,
         )
@@ -119,13 +117,13 @@ class S3Storage:
     def presigned_get(self, key: str, media_type: str, disposition: str, valid_s: float) -> str:
         """Presigned GET at the endpoint for clients. Anyone who has the URL can use it, for GET
         only."""
-        wanted = {
-            **self._named(key),
-            "ResponseContentType": media_type,
-            "ResponseContentDisposition": disposition,
-            "ResponseCacheControl": PRIVATE_CACHING if is_private(key) else LINK_CACHING,
+        answered = {
+            "response-content-type": media_type,
+            "response-content-disposition": disposition,
+            "response-cache-control": PRIVATE_CACHING if is_private(key) else LINK_CACHING,
         }
-        return self._clients.downloads.generate_presigned_url("get_object", wanted, int(valid_s))
+        signer = _opened(self._clients.downloads)
+        return signer.url("GET", self._name(key), valid_s, params=answered)
 
     async def put(self, key: str, media_type: str, chunks: AsyncIterator[bytes]) -> int:
         """Store all chunks or nothing, and return the size in bytes.
@@ -300,6 +298,12 @@ class S3Storage:
         if not key_names.valid(key):
             raise ArtifactNotFound("No such artifact.")
         return {"Bucket": self.location.bucket, "Key": self.location.name(key)}
+
+
+def _opened(signer: Presigner | None) -> Presigner:
+    if signer is None:
+        raise StorageUnavailable("The storage is closed.")
+    return signer
 
 
 async def _digest(chunks: AsyncIterator[bytes]) -> tuple[int, bytes]:

@@ -97,14 +97,17 @@ async def read(request: HttpRequest) -> Response:
     if keys.is_private(key):
         until = await require_readable(request, key)
         link_s, link_cached = _link_valid_s(services_of(request), until), UNCACHED
-    shown = request.method == "GET" and "if-none-match" not in request.headers
-    size, beginning = await storage.head(key, CHUNK_BYTES if shown else 0)
     headers = _headers(key)
-    if _matches(request.headers.get("if-none-match"), headers["etag"]):
+    known = _matches(request.headers.get("if-none-match"), headers["etag"])
+    reads = request.method == "GET" and not known
+    if reads and _follows_redirects(request):
+        link = _link(storage, key, headers, link_s)
+        if link is not None:  # storage says what it does not have
+            answer = {"location": link, "cache-control": link_cached}
+            return Response(status_code=307, headers=answer)
+    size, beginning = await storage.head(key, CHUNK_BYTES if reads else 0)
+    if known:
         return Response(status_code=304, headers=headers)
-    redirected = request.method == "GET" and _follows_redirects(request)
-    if redirected and (link := _link(storage, key, headers, link_s)) is not None:
-        return Response(status_code=307, headers={"location": link, "cache-control": link_cached})
     part = _range(request, headers["etag"], size)
     if part is None:
         headers = {"content-range": f"bytes */{size}"}
