@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
 import hmac
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from urllib.parse import quote, urlencode
+from urllib.parse import quote
 
 from serve_app.domain.artifact import UploadTicket
 from serve_app.domain.errors import Forbidden
@@ -37,17 +36,11 @@ class TicketSigner:
 
     def sign(self, key: str, media_type: str, max_bytes: int, valid_s: float) -> UploadTicket:
         expires = int(self._clock.now().timestamp() + valid_s)
-        query = urlencode(
-            {
-                "type": media_type,
-                "max": max_bytes,
-                "expires": expires,
-                "signature": self._signature(key, media_type, max_bytes, expires),
-            }
-        )
+        signature = self._signature(key, media_type, max_bytes, expires)
+        query = f"type={quote(media_type)}&max={max_bytes}&expires={expires}"
         return UploadTicket(
             key=key,
-            url=f"{self._internal_url}/files/{quote(key)}?{query}",
+            url=f"{self._internal_url}/files/{quote(key)}?{query}&signature={signature}",
             media_type=media_type,
             max_bytes=max_bytes,
             headers=(("content-type", media_type),),
@@ -73,4 +66,4 @@ class TicketSigner:
     def _signature(self, key: str, media_type: str, max_bytes: int, expires: int) -> str:
         # NUL cannot occur in any of the values, so different tuples give different texts.
         text = "\0".join((key, media_type, str(max_bytes), str(expires)))
-        return hmac.new(self._signing_key, text.encode(), hashlib.sha256).hexdigest()
+        return hmac.digest(self._signing_key, text.encode(), "sha256").hex()
