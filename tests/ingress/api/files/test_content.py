@@ -144,7 +144,14 @@ async def test_what_needs_no_content_is_answered_here_all_the_same(
     assert (head.status_code, head.headers["content-length"]) == (200, "100")
     known = await client.get(stored, headers={"If-None-Match": head.headers["etag"]})
     assert known.status_code == 304
-    assert (await client.get("/files/nothing.png")).status_code == 404
+    assert (await client.head("/files/nothing.png")).status_code == 404
+
+
+async def test_storage_that_serves_itself_is_not_asked_before_what_it_has(
+    house: House, client: httpx.AsyncClient
+) -> None:
+    house.storage.links = "https://bucket.example"
+    assert (await client.get("/files/nothing.png")).status_code == 307
 
 
 @pytest.mark.parametrize("key", ["nothing.png", "%2e%2e/x", "a//b", ".hidden", ""])
