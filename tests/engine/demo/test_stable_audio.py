@@ -47,10 +47,11 @@ def test_it_is_a_plain_stable_audio_pipeline(pipeline: StableAudioPipeline) -> N
     assert pipeline.vae.config.sampling_rate == SAMPLE_RATE
 
 
+@pytest.mark.parametrize("count", [4, pytest.param(20, marks=pytest.mark.long)])
 def test_audio_files_are_as_high_and_as_loud_as_prompts_say_and_most_do_what_they_say(
-    pipeline: StableAudioPipeline,
+    pipeline: StableAudioPipeline, count: int
 ) -> None:
-    answers = exam.sit(pipeline, exam.set_questions(20, seed=31), steps=16, guidance=3.0)
+    answers = exam.sit(pipeline, exam.set_questions(count, seed=31), steps=16, guidance=3.0)
     parts = exam.figures(answers)
     assert answers[0].wave.shape == (SAMPLES,)
     assert parts["pitch"] >= 0.85

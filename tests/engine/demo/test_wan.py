@@ -50,8 +50,10 @@ def test_it_is_a_plain_wan_pipeline_of_the_5b_kind(pipeline: WanPipeline) -> Non
     assert pipeline.config.expand_timesteps
 
 
-def test_videos_move_as_asked_in_the_colour_asked_for(pipeline: WanPipeline) -> None:
-    answers = exam.sit(pipeline, exam.set_questions(12, seed=31), steps=8, scale=SHIPPED_SCALE)
+@pytest.mark.parametrize("count", [4, pytest.param(12, marks=pytest.mark.long)])
+def test_videos_move_as_asked_in_the_colour_asked_for(pipeline: WanPipeline, count: int) -> None:
+    asked = exam.set_questions(count, seed=31)
+    answers = exam.sit(pipeline, asked, steps=8, scale=SHIPPED_SCALE)
     parts = exam.figures(answers)
     assert answers[0].frames.shape == (FRAMES, SIDE, SIDE, 3)
     assert parts["motion"] >= 0.9
@@ -68,8 +70,9 @@ def test_free_and_noisy_wording_is_understood_as_well(pipeline: WanPipeline) -> 
     assert parts["colour"] >= 0.9
 
 
-def test_the_same_weights_go_on_from_an_image(pipeline: WanPipeline) -> None:
-    asked = exam.set_images(6, seed=33, scale=SHIPPED_SCALE)
+@pytest.mark.parametrize("count", [2, pytest.param(6, marks=pytest.mark.long)])
+def test_the_same_weights_go_on_from_an_image(pipeline: WanPipeline, count: int) -> None:
+    asked = exam.set_images(count, seed=33, scale=SHIPPED_SCALE)
     parts = exam.figures(exam.sit(pipeline, asked, steps=8))
     assert parts["starts"] >= 0.9
     assert parts["motion"] >= 0.8
