@@ -104,6 +104,7 @@ for each in iter_modules(benchmarks.gpu.__path__):
 """
 
 
+@pytest.mark.long  # 20 s of CPU; every rehearsal collects and runs them too
 def test_the_sections_are_imported_and_the_tests_for_a_gpu_collected(
     shell: Shell, tmp_path: Path
 ) -> None:

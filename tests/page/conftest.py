@@ -39,7 +39,7 @@ def browser() -> Iterator[Browser]:
         "--disable-background-networking",
         "--disable-component-update",
         "--no-first-run",
-        "--disable-gpu",  # there is none, and one imitated by SwiftShader takes a fifth more CPU time
+        "--disable-gpu",  # there is none; one that is imitated takes a fifth more CPU time
     ]
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=found, args=arguments)

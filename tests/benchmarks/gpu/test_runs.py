@@ -85,6 +85,7 @@ def test_a_run_writes_one_file_with_its_machine_and_prints_its_table(tmp_path, c
     assert "published by others" in printed
 
 
+@pytest.mark.long  # 7 s of CPU to import all sections, like the next one
 def test_figures_of_another_card_are_not_mixed_in(tmp_path, capfd):
     Results(tmp_path).describe({"card": "NVIDIA H200", "torch": "2.11.0"})
     with pytest.raises(OtherMachine):
@@ -245,6 +246,7 @@ def test_a_run_ends_in_time_and_keeps_what_it_has(tmp_path):
     assert ended["hangs"]["figures"] == [{"figure": 1}]
 
 
+@pytest.mark.long
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_without_a_gpu_it_says_so(capfd, tmp_path):
     assert command.main(["--out", str(tmp_path)]) == command.UNUSABLE

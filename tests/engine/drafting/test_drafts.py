@@ -23,6 +23,7 @@ from serve_app.domain.progress import Progress
 from tests.engine.demo_calls import CALLS, DEMO, call, made_of
 from tests.engine.gate import Gate, merging_engine
 from tests.engine.loras import save_lora
+from tests.samples import sampled
 
 pytestmark = [
     pytest.mark.engine,
@@ -44,7 +45,7 @@ def from_(draft: Draft, **how: Any) -> GenerationOptions:
     return GenerationOptions(fork=Fork(draft, **how))
 
 
-@pytest.mark.parametrize("family", CALLS)
+@pytest.mark.parametrize("family", sampled(CALLS, "flux", "sdxl"))
 def test_a_generation_goes_on_from_its_draft_with_the_same_bits_and_the_steps_that_are_left(
     family: str,
 ) -> None:
@@ -186,7 +187,7 @@ def test_a_fork_can_be_a_draft_again(flux: Engine, drawn: Draft) -> None:
     assert torch.equal(end, whole)
 
 
-@pytest.mark.parametrize("family", CALLS)
+@pytest.mark.parametrize("family", sampled(CALLS, "flux", "sdxl"))
 def test_a_draft_that_is_resumed_has_the_same_bytes(family: str) -> None:
     late = GenerationOptions(draft=DraftPoint(0.75))
     taken: list[Any] = []

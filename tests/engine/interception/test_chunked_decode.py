@@ -11,6 +11,7 @@ from tests.engine.conformance import autoencoders
 from tests.engine.conformance.case import enliven
 from tests.engine.gate import Gate, merging_engine
 from tests.engine.loops import Denoiser, Loop
+from tests.samples import sampled
 
 pytestmark = [pytest.mark.engine, pytest.mark.filterwarnings("ignore")]
 
@@ -76,7 +77,7 @@ def made(kind):
 
 
 @pytest.mark.parametrize("pipeline", [Decodes, Encodes])
-@pytest.mark.parametrize("kind", VIDEOS)
+@pytest.mark.parametrize("kind", sampled(VIDEOS, "wan", "ltx"))
 def test_videos_that_take_turns_do_not_mix(kind, pipeline):
     vae, latents, video = made(kind)
     calls = pipeline(vae)
@@ -211,7 +212,7 @@ def test_a_snapshot_before_the_first_chunk_takes_no_step_again():
         assert other.counts()["autoencoders"]["forwards"] == 3
 
 
-@pytest.mark.parametrize("kind", LONG)
+@pytest.mark.parametrize("kind", sampled(LONG, *(LONG.keys() - {"hunyuan"})))
 def test_progress_of_decoding_is_reported_chunk_by_chunk(kind):
     make, shape = LONG[kind]
     torch.manual_seed(0)

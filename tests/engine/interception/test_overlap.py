@@ -8,6 +8,7 @@ from deployments.engine.loop.options import GenerationOptions
 from tests.engine.conformance import autoencoders
 from tests.engine.conformance.case import enliven
 from tests.engine.live import Live
+from tests.samples import sampled
 
 pytestmark = [pytest.mark.engine, pytest.mark.filterwarnings("ignore")]
 
@@ -74,7 +75,7 @@ def as_pipelines_give_it(decoded):
     return (decoded[0].transpose(0, 1) * 0.5 + 0.5).clamp(0, 1)
 
 
-@pytest.mark.parametrize("kind", VIDEOS)
+@pytest.mark.parametrize("kind", sampled(VIDEOS, "wan", "hunyuan", "ltx", "ltx2 in tiles"))
 def test_the_frames_that_come_are_those_of_the_whole_bit_for_bit(kind):
     pipeline, shape = made(kind)
     given = [torch.randn(shape) for _ in range(2)]
@@ -94,7 +95,7 @@ def test_the_frames_that_come_are_those_of_the_whole_bit_for_bit(kind):
             assert small.shape[3] < whole.shape[3]
 
 
-@pytest.mark.parametrize("kind", ["wan", "cogvideox", "ltx", "hunyuan"])
+@pytest.mark.parametrize("kind", sampled(["wan", "cogvideox", "ltx", "hunyuan"], "ltx"))
 def test_memory_does_not_grow_with_the_frames_of_the_video(kind):
     pipeline, shape = made(kind, Weighs)
 

@@ -22,6 +22,7 @@ from tests.engine.demo_calls import CALLS, DEMO, call, made_of
 from tests.engine.gate import Gate, merging_engine
 from tests.engine.loops import Denoiser, Loop
 from tests.engine.loras import attention_of, save_lora
+from tests.samples import sampled
 
 pytestmark = [
     pytest.mark.engine,
@@ -48,7 +49,7 @@ def apart(some: list[Any], others: list[Any]) -> torch.Tensor:
     return torch.cat([(a.float() - b.float()).flatten() for a, b in pairs]).square().mean().sqrt()
 
 
-@pytest.mark.parametrize("family", CALLS)
+@pytest.mark.parametrize("family", sampled(CALLS, "flux"))
 def test_merging_changes_what_a_demo_model_makes_no_more_than_other_kernels_do(
     family: str,
 ) -> None:

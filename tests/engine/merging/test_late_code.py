@@ -204,6 +204,7 @@ def test_a_failed_call_leaves_the_blocks_as_they_were_and_the_next_is_recorded(l
     assert later.made(start())[1] == CALLS_OF_BLOCKS
 
 
+@pytest.mark.long  # 18 s of CPU for the graphs; test_compiled_loras.py is about code with LoRAs
 def test_loras_of_the_first_requests_are_applied_and_theirs_get_code_too(monkeypatch, tmp_path):
     file = save_lora(tmp_path, tiny_flux(), seed=1)
     loras = [Lora(file, 1.0)]

@@ -11,6 +11,7 @@ from serve_app.domain.endpoint import Weights
 from tests.engine.calls import call
 from tests.engine.gate import Gate, merging_engine
 from tests.engine.tiny_qwen import tiny_flux2_klein, tiny_qwen_image, tiny_z_image
+from tests.samples import sampled
 
 pytestmark = [
     pytest.mark.engine,
@@ -38,7 +39,10 @@ LATER_FAMILIES = {
 }
 
 
-@pytest.fixture(params=["flux", "sdxl", "sd3", "demo", *LATER_FAMILIES], scope="module")
+PIPELINES = ["flux", "sdxl", "sd3", "demo", *LATER_FAMILIES]
+
+
+@pytest.fixture(params=sampled(PIPELINES, "flux", "sdxl", "sd3", "z_image"), scope="module")
 def pipeline(request):
     if request.param in LATER_FAMILIES:
         return LATER_FAMILIES[request.param]()

@@ -37,6 +37,7 @@ from tests.engine.loras import save_lora
 from tests.engine.tiny import tiny_flux, tiny_sdxl
 from tests.engine.with_loras import plain_with, together
 from tests.fakes.accelerator import FakeAccelerator
+from tests.samples import sampled
 from training import exam
 from training.image.checker import read
 
@@ -289,7 +290,7 @@ def drawn(request: pytest.FixtureRequest) -> tuple[Any, dict[str, Any], list[Any
     return pipeline, how, exam.draw(pipeline, PROMPTS, seeds=range(8), **how)
 
 
-@pytest.mark.parametrize("precision", QUANTIZATIONS)
+@pytest.mark.parametrize("precision", sampled(QUANTIZATIONS, "float8-dynamic"))
 def test_demo_models_draw_the_same_colours_and_shapes_in_eight_bits(
     drawn: tuple[Any, dict[str, Any], list[Any]], precision: str
 ) -> None:
