@@ -14,17 +14,27 @@ from tests.cluster.processes import name_of
 pytestmark = [pytest.mark.cluster, pytest.mark.crash, pytest.mark.timeout(900)]
 
 
-def test_a_request_outlives_its_replica_and_one_failure_is_counted(
+def test_a_request_outlives_its_replica_one_failure_is_counted_and_an_operator_sees_it(
     darkroom: Darkroom, check: Check
 ) -> None:
     darkroom.all_ready()
+    before = _events(darkroom)
     request_id = darkroom.submit(steps=180, step_ms=50)
     darkroom.runner(request_id).kill()
+    eventually(
+        lambda: _seen(darkroom, before, "replica", "ended", "its process ended"),
+        "the replica's end is shown",
+    )
     done = darkroom.in_state(request_id, "succeeded")
     assert done["failures"] == 1
     assert done["attempt"] == 2
     assert any("attempt 2" in line["message"].lower() for line in done["log"])
     check(darkroom, [request_id])
+    darkroom.all_ready()
+    eventually(
+        lambda: _seen(darkroom, before, "replica", "started"),
+        "the start of the next replica is shown",
+    )
 
 
 def test_a_request_that_ends_its_replica_every_time_fails_with_that_reason(
@@ -39,10 +49,11 @@ def test_a_request_that_ends_its_replica_every_time_fails_with_that_reason(
     darkroom.all_ready()
 
 
-def test_an_ingress_killed_loses_nothing_and_a_synchronous_run_stays_readable(
+def test_an_ingress_killed_loses_nothing_a_synchronous_run_stays_readable_and_an_operator_sees_it(
     darkroom: Darkroom, check: Check
 ) -> None:
     darkroom.all_ready()
+    before = _events(darkroom)
     waiting = [darkroom.submit(steps=20, step_ms=50) for _ in range(8)]
     with concurrent.futures.ThreadPoolExecutor(1) as threads:
         run = threads.submit(
@@ -61,31 +72,25 @@ def test_an_ingress_killed_loses_nothing_and_a_synchronous_run_stays_readable(
     for request_id in [*waiting, found]:
         darkroom.in_state(request_id, "succeeded")
     check(darkroom, [*waiting, found])
-
-
-def test_an_operator_sees_that_a_replica_and_an_ingress_ended_and_why_others_started(
-    darkroom: Darkroom,
-) -> None:
-    darkroom.all_ready()
-    before = _events(darkroom)
-
-    def seen(kind: str, event: str, reason: str) -> bool:
-        new = _events(darkroom) - before
-        return any(each[1:3] == (kind, event) and reason in each[3] for each in new)
-
-    request_id = darkroom.submit(steps=180, step_ms=50)
-    darkroom.runner(request_id).kill()
-    eventually(lambda: seen("replica", "ended", "its process ended"), "the replica's end is shown")
-    (ingress,) = darkroom.replicas("ingress")
-    ingress.kill()
-    eventually(lambda: seen("ingress", "ended", "its process ended"), "the ingress's end is shown")
     eventually(
-        lambda: seen("ingress", "started", "had ended: its process ended"),
+        lambda: _seen(darkroom, before, "ingress", "ended", "its process ended"),
+        "the ingress's end is shown",
+    )
+    eventually(
+        lambda: _seen(darkroom, before, "ingress", "started", "had ended: its process ended"),
         "the start of the next one is shown",
     )
-    darkroom.in_state(request_id, "succeeded")
-    darkroom.all_ready()
-    eventually(lambda: seen("replica", "started", ""), "the start of the next replica is shown")
+
+
+def _seen(
+    darkroom: Darkroom,
+    before: frozenset[tuple[str, str, str, str]],
+    kind: str,
+    event: str,
+    reason: str = "",
+) -> bool:
+    new = _events(darkroom) - before
+    return any(each[1:3] == (kind, event) and reason in each[3] for each in new)
 
 
 def _events(darkroom: Darkroom) -> frozenset[tuple[str, str, str, str]]:

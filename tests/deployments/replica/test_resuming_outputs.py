@@ -18,6 +18,7 @@ from serve_app.domain.progress import Progress
 from tests.deployments.conftest import MakeRig, Rig
 from tests.deployments.demos import AUDIO, FLUX, WAN, leased
 from tests.deployments.waiting import until
+from tests.samples import sampled
 
 pytestmark = [pytest.mark.engine, pytest.mark.filterwarnings("ignore")]
 
@@ -107,7 +108,7 @@ def again(rig: Rig, before: Rig, held: LeaseKey, endpoint_id: str) -> Lease:
     )
 
 
-@pytest.mark.parametrize("endpoint_id", LONG)
+@pytest.mark.parametrize("endpoint_id", sampled(LONG, FLUX))
 async def test_another_replica_goes_on_in_the_third_and_all_are_the_same_bit_for_bit(
     make_rig: MakeRig, endpoint_id: str
 ) -> None:

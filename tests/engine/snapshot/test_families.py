@@ -23,6 +23,7 @@ from tests.engine.demo_calls import CALLS, DEMO, call, made_of
 from tests.engine.gate import Gate, merging_engine
 from tests.engine.killed import LONG
 from tests.engine.snapshot.test_format import AskAt, run_with_snapshots
+from tests.samples import sampled
 
 pytestmark = [
     pytest.mark.engine,
@@ -34,7 +35,7 @@ STEPS = 5
 WITHIN = 1e-3  # of 1, where an image's level is 4e-3
 
 
-@pytest.mark.parametrize("family", CALLS)
+@pytest.mark.parametrize("family", sampled(CALLS, "flux", "sdxl"))
 def test_one_that_had_company_or_gets_it_is_the_same_within_rounding(family: str) -> None:
     pipeline = load_pipeline(Weights(str(DEMO / family)))
     with merging_engine(pipeline, threads=1) as engine:
@@ -79,7 +80,7 @@ def forked() -> Iterator[ForkServerContext]:
     forkserver._forkserver._stop()
 
 
-@pytest.mark.parametrize("family", CALLS)
+@pytest.mark.parametrize("family", sampled(CALLS, "flux"))
 def test_what_a_process_was_killed_in_goes_on_in_another_bit_for_bit(
     family: str, tmp_path: Path, chance: random.Random, forked: ForkServerContext
 ) -> None:
