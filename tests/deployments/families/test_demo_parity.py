@@ -21,6 +21,7 @@ from deployments.families.registry import FAMILIES
 from tests.deployments.demos import CATALOG
 from tests.engine.demo_calls import made_of
 from tests.engine.gate import Gate, merging_engine
+from tests.samples import sampled
 
 pytestmark = [
     pytest.mark.engine,
@@ -29,6 +30,10 @@ pytestmark = [
 ]
 
 DEMOS = [entry.endpoint.id for entry in CATALOG if entry.demo]
+SAMPLE = (
+    *("fal-ai/flux/schnell", "fal-ai/fast-sdxl/inpainting"),
+    *("fal-ai/wan/v2.2-5b/image-to-video", "fal-ai/stable-audio"),
+)
 WISHES = (("a red circle", 1, 2), ("a blue star", 2, 4), ("a green square", 3, 3))
 """(prompt, seed, steps)."""
 SMALL: Mapping[str, Mapping[str, Any]] = {
@@ -102,7 +107,7 @@ def image(field: str, number: int) -> Image.Image:
     return drawn
 
 
-@pytest.mark.parametrize("endpoint_id", DEMOS)
+@pytest.mark.parametrize("endpoint_id", sampled(DEMOS, *SAMPLE))
 def test_a_demo_endpoint_makes_what_plain_diffusers_makes(endpoint_id: str) -> None:
     demo = Demo(endpoint_id)
     plain = [demo.plain(number) for number in range(len(WISHES))]

@@ -34,6 +34,7 @@ from tests.deployments.videos import (
     seen,
 )
 from tests.engine.conformance import zoo
+from tests.samples import sampled
 
 pytestmark = [pytest.mark.engine, pytest.mark.filterwarnings("ignore")]
 
@@ -224,7 +225,7 @@ HUNYUANS = {
 }
 
 
-@pytest.mark.parametrize("title", HUNYUANS)
+@pytest.mark.parametrize("title", sampled(HUNYUANS, "HunyuanVideoImageToVideoPipeline"))
 def test_a_video_begins_where_the_pipeline_has_it_begin(title, scratch, encoders):
     endpoint_id = HUNYUANS[title]
     images = {"image_url": given()} if endpoint_id == HUNYUAN_I2V else {}
