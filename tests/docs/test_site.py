@@ -90,6 +90,7 @@ def test_links_out_of_the_docs_become_names(written: str, shown: str) -> None:
     assert on_page_markdown(written, page=_Page) == shown
 
 
+@pytest.mark.long  # scripts/test builds it in each run (scripts/docs)
 def test_the_site_builds(tmp_path: Path) -> None:
     if not INSTALLED.exists():
         pytest.skip(f"{name(INSTALLED)} is not there; scripts/docs installs the packages")
