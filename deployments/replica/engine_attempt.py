@@ -61,6 +61,8 @@ log = logging.getLogger(__name__)
 
 Generate = Callable[[GenerationStart], Awaitable[tuple[GenerationCall, GenerationResult]]]
 
+MAX_LORA_NOTES = 100  # lines about LoRAs that wait for a report
+
 
 class FamilyMissing(Misconfigured):
     """Raised when the replica does not have the endpoint's family. It does not leave the replica:
@@ -86,7 +88,9 @@ class EngineAttempt(Attempt):
         are fetched. None: it has one already. ``beside``: a handle of its pipeline that is held."""
         self._previewer = Previewer(resources.encoders, marked=lease.marked)
         phase = Phase.LOADING if slots is None else Phase.WAITING
-        super().__init__(lease, resources.clock, on_engine_left, self._previewer, phase)
+        super().__init__(
+            lease, resources.clock, on_engine_left, self._previewer, phase, MAX_LORA_NOTES
+        )
         self._slots = slots
         self._family = family
         self._resources = resources
@@ -298,6 +302,8 @@ class EngineAttempt(Attempt):
         except asyncio.CancelledError:
             generation.cancel()
             raise
+        for index, note in generation.lora_notes if number == 0 else ():
+            self.printed.append("WARNING", self._loras.note(index - len(self._own), note))
         steps = computed(generation.steps_done, start.earlier_steps)
         if state.timeline is not None and not start.is_preview:
             state.timeline.note(steps=steps, batch_size=round(generation.mean_batch, 2))

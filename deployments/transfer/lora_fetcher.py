@@ -393,6 +393,12 @@ class LoraUse:
         message = error.message.replace(f" {fetched.file}", "")  # hide our local path
         return InvalidInput.of_field(fetched.requested.field, message, "unsupported_file")
 
+    def note(self, number: int, note: str) -> str:
+        """Line of the request's log about a LoRA. ``number``: negative for the endpoint's own."""
+        if number < 0:
+            return f"The endpoint's own LoRA: {note}"
+        return f"{self._fetched[number].requested.field}: {note}"
+
     def release(self) -> None:
         held, self._held = self._held, []
         for each in held:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from contextvars import copy_context
 from dataclasses import dataclass
@@ -141,6 +141,8 @@ class Generation:
         self.steps_done = 0  # denoising steps; keeps its value after the end
         self._denoiser_calls = 0
         self._shared_calls = 0.0  # sum of the calls in the forwards of its own calls
+        # What is not applied of its LoRAs and why, each with the number of the LoRA.
+        self.lora_notes: Sequence[tuple[int, str]] = ()
         self.cancel_requested = False
         self.paused = False
         self._arguments: dict[str, Any] | None = request.arguments

@@ -137,7 +137,9 @@ class RunQueue:
             return True
         with run_in_context(run.generation.context):
             try:
-                return run.loras.ready()
+                ready = run.loras.ready()
+                run.generation.lora_notes = run.loras.notes
+                return ready
             except BaseException as error:
                 self.end(run, error)
                 return False

@@ -1,4 +1,4 @@
-"""Changes that adapters make to the weight of one layer: LoRA, LoKr, LoHa and DoRA.
+"""Changes that adapters make to one layer: LoRA, LoKr, LoHa, DoRA and differences.
 
 Formulas are those of peft (``tuners/lora``, ``lokr``, ``loha``) and LyCORIS. Each change can be
 merged into a weight, or uploaded and applied to some rows of a forward.
@@ -6,6 +6,8 @@ merged into a weight, or uploaded and applied to some rows of a forward.
 
 from __future__ import annotations
 
+import copy
+import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -162,6 +164,39 @@ def _by_row(values: Tensor, weight: Tensor) -> Tensor:
     return values.reshape(-1, *(1 for _ in weight.shape[1:]))
 
 
+@dataclass(frozen=True, slots=True)
+class DifferenceChange:
+    """Difference of a whole weight or of a bias, in addition to what an adapter changes, if any.
+
+    It is the only change of layers that are neither linear nor convolutions, such as norms.
+    """
+
+    adapter: Change | None
+    weight: Tensor | None  # as the layer's
+    bias: Tensor | None  # [out]
+    factor: float = 1.0
+
+    def fits(self, weight: Tensor) -> bool:
+        parts = [each for each in (self.weight, self.bias) if each is not None]
+        return (
+            all(each.ndim > 0 and len(each) == len(weight) for each in parts)
+            and (self.weight is None or self.weight.numel() == weight.numel())
+            and (self.bias is None or self.bias.ndim == 1)
+            and (self.adapter is None or self.adapter.fits(weight))
+        )
+
+    def sizes(self) -> list[tuple[int, ...]]:
+        parts = [each for each in (self.weight, self.bias) if each is not None]
+        return [*(self.adapter.sizes() if self.adapter else ()), *(tuple(e.shape) for e in parts)]
+
+    def merged(self, weight: Tensor, scale: float) -> Tensor:
+        if self.adapter is not None:
+            weight = self.adapter.merged(weight, scale)
+        if self.weight is not None:
+            weight = weight + scale * self.weight.to(weight).reshape(weight.shape)
+        return weight
+
+
 class AppliedChange(torch.nn.Module):
     """Change on the device. It has no parameters; see ``build_layer``."""
 
@@ -174,6 +209,56 @@ class AppliedChange(torch.nn.Module):
         the generation's scale.
         """
         raise NotImplementedError
+
+
+class _AppliedPair(AppliedChange):
+    def __init__(self, change: LoraPair, upload: Upload) -> None:
+        super().__init__()
+        self.weight, self._up = upload(change.down), upload(change.up)
+
+    def added(self, layer: Any, x: Tensor, result: Tensor, factor: float) -> Tensor:
+        del result
+        return _product(layer, x, self.weight, self._up) * factor
+
+
+class _AppliedDifference(AppliedChange):
+    """Runs the layer with the difference for its parameters, in which its output is linear."""
+
+    def __init__(self, change: DifferenceChange, layer: Any, upload: Upload) -> None:
+        super().__init__()
+        self._change = (
+            None if change.adapter is None else apply_on_device(change.adapter, layer, upload)
+        )
+        self._factor = 1.0 if change.adapter is None else change.adapter.factor
+        self._weight = (
+            None if change.weight is None else upload(change.weight.reshape(layer.weight.shape))
+        )
+        self._bias = None if change.bias is None else upload(change.bias)
+        parts = (self._change and self._change.weight, self._weight, self._bias)
+        self.weight = next(each for each in parts if each is not None)
+
+    def added(self, layer: Any, x: Tensor, result: Tensor, factor: float) -> Tensor:
+        made = torch.zeros_like(result)
+        if self._change is not None:
+            made = made + self._change.added(layer, x, result, self._factor * factor)
+        if self._weight is not None:
+            made = made + _with_weight(layer, x, self._weight) * factor
+        if self._bias is not None:
+            is_conv = isinstance(layer, Convolution)
+            shape = (-1, *(1 for _ in layer.kernel_size)) if is_conv else (-1,)
+            made = made + self._bias.view(shape) * factor
+        return made.to(result.dtype)
+
+
+def _with_weight(layer: Any, x: Tensor, weight: Tensor) -> Tensor:
+    """Return the layer's output for ``x`` with another weight, and without a bias."""
+    if isinstance(layer, torch.nn.Linear):
+        return functional.linear(x, weight)
+    if isinstance(layer, Convolution):
+        return _convolved(layer, x, weight)
+    other = copy.copy(layer)  # a norm; without its hooks, which may move the weights
+    vars(other).update(_parameters={"weight": weight, "bias": None})
+    return type(layer).forward(other, x)
 
 
 class _AppliedKronecker(AppliedChange):
@@ -197,9 +282,9 @@ class _AppliedKronecker(AppliedChange):
         else:
             inner = _convolved(layer, x.reshape(len(x) * b, -1, *x.shape[2:]), self._right[0])
             for each in self._right[1:]:
-                inner = functional.conv2d(inner, each)
+                inner = torch.einsum("or,nr...->no...", each.flatten(1), inner)
             inner = inner.unflatten(0, (len(x), b))
-            made, rows = torch.einsum("ab,nbchw->nachw", self.weight, inner).flatten(1, 2), 1
+            made, rows = torch.einsum("ab,nbc...->nac...", self.weight, inner).flatten(1, 2), 1
         if self._rows is not None:
             made = self._rows(made, rows)
         return made * factor
@@ -230,13 +315,10 @@ class _AppliedDora(AppliedChange):
 
     def added(self, layer: Any, x: Tensor, result: Tensor, factor: float) -> Tensor:
         gain = self._gain(layer, factor).to(result.dtype)
-        if isinstance(layer, torch.nn.Linear):
-            pair = functional.linear(functional.linear(x, self.weight), self._up)
-            shape: tuple[int, ...] = (-1,)
-        else:
-            inner = _convolved(layer, x, self.weight)
-            pair = functional.conv2d(inner, self._up.reshape(*self._up.shape[:2], 1, 1))
-            shape = (1, -1, 1, 1)
+        pair = _product(layer, x, self.weight, self._up)
+        shape = (
+            (-1,) if isinstance(layer, torch.nn.Linear) else (-1, *(1 for _ in layer.kernel_size))
+        )
         gain, bias = gain.view(shape), layer.bias
         # The bias may be stored in 8 bits, which cannot be computed in.
         without_bias = result if bias is None else result - bias.to(result.dtype).view(shape)
@@ -257,7 +339,7 @@ _MAX_GAINS = 8  # scales of one DoRA
 
 
 def apply_on_device(change: Change, layer: Any, upload: Upload) -> AppliedChange:
-    """Upload a change that is no plain LoRA."""
+    """Upload a change that is computed by itself."""
     match change:
         case KroneckerChange():
             return _AppliedKronecker(change, tuple(layer.weight.shape[2:]), upload)
@@ -265,18 +347,38 @@ def apply_on_device(change: Change, layer: Any, upload: Upload) -> AppliedChange
             return _AppliedHadamard(change, upload)
         case DoraPair():
             return _AppliedDora(change, upload)
+        case LoraPair():
+            return _AppliedPair(change, upload)
+        case DifferenceChange():
+            return _AppliedDifference(change, layer, upload)
         case _:
             raise TypeError(f"{type(change).__name__} is not applied this way.")
 
 
+Convolution = torch.nn.Conv2d | torch.nn.Conv3d
+
+
 def _convolved(layer: Any, x: Tensor, kernel: Tensor) -> Tensor:
-    return functional.conv2d(x, kernel, None, layer.stride, layer.padding, layer.dilation)
+    return layer._conv_forward(x, kernel, None)  # noqa: SLF001 - with the layer's own padding
+
+
+def _product(layer: Any, x: Tensor, down: Tensor, up: Tensor) -> Tensor:
+    """Return ``up`` of ``down`` of ``x``: of a convolution, ``up`` has a kernel of size 1."""
+    if isinstance(layer, torch.nn.Linear):
+        return functional.linear(functional.linear(x, down), up)
+    return torch.einsum("or,nr...->no...", up.flatten(1), _convolved(layer, x, down))
 
 
 def _part(rows: Tensor) -> Callable[[Tensor, int], Tensor]:
-    """Return a function that takes consecutive rows of a dimension without an index."""
-    return partial(_narrowed, int(rows[0]), len(rows))  # which other devices can get
+    """Return a function that takes rows of a dimension by runs, without an index.
+
+    Other devices can get it as it is. There are one or two runs.
+    """
+    breaks = [0, *(torch.nonzero(rows.diff() != 1).flatten() + 1).tolist(), len(rows)]
+    runs = [(int(rows[i]), j - i) for i, j in itertools.pairwise(breaks)]
+    return partial(_narrowed, runs)
 
 
-def _narrowed(first: int, count: int, made: Tensor, dim: int) -> Tensor:
-    return made.narrow(dim, first, count)
+def _narrowed(runs: list[tuple[int, int]], made: Tensor, dim: int) -> Tensor:
+    parts = [made.narrow(dim, first, count) for first, count in runs]
+    return parts[0] if len(parts) == 1 else torch.cat(parts, dim)

@@ -79,6 +79,14 @@ class LoraFiles:
         return LoraFileInfo(file, state, name, parameters, lora.denoiser, lora.is_own)
 
 
+@dataclass(frozen=True, slots=True)
+class BuiltLora:
+    """LoRA in peft's layers, which are not attached to the pipeline yet."""
+
+    layers: Mapping[str, Mapping[str, Any]]  # by path, by component
+    notes: Sequence[str]  # what of the file is not applied, and why
+
+
 def load_layers(
     pipeline: Any,
     info: LoraFileInfo,
@@ -86,8 +94,8 @@ def load_layers(
     rows: LoraRows,
     accelerator: Accelerator,
     dtypes: Mapping[str, torch.dtype],
-) -> Mapping[str, Mapping[str, Any]]:
-    """Build peft's layers with the LoRA on the device, by path, by component.
+) -> BuiltLora:
+    """Build peft's layers with the LoRA on the device.
 
     The layers are not attached to the pipeline. Its modules must not be traversed on this thread,
     because the engine's thread attaches and detaches layers at the same time.
@@ -97,7 +105,7 @@ def load_layers(
     Raises ``Misconfigured`` when the LoRA does not fit the pipeline, and ``WeightsUnavailable``
     when the file cannot be read or changed.
     """
-    changes = read_lora(pipeline, info.file, info.denoiser)
+    contents = read_lora(pipeline, info.file, info.denoiser)
     if _state(info.file) != info.state:
         raise WeightsUnavailable(
             f"The LoRA {info.file} changed while it was being read. Try again."
@@ -105,14 +113,14 @@ def load_layers(
     layers: defaultdict[str, dict[str, Any]] = defaultdict(dict)
     with Transfer(accelerator, "loras") as transfer:
         uploads = _Uploads(transfer)
-        for full, change in changes.items():
+        for full, change in contents.changes.items():
             component, _, path = full.partition(".")
             base = layer_of(pipeline, full, info.file)
             own = base.weight.dtype  # may be an 8-bit type, which cannot be computed in
             dtype = own if own.itemsize > 1 else dtypes[component]
             upload = partial(uploads.upload, dtype=dtype)
             layers[component][path] = build_layer(base, name, change, rows, upload)
-    return layers
+    return BuiltLora(layers, contents.notes)
 
 
 class _Uploads:

@@ -3,42 +3,42 @@
 from __future__ import annotations
 
 import json
+import logging
 import math
 import re
-from collections.abc import Mapping
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers.utils.state_dict_utils import (
-    DIFFUSERS_OLD_TO_PEFT,
-    DIFFUSERS_TO_PEFT,
-    convert_state_dict,
-    convert_unet_state_dict_to_peft,
-)
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import Tensor
 
-from deployments.engine.interception.components import DENOISERS, is_of_transformers
-from deployments.engine.lora.changes import Change, LoraPair
-from deployments.engine.lora.lycoris import (
-    Probes,
+from deployments.engine.interception.components import DENOISERS
+from deployments.engine.lora.adapters import (
+    DIFFERENCES,
+    Adapter,
+    adapters_in,
     change_of,
-    find_targets,
-    is_probe,
+    part_of,
     rank_of,
-    separate,
 )
+from deployments.engine.lora.changes import Change, Convolution, DifferenceChange
+from deployments.engine.lora.names import LayerNames, Target
+from deployments.engine.lora.probes import find_by_diffusers
 from serve_app.domain.errors import Misconfigured, WeightsUnavailable
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
 class Lora:
     """A LoRA that a generation uses."""
 
-    file: Path  # *.safetensors, in any layout that diffusers reads for the pipeline
+    file: Path  # *.safetensors, in any layout that ``read_lora`` reads
     scale: float = 1.0
     # denoiser that it changes, for files that name another one (transformer_2 of Wan 2.2 A14B)
     denoiser: str = ""
@@ -46,8 +46,18 @@ class Lora:
     is_own: bool = False
 
 
-def read_lora(pipeline: Any, file: Path, denoiser: str = "") -> dict[str, Change]:
-    """Read the adapter in ``file`` as changes by ``component.layer`` of ``pipeline``, on the CPU.
+@dataclass(frozen=True, slots=True)
+class LoraContents:
+    """Changes of layers that a file makes, and what of it is not applied."""
+
+    changes: Mapping[str, Change]  # by component.layer of the pipeline, on the CPU
+    notes: Sequence[str] = ()  # sentences for the request's log, each with its reason
+
+
+def read_lora(pipeline: Any, file: Path, denoiser: str = "") -> LoraContents:
+    """Read the adapter in ``file`` as changes of the layers of ``pipeline``.
+
+    Each tensor of the file is applied or in a note, or the file is refused.
 
     ``denoiser``: the one that the file changes, whichever it names; empty: the named one.
     It may be a LoRA, LoKr, LoHa or DoRA. Raises ``Misconfigured`` when it was made for another
@@ -57,7 +67,7 @@ def read_lora(pipeline: Any, file: Path, denoiser: str = "") -> dict[str, Change
         raise Misconfigured(f"{type(pipeline).__name__} does not support LoRAs ({file}).")
     given, settings = _read(file)
     try:
-        return _changes(pipeline, given, settings, file, denoiser)
+        return _contents(pipeline, given, settings, file, denoiser)
     except _UNEXPECTED as error:
         raise Misconfigured(f"The LoRA {file} has an unknown layout: {error!r}") from error
 
@@ -66,38 +76,168 @@ _UNEXPECTED = (
     *(ValueError, TypeError, LookupError, AttributeError, RuntimeError),
     *(ArithmeticError, AssertionError),
 )
-"""What diffusers, torch and our own code raise for tensors of shapes and names that no adapter
-has."""
+"""What torch and our own code raise for tensors of shapes that no adapter has."""
 
 
-def _changes(
+def _contents(
     pipeline: Any,
     given: dict[str, Tensor],
     settings: Mapping[str, Any],
     file: Path,
     denoiser: str,
+) -> LoraContents:
+    adapters, others = adapters_in(given, file)
+    ignored: defaultdict[str, list[str]] = defaultdict(list)  # tensors by reason
+    for name in others:
+        reason = _BUNDLED if name.startswith("bundle_emb.") else ""
+        if not reason and given[name].any():
+            raise Misconfigured(
+                f"The LoRA {file} has tensors that are no part of an adapter, such as {name}. Use "
+                "a LoRA, LoKr, LoHa or DoRA."
+            )
+        ignored[reason or _ZERO].append(name)
+    names = LayerNames(pipeline)
+    targets, unknown = _targets(pipeline, names, adapters, ignored, file)
+    if unknown:
+        raise Misconfigured(_refusal(pipeline, unknown, file))
+    changes = _changes(pipeline, targets, settings, file, denoiser)
+    if not changes:
+        raise Misconfigured(f"The LoRA {file} has nothing that can be applied. Save it again.")
+    return LoraContents(changes, [_note(reason, names) for reason, names in ignored.items()])
+
+
+_ZERO = "they are zero"
+_BUNDLED = "embeddings of tokens are not part of a LoRA"
+_REPEATED = "the file changes the same layers under other names too"
+_NO_IMAGE = "this model takes no image as a condition"
+_NO_PROJECTION = "this model does not use the projection of its text encoder"
+_NO_MATRICES = "they have no matrices"
+
+
+def _targets(
+    pipeline: Any,
+    names: LayerNames,
+    adapters: Mapping[str, Adapter],
+    ignored: dict[str, list[str]],
+    file: Path,
+) -> tuple[list[tuple[Adapter, Target]], list[str]]:
+    """Return the adapters with the layers that they change, those by the model's own names first,
+    and the names of the layers that the model does not have. Adds to ``ignored``."""
+    found: list[tuple[Adapter, Sequence[Target]]] = []
+    missing: list[Adapter] = []
+    for adapter in adapters.values():
+        _drop_zeros(adapter, ignored)
+        if not adapter.parts:
+            if adapter.tensors:
+                ignored[_NO_MATRICES] += adapter.tensors
+        elif targets := names.find(adapter.name):
+            found.append((adapter, targets))
+        else:
+            missing.append(adapter)
+    if missing:
+        by_diffusers = find_by_diffusers(pipeline, names, missing, file)
+        found += [(each, by_diffusers[each.name]) for each in missing if each.name in by_diffusers]
+        missing = [each for each in missing if each.name not in by_diffusers]
+    unknown: list[str] = []
+    for adapter in missing:
+        if reason := _reason_to_ignore(adapter):
+            ignored[reason] += adapter.tensors
+        else:
+            unknown.append(adapter.name)
+    pairs, overlapping = _without_repeats(found, ignored)
+    return pairs, unknown + overlapping
+
+
+def _without_repeats(
+    found: list[tuple[Adapter, Sequence[Target]]], ignored: dict[str, list[str]]
+) -> tuple[list[tuple[Adapter, Target]], list[str]]:
+    """Return one adapter for each layer, by the model's own name if there is one, and the names of
+    adapters that share only some of their layers with others. Some tools save layers twice."""
+    found = sorted(found, key=lambda each: not each[1][0].is_own)
+    taken: set[str] = set()
+    overlapping: list[str] = []
+    pairs: list[tuple[Adapter, Target]] = []
+    for adapter, targets in found:
+        if taken.issuperset(each.layer for each in targets):
+            ignored[_REPEATED] += adapter.tensors
+            continue
+        if not taken.isdisjoint(each.layer for each in targets):
+            overlapping.append(adapter.name)
+        taken.update(each.layer for each in targets)
+        pairs += [(adapter, target) for target in targets]
+    return pairs, overlapping
+
+
+def _drop_zeros(adapter: Adapter, ignored: dict[str, list[str]]) -> None:
+    """Leave out differences that are zero, as tools write them for each norm."""
+    for part in DIFFERENCES:
+        if part in adapter.parts and not adapter.parts[part].any():
+            del adapter.parts[part]
+            zeros = [each for each in adapter.tensors if part_of(each) == part]
+            ignored[_ZERO] += zeros
+            adapter.tensors = [each for each in adapter.tensors if each not in zeros]
+
+
+def _reason_to_ignore(adapter: Adapter) -> str:
+    """Reason for not applying an adapter whose layer the model does not have; "": there is none."""
+    if adapter.is_zero:
+        return _ZERO
+    flat = adapter.name.replace(".", "_")
+    if any(each in flat for each in ("cross_attn_k_img", "cross_attn_v_img", "img_emb_proj")):
+        return _NO_IMAGE
+    return _NO_PROJECTION if flat.endswith("text_projection") else ""
+
+
+def _changes(
+    pipeline: Any,
+    targets: Sequence[tuple[Adapter, Target]],
+    settings: Mapping[str, Any],
+    file: Path,
+    denoiser: str,
 ) -> dict[str, Change]:
-    plain, adapters = separate(given, file)
-    targets, others = find_targets(pipeline, adapters)
-    probes = Probes(others, file)
     changes: dict[str, Change] = {}
-    if plain or probes.state or not adapters:
-        renamed = _renamed(pipeline, {**plain, **probes.state})
-        for name, pair in _pairs(renamed, settings, file).items():
-            if is_probe(pair.up):
-                targets.append(probes.target(name, pair.down, pair.up))
-            else:
-                changes[name] = pair
-    for target in targets:
-        kernel = tuple(layer_of(pipeline, target.layer, file).weight.shape[2:])
-        rank = rank_of(target.adapter) or 1
-        factor = _factor(target.layer, rank, settings)
-        changes[target.layer] = change_of(target, kernel, factor, file)
-    if denoiser:
-        changes = {_moved(name, denoiser): change for name, change in changes.items()}
+    for adapter, target in targets:
+        layer = layer_of(pipeline, target.layer, file)
+        kernel = tuple(layer.weight.shape[2:])
+        factor = _factor(target.layer, rank_of(adapter) or 1, settings)
+        name = _moved(target.layer, denoiser) if denoiser else target.layer
+        changes[name] = change_of(adapter, target, kernel, factor, file)
     for name, change in changes.items():
-        _check(name, change, layer_of(pipeline, name, file).weight, file)
+        _check(name, change, layer_of(pipeline, name, file), file)
     return changes
+
+
+def _refusal(pipeline: Any, names: Sequence[str], file: Path) -> str:
+    """Message about layers of a file that the model does not have."""
+    trainer = next(
+        (trainer for start, trainer in _TRAINERS.items() if names[0].startswith(start)), ""
+    )
+    more = f" and {len(names) - 1} more" if len(names) > 1 else ""
+    return (
+        f"The LoRA {file} was made for another model: this {type(pipeline).__name__} has no "
+        f"{names[0]}{more}" + (f" (a name of {trainer})." if trainer else ".")
+    )
+
+
+_TRAINERS = {
+    "lora_transformer_": "OneTrainer",
+    "lora_unet_": "kohya's trainers or musubi",
+    "lora_te": "kohya's trainers or OneTrainer",
+    "lycoris_": "LyCORIS",
+    "diffusion_model.": "ai-toolkit or ComfyUI",
+    "base_model.model.": "peft, as fal's trainers use it",
+    "transformer.": "diffusers",
+    "unet.": "diffusers",
+    "text_encoder": "diffusers",
+    "double_blocks.": "Black Forest Labs or XLabs",
+    "single_blocks.": "Black Forest Labs or XLabs",
+}
+"""Trainers by the beginnings of their names."""
+
+
+def _note(reason: str, names: Sequence[str]) -> str:
+    more = f" and {len(names) - 1} more tensors" if len(names) > 1 else ""
+    return f"{names[0]}{more} of the LoRA have no effect: {reason}."
 
 
 def _moved(name: str, denoiser: str) -> str:
@@ -115,16 +255,19 @@ def layer_of(pipeline: Any, name: str, file: Path) -> Any:
             f"The LoRA {file} was made for another model: "
             f"this {type(pipeline).__name__} has no {name}."
         ) from error
-    layer = getattr(layer, "base_layer", layer)
-    if not isinstance(layer, torch.nn.Linear | torch.nn.Conv2d):
+    return getattr(layer, "base_layer", layer)
+
+
+def _check(name: str, change: Change, layer: Any, file: Path) -> None:
+    weight: Tensor = layer.weight
+    only_differs = isinstance(change, DifferenceChange) and change.adapter is None
+    if not isinstance(layer, torch.nn.Linear | Convolution) and not (
+        only_differs and weight.ndim == 1
+    ):
         raise Misconfigured(
             f"The LoRA {file} changes {name}, a {type(layer).__name__}. "
-            "Only linear and 2D convolution layers are supported."
+            "Only linear layers, convolutions and norms are supported."
         )
-    return layer
-
-
-def _check(name: str, change: Change, weight: Tensor, file: Path) -> None:
     if not change.fits(weight):
         raise Misconfigured(
             f"The LoRA {file} was made for a model of another size: "
@@ -143,9 +286,7 @@ def _read(file: Path) -> tuple[dict[str, Tensor], Mapping[str, Any]]:
         raise WeightsUnavailable(f"The LoRA {file} cannot be read: {error}") from error
     _check_settings(settings, file)
     _check_alphas(given, file)
-    # 64 bits mark probes.
-    halves = {k: v.float() if v.dtype is torch.float64 else v for k, v in given.items()}
-    return halves, settings
+    return given, settings
 
 
 def _check_settings(settings: Any, file: Path) -> None:
@@ -180,68 +321,6 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
-def _renamed(pipeline: Any, given: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Rename plain LoRAs to diffusers' own names.
-
-    They are ``component.layer.lora_A.weight``, with ``….alpha`` next to them.
-    """
-    unet = getattr(pipeline, "unet", None)
-    found = pipeline.lora_state_dict(
-        given, unet_config=unet.config if unet is not None else None, return_alphas=True
-    )
-    state, alphas = found if isinstance(found, tuple) else (found, None)
-    named: dict[str, Any] = {**state, **(alphas or {})}
-    of_encoders = {
-        name: each
-        for name, each in named.items()
-        if is_of_transformers(getattr(pipeline, name.partition(".")[0], None))
-    }
-    others = {name: each for name, each in named.items() if name not in of_encoders}
-    others = convert_unet_state_dict_to_peft(others)
-    return {**others, **_of_encoders(pipeline, of_encoders)}
-
-
-def _of_encoders(pipeline: Any, state: Mapping[str, Any]) -> dict[str, Any]:
-    """Rename the tensors to the names of the text encoders in this version of transformers.
-
-    Other trainers name the layers differently, and transformers before 5 had all of a CLIP text
-    encoder below one more module.
-    """
-    renamed: dict[str, Any] = convert_state_dict(state, _ENCODERS_TO_PEFT)
-    return {_as_here(pipeline, name): each for name, each in renamed.items()}
-
-
-def _as_here(pipeline: Any, name: str) -> str:
-    has_it = hasattr(getattr(pipeline, name.partition(".")[0]), "text_model")
-    return name if has_it else name.replace(".text_model.", ".", 1)
-
-
-_ENCODERS_TO_PEFT = {**DIFFUSERS_OLD_TO_PEFT, **DIFFUSERS_TO_PEFT}
-
-
-def _pairs(
-    state: Mapping[str, Any], settings: Mapping[str, Any], file: Path
-) -> dict[str, LoraPair]:
-    alphas = {
-        name.removesuffix(".alpha").partition(".lora_A")[0]: float(value)
-        for name, value in state.items()
-        if name.endswith(".alpha")
-    }
-    names = {name.removesuffix(_DOWN) for name in state if name.endswith(_DOWN)}
-    expected = {f"{name}{end}" for name in names for end in (_DOWN, _UP)}
-    odd = {name for name in state if not name.endswith(".alpha")} ^ expected
-    if odd or not names:
-        raise Misconfigured(f"The LoRA {file} is not a plain LoRA: {', '.join(sorted(odd)[:3])}.")
-    pairs: dict[str, LoraPair] = {}
-    for name in names:
-        down, up = state[f"{name}{_DOWN}"], state[f"{name}{_UP}"]
-        if not (rank := len(down)):
-            raise Misconfigured(f"The LoRA {file} has a rank of 0 in {name}.")
-        factor = alphas[name] / rank if name in alphas else _factor(name, rank, settings)
-        pairs[name] = LoraPair(down, up, factor)
-    return pairs
-
-
 def _factor(name: str, rank: int, settings: Mapping[str, Any]) -> float:
     """Compute a layer's factor from the settings that diffusers saves with the weights.
 
@@ -261,7 +340,6 @@ def _is_for(layer_name: str, path: str) -> bool:
 
 
 _LAYER_NAME = re.compile(r"\^?(\w|\\?\.|-)*\$?")
-_DOWN, _UP = ".lora_A.weight", ".lora_B.weight"
 _SETTINGS = "lora_adapter_metadata"  # diffusers' name for the settings in the file's header
 
 
@@ -276,7 +354,15 @@ def merge_lora(pipeline: Any, file: Path, scale: float = 1.0) -> None:
     was made for another model or is of another kind, and ``WeightsUnavailable`` when the file
     cannot be read. In both cases the pipeline is unchanged.
     """
-    for name, change in read_lora(pipeline, file).items():
+    contents = read_lora(pipeline, file)
+    for note in contents.notes:
+        log.warning("%s: %s", file, note)
+    for name, change in contents.changes.items():
         # Layer by layer: all products at once, in float32, would be as large as the model.
-        weight = layer_of(pipeline, name, file).weight
+        layer = layer_of(pipeline, name, file)
+        weight = layer.weight
+        if isinstance(change, DifferenceChange) and change.bias is not None:
+            before = weight.new_zeros(len(weight)) if layer.bias is None else layer.bias
+            added = before.float() + scale * change.bias.to(before.device).float()
+            layer.bias = torch.nn.Parameter(added.to(before.dtype), requires_grad=False)
         weight.data = change.merged(weight.data.float(), scale).to(weight.dtype)

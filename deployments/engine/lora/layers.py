@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 from peft import LoraConfig
-from peft.tuners.lora import Conv2d, Linear
+from peft.tuners.lora import Conv2d, Conv3d, Linear, LoraLayer
 from torch.nn.utils.rnn import pad_sequence
 
 from deployments.engine.lora.changes import (
@@ -122,6 +122,33 @@ class _Conv2d(_PerRow, Conv2d):
     pass
 
 
+class _Conv3d(_PerRow, Conv3d):
+    pass
+
+
+class _WithoutRank(torch.nn.Module, LoraLayer):
+    """Layer that only differences can change, such as a norm. peft has none for those."""
+
+    def __init__(self, base: Any) -> None:
+        torch.nn.Module.__init__(self)
+        LoraLayer.__init__(self, base)
+
+    def forward(self, x: torch.Tensor, *arguments: Any, **keywords: Any) -> torch.Tensor:
+        result = self.base_layer(x, *arguments, **keywords)
+        for name in self.active_adapters:
+            variant: Any = self.lora_variant[name]
+            result = variant.forward(self, x=x, result=result)
+        return result
+
+    def _get_in_out_features(self, module: Any) -> tuple[None, None]:
+        del module
+        return None, None
+
+
+class _Norm(_PerRow, _WithoutRank):
+    pass
+
+
 @dataclass(frozen=True, slots=True)
 class LoraPart:
     """LoRA of a linear layer in a mix, on the device."""
@@ -173,14 +200,20 @@ def build_layer(base: Any, name: str, change: Change, rows: LoraRows, upload: Up
 def _empty_layer(base: Any, name: str, rank: int, rows: LoraRows) -> Any:
     """Build peft's layer around ``base``, whose adapter has no weights yet."""
     settings = LoraConfig(r=rank, lora_alpha=rank, init_lora_weights=False, inference_mode=True)
-    kind = LoraLinear if isinstance(base, torch.nn.Linear) else _Conv2d
+    kind = next((ours for theirs, ours in _KINDS.items() if isinstance(base, theirs)), None)
     with torch.device("meta"):  # affects this thread only; draws no random numbers
-        layer = kind(base, name, settings, r=rank, lora_alpha=rank)
+        layer: Any = kind(base, name, settings, r=rank, lora_alpha=rank) if kind else _Norm(base)
     layer.training = base.training
     layer.set_adapter([], inference_mode=True)  # none, unless the forward selects one
     layer.rows = rows
     return layer
 
+
+_KINDS: dict[type, Any] = {
+    torch.nn.Linear: LoraLinear,
+    torch.nn.Conv2d: _Conv2d,
+    torch.nn.Conv3d: _Conv3d,
+}
 
 Halves = tuple[Any, Any, float]
 """Modules of one adapter on a layer, before and after its rank, and its factor."""

@@ -21,7 +21,7 @@ from deployments.engine.errors import release_frames
 from deployments.engine.eviction import Resident, choose_victims
 from deployments.engine.interception.step_cache_options import original_of
 from deployments.engine.lora.attached import LoraLayers, check_no_foreign_loras
-from deployments.engine.lora.files import LoraFileInfo, LoraFiles, load_layers
+from deployments.engine.lora.files import BuiltLora, LoraFileInfo, LoraFiles, load_layers
 from deployments.engine.lora.format import Lora
 from deployments.engine.lora.layers import LoraSlice
 from deployments.engine.lora.rows import LoraRows
@@ -30,9 +30,6 @@ from deployments.engine.threads import Threads
 from serve_app.domain.errors import LoraRefused, Misconfigured, ReplicaDied, WeightsUnavailable
 
 log = logging.getLogger(__name__)
-
-Layers = Mapping[str, Mapping[str, Any]]
-"""peft's layers by path, by component name."""
 
 
 class LoraHandle:
@@ -55,6 +52,11 @@ class LoraHandle:
         both = zip(self.held, self.scales, strict=True)
         return [f"{each.file.digest} {scale!r}" for each, scale in both]
 
+    @property
+    def notes(self) -> Sequence[tuple[int, str]]:
+        """What is not applied and why, each with the number of its LoRA, once they are ready."""
+        return [(number, note) for number, each in enumerate(self.held) for note in each.notes]
+
     def mix_in(self, module: Any) -> str:
         """Name of the mix if the LoRAs change ``module``; else ""."""
         names = {name for each in self.held for name in each.components}
@@ -73,12 +75,13 @@ class LoraHandle:
 class _Loaded:
     """LoRA in a pipeline, or being loaded for it."""
 
-    def __init__(self, name: str, file: LoraFileInfo, size: int, layers: Future[Layers]) -> None:
+    def __init__(self, name: str, file: LoraFileInfo, size: int, layers: Future[BuiltLora]) -> None:
         self.name = name
         self.file = file
         self.size = size  # upper bound of the bytes on the device
-        self.layers: Future[Layers] | None = layers  # None: attached
+        self.layers: Future[BuiltLora] | None = layers  # None: attached
         self.components: tuple[str, ...] = ()
+        self.notes: Sequence[str] = ()
         self.users = 0
         self.last_used = 0
 
@@ -266,7 +269,7 @@ class LoraResidency:
 
     def _load_layers(
         self, pipeline: Any, file: LoraFileInfo, name: str, dtypes: Mapping[str, torch.dtype]
-    ) -> Layers:
+    ) -> BuiltLora:
         try:
             return load_layers(pipeline, file, name, self.rows, self._accelerator, dtypes)
         except BaseException as error:
@@ -287,18 +290,18 @@ class LoraResidency:
         if loaded.layers is None:
             return
         try:
-            layers = _layers_of(loaded.layers, number)
-            for component in layers:
+            built = _result_of(loaded.layers, number)
+            for component in built.layers:
                 check_no_foreign_loras(getattr(pipeline, component), self.rows)
         except BaseException:
             # The next request for it tries again; others that wait for it hold the same future.
             self._forget(pipeline, loaded)
             raise
-        for component, each in layers.items():
+        for component, each in built.layers.items():
             module = getattr(pipeline, component)
             self._lora_layers(module).attach(module, each, loaded.name)
         loaded.layers = None
-        loaded.components = tuple(layers)
+        loaded.components, loaded.notes = tuple(built.layers), built.notes
         log.info("Loaded the LoRA %s.", loaded.file.file)
 
     def _mix(self, handle: LoraHandle) -> None:
@@ -372,7 +375,7 @@ class LoraResidency:
             self._allow_stacks()
 
 
-def _layers_of(loaded: Future[Layers], number: int) -> Layers:
+def _result_of(loaded: Future[BuiltLora], number: int) -> BuiltLora:
     try:
         return loaded.result()
     except (Misconfigured, WeightsUnavailable) as error:

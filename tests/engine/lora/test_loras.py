@@ -277,7 +277,7 @@ def test_a_lora_that_cannot_be_had_is_reported_and_harms_no_one(pipeline, loras,
         (broken, "cannot be read"),
         (pickle, "a pickle can run code"),
         (other, "for a model of another size"),
-        (encoder, "has no text_encoder.encoder.layers.9"),
+        (encoder, "has no text_encoder.text_model.encoder.layers.9"),
     ]
     with Engine(pipeline, threads=1) as engine:
         beside = engine.submit(loras=[Lora(loras[0])], **call(steps=5))

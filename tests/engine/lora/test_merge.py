@@ -88,15 +88,15 @@ def test_a_transformers_lora_in_diffusers_own_layout_is_read(tmp_path):
     [
         (lambda state: state | {"lora_unet_nothing.lora_down.weight": torch.ones(4, 4),
                                 "lora_unet_nothing.lora_up.weight": torch.ones(4, 4)},
-         "for another model: this StableDiffusionXLPipeline has no unet.nothing"),
+         "for another model: this StableDiffusionXLPipeline has no lora_unet_nothing"),
         (lambda state: {name: torch.ones(3, 3) for name in state if not name.endswith("alpha")},
          "for a model of another size"),
-        (lambda _: {"unet.conv_in.weight": torch.ones(1)}, "not a plain LoRA"),
+        (lambda _: {"unet.conv_in.weight": torch.ones(1)}, "such as unet.conv_in.weight"),
         (lambda _: {"lora_unet_conv_in.hada_w1_a": torch.ones(1)}, "a LoHa that lacks hada_w1_b"),
         (lambda state: state | {"lora_unet_conv_in.other.weight": torch.ones(1)},
-         "has an unknown layout"),
+         "no part of an adapter"),
         (lambda _: {"unet.time_proj.lora_A.weight": torch.ones(1, 1),
-                    "unet.time_proj.lora_B.weight": torch.ones(1, 1)}, "time_proj, a Timesteps"),
+                    "unet.time_proj.lora_B.weight": torch.ones(1, 1)}, "has no unet.time_proj"),
     ],
 )  # fmt: skip
 def test_what_does_not_fit_is_refused_and_nothing_is_changed(tmp_path, change, says):

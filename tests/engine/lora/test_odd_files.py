@@ -53,10 +53,18 @@ def test_an_alpha_with_which_diffusers_would_not_end_is_refused(tmp_path, alpha)
         read_lora(tiny_flux(), file)
 
 
-def test_a_layout_at_which_diffusers_fails_is_unknown(tmp_path):
-    file, other = tmp_path / "lora.safetensors", "lora_unknown_proj_out.lora_down.weight"
-    save_file(kohya_of_flux(alpha=torch.tensor(1.0)) | {other: torch.ones(1, 1)}, file)
-    with pytest.raises(Misconfigured, match="unknown layout"):
+def test_a_layer_that_the_model_does_not_have_is_named_with_its_trainer(tmp_path):
+    file, other = tmp_path / "lora.safetensors", "lora_unet_unknown_proj_out"
+    halves = {f"{other}.lora_{half}.weight": torch.ones(1, 1) for half in ("down", "up")}
+    save_file(kohya_of_flux(alpha=torch.tensor(1.0)) | halves, file)
+    with pytest.raises(Misconfigured, match=f"no {other} .*kohya"):
+        read_lora(tiny_flux(), file)
+
+
+def test_a_tensor_of_an_unknown_kind_is_refused(tmp_path):
+    file = tmp_path / "lora.safetensors"
+    save_file(kohya_of_flux(alpha=torch.tensor(1.0)) | {"proj_out.other": torch.ones(1)}, file)
+    with pytest.raises(Misconfigured, match=r"no part of an adapter, such as proj_out\.other"):
         read_lora(tiny_flux(), file)
 
 
