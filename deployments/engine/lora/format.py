@@ -106,12 +106,12 @@ def _contents(
     return LoraContents(changes, [_note(reason, names) for reason, names in ignored.items()])
 
 
-_ZERO = "they are zero"
+_ZERO = "zeros change nothing"
 _BUNDLED = "embeddings of tokens are not part of a LoRA"
 _REPEATED = "the file changes the same layers under other names too"
 _NO_IMAGE = "this model takes no image as a condition"
 _NO_PROJECTION = "this model does not use the projection of its text encoder"
-_NO_MATRICES = "they have no matrices"
+_NO_MATRICES = "an alpha without matrices changes nothing"
 
 
 def _targets(
@@ -236,8 +236,9 @@ _TRAINERS = {
 
 
 def _note(reason: str, names: Sequence[str]) -> str:
-    more = f" and {len(names) - 1} more tensors" if len(names) > 1 else ""
-    return f"{names[0]}{more} of the LoRA have no effect: {reason}."
+    if len(names) == 1:
+        return f"A tensor of the LoRA is not applied ({names[0]}): {reason}."
+    return f"{len(names)} tensors of the LoRA are not applied ({names[0]} and others): {reason}."
 
 
 def _moved(name: str, denoiser: str) -> str:

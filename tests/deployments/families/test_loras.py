@@ -161,7 +161,7 @@ def changed(file, folder, change):
 
 ENCODER = "text_encoder.text_model.encoder.layers.9.self_attn.q_proj"
 WRONG = {
-    "has no text_encoder.encoder.layers.9": lambda state: {
+    "has no text_encoder.text_model.encoder.layers.9": lambda state: {
         **state,
         f"{ENCODER}.lora_A.weight": torch.ones(2, 32),
         f"{ENCODER}.lora_B.weight": torch.ones(32, 2),
@@ -181,6 +181,20 @@ async def test_what_the_model_cannot_take_is_the_fault_of_its_field(rig, flux, t
     assert says in failure.message
     assert (failure.field, failure.retryable) == ("loras.1.path", False)
     assert str(tmp_path) not in failure.message
+
+
+async def test_what_of_a_lora_is_not_applied_is_a_line_in_the_requests_log(rig, flux, tmp_path):
+    norm, reason = "transformer.transformer_blocks.0.norm_of_others.diff", "zeros change nothing"
+    lora = changed(flux / "1.safetensors", tmp_path, lambda state: {**state, norm: torch.zeros(3)})
+    endpoint = from_folder(FLUX, flux / "weights", dtype="float32")
+    lease = rig.lease("noted", endpoint, **{**asked(FLUX)[0], "loras": [{"path": lora}]})
+    rig.port.offer(lease)
+    assert (await rig.outcome(lease.held)).failure is None
+    reported = [lines for _, report in rig.port.reports for _, lines in report.lines]
+    finished = [finish.lines for finish in rig.port.finishes]
+    ((level, text),) = [line for lines in (*reported, *finished) for line in lines]
+    assert level == "WARNING"
+    assert text == f"loras.0.path: A tensor of the LoRA is not applied ({norm}): {reason}."
 
 
 async def test_a_file_that_cannot_be_fetched_is_reported_before_any_weights_are_loaded(rig, flux):

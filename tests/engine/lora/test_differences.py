@@ -51,7 +51,7 @@ def test_differences_of_biases_and_norms_are_applied_and_merged(make, tmp_path):
     assert torch.equal(before, after)
     ((number, note),) = generation.lora_notes
     assert number == 0
-    assert "norm_of_no_model.diff of the LoRA have no effect: they are zero." in note
+    assert "norm_of_no_model.diff): zeros change nothing." in note
     merge_lora(base, lora.file)
     assert relative(base(**call(steps=2)).images, expected) <= 1e-4
 
