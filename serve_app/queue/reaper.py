@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Callable, Mapping
 
 from serve_app.domain.errors import DarkroomError
 from serve_app.domain.lease import Death, Liveness
+from serve_app.domain.rest import REST_S, Rest
 from serve_app.postgres.database import Database
 from serve_app.queue.after_commit import AfterCommit
 from serve_app.queue.state.queue_state import QueueState
@@ -177,16 +178,24 @@ class PeriodicTask:
     """Run functions one after the other, every ``every_s``, and survive any error they raise."""
 
     def __init__(
-        self, every_s: float, work: Mapping[str, Work], metrics: QueueMeter | None = None
+        self,
+        every_s: float,
+        work: Mapping[str, Work],
+        metrics: QueueMeter | None = None,
+        rest_s: float = REST_S,
     ) -> None:
-        """``work``: functions by their name in the metrics."""
+        """``work``: functions by their name in the metrics. ``rest_s``: period at rest."""
         self._every_s = every_s
+        self._rest_s = rest_s
+        self._rest = Rest()
         self._work = work
         self._metrics = metrics
         self._task: asyncio.Task[None] | None = None
         self._failing: set[str] = set()
 
-    def start(self) -> None:
+    def start(self, rest: Rest | None = None) -> None:
+        """``rest``: None if the period is always the same."""
+        self._rest = rest or self._rest
         self._task = asyncio.create_task(self._loop())
 
     async def aclose(self) -> None:
@@ -199,7 +208,7 @@ class PeriodicTask:
         while True:
             for name, each in self._work.items():
                 await self._run(name, each)
-            await asyncio.sleep(self._every_s)
+            await self._rest.sleep(self._every_s, self._rest_s)
 
     async def _run(self, name: str, work: Work) -> None:
         began = time.perf_counter()
@@ -221,5 +230,6 @@ class PeriodicTask:
                 self._metrics.task_succeeded(name, time.perf_counter() - began)
 
     def _failed(self, name: str) -> None:
+        self._rest.busy()  # it is tried again as often as before
         if self._metrics is not None:
             self._metrics.task_failed(name)
