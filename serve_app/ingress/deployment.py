@@ -188,7 +188,9 @@ class Ingress(ReplicaCalls):
         database = await connections.open_database(stack, self._config, secrets, self._metrics)
         self._weight_peers = PostgresWeightPeers(database)
         actors = RayActorTable()
-        liveness = RayLiveness(actors, self._clock, sole_cluster=embedded)
+        liveness = RayLiveness(
+            actors, self._clock, sole_cluster=embedded, cluster=await cluster_id()
+        )
         self._processes = await connections.open_process_log(
             database, liveness, actors.alive, embedded=embedded
         )
@@ -516,8 +518,7 @@ class Ingress(ReplicaCalls):
 
         scope = str(self._config.server.data_dir)
         pools = tuple(self._config.models.pools or {})
-        alive, running_on = RayActorTable().alive, self._queue.running_on
-        share = ClusterShare(database, election, await cluster_id(), alive, running_on)
+        share = ClusterShare(database, election, await cluster_id(), self._queue.running_on)
         writer = self._demand = DemandWriter(
             scope, pools, demand, share, self._services.warm.replicas
         )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
@@ -67,8 +67,8 @@ process takes itself for one that stood still."""
 
 RUNNING_ON = """
 -- name: running_on
-SELECT pool, count(*) FROM requests
-WHERE state = 'running' AND actor_id = ANY(%(actors)s::text[]) GROUP BY pool
+SELECT r.pool, count(*) FROM requests r JOIN processes p ON p.actor_id = r.actor_id
+WHERE r.state = 'running' AND p.cluster = %(cluster)s GROUP BY r.pool
 """
 
 
@@ -139,7 +139,7 @@ def assemble(
         polls=polls,
         heartbeats=Heartbeats(database, limits, terms, state, metrics),
         finisher=Finisher(database, limits, state.stats, after, metrics, clock),
-        reaper=Reaper(database, limits, liveness, state, after, metrics),
+        reaper=Reaper(database, limits, liveness, election, state, after, metrics),
         removal=removal,
         retention=kept,
         clock=clock,
@@ -264,9 +264,9 @@ class PostgresQueue:
         self._rest.busy()
         self.parts.after.on_notification(notification)
 
-    async def running_on(self, actors: Collection[str]) -> Mapping[str, int]:
-        """Running requests by pool, of the replicas with these ids of Ray actors."""
-        rows = await self._database.rows(RUNNING_ON, {"actors": [*actors]})
+    async def running_on(self, cluster: str) -> Mapping[str, int]:
+        """Running requests by pool, of the replicas of this Ray cluster whose start is logged."""
+        rows = await self._database.rows(RUNNING_ON, {"cluster": cluster})
         return {str(pool): int(running) for pool, running in rows}
 
     def _periodic_tasks(self) -> list[PeriodicTask]:

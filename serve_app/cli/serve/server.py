@@ -284,7 +284,7 @@ def _end_unused() -> None:
     driver prints no logs of Ray's workers, and one machine adds no nodes."""
     from ray._private import worker  # noqa: PLC0415 Ray offers no public way
 
-    node = worker._global_node  # noqa: SLF001
+    node: Any = worker._global_node  # noqa: SLF001
     for end in (node.kill_log_monitor, node.kill_dashboard, node.kill_monitor):
         end(check_alive=False)
 
