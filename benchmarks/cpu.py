@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import psutil
 
@@ -20,6 +20,8 @@ ROLES = (
     ("postgres", "postgres"),
 )
 """Role → what the command line has in it; the first that fits. The rest is Ray's own."""
+
+Roles = Sequence[tuple[str, str]]
 
 
 def seconds_of(processes: Iterable[psutil.Process]) -> float:
@@ -44,8 +46,9 @@ def processes_of(darkroom: Darkroom) -> Iterator[psutil.Process]:
 class CpuByRole:
     """Counts between ``start`` and ``per_call``. The load is that of this very process."""
 
-    def __init__(self, darkroom: Darkroom) -> None:
+    def __init__(self, darkroom: Darkroom, roles: Roles = ROLES) -> None:
         self._darkroom = darkroom
+        self._roles = roles
         self._before: Mapping[str, float] = {}
 
     def start(self) -> None:
@@ -62,16 +65,16 @@ class CpuByRole:
         total: dict[str, float] = defaultdict(float)
         for process in processes_of(self._darkroom):
             with contextlib.suppress(psutil.NoSuchProcess):
-                total[role_of(process)] += seconds_of([process])
+                total[role_of(process, self._roles)] += seconds_of([process])
         own = os.times()
         total["load"] = own.user + own.system
         return total
 
 
-def role_of(process: psutil.Process) -> str:
-    """One of ``ROLES``, or ``ray``."""
+def role_of(process: psutil.Process, roles: Roles = ROLES) -> str:
+    """One of the roles, or ``ray``."""
     line = " ".join(process.cmdline())
-    return next((role for role, part in ROLES if part in line), "ray")
+    return next((role for role, part in roles if part in line), "ray")
 
 
 def summary(spent: Mapping[str, float]) -> str:

@@ -18,7 +18,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -34,6 +34,8 @@ POOLS = {
     "long": {"families": ["long"], "slots": 4, "num_cpus": 0.1},
     "parked": {"families": ["parked"], "slots": 1, "num_cpus": 0.1},
 }
+ROOM = {"max_waiting": str(10**9), "max_waiting_per_tenant": str(10**9)}
+"""A fast machine submits more in the rounds than a tenant may have waiting."""
 CLIENTS = (1, 16, 64)
 SUBSCRIBERS, PROCESSES, SUBMITTERS = 200, 2, 8
 
@@ -136,7 +138,7 @@ class Bench:
             return self._submits()
 
     @contextmanager
-    def _processes(self, module: str, *arguments: str) -> Iterator[list[subprocess.Popen[str]]]:
+    def _processes(self, module: str, *arguments: str) -> Generator[list[subprocess.Popen[str]]]:
         processes = [
             subprocess.Popen(  # noqa: S603 our own module
                 [sys.executable, "-m", f"benchmarks.{module}", *arguments],
@@ -188,7 +190,7 @@ def serve(directory: Path) -> Darkroom:
     """A Darkroom with the bare route beside it, all its replicas ready."""
     families = {"probe": PROBE, "long": PROBE, "parked": PROBE}
     darkroom = Darkroom(
-        directory / "data", POOLS, families=json.dumps(families), models=str(MODELS)
+        directory / "data", POOLS, families=json.dumps(families), models=str(MODELS), **ROOM
     )
     try:
         _start(darkroom)

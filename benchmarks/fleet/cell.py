@@ -158,12 +158,15 @@ class Cell:
     def _chores(self, at: float, number: int) -> None:
         def work(now: float) -> None:
             self._chores(now + 1.0, number)
-            costs, gpus = self._costs, self._shape.gpus
+            costs = self._costs
+            # One ingress reads the list of actors for all.
+            actors = 0 if number else self._shape.gpus
             self._ingresses[number].work(
-                costs.chores.ingress + gpus * costs.liveness.ingress, _done
+                costs.chores.ingress + actors * costs.liveness.ingress, _done
             )
             self._database.work(costs.chores.database, _done)
-            self._control_store.work(gpus * costs.liveness.control_store, _done)
+            if actors:
+                self._control_store.work(actors * costs.liveness.control_store, _done)
 
         self._events.at(at, work)
 

@@ -459,6 +459,9 @@ class Death:
 class Liveness(Protocol):
     """Detection of dead processes. Real: Ray's actor table."""
 
+    cluster: str
+    """Id of the cluster whose processes it knows."""
+
     async def dead(self, actor_ids: Sequence[str]) -> Mapping[str, Death]:
         """Actors that the cluster has given up, also if their processes live on. Unknown actors are
         not included."""

@@ -21,6 +21,7 @@ from serve_app.domain.errors import DarkroomError, Misconfigured
 from serve_app.domain.executors.secrets import HUB_TOKEN
 from serve_app.domain.lease import Liveness
 from serve_app.domain.ports import Clock
+from serve_app.domain.rest import Rest
 from serve_app.embedded_postgres.embedded import EmbeddedPostgres
 from serve_app.ingress.openai.batches.worker import EVERY_S, LEADS_EVERY_S, BatchWorker
 from serve_app.ingress.services.file_access import FileAccessControl, FileDefaults
@@ -138,7 +139,7 @@ async def start_workers(
     stack: AsyncExitStack, services: Services, election: LeaderElection
 ) -> None:
     """Send webhooks, and run batches, workflows and copies while this process leads."""
-    await services.webhooks.start()
+    await services.webhooks.start(services.rest)
     stack.push_async_callback(services.webhooks.aclose)
     worker, every_s = BatchWorker(services), LEADS_EVERY_S
     for name, work in (
@@ -147,13 +148,13 @@ async def start_workers(
     ):
         led = election.on_leader(name, every_s, work)
         task = PeriodicTask(EVERY_S, {name: led}, services.metrics.queue)
-        task.start()
+        task.start(services.rest)
         stack.push_async_callback(task.aclose)
     copies = election.on_leader(
         "copy_requests", shadows.LEADS_EVERY_S, ShadowWorker(services).advance
     )
     task = PeriodicTask(shadows.EVERY_S, {"copy_requests": copies}, services.metrics.queue)
-    task.start()
+    task.start(services.rest)
     stack.push_async_callback(task.aclose)
     flows = WorkflowWorker(services)
     for name, period_s, work in (
@@ -162,7 +163,7 @@ async def start_workers(
     ):
         led = election.on_leader(name, workflows.LEADS_EVERY_S, work)
         task = PeriodicTask(period_s, {name: _patient(led)}, services.metrics.queue)
-        task.start()
+        task.start(services.rest)
         stack.push_async_callback(task.aclose)
 
 
@@ -203,7 +204,7 @@ async def follow_processes(
     stack.push_async_callback(processes.stopped, own)
     led = election.on_leader(f"processes/{await cluster_id()}", PROCESSES_EVERY_S, processes.look)
     task = PeriodicTask(PROCESSES_EVERY_S, {"follow_processes": led}, services.metrics.queue)
-    task.start()
+    task.start(services.rest)
     stack.push_async_callback(task.aclose)
 
 
@@ -289,12 +290,13 @@ async def open_file_access(
     config: Config,
     clock: Clock,
     metrics: Metrics,
+    rest: Rest,
 ) -> FileAccessControl:
     """Access to private files. Reads what is revoked, and follows it."""
     signer = FileUrlSigner(await shared_secret(database, "file_urls"), clock)
     book = PostgresFileAccess(database)
     access = FileAccessControl(book, signer, FileDefaults.of(config), clock)
-    await access.start()
+    await access.start(rest)
     stack.push_async_callback(access.aclose)
     forget = election.on_leader("revoked URLs", FORGET_REVOKED_EVERY_S, book.forget)
     rounds = PeriodicTask(FORGET_REVOKED_EVERY_S, {"forget_revoked_urls": forget}, metrics.queue)
@@ -418,10 +420,11 @@ def start_jobs(
     jobs: Jobs,
     handlers: Sequence[JobHandler],
     metrics: QueueMeter,
+    rest: Rest,
 ) -> None:
     """Start to run background jobs."""
     worker = JobWorker(jobs, handlers, metrics)
-    worker.start()
+    worker.start(rest)
     stack.push_async_callback(worker.aclose)
 
 
@@ -429,7 +432,11 @@ PLACEMENT_EVERY_S = 5.0
 
 
 def explain_waits(
-    stack: AsyncExitStack, stats: QueueStats, placement: PlacementCheck, metrics: QueueMeter
+    stack: AsyncExitStack,
+    stats: QueueStats,
+    placement: PlacementCheck,
+    metrics: QueueMeter,
+    rest: Rest,
 ) -> None:
     """Tell clients whose requests wait for a pool that fits on no node, and for which others a
     replica will start."""
@@ -439,5 +446,5 @@ def explain_waits(
         stats.startable = frozenset(placement.pools).difference(stats.unplaceable)
 
     task = PeriodicTask(PLACEMENT_EVERY_S, {"placement": look}, metrics)
-    task.start()
+    task.start(rest)
     stack.push_async_callback(task.aclose)

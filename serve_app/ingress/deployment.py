@@ -23,6 +23,7 @@ from serve_app.domain.executors.comfyui import ComfyUiNodes
 from serve_app.domain.lease import Demand, Liveness
 from serve_app.domain.name_resolution import NameResolver
 from serve_app.domain.ports import Storage
+from serve_app.domain.rest import Rest
 from serve_app.domain.sharing.admission import AdmissionControl
 from serve_app.ingress import connections, direct_calls
 from serve_app.ingress.app import create_app
@@ -132,6 +133,7 @@ class Ingress(ReplicaCalls):
         self._config = config
         self._settings = LiveSettings(config, config_file)
         self._clock = SystemClock()
+        self._rest = Rest(self._clock.monotonic)
         self._metrics = Metrics(CollectorRegistry())
         self._metrics.watch_configuration(lambda: self._settings.has_problem)
         self._loop = asyncio.get_running_loop()
@@ -186,7 +188,9 @@ class Ingress(ReplicaCalls):
         database = await connections.open_database(stack, self._config, secrets, self._metrics)
         self._weight_peers = PostgresWeightPeers(database)
         actors = RayActorTable()
-        liveness = RayLiveness(actors, self._clock, sole_cluster=embedded)
+        liveness = RayLiveness(
+            actors, self._clock, sole_cluster=embedded, cluster=await cluster_id()
+        )
         self._processes = await connections.open_process_log(
             database, liveness, actors.alive, embedded=embedded
         )
@@ -230,7 +234,7 @@ class Ingress(ReplicaCalls):
             database, self._config, secrets, self._clock, self._metrics
         )
         self._access = await connections.open_file_access(
-            stack, database, election, config, self._clock, self._metrics
+            stack, database, election, config, self._clock, self._metrics, self._rest
         )
         await self._start_queue(stack, database, catalog, storage, liveness)
         files = self._start_files(stack, database, election, storage, stored.tickets)
@@ -239,7 +243,7 @@ class Ingress(ReplicaCalls):
         self._services = self._make_services(
             catalog, database, files, identity, one_node, warm, secrets
         )
-        warm.start()
+        warm.start(self._rest)
         stack.push_async_callback(warm.aclose)
         self._services.audit.start()
         stack.push_async_callback(self._services.audit.aclose)
@@ -258,7 +262,7 @@ class Ingress(ReplicaCalls):
 
     def _start_helpers(self, stack: AsyncExitStack) -> None:
         stats, meter = self._queue.parts.state.stats, self._metrics.queue
-        connections.explain_waits(stack, stats, self._placement, meter)
+        connections.explain_waits(stack, stats, self._placement, meter, self._rest)
         self._services.webhooks.record_spans(self._tracing)
 
     async def _start_workers(
@@ -273,14 +277,15 @@ class Ingress(ReplicaCalls):
             self._hosted,
             self._services.webhooks.notices,
         ]
-        connections.start_jobs(stack, self._services.jobs, handlers, self._metrics.queue)
+        jobs, meter = self._services.jobs, self._metrics.queue
+        connections.start_jobs(stack, jobs, handlers, meter, self._rest)
 
     def _follow_settings(self, stack: AsyncExitStack, kept: PostgresLiveSettings) -> None:
         """Follow what changes while it serves: tenants, live settings and entries."""
-        self._tenants.start(self._apply_limits)
+        self._tenants.start(self._apply_limits, self._rest)
         self._settings.start(kept, self._apply)
         self._catalog.on_change = self._apply_limits
-        self._catalog.start()
+        self._catalog.start(self._rest)
         for each in (self._tenants, self._settings, self._catalog):
             stack.push_async_callback(each.aclose)
 
@@ -339,6 +344,7 @@ class Ingress(ReplicaCalls):
             self._metrics.queue,
             self._retention,
             await connections.open_reads(stack, database, self._metrics),
+            self._rest,
         )
         bundles = self._bundles = PostgresAppBundles(database)
         self._comfyui = PostgresComfyUiBook(database)
@@ -443,6 +449,7 @@ class Ingress(ReplicaCalls):
             admission=AdmissionControl(clock, BODIES * config.limits.max_body_bytes),
             new_id=RequestIds(clock),
             metrics=self._metrics,
+            rest=self._rest,
             audit=AuditTrail(
                 self._queue.operations, clock, self._metrics.queue, config.audit_anchor_file
             ),
@@ -511,12 +518,11 @@ class Ingress(ReplicaCalls):
 
         scope = str(self._config.server.data_dir)
         pools = tuple(self._config.models.pools or {})
-        alive, running_on = RayActorTable().alive, self._queue.running_on
-        share = ClusterShare(database, election, await cluster_id(), alive, running_on)
+        share = ClusterShare(database, election, await cluster_id(), self._queue.running_on)
         writer = self._demand = DemandWriter(
             scope, pools, demand, share, self._services.warm.replicas
         )
-        await writer.start()
+        await writer.start(self._rest)
         stack.push_async_callback(writer.aclose)
 
     def _show_bounds(self, config: Config) -> None:

@@ -47,6 +47,8 @@ _ALLOWED = b", ".join([*_USUAL, *sorted(options.HEADERS), b"x-fal-file-name"])
 """Allowed headers for a preflight call that names none."""
 
 
+PROBES = frozenset({"/healthz", "/readyz", "/readyz/reads"})
+"""Paths that a load balancer calls also at rest."""
 _BODILESS = frozenset({"GET", "HEAD"})
 
 
@@ -65,6 +67,8 @@ class RequestMiddleware:
             await self._app(scope, receive, send)
             return
         services: Services = scope["app"].state.services
+        if scope["path"] not in PROBES:
+            services.rest.called()
         context = RequestContext(services.new_id())
         attach_context(scope, context)
         span = None

@@ -28,6 +28,7 @@ from serve_app.domain.lease import (
 )
 from serve_app.domain.ports import MAX_FILES, Clock, Queue
 from serve_app.domain.progress import StoredSnapshot
+from serve_app.domain.rest import Rest
 from serve_app.ingress.local_rpc import LocalRpcServer, portable
 from serve_app.ingress.services.services import Services
 from serve_app.postgres.hosted_calls import PostgresHostedCalls
@@ -169,6 +170,7 @@ class ReplicaCalls:
     _tracing: Tracing | None = None  # None: spans are off
     _metrics: Metrics
     _queue: PostgresQueue
+    _rest: Rest
     _lines: LocalRpcServer
     _weight_peers: PostgresWeightPeers
     _signer: ClaimSigner
@@ -187,12 +189,14 @@ class ReplicaCalls:
         return self._lines.remote
 
     async def announce(self, presence: Presence) -> Work | None:
+        self._rest.called()
         return await self._queue.announce(presence)
 
     async def ask(self, ask: Ask) -> Work:
         return await self._queue.ask(ask)
 
     async def report(self, report: Report) -> ReportReply:
+        self._rest.called()
         self._metrics.computed(report.pool, report.computed)
         record_attempts(self._tracing, self._metrics, report)
         reply = await self._queue.report(report)
@@ -201,6 +205,7 @@ class ReplicaCalls:
         return reply
 
     async def finish(self, finish: Finish) -> Verdict:
+        self._rest.called()
         if finish.lines:
             await self._executor_calls.record_last_lines(finish)
         return await self._queue.finish(finish)

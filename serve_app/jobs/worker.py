@@ -11,6 +11,7 @@ from dataclasses import replace
 from random import Random
 
 from serve_app.domain.errors import DarkroomError
+from serve_app.domain.rest import Rest
 from serve_app.domain.sharing.fair_queue import work_of
 from serve_app.jobs.jobs import Job, JobHandler, Jobs, Retry
 from serve_app.telemetry.queue_metrics import QueueMeter
@@ -18,6 +19,8 @@ from serve_app.telemetry.queue_metrics import QueueMeter
 log = logging.getLogger(__name__)
 
 LOOK_EVERY_S = 1.0
+REST_S = 10.0
+"""The same at rest. A job may wait to be tried again."""
 MEASURE_EVERY_S = 15.0
 FORGET_AFTER_S = 30 * 86_400.0
 """How long it is known that a job was given up."""
@@ -38,13 +41,16 @@ class JobWorker:
         self._running: dict[asyncio.Task[None], tuple[JobHandler, Sequence[Job]]] = {}
         self._ended = asyncio.Event()
         self._loop: asyncio.Task[None] | None = None
+        self._rest = Rest()
         self._failing = False
         self._measured_at = float("-inf")
         if metrics is not None:
             metrics.job_kinds(self._handlers)
 
-    def start(self) -> None:
+    def start(self, rest: Rest | None = None) -> None:
+        """``rest``: None if it never looks less often."""
         if self._loop is None:
+            self._rest = rest or self._rest
             self._loop = asyncio.create_task(self._forever())
 
     async def aclose(self) -> None:
@@ -69,7 +75,8 @@ class JobWorker:
         while True:
             self._ended.clear()
             try:
-                await self._start_due()
+                if await self._start_due():
+                    self._rest.busy()
                 await self._measure()
                 self._failing = False
             except DarkroomError as error:
@@ -78,9 +85,7 @@ class JobWorker:
                 self._failing = True
             except Exception:
                 log.exception("Jobs are delayed by an error; retrying in %s s", LOOK_EVERY_S)
-            with suppress(TimeoutError):
-                async with asyncio.timeout(LOOK_EVERY_S):
-                    await self._ended.wait()
+            await self._rest.sleep(LOOK_EVERY_S, REST_S, sooner=self._ended)
 
     async def _start_due(self) -> bool:
         """Start what is due and has room. False: nothing was taken."""

@@ -91,6 +91,10 @@ class LeaderElection:
         finally:
             await self._release(name)
 
+    async def resign(self, name: str) -> None:
+        """Let another process lead."""
+        await self._release(name)
+
     async def aclose(self) -> None:
         """Let other processes lead at once."""
         for name in [*self._renew_at]:

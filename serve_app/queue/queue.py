@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
 from prometheus_client import CollectorRegistry
 
-from serve_app.domain.lease import LeaseTerms, Liveness
+from serve_app.domain.lease import Demand, LeaseTerms, Liveness
 from serve_app.domain.ports import Clock
+from serve_app.domain.rest import Rest
 from serve_app.postgres.database import Database
 from serve_app.postgres.fair_reads import FairReads
 from serve_app.postgres.leader_election import LeaderElection
@@ -40,6 +41,7 @@ from serve_app.queue.state.queue_state import QueueState
 from serve_app.queue.state.warm import StoredWarmTargets
 from serve_app.queue.store.config import QueueLimits, Retention
 from serve_app.queue.store.diagnostics import MEASURE_EVERY_S, DatabaseMonitor
+from serve_app.queue.store.notify import Notification
 from serve_app.queue.store.stored_files import PostgresStoredFiles
 from serve_app.queue.store.table_sizes import MEASURE_TABLES_EVERY_S, TableMonitor
 from serve_app.queue.submitter import Submitter
@@ -59,10 +61,14 @@ RETENTION_EVERY_S = 60.0
 OVERFLOW_EVERY_S = 5.0
 """Time of a leader's rounds. It looks more often, and is replaced after three of them."""
 
+KNOWN_REST_S = 3.0
+"""Period at rest of what is known of the replicas and of what waits. After 5 s without a look, a
+process takes itself for one that stood still."""
+
 RUNNING_ON = """
 -- name: running_on
-SELECT pool, count(*) FROM requests
-WHERE state = 'running' AND actor_id = ANY(%(actors)s::text[]) GROUP BY pool
+SELECT r.pool, count(*) FROM requests r JOIN processes p ON p.actor_id = r.actor_id
+WHERE r.state = 'running' AND p.cluster = %(cluster)s GROUP BY r.pool
 """
 
 
@@ -100,18 +106,23 @@ def assemble(
     metrics: QueueMeter | None = None,
     retention: Retention | None = None,
     reads: Database | None = None,
+    rest: Rest | None = None,
 ) -> PostgresQueue:
     """Build the queue of one ingress process. Any number of them share a database whose tables are
     migrated.
 
     The caller starts and closes ``database``, which must outlive the queue, and ``reads``, which
     long reads of history use; None: the same. ``metrics``: None for none that are read.
+    ``rest``: of this process; None: its periodic tasks never rest.
     """
     metrics = metrics or QueueMeter(CollectorRegistry())
     state = QueueState.create(database, clock, limits, terms, ingress_id, metrics)
     after = AfterCommit(database, limits, state, metrics)
     polls = LongPoll(database, limits, terms, state, after, metrics)
     state.waiters.on_work(polls.lease_soon)
+    if rest is not None:
+        rest.announce = state.notifier.notify
+        rest.hears = lambda: state.notifier.listening
     garbage = GarbageFiles(database, terms)
     election = LeaderElection(database, clock, ingress_id)
     warm = StoredWarmTargets(database)
@@ -128,7 +139,7 @@ def assemble(
         polls=polls,
         heartbeats=Heartbeats(database, limits, terms, state, metrics),
         finisher=Finisher(database, limits, state.stats, after, metrics, clock),
-        reaper=Reaper(database, limits, liveness, state, after, metrics),
+        reaper=Reaper(database, limits, liveness, election, state, after, metrics),
         removal=removal,
         retention=kept,
         clock=clock,
@@ -141,16 +152,22 @@ def assemble(
         election=election,
         metrics=metrics,
     )
-    return PostgresQueue(database, long_reads, limits, parts)
+    return PostgresQueue(database, long_reads, limits, parts, rest)
 
 
 class PostgresQueue:
     """Queue of one ingress process, made by ``assemble``. Its parts implement its methods."""
 
     def __init__(
-        self, database: Database, reads: FairReads, limits: QueueLimits, parts: QueueParts
+        self,
+        database: Database,
+        reads: FairReads,
+        limits: QueueLimits,
+        parts: QueueParts,
+        rest: Rest | None = None,
     ) -> None:
         self._database = database
+        self._rest = rest or Rest()
         self._check_s = limits.check_interval_s
         self.parts = parts
         self._idempotency = IdempotencyKeys(database)
@@ -178,7 +195,6 @@ class PostgresQueue:
         self.open_sessions = sessions.open_sessions
         self.exceeds_budget = sessions.exceeds_budget
         self.record_frame = sessions.record_frame
-        self.demand = state.stats.demand
         self.operations = parts.operations
         self.ledger = PostgresLedger(reads)
         self.costs = PostgresCostBook(database, reads, parts.clock)
@@ -211,12 +227,12 @@ class PostgresQueue:
         if self._tasks:
             return
         state, after = self.parts.state, self.parts.after
-        state.notifier.start(after.on_notification, after.on_notification_gap)
+        state.notifier.start(self._received, after.on_notification_gap)
         await state.stats.count()
         await state.stats.refresh()
         self._tasks = self._periodic_tasks()
         for task in self._tasks:
-            task.start()
+            task.start(self._rest)
 
     async def aclose(self) -> None:
         """Answer every poll, finish the work under way, then stop."""
@@ -235,9 +251,22 @@ class PostgresQueue:
         await parts.log.aclose()
         await self.partials.aclose()
 
-    async def running_on(self, actors: Collection[str]) -> Mapping[str, int]:
-        """Running requests by pool, of the replicas with these ids of Ray actors."""
-        rows = await self._database.rows(RUNNING_ON, {"actors": [*actors]})
+    async def demand(self) -> Mapping[str, Demand]:
+        """Demand by pool, for autoscaling. While there is any, this process does not rest."""
+        stats = self.parts.state.stats
+        demands = await stats.demand()
+        waits = stats.any_waits or any(each.running for each in demands.values())
+        if waits:
+            self._rest.busy()
+        return demands
+
+    def _received(self, notification: Notification) -> None:
+        self._rest.busy()
+        self.parts.after.on_notification(notification)
+
+    async def running_on(self, cluster: str) -> Mapping[str, int]:
+        """Running requests by pool, of the replicas of this Ray cluster whose start is logged."""
+        rows = await self._database.rows(RUNNING_ON, {"cluster": cluster})
         return {str(pool): int(running) for pool, running in rows}
 
     def _periodic_tasks(self) -> list[PeriodicTask]:
@@ -262,17 +291,16 @@ class PostgresQueue:
             "replica_hours", SAMPLE_EVERY_S, self.costs.sample
         )
         elected_to_seal = parts.election.on_leader("audit", SEAL_EVERY_S, parts.operations.log.seal)
+        known: list[Mapping[str, Work]] = [
+            {
+                "write_replicas": state.replicas.flush,
+                "refresh": state.stats.refresh,
+                "reap": reaper.reap,
+            },
+            {"count": state.stats.count},
+        ]
         rounds: list[tuple[float, Mapping[str, Work]]] = [
             (check_s, {"look_for_work": parts.polls.refresh, "record_idle": self._record_idle}),
-            (
-                check_s,
-                {
-                    "write_replicas": state.replicas.flush,
-                    "refresh": state.stats.refresh,
-                    "reap": reaper.reap,
-                },
-            ),
-            (check_s, {"count": state.stats.count}),
             (
                 check_s,
                 {
@@ -340,7 +368,10 @@ class PostgresQueue:
                 },
             ),
         ]
-        return [PeriodicTask(every_s, work, parts.metrics) for every_s, work in rounds]
+        return [
+            *(PeriodicTask(check_s, work, parts.metrics, KNOWN_REST_S) for work in known),
+            *(PeriodicTask(every_s, work, parts.metrics) for every_s, work in rounds),
+        ]
 
     async def _record_idle(self) -> None:
         """Record what waits for work in this process, and the replicas."""

@@ -9,7 +9,9 @@ from collections.abc import Awaitable, Callable, Mapping
 
 from serve_app.domain.errors import DarkroomError
 from serve_app.domain.lease import Death, Liveness
+from serve_app.domain.rest import REST_S, Rest
 from serve_app.postgres.database import Database
+from serve_app.postgres.leader_election import LeaderElection
 from serve_app.queue.after_commit import AfterCommit
 from serve_app.queue.state.queue_state import QueueState
 from serve_app.queue.store import messages
@@ -39,6 +41,8 @@ DELETE FROM progress p WHERE NOT EXISTS (
     WHERE r.id = p.request_id AND r.attempt = p.attempt AND r.lease_until IS NOT NULL)
 """
 
+LOOKS_FOR_S = 4.0
+"""A process that looked for dead actors and is gone is replaced after this time at the latest."""
 STOPPED = Death("Darkroom was stopped", by_itself=False)
 SILENT = Death(f"it was silent for {SILENT_S / 60:g} minutes", by_itself=False)
 
@@ -58,6 +62,7 @@ class Reaper:
         database: Database,
         limits: QueueLimits,
         liveness: Liveness,
+        election: LeaderElection,
         state: QueueState,
         after: AfterCommit,
         metrics: QueueMeter,
@@ -65,6 +70,7 @@ class Reaper:
         self._database = database
         self._limits = limits
         self._liveness = liveness
+        self._election = election
         self._state = state
         self._after = after
         self._metrics = metrics
@@ -106,37 +112,56 @@ class Reaper:
     async def end_dead_replicas(self) -> None:
         """End the terms of replicas that are known to be dead, and their leases, at once.
 
+        One process of each cluster asks the cluster who is dead, because its list of actors costs
+        the control store as much as it is long. The others read the ended terms.
+
         A replica whose process lives on is told to end it. What it computed counts against a
         request only if the process ended by itself.
         """
-        rows = await self._database.rows(HOLDERS, {"silent_s": SILENT_S})
-        actors = sorted({str(actor) for actor, _ in rows} | self._state.stats.actors())
+        actors, deaths = self._state.stats.actors(), dict[str, Death]()
+        leads = f"actors/{self._liveness.cluster}"
+        if await self._election.leads(leads, LOOKS_FOR_S):
+            try:
+                actors, deaths = await self._find_dead(actors)
+            except Exception:
+                await self._election.resign(leads)  # another may still reach the cluster
+                raise
         if not actors:
             return
-        of_previous_run = await self._liveness.of_previous_run(actors)
-        deaths = await self._liveness.dead(actors)
+        known = await self._state.terms.end(deaths)
+        ended = frozenset(known.keys() & actors)
+        # Before their requests can be leased to them again.
+        self._state.waiters.end_terms(ended)
+        lost = frozenset(actor for actor in ended if known[actor].by_itself)
+        stopped = frozenset(
+            actor for actor in ended - lost if known[actor].reason.startswith(STOPPED.reason)
+        )
+        await self._attempts.confirm(self._state.waiters.named_by(lost))
+        await self._end_of(stopped, EndReason.STOPPED)
+        await self._end_of(lost, EndReason.LOST)
+        await self._end_of(ended - lost - stopped, EndReason.INTERRUPTED)
+        await self._state.replicas.remove_dead(ended)
+
+    async def _find_dead(self, present: frozenset[str]) -> tuple[frozenset[str], dict[str, Death]]:
+        """Actors of replicas that are ``present`` or have requests, and how the dead ones died."""
+        rows = await self._database.rows(HOLDERS, {"silent_s": SILENT_S})
+        actors = present.union(str(actor) for actor, _ in rows)
+        if not actors:
+            return actors, {}
+        named = sorted(actors)
+        of_previous_run = await self._liveness.of_previous_run(named)
+        deaths = await self._liveness.dead(named)
         silent = [actor for actor, is_silent in rows if is_silent]
         if silent:
             await self._state.stats.refresh_replicas()  # they look silent after a jump of its clock
         # Nothing is known of them from a time in which this process or the database was away.
         if not self._knows(SILENT_S):
             silent = []
-        known = await self._state.terms.end(
-            {
-                **dict.fromkeys(silent, SILENT),
-                **dict.fromkeys(of_previous_run, STOPPED),
-                **deaths,
-            }
-        )
-        ended = frozenset(known.keys() & actors)
-        # Before their requests can be leased to them again.
-        self._state.waiters.end_terms(ended)
-        lost = frozenset(actor for actor in ended if known[actor].by_itself)
-        await self._attempts.confirm(self._state.waiters.named_by(lost))
-        await self._end_of(of_previous_run, EndReason.STOPPED)
-        await self._end_of(lost, EndReason.LOST)
-        await self._end_of(ended - lost - of_previous_run, EndReason.INTERRUPTED)
-        await self._state.replicas.remove_dead(ended)
+        return actors, {
+            **dict.fromkeys(silent, SILENT),
+            **dict.fromkeys(of_previous_run, STOPPED),
+            **deaths,
+        }
 
     async def _end_of(self, actors: frozenset[str], how: EndReason) -> None:
         while actors and (ended := await self._attempts.end_of_actors(sorted(actors), how)):
@@ -177,16 +202,24 @@ class PeriodicTask:
     """Run functions one after the other, every ``every_s``, and survive any error they raise."""
 
     def __init__(
-        self, every_s: float, work: Mapping[str, Work], metrics: QueueMeter | None = None
+        self,
+        every_s: float,
+        work: Mapping[str, Work],
+        metrics: QueueMeter | None = None,
+        rest_s: float = REST_S,
     ) -> None:
-        """``work``: functions by their name in the metrics."""
+        """``work``: functions by their name in the metrics. ``rest_s``: period at rest."""
         self._every_s = every_s
+        self._rest_s = rest_s
+        self._rest = Rest()
         self._work = work
         self._metrics = metrics
         self._task: asyncio.Task[None] | None = None
         self._failing: set[str] = set()
 
-    def start(self) -> None:
+    def start(self, rest: Rest | None = None) -> None:
+        """``rest``: None if the period is always the same."""
+        self._rest = rest or self._rest
         self._task = asyncio.create_task(self._loop())
 
     async def aclose(self) -> None:
@@ -199,7 +232,7 @@ class PeriodicTask:
         while True:
             for name, each in self._work.items():
                 await self._run(name, each)
-            await asyncio.sleep(self._every_s)
+            await self._rest.sleep(self._every_s, self._rest_s)
 
     async def _run(self, name: str, work: Work) -> None:
         began = time.perf_counter()
@@ -221,5 +254,6 @@ class PeriodicTask:
                 self._metrics.task_succeeded(name, time.perf_counter() - began)
 
     def _failed(self, name: str) -> None:
+        self._rest.busy()  # it is tried again as often as before
         if self._metrics is not None:
             self._metrics.task_failed(name)

@@ -9,7 +9,6 @@ the others take it and grow by that.
 
 from __future__ import annotations
 
-import asyncio
 import math
 from collections import Counter
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
@@ -29,8 +28,7 @@ FORGET = """
 DELETE FROM leaders WHERE until < now() - interval '1 day'
 """
 
-Alive = Callable[[], Collection[str]]
-RunningOn = Callable[[Collection[str]], Awaitable[Mapping[str, int]]]
+RunningOn = Callable[[str], Awaitable[Mapping[str, int]]]
 
 
 def share_of(demand: Demand, clusters: int, running: int) -> Demand:
@@ -68,15 +66,13 @@ class ClusterShare:
         database: Database,
         election: LeaderElection,
         cluster: str,
-        alive: Alive,
         running_on: RunningOn,
     ) -> None:
-        """``cluster``: id of the Ray cluster. ``alive``: ids of its actors; asking blocks.
-        ``running_on``: requests by pool that run on given actors."""
+        """``cluster``: id of the Ray cluster. ``running_on``: requests by pool that run on a
+        cluster's replicas."""
         self._database = database
         self._election = election
         self._cluster = cluster
-        self._alive = alive
         self._running_on = running_on
         self._tidy = False
 
@@ -91,7 +87,7 @@ class ClusterShare:
         clusters = await self._clusters()
         if all(clusters[pool] <= 1 for pool in mine):
             return mine
-        running = await self._running_on(await asyncio.to_thread(self._alive))
+        running = await self._running_on(self._cluster)
         return {
             pool: share_of(demand, max(1, clusters[pool]), running.get(pool, 0))
             if clusters[pool] > 1

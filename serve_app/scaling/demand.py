@@ -17,11 +17,14 @@ from ray.experimental import internal_kv
 
 from serve_app.domain.errors import DarkroomError
 from serve_app.domain.lease import Demand
+from serve_app.domain.rest import Rest
 from serve_app.scaling.policy import NAMESPACE, Bounds, bounds_key, demand_key, target_key
 
 logger = logging.getLogger(__name__)
 
 WRITE_EVERY_S = 0.5
+REST_S = 4.0
+"""The same at rest: more often than ``LEADS_S`` of the election, by which clusters share pools."""
 CLUSTER_KEY = b"cluster"
 
 
@@ -93,10 +96,13 @@ class DemandWriter:
         self._share = share
         self._warm_replicas = warm_replicas
         self._sequence = 0
+        self._rest = Rest()
         self._loop: asyncio.Task[None] | None = None
 
-    async def start(self) -> None:
+    async def start(self, rest: Rest | None = None) -> None:
+        """``rest``: None for none."""
         if self._loop is None:
+            self._rest = rest or self._rest
             self._loop = asyncio.create_task(self._write_for_ever(), name="demand")
 
     async def aclose(self) -> None:
@@ -114,7 +120,7 @@ class DemandWriter:
             except Exception:
                 # Ray's KV may be unavailable for a moment; the policies then keep their targets.
                 logger.exception("The demand could not be written.")
-            await asyncio.sleep(WRITE_EVERY_S)
+            await self._rest.sleep(WRITE_EVERY_S, REST_S)
 
     async def _write(self, demands: Mapping[str, Demand]) -> None:
         self._sequence += 1

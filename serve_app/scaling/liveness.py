@@ -93,7 +93,10 @@ class RayLiveness:
     only one Ray cluster at a time uses the embedded database.
     """
 
-    def __init__(self, table: ActorTable, clock: Clock, *, sole_cluster: bool) -> None:
+    def __init__(
+        self, table: ActorTable, clock: Clock, *, sole_cluster: bool, cluster: str = ""
+    ) -> None:
+        self.cluster = cluster
         self._table = table
         self._clock = clock
         self._sole_cluster = sole_cluster

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from serve_app.domain.errors import DarkroomError, DatabaseUnavailable, RequestNotFound
 from serve_app.domain.ports import Clock
+from serve_app.domain.rest import Rest
 from serve_app.domain.sharing.fair_queue import work_from_now_on_for
 from serve_app.domain.webhook import (
     ClaimedDelivery,
@@ -131,12 +132,15 @@ class DeliveryWorker:
         self._random = Random()  # noqa: S311 - jitter
         self._breakers = CircuitBreakers()
         self._after: DeliveryChannel | None = None
+        self._rest = Rest()
         self._room = asyncio.Event()
         self._in_flight: dict[asyncio.Task[None], ClaimedDelivery] = {}
         self._loops: list[asyncio.Task[None]] = []
 
-    def start(self) -> None:
+    def start(self, rest: Rest | None = None) -> None:
+        """``rest``: None if it never looks less often."""
         if not self._loops:
+            self._rest = rest or self._rest
             looking = self._forever(self._round, self._rules.check_interval_s, self._room)
             tending = self._forever(self._clean_up, CLEANUP_INTERVAL_S, asyncio.Event())
             self._loops = [asyncio.create_task(each) for each in (looking, tending)]
@@ -170,12 +174,12 @@ class DeliveryWorker:
             except Exception:
                 log.exception("Webhooks are delayed by an error; retrying in %s s", every_s)
             if not more:
-                with suppress(TimeoutError):
-                    async with asyncio.timeout(every_s):
-                        await sooner.wait()
+                await self._rest.sleep(every_s, sooner=sooner)
 
     async def _round(self) -> bool:
         page = await self._outbox.channels(self._after, CHANNEL_PAGE)
+        if page:  # also one that waits to be sent again
+            self._rest.busy()
         more = len(page) == CHANNEL_PAGE
         self._after = page[-1][0] if more else None
         due = [channel for channel, is_due in page if is_due]

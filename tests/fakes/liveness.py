@@ -8,6 +8,8 @@ from serve_app.domain.lease import Death
 
 
 class FakeLiveness:
+    cluster = "cluster"
+
     def __init__(self) -> None:
         self.buried: set[str] = set()  # their processes ended by themselves
         self.cut_off: set[str] = set()  # their node failed; their processes may live on

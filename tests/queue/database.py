@@ -17,6 +17,7 @@ import psycopg
 import pytest
 from psycopg.conninfo import make_conninfo
 
+from serve_app.domain.rest import Rest
 from serve_app.embedded_postgres.embedded import EmbeddedPostgres
 from serve_app.embedded_postgres.file_lock import FileLock
 from serve_app.embedded_postgres.files import ROLE, ClusterFiles
@@ -201,12 +202,14 @@ class Ingress:
         self,
         limits: QueueLimits = LONG_LEASES,
         edit: Callable[[PostgresQueue], None] = lambda _: None,
+        rest: Rest | None = None,
     ) -> PostgresQueue:
         own = Database(self.conninfo)
         await own.start()
         self._stack.push_async_callback(own.aclose)
         name = f"ingress-{next(self._numbers)}"
-        queue = assemble(own, SystemClock(), self._terms, limits, self._liveness, name)
+        parts = (own, SystemClock(), self._terms, limits, self._liveness, name)
+        queue = assemble(*parts, rest=rest)
         edit(queue)
         await queue.start()
         self._stack.push_async_callback(queue.aclose)

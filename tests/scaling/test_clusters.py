@@ -26,12 +26,12 @@ def process(
 ) -> ClusterShare:
     """An ingress process of a cluster whose replicas run so many requests of the pool `p`."""
 
-    async def running_on(actors: object) -> dict[str, int]:
-        assert actors == {cluster}
+    async def running_on(of: str) -> dict[str, int]:
+        assert of == cluster
         return {"p": running}
 
     election = LeaderElection(database, SystemClock(), f"{cluster}-{name}")
-    return ClusterShare(database, election, cluster, lambda: frozenset({cluster}), running_on)
+    return ClusterShare(database, election, cluster, running_on)
 
 
 async def test_a_cluster_alone_scales_for_all_of_the_demand(database: Database) -> None:
@@ -86,15 +86,22 @@ async def test_what_clusters_left_is_forgotten_after_a_day(database: Database) -
     assert names == ["demand/a/p", "pools/b"]
 
 
-async def test_requests_are_counted_by_the_replicas_that_run_them(ingress: Ingress) -> None:
+async def test_requests_are_counted_by_the_cluster_that_runs_them(
+    ingress: Ingress, database: Database
+) -> None:
     queue = await ingress()
     for _ in range(3):
         await queue.submit(new())
     work = await asyncio.gather(*(queue.ask(ask(1, replica=name)) for name in ("r-1", "r-2")))
     assert [len(each.leases) for each in work] == [1, 1]
-    pool, one, other = new().pool, ask(1, replica="r-1").actor_id, "of-another-cluster"
-    assert await queue.running_on([one, other]) == {pool: 1}
-    assert await queue.running_on([other]) == {}
+    for cluster, replica in (("here", "r-1"), ("there", "r-2"), ("there", "r-3")):
+        await database.rows(
+            "INSERT INTO processes (actor_id, kind, name, cluster) "
+            "VALUES (%(actor)s, 'replica', %(name)s, %(cluster)s)",
+            {"actor": ask(1, replica=replica).actor_id, "name": replica, "cluster": cluster},
+        )
+    assert await queue.running_on("here") == {new().pool: 1}
+    assert await queue.running_on("elsewhere") == {}
 
 
 @given(requests=st.integers(1, 60), rooms=st.lists(st.integers(0, 40), min_size=2, max_size=4))

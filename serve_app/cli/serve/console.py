@@ -92,7 +92,7 @@ def _flush() -> None:
 # Copies a growing log file to the console. All processes of Darkroom append to this file.
 
 ROTATE_AT_BYTES = 20 * 2**20
-POLL_INTERVAL_S = 0.1
+POLL_INTERVAL_S = 0.5
 
 
 class LogFollower:

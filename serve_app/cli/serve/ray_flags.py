@@ -49,6 +49,19 @@ def flags(run_dir: Path) -> dict[str, str]:
         "RAY_RAYLET_PID": str(os.getpid()),
         # Ray's default, 15, is for background work. Here a client waits for the result.
         "RAY_worker_niceness": "0",
+        # What Ray does for its dashboard, which is off, for clusters of many nodes, and as often as
+        # ten times a second, took 7 % of a core at rest (benchmarks.idle_cost).
+        "RAY_enable_metrics_collection": "0",
+        "RAY_task_events_report_interval_ms": "0",
+        "RAY_raylet_report_resources_period_milliseconds": "500",
+        "RAY_kill_idle_workers_interval_ms": "2000",
+        "RAY_object_manager_timer_freq_ms": "2000",
+        "RAY_local_fs_monitor_interval_ms": "2000",
+        "RAY_DASHBOARD_AGGREGATOR_AGENT_CHECK_MAIN_THREAD_LIVENESS_INTERVAL_SECONDS": "10",
+        "RAY_DASHBOARD_AGENT_CHECK_PARENT_INTERVAL_S": "2",
+        "REPORTER_UPDATE_INTERVAL_MS": "60000",
+        "RAY_SERVE_METRICS_EXPORT_INTERVAL_MS": "10000",
+        "RAY_SERVE_CONTROL_LOOP_INTERVAL_S": "0.5",
         # uvicorn believes X-Forwarded- headers of loopback, and there HAProxy forwards every call.
         "FORWARDED_ALLOW_IPS": "",
         "PYTHONUNBUFFERED": "1",

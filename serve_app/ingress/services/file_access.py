@@ -20,6 +20,7 @@ from serve_app.domain.audit.acts import Actor
 from serve_app.domain.errors import DatabaseUnavailable, Forbidden, InvalidInput
 from serve_app.domain.media.file_access import AccessDecision, FileAccess, FileAccessBook
 from serve_app.domain.ports import Clock
+from serve_app.domain.rest import Rest
 from serve_app.queue.reaper import PeriodicTask
 from serve_app.settings import NO_LIMITS, Config, TenantLimits
 from serve_app.settings.live import LiveValues
@@ -100,10 +101,10 @@ class FileAccessControl:
         self._looking = asyncio.Lock()
         self._rounds = PeriodicTask(LOOK_EVERY_S, {"revoked URLs": self.refresh})
 
-    async def start(self) -> None:
+    async def start(self, rest: Rest | None = None) -> None:
         """Read all revocations, and follow those of other processes."""
         await self.refresh()
-        self._rounds.start()
+        self._rounds.start(rest)
 
     async def aclose(self) -> None:
         await self._rounds.aclose()

@@ -26,6 +26,7 @@ from serve_app.catalog.workflows.entry import workflow_entry
 from serve_app.domain.audit.acts import Actor
 from serve_app.domain.errors import EntryExists, NotFound, RequestActive
 from serve_app.domain.lora import RegisteredFileFacts
+from serve_app.domain.rest import Rest
 from serve_app.domain.workflows.runs import RegisteredWorkflow, WorkflowDefinitions
 from serve_app.ingress.services.cpu_executor import in_cpu_thread
 from serve_app.ingress.services.served_catalog import conflicts, entry_builder
@@ -81,9 +82,9 @@ class LiveCatalog:
             elif now != self._version:
                 await self._load_private(now)
 
-    def start(self) -> None:
+    def start(self, rest: Rest | None = None) -> None:
         """Follow the changes of other processes."""
-        self._rounds.start()
+        self._rounds.start(rest)
 
     async def aclose(self) -> None:
         await self._rounds.aclose()

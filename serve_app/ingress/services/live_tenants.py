@@ -18,6 +18,7 @@ from serve_app.domain.audit.acts import Actor
 from serve_app.domain.errors import FieldProblem, InvalidInput, NotFound, TenantBeingDeleted
 from serve_app.domain.ports import Queue
 from serve_app.domain.request import State
+from serve_app.domain.rest import Rest
 from serve_app.queue.reaper import PeriodicTask
 from serve_app.resources.tenants import TenantLimit
 from serve_app.settings import BUDGET, FIELDS, NO_LIMITS, STORAGE, Config, TenantLimits
@@ -66,11 +67,11 @@ class LiveTenants:
             self._version = version
             self._changed()
 
-    def start(self, changed: Callable[[], None]) -> None:
+    def start(self, changed: Callable[[], None], rest: Rest | None = None) -> None:
         """Follow the changes of other processes. ``changed``: puts ``merged`` and ``disabled`` in
         force here."""
         self._changed = changed
-        self._rounds.start()
+        self._rounds.start(rest)
 
     async def aclose(self) -> None:
         await self._rounds.aclose()

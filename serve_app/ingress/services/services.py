@@ -21,6 +21,7 @@ from serve_app.domain.executors.partial_results import PartialResults
 from serve_app.domain.media.safety import SafetyPolicy
 from serve_app.domain.ports import Clock, Queue
 from serve_app.domain.realtime import ReplicaSessions
+from serve_app.domain.rest import Rest
 from serve_app.domain.sharing.admission import AdmissionControl
 from serve_app.domain.workflows.definition import FAMILY as WORKFLOW_FAMILY
 from serve_app.domain.workflows.definition import POOL as WORKFLOW_POOL
@@ -112,6 +113,7 @@ class Services:
     safety: SafetyPolicy = field(default_factory=SafetyPolicy)
     tracing: Tracing | None = None  # None: spans are off
     proxy_secret: str = ""  # of the proxies that say their client's address; empty: there is none
+    rest: Rest = field(default_factory=Rest)  # of this process
     replies: Replies = field(default_factory=Replies)
     background: Background = field(default_factory=Background)
     session_counts: SessionCounts = field(default_factory=SessionCounts)

@@ -18,6 +18,7 @@ from serve_app.domain.endpoint import Endpoint
 from serve_app.domain.errors import DarkroomError
 from serve_app.domain.operations import Operations, WeightsLevel
 from serve_app.domain.ports import Clock
+from serve_app.domain.rest import Rest
 from serve_app.queue.reaper import PeriodicTask
 from serve_app.queue.state.warm import HeldWeights, Keep
 from serve_app.scaling.warm import Holder, PoolTarget, assigned, replicas_for
@@ -25,6 +26,8 @@ from serve_app.settings import PoolConfig, overflow_pools
 from serve_app.telemetry.queue_metrics import QueueMeter
 
 LOOK_EVERY_S = 1.0
+REST_S = 10.0
+"""The same at rest. The hour of a target may begin."""
 READY = "ready"  # stage of a replica
 
 
@@ -91,10 +94,10 @@ class WarmPools:
         self._metrics = metrics
         self._states: Sequence[TargetState] = ()
         self._lock = asyncio.Lock()
-        self._rounds = PeriodicTask(LOOK_EVERY_S, {"warm": self.look}, metrics)
+        self._rounds = PeriodicTask(LOOK_EVERY_S, {"warm": self.look}, metrics, REST_S)
 
-    def start(self) -> None:
-        self._rounds.start()
+    def start(self, rest: Rest | None = None) -> None:
+        self._rounds.start(rest)
 
     async def aclose(self) -> None:
         await self._rounds.aclose()

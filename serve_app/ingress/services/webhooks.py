@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from serve_app.domain.addresses import Resolve
 from serve_app.domain.errors import Overloaded
 from serve_app.domain.ports import Clock, Queue
+from serve_app.domain.rest import Rest
 from serve_app.domain.webhook import ClaimedDelivery, Outbox, SigningSeeds
 from serve_app.settings import Config
 from serve_app.telemetry.metrics import Metrics
@@ -113,11 +114,12 @@ class Webhooks:
         """Record a span for each try from now on; None: record none."""
         self._delivery.tracing = tracing
 
-    async def start(self) -> None:
+    async def start(self, rest: Rest | None = None) -> None:
+        """``rest``: None if due webhooks are never looked for less often."""
         await self.signer.keys()  # creates them if there are none
         await self.sender.start()
         await self._progress_sender.start()
-        self._delivery.start()
+        self._delivery.start(rest)
 
     async def aclose(self) -> None:
         await self.notifier.aclose()

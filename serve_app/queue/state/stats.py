@@ -207,6 +207,11 @@ class QueueStats:
         """Numbers of queued requests, without those of endpoints ``but``, and of all lanes."""
         return self._queued.in_pool(pool, but=but), self._queued.lanes_in(pool)
 
+    @property
+    def any_waits(self) -> bool:
+        """True if any request is being stored, queued or coalesced."""
+        return bool(self._queued.in_all or self._admitted.in_all or self._following.in_all)
+
     def lanes(self) -> Sequence[tuple[str, str]]:
         """Pools and tenants that had queued requests at the last count."""
         return self._queued.lanes()

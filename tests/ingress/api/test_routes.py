@@ -20,6 +20,23 @@ async def test_alive_takes_no_key(house: House) -> None:
         assert (await stranger.get("/readyz")).json()["checks"] == {"storage": "ok"}
 
 
+async def test_what_a_load_balancer_asks_ends_no_rest_and_what_a_client_asks_does(
+    house: House, client: httpx.AsyncClient
+) -> None:
+    called = 0
+
+    def announce() -> None:
+        nonlocal called
+        called += 1
+
+    house.services.rest.announce = announce
+    for path in ("/healthz", "/readyz", "/readyz/reads"):
+        await client.get(path)
+    assert called == 0
+    await client.get("/v1/models")
+    assert called == 1
+
+
 async def test_not_ready_names_the_part_that_is_away(
     house: House, client: httpx.AsyncClient
 ) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping, Sequence
 
 import pytest
 from psycopg.conninfo import make_conninfo
@@ -13,6 +13,7 @@ from serve_app.postgres.database import Database
 from serve_app.queue.queue import assemble
 from serve_app.queue.reaper import SILENT_S
 from serve_app.queue.state.terms import Terms
+from serve_app.telemetry.clock import SystemClock
 from tests.fakes.clock import FakeClock
 from tests.fakes.liveness import FakeLiveness
 from tests.fakes.terms import FakeTerms
@@ -124,3 +125,75 @@ async def test_no_term_or_lease_ends_because_the_clock_of_the_database_jumps(
     assert parts.state.terms.end_of("actor-r1") == ""
     await parts.state.stats.refresh()
     assert parts.state.stats.healthy_s == 0  # so nothing is reaped
+
+
+class CountedLiveness(FakeLiveness):
+    """Counts how often the cluster is asked."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.asked = 0
+        self.is_away = False
+
+    async def dead(self, actor_ids: Sequence[str]) -> Mapping[str, Death]:
+        self.asked += 1
+        if self.is_away:
+            raise RuntimeError("The control store is away.")
+        return await super().dead(actor_ids)
+
+
+class Looking:
+    """An ingress process that looks for dead replicas when a test says so."""
+
+    def __init__(self, database: Database, terms: FakeTerms, name: str) -> None:
+        self.liveness = CountedLiveness()
+        parts = assemble(database, SystemClock(), terms, LONG_LEASES, self.liveness, name).parts
+        self.parts = parts
+        self.look = parts.reaper.end_dead_replicas
+
+    async def announce(self) -> None:
+        await self.parts.polls.announce(
+            Presence("r1", "actor-r1", "gpu", ReplicaStage.READY, slots=1)
+        )
+
+
+@pytest.fixture
+async def two(database: Database, terms: FakeTerms) -> tuple[Looking, Looking]:
+    """Two processes that know a replica, of which the first one looks for the dead."""
+    first, second = (Looking(database, terms, name) for name in ("first", "second"))
+    for each in (first, second):
+        await each.announce()
+        await each.look()
+    return first, second
+
+
+async def test_one_process_asks_the_cluster_who_is_dead_and_all_know(
+    two: tuple[Looking, Looking],
+) -> None:
+    first, second = two
+    first.liveness.buried.add("actor-r1")
+    await first.look()
+    await second.look()
+    assert [each.parts.state.terms.end_of("actor-r1") for each in two] == ["its process ended"] * 2
+    assert (first.liveness.asked, second.liveness.asked) == (2, 0)
+
+
+async def test_another_process_asks_the_cluster_when_the_one_that_did_is_gone(
+    two: tuple[Looking, Looking], database: Database
+) -> None:
+    _, second = two
+    await database.rows("UPDATE leaders SET until = now() - interval '1 second'")
+    second.liveness.buried.add("actor-r1")
+    await second.look()
+    assert second.parts.state.terms.end_of("actor-r1") == "its process ended"
+
+
+async def test_another_process_asks_the_cluster_when_one_cannot_reach_it(
+    two: tuple[Looking, Looking],
+) -> None:
+    first, second = two
+    first.liveness.is_away = True
+    with pytest.raises(RuntimeError):
+        await first.look()
+    await second.look()
+    assert second.liveness.asked == 1

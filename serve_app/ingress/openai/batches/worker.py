@@ -91,6 +91,7 @@ class BatchWorker:
         active = await self._book.work.active(MOST_ACTIVE)
         if not active:
             return False
+        self._services.rest.busy()  # also while all of its lines wait for a limit
         demand = await self._services.queue.demand()
         self._turn = (self._turn + 1) % len(active)
         for batch in [*active[self._turn :], *active[: self._turn]]:
