@@ -62,10 +62,6 @@ kept AS (
         '"usage":{"run_s":1.0,"steps":4,"units":1.0}}', 3
     FROM named
 ),
-leased AS (
-    INSERT INTO attempts (request_id, attempt, replica_id, actor_id, started_at, ended_at, ended)
-    SELECT id, 1, 'r', 'a', at, at, 'succeeded' FROM named
-),
 logged AS (
     INSERT INTO events (request_id, sequence, at, message)
     SELECT id, s, at, 'It went on.' FROM named, generate_series(1, 3) AS s

@@ -24,8 +24,8 @@ UNFOLLOWED_REPORT_S = 2.0
 """Longest time between two reports about requests that no client follows."""
 
 # A lease is written again only when a quarter of it has passed: reports come more often, and
-# each such write is a new version of the row in every index. A renewal that a crash of the server
-# loses is made again: reaping waits for one lease time then. (For `lease_until IS NOT NULL` see
+# each such write is a new version of the row. A renewal that a crash of the server loses is made
+# again: reaping waits for one lease time then. (For `lease_until IS NOT NULL` see
 # end_attempt.py.)
 REPORT = f"""
 -- name: report

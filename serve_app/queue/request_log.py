@@ -42,12 +42,31 @@ that are longer than ``LINE`` count several times, so that a log has a size."""
 LINE, MAX_LINE = 1000, 10_000
 """Characters of one line, and of the longest one: the rest of it is cut."""
 
-AFTER = """
+_STARTED = "'Attempt ' || {0}.attempt || ' started on replica ' || {0}.replica_id || '.'"
+LINES = f"""
+    SELECT e.sequence, e.at, e.level, e.message, e.state FROM events e
+    WHERE e.request_id = {{id}} AND e.sequence > {{after}}
+    UNION ALL
+    SELECT t.start_line, t.started_at, 'INFO', {_STARTED.format("t")}, 'running' FROM attempts t
+    WHERE t.request_id = {{id}} AND t.start_line > {{after}}
+    UNION ALL
+    SELECT l.sequence, l.at, 'INFO', l.message, l.state FROM requests r CROSS JOIN LATERAL (VALUES
+        (1, r.created_at, '{messages.QUEUED}', 'queued'),
+        (r.start_line, r.started_at, {_STARTED.format("r")}, 'running'),
+        (r.end_line, r.finished_at, '{messages.SUCCEEDED}', 'succeeded')
+        ) AS l(sequence, at, message, state)
+    WHERE r.id = {{id}} AND r.forgetting IS DISTINCT FROM 'done' AND l.sequence > {{after}}
+      AND NOT (l.sequence = 1 AND EXISTS (
+          SELECT FROM events e WHERE e.request_id = {{id}} AND e.sequence = 1))
+"""
+"""SQL for the lines of the request ``id`` after a sequence number: those stored in ``events``, and
+those that other rows say."""
+AFTER = f"""
 -- name: read_log
-SELECT a.id::text, a.after, e.sequence, e.at, e.level, e.message, e.state
+SELECT a.id::text, a.after, l.*
 FROM json_to_recordset(%(asked)s::json) AS a(id uuid, after integer)
-JOIN events e ON e.request_id = a.id AND e.sequence > a.after
-ORDER BY e.request_id, e.sequence
+CROSS JOIN LATERAL ({LINES.format(id="a.id", after="a.after")}) l
+ORDER BY a.id, l.sequence
 """
 
 LogPosition = tuple[str, int]  # the request's id, and the sequence number after which to begin
@@ -141,11 +160,11 @@ SELECT id::text, seen_attempt, seen_number, attempt, number, value FROM (
 WHERE before < %(most_bytes)s
 ORDER BY id, attempt, number
 """
-# Also those of deleted requests, whose rows are gone or empty.
+# Also those of deleted requests, whose rows are gone.
 FORGET_PARTIALS = """
 -- name: forget_partial_results
 DELETE FROM partial_results p WHERE NOT EXISTS (
-    SELECT FROM requests r WHERE r.id = p.request_id AND r.deleted_at IS NULL
+    SELECT FROM requests r WHERE r.id = p.request_id
       AND (r.finished_at IS NULL
         OR r.finished_at > clock_timestamp() - make_interval(secs => %(kept_s)s)))
 """

@@ -22,7 +22,7 @@ MAX_STATEMENTS = 500  # of one kind, in one call
 _OF_TENANT = "tenant >= %(tenant)s AND tenant <= %(tenant)s"
 _BEFORE = """(rpad(lpad(to_hex((extract(epoch FROM now() - make_interval(secs => %(age_s)s))
     * 1000)::bigint), 12, '0'), 32, '0'))::uuid"""
-_WITH_PROMPT = "forgetting IS NULL AND outcome IS NOT NULL AND deleted_at IS NULL"
+_WITH_PROMPT = "forgetting IS NULL AND outcome IS NOT NULL"
 
 PROMPT_OWNERS = OWNERS.format(
     table="requests", where=f"WHERE {_WITH_PROMPT}", also=f"AND {_WITH_PROMPT}"

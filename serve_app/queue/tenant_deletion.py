@@ -50,12 +50,6 @@ DELETE FROM lifecycles WHERE request_id = ANY(ARRAY(
     WHERE r.tenant = %(tenant)s LIMIT %(most)s))
 RETURNING 1
 """
-EMPTIED = f"""
-DELETE FROM requests WHERE id = {
-    _ANY.format(key="id", table="requests",
-                where="tenant = %(tenant)s AND deleted_at IS NOT NULL")}
-RETURNING 1
-"""  # fmt: skip
 # Their files are deleted by every process, as jobs.
 _FILES = f"""
 WITH gone AS (
@@ -82,7 +76,7 @@ RETURNING 1
 ROWS = (
     "webhook_deliveries", "request_words", "favourites", "budget_warnings", "tenant_quotas",
     "fair_lanes", "batches", "batch_files", "file_url_revocations", "file_access", "hosted_calls",
-    "comfyui_files",
+    "comfyui_files", "idempotency_keys",
 )  # fmt: skip
 """Tables whose rows with the tenant are deleted, and with them those that refer to them; beside
 those of the declared resources."""
@@ -227,7 +221,7 @@ class TenantDeletionJob(JobHandler):
             deleted = await self._deletion.delete_of_tenant(deletion.tenant)
             self._after.deleted(deleted)
             if not deleted:
-                return await self._all(EMPTIED, deletion)
+                return False
         return True
 
     async def _all(self, statement: str, deletion: _Deletion) -> bool:

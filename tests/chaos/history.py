@@ -16,7 +16,12 @@ from psycopg.rows import dict_row
 
 from serve_app.domain.lease import Lease, LeaseKey
 from serve_app.domain.request import TRANSITIONS, Request, State
+from serve_app.queue.request_log import LINES
 
+LOG = f"""
+SELECT x.id AS request_id, l.* FROM requests x
+CROSS JOIN LATERAL ({LINES.format(id="x.id", after="0")}) l
+"""
 FINAL = frozenset(state for state in State if state.final)
 """The ends of an attempt that have these names are the end of its request."""
 
@@ -145,7 +150,7 @@ class _Found:
         rows = cursor.execute("SELECT * FROM requests").fetchall()
         self.requests = {str(row["id"]): row for row in rows}
         self.attempts = by_request("attempts", "attempt")
-        self.events = by_request("events", "sequence")
+        self.events = by_request(f"({LOG}) l", "sequence")
         self.usage = by_request("usage", "at")
         self.artifacts = by_request("artifacts", "key")
         self.unwanted = {
@@ -164,6 +169,9 @@ class _Found:
         if len(ends) != 1:
             yield f"{id_} has the ends {ends} in its log."
         ends = [each["attempt"] for each in self.attempts[id_] if each["ended"] in FINAL]
+        request = self.requests[id_]
+        if request["state"] == State.SUCCEEDED and request["attempt"]:
+            ends.append(request["attempt"])
         if len(ends) > 1:
             yield f"{id_} was ended by attempts {ends}."
 
@@ -186,14 +194,14 @@ class _Found:
 
     def _attempts(self, id_: str) -> Iterator[str]:
         request, attempts = self.requests[id_], self.attempts[id_]
-        if [each["attempt"] for each in attempts] != list(range(1, request["attempt"] + 1)):
-            yield f"{id_} is at attempt {request['attempt']} and has {len(attempts)}."
-        if any(each["ended"] is None for each in attempts):
-            yield f"{id_} has ended and has an attempt that has not."
+        # One that succeeded is in its request.
+        failed = request["attempt"] - (request["state"] == State.SUCCEEDED)
+        if [each["attempt"] for each in attempts] != list(range(1, failed + 1)):
+            yield f"{id_} is at attempt {request['attempt']} and has {len(attempts)} others."
         # Not by their times: each is that at which its transaction began.
         started = sum(each["state"] == State.RUNNING for each in self.events[id_])
-        if started != len(attempts):
-            yield f"{id_} was started {started} times and has {len(attempts)} attempts."
+        if started != request["attempt"]:
+            yield f"{id_} was started {started} times and is at attempt {request['attempt']}."
         bad = sum(each["ended"] in {"retry", "died", "lost"} for each in attempts)
         if request["failures"] > bad:
             yield f"{id_} counts {request['failures']} failures of {bad}."

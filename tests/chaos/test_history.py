@@ -11,7 +11,7 @@ from tests.queue.database import Ingress
 from tests.queue.requests import done, lease, new, new_id
 
 ENDED_AGAIN = """
-INSERT INTO attempts (request_id, attempt, replica_id, actor_id, ended_at, ended)
+INSERT INTO attempts (request_id, attempt, replica_id, actor_id, started_at, ended)
 VALUES (%s, 2, '', '', now(), 'failed')
 """
 HARM = [
@@ -22,9 +22,9 @@ HARM = [
     ("DELETE FROM usage", "billed_twice"),
     ("UPDATE usage SET attempt = 7", "billed_twice"),
     ("UPDATE usage SET request_id = gen_random_uuid()", "billed_twice"),
-    ("UPDATE events SET sequence = 9 WHERE sequence = 3", "problems"),
-    ("DELETE FROM attempts", "problems"),
-    ("UPDATE attempts SET ended = NULL, ended_at = NULL", "problems"),
+    ("UPDATE requests SET start_line = 9", "problems"),
+    ("UPDATE requests SET end_line = 9", "problems"),
+    ("UPDATE requests SET attempt = 2", "problems"),
     ("UPDATE requests SET failures = 1", "problems"),
     ("UPDATE requests SET webhook_url = 'https://nobody'", "problems"),
     ("UPDATE requests SET reuses = gen_random_uuid()", "problems"),

@@ -63,7 +63,7 @@ def test_a_batch_survives_kills_of_the_ingress(darkroom: Darkroom, check: Check)
     assert echoes == {f"line {n}": n for n in range(COUNT)}
     assert len(results) == COUNT
     found = darkroom.sql(
-        "SELECT id::text, idempotency_key FROM requests WHERE idempotency_key LIKE %s",
+        "SELECT request_id::text, key FROM idempotency_keys WHERE key LIKE %s",
         f"{batch.id}/%",
     )
     assert Counter(key for _, key in found) == Counter(f"{batch.id}/line {n}" for n in range(COUNT))

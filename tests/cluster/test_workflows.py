@@ -54,9 +54,7 @@ def test_workflows_survive_kills_of_the_ingress_and_run_no_step_twice(darkroom: 
     steps = _steps(darkroom, ids)
     assert len(steps) == len(set(steps)) == 4 * COUNT  # each has one request
     keys = [f"{each}/%" for each in ids]
-    ((ran,),) = darkroom.sql(
-        "SELECT count(*) FROM requests WHERE idempotency_key LIKE ANY(%s)", keys
-    )
+    ((ran,),) = darkroom.sql("SELECT count(*) FROM idempotency_keys WHERE key LIKE ANY(%s)", keys)
     assert ran == 4 * COUNT
     states = [darkroom.request(each) for each in ids]
     assert {(each["state"], each["attempt"]) for each in states} == {("succeeded", 1)}

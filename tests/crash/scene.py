@@ -16,6 +16,7 @@ from serve_app.domain.errors import DatabaseUnavailable, Overloaded
 from serve_app.domain.ports import Queue
 from serve_app.domain.request import Request
 from serve_app.queue.queue import PostgresQueue
+from serve_app.queue.request_log import LINES
 from tests.chaos.history import Tally, noted
 from tests.chaos.proxy import Proxy
 from tests.chaos.replica import House, Keeper, Replica
@@ -63,9 +64,10 @@ class Scene:
 
     async def log_of(self, request_id: str) -> str:
         """What happened to a request, a line each, to be read where a test fails."""
-        sql = "SELECT at, message FROM events WHERE request_id = %s ORDER BY sequence"
+        lines = LINES.format(id="%(id)s::uuid", after="0")
+        sql = f"SELECT at, message FROM ({lines}) l ORDER BY sequence"
         async with await psycopg.AsyncConnection.connect(self.conninfo) as connection:
-            rows = await (await connection.execute(sql, (request_id,))).fetchall()
+            rows = await (await connection.execute(sql.encode(), {"id": request_id})).fetchall()
         return "\n".join(f"{at} {message}" for at, message in rows)
 
     async def checked(self) -> Tally:
@@ -93,7 +95,7 @@ async def _unended(queue: Queue) -> int:
         rows = await queue._database.rows(  # type: ignore[attr-defined]
             "SELECT (SELECT count(*) FROM requests WHERE outcome IS NULL) + ("
             "SELECT count(*) FROM attempts "
-            "WHERE ended NOT IN ('succeeded', 'undo') AND NOT collected)"
+            "WHERE ended <> 'undo' AND NOT collected)"
         )
         return int(rows[0][0])
     return 1

@@ -49,7 +49,7 @@ TABLES = (
     "weight_peers", "file_access", "file_url_revocations", "tenant_deletions",
     "tenant_weights", "tenant_weight_files", "weight_files", "batches", "batch_files",
     "secrets", "hosted_calls", "fallback_budgets", "workflows", "workflow_runs", "shadows",
-    "comfyui_nodes", "comfyui_files", "processes",
+    "comfyui_nodes", "comfyui_files", "processes", "idempotency_keys",
 )  # fmt: skip
 
 HOLDING: list[EmbeddedPostgres] = []

@@ -9,6 +9,7 @@ from serve_app.domain.webhook import Webhook
 from serve_app.postgres.database import Database
 from serve_app.queue import retention as module
 from serve_app.queue.queue import PostgresQueue
+from serve_app.queue.request_log import LINES
 from serve_app.queue.retention import RetentionByKind
 from serve_app.queue.store.config import DAY_S, Retention
 from serve_app.queue.transactions.redaction import Redaction
@@ -59,11 +60,12 @@ async def test_prompts_are_erased_by_age_and_tenant_and_the_requests_stay(
     assert await by_kind.erase_prompts() == 0
     await Redaction(database).redact_due()
     erased = {("ann", 9), ("bob", 2), ("bob", 9), ("cleo", 9)}
+    lines = LINES.format(id="x.id", after="0")
     rows = await database.rows(
         "SELECT id::text, state, forgetting, input::text, outcome::text, reuse_digest IS NULL, "
-        "(SELECT count(*) FROM events e WHERE e.request_id = r.id), "
-        "(SELECT count(*) FROM request_words w WHERE w.request_id = r.id) "
-        "FROM requests r WHERE outcome IS NOT NULL"
+        f"(SELECT count(*) FROM ({lines}) l), "
+        "(SELECT count(*) FROM request_words w WHERE w.request_id = x.id) "
+        "FROM requests x WHERE outcome IS NOT NULL"
     )
     assert len(rows) == len(ids)
     for id_, state, forgetting, given, outcome, unshared, lines, words in rows:

@@ -58,6 +58,7 @@ LEFT_OUT = {
     "tenant_quotas": "a counter",
     "upload_totals": "a sum of the uploads",
     "request_words": "the words of the requests, for the search",
+    "idempotency_keys": "an id that the client chose, and of what it sent a digest",
     "budget_warnings": "sums of the usage",
     "workflow_runs": "the steps are requests",
     "hosted_calls": "the calls of the requests",

@@ -41,7 +41,6 @@ _OF_ACTORS = f"""{_NAMELESS}
     LIMIT 1000
 """
 _RUNNING = f"{_NAMELESS} WHERE state = 'running' ORDER BY lease_until LIMIT 1000"
-# In this order, to use the index of running requests.
 _OUT_OF_TIME = """
     SELECT id, attempt, lease_nonce AS nonce, 'out_of_time' AS how,
            'Out of time on replica ' || coalesce(replica_id, '?') AS message,
@@ -75,6 +74,7 @@ held AS (
            (e.how = 'stopped' OR e.how IN ('lost', 'interrupted') AND NOT r.confirmed)::integer
                AS missed,
            r.failures, r.unconfirmed, r.retries_left, r.pool AS ran_in, r.endpoint, r.replica_id,
+           coalesce(r.actor_id, '') AS actor_id, r.start_line,
            r.fallback, r.fell_back_to, r.end_by, r.snapshot AS resume_point,
            r.expected_s AS charged_s,
            CASE WHEN r.retries_left IS NULL THEN r.failures + 1 >= %(max_failures)s
@@ -95,8 +95,9 @@ decided AS MATERIALIZED (
         WHEN how = 'out_of_time' THEN 'expired'
         WHEN failed = 1 AND spent AND NOT ({elsewhere_first}) THEN 'failed'
         -- One replica that stands still is no reason.
-        WHEN missed = 1 AND unconfirmed + 1 >= %(max_unconfirmed)s AND (
-            SELECT count(DISTINCT a.replica_id) FROM attempts a WHERE a.request_id = held.id
+        WHEN missed = 1 AND unconfirmed + 1 >= %(max_unconfirmed)s AND 1 + (
+            SELECT count(DISTINCT a.replica_id) FROM attempts a
+            WHERE a.request_id = held.id AND a.replica_id <> held.replica_id
             ) >= %(unconfirmed_replicas)s THEN 'failed'
         ELSE 'queued' END AS next
     FROM held
@@ -134,6 +135,8 @@ ended AS (
         alone = r.alone OR j.how = 'lost' AND j.confirmed OR j.how = 'died',
         confirmed = false,
         lease_until = NULL,
+        start_line = CASE j.how WHEN 'succeeded' THEN r.start_line END,
+        end_line = CASE j.how WHEN 'succeeded' THEN r.events + 1 END,
         actor_id = NULL,
         -- A report has cleared the start deadline, but not the overall deadline.
         start_by = coalesce(r.start_by, r.end_by),
@@ -147,19 +150,23 @@ ended AS (
               j.failed, r.retries_left, j.final, j.says_itself, j.artifacts, j.drafts, j.run_s,
               j.steps, j.units, j.images, j.megapixels, j.seconds, j.share, r.key_id, r.price,
               r.reserved, r.leads, r.created_at, r.lease_nonce, j.ran_in, j.falls, j.resume_point,
-              j.charged_s,
+              j.charged_s, j.replica_id AS ran_on, j.actor_id AS ran_as, j.fell_back_to AS ran,
+              j.start_line AS began_at_line,
               r.fell_back_to, r.fell_back_for, r.fallback,
               coalesce(r.trace, '') AS trace,
               r.attempt > 1 AND r.snapshot IS NOT NULL AS resumed
 ),
 closed AS (
-    UPDATE attempts a SET
-        ended = CASE WHEN e.how IN ('out_of_time', 'restored') THEN 'lost' ELSE e.how END,
-        ended_at = now(), message = e.message, run_s = e.run_s, steps = e.steps, units = e.units,
-        node = CASE WHEN e.how IN ('lost', 'interrupted', 'died', 'out_of_time') THEN (
-            SELECT nullif(p.node, '') FROM replicas p WHERE p.replica_id = a.replica_id) END
-    FROM ended e WHERE a.request_id = e.id AND a.attempt = e.attempt
-    RETURNING a.request_id, a.replica_id, a.node
+    INSERT INTO attempts AS a (request_id, attempt, nonce, replica_id, actor_id, endpoint, node,
+        started_at, ended, message, start_line, run_s, steps, units)
+    SELECT id, attempt, lease_nonce, coalesce(ran_on, '?'), ran_as, ran,
+           CASE WHEN how IN ('lost', 'interrupted', 'died', 'out_of_time') THEN (
+               SELECT nullif(p.node, '') FROM replicas p WHERE p.replica_id = ran_on) END,
+           coalesce(started_at, now()),
+           CASE WHEN how IN ('out_of_time', 'restored') THEN 'lost' ELSE how END,
+           message, began_at_line, run_s, steps, units
+    FROM ended WHERE how <> 'succeeded'
+    RETURNING a.request_id, a.node
 ),
 notified AS (
     INSERT INTO events (request_id, sequence, level, state, message)
@@ -177,7 +184,7 @@ notified AS (
                     THEN message || ' ' || {retries}
                 WHEN says_itself THEN message
                 ELSE final::json -> 'failure' ->> 'message' END
-    FROM ended
+    FROM ended WHERE how <> 'succeeded'
 ),
 counted AS (
     INSERT INTO usage (request_id, tenant, endpoint, state, attempt, run_s, steps, units, images,
@@ -222,7 +229,7 @@ outbox AS (
     WHERE state <> 'queued' AND webhook_url IS NOT NULL
 ),
 {wake_lanes}{noted}
-SELECT e.id::text, e.attempt, e.lease_nonce, e.state, e.how, e.ran_in, e.tenant, c.replica_id,
+SELECT e.id::text, e.attempt, e.lease_nonce, e.state, e.how, e.ran_in, e.tenant, e.ran_on,
        e.failures, e.events, e.finished_at, e.endpoint, e.run_s, e.work, e.charged_s,
        extract(epoch FROM now() - e.started_at)::double precision, e.leads::text, e.resumed,
        extract(epoch FROM now() - e.created_at)::double precision,
@@ -232,7 +239,7 @@ SELECT e.id::text, e.attempt, e.lease_nonce, e.state, e.how, e.ran_in, e.tenant,
        NOT e.falls AND e.fell_back_to IS NOT NULL AND coalesce(
            (e.fallback ->> 'same_pool')::boolean, false),
        coalesce(CASE WHEN e.how IN ('failed', 'retry') THEN (
-           SELECT p.node FROM replicas p WHERE p.replica_id = c.replica_id) ELSE c.node END, '')
+           SELECT p.node FROM replicas p WHERE p.replica_id = e.ran_on) ELSE c.node END, '')
 FROM ended e LEFT JOIN closed c ON c.request_id = e.id
 """
 

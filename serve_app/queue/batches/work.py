@@ -96,8 +96,8 @@ _SENT = f"""
 SELECT {_LINE} FROM batch_lines l LEFT JOIN requests r ON r.id = l.request_id
 WHERE {_OF_BATCH} AND l.state = 'sent' AND {{which}} ORDER BY l.line LIMIT %(most)s
 """
-ENDED = _SENT.format(which="(r.id IS NULL OR r.outcome IS NOT NULL OR r.deleted_at IS NOT NULL)")
-RUNNING = _SENT.format(which="r.outcome IS NULL AND r.deleted_at IS NULL AND r.id IS NOT NULL")
+ENDED = _SENT.format(which="(r.id IS NULL OR r.outcome IS NOT NULL)")
+RUNNING = _SENT.format(which="r.outcome IS NULL AND r.id IS NOT NULL")
 _COUNT = """
 UPDATE batches b
 SET completed = b.completed + c.good, failed = b.failed + c.bad

@@ -15,7 +15,7 @@ from serve_app.queue.transactions.history import History
 MARK = """
 INSERT INTO favourites (tenant, request_id)
 SELECT %(tenant)s, r.id FROM requests r
-WHERE r.id = ANY(%(ids)s::uuid[]) AND r.tenant = %(tenant)s AND r.deleted_at IS NULL
+WHERE r.id = ANY(%(ids)s::uuid[]) AND r.tenant = %(tenant)s
 ON CONFLICT (tenant, request_id) DO NOTHING
 """
 UNMARK = """
@@ -23,11 +23,11 @@ DELETE FROM favourites WHERE tenant = %(tenant)s AND request_id = ANY(%(ids)s::u
 """
 EXISTING = """
 SELECT id::text FROM requests
-WHERE id = ANY(%(ids)s::uuid[]) AND tenant = %(tenant)s AND deleted_at IS NULL
+WHERE id = ANY(%(ids)s::uuid[]) AND tenant = %(tenant)s
 """
 SEVERAL = f"""
 SELECT {COLUMNS} FROM {SOURCE}
-WHERE r.id = ANY(%(ids)s::uuid[]) AND r.tenant = %(tenant)s AND r.deleted_at IS NULL
+WHERE r.id = ANY(%(ids)s::uuid[]) AND r.tenant = %(tenant)s
 ORDER BY r.id DESC
 """
 AMONG = """

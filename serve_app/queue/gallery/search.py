@@ -24,7 +24,7 @@ LAST_ID = "ffffffff-ffff-ffff-ffff-ffffffffffff"
 # Looked up one by one: the planner would join with the whole table.
 _MATCHES = """
 CROSS JOIN LATERAL (
-    SELECT FROM requests r WHERE r.id = x.id AND r.tenant = %(tenant)s AND r.deleted_at IS NULL
+    SELECT FROM requests r WHERE r.id = x.id AND r.tenant = %(tenant)s
         AND r.id < coalesce(%(before)s::uuid, 'ffffffff-ffff-ffff-ffff-ffffffffffff')
         AND r.id >= coalesce(%(first)s::uuid, '00000000-0000-0000-0000-000000000000')
         AND r.state = ANY(%(states)s::text[])

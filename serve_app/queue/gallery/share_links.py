@@ -23,7 +23,7 @@ WITH created AS (
     SELECT %(link)s, %(digest)s, r.tenant, r.id, %(actor)s,
            now() + make_interval(secs => %(valid_s)s)
     FROM requests r
-    WHERE r.id = %(id)s::uuid AND r.tenant = %(tenant)s AND r.deleted_at IS NULL
+    WHERE r.id = %(id)s::uuid AND r.tenant = %(tenant)s
       AND (SELECT count(*) FROM share_links s WHERE s.tenant = %(tenant)s) < %(most)s
     RETURNING {_COLUMNS}
 ),
@@ -36,7 +36,7 @@ SELECT {_COLUMNS} FROM created
 """
 EXISTS = """
 SELECT FROM requests
-WHERE id = %(id)s::uuid AND tenant = %(tenant)s AND deleted_at IS NULL
+WHERE id = %(id)s::uuid AND tenant = %(tenant)s
 """
 LIST = f"""
 SELECT {_COLUMNS} FROM share_links
@@ -56,7 +56,7 @@ noted AS (
 SELECT id FROM revoked
 """
 SHARED = f"""
-SELECT {COLUMNS} FROM {SOURCE} WHERE r.deleted_at IS NULL AND r.id = (
+SELECT {COLUMNS} FROM {SOURCE} WHERE r.id = (
     SELECT s.request_id FROM share_links s
     WHERE s.digest = %(digest)s AND s.expires_at > now())
 """

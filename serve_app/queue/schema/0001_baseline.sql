@@ -305,6 +305,10 @@ CREATE TABLE requests (
     replica_id       text,
     actor_id         text,
     lease_until      timestamptz,
+    -- Sequences in the log of the lines that the attempt which runs or succeeded has started, and that
+    -- it succeeded; null: the line is in `events`, because it says more or something else.
+    start_line       integer,
+    end_line         integer,
     -- Retries left after timeouts, server errors and connection errors, if the request limits them;
     -- null: the installation's rule.
     retries_left     smallint[],
@@ -317,11 +321,6 @@ CREATE TABLE requests (
     ranked_at        timestamptz NOT NULL DEFAULT now(),  -- order in its lane: submit and priority
     work             double precision NOT NULL DEFAULT 1,  -- steps * megapixels * images
     expected_s       double precision NOT NULL DEFAULT 1,  -- charged to its lane at a lease
-
-    -- An idempotency key counts for its tenant and endpoint. `body_digest` tells a repeat from
-    -- another request under the same key.
-    idempotency_key  text,
-    body_digest      bytea,
 
     -- The outcome cache, and coalescing
     reuse_digest     bytea,                  -- of endpoint and input, if its outcome may be reused
@@ -350,8 +349,6 @@ CREATE TABLE requests (
     fell_back_for    text,
     steps_stay       boolean NOT NULL DEFAULT false,  -- the steps of its workflow have no fallback
 
-    -- Deletion
-    deleted_at       timestamptz,            -- emptied: invisible, kept for its idempotency key only
     -- What is deleted next of a request that came with `X-Fal-Store-IO: 0`; null: nothing.
     forgetting       text CHECK (forgetting IN ('input', 'outcome', 'done')),
 
@@ -369,7 +366,10 @@ CREATE TABLE requests (
 
 -- Deadlines and snapshots
 CREATE INDEX requests_start_by ON requests (start_by) WHERE state = 'queued' AND start_by IS NOT NULL;
-CREATE INDEX requests_leased ON requests (lease_until) WHERE state = 'running';
+-- What runs: few requests, which each look reads. A renewal writes no column of an index, and so none of
+-- them. `actor_id` is null in all other rows: where a column is in the order of the rows, the planner
+-- would take this index in place of `requests_suspect_running`.
+CREATE INDEX requests_running ON requests (actor_id) WHERE state = 'running';
 CREATE INDEX requests_snapshot ON requests (id) WHERE snapshot IS NOT NULL;
 
 -- History. A page goes by id, which is the order of submits; analytics go by the end. Requests that
@@ -377,19 +377,17 @@ CREATE INDEX requests_snapshot ON requests (id) WHERE snapshot IS NOT NULL;
 -- many. A request enters all but the first of these only when it ends.
 CREATE INDEX requests_of_tenant ON requests (tenant, id DESC);
 CREATE INDEX requests_ended ON requests (tenant, endpoint, finished_at DESC, id DESC)
-    WHERE finished_at IS NOT NULL AND deleted_at IS NULL;
+    WHERE finished_at IS NOT NULL;
 CREATE INDEX requests_unsuccessful ON requests (tenant, endpoint, finished_at DESC, id DESC)
-    WHERE state IN ('failed', 'cancelled', 'expired') AND deleted_at IS NULL;
+    WHERE state IN ('failed', 'cancelled', 'expired');
 CREATE INDEX requests_history ON requests (tenant, endpoint, id DESC)
-    WHERE finished_at IS NOT NULL AND deleted_at IS NULL;
+    WHERE finished_at IS NOT NULL;
 CREATE INDEX requests_unsuccessful_of_tenant ON requests (tenant, id DESC)
-    WHERE state IN ('failed', 'cancelled', 'expired') AND deleted_at IS NULL;
+    WHERE state IN ('failed', 'cancelled', 'expired');
 CREATE INDEX requests_unsuccessful_of_all ON requests (id DESC)
-    WHERE state IN ('failed', 'cancelled', 'expired') AND deleted_at IS NULL;
+    WHERE state IN ('failed', 'cancelled', 'expired');
 
--- Idempotency and the outcome cache
-CREATE UNIQUE INDEX requests_idempotency ON requests (tenant, endpoint, idempotency_key)
-    WHERE idempotency_key IS NOT NULL;
+-- The outcome cache
 CREATE INDEX requests_reusable ON requests (tenant, reuse_digest, id DESC)
     WHERE reuse_digest IS NOT NULL AND state = 'succeeded';
 
@@ -452,13 +450,27 @@ CREATE INDEX requests_with_drafts ON requests (tenant) INCLUDE (draft_bytes)
 
 -- Deletion. What is deleted by age goes oldest first, and the last index has only what is still to be
 -- deleted.
-CREATE INDEX requests_deleted ON requests (created_at) WHERE deleted_at IS NOT NULL;
 CREATE INDEX requests_to_forget ON requests (forgetting, finished_at)
     WHERE forgetting IN ('input', 'outcome') AND finished_at IS NOT NULL;
 CREATE INDEX requests_with_prompts ON requests (tenant, id)
-    WHERE forgetting IS NULL AND outcome IS NOT NULL AND deleted_at IS NULL;
+    WHERE forgetting IS NULL AND outcome IS NOT NULL;
 
--- An attempt: a lease that was given, and how it ended.
+-- An idempotency key, which counts for its tenant and endpoint. Of a request that is deleted it stays
+-- until a day after the submit. `body_digest` tells a repeat from another request under the same key.
+CREATE TABLE idempotency_keys (
+    tenant      text NOT NULL,
+    endpoint    text NOT NULL,
+    key         text NOT NULL,
+    request_id  uuid NOT NULL,
+    body_digest bytea,
+    created_at  timestamptz NOT NULL DEFAULT now(),
+    expires_at  timestamptz,                 -- null: its request is stored
+    PRIMARY KEY (tenant, endpoint, key)
+);
+CREATE INDEX idempotency_keys_of_request ON idempotency_keys (request_id);
+CREATE INDEX idempotency_keys_by_expiry ON idempotency_keys (expires_at) WHERE expires_at IS NOT NULL;
+
+-- An attempt that ended without success. The one that runs or succeeded is in its request.
 CREATE TABLE attempts (
     request_id uuid NOT NULL,
     attempt    integer NOT NULL,
@@ -467,13 +479,14 @@ CREATE TABLE attempts (
     actor_id   text NOT NULL,
     endpoint   text,                         -- that it ran, if it is not its request's
     node       text,                         -- only if its replica did not bring it to an end
-    started_at timestamptz NOT NULL DEFAULT now(),
-    ended_at   timestamptz,
-    ended      text CHECK (                  -- null: it runs; `by_hand`: an operator ended it
+    started_at timestamptz NOT NULL,
+    ended_at   timestamptz NOT NULL DEFAULT now(),
+    ended      text NOT NULL CHECK (         -- `by_hand`: an operator ended it
         ended IN (
-            'succeeded', 'failed', 'cancelled', 'expired', 'retry', 'died', 'lost', 'interrupted',
-            'stopped', 'hand_back', 'undo', 'by_hand')),
+            'failed', 'cancelled', 'expired', 'retry', 'died', 'lost', 'interrupted', 'stopped',
+            'hand_back', 'undo', 'by_hand')),
     message    text NOT NULL DEFAULT '',
+    start_line integer,                      -- as in `requests`
     run_s      double precision NOT NULL DEFAULT 0,
     steps      integer NOT NULL DEFAULT 0,
     units      double precision NOT NULL DEFAULT 0,
@@ -482,10 +495,11 @@ CREATE TABLE attempts (
     PRIMARY KEY (request_id, attempt)
 ) WITH (fillfactor = 80, autovacuum_vacuum_scale_factor = 0.01);
 CREATE INDEX attempts_to_collect ON attempts (request_id)
-    WHERE ended NOT IN ('succeeded', 'undo') AND NOT collected;
+    WHERE ended <> 'undo' AND NOT collected;
 CREATE INDEX attempts_lost ON attempts (ended_at) WHERE node IS NOT NULL;
 
--- A line of a request's own log; changes of its state are among them.
+-- A line of a request's own log; changes of its state are among them. Lines that other rows say are not
+-- stored: that it was queued, that an attempt started, that it succeeded.
 CREATE TABLE events (
     request_id uuid NOT NULL,
     sequence   integer NOT NULL,             -- per request, from 1, without gaps
@@ -1126,8 +1140,6 @@ END
 $$;
 CREATE TRIGGER forget_deleted_drafts AFTER DELETE ON requests
     FOR EACH ROW EXECUTE FUNCTION forget_drafts();
-CREATE TRIGGER forget_emptied_drafts AFTER UPDATE OF deleted_at ON requests
-    FOR EACH ROW WHEN (NEW.deleted_at IS NOT NULL) EXECUTE FUNCTION forget_drafts();
 
 
 -- Gallery
@@ -1185,8 +1197,6 @@ END
 $$;
 CREATE TRIGGER forget_deleted_in_gallery AFTER DELETE ON requests
     FOR EACH ROW EXECUTE FUNCTION forget_in_gallery();
-CREATE TRIGGER forget_emptied_in_gallery AFTER UPDATE OF deleted_at ON requests
-    FOR EACH ROW WHEN (NEW.deleted_at IS NOT NULL) EXECUTE FUNCTION forget_in_gallery();
 
 
 -- Weights of tenants
@@ -1440,8 +1450,6 @@ END
 $$;
 CREATE TRIGGER forget_deleted_hosted_calls AFTER DELETE ON requests
     FOR EACH ROW EXECUTE FUNCTION forget_hosted_calls();
-CREATE TRIGGER forget_emptied_hosted_calls AFTER UPDATE OF deleted_at ON requests
-    FOR EACH ROW WHEN (NEW.deleted_at IS NOT NULL) EXECUTE FUNCTION forget_hosted_calls();
 
 -- An ingress ends the jobs that no replica goes on with: of requests that were cancelled or too late
 -- between two attempts, that fell back to another endpoint, or whose attempt ended without its
@@ -1550,8 +1558,6 @@ END
 $$;
 CREATE TRIGGER forget_shadow_of_deleted AFTER DELETE ON requests
     FOR EACH ROW EXECUTE FUNCTION forget_shadow();
-CREATE TRIGGER forget_shadow_of_emptied AFTER UPDATE OF deleted_at ON requests
-    FOR EACH ROW WHEN (NEW.deleted_at IS NOT NULL) EXECUTE FUNCTION forget_shadow();
 CREATE TRIGGER forget_shadow_of_redacted AFTER UPDATE OF forgetting ON requests
     FOR EACH ROW WHEN (NEW.forgetting IS NOT NULL AND OLD.forgetting IS NULL)
     EXECUTE FUNCTION forget_shadow();

@@ -60,7 +60,7 @@ FROM goal g CROSS JOIN LATERAL (
     SELECT * FROM shadows s WHERE s.target = g.target AND {_OPEN}
     ORDER BY s.original LIMIT %(most)s) s
 JOIN requests r ON r.id = s.original
-WHERE r.deleted_at IS NULL AND r.forgetting IS NULL
+WHERE r.forgetting IS NULL
 ORDER BY s.target, s.original
 """
 RUNNING = f"""
@@ -104,9 +104,8 @@ SKIP = f"""
 UPDATE shadows s SET copy = f.copy, state = CASE WHEN f.copy IS NULL THEN 'skipped' ELSE 'sent' END,
     reason = CASE WHEN f.copy IS NULL THEN %(reason)s ELSE '' END
 FROM (
-    SELECT o.original, k.id AS copy FROM shadows o LEFT JOIN requests k
-        ON k.tenant = '{SHADOW_TENANT}' AND k.endpoint = o.target
-        AND k.idempotency_key = o.original::text
+    SELECT o.original, k.request_id AS copy FROM shadows o LEFT JOIN idempotency_keys k
+        ON k.tenant = '{SHADOW_TENANT}' AND k.endpoint = o.target AND k.key = o.original::text
     WHERE o.original = %(id)s::uuid
 ) f
 WHERE s.original = f.original AND s.state IN ('waiting', 'sending')
@@ -115,10 +114,10 @@ WHERE s.original = f.original AND s.state IN ('waiting', 'sending')
 FIND_COPY = f"""
 -- name: find_copy
 SELECT r.id::text, r.outcome IS NULL FROM requests r
-WHERE r.deleted_at IS NULL AND r.id = coalesce(%(copy)s::uuid, (
-    SELECT k.id FROM requests k
+WHERE r.id = coalesce(%(copy)s::uuid, (
+    SELECT k.request_id FROM idempotency_keys k
     WHERE k.tenant = '{SHADOW_TENANT}' AND k.endpoint = %(target)s
-      AND k.idempotency_key = %(original)s::text))
+      AND k.key = %(original)s::text))
 """
 _PAGE = """
 -- name: page_of_shadows
@@ -136,7 +135,7 @@ PAGE = _PAGE.format(which="true")
 PAGE_OF_ENDPOINT = _PAGE.format(which="s.endpoint = %(endpoint)s")
 REQUESTS = f"""
 -- name: requests_of_shadows
-SELECT {COLUMNS} FROM {SOURCE} WHERE r.id = ANY(%(ids)s::uuid[]) AND r.deleted_at IS NULL
+SELECT {COLUMNS} FROM {SOURCE} WHERE r.id = ANY(%(ids)s::uuid[])
 """
 _MEDIAN = "percentile_cont(0.5) WITHIN GROUP (ORDER BY {0}.run_s) FILTER ({1})"
 SUMS = f"""

@@ -30,7 +30,7 @@ from serve_app.queue.store.rows import COLUMNS, SOURCE, StoredRequest, known_id,
 
 READ = f"""
 -- name: read_requests
-SELECT {COLUMNS} FROM {SOURCE} WHERE r.id = ANY(%(ids)s::uuid[]) AND r.deleted_at IS NULL
+SELECT {COLUMNS} FROM {SOURCE} WHERE r.id = ANY(%(ids)s::uuid[])
 """
 
 FRESH_S = 1.0

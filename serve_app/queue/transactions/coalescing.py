@@ -42,7 +42,7 @@ FROM waiting w CROSS JOIN LATERAL (
 ) f LEFT JOIN LATERAL (
     SELECT r.id, r.outcome, (SELECT count(*) FROM artifacts a
         WHERE a.request_id = r.id AND a.thumbnail_of IS NULL) AS kept
-    FROM requests r WHERE r.leads = w.id AND r.state = 'succeeded' AND r.deleted_at IS NULL
+    FROM requests r WHERE r.leads = w.id AND r.state = 'succeeded'
     ORDER BY r.id DESC LIMIT 1
 ) l ON true
 WHERE (SELECT 1 FROM requests r WHERE r.leads = w.id AND r.outcome IS NULL) IS NULL

@@ -8,12 +8,11 @@ from collections.abc import Sequence
 
 from serve_app.domain.audit.acts import Actor
 from serve_app.domain.errors import RequestActive, RequestNotFound
-from serve_app.domain.outcome import Outcome
 from serve_app.jobs.postgres import put_files
 from serve_app.postgres.database import Database, Lock
 from serve_app.queue.store import messages
 from serve_app.queue.store.config import DAY_S, Retention
-from serve_app.queue.store.rows import audit_columns, known_id, outcome_to_json
+from serve_app.queue.store.rows import audit_columns, known_id
 
 IDEMPOTENCY_KEY_TTL_S = 86400.0
 """Lifetime of an idempotency key after its submit, also if its request is deleted."""
@@ -30,8 +29,8 @@ it exclusively.
 """
 
 _ONE = """
-    SELECT id, snapshot, idempotency_key, created_at, reuses FROM requests
-    WHERE id = %(id)s::uuid AND tenant = %(tenant)s AND deleted_at IS NULL
+    SELECT id, snapshot, reuses FROM requests
+    WHERE id = %(id)s::uuid AND tenant = %(tenant)s
       AND outcome IS NOT NULL AND NOT EXISTS (
         SELECT FROM workflow_steps s JOIN requests p ON p.id = s.run_id
         WHERE s.request_id = requests.id AND p.outcome IS NULL)
@@ -42,14 +41,14 @@ _ONE = """
 # finds it. The tenant is written as a range for the reason given in history.py.
 _AGED_ROWS = """
     requests.tenant >= {tenant} AND requests.tenant <= {tenant}
-      AND deleted_at IS NULL AND outcome IS NOT NULL
+      AND outcome IS NOT NULL
       AND id < (rpad(lpad(to_hex((extract(epoch FROM now() - make_interval(secs => {age_s}))
                 * 1000)::bigint), 12, '0'), 32, '0'))::uuid
       AND finished_at < now() - make_interval(secs => {age_s})
       AND NOT EXISTS (SELECT FROM workflow_steps s WHERE s.request_id = requests.id)
 """
 _AGED = f"""
-    SELECT id, snapshot, idempotency_key, created_at, reuses FROM requests
+    SELECT id, snapshot, reuses FROM requests
     WHERE {_AGED_ROWS.format(tenant="%(tenant)s", age_s="%(age_s)s")}
     ORDER BY tenant DESC, id LIMIT %(most)s
     FOR UPDATE SKIP LOCKED
@@ -57,20 +56,15 @@ _AGED = f"""
 _STATEMENT = f"""
 -- name: delete
 WITH doomed AS ({{doomed}}),
-judged AS (
-    SELECT id, snapshot, idempotency_key IS NOT NULL
-        AND created_at > now() - make_interval(secs => %(key_kept_s)s) AS keyed
-    FROM doomed
+removed AS (DELETE FROM requests r USING doomed d WHERE r.id = d.id),
+unkeyed AS (
+    DELETE FROM idempotency_keys k USING doomed d
+    WHERE k.request_id = d.id AND k.created_at <= now() - make_interval(secs => %(key_kept_s)s)
 ),
-emptied AS (
-    UPDATE requests r SET deleted_at = now(), input = '{{{{}}}}', shown = NULL,
-        outcome = %(nothing)s::text::json, snapshot = NULL, snapshot_step = NULL,
-        reuse_digest = NULL, forgetting = NULL, webhook_url = NULL, webhook_origin = NULL,
-        reuses = NULL
-    FROM judged j WHERE r.id = j.id AND j.keyed
-),
-removed AS (
-    DELETE FROM requests r USING judged j WHERE r.id = j.id AND NOT j.keyed
+keyed AS (
+    UPDATE idempotency_keys k SET expires_at = k.created_at + make_interval(secs => %(key_kept_s)s)
+    FROM doomed d
+    WHERE k.request_id = d.id AND k.created_at > now() - make_interval(secs => %(key_kept_s)s)
 ),
 untold AS (DELETE FROM events e USING doomed d WHERE e.request_id = d.id),
 unattempted AS (DELETE FROM attempts a USING doomed d WHERE a.request_id = d.id),
@@ -96,7 +90,7 @@ made AS (
 -- Files are deleted with the last request that refers to them.
 unused AS (
     SELECT DISTINCT maker FROM made m
-    WHERE (SELECT 1 FROM requests o WHERE o.id = m.maker AND o.deleted_at IS NULL
+    WHERE (SELECT 1 FROM requests o WHERE o.id = m.maker
              AND o.id NOT IN (SELECT id FROM doomed)) IS NULL
       AND (SELECT 1 FROM requests o WHERE o.reuses = m.maker
              AND o.id NOT IN (SELECT id FROM doomed) LIMIT 1) IS NULL
@@ -127,7 +121,7 @@ STATE = """
 SELECT CASE state WHEN 'following' THEN 'queued' ELSE state END, outcome IS NOT NULL, (
     SELECT s.run_id::text FROM workflow_steps s WHERE s.request_id = requests.id LIMIT 1)
 FROM requests
-WHERE id = %(id)s::uuid AND tenant = %(tenant)s AND deleted_at IS NULL
+WHERE id = %(id)s::uuid AND tenant = %(tenant)s
 """
 # Tenants with requests to delete, and their ages. One index step per tenant: a scan over all rows
 # would take seconds. It takes no lock, because most tenants have nothing to delete.
@@ -152,14 +146,11 @@ SELECT a.tenant, a.age_s FROM (
 """
 FREE_KEYS = """
 -- name: free_keys
-DELETE FROM requests WHERE id = ANY(ARRAY(
-    SELECT id FROM requests WHERE deleted_at IS NOT NULL
-      AND created_at < now() - make_interval(secs => %(key_kept_s)s)
-    ORDER BY created_at LIMIT %(most)s FOR UPDATE SKIP LOCKED))
-RETURNING id
+DELETE FROM idempotency_keys WHERE ctid = ANY(ARRAY(
+    SELECT ctid FROM idempotency_keys WHERE expires_at < now()
+    ORDER BY expires_at LIMIT %(most)s FOR UPDATE SKIP LOCKED))
+RETURNING 1
 """
-
-EMPTY_OUTCOME = messages.compact(outcome_to_json(Outcome()))
 
 
 class Deletion:
@@ -183,7 +174,6 @@ class Deletion:
             {
                 **one,
                 "key_kept_s": IDEMPOTENCY_KEY_TTL_S,
-                "nothing": EMPTY_OUTCOME,
                 "detail": messages.compact({"tenant": tenant}),
                 **audit_columns(actor),
             },
@@ -222,10 +212,10 @@ class Deletion:
         return await self._aged(tenant, IN_THE_FUTURE_S)
 
     async def delete_expired_keys(self) -> None:
-        """Delete the rows of deleted requests whose idempotency keys have expired. Call it
-        periodically: it works as ``delete_aged`` does.
+        """Delete the idempotency keys of deleted requests that have expired. Call it periodically:
+        it works as ``delete_aged`` does.
         """
-        params = {"key_kept_s": IDEMPOTENCY_KEY_TTL_S, "most": BATCH_SIZE}
+        params = {"most": BATCH_SIZE}
         for _ in range(MAX_BATCHES):
             if len(await self._database.rows(FREE_KEYS, params)) < BATCH_SIZE:
                 return
@@ -246,7 +236,6 @@ class Deletion:
             "age_s": age_s,
             "most": BATCH_SIZE,
             "key_kept_s": IDEMPOTENCY_KEY_TTL_S,
-            "nothing": EMPTY_OUTCOME,
             "detail": None,
             **audit_columns(None),
         }

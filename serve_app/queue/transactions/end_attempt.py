@@ -144,6 +144,11 @@ SELECT a.request_id::text, a.attempt, a.nonce
 FROM json_to_recordset(%(held)s::json) AS h(id uuid, attempt integer, nonce bigint)
 JOIN attempts a ON a.request_id = h.id AND a.attempt = h.attempt AND a.nonce = h.nonce
 WHERE a.ended = ANY(%(how)s::text[])
+UNION ALL
+SELECT r.id::text, r.attempt, r.lease_nonce
+FROM json_to_recordset(%(held)s::json) AS h(id uuid, attempt integer, nonce bigint)
+JOIN requests r ON r.id = h.id AND r.attempt = h.attempt AND r.lease_nonce = h.nonce
+WHERE r.state = 'succeeded' AND 'succeeded' = ANY(%(how)s::text[])
 """
 
 

@@ -36,7 +36,7 @@ DUE = f"""
 -- name: find_garbage
 WITH due AS MATERIALIZED (
     SELECT request_id, attempt, nonce, ended, endpoint FROM attempts
-    WHERE ended NOT IN ('succeeded', 'undo') AND NOT collected
+    WHERE ended <> 'undo' AND NOT collected
     LIMIT {AT_ONCE}
 )
 SELECT a.request_id::text, a.attempt, a.nonce, a.ended, coalesce(a.endpoint, r.endpoint), r.input,

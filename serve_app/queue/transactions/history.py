@@ -10,7 +10,7 @@ from serve_app.domain.request import Request, RequestFilter, State
 from serve_app.postgres.fair_reads import FairReads
 from serve_app.queue.store.rows import COLUMNS, FOLLOWING, SOURCE, known_id, stored
 
-_ENDED = "r.finished_at IS NOT NULL AND r.deleted_at IS NULL"
+_ENDED = "r.finished_at IS NOT NULL"
 _UNSUCCESSFUL = "r.state IN ('failed', 'cancelled', 'expired') AND"
 _BOUNDS = """
     r.id < coalesce(%(before)s::uuid, 'ffffffff-ffff-ffff-ffff-ffffffffffff')
@@ -18,7 +18,6 @@ _BOUNDS = """
     AND r.state = ANY(%(states)s::text[])
     AND r.created_at >= coalesce(%(since)s::timestamptz, '-infinity')
     AND r.created_at < coalesce(%(until)s::timestamptz, 'infinity')
-    AND r.deleted_at IS NULL
 """
 # `tenant` is written as a range, and is part of the order, because of the planner: with an equality
 # it may read all tenants' rows backwards, to the last for a tenant that has few (measured: 0.9 s of

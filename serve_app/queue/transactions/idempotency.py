@@ -14,8 +14,9 @@ UNDELIVERED_S = 60.0
 
 OF_KEY = f"""
 -- name: find_by_key
-SELECT {COLUMNS}, r.deleted_at, r.body_digest FROM {SOURCE}
-WHERE r.tenant = %(tenant)s AND r.endpoint = %(endpoint)s AND r.idempotency_key = %(key)s
+SELECT {COLUMNS}, r.id IS NULL, k.body_digest
+FROM idempotency_keys k LEFT JOIN ({SOURCE}) ON r.id = k.request_id
+WHERE k.tenant = %(tenant)s AND k.endpoint = %(endpoint)s AND k.key = %(key)s
 """
 NOTE = """
 -- name: note_undelivered
@@ -61,7 +62,7 @@ class IdempotencyKeys:
             return None
         if bytes(rows[0][-1]) != new.body_digest:
             raise another_body()
-        if rows[0][-2] is not None:
+        if rows[0][-2]:
             raise deleted()
         return stored(rows[0])
 

@@ -144,24 +144,29 @@ placed AS MATERIALIZED (
         ) IS NULL AND NOT {term_has_ended("n.actor")})::integer AS here
     FROM alike n
 ),
+keyed AS (
+    INSERT INTO idempotency_keys (tenant, endpoint, key, request_id, body_digest)
+    SELECT tenant, endpoint, key, id, decode(body, 'hex') FROM placed WHERE key IS NOT NULL
+    -- In one order: two statements that insert the same keys do not deadlock.
+    ORDER BY tenant, endpoint, key, n
+    ON CONFLICT DO NOTHING
+    RETURNING request_id
+),
 stored AS (
     INSERT INTO requests (
         id, tenant, endpoint, endpoint_digest, pool, priority, input, shown, start_by, end_by,
-        ranked_at,
-        work, expected_s, alone, previews, events, idempotency_key, body_digest, reuse_digest,
-        forgetting, retries_left, webhook_url, webhook_origin, leads, follows, state, attempt,
-        replica_id, actor_id, lease_nonce,
-        lease_until, started_at, trace, draft_key, draft_bytes, key_id, price, reserved,
-        file_access, upload_policy, fallback, steps_stay)
+        ranked_at, work, expected_s, alone, previews, events, reuse_digest, forgetting,
+        retries_left, webhook_url, webhook_origin, leads, follows, state, attempt, replica_id,
+        actor_id, lease_nonce, lease_until, start_line, started_at, trace, draft_key, draft_bytes,
+        key_id, price, reserved, file_access, upload_policy, fallback, steps_stay)
     SELECT id, tenant, endpoint, digest, pool, priority,
            coalesce(input, (%(large)s::text[])[large])::json, shown::json,
            -- A request that has not started by its overall deadline has expired too.
            now() + make_interval(secs => least(start_within_s, end_within_s)),
            now() + make_interval(secs => end_within_s),
            now() + make_interval(secs => head_start_s), work, expected_s, alone, previews,
-           1 + json_array_length(warnings) + here + (follows IS NOT NULL)::integer, key,
-           decode(body, 'hex'), decode(reuse, 'hex'),
-           forgetting, retries::smallint[], webhook, origin,
+           1 + json_array_length(warnings) + here + (follows IS NOT NULL)::integer,
+           decode(reuse, 'hex'), forgetting, retries::smallint[], webhook, origin,
            CASE WHEN reuse IS NOT NULL AND follows IS NULL THEN id END, follows,
            CASE WHEN follows IS NOT NULL THEN 'following'
                 WHEN here = 1 THEN 'running' ELSE 'queued' END, here,
@@ -169,30 +174,23 @@ stored AS (
            CASE here WHEN 1 THEN actor END,
            here * {NEW_NONCE},
            CASE here WHEN 1 THEN now() + make_interval(secs => %(first_lease_s)s) END,
+           CASE here WHEN 1 THEN 2 + json_array_length(warnings) END,
            CASE here WHEN 1 THEN now() END, trace, draft_key, draft_bytes, key_id, price, reserved,
            file_access, upload_policy, fallback, steps_stay
-    FROM placed
-    -- Keys in one order: two statements that insert the same keys do not deadlock.
-    ORDER BY key NULLS FIRST, n
-    ON CONFLICT (tenant, endpoint, idempotency_key) WHERE idempotency_key IS NOT NULL DO NOTHING
+    FROM placed WHERE key IS NULL OR id IN (SELECT request_id FROM keyed)
+    ORDER BY n
     RETURNING id, tenant, pool, state, attempt, replica_id, actor_id, created_at, events, end_by,
               retries_left, follows, lease_nonce
 ),
-leased AS (
-    INSERT INTO attempts (request_id, attempt, replica_id, actor_id, nonce)
-    SELECT id, attempt, replica_id, actor_id, lease_nonce FROM stored WHERE state = 'running'
-),
 notified AS (
     INSERT INTO events (request_id, sequence, level, state, message)
-    SELECT id, 1, 'INFO', 'queued', %(queued)s || coalesce(' ' || {RETRIES_LEFT}, '') FROM stored
+    SELECT id, 1, 'INFO', 'queued', '{messages.QUEUED} ' || {RETRIES_LEFT} FROM stored
+    WHERE retries_left IS NOT NULL
     UNION ALL
     SELECT n.id, 1 + w.place, 'WARNING', NULL, w.message
     FROM new n CROSS JOIN LATERAL
         json_array_elements_text(n.warnings) WITH ORDINALITY AS w(message, place)
     WHERE n.key IS NULL OR n.id IN (SELECT id FROM stored)
-    UNION ALL
-    SELECT id, events, 'INFO', 'running', 'Attempt 1 started on replica ' || replica_id || '.'
-    FROM stored WHERE state = 'running'
     UNION ALL
     SELECT s.id, s.events, 'INFO', NULL, %(follows)s::text || p.leader || %(will_do)s::text
     FROM stored s JOIN placed p ON p.id = s.id WHERE s.follows IS NOT NULL
@@ -278,10 +276,10 @@ async def insert_requests(
     beside_snapshot: bool = False,
     quotas: Sequence[Quota] = (),
 ) -> Sequence[InsertResult | Refusal | None]:
-    """Store all requests in one transaction, in this order, those with a key after those without.
-    ``durable`` False: without waiting for the disk. ``beside_snapshot``: without looking for queued
-    requests before these, since that would read all that a snapshot that is open for long keeps.
-    ``quotas``: of all tenants of the batch, if they are checked.
+    """Store all requests in one transaction, in this order. ``durable`` False: without waiting
+    for the disk. ``beside_snapshot``: without looking for queued requests before these, since that
+    would read all that a snapshot that is open for long keeps. ``quotas``: of all tenants of the
+    batch, if they are checked.
 
     A request is coalesced with another one of the same tenant that computes the same. The result is
     None for a request that was not stored because its idempotency key is in use. Only a new
@@ -305,7 +303,6 @@ async def insert_requests(
             "new": messages.compact(rows),
             "large": texts,
             "first_lease_s": first_lease_s,
-            "queued": messages.QUEUED,
             "follows": messages.FOLLOWS[0],
             "will_do": messages.FOLLOWS[1],
             "durable": durable,

@@ -235,21 +235,18 @@ leased AS (
         confirmed = false,
         lease_until = now() + make_interval(secs => %(first_lease_s)s),
         started_at = {started_at},
-        events = r.events + 1
+        events = r.events + 1,
+        start_line = CASE WHEN r.snapshot_step IS NULL THEN r.events + 1 END
     FROM numbered c JOIN seat s ON s.nth = c.n
     WHERE r.id = c.id
     RETURNING r.*, s.n
-),
-opened AS (
-    INSERT INTO attempts (request_id, attempt, replica_id, actor_id, nonce, endpoint)
-    SELECT id, attempt, replica_id, actor_id, lease_nonce, fell_back_to FROM leased
 ),
 notified AS (
     INSERT INTO events (request_id, sequence, state, message)
     SELECT id, events, 'running',
            'Attempt ' || attempt || ' started on replica ' || replica_id
-           || coalesce(', from the snapshot at step ' || snapshot_step, '') || '.'
-    FROM leased
+           || ', from the snapshot at step ' || snapshot_step || '.'
+    FROM leased WHERE start_line IS NULL
 ),
 seen AS (
     SELECT tenant, count(*) AS n FROM candidate GROUP BY tenant

@@ -27,20 +27,29 @@ ORDER BY r.id DESC LIMIT 1
 # Stored as a request that ends in the same statement, with its events and an empty usage line.
 STORE = f"""
 -- name: store_reused
-WITH kept AS (
+WITH whole AS MATERIALIZED (
+    SELECT WHERE (SELECT count(*) FROM artifacts
+                  WHERE request_id = %(reuses)s::uuid AND thumbnail_of IS NULL) = %(kept)s
+),
+keyed AS (
+    INSERT INTO idempotency_keys (tenant, endpoint, key, request_id, body_digest)
+    SELECT %(tenant)s, %(endpoint)s, %(key)s::text, %(id)s::uuid, %(body)s FROM whole
+    WHERE %(key)s::text IS NOT NULL
+    ON CONFLICT DO NOTHING
+    RETURNING request_id
+),
+kept AS (
     INSERT INTO requests (
-        id, tenant, endpoint, endpoint_digest, pool, priority, input, shown, alone,
-        idempotency_key, body_digest, webhook_url, webhook_origin, reuses, state, outcome,
-        started_at, finished_at, events, trace, key_id, price)
+        id, tenant, endpoint, endpoint_digest, pool, priority, input, shown, alone, webhook_url,
+        webhook_origin, reuses, state, outcome, started_at, finished_at, events, trace, key_id,
+        price)
     SELECT
         %(id)s::uuid, %(tenant)s, %(endpoint)s, %(digest)s, %(pool)s, %(priority)s,
         %(input)s::text::json, %(shown)s::text::json, %(alone)s,
-        %(key)s, %(body)s, %(webhook)s, %(origin)s, %(reuses)s::uuid, 'succeeded',
+        %(webhook)s, %(origin)s, %(reuses)s::uuid, 'succeeded',
         %(outcome)s::text::json, now(), now(), 1 + cardinality(%(warnings)s::text[]),
         %(trace)s::text, %(key_id)s, %(price)s::jsonb
-    WHERE (SELECT count(*) FROM artifacts
-           WHERE request_id = %(reuses)s::uuid AND thumbnail_of IS NULL) = %(kept)s
-    ON CONFLICT (tenant, endpoint, idempotency_key) WHERE idempotency_key IS NOT NULL DO NOTHING
+    FROM whole WHERE %(key)s::text IS NULL OR EXISTS (SELECT FROM keyed)
     RETURNING id, tenant, endpoint, events, webhook_url, key_id, price, reserved, created_at
 ),
 searched AS (

@@ -41,7 +41,7 @@ INPUTS = _DUE.format(
     now=Redacted.INPUT,
     also="""AND (
     SELECT 1 FROM attempts a WHERE a.request_id = requests.id
-      AND a.ended NOT IN ('succeeded', 'undo') AND NOT a.collected LIMIT 1) IS NULL""",
+      AND a.ended <> 'undo' AND NOT a.collected LIMIT 1) IS NULL""",
 )
 OUTCOMES = _DUE.format(column="outcome", now=Redacted.OUTCOME, also="")
 _LEFT = """
@@ -60,7 +60,9 @@ forgot AS (
     RETURNING r.id
 ),
 untold AS (DELETE FROM events e USING forgot f WHERE e.request_id = f.id),
-unsaid AS (UPDATE attempts a SET message = '' FROM forgot f WHERE a.request_id = f.id),
+unsaid AS (
+    UPDATE attempts a SET message = '', start_line = NULL FROM forgot f WHERE a.request_id = f.id
+),
 unsent AS (
     UPDATE webhook_deliveries w SET
         body = NULL,

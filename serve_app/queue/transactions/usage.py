@@ -49,7 +49,7 @@ SELECT width_bucket(r.finished_at, %(edges)s::timestamptz[]) - 1, r.endpoint, co
        count(*) FILTER (WHERE r.state <> 'succeeded' AND {_CLIENT_S}),
        {_SHARES} (ORDER BY {_TOOK}), {_SHARES} (ORDER BY {_WAITED})
 FROM requests r
-WHERE r.tenant = %(tenant)s AND r.endpoint = ANY(%(endpoints)s::text[]) AND r.deleted_at IS NULL
+WHERE r.tenant = %(tenant)s AND r.endpoint = ANY(%(endpoints)s::text[])
   AND r.finished_at >= %(since)s::timestamptz AND r.finished_at < %(until)s::timestamptz
 GROUP BY 1, 2 ORDER BY 1, 2
 """
@@ -61,7 +61,7 @@ _ENDS = {
 }
 _ENDED = """
 SELECT {columns} FROM {source}
-WHERE r.tenant = %(tenant)s AND r.endpoint = %(endpoint)s AND r.deleted_at IS NULL
+WHERE r.tenant = %(tenant)s AND r.endpoint = %(endpoint)s
   AND r.finished_at >= %(since)s::timestamptz AND r.finished_at < %(until)s::timestamptz
   AND {end}{one}{before}
 ORDER BY r.finished_at DESC, r.id DESC LIMIT %(limit)s

@@ -131,7 +131,7 @@ _SHOWN = """
 GET = f"""
 SELECT {_SHOWN}, r.state, r.forgetting
 FROM requests r LEFT JOIN webhook_deliveries w ON w.request_id = r.id
-WHERE r.id = %(id)s::uuid AND r.tenant = %(tenant)s AND r.deleted_at IS NULL
+WHERE r.id = %(id)s::uuid AND r.tenant = %(tenant)s
 """
 TRIES = """
 SELECT t.at, t.took_s, t.status, t.error

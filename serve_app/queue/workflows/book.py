@@ -67,13 +67,13 @@ ALL = f"SELECT {_WORKFLOW} FROM workflows ORDER BY tenant, name"
 NODES = """
 -- name: nodes_of_workflow
 SELECT w.definition FROM workflow_runs w
-JOIN requests p ON p.id = w.request_id AND p.deleted_at IS NULL
+JOIN requests p ON p.id = w.request_id
 WHERE w.request_id = %(id)s::uuid AND w.tenant = %(tenant)s
 """
 STATUS = """
 -- name: status_of_workflow
 SELECT s.node, s.item, s.app, s.request_id::text,
-       CASE WHEN c.deleted_at IS NULL THEN c.state END, c.started_at, c.finished_at, u.run_s,
+       c.state, c.started_at, c.finished_at, u.run_s,
        u.amount, coalesce(u.price ->> 'currency', ''),
        CASE WHEN c.state IN ('failed', 'cancelled', 'expired') THEN c.outcome END
 FROM workflow_runs w JOIN workflow_steps s ON s.run_id = w.request_id
@@ -85,7 +85,7 @@ ORDER BY s.node, s.item
 STEP_REQUESTS = """
 -- name: requests_of_workflow
 SELECT s.request_id::text FROM workflow_runs w JOIN workflow_steps s ON s.run_id = w.request_id
-JOIN requests p ON p.id = w.request_id AND p.deleted_at IS NULL
+JOIN requests p ON p.id = w.request_id
 WHERE w.request_id = %(id)s::uuid AND w.tenant = %(tenant)s
 ORDER BY s.node, s.item
 """

@@ -55,10 +55,6 @@ started AS (
     FROM chosen c WHERE r.id = c.id
     RETURNING r.*
 ),
-opened AS (
-    INSERT INTO attempts (request_id, attempt, replica_id, actor_id, nonce)
-    SELECT id, attempt, replica_id, '', lease_nonce FROM started
-),
 noted AS (
     INSERT INTO events (request_id, sequence, state, message)
     SELECT id, events, 'running',
@@ -99,7 +95,7 @@ STEPS = """
 -- name: steps_of_workflow
 SELECT s.node, s.item, s.app, s.request_id::text, s.state,
        CASE s.state WHEN 'sending' THEN s.input END, s.outcome,
-       CASE WHEN c.deleted_at IS NULL THEN c.state END
+       c.state
 FROM workflow_steps s LEFT JOIN requests c ON c.id = s.request_id
 WHERE s.run_id = %(id)s::uuid
 ORDER BY s.node, s.item
@@ -153,7 +149,7 @@ CLOSE = f"""
 -- name: close_workflows
 WITH over AS (
     SELECT w.request_id FROM workflow_runs w JOIN requests p ON p.id = w.request_id
-    WHERE {_OVER} AND p.deleted_at IS NULL AND {_NO_STEP_RUNS}
+    WHERE {_OVER} AND {_NO_STEP_RUNS}
     ORDER BY w.request_id LIMIT 1000
     FOR NO KEY UPDATE OF w SKIP LOCKED FOR KEY SHARE OF p SKIP LOCKED
 ),
@@ -168,7 +164,7 @@ FORGET = f"""
 -- name: forget_workflows
 DELETE FROM workflow_runs WHERE request_id = ANY(ARRAY(
     SELECT w.request_id FROM workflow_runs w LEFT JOIN requests p ON p.id = w.request_id
-    WHERE w.ended_at IS NULL AND (p.id IS NULL OR p.deleted_at IS NOT NULL) AND {_NO_STEP_RUNS}
+    WHERE w.ended_at IS NULL AND p.id IS NULL AND {_NO_STEP_RUNS}
     ORDER BY w.request_id LIMIT 1000
     FOR UPDATE OF w SKIP LOCKED))
 """

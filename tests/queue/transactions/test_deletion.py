@@ -29,6 +29,7 @@ OF_A_REQUEST = (
     "progress",
     "partial_results",
     "undelivered",
+    "idempotency_keys",
 )
 
 
@@ -75,41 +76,35 @@ async def test_only_the_usage_line_is_left_and_every_object_is_unwanted(
     assert await database.rows("SELECT request_id::text FROM usage") == [(request.id,)]
 
 
-async def test_of_a_request_with_a_key_an_empty_row_stays_while_the_key_counts(
+async def test_of_a_request_with_a_key_the_key_stays_while_it_counts(
     ingress: Ingress, database: Database
 ) -> None:
     queue = await ingress()
     gone = await ended(queue, **KEYED)
     await queue.delete(TENANT, gone)
-    assert await left(database) == ["requests"]
-    ((row,),) = await database.rows("SELECT row_to_json(r)::text FROM requests r")
-    assert "red circle" not in row
-    assert "images" not in row
     deletion = Deletion(database, Retention())
     await deletion.delete_expired_keys()
-    assert await left(database) == ["requests"]
-    await database.rows("UPDATE requests SET created_at = now() - interval '25 hours'")
+    assert await left(database) == ["idempotency_keys"]
+    await database.rows("UPDATE idempotency_keys SET expires_at = expires_at - interval '25 hours'")
     await deletion.delete_expired_keys()
     assert await left(database) == []
     assert (await queue.submit(asked(**KEYED))).id != gone
 
 
-EMPTIED = """
-INSERT INTO requests (id, tenant, endpoint, endpoint_digest, pool, priority, state, input, outcome,
-                      created_at, finished_at, deleted_at)
-SELECT gen_random_uuid(), 't', 'e', '', 'gpu', 1, 'succeeded', '{}', '{}',
-       now() - interval '25 hours', now(), now()
-FROM generate_series(1, 450)
+EXPIRED = """
+INSERT INTO idempotency_keys (tenant, endpoint, key, request_id, created_at, expires_at)
+SELECT 't', 'e', n::text, gen_random_uuid(), now() - interval '25 hours', now() - interval '1 hour'
+FROM generate_series(1, 450) n
 """
 
 
 async def test_many_keys_that_expire_at_once_are_freed_in_small_statements(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    await database.rows(EMPTIED)
+    await database.rows(EXPIRED)
     deletion = Deletion(database, Retention())
-    counted = "SELECT count(*)::integer FROM requests"
-    async with small_statements(database, "DELETE", "requests"):
+    counted = "SELECT count(*)::integer FROM idempotency_keys"
+    async with small_statements(database, "DELETE", "idempotency_keys"):
         monkeypatch.setattr(module, "MAX_BATCHES", 1)
         await deletion.delete_expired_keys()
         assert await database.rows(counted) == [(250,)]

@@ -20,7 +20,7 @@ from tests.queue.database import LONG_LEASES, Ingress
 from tests.queue.requests import TENANT, ask, done, failure, lease, new, report
 from tests.queue.unwanted_files import delete_files
 
-UNCOLLECTED = "SELECT 1 FROM attempts WHERE ended NOT IN ('succeeded', 'undo') AND NOT collected"
+UNCOLLECTED = "SELECT 1 FROM attempts WHERE ended <> 'undo' AND NOT collected"
 
 
 async def once(content: bytes) -> AsyncIterator[bytes]:
