@@ -38,6 +38,7 @@ from deployments.replica.engine_replica import EngineReplica
 from deployments.transfer.uploader import Backoff
 from serve_app.catalog.catalog import load
 from serve_app.domain.name_resolution import NameResolver
+from serve_app.domain.rest import Rest
 from serve_app.embedded_postgres.embedded import EmbeddedPostgres
 from serve_app.embedded_postgres.files import ClusterFiles
 from serve_app.ingress.deployment import Ingress
@@ -78,6 +79,7 @@ class Front(Ingress):
         self, queue: PostgresQueue, tracing: Any = None
     ) -> None:
         self._queue = queue
+        self._rest = Rest()
         self._tracing = tracing
         self._metrics = Metrics(CollectorRegistry())
 
