@@ -90,7 +90,7 @@ RETURNING 1
 RELEASE_AFTER_S = 180.0
 UNWANTED: LiteralString = """
 -- name: unwanted_hosted_job
-SELECT coalesce(a.endpoint, CASE WHEN r.attempt = c.attempt THEN r.fell_back_to END, r.endpoint),
+SELECT coalesce(a.endpoint, CASE WHEN a.request_id IS NULL THEN r.fell_back_to END, r.endpoint),
        c.owner, coalesce(c.place, '{}'::json), c.state = 'accepted'
 FROM hosted_calls c JOIN requests r ON r.id = c.request_id
 LEFT JOIN attempts a ON a.request_id = r.id AND a.attempt = c.attempt
