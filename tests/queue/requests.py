@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import time
 import uuid
@@ -13,6 +14,7 @@ from serve_app.domain.ports import Queue
 from serve_app.domain.request import NewRequest
 
 POOL = "studio"
+LEASED_WITHIN_S = 60.0  # however slow the machine
 TENANT = "ann"
 
 
@@ -56,8 +58,10 @@ def failure(code: str = "pipeline_failed", *, retryable: bool = False) -> Outcom
 
 
 async def lease(queue: Queue, replica: str = "r1", pool: str = POOL) -> Lease:
-    """Lease one request and confirm it by a report."""
-    work = await queue.ask(ask(1, replica=replica, pool=pool))
+    """Lease one request and confirm it by a report. As a replica, it asks until it gets one."""
+    async with asyncio.timeout(LEASED_WITHIN_S):
+        while not (work := await queue.ask(ask(1, replica=replica, pool=pool))).leases:
+            pass
     (granted,) = work.leases
     reply = await queue.report(report(granted.held, replica=replica))
     assert not reply.fenced
