@@ -20,26 +20,19 @@ PART_BYTES = 1 << 20
 _NO_LINKS = {errno.EPERM, errno.EOPNOTSUPP, errno.EMLINK, errno.ENOSYS}
 
 
-class AtomicFile:
-    """Object that is being written. Every method blocks and runs in a thread.
+class TemporaryFile:
+    """File that is being written. Every method blocks and runs in a thread.
 
     Cancelling a caller does not stop its writing thread, so ``discard`` may be called while a
     ``write`` still runs. The lock orders them, and nothing is written after a discard.
     """
 
-    def __init__(self, path: Path, max_bytes: int | None) -> None:
-        self._temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.part")
-        self._path = path
-        self._max_bytes = max_bytes
+    def __init__(self, temporary: Path) -> None:
+        self._temporary = temporary
         self._file: BinaryIO | None = None
         self._lock = threading.Lock()
         self._discarded = False
         self.size = 0
-
-    @staticmethod
-    def temporary_names(path: Path) -> str:
-        """Glob pattern of the temporary files that uploads of ``path`` use until the commit."""
-        return f".{path.name}.*.part"
 
     def write(self, data: bytes) -> None:
         with self._lock:
@@ -48,9 +41,40 @@ class AtomicFile:
             if self._file is None:
                 self._file = opened_new(self._temporary)
             self.size += len(data)
-            if self._max_bytes is not None and self.size > self._max_bytes:
-                raise TooLarge(f"The artifact is larger than the {self._max_bytes} bytes allowed.")
+            self._note(data)
             self._file.write(data)
+
+    def _note(self, data: bytes) -> None:
+        """Called with what is written next, after its size was added."""
+
+    def discard(self) -> None:
+        """Remove the temporary file. After a commit the content has its own name and stays."""
+        with self._lock:
+            self._discarded = True
+            if self._file is not None:
+                # Closing flushes, which fails again on a full disk. That error was reported before.
+                with contextlib.suppress(OSError):
+                    self._file.close()
+                self._temporary.unlink(missing_ok=True)
+
+
+class AtomicFile(TemporaryFile):
+    """Object that is being written."""
+
+    def __init__(self, path: Path, max_bytes: int | None) -> None:
+        super().__init__(path.with_name(f".{path.name}.{secrets.token_hex(8)}.part"))
+        self._path = path
+        self._max_bytes = max_bytes
+
+    @staticmethod
+    def temporary_names(path: Path) -> str:
+        """Glob pattern of the temporary files that uploads of ``path`` use until the commit."""
+        return f".{path.name}.*.part"
+
+    def _note(self, data: bytes) -> None:
+        del data  # its size was added
+        if self._max_bytes is not None and self.size > self._max_bytes:
+            raise TooLarge(f"The artifact is larger than the {self._max_bytes} bytes allowed.")
 
     def commit(self) -> None:
         with self._lock:
@@ -73,16 +97,6 @@ class AtomicFile:
     def _refuse_other_content(self) -> None:
         if not filecmp.cmp(self._temporary, self._path, shallow=False):
             raise Forbidden("This artifact was already uploaded with different content.")
-
-    def discard(self) -> None:
-        """Remove the temporary file. After a commit the object has its own name and stays."""
-        with self._lock:
-            self._discarded = True
-            if self._file is not None:
-                # Closing flushes, which fails again on a full disk. That error was reported before.
-                with contextlib.suppress(OSError):
-                    self._file.close()
-                self._temporary.unlink(missing_ok=True)
 
 
 def opened_new(path: Path) -> BinaryIO:

@@ -11,6 +11,7 @@ import sys
 from collections.abc import Generator
 from pathlib import Path
 
+from serve_app.domain.atomic_file import fsync_directory
 from serve_app.domain.errors import Misconfigured
 from serve_app.embedded_postgres.files import ROLE, ClusterFiles, write_atomically
 from serve_app.embedded_postgres.os_user import ServerUser, builder, programs
@@ -31,7 +32,7 @@ def create_cluster(files: ClusterFiles, user: ServerUser) -> None:
     (files.staging_dir / "pg_hba.conf").write_text(HBA, encoding="utf-8")
     user.own(files.staging_dir)
     files.staging_dir.rename(files.cluster)
-    _fsync(files.home)
+    fsync_directory(files.home)
 
 
 def path_for(user: ServerUser, directory: Path) -> str:
@@ -94,11 +95,3 @@ def _as_a_file(secret: str, reader: ServerUser) -> Generator[int]:
         yield read_end
     finally:
         os.close(read_end)
-
-
-def _fsync(directory: Path) -> None:
-    fd = os.open(directory, os.O_RDONLY)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)

@@ -89,22 +89,19 @@ class LeaderElection:
         try:
             yield
         finally:
-            await self._release(name)
+            await self.resign(name)
 
     async def resign(self, name: str) -> None:
         """Let another process lead."""
-        await self._release(name)
+        self._renew_at.pop(name, None)
+        with contextlib.suppress(DatabaseUnavailable):  # then it runs out
+            await self._database.rows(RELEASE, {"name": name, "holder": self._holder})
 
     async def aclose(self) -> None:
         """Let other processes lead at once."""
         for name in [*self._renew_at]:
-            await self._release(name)
+            await self.resign(name)
 
     async def _take(self, names: Collection[str], for_s: float) -> Sequence[str]:
         wanted = {"names": sorted(names), "holder": self._holder, "for_s": for_s}
         return [str(row[0]) for row in await self._database.rows(TAKE, wanted)]
-
-    async def _release(self, name: str) -> None:
-        self._renew_at.pop(name, None)
-        with contextlib.suppress(DatabaseUnavailable):  # then it runs out
-            await self._database.rows(RELEASE, {"name": name, "holder": self._holder})

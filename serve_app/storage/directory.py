@@ -10,14 +10,13 @@ import os
 import secrets
 import shutil
 import stat
-import threading
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import BinaryIO
 
 from serve_app.domain.artifact import UploadTicket
-from serve_app.domain.atomic_file import AtomicFile, marker_of, opened_new
+from serve_app.domain.atomic_file import AtomicFile, TemporaryFile, marker_of
 from serve_app.domain.errors import ArtifactNotFound, StorageUnavailable
 from serve_app.domain.ports import Clock
 from serve_app.domain.upload import UploadPart
@@ -257,36 +256,21 @@ class DirectoryParts:
         return self._root / parts_id
 
 
-class _AtomicPart:
-    """Part that is being uploaded. Every method blocks and runs in a thread.
-
-    A cancelled caller may call ``discard`` while another method still runs. The lock orders them,
-    and nothing is written after a discard.
-    """
+class _AtomicPart(TemporaryFile):
+    """Part that is being uploaded."""
 
     def __init__(self, folder: Path, number: int) -> None:
+        super().__init__(folder / f"{secrets.token_hex(8)}.part")
         self._folder = folder
         self._number = number
-        self._temporary = folder / f"{secrets.token_hex(8)}.part"
-        self._file: BinaryIO | None = None
         self._digest = hashlib.md5(usedforsecurity=False)
-        self._lock = threading.Lock()
-        self._discarded = False
-        self.size = 0
 
     @property
     def etag(self) -> str:
         return self._digest.hexdigest()
 
-    def write(self, data: bytes) -> None:
-        with self._lock:
-            if self._discarded:
-                return
-            if self._file is None:
-                self._file = opened_new(self._temporary)
-            self.size += len(data)
-            self._digest.update(data)
-            self._file.write(data)
+    def _note(self, data: bytes) -> None:
+        self._digest.update(data)
 
     def commit(self) -> None:
         with self._lock:
@@ -300,15 +284,6 @@ class _AtomicPart:
             for other in self._folder.glob(f"{self._number}-*"):
                 if other != kept:
                     other.unlink(missing_ok=True)
-
-    def discard(self) -> None:
-        with self._lock:
-            self._discarded = True
-            if self._file is not None:
-                # Closing flushes, which fails again on a full disk. That error was reported before.
-                with contextlib.suppress(OSError):
-                    self._file.close()
-                self._temporary.unlink(missing_ok=True)
 
 
 def _name(number: int, etag: str) -> str:

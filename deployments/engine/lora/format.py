@@ -28,7 +28,7 @@ from deployments.engine.lora.adapters import (
 )
 from deployments.engine.lora.changes import Change, Convolution, DifferenceChange
 from deployments.engine.lora.names import LayerNames, Target
-from deployments.engine.lora.probes import find_by_diffusers
+from deployments.engine.lora.probes import UNEXPECTED, find_by_diffusers
 from serve_app.domain.errors import Misconfigured, WeightsUnavailable
 
 log = logging.getLogger(__name__)
@@ -68,15 +68,8 @@ def read_lora(pipeline: Any, file: Path, denoiser: str = "") -> LoraContents:
     given, settings = _read(file)
     try:
         return _contents(pipeline, given, settings, file, denoiser)
-    except _UNEXPECTED as error:
+    except UNEXPECTED as error:
         raise Misconfigured(f"The LoRA {file} has an unknown layout: {error!r}") from error
-
-
-_UNEXPECTED = (
-    *(ValueError, TypeError, LookupError, AttributeError, RuntimeError),
-    *(ArithmeticError, AssertionError),
-)
-"""What torch and our own code raise for tensors of shapes that no adapter has."""
 
 
 def _contents(

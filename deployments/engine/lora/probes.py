@@ -18,11 +18,12 @@ from torch import Tensor
 from deployments.engine.lora.adapters import MAX_SIDE, Adapter, adapters_in, check_size, size_of
 from deployments.engine.lora.names import LayerNames, Target
 
-_UNEXPECTED = (
+UNEXPECTED = (
     *(ValueError, TypeError, LookupError, AttributeError, RuntimeError),
-    *(ArithmeticError, AssertionError, NotImplementedError),
+    *(ArithmeticError, AssertionError),
 )
-"""What diffusers raises for names that it does not know."""
+"""What diffusers raises for names that it does not know, and torch and our own code for tensors of
+shapes that no adapter has."""
 
 
 def find_by_diffusers(
@@ -37,7 +38,7 @@ def find_by_diffusers(
     config = unet.config if unet is not None else None
     try:
         renamed = pipeline.lora_state_dict(probes, unet_config=config, return_alphas=True)
-    except _UNEXPECTED:
+    except UNEXPECTED:
         return {}
     state = renamed[0] if isinstance(renamed, tuple) else renamed
     found: defaultdict[str, list[Target]] = defaultdict(list)
