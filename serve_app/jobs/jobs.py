@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Protocol
 
+from serve_app.domain.audit.acts import Actor
 from serve_app.telemetry.queue_metrics import JobFigures
 
 JITTER = 0.2
@@ -116,6 +117,11 @@ class Jobs(Protocol):
     async def failing(self, most: int) -> Sequence[FailingJob]:
         """Jobs whose last attempt failed: those that were given up, then the others, oldest first
         of each."""
+        ...
+
+    async def restart(self, job: str, actor: Actor) -> FailingJob | None:
+        """Make a failing job due now, and count its attempts anew. One that runs goes on. ``job``:
+        kind and key. None: there is no such job that fails."""
         ...
 
     async def forget(self, age_s: float) -> None:

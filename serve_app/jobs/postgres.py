@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any, LiteralString
 
+from serve_app.domain.audit.acts import Actor
 from serve_app.jobs.jobs import MAX_COUNTED, FailingJob, Job, JobKind
 from serve_app.postgres.database import Database
 from serve_app.telemetry.queue_metrics import JobFigures
@@ -97,11 +98,28 @@ FROM unnest(%(kinds)s::text[]) AS k(kind) CROSS JOIN LATERAL (
         ORDER BY j.due_at LIMIT %(most)s) x
 ) d
 """
-FAILING: LiteralString = """
+_FAILING: LiteralString = """
+kind || '/' || key, tenant, attempts, error, created_at,
+CASE WHEN given_up_at IS NULL AND lease IS NULL THEN due_at END, given_up_at
+"""
+FAILING: LiteralString = f"""
 -- name: failing_jobs
-SELECT kind || '/' || key, tenant, attempts, error, created_at,
-       CASE WHEN given_up_at IS NULL AND lease IS NULL THEN due_at END, given_up_at
+SELECT {_FAILING}
 FROM jobs WHERE error <> '' ORDER BY given_up_at IS NULL, created_at LIMIT %(most)s
+"""
+RESTART_ONE: LiteralString = f"""
+-- name: restart_job
+WITH restarted AS (
+    UPDATE jobs SET due_at = CASE WHEN lease IS NULL THEN now() ELSE due_at END, attempts = 0,
+        given_up_at = NULL
+    WHERE kind = %(kind)s AND key = %(key)s AND error <> ''
+    RETURNING *
+),
+recorded AS (
+    INSERT INTO audit (actor, address, action, subject)
+    SELECT %(actor)s, %(address)s, 'job.restart', kind || '/' || key FROM restarted
+)
+SELECT {_FAILING} FROM restarted
 """
 FORGET: LiteralString = """
 -- name: forget_jobs
@@ -164,6 +182,12 @@ class PostgresJobs:
     async def failing(self, most: int) -> Sequence[FailingJob]:
         rows = await self._database.rows(FAILING, {"most": most})
         return [FailingJob(*row) for row in rows]
+
+    async def restart(self, job: str, actor: Actor) -> FailingJob | None:
+        kind, _, key = job.partition("/")
+        params = {"kind": kind, "key": key, "actor": actor.key_id, "address": actor.address}
+        rows = await self._database.rows(RESTART_ONE, params)
+        return next((FailingJob(*row) for row in rows), None)
 
     async def forget(self, age_s: float) -> None:
         await self._database.rows(FORGET, {"age_s": age_s})

@@ -49,6 +49,8 @@ class Resource(Generic[Row]):
     columns: Sequence[str] = ()  # fields of the model that tables show
     commands: str = ""  # help of the group with its commands, if it has none but the plain ones
     deletion: str = ""  # a sentence on what it does
+    restart: str = ""  # likewise
+    empty: str = ""  # a sentence on a list with none, if it does not have all that there are
     table: str = ""  # if ``PostgresTable`` keeps them
     owner_column: str = "tenant"
     max_per_owner: int = 0

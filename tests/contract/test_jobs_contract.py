@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from serve_app.domain.audit.acts import Actor
 from serve_app.jobs.jobs import Job, JobKind, Jobs
 from serve_app.jobs.postgres import RESTART, PostgresJobs
 from serve_app.postgres.database import Database
@@ -23,6 +24,7 @@ SELECT %(kind)s, %(key)s, %(tenant)s, %(payload)s::jsonb {RESTART}
 WORK = JobKind("work", first_wait_s=1.0, max_wait_s=60.0, lease_s=600.0)
 SILENT = replace(WORK, lease_s=-1.0)
 FAIR = replace(WORK, fair=True)
+OPERATOR = Actor("operator")
 Put = Callable[..., Awaitable[None]]
 
 
@@ -183,6 +185,28 @@ async def test_a_job_that_was_given_up_begins_again_when_it_is_put_again(
     await jobs.give_up([await taken(jobs)], "It did not work.")
     await put("a")
     assert (await taken(jobs)).attempts == 1
+
+
+async def test_a_failing_job_is_restarted_at_once_with_its_attempts_counted_anew(
+    jobs: Jobs, put: Put
+) -> None:
+    for key in ("is given up", "waits/in a folder", "runs again", "never failed"):
+        await put(key)
+    given_up, waits, runs = [await taken(jobs) for _ in range(3)]
+    await jobs.give_up([given_up], "It did not work.")
+    await jobs.retry([runs], 0.0, "It is away.")
+    (runs,) = [each for each in await jobs.take(WORK, 2) if each.key == runs.key]
+    await jobs.retry([waits], 600.0, "It is away.")
+    for key in ("is given up", "waits/in a folder"):
+        restarted = await jobs.restart(f"work/{key}", OPERATOR)
+        assert restarted is not None
+        assert (restarted.attempts, restarted.given_up_at) == (0, None)
+    assert {job.key for job in await jobs.take(WORK, 9)} == {"is given up", "waits/in a folder"}
+    assert await jobs.restart("work/runs again", OPERATOR) is not None
+    assert not await jobs.due(["work"])
+    assert await jobs.renew(WORK, [runs]) == 1
+    for job in ("work/never failed", "work/unknown", "work", ""):
+        assert await jobs.restart(job, OPERATOR) is None
 
 
 async def test_jobs_of_tenants_with_none_under_way_are_taken_first(jobs: Jobs, put: Put) -> None:

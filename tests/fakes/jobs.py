@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
 
+from serve_app.domain.audit.acts import Actor
 from serve_app.domain.ports import Clock
 from serve_app.jobs.jobs import FailingJob, Job, JobKind
 from serve_app.telemetry.queue_metrics import JobFigures
@@ -28,8 +29,9 @@ class Row:
 class FakeJobs:
     """Implements ``Jobs``."""
 
-    def __init__(self, clock: Clock) -> None:
-        self._clock = clock
+    def __init__(self, clock: Clock, note: Callable[..., None] = lambda *_: None) -> None:
+        """``note``: writes to the audit log."""
+        self._clock, self._note = clock, note
         self.rows: dict[tuple[str, str], Row] = {}
 
     def put(
@@ -106,18 +108,18 @@ class FakeJobs:
     async def failing(self, most: int) -> Sequence[FailingJob]:
         found = [(name, row) for name, row in self.rows.items() if row.error]
         found.sort(key=lambda each: (each[1].given_up_at is None, each[1].created_at))
-        return [
-            FailingJob(
-                "/".join(name),
-                row.tenant,
-                row.attempts,
-                row.error,
-                row.created_at,
-                None if row.given_up_at or row.lease else row.due_at,
-                row.given_up_at,
-            )
-            for name, row in found[:most]
-        ]
+        return [_failing(*each) for each in found[:most]]
+
+    async def restart(self, job: str, actor: Actor) -> FailingJob | None:
+        kind, _, key = job.partition("/")
+        row = self.rows.get((kind, key))
+        if row is None or not row.error:
+            return None
+        row.attempts, row.given_up_at = 0, None
+        if row.lease is None:
+            row.due_at = self._clock.now()
+        self._note(actor, "job.restart", job)
+        return _failing((kind, key), row)
 
     async def forget(self, age_s: float) -> None:
         before = self._clock.now() - timedelta(seconds=age_s)
@@ -145,3 +147,15 @@ class FakeJobs:
             if another == of
         )
         return under_way, row.attempts, row.due_at
+
+
+def _failing(name: tuple[str, str], row: Row) -> FailingJob:
+    return FailingJob(
+        "/".join(name),
+        row.tenant,
+        row.attempts,
+        row.error,
+        row.created_at,
+        None if row.given_up_at or row.lease else row.due_at,
+        row.given_up_at,
+    )

@@ -36,7 +36,7 @@ class FakeWeightBook:
     _changes: int = 0
 
     def __post_init__(self) -> None:
-        self.jobs = FakeJobs(self.clock)
+        self.jobs = FakeJobs(self.clock, self.note)
 
     async def add(self, new: NewWeights, quota: WeightQuota, actor: Actor) -> str:
         name = new.tenant, new.name

@@ -29,7 +29,18 @@ Json = dict[str, Any]
 OUTSIDE = re.compile(r"/|/favicon\.ico|/page/.*|/comfyui/?|/comfyui/assets/.*")
 """The playground and ComfyUI's page, which are for browsers."""
 
-SLASHES = {"warm_target", "entry", "key", "endpoint_id", "path", "file_id", "model", "file", "dest"}
+SLASHES = {
+    "job",
+    "warm_target",
+    "entry",
+    "key",
+    "endpoint_id",
+    "path",
+    "file_id",
+    "model",
+    "file",
+    "dest",
+}
 """Parameters of paths that contain slashes."""
 
 ANYWHERE = {408: "a slow body", 500: "a defect", 503: "a service that does not answer"}

@@ -1,4 +1,4 @@
-"""The plain commands of a resource, from its declaration: ``list``, ``show`` and ``delete``.
+"""The plain commands of a resource, from its declaration: ``list``, ``delete`` and ``restart``.
 
 All have the same words: ``--tenant`` and ``--installation`` where the resource has owners, and
 ``--json``. A list is a table with the columns of the declaration; ``--limit`` shortens it.
@@ -71,7 +71,7 @@ def add_list(group: click.Group, resource: Resource[Any], below: str = "") -> No
         for line in table(resource.columns, rows):
             click.echo(line)
         if not rows:
-            click.echo(f"There are no {resource.plural}.")
+            click.echo(resource.empty or f"There are no {resource.plural}.")
         elif answer["has_more"]:
             click.echo(f"There are more. Raise --limit, which is {len(rows)}.", err=True)
         if below:
@@ -109,7 +109,21 @@ def plain_group(resource: Resource[Any]) -> click.Group:
     add_list(group, resource)
     if resource.deletion:
         add_delete(group, resource)
+    if resource.restart:
+        _add_restart(group, resource)
     return group
+
+
+def _add_restart(group: click.Group, resource: Resource[Any]) -> None:
+    @group.command("restart", help=f"Restart {resource.one}. {resource.restart}")
+    @options.server
+    @click.argument(resource.key)
+    @options.as_json
+    def restart_command(server: Server, *, as_json: bool, **given: Any) -> None:
+        with Client(server) as client:
+            row = client.post(f"{path_of(resource, given[resource.key])}/restart", {})
+        for line in [json.dumps(row)] if as_json else table(resource.columns, [row]):
+            click.echo(line)
 
 
 def path_of(resource: Resource[Any], key: str) -> str:

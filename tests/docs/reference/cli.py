@@ -168,6 +168,7 @@ EXAMPLES = {
     "weights publish": ("darkroom weights publish style --tenant studio-a",),
     "weights delete": ("darkroom weights delete style",),
     "jobs list": ("darkroom jobs list",),
+    "jobs restart": ("darkroom jobs restart notice/evt_1",),
     "drafts list": ("darkroom drafts list --limit 20",),
     "drafts delete": ("darkroom drafts delete 3q2-7wXJ0sVb1k9fLmZr5A",),
     "shares list": ("darkroom shares list",),

@@ -79,6 +79,7 @@ RENAMED: Mapping[str, Mapping[str, str]] = {
 
 OF_NO_TENANT = {
     "endpoint_id": FLUX,
+    "job": "notice/evt_1",
     "warm_target": FLUX,
     "entry": FLUX,
     "owner": "fal-ai",

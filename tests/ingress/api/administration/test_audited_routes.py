@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import httpx
 import pytest
@@ -11,6 +11,8 @@ import pytest
 from deployments.executors.describing import bundle
 from serve_app.tenants.scopes import OPERATOR, TENANT_ADMIN
 from tests.contract.waiting import eventually
+from tests.fakes.jobs import FakeJobs
+from tests.ingress.api.administration.test_jobs import JOB, given_up
 from tests.ingress.api.registered.test_weights import add, made_ready
 from tests.ingress.api.test_model_entries import ADDING, OPEN
 from tests.ingress.house import House, built
@@ -40,6 +42,7 @@ ACTIONS: dict[tuple[str, str], str] = {
     ("POST", "/v1/warm"): "warm.set",
     ("PATCH", "/v1/tenants/{tenant}"): "tenant.change",
     ("POST", "/v1/apps/code"): "app.store",
+    ("POST", "/v1/jobs/{job:path}/restart"): "job.restart",
     ("PUT", "/v1/secrets/{secret}"): "secret.set",
     ("DELETE", "/v1/secrets/{secret}"): "secret.delete",
     ("PUT", "/v1/weights/{weights}/public"): "weights.publish",
@@ -81,6 +84,8 @@ async def make_registered(action: str, house: House, client: httpx.AsyncClient) 
     if action == "weights.publish":
         await add(client, base=PROBE)
         await made_ready(house)
+    if action == "job.restart":
+        await given_up(cast("FakeJobs", house.services.jobs))
 
 
 async def url_of(path: str, action: str, house: House, client: httpx.AsyncClient) -> str:
@@ -110,7 +115,7 @@ async def url_of(path: str, action: str, house: House, client: httpx.AsyncClient
     key = str(await house.keys.create("default")).partition(":")[0]
     values = {"request_id": request_id, "tenant": "ann", "endpoint_id:path": endpoint}
     values |= {"weights": "style", "secret": "FAL_KEY", "warm_target:path": endpoint}
-    values |= {"entry:path": endpoint}
+    values |= {"entry:path": endpoint, "job:path": JOB}
     for name, value in (values | {"key": key}).items():
         path = path.replace(f"{{{name}}}", value)
     return path + ("?priority=low" if action == "request.prioritise" else "")
