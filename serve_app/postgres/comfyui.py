@@ -127,20 +127,20 @@ class PostgresComfyUiBook:
         await self._database.rows(DESCRIBE, {"key": KEY, "digest": digest, "content": packed})
 
     async def digest(self) -> str:
-        rows = await self._database.rows(DIGEST, {"key": KEY})
-        return str(rows[0][0]) if rows else ""
+        value = await self._database.value(DIGEST, {"key": KEY})
+        return "" if value is None else str(value)
 
     async def description(self) -> bytes | None:
-        rows = await self._database.rows(DESCRIPTION, {"key": KEY})
-        return bytes(rows[0][0]) if rows else None
+        value = await self._database.value(DESCRIPTION, {"key": KEY})
+        return None if value is None else bytes(value)
 
     async def files(self, tenant: str) -> Sequence[ComfyUiFileInfo]:
         rows = await self._database.rows(FILES, {"tenant": tenant})
         return [ComfyUiFileInfo(*row) for row in rows]
 
     async def read(self, tenant: str, path: str) -> bytes | None:
-        rows = await self._database.rows(READ, {"tenant": tenant, "path": path})
-        return bytes(rows[0][0]) if rows else None
+        value = await self._database.value(READ, {"tenant": tenant, "path": path})
+        return None if value is None else bytes(value)
 
     async def put(self, tenant: str, path: str, content: bytes, *, overwrite: bool = True) -> bool:
         return await self._store(PUT, tenant, path, {"content": content}, overwrite=overwrite)

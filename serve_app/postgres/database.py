@@ -218,6 +218,16 @@ class Database:
                 raise DatabaseUnavailable(f"PostgreSQL does not answer: {error}") from error
         raise AssertionError("unreachable")
 
+    async def row(
+        self, sql: str, params: Mapping[str, Any] | None = None, *, lock: Lock | None = None
+    ) -> tuple[Any, ...] | None:
+        """Run a statement as ``rows`` does, and return its first row. None: it has none."""
+        return next(iter(await self.rows(sql, params, lock=lock)), None)
+
+    async def value(self, sql: str, params: Mapping[str, Any] | None = None) -> Any:
+        """The same for the first column of the row."""
+        return next(iter(await self.row(sql, params) or ()), None)
+
     async def _once(
         self,
         sql: str,

@@ -89,8 +89,8 @@ class PostgresFileAccess:
         return await self.find(access.id) is not None
 
     async def find(self, access_id: str) -> FileAccess | None:
-        rows = await self._database.rows(FIND, {"id": access_id})
-        return _access(access_id, *rows[0]) if rows else None
+        row = await self._database.row(FIND, {"id": access_id})
+        return _access(access_id, *row) if row else None
 
     async def page(self, tenant: str, after: str, limit: int) -> Sequence[FileAccess]:
         given = {"tenant": tenant, "after": after, "limit": limit}

@@ -27,9 +27,9 @@ Places = Mapping[str, str]
 
 async def read_places(database: Database) -> Places:
     """Recorded places. Empty before the first record, and without tables."""
-    ((there,),) = await database.rows(THERE)
-    found = await database.rows(READ, {"key": KEY}) if there else []
-    return json.loads(found[0][0]) if found else {}
+    there = await database.value(THERE)
+    found = await database.value(READ, {"key": KEY}) if there else None
+    return json.loads(found or "{}")
 
 
 async def record_places(database: Database, places: Places) -> Places:

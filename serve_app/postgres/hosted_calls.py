@@ -116,11 +116,12 @@ class PostgresHostedCalls:
             "endpoint": new.endpoint,
             "input_hash": new.input_hash,
         }
-        rows = await self._database.rows(BEGIN, given)
-        if not rows:
+        row = await self._database.row(BEGIN, given)
+        if row is None:
             raise Fenced("Only the holder of a lease may call a provider for its request.")
-        if rows[0][0] is not None:
-            return HostedCall(*rows[0])
+        earlier, *columns = row
+        if earlier is not None:
+            return HostedCall(earlier, *columns)
         await self._database.rows(RELEASE, {**given, "after_s": self._release_after_s})
         return None
 
@@ -136,5 +137,5 @@ class PostgresHostedCalls:
 
     async def unwanted(self, call_id: str) -> UnwantedJob | None:
         """The provider's job of a call that nobody wants. None: the call was deleted."""
-        rows = await self._database.rows(UNWANTED, {"id": call_id})
-        return UnwantedJob(*rows[0]) if rows else None
+        row = await self._database.row(UNWANTED, {"id": call_id})
+        return UnwantedJob(*row) if row else None

@@ -24,5 +24,4 @@ async def record_backup(database: Database, created_at: str) -> None:
 
 async def last_backup(database: Database) -> float:
     """Unix time of the last recorded backup; 0: there is none."""
-    rows = await database.rows(READ, {"key": KEY})
-    return rows[0][0] if rows else 0.0
+    return await database.value(READ, {"key": KEY}) or 0.0

@@ -25,8 +25,7 @@ class PostgresLiveSettings:
         self._database = database
 
     async def read(self) -> Mapping[str, Any] | None:
-        rows = await self._database.rows(READ, {"name": NAME})
-        return rows[0][0] if rows else None
+        return await self._database.value(READ, {"name": NAME})
 
     async def keep(self, settings: Mapping[str, Any]) -> None:
         values = {"name": NAME, "settings": json.dumps(settings)}

@@ -113,8 +113,8 @@ class PostgresAuditLog:
 
     async def tail(self) -> SealedAct | None:
         """Last entry of the chain."""
-        rows = await self._database.rows(TAIL)
-        return SealedAct(*rows[0]) if rows else None
+        row = await self._database.row(TAIL)
+        return SealedAct(*row) if row else None
 
     async def seal(self) -> SealedAct | None:
         """Seal what is committed and not sealed yet. Returns the last entry of the chain."""

@@ -127,8 +127,8 @@ class PostgresDrafts:
 
     async def get(self, tenant: str, draft_id: str) -> StoredDraft | None:
         params = {"tenant": tenant, "id": messages.clean(draft_id)}
-        rows = await self._database.rows(GET, params)
-        return _draft(rows[0]) if rows else None
+        row = await self._database.row(GET, params)
+        return _draft(row) if row else None
 
     async def newest(
         self,

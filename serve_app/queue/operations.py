@@ -178,13 +178,14 @@ class PostgresOperations:
 
     async def _current(self, id_: str) -> tuple[State, LeaseKey]:
         """State and attempt of a request that has not ended."""
-        rows = await self._database.rows(CURRENT, {"id": id_})
-        if not rows:
+        row = await self._database.row(CURRENT, {"id": id_})
+        if row is None:
             raise RequestNotFound(f"There is no request {id_}.")
-        state = State(rows[0][0])
+        state, attempt, nonce = row
+        state = State(state)
         if state.final:
             raise AlreadyFinal(f"The request {id_} has ended already: it is {state}.")
-        return state, LeaseKey(id_, *rows[0][1:])
+        return state, LeaseKey(id_, attempt, nonce)
 
     async def _end(
         self, held: LeaseKey, failure: Outcome | None, noted: Mapping[str, str | None]

@@ -108,8 +108,8 @@ class ProcessLog:
     async def started(self, ingress: IngressProcess) -> None:
         """Write the start of an ingress, with its reason."""
         await self.look()  # or the end of the one before it is not known yet
-        rows = await self._database.rows(LAST, {"cluster": self._cluster})
-        why = _why_started(ingress.version, *rows[0]) if rows else "the first one here"
+        last = await self._database.row(LAST, {"cluster": self._cluster})
+        why = _why_started(ingress.version, *last) if last else "the first one here"
         params = {**asdict(ingress), "cluster": self._cluster, "why": why}
         await self._database.rows(START, params)
         log.info(
@@ -139,7 +139,7 @@ class ProcessLog:
     async def events(self) -> Sequence[Mapping[str, Any]]:
         """The last starts and ends, newest first: one JSON object each."""
         rows = await self._database.rows(EVENTS, {"limit": MAX_EVENTS})
-        return [dict(zip(NAMES, (row[0].isoformat(), *row[1:]), strict=True)) for row in rows]
+        return [dict(zip(NAMES, (at.isoformat(), *others), strict=True)) for at, *others in rows]
 
 
 def _why_started(version: str, name: str, before: str, ended: bool, why_ended: str) -> str:  # noqa: FBT001 a row

@@ -246,8 +246,7 @@ class PostgresWeightBook:
         return int(used)
 
     async def key_of(self, digest: str) -> str | None:
-        rows = await self._database.rows(KEY_OF, {"digest": digest})
-        return rows[0][0] if rows else None
+        return await self._database.value(KEY_OF, {"digest": digest})
 
     async def version(self) -> str:
         ((version,),) = await self._database.rows(VERSION)

@@ -93,8 +93,8 @@ class PostgresTable(Generic[Row]):
             "most": self._resource.max_per_owner,
         }
         # The lock keeps two calls at the limit apart.
-        rows = await self._database.rows(sql, wanted, lock=self._lock)
-        return self._resource.model(*rows[0]) if rows else None
+        row = await self._database.row(sql, wanted, lock=self._lock)
+        return self._resource.model(*row) if row else None
 
     async def delete(self, owner: str, key: str, actor: Actor) -> bool:
         wanted = {"owner": owner, "key": key, **self._noted(actor, "delete")}

@@ -129,9 +129,9 @@ class PostgresTenantDeletions:
         return None if found is None or found.ended_at is not None else found
 
     async def find(self, tenant: str) -> TenantDeletion | None:
-        rows = await self._database.rows(FIND, {"tenant": tenant, "most": COUNTED_TO})
-        if not rows:
+        row = await self._database.row(FIND, {"tenant": tenant, "most": COUNTED_TO})
+        if not row:
             return None
-        *fields, requests, uploads, usage, keys = rows[0]
+        *fields, requests, uploads, usage, keys = row
         counts: dict[str, int] = dict(zip(LEFT, (requests, uploads, usage, keys), strict=True))
         return TenantDeletion(*fields, left=counts)

@@ -128,15 +128,15 @@ class PostgresBatchFiles:
             "purpose": purpose,
             "batch": batch,
         }
-        rows = await self._database.rows(ADD_FILE, params)
-        return _file(rows[0]) if rows else None
+        row = await self._database.row(ADD_FILE, params)
+        return _file(row) if row else None
 
     async def get(
         self, tenant: str, file_id: str, batches_of: str | None = None
     ) -> BatchFile | None:
         params = {"tenant": tenant, "id": messages.clean(file_id), "batches_of": batches_of}
-        rows = await self._database.rows(GET_FILE, params)
-        return _file(rows[0]) if rows else None
+        row = await self._database.row(GET_FILE, params)
+        return _file(row) if row else None
 
     async def page(
         self,
@@ -205,15 +205,15 @@ class PostgresBatches:
             "most": most_active,
         }
         lock = Lock([outcome_lock_number(new.tenant, b"batches")])
-        rows = await self._database.rows(CREATE, params, lock=lock)
-        if not rows:
+        row = await self._database.row(CREATE, params, lock=lock)
+        if not row:
             raise too_many_batches(most_active)
-        return batch_of(rows[0])
+        return batch_of(row)
 
     async def get(self, tenant: str, batch: str) -> StoredBatch | None:
         params = {"tenant": tenant, "id": messages.clean(batch)}
-        rows = await self._database.rows(GET, params)
-        return batch_of(rows[0]) if rows else None
+        row = await self._database.row(GET, params)
+        return batch_of(row) if row else None
 
     async def page(
         self, tenant: str, after: str | None = None, limit: int = 20
@@ -229,8 +229,8 @@ class PostgresBatches:
             "detail": messages.compact({"tenant": tenant}),
             **audit_columns(actor),
         }
-        rows = await self._database.rows(CANCEL, params)
-        return batch_of(rows[0]) if rows else await self.get(tenant, batch)
+        row = await self._database.row(CANCEL, params)
+        return batch_of(row) if row else await self.get(tenant, batch)
 
     async def delete_aged(self) -> None:
         """Delete batches that ended longer ago than their tenant's retention. Their files age as

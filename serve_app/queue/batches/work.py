@@ -184,8 +184,8 @@ class PostgresBatchWork:
         return [batch_of(row) for row in await self._database.rows(ACTIVE, {"most": most})]
 
     async def find(self, batch: str) -> StoredBatch | None:
-        rows = await self._database.rows(FIND, {"batch": batch})
-        return batch_of(rows[0]) if rows else None
+        row = await self._database.row(FIND, {"batch": batch})
+        return batch_of(row) if row else None
 
     async def expire(self) -> None:
         await self._database.rows(EXPIRE)
@@ -239,8 +239,8 @@ class PostgresBatchWork:
     async def drop_waiting(self, batch: str, most: int, error: Mapping[str, Any]) -> int:
         result = _stored(LineResult(0, succeeded=False, error=error))
         params = {"batch": batch, "most": most, "result": result}
-        rows = await self._database.rows(DROP_WAITING, params)
-        return int(rows[0][0]) if rows else 0
+        value = await self._database.value(DROP_WAITING, params)
+        return 0 if value is None else int(value)
 
     async def finalize(self, batch: str) -> bool:
         return bool(await self._database.rows(FINALIZE, {"batch": batch}))

@@ -140,7 +140,8 @@ class Pauses:
         """End the pause. Returns the pools with queued requests of the endpoint; None if it was not
         paused.
         """
-        rows = await self._database.rows(END, {"endpoint": endpoint, **audit_columns(actor)})
+        params = {"endpoint": endpoint, **audit_columns(actor)}
+        ended = await self._database.value(END, params)
         self._version += 1
         self._known.pop(endpoint, None)
-        return rows[0][0] if rows else None
+        return ended

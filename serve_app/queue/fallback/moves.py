@@ -129,8 +129,8 @@ class PostgresFallbacks:
 
     async def spent(self, endpoint: str, currency: str) -> Decimal:
         given = {"endpoint": endpoint, "currency": currency}
-        rows = await self._database.rows(SPENT, given)
-        return Decimal(rows[0][0]) if rows else Decimal(0)
+        value = await self._database.value(SPENT, given)
+        return Decimal(0) if value is None else Decimal(value)
 
     async def queued_outside(self, pools: Collection[str]) -> Sequence[QueuedGroup]:
         given = {"pools": sorted(pools), "realtime": Priority.REALTIME}

@@ -81,9 +81,8 @@ class ShareLinks:
             **audit_columns(actor),
         }
         await self._database.rows(DELETE_EXPIRED, {"tenant": tenant})
-        rows = await self._database.rows(CREATE, params)
-        if rows:
-            return ShareLink(*rows[0])
+        if row := await self._database.row(CREATE, params):
+            return ShareLink(*row)
         if not await self._database.rows(EXISTS, params):
             raise RequestNotFound(f"There is no request {request_id}.")
         raise Overloaded(messages.TOO_MANY_LINKS, 60.0, "share_links")
@@ -97,5 +96,5 @@ class ShareLinks:
         return bool(await self._database.rows(REVOKE, params))
 
     async def shared(self, digest: bytes) -> Request | None:
-        rows = await self._database.rows(SHARED, {"digest": digest})
-        return stored(rows[0]).request if rows else None
+        row = await self._database.row(SHARED, {"digest": digest})
+        return stored(row).request if row else None

@@ -199,8 +199,7 @@ class PostgresShadows:
     async def take(self, original: str, budget: FallbackBudget | None, cost: Decimal) -> bool:
         plan = {"cost": str(cost)} | ({} if budget is None else {"budget": budget.to_json()})
         params = {"id": original, "plan": messages.compact(plan), "reason": NOT_COVERED}
-        rows = await self._database.rows(TAKE, params)
-        return bool(rows) and rows[0][0] == ShadowState.SENDING
+        return await self._database.value(TAKE, params) == ShadowState.SENDING
 
     async def sent(self, candidate: ShadowCandidate, copy: str) -> bool:
         params = {"id": candidate.original, "target": candidate.target, "copy": copy}
@@ -212,8 +211,8 @@ class PostgresShadows:
 
     async def find_copy(self, original: str, target: str, copy: str | None) -> UnwantedCopy | None:
         params = {"original": original, "target": target, "copy": copy}
-        rows = await self._database.rows(FIND_COPY, params)
-        return UnwantedCopy(*rows[0]) if rows else None
+        row = await self._database.row(FIND_COPY, params)
+        return UnwantedCopy(*row) if row else None
 
     async def page(
         self, endpoint: str | None, before: str | None, limit: int

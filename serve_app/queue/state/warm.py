@@ -86,8 +86,8 @@ class StoredWarmTargets:
 
     async def end(self, endpoint: str, actor: Actor) -> bool:
         """End the target of an endpoint. False if there was none, or its time was over."""
-        rows = await self._database.rows(END, {"endpoint": endpoint, **audit_columns(actor)})
-        return bool(rows and rows[0][0])
+        params = {"endpoint": endpoint, **audit_columns(actor)}
+        return bool(await self._database.value(END, params))
 
 
 # The weights that each replica should hold.

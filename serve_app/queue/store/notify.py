@@ -139,8 +139,8 @@ class Notifier:
 
     async def count_listeners(self) -> None:
         """Check for other listeners."""
-        rows = await self._database.rows(COUNT_LISTENERS)
-        self._alone = self.listening and int(rows[0][0]) <= 1
+        listeners = await self._database.value(COUNT_LISTENERS)
+        self._alone = self.listening and int(listeners) <= 1
 
     async def _send(self) -> None:
         while True:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, TypeVar
+from datetime import datetime
+from typing import Annotated, Any, NamedTuple, TypeVar, get_type_hints
 from uuid import UUID
 
 from serve_app.domain.artifact import Artifact
@@ -20,6 +21,8 @@ from serve_app.domain.progress import Progress, Stage, StoredSnapshot
 from serve_app.domain.request import Cause, Priority, Redacted, Request, Retries, State
 
 T = TypeVar("T", Artifact, Failure, Usage)
+Stored = TypeVar("Stored")
+Value = TypeVar("Value")
 
 
 def flatten_outcome(value: Artifact | Failure | Usage) -> dict[str, Any]:
@@ -69,18 +72,66 @@ def _of(kind: type[T], stored: Mapping[str, Any]) -> T:
 FOLLOWING = "following"
 """Value of the column ``state``: queued, and waiting for the outcome of another request."""
 
-COLUMNS = """
-    r.id::text, r.tenant, r.endpoint, r.pool, r.state, coalesce(r.shown, r.input), r.priority,
-    r.attempt, r.failures,
-    r.created_at, r.started_at, r.finished_at, r.cancel_requested, r.replica_id, r.outcome,
-    p.stage, p.step, p.steps, r.events, r.alone, r.snapshot, r.snapshot_step, r.reuses::text,
-    r.end_by, r.work, r.previews, p.rate, p.preview_step, r.forgetting, r.retries_left,
-    CASE WHEN r.follows IS NOT NULL THEN coalesce((
-        SELECT l.id FROM requests l WHERE l.leads = r.follows AND l.outcome IS NULL
-        ), r.follows)::text END,
-    r.lease_nonce, r.trace, r.draft_key, r.price, r.file_access,
-    r.upload_policy, r.fallback, r.fell_back_to, r.fell_back_for
-"""
+
+class RequestRow(NamedTuple):
+    """Row of ``COLUMNS``. Each field is the column of its name, or the SQL in its annotation; ``r``
+    and ``p`` are the tables of ``SOURCE``."""
+
+    id: Annotated[str, "r.id::text"]
+    tenant: str
+    endpoint: str
+    pool: str
+    state: str
+    input: Annotated[Any, "coalesce(r.shown, r.input)"]
+    priority: int
+    attempt: int
+    failures: int
+    created_at: datetime
+    started_at: datetime | None
+    finished_at: datetime | None
+    cancel_requested: bool
+    replica_id: str | None
+    outcome: Mapping[str, Any] | None
+    stage: Annotated[str | None, "p.stage"]
+    step: Annotated[int, "p.step"]
+    steps: Annotated[int, "p.steps"]
+    rate: Annotated[float, "p.rate"]
+    preview_step: Annotated[int | None, "p.preview_step"]
+    events: int
+    alone: bool
+    snapshot: str | None
+    snapshot_step: int
+    reuses: Annotated[str | None, "r.reuses::text"]
+    end_by: datetime | None
+    work: Any
+    previews: bool
+    forgetting: str | None
+    retries_left: Sequence[int] | None
+    follows: Annotated[
+        str | None,
+        """CASE WHEN r.follows IS NOT NULL THEN coalesce((
+            SELECT l.id FROM requests l WHERE l.leads = r.follows AND l.outcome IS NULL
+        ), r.follows)::text END""",
+    ]
+    lease_nonce: int
+    trace: str | None
+    draft_key: str | None
+    price: Mapping[str, Any] | None
+    file_access: str | None
+    upload_policy: str | None
+    fallback: Mapping[str, Any] | None
+    fell_back_to: str | None
+    fell_back_for: str | None
+
+
+def _column(name: str, annotation: Any) -> str:
+    (sql,) = getattr(annotation, "__metadata__", (f"r.{name}",))
+    return sql
+
+
+COLUMNS = ", ".join(
+    _column(*each) for each in get_type_hints(RequestRow, include_extras=True).items()
+)
 
 
 def term_has_ended(actor: str) -> str:
@@ -140,53 +191,56 @@ def audit_columns(actor: Actor | None) -> Mapping[str, str | None]:
     return {"actor": actor.key_id, "address": actor.address}
 
 
-def stored(row: tuple[Any, ...]) -> StoredRequest:
+def stored(columns: Iterable[Any]) -> StoredRequest:
     """Build the request from a row of ``COLUMNS``."""
-    (id_, tenant, endpoint, pool, state, input_, priority, attempt, failures) = row[:9]
-    (created_at, started_at, finished_at, cancel_requested, replica_id, outcome) = row[9:15]
-    (stage, step, steps, version, alone, snapshot, snapshot_step, reuses) = row[15:23]
-    (end_by, work, previews, rate, preview_step, forgetting) = row[23:29]
-    retries_left, follows, lease_nonce, trace, draft_key, price, file_access = row[29:36]
-    upload_policy, fallback, fell_back_to, fell_back_for = row[36:40]
-    request = Request(
-        id=id_,
-        tenant=tenant,
-        endpoint=endpoint,
-        pool=pool,
-        state=State.QUEUED if state == FOLLOWING else State(state),
-        input=input_,
-        priority=Priority(priority),
-        attempt=attempt,
-        failures=failures,
-        created_at=created_at,
-        started_at=started_at,
-        finished_at=finished_at,
-        cancel_requested=cancel_requested,
-        alone=alone,
-        end_by=end_by,
-        work=work,
-        replica_id=replica_id,
-        outcome=None if outcome is None else outcome_from_json(outcome),
-        reuses=reuses,
-        follows=follows,
-        forgetting=None if forgetting is None else Redacted(forgetting),
-        retries_left=None if retries_left is None else Retries(*retries_left),
-        progress=progress_of(stage, step, steps, rate),
-        previews=previews,
-        preview_step=preview_step or 0,
-        lease_nonce=lease_nonce,
-        trace=trace or "",
-        snapshot=None if snapshot is None else StoredSnapshot(snapshot, snapshot_step),
-        events=version,
-        draft_key=draft_key,
-        price=None if price is None else Price.from_json(price),
-        file_access=file_access or "",
-        upload_policy=None if upload_policy is None else UploadPolicy.from_json(upload_policy),
-        fallback=None if fallback is None else Fallback.from_json(fallback),
-        fell_back_to=fell_back_to or "",
-        fell_back_for=fell_back_for or "",
+    row = RequestRow(*columns)
+    return StoredRequest(
+        Request(
+            id=row.id,
+            tenant=row.tenant,
+            endpoint=row.endpoint,
+            pool=row.pool,
+            state=State.QUEUED if row.state == FOLLOWING else State(row.state),
+            input=row.input,
+            priority=Priority(row.priority),
+            attempt=row.attempt,
+            failures=row.failures,
+            created_at=row.created_at,
+            started_at=row.started_at,
+            finished_at=row.finished_at,
+            cancel_requested=row.cancel_requested,
+            alone=row.alone,
+            end_by=row.end_by,
+            work=row.work,
+            replica_id=row.replica_id,
+            outcome=_read(outcome_from_json, row.outcome),
+            reuses=row.reuses,
+            follows=row.follows,
+            forgetting=_read(Redacted, row.forgetting),
+            retries_left=None if row.retries_left is None else Retries(*row.retries_left),
+            progress=progress_of(row.stage, row.step, row.steps, row.rate),
+            previews=row.previews,
+            preview_step=row.preview_step or 0,
+            lease_nonce=row.lease_nonce,
+            trace=row.trace or "",
+            snapshot=None
+            if row.snapshot is None
+            else StoredSnapshot(row.snapshot, row.snapshot_step),
+            events=row.events,
+            draft_key=row.draft_key,
+            price=_read(Price.from_json, row.price),
+            file_access=row.file_access or "",
+            upload_policy=_read(UploadPolicy.from_json, row.upload_policy),
+            fallback=_read(Fallback.from_json, row.fallback),
+            fell_back_to=row.fell_back_to or "",
+            fell_back_for=row.fell_back_for or "",
+        ),
+        version=row.events,
     )
-    return StoredRequest(request, version)
+
+
+def _read(convert: Callable[[Stored], Value], value: Stored | None) -> Value | None:
+    return None if value is None else convert(value)
 
 
 def progress_of(stage: str | None, step: int, steps: int, rate: float) -> Progress | None:

@@ -192,7 +192,7 @@ class PostgresAppBundles:
         return digest
 
     async def read(self, digest: str) -> bytes:
-        rows = await self._database.rows(READ_BUNDLE, {"digest": digest})
-        if not rows:
+        bundle = await self._database.value(READ_BUNDLE, {"digest": digest})
+        if bundle is None:
             raise no_bundle(digest)
-        return bytes(rows[0][0])
+        return bytes(bundle)

@@ -169,7 +169,7 @@ class Deletion:
         """
         id_ = known_id(request_id)
         one = {"tenant": tenant, "id": id_}
-        rows = await self._database.rows(
+        row = await self._database.row(
             DELETE_ONE,
             {
                 **one,
@@ -179,12 +179,13 @@ class Deletion:
             },
             lock=Lock((OUTCOME_LOCK,)),
         )
-        if rows:
-            return list(rows[0][1])
-        states = await self._database.rows(STATE, one)
-        if not states:
+        if row is not None:
+            _, keys = row
+            return list(keys)
+        row = await self._database.row(STATE, one)
+        if row is None:
             raise RequestNotFound(f"There is no request {request_id}.")
-        state, ended, workflow = states[0]
+        state, ended, workflow = row
         raise step_of_active(workflow) if ended and workflow else still_active(state)
 
     async def delete_aged(self) -> Sequence[str]:

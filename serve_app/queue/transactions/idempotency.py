@@ -57,14 +57,15 @@ class IdempotencyKeys:
         if new.idempotency_key is None:
             return None
         params = {"tenant": new.tenant, "endpoint": new.endpoint, "key": new.idempotency_key}
-        rows = await self._database.rows(OF_KEY, params)
-        if not rows:
+        row = await self._database.row(OF_KEY, params)
+        if not row:
             return None
-        if bytes(rows[0][-1]) != new.body_digest:
+        *columns, is_deleted, digest = row
+        if bytes(digest) != new.body_digest:
             raise another_body()
-        if rows[0][-2]:
+        if is_deleted:
             raise deleted()
-        return stored(rows[0])
+        return stored(columns)
 
     async def undelivered(self, new: NewRequest, request_id: str) -> None:
         """Note that the response about ``request_id`` did not reach its client."""
@@ -83,8 +84,8 @@ class IdempotencyKeys:
             "body": new.body_digest,
             "within_s": UNDELIVERED_S,
         }
-        rows = await self._database.rows(TAKE, params)
-        return stored(rows[0]) if rows else None
+        row = await self._database.row(TAKE, params)
+        return stored(row) if row else None
 
     async def forget_undelivered(self) -> None:
         """Delete lost responses that are too old to be repeated."""

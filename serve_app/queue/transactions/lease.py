@@ -210,10 +210,12 @@ def _forms(limits: QueueLimits, left_out: LeftOut) -> Forms:
 def _result(rows: Sequence[tuple[Any, ...]], of_lane: int, slots: int) -> LeaseResult:
     """``of_lane``: most requests that it leased of one lane."""
     _, seen, takeable, _, _, unwritten, served, rooms, *_ = rows[0]
-    rows = [row for row in rows if row[0] is not None]
+    rows = [(n, *columns) for n, *columns in rows if n is not None]
     found = [_found(row) for row in rows]
     drained = frozenset(
-        each.request.tenant for row, (_, each, _) in zip(rows, found, strict=True) if row[3]
+        each.request.tenant
+        for (_, _, _, is_drained, *_), (_, each, _) in zip(rows, found, strict=True)
+        if is_drained
     )
     more = bool(found) and (seen > len(found) or len(found) >= of_lane)
     missed = max(0, min(slots, takeable) - len(found))
@@ -233,5 +235,5 @@ def _full(rooms: Mapping[str, Mapping[str, int] | None], leased: Sequence[Reques
 
 def _found(row: tuple[Any, ...]) -> tuple[int, StoredRequest, Mapping[str, Any]]:
     n, _, _, _, whole, _, _, _, _, *columns = row
-    found = stored(tuple(columns))
+    found = stored(columns)
     return n - 1, found, found.request.input if whole is None else whole

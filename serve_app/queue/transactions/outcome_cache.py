@@ -93,10 +93,10 @@ class OutcomeCache:
         if not new.reuse_digest:
             return None
         wanted = {"tenant": new.tenant, "digest": new.reuse_digest}
-        found = await self._database.rows(FIND, wanted)
-        if not found:
+        row = await self._database.row(FIND, wanted)
+        if not row:
             return None
-        earlier, outcome, kept = found[0]
+        earlier, outcome, kept = row
         given = replace(rows.outcome_from_json(outcome), usage=Usage())
         if kept != len(given.artifacts):
             return None  # some were deleted

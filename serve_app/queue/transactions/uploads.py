@@ -210,8 +210,8 @@ class PostgresUploads:
 
     async def kept(self, tenant: str, key: str, batches_of: str | None = None) -> KeptFile | None:
         params = {"tenant": tenant, "key": key, "batches_of": batches_of}
-        rows = await self._database.rows(KEPT, params)
-        return self._kept(tenant, rows[0]) if rows else None
+        row = await self._database.row(KEPT, params)
+        return self._kept(tenant, row) if row else None
 
     async def page(
         self,
@@ -228,8 +228,8 @@ class PostgresUploads:
         return [self._kept(tenant, row) for row in rows]
 
     async def read_by(self, tenant: str, key: str) -> str | None:
-        rows = await self._database.rows(READ_BY, {"tenant": tenant, "key": key})
-        return str(rows[0][0]) if rows else None
+        value = await self._database.value(READ_BY, {"tenant": tenant, "key": key})
+        return None if value is None else str(value)
 
     def _kept(self, tenant: str, row: tuple[Any, ...]) -> KeptFile:
         key, media_type, size, created_at, due_at = row

@@ -211,8 +211,7 @@ class RealtimeSessions:
 
     async def open_sessions(self, tenant: str, pool: str) -> int:
         """Number of a tenant's sessions in a pool that wait for a slot or hold one."""
-        rows = await self._database.rows(OPEN_SESSIONS, {"tenant": tenant, "pool": pool})
-        return int(rows[0][0])
+        return int(await self._database.value(OPEN_SESSIONS, {"tenant": tenant, "pool": pool}))
 
     async def exceeds_budget(self, tenant: str, price: Price) -> bool:
         """Return True if what a tenant has spent and reserved exceeds a budget that stops it."""

@@ -202,8 +202,8 @@ class PostgresOutbox:
         return [_claimed(row) for row in rows]
 
     async def keep_body(self, claimed: ClaimedDelivery, body: bytes) -> bytes | None:
-        rows = await self._database.rows(KEEP_BODY, {**_mine(claimed), "body": body})
-        return bytes(rows[0][0]) if rows else None
+        value = await self._database.value(KEEP_BODY, {**_mine(claimed), "body": body})
+        return None if value is None else bytes(value)
 
     async def delivered(self, claimed: ClaimedDelivery, answer: ReceiverResponse) -> bool:
         return await self._settle(claimed, answer, DeliveryState.DELIVERED, 0.0)
@@ -260,10 +260,10 @@ class PostgresOutbox:
         self, tenant: str, request_id: str
     ) -> tuple[WebhookDelivery, State, str | None]:
         params = {"tenant": tenant, "id": known_id(request_id)}
-        rows = await self._database.rows(GET, params)
-        if not rows:
+        row = await self._database.row(GET, params)
+        if not row:
             raise RequestNotFound(f"There is no request {request_id}.")
-        *columns, state, forgetting = rows[0]
+        *columns, state, forgetting = row
         delivery = _delivery(columns)
         if not delivery.url:
             raise no_webhook(request_id)

@@ -112,8 +112,8 @@ class PostgresWorkflowDefinitions:
 
     async def find(self, tenant: str, name: str) -> RegisteredWorkflow | None:
         params = {"tenant": tenant, "name": messages.clean(name)}
-        rows = await self._database.rows(FIND, params)
-        return RegisteredWorkflow(*rows[0]) if rows else None
+        row = await self._database.row(FIND, params)
+        return RegisteredWorkflow(*row) if row else None
 
     async def page(self, tenant: str) -> Sequence[RegisteredWorkflow]:
         rows = await self._database.rows(PAGE, {"tenant": tenant})
