@@ -56,7 +56,8 @@ class FluxFamily(ImageFamily):
     def prepare(
         self, endpoint: Endpoint, input: Mapping[str, Any], pipeline: Any, seed: int
     ) -> GenerationCall:
-        has_input_image = task_of(endpoint, (TEXT_TO_IMAGE, IMAGE_TO_IMAGE)) == IMAGE_TO_IMAGE
+        task = task_of(endpoint, (TEXT_TO_IMAGE, IMAGE_TO_IMAGE))
+        has_input_image = task == IMAGE_TO_IMAGE
         requested = (
             input_size(endpoint, input) if has_input_image else requested_size(input["image_size"])
         )
@@ -68,7 +69,7 @@ class FluxFamily(ImageFamily):
             "guidance_scale": float(input["guidance_scale"]),
             "max_sequence_length": _text_tokens(endpoint, pipeline),
         }
-        facts = image_facts(input, seed, requested, stretched=has_input_image)
+        facts = image_facts(input, seed, requested, task)
         work = image_work(input, rendered)
         if not has_input_image:
             return GenerationCall(arguments, facts, work=work)

@@ -85,8 +85,7 @@ class GenericFamily(ImageFamily):
         }
         arguments = _taken(endpoint, arguments, parameters(called))
         view = None if mapping.pipeline is None else pipeline_view(endpoint, pipeline, called)
-        has_input_image = mapping.task != TEXT_TO_IMAGE
-        facts = image_facts(input, seed, requested, stretched=has_input_image)
+        facts = image_facts(input, seed, requested, mapping.task)
         return GenerationCall(arguments, facts, view=view, work=image_work(input, rendered))
 
 

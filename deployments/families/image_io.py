@@ -18,7 +18,7 @@ from deployments.families.base import (
     demo_facts,
 )
 from deployments.families.multi_output import seeds_of
-from deployments.families.options import TEXT_TO_IMAGE, requested_loras
+from deployments.families.options import INPAINTING, TEXT_TO_IMAGE, requested_loras
 from deployments.transfer.lora_fetcher import RequestedLora
 from serve_app.domain.artifact import UploadTicket
 from serve_app.domain.endpoint import Endpoint, RequestedWork
@@ -82,10 +82,12 @@ def deliver_images(
 ) -> Product:
     """Encode the images of a pipeline that returned tensors.
 
-    The call's facts are the ``size`` to deliver, the ``seed`` and the ``prompt``. With
-    ``stretched``, the whole rendered image is delivered; otherwise its centre in the size's shape.
+    The call's facts are those of ``image_facts``. With ``stretched``, the whole rendered image is
+    delivered; otherwise its centre in the size's shape. With ``unmasked``, what lies outside the
+    mask is that of the original.
     """
     from deployments.engine.media.images import encode, fit, stretch, to_images  # noqa: PLC0415
+    from deployments.engine.media.inpainting import keep_outside  # noqa: PLC0415
 
     images = to_images(generated.result.images)
     if len(tickets) < len(images):
@@ -95,6 +97,8 @@ def deliver_images(
     size = call.output_facts["size"]
     resize = stretch if call.output_facts.get("stretched") else fit
     resized = [resize(image, size.width, size.height) for image in images]
+    if unmasked := call.output_facts.get("unmasked"):
+        resized = keep_outside(resized, *unmasked)
     files = [
         MediaFile(
             ticket=ticket,
@@ -285,15 +289,21 @@ def image_work(input: Mapping[str, Any], rendered: Size) -> RequestedWork:
     return RequestedWork(rendered.width, rendered.height, images=len(seeds_of(input, 0)))
 
 
+PRESERVE = "preserve_unmasked"  # a field that fal's inputs lack
+
+
 def image_facts(
-    input: Mapping[str, Any], seed: int, size: Size, *, stretched: bool = False
+    input: Mapping[str, Any], seed: int, size: Size, task: str = TEXT_TO_IMAGE
 ) -> dict[str, Any]:
-    """Facts for ``deliver_images``."""
+    """Facts for ``deliver_images``. ``unmasked``: original and mask in the size to deliver."""
+    keeps = task == INPAINTING and input.get(PRESERVE, True)
+    unmasked = (input["image_url"], input["mask_url"]) if keeps else ()
     return {
         "seed": seeds_of(input, seed)[0],
         "size": size,
         "prompt": input["prompt"],
-        "stretched": stretched,
+        "stretched": task != TEXT_TO_IMAGE,
+        "unmasked": [stretch_to(each, size) for each in unmasked],
     }
 
 

@@ -74,7 +74,7 @@ class SdxlFamily(ImageFamily):
             "guidance_scale": float(input["guidance_scale"]),
             "guidance_rescale": _rescale(endpoint, input),
         }
-        facts = image_facts(input, seed, requested, stretched=task != TEXT_TO_IMAGE)
+        facts = image_facts(input, seed, requested, task)
         work = image_work(input, rendered)
         if task == TEXT_TO_IMAGE:
             return GenerationCall(arguments | size_arguments(rendered), facts, work=work)

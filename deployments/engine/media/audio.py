@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
+from itertools import chain
 from pathlib import Path
 from typing import BinaryIO
 
@@ -199,19 +200,11 @@ class InputAudio:
 
         ``rate``: samples a second. ``channels``: 1 or 2. Raises ``InvalidInput`` naming the field.
         """
-        resampler = AudioResampler("fltp", "mono" if channels == 1 else "stereo", rate)
-        parts: list[Samples] = []
-        left = round(most_s * rate)
         with self._media.opened() as container:
-            for frame in _with_flush(self._decoded(container)):
-                for made in resampler.resample(frame):
-                    parts.append(made.to_ndarray()[:, :left].astype(np.float32, copy=False))
-                    left -= parts[-1].shape[1]
-                if left <= 0:
-                    break
-        if not parts:  # a damaged file may have fewer samples than the resampler needs
+            found = _mixed(self._decoded(container), channels, rate, round(most_s * rate))
+        if found is None:  # a damaged file may have fewer samples than the resampler needs
             raise self._media.unread("it has no samples")
-        return np.clip(np.concatenate(parts, axis=1), -1.0, 1.0)
+        return found
 
 
 def read_audio(body: bytes, field: str) -> InputAudio:
@@ -222,10 +215,29 @@ def read_audio(body: bytes, field: str) -> InputAudio:
     return audio
 
 
-def _with_flush(frames: Iterator[AudioFrame]) -> Iterator[AudioFrame | None]:
-    """Append None, which makes a resampler return the rest that it holds."""
-    yield from frames
-    yield None
+_DOWNMIX = {"rematrix_maxval": "1.0"}
+"""The weights of a channel add up to 1 at most. By FFmpeg's default for float samples, they add up
+to 2.4 for 5.1 to stereo, which clips."""
+
+
+def _mixed(frames: Iterator[AudioFrame], channels: int, rate: int, count: int) -> Samples | None:
+    """The first ``count`` samples of ``frames``, in one or two channels; None: there are none."""
+    if (first := next(frames, None)) is None:
+        return None
+    # FFmpeg spreads one channel over two at -3 dB, so it is repeated instead.
+    layout = "mono" if channels == 1 or first.layout.nb_channels == 1 else "stereo"
+    resampler = AudioResampler("fltp", layout, rate, options=_DOWNMIX)
+    parts: list[Samples] = []
+    for frame in chain((first,), frames, (None,)):  # None makes it return the rest that it holds
+        for made in resampler.resample(frame):
+            parts.append(made.to_ndarray()[:, :count].astype(np.float32, copy=False))
+            count -= parts[-1].shape[1]
+        if count <= 0:
+            break
+    if not parts:
+        return None
+    samples = np.clip(np.concatenate(parts, axis=1), -1.0, 1.0)
+    return np.repeat(samples, channels // len(samples), axis=0)
 
 
 def _demuxer(body: bytes) -> str | None:
@@ -274,19 +286,12 @@ OUTLINE_S = 1800.0
 def outline(file: BinaryIO) -> Image.Image:
     """Waveform of the first half hour of audio that Darkroom wrote. ``ValueError`` or ``OSError``
     if it has no samples."""
-    parts: list[Samples] = []
-    resampler = AudioResampler("fltp", "mono", OUTLINE_RATE)
-    left = round(OUTLINE_S * OUTLINE_RATE)
     with av.open(file, "r") as container:
-        for frame in _with_flush(container.decode(audio=0)):
-            for each in resampler.resample(frame):
-                parts.append(each.to_ndarray()[:, :left].astype(np.float32, copy=False))
-                left -= parts[-1].shape[1]
-            if left <= 0:
-                break
-    if not parts:
+        count = round(OUTLINE_S * OUTLINE_RATE)
+        samples = _mixed(container.decode(audio=0), 1, OUTLINE_RATE, count)
+    if samples is None:
         raise ValueError("The audio has no samples.")
-    return waveform(np.clip(np.concatenate(parts, axis=1), -1.0, 1.0))
+    return waveform(samples)
 
 
 WIDTH, HEIGHT = 960, 240  # pixels

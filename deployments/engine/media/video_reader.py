@@ -11,7 +11,6 @@ from typing import BinaryIO
 
 import av
 from av.container import InputContainer
-from av.video.frame import VideoFrame
 from PIL import Image
 
 from deployments.engine.media import isobmff
@@ -23,6 +22,7 @@ from deployments.engine.media.container import (
     is_matroska,
 )
 from deployments.engine.media.images import fit
+from deployments.engine.media.shown_frames import ShownFrame, shown_frames
 from serve_app.domain.errors import InvalidInput
 
 FORMATS = ("MP4", "WebM", "GIF")
@@ -42,13 +42,13 @@ class InputVideo:
 
     def __init__(self, media: InputMedia) -> None:
         self._media = media
-        self._first: Image.Image | None = None
+        self._size: tuple[int, int] | None = None
         self._fps: Fraction | None = None
 
     @property
     def size(self) -> tuple[int, int]:
-        """Width and height in pixels, after rotation to upright."""
-        return self._begun()[0].size
+        """Width and height in pixels, upright and with square pixels."""
+        return self._begun()[0]
 
     @property
     def fps(self) -> Fraction | None:
@@ -63,7 +63,7 @@ class InputVideo:
         """
         made: list[Image.Image] = []
         size = (width, height)
-        shown: tuple[Fraction, VideoFrame] | None = None  # (start in seconds, frame)
+        shown: tuple[Fraction, ShownFrame] | None = None  # (start in seconds, frame)
         with self._media.opened() as container:
             for since, frame in self._decoded(container):
                 if shown is not None:
@@ -71,33 +71,33 @@ class InputVideo:
                 shown = since, frame
                 if len(made) >= most:
                     return made
-        if shown is not None:  # the last frame is shown as long as the others
-            end = shown[0] + 1 / (self.fps or fps)
-            self._add(made, shown[1], size, min(_nearest(end * fps), most))
+            if shown is not None:  # the last frame is shown as long as the others
+                end = shown[0] + 1 / (self.fps or fps)
+                self._add(made, shown[1], size, min(_nearest(end * fps), most))
         return made
 
     def _add(
-        self, made: list[Image.Image], frame: VideoFrame, size: tuple[int, int], until: int
+        self, made: list[Image.Image], frame: ShownFrame, size: tuple[int, int], until: int
     ) -> None:
         """Append ``frame`` until ``made`` has ``until`` frames."""
         if (missing := until - len(made)) > 0:
-            made += [fit(_upright(frame), *size)] * missing
+            made += [fit(frame.image(), *size)] * missing
 
-    def _begun(self) -> tuple[Image.Image, Fraction | None]:
-        if self._first is None:
+    def _begun(self) -> tuple[tuple[int, int], Fraction | None]:
+        if self._size is None:
             with self._media.opened() as container:
                 for _, frame in self._decoded(container):
-                    self._first = _upright(frame)
+                    self._size = frame.size
                     break
                 if container.streams.video:
                     stream = container.streams.video[0]
                     rate = stream.average_rate or stream.guessed_rate
                     self._fps = rate if rate and 0 < rate <= MAX_FPS else None
-        if self._first is None:
+        if self._size is None:
             raise self._media.unread("it has no frames")
-        return self._first, self._fps
+        return self._size, self._fps
 
-    def _decoded(self, container: InputContainer) -> Iterator[tuple[Fraction, VideoFrame]]:
+    def _decoded(self, container: InputContainer) -> Iterator[tuple[Fraction, ShownFrame]]:
         """Iterate over (seconds since the first frame, frame)."""
         if not container.streams.video:
             return
@@ -108,12 +108,13 @@ class InputVideo:
         stream.thread_type = "AUTO"
         began: Fraction | None = None
         pixels = 0
-        for number, frame in enumerate(container.decode(stream)):
+        for number, shown in enumerate(shown_frames(container)):
             if number >= MAX_FRAMES_READ:
                 message = f"the video has more than {MAX_FRAMES_READ} frames"
                 most = {"max_frames": MAX_FRAMES_READ}
                 field = self._media.field
                 raise InvalidInput.of_field(field, message, "video_duration_too_long", most)
+            frame = shown.frame
             self._check_size(frame.width, frame.height)
             pixels += frame.width * frame.height
             if pixels > MAX_PIXELS_READ:
@@ -123,7 +124,7 @@ class InputVideo:
                 raise InvalidInput.of_field(field, message, "video_duration_too_long", most)
             at = Fraction(frame.pts or 0) * (frame.time_base or 0)
             began = at if began is None else began
-            yield max(at - began, Fraction(0)), frame
+            yield max(at - began, Fraction(0)), shown
 
     def _check_size(self, width: int, height: int) -> None:
         if width * height > MAX_FRAME_PIXELS:
@@ -144,8 +145,8 @@ def first_frame(file: BinaryIO) -> Image.Image:
     """First frame of a video that Darkroom or an app wrote. ``ValueError`` or ``OSError`` if it has
     none."""
     with _opened(file) as container:
-        for frame in container.decode(video=0):
-            return _upright(frame)
+        for frame in shown_frames(container):
+            return frame.image()
     raise ValueError("The video has no frames.")
 
 
@@ -158,9 +159,9 @@ def sampled_frames(file: BinaryIO, most: int) -> Iterator[Image.Image]:
     wanted = {round(place * (count - 1) / max(1, most - 1)) for place in range(most)}
     file.seek(0)
     with _opened(file) as container:
-        for number, frame in enumerate(container.decode(video=0)):
+        for number, frame in enumerate(shown_frames(container)):
             if number in wanted:
-                yield _upright(frame)
+                yield frame.image()
 
 
 def _opened(file: BinaryIO) -> InputContainer:
@@ -185,11 +186,6 @@ def _mapped(file: BinaryIO) -> bytes | mmap:
         body = file.read()
         file.seek(0)
         return body
-
-
-def _upright(frame: VideoFrame) -> Image.Image:
-    image = frame.to_image()
-    return image.rotate(frame.rotation, expand=True) if frame.rotation else image
 
 
 def _nearest(number: Fraction) -> int:

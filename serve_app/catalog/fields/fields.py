@@ -142,6 +142,13 @@ MaskUrl = Annotated[
     FileUrl,
     Field(description="Mask: an image that is white where to redraw, and black elsewhere."),
 ]
+PreserveUnmasked = Annotated[
+    bool,
+    Field(
+        description="Keep what lies outside the mask exactly as it is in the input image. "
+        "Otherwise the model changes it slightly."
+    ),
+]
 SyncMode = Annotated[bool, Field(description="Return the files inside the response.")]
 ImageFormat = Annotated[
     Literal["jpeg", "png", "webp"], Field(description="File format of the images.")

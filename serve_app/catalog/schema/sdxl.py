@@ -18,6 +18,7 @@ from serve_app.catalog.fields.fields import (
     MaskUrl,
     NegativePrompt,
     OwnRequestId,
+    PreserveUnmasked,
     Prompt,
     SafetyChecker,
     SafetyCheckerVersion,
@@ -100,6 +101,7 @@ class SdxlInpaintingInput(SdxlTextToImageInput):
     image_url: ImageUrl
     mask_url: MaskUrl
     strength: Strength = 0.95
+    preserve_unmasked: PreserveUnmasked = True
 
 
 class LcmTextToImageInput(_SdxlInput):
@@ -140,6 +142,7 @@ class LightningInpaintingInput(LightningTextToImageInput):
     image_url: ImageUrl
     mask_url: MaskUrl
     strength: Strength = 0.95
+    preserve_unmasked: PreserveUnmasked = True
 
 
 TEXT_TO_IMAGE = Shape(SdxlTextToImageInput, ImagesOutput, in_format(FORMAT_FIELD))

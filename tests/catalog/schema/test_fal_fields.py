@@ -271,17 +271,20 @@ def test_every_endpoint_of_the_catalogue_is_looked_at(catalog: Catalog) -> None:
 
 
 @EACH
-def test_it_has_fals_fields_and_no_others_but_a_list_of_seeds_and_those_of_drafts(
+def test_it_has_fals_fields_and_no_others_but_seeds_what_a_mask_keeps_and_those_of_drafts(
     catalog: Catalog, endpoint_id: str
 ) -> None:
     entry = catalog.listed(endpoint_id)
     schema = entry.schema.json_schema()
-    seeds = {"seeds"} if FIELDS[endpoint_id].get("seed") is OPTIONAL else set()
+    own = {"seeds"} if FIELDS[endpoint_id].get("seed") is OPTIONAL else set()
     if entry.schema.makes_drafts:
-        seeds |= {"draft", "from_draft", "new_noise", "noise_seed"}
-    assert schema["properties"].keys() == FIELDS[endpoint_id].keys() | seeds
+        own |= {"draft", "from_draft", "new_noise", "noise_seed"}
+    if "mask_url" in FIELDS[endpoint_id]:
+        own.add("preserve_unmasked")
+        assert schema["properties"]["preserve_unmasked"]["default"] is True
+    assert schema["properties"].keys() == FIELDS[endpoint_id].keys() | own
     assert set(schema["required"]) == least(endpoint_id).keys()
-    assert set(schema["x-fal-order-properties"]) == FIELDS[endpoint_id].keys() | seeds
+    assert set(schema["x-fal-order-properties"]) == FIELDS[endpoint_id].keys() | own
 
 
 @EACH

@@ -144,10 +144,26 @@ def test_sdxl_keeps_the_images_shape_if_asked_to(engine, pipelines, field):
     assert image(file).size == (40, 20)
 
 
-def test_what_is_not_masked_stays_nearer_to_the_image_than_what_is(engine, pipelines):
-    kept = draw(engine, pipelines, "inpainting", strength=1.0, seed=3)
-    redrawn = draw(engine, pipelines, "sdxl", strength=1.0, seed=3)
-    untouched = draw(engine, pipelines, "inpainting", mask_url=Image.new("L", (32, 16)), seed=3)
+@pytest.mark.parametrize("size", [(32, 16), (40, 24)])
+@pytest.mark.parametrize("options", [{}, {"native_size": 32}])
+def test_each_inpainted_image_keeps_every_pixel_outside_the_mask(engine, pipelines, options, size):
+    width, height = size
+    asked = {"num_images": 2, "image_size": {"width": width, "height": height}}
+    product = draw(engine, pipelines, "inpainting", options, strength=1.0, seed=3, **asked)
+    original = given().resize(size, Image.Resampling.LANCZOS)
+    outside = (0, 0, width // 2 - 1, height)
+    for file in product.files:
+        for made in (image(file), file.image):  # also what is checked and has a thumbnail
+            assert made.crop(outside).tobytes() == original.crop(outside).tobytes()
+            assert made.tobytes() != original.tobytes()
+
+
+def test_the_whole_image_is_the_models_if_asked_to(engine, pipelines):
+    asked = {"strength": 1.0, "seed": 3, "preserve_unmasked": False}
+    kept = draw(engine, pipelines, "inpainting", **asked)
+    redrawn = draw(engine, pipelines, "sdxl", **asked)
+    clear = Image.new("L", (32, 16))
+    untouched = draw(engine, pipelines, "inpainting", **asked, mask_url=clear)
     left = (slice(None), slice(0, 14))  # outside the mask
 
     def half(product):

@@ -47,6 +47,35 @@ def test_an_audio_file_is_read_at_the_rate_and_in_the_channels_that_are_asked_fo
     assert np.abs(samples).max() <= 1
 
 
+def test_a_channel_is_as_loud_in_both_of_stereo(tmp_path):
+    given = read_audio(audio(tmp_path, rate=8_000, channels=1), "audio_url").samples(8_000, 2, 10)
+    assert np.allclose(given, np.repeat(tone(440, 1.5, 8_000, 1), 2, axis=0), atol=1e-4)
+
+
+def surround(tmp_path, layout):
+    """A WAV file whose channels are all the same sine at full scale."""
+    path = tmp_path / "surround.wav"
+    sine = np.sin(2 * np.pi * 440 * np.arange(8_000) / 8_000) * 32_767
+    with av.open(str(path), "w", format="wav") as container:
+        stream = container.add_stream("pcm_s16le", rate=8_000, layout=layout)
+        samples = np.repeat(sine.astype(np.int16), stream.layout.nb_channels)
+        frame = av.AudioFrame("s16", layout, len(sine))
+        frame.planes[0].update(samples.tobytes())
+        frame.sample_rate = 8_000
+        container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    return path.read_bytes()
+
+
+@pytest.mark.parametrize("layout", ["stereo", "3.0", "5.1", "7.1"])
+@pytest.mark.parametrize("channels", [1, 2])
+def test_loud_channels_are_mixed_without_clipping(tmp_path, layout, channels):
+    samples = read_audio(surround(tmp_path, layout), "audio_url").samples(8_000, channels, 10)
+    peaks = np.abs(samples).max(axis=1)
+    assert peaks == pytest.approx(1, abs=0.01)
+    assert peaks / np.sqrt((samples**2).mean(axis=1)) == pytest.approx(np.sqrt(2), abs=0.01)
+
+
 def test_what_is_beyond_the_seconds_that_a_model_makes_is_left_out(tmp_path):
     given = read_audio(audio(tmp_path), "audio_url")
     assert given.samples(8_000, 1, 0.5).shape == (1, 4_000)

@@ -4,14 +4,16 @@ import contextlib
 import struct
 import time
 from fractions import Fraction
+from io import BytesIO
 
 import av
 import numpy as np
 import pytest
+from PIL import Image
 
-from deployments.engine.media import video_reader
+from deployments.engine.media import shown_frames, video_reader
 from deployments.engine.media.video_format import VideoForm
-from deployments.engine.media.video_reader import read_video
+from deployments.engine.media.video_reader import first_frame, read_video
 from deployments.engine.media.video_writer import VideoWriter
 from serve_app.domain.errors import InvalidInput
 
@@ -73,17 +75,148 @@ def test_one_that_begins_late_begins_with_its_first_frame(tmp_path):
     assert levels(frames) == pytest.approx([0, 80 / 255, 160 / 255, 240 / 255], abs=0.05)
 
 
-def test_one_that_a_telephone_held_upright_stands_upright(tmp_path):
+MATRICES = {
+    (-1, 0, 0, 1): Image.Transpose.FLIP_LEFT_RIGHT,
+    (-1, 0, 0, -1): Image.Transpose.ROTATE_180,
+    (1, 0, 0, -1): Image.Transpose.FLIP_TOP_BOTTOM,
+    (0, 1, 1, 0): Image.Transpose.TRANSPOSE,
+    (0, 1, -1, 0): Image.Transpose.ROTATE_270,
+    (0, -1, -1, 0): Image.Transpose.TRANSVERSE,
+    (0, -1, 1, 0): Image.Transpose.ROTATE_90,
+}
+"""a, b, c, d of a track's matrix (ISO/IEC 14496-12, 6.2.2) and what they do."""
+
+
+@pytest.mark.parametrize("matrix", MATRICES)
+def test_one_of_a_camera_that_was_turned_or_mirrored_is_upright(tmp_path, matrix):
     body = bytearray(video(tmp_path))
-    # A quarter turn to the right, as the matrix of a track has it (ISO/IEC 14496-12, 8.3.2).
-    turned = [0, 0x10000, 0, 0x100000000 - 0x10000, 0, 0, 0, 0, 0x40000000]
+    plain = read_video(bytes(body), "video_url").frames(64, 48, Fraction(8), 8)[-1]
+    a, b, c, d = (each << 16 for each in matrix)
     at = body.index(b"tkhd") + 4 + 40
-    body[at : at + 36] = b"".join(each.to_bytes(4, "big") for each in turned)
-    given = read_video(bytes(body), "video_url")
-    assert given.size == (48, 64)
-    first = np.asarray(given.frames(48, 64, Fraction(8), 1)[0])
-    assert first[:16].mean(axis=(0, 1)) == pytest.approx([200, 20, 20], abs=12)  # left is up now
-    assert first[-16:].mean() < 20
+    body[at : at + 36] = struct.pack(">9i", a, b, 0, c, d, 0, 0, 0, 1 << 30)
+    given, expected = read_video(bytes(body), "video_url"), plain.transpose(MATRICES[matrix])
+    assert given.size == expected.size
+    assert given.frames(*given.size, Fraction(8), 8)[-1] == expected
+
+
+def written(tmp_path, frames, codec="libx264", form="mp4", **settings):
+    """A video of these frames. ``settings``: attributes of the encoder."""
+    path = tmp_path / f"video.{form}"
+    options = settings.pop("options", {})
+    with av.open(str(path), "w", format=form) as container:
+        stream = container.add_stream(codec, rate=8, options=options)
+        stream.width, stream.height = frames[0].width, frames[0].height
+        for name, value in settings.items():
+            setattr(stream.codec_context, name, value)
+        for frame in frames:
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    return path.read_bytes()
+
+
+def test_its_pixels_become_square(tmp_path):
+    pixels = np.zeros((48, 64, 3), np.uint8)
+    pixels[:, :32] = 255
+    frame = av.VideoFrame.from_ndarray(pixels)
+    body = written(tmp_path, [frame], pix_fmt="yuv420p", sample_aspect_ratio=Fraction(2))
+    given = read_video(body, "video_url")
+    assert given.size == (128, 48)
+    shown = np.asarray(given.frames(128, 48, Fraction(8), 1)[0])
+    assert (shown[:, 32].mean(), shown[:, 96].mean()) == pytest.approx((255, 0), abs=3)
+
+
+def test_pixels_so_wide_that_a_frame_becomes_too_large_are_refused(tmp_path):
+    frame = av.VideoFrame.from_ndarray(np.zeros((48, 64, 3), np.uint8))
+    body = bytearray(written(tmp_path, [frame], pix_fmt="yuv420p", sample_aspect_ratio=Fraction(2)))
+    at = body.index(b"pasp") + 4
+    body[at : at + 8] = struct.pack(">II", 2**30, 1)
+    with pytest.raises(InvalidInput, match="square pixels"):
+        read_video(bytes(body), "video_url")
+    with pytest.raises(ValueError, match="square pixels"):
+        first_frame(BytesIO(body))
+
+
+def test_frames_of_unequal_length_are_shown_as_long_as_they_are(tmp_path):
+    frames = [av.VideoFrame.from_ndarray(np.full((47, 63, 3), n * 80, np.uint8)) for n in range(4)]
+    for frame, start in zip(frames, (0, 1, 6, 7), strict=True):
+        frame.pts, frame.time_base = start, Fraction(1, 8)
+    given = read_video(written(tmp_path, frames, pix_fmt="yuv444p"), "video_url")
+    assert given.size == (63, 47)
+    shown = levels(given.frames(63, 47, Fraction(8), 8))
+    expected = [each * 80 / 255 for each in (0, 1, 1, 1, 1, 1, 2, 3)]
+    assert shown == pytest.approx(expected, abs=0.03)
+
+
+@pytest.mark.parametrize(
+    ("codec", "form", "pixels"),
+    [
+        ("libvpx-vp9", "webm", "yuva420p"),
+        ("png", "mov", "rgba"),
+        ("prores_ks", "mov", "yuva444p10"),
+    ],
+)
+def test_it_is_on_white_where_it_is_transparent(tmp_path, codec, form, pixels):
+    shown = np.zeros((48, 64, 4), np.uint8)
+    shown[:, :32] = (200, 20, 20, 255)
+    frames = [av.VideoFrame.from_ndarray(shown, "rgba")] * 2
+    body = written(tmp_path, frames, codec, form, pix_fmt=pixels)
+    read = np.asarray(read_video(body, "video_url").frames(64, 48, Fraction(8), 1)[0])
+    assert read[24, 8] == pytest.approx([200, 20, 20], abs=6)
+    assert read[24, 56] == pytest.approx([255, 255, 255], abs=2)
+
+
+def hdr(tmp_path, transfer, signal):
+    """A video in BT.2020 with four grey bars, whose light comes from ``signal``, 0 to 1."""
+    bars = np.repeat((np.array(signal) * 65_535).astype(np.uint16), 16)
+    pixels = np.ascontiguousarray(np.broadcast_to(bars[None, :, None], (48, 64, 3)))
+    frame = av.VideoFrame.from_ndarray(pixels, "rgb48le")
+    frame = frame.reformat(format="yuv420p10le", dst_colorspace=9)
+    frame.colorspace, frame.color_trc, frame.color_primaries = 9, transfer, 9
+    settings = {"colorspace": 9, "color_trc": transfer, "color_primaries": 9}
+    return written(tmp_path, [frame], "libx265", pix_fmt="yuv420p10le", **settings)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize(
+    ("transfer", "signal"),
+    [(16, (0, 0.44, 0.58, 0.9)), (18, (0, 0.5, 0.75, 1))],  # PQ and HLG
+    ids=["PQ", "HLG"],
+)
+def test_hdr_becomes_sdr_with_its_highlights(tmp_path, transfer, signal):
+    given = read_video(hdr(tmp_path, transfer, signal), "video_url")
+    read = np.asarray(given.frames(64, 48, Fraction(8), 1)[0])
+    black, middle, white, highlight = (int(read[24, at].mean()) for at in (8, 24, 40, 56))
+    assert black < 5
+    assert 80 < middle < 140
+    assert 145 < white < 200
+    assert white + 40 < highlight <= 255
+
+
+class Unchanged:
+    """In place of FFmpeg's filters, whose table takes seconds."""
+
+    def push(self, frame):
+        self.frame = frame
+
+    def pull(self):
+        return self.frame
+
+
+@pytest.mark.parametrize("changed", [{"color_trc": 18}, {"color_range": 2}, {}])
+def test_hdr_whose_settings_change_needs_no_second_table(monkeypatch, changed):
+    tables = []
+    monkeypatch.setattr(shown_frames, "_graph", lambda _: tables.append(1) or Unchanged())
+    first, second = (av.VideoFrame(64, 48, "yuv420p10le") for _ in range(2))
+    for name, value in changed.items():
+        setattr(second, name, value)
+    convert = shown_frames.ToSdr().convert
+    assert convert(first) is first
+    if changed:
+        with pytest.raises(ValueError, match="change between frames"):
+            convert(second)
+    else:
+        assert convert(second) is second
+    assert len(tables) == 1
 
 
 @pytest.mark.parametrize(
