@@ -280,7 +280,7 @@ def _flat(image: Image.Image, *, on_white: bool = True) -> Image.Image:
     upright = _upright(image)
     alpha = None
     if upright.has_transparency_data:
-        upright = upright.convert("RGBA")
+        upright = upright.convert("LA" if upright.mode in _FROM["L"] else "RGBA")
         alpha = upright.getchannel("A")
     colours = _in_srgb(upright, image.info.get("icc_profile"))
     if alpha is None or not on_white:
@@ -309,7 +309,7 @@ def _in_8_bits(image: Image.Image) -> Image.Image:
 _SPACES = {"RGB ": "RGB", "GRAY": "L", "CMYK": "CMYK"}
 """Mode of the colours that a profile describes, by ICC's name."""
 
-_FROM = {"L": ("1", "L", "LA"), "CMYK": ("CMYK",)}
+_FROM = {"L": ("1", "L", "LA", "La"), "CMYK": ("CMYK",)}
 """Modes of images to which a profile of other than RGB can belong."""
 
 NEAR = 2  # levels of 255 that a profile of sRGB differs from another one by

@@ -206,6 +206,18 @@ async def test_a_replica_fetches_and_reads_the_images(rig):
     assert outcome.output["echo"] == "made"
 
 
+async def test_what_a_mask_may_mean_is_said_in_the_requests_log(rig):
+    probe = Endpoint("p", "probe", Weights("p"), "p", options={"task": "inpainting"})
+    mask = inline(Image.new("L", (32, 16)))
+    lease = rig.lease("masked", probe, image_url=inline(given()), mask_url=mask, echo="made")
+    rig.port.offer(lease)
+    await rig.outcome(lease.held)
+    lines = [line for each in rig.port.finishes for line in each.lines]
+    lines += [line for _, report in rig.port.reports for _, sent in report.lines for line in sent]
+    said = "mask_url: the mask selects nothing. Selected parts are white."
+    assert lines == [("WARNING", said)]
+
+
 @pytest.mark.parametrize(
     ("url", "says", "kind"),
     [

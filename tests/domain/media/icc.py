@@ -52,6 +52,11 @@ def of_primaries(primaries: Sequence[tuple[float, float]]) -> bytes:
     return _profile("mntr", "RGB ", "XYZ ", tags)
 
 
+def of_grey() -> bytes:
+    """Profile of levels that are light itself."""
+    return _profile("mntr", "GRAY", "XYZ ", {"kTRC": b"curv" + bytes(8), "wtpt": _xyz(D50)})
+
+
 def of_inks(corners: Mapping[tuple[int, int, int, int], Sequence[int]]) -> bytes:
     """Profile of a printer. ``corners``: colours of sRGB by what of C, M, Y and K is full; all
     others are black."""

@@ -148,6 +148,13 @@ def profiled(profile):
     return read_image(body, "image_url").getpixel((4, 4))
 
 
+@pytest.mark.parametrize("mode", ["L", "LA"])
+def test_grey_levels_have_profiles_too(mode):
+    grey = Image.new("L", (8, 8), 128).convert(mode)
+    body = as_file(grey, icc_profile=icc.of_grey())
+    assert read_image(body, "image_url").getpixel((4, 4)) == pytest.approx((188,) * 3, abs=1)
+
+
 @pytest.mark.parametrize(
     "profile",
     [
