@@ -9,9 +9,6 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from PIL import Image
-
-from deployments.engine.media.images import SHOWN
 from deployments.executors.base import (
     AppExecutor,
     ExecutorWork,
@@ -30,6 +27,7 @@ from serve_app.domain.errors import Cancelled, PipelineFailed
 from serve_app.domain.executors.hosted import moves
 from serve_app.domain.executors.secrets import named_by
 from serve_app.domain.lease import Lease
+from serve_app.domain.media.images import read_stored
 from serve_app.domain.media.marking import XMP, MarkPolicy
 from serve_app.domain.outcome import Outcome, Usage
 from serve_app.domain.ports import AppSource, Clock
@@ -41,9 +39,6 @@ CANCEL_GRACE_S = 5.0
 """Time for a cancelled request to end by itself. Then its process is ended."""
 
 PREVIEW_SIDE = 256  # largest side in pixels
-
-UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError)
-"""Errors of Pillow for what is no picture: custom nodes of ComfyUI send previews of their own."""
 
 MAX_LINES = 1000  # printed lines that wait for a report
 
@@ -70,7 +65,7 @@ class LatestPreview:
             return
         try:
             small = _small(picture, marked=self._marked)
-        except UNREADABLE as error:
+        except ValueError as error:  # custom nodes of ComfyUI send previews of their own
             log.warning("A preview was left out: %s", error)
             return
         self._wanted = False
@@ -231,8 +226,7 @@ class ExecutorAttempt(Attempt):
 
 def _small(picture: bytes, *, marked: bool) -> bytes:
     """A picture as a JPEG of at most ``PREVIEW_SIDE`` pixels."""
-    with Image.open(io.BytesIO(picture), formats=SHOWN) as opened:
-        small = opened.convert("RGB")
+    small = read_stored(io.BytesIO(picture), small=True)
     small.thumbnail((PREVIEW_SIDE, PREVIEW_SIDE))
     written = io.BytesIO()
     mark = {"xmp": XMP.encode()} if marked else {}

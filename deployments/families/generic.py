@@ -103,7 +103,7 @@ def _images(mapping: CallMapping, input: Mapping[str, Any], rendered: Size) -> d
     form = as_pixels if mapping.images == PIXELS else stretch_to
     images = {"image": form(input["image_url"], rendered)}
     if mapping.task == INPAINTING:
-        images["mask_image"] = form(input["mask_url"].convert("L"), rendered)
+        images["mask_image"] = form(input["mask_url"], rendered)
     return images
 
 

@@ -33,7 +33,7 @@ TEXT_TO_AUDIO, AUDIO_TO_AUDIO = "text-to-audio", "audio-to-audio"
 
 INPUT_FILES: Mapping[str, Mapping[str, InputKind]] = {
     IMAGE_TO_IMAGE: {"image_url": InputKind.IMAGE},
-    INPAINTING: {"image_url": InputKind.IMAGE, "mask_url": InputKind.IMAGE},
+    INPAINTING: {"image_url": InputKind.IMAGE, "mask_url": InputKind.MASK},
     REALTIME: {"image_url": InputKind.IMAGE},
     IMAGE_TO_VIDEO: {"image_url": InputKind.IMAGE, "end_image_url": InputKind.IMAGE},
     VIDEO_TO_VIDEO: {"video_url": InputKind.VIDEO},

@@ -81,7 +81,7 @@ class SdxlFamily(ImageFamily):
         arguments |= image_to_image_arguments(input, rendered)
         if task == IMAGE_TO_IMAGE:  # the pipeline takes its size from the image
             return GenerationCall(arguments, facts, view=_redrawing(pipeline), work=work)
-        arguments["mask_image"] = as_pixels(input["mask_url"].convert("L"), rendered)
+        arguments["mask_image"] = as_pixels(input["mask_url"], rendered)
         arguments |= size_arguments(rendered)
         return GenerationCall(arguments, facts, view=_inpainting(pipeline), work=work)
 

@@ -3,7 +3,7 @@ any. Importing this module does not import torch."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from fractions import Fraction
 from typing import TYPE_CHECKING, Any
 
@@ -39,7 +39,13 @@ def short_call(family: WarmsUp, endpoint: Endpoint, pipeline: Any) -> Mapping[st
 
 def plain_file(kind: InputKind) -> Any:
     """File without content of a kind, as inputs have it after decoding."""
-    return {InputKind.IMAGE: _grey, InputKind.VIDEO: _Still, InputKind.AUDIO: _Silence}[kind]()
+    files: Mapping[InputKind, Callable[[], Any]] = {
+        InputKind.IMAGE: _grey,
+        InputKind.MASK: lambda: _grey().convert("L"),
+        InputKind.VIDEO: _Still,
+        InputKind.AUDIO: _Silence,
+    }
+    return files[kind]()
 
 
 def _grey(size: Size = SIDES) -> Image:

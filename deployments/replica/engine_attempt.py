@@ -173,6 +173,8 @@ class EngineAttempt(Attempt):
         seeds = lease.input.get("seeds")
         if begin.point is not None:
             seeds = seeds_of(lease.input, seed)
+        for note in inputs.notes:
+            self.printed.append("WARNING", note)
         product = merge([each.product for each in state.outputs], seeds)
         return product, tuple(file for each in files for file in each)
 

@@ -27,7 +27,6 @@ from deployments.transfer.fetcher import OwnFiles
 from deployments.transfer.manifest import GenerationFacts, ManifestWriter, lora_facts
 from deployments.transfer.uploader import FileSink, MediaFile
 from serve_app.domain.artifact import Artifact, UploadTicket
-from serve_app.domain.endpoint import Endpoint
 from serve_app.domain.errors import ContentBlocked, MarkMissing, NotSigned
 from serve_app.domain.lease import Lease
 from serve_app.domain.media.draft import DRAFT_TYPE
@@ -54,6 +53,7 @@ class InputFiles:
         self._lease = lease
         self._resources = resources
         self._bodies: _Bodies = {}
+        self.notes: Mapping[str, None] = {}  # sentences for the request's log, each once
 
     @property
     def are_remote(self) -> bool:
@@ -79,20 +79,20 @@ class InputFiles:
         endpoint = self._lease.endpoint
         if not self._bodies:
             return prepared_call(family, endpoint, input, pipeline, seed)
-        work = partial(_decode_and_prepare, family, endpoint, input, pipeline, seed, self._bodies)
+        work = partial(self._decode_and_prepare, family, input, pipeline, seed)
         return await asyncio.get_running_loop().run_in_executor(self._resources.encoders, work)
 
-
-def _decode_and_prepare(
-    family: Family,
-    endpoint: Endpoint,
-    input: Mapping[str, Any],
-    pipeline: Any,
-    seed: int,
-    bodies: _Bodies,
-) -> GenerationCall:
-    decoded = {field: read_input(kind, body, field) for field, (kind, body) in bodies.items()}
-    return prepared_call(family, endpoint, {**input, **decoded}, pipeline, seed)
+    def _decode_and_prepare(
+        self, family: Family, input: Mapping[str, Any], pipeline: Any, seed: int
+    ) -> GenerationCall:
+        notes: list[str] = []
+        decoded = {
+            field: read_input(kind, body, field, notes.append)
+            for field, (kind, body) in self._bodies.items()
+        }
+        self.notes = dict.fromkeys(notes)
+        fields = {**input, **decoded}
+        return prepared_call(family, self._lease.endpoint, fields, pipeline, seed)
 
 
 class ArtifactDelivery:
@@ -378,9 +378,9 @@ def shown_image(file: MediaFile) -> Image:
             from deployments.engine.media.audio import outline  # noqa: PLC0415
 
             return outline(content)
-        from deployments.engine.media.images import stored_image  # noqa: PLC0415
+        from serve_app.domain.media.images import read_stored  # noqa: PLC0415
 
-        return stored_image(content)
+        return read_stored(content, small=True)
 
 
 # The mark of AI-generated files. The encoders write it, but a family of the operator's own may

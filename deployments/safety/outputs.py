@@ -160,12 +160,9 @@ def _images(file: MediaFile) -> Iterator[Image]:
         if file.image is not None:
             yield file.image
             return
-        from PIL.Image import open as open_image  # noqa: PLC0415
+        from serve_app.domain.media.images import read_stored  # noqa: PLC0415
 
-        from deployments.engine.media.images import SHOWN  # noqa: PLC0415
-
-        with BytesIO(file.in_memory()) as content, open_image(content, formats=SHOWN) as image:
-            yield image.convert("RGB")
+        yield read_stored(BytesIO(file.in_memory()))
         return
     from deployments.engine.media.video_reader import sampled_frames  # noqa: PLC0415
 

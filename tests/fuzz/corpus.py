@@ -18,6 +18,7 @@ from safetensors.torch import save
 from deployments.engine.drafting.draft import Draft, RecordedComponent, RecordedSolver
 from deployments.engine.media.audio import write_audio
 from deployments.engine.snapshot.format import FORMAT, Origin, Snapshot
+from tests.domain.media import icc
 
 SIDE = 32
 
@@ -39,7 +40,9 @@ def images() -> Sequence[bytes]:
         ("WEBP", "RGBA", {"lossless": True}),
         ("WEBP", "RGB", {"quality": 50}),
         ("GIF", "P", {"save_all": True, "append_images": [_picture("P")]}),
-        ("TIFF", "RGB", {}),
+        ("AVIF", "RGBA", {"exif": _turned()}),
+        ("TIFF", "RGB", {"icc_profile": icc.of_primaries(icc.P3)}),
+        ("TIFF", "CMYK", {"compression": "tiff_lzw", "exif": _turned()}),
         ("BMP", "RGB", {}),
     ):
         file = io.BytesIO()

@@ -39,8 +39,12 @@ class FuzzTarget:
 
 def _image(given: bytes) -> None:
     from deployments.engine.media.input import InputKind, read_input
+    from serve_app.domain.media.images import read_header
 
-    read_input(InputKind.IMAGE, given, "image_url").tobytes()
+    header = read_header(given, "image")
+    image = read_input(InputKind.IMAGE, given, "image_url")
+    assert image.size == (header.width, header.height)  # or masks would not fit
+    assert read_input(InputKind.MASK, given, "mask_url", str).size == image.size
 
 
 def _video(given: bytes) -> None:

@@ -6,6 +6,7 @@ name the kinds.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from enum import StrEnum
 from typing import Any
 
@@ -14,6 +15,7 @@ class InputKind(StrEnum):
     """Kind of an input file, which decides how it is decoded before the family prepares a call."""
 
     IMAGE = "image"  # ``PIL.Image``, RGB
+    MASK = "mask"  # ``PIL.Image``, L; white is selected
     VIDEO = "video"  # ``video_reader.InputVideo``
     AUDIO = "audio"  # ``audio.InputAudio``
 
@@ -22,15 +24,22 @@ MIN_SIDE = 8
 """Minimum width and height in pixels: an autoencoder makes one value of as many."""
 
 
-def read_input(kind: InputKind, body: bytes, field: str) -> Any:
-    """Decode the file of an input field. Raises ``InvalidInput``, which names the field."""
+def read_input(
+    kind: InputKind, body: bytes, field: str, note: Callable[[str], None] | None = None
+) -> Any:
+    """Decode the file of an input field. Raises ``InvalidInput``, which names the field.
+
+    ``note`` gets sentences for the request's log.
+    """
     from deployments.engine.media.audio import read_audio  # noqa: PLC0415
-    from deployments.engine.media.images import read_image  # noqa: PLC0415
     from deployments.engine.media.video_reader import read_video  # noqa: PLC0415
+    from serve_app.domain.media.images import read_image, read_mask  # noqa: PLC0415
 
     match kind:
         case InputKind.IMAGE:
             return read_image(body, field, least_side=MIN_SIDE)
+        case InputKind.MASK:
+            return read_mask(body, field, MIN_SIDE, note)
         case InputKind.VIDEO:
             return read_video(body, field)
         case InputKind.AUDIO:

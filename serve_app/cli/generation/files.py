@@ -16,11 +16,10 @@ from serve_app.cli.connection.client import Client
 from serve_app.cli.connection.whole_file import FileThere, whole_file
 from serve_app.domain.artifact import EXTENSIONS, MEDIA_TYPES
 from serve_app.domain.errors import InvalidInput, Misconfigured
+from serve_app.domain.media.image_formats import BY_SUFFIX, NAMES
 from serve_app.paths import expanded
 
 # Inputs.
-
-IMAGES = ("image/png", "image/jpeg", "image/webp", "image/gif", "image/avif", "image/bmp")
 
 
 def image_input(given: str) -> str:
@@ -31,11 +30,10 @@ def image_input(given: str) -> str:
     if urlsplit(given).scheme in ("http", "https", "data"):
         return given
     path = _path(given)
-    media_type = mimetypes.guess_type(path.name)[0]
-    if media_type not in IMAGES:
+    media_type = BY_SUFFIX.get(path.suffix.lower())
+    if media_type is None:
         raise InvalidInput(
-            f"{path} is not an image. Use a PNG, JPEG, WebP, GIF, AVIF or BMP file with the "
-            "matching suffix."
+            f"{path} is not an image that can be read. Use a {NAMES} file with the matching suffix."
         )
     return _as_data(path, media_type)
 
@@ -46,7 +44,7 @@ def media_input(file: str) -> str:
     Raises ``InvalidInput`` if the file is not an image, video or audio file or cannot be read.
     """
     path = _path(file)
-    media_type = mimetypes.guess_type(path.name)[0] or ""
+    media_type = BY_SUFFIX.get(path.suffix.lower()) or mimetypes.guess_type(path.name)[0] or ""
     if media_type.partition("/")[0] not in ("image", "video", "audio"):
         raise InvalidInput(
             f"{path} is not an image, video or audio file. Use a file with the matching suffix."

@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import AsyncIterator, Generator, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Iterator, Mapping
 from dataclasses import replace
 from typing import Any, NotRequired, cast
 from urllib.parse import quote
 
-from PIL import Image
 from starlette.requests import Request as HttpRequest
 from starlette.responses import RedirectResponse, Response, StreamingResponse
 from typing_extensions import TypedDict
 
 from serve_app.domain.artifact import is_elsewhere
 from serve_app.domain.errors import ArtifactNotFound, InvalidInput, RequestNotFound
+from serve_app.domain.media.images import read_alpha, read_colours, read_header
 from serve_app.ingress.comfyui import prompt
 from serve_app.ingress.comfyui.endpoint import caller_of, endpoint_of
 from serve_app.ingress.comfyui.errors import ERRORS, TAG
@@ -37,7 +36,6 @@ RECENT = 1000
 """Newest uploads of a tenant among which a bare name is looked for."""
 
 MAX_NAME = 512  # characters
-MAX_PIXELS = 64_000_000  # of an image that gets a mask
 MEDIA = ("image/", "video/", "audio/")
 """Types of files that nodes load from the folder for inputs. Models are in folders of their own."""
 
@@ -139,30 +137,14 @@ def _reference(text: str) -> Mapping[str, Any]:
 def with_alpha_of(image: bytes, mask: bytes) -> bytes:
     """PNG of ``image`` with the alpha channel of ``mask``. ``InvalidInput`` names the one that
     cannot be read, or that has another size. It takes long, so call it in a thread."""
-    with _opened(image, "original_ref") as original, _opened(mask, FIELD) as drawn:
-        if original.size != drawn.size:
-            message = "The mask and the image must have the same size"
-            raise InvalidInput.of_field(FIELD, message)
-        made = original.convert("RGB")
-        made.putalpha(drawn.convert("RGBA").getchannel("A"))
+    original, drawn = read_header(image, "original_ref"), read_header(mask, FIELD)
+    if (original.width, original.height) != (drawn.width, drawn.height):
+        raise InvalidInput.of_field(FIELD, "The mask and the image must have the same size")
+    made, alpha = read_colours(image, "original_ref"), read_alpha(mask, FIELD)
+    made.putalpha(255 if alpha is None else alpha)
     written = io.BytesIO()
     made.save(written, "PNG", compress_level=4)
     return written.getvalue()
-
-
-@contextmanager
-def _opened(content: bytes, field: str) -> Generator[Image.Image]:
-    try:
-        with Image.open(io.BytesIO(content), formats=("PNG", "JPEG", "WEBP")) as image:
-            if image.width * image.height > MAX_PIXELS:
-                message = f"The image exceeds the limit of {MAX_PIXELS // 1_000_000} megapixels"
-                raise InvalidInput.of_field(field, message, "image_too_large")
-            image.load()
-            yield image
-    except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError):
-        # Pillow's decoders raise all of these for damaged files.
-        message = "The file cannot be read as an image (PNG, JPEG, WEBP)"
-        raise InvalidInput.of_field(field, message, "image_load_error") from None
 
 
 async def viewed(request: HttpRequest) -> Response:

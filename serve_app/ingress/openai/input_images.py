@@ -4,34 +4,28 @@ from __future__ import annotations
 
 import base64
 import io
-import warnings
-from collections.abc import Generator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from PIL import Image
+from PIL import ImageChops
 
 from serve_app.domain.errors import InvalidInput
+from serve_app.domain.media.images import read_alpha, read_header
 from serve_app.ingress.submission.model_lookup import EndpointFields
 
 MAX_INPUT_IMAGES = 16
 
-FORMATS = ("PNG", "JPEG", "WEBP", "GIF")
-"""Formats that the replicas read. Decoders of other formats would only be there to be attacked."""
-
-MAX_PIXELS = 50_000_000
-"""Limit of an image, as in the replicas. Its pixels are not decoded here."""
-
 MAX_MASK_PIXELS = 16_000_000
 """Limit of a mask, whose pixels are decoded here, to 80 MB. Models use 1 to 4 megapixels."""
+
 USUAL_AREA = 1024 * 1024
 SIDE_MULTIPLE, MIN_SIDE = 16, 64
 
 
 @dataclass(frozen=True, slots=True)
 class InputImage:
-    """Image sent by the client: its file, and its size in pixels."""
+    """Image sent by the client: its file, and its size in pixels, as shown."""
 
     content: bytes
     media_type: str
@@ -49,32 +43,8 @@ def data_uri(content: bytes, media_type: str) -> str:
 
 def read_image(content: bytes, parameter: str) -> InputImage:
     """Read an image's header. ``InvalidInput`` names ``parameter`` if the file is not an image."""
-    with _opened(content, parameter) as image:
-        media_type = Image.MIME.get(image.format or "", "application/octet-stream")
-        width, height = image.size
-    _check_size(width, height, MAX_PIXELS, parameter)
-    return InputImage(content, media_type, width, height)
-
-
-@contextmanager
-def _opened(content: bytes, parameter: str) -> Generator[Image.Image]:
-    """Open an image, whose pixels the block may decode. ``InvalidInput`` names ``parameter``."""
-    try:
-        with warnings.catch_warnings():
-            # Our own limit is below Pillow's warning threshold.
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            with Image.open(io.BytesIO(content), formats=FORMATS) as image:
-                yield image
-    except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError):
-        # Pillow's decoders raise all of these for damaged files.
-        message = f"The file cannot be read as an image ({', '.join(FORMATS)})"
-        raise InvalidInput.of_field(parameter, message, "image_load_error") from None
-
-
-def _check_size(width: int, height: int, most: int, parameter: str) -> None:
-    if width * height > most:
-        message = f"{width}×{height} exceeds the limit of {most // 1_000_000} megapixels"
-        raise InvalidInput.of_field(parameter, message, "image_too_large", {"max_pixels": most})
+    header = read_header(content, parameter)
+    return InputImage(content, header.media_type, header.width, header.height)
 
 
 def fields_of(
@@ -118,12 +88,10 @@ def _white_where_transparent(mask: bytes, image: InputImage) -> bytes:
             f"{image.width}×{image.height}: they must have the same size"
         )
         raise InvalidInput.of_field("mask", message)
-    _check_size(header.width, header.height, MAX_MASK_PIXELS, "mask")
-    with _opened(mask, "mask") as opened:
-        if not opened.has_transparency_data:
-            message = "The mask has no transparency: make the area to redraw transparent"
-            raise InvalidInput.of_field("mask", message)
-        alpha = opened.convert("RGBA").getchannel("A")
+    alpha = read_alpha(mask, "mask", MAX_MASK_PIXELS)
+    if alpha is None:
+        message = "The mask has no transparency: make the area to redraw transparent"
+        raise InvalidInput.of_field("mask", message)
     white = io.BytesIO()
-    alpha.point([255 - level for level in range(256)]).save(white, "PNG")
+    ImageChops.invert(alpha).save(white, "PNG")
     return white.getvalue()

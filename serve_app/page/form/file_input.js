@@ -1,6 +1,7 @@
 // Controls for input files: a local file or a URL.
 
 import { element } from "../interface/element.js";
+import { SHOWN_IMAGES } from "../interface/image_types.js";
 import { bytes } from "../interface/words.js";
 import { acceptOf, addressOf, check, checkKind, isInline } from "./file_check.js";
 import { hasResult, resultIn } from "../results/drag.js";
@@ -84,7 +85,7 @@ class ChosenFile {
       this.#bar.value = part;
       this.#state.textContent = `${size} · uploading, ${Math.floor(part * 100)} %`;
     };
-    if (this.shown === null && /^image\/(png|jpeg|webp|gif|avif)$/.test(file.type))
+    if (this.shown === null && SHOWN_IMAGES.test(file.type))
       this.#picture(URL.createObjectURL(file));
     try {
       this.url = await addressOf(file, inline, context, progress, this.#stop.signal);

@@ -3,9 +3,9 @@
 import * as json from "../client/json.js";
 import { makeClosable } from "../interface/dialog.js";
 import { element, freshId } from "../interface/element.js";
+import { SHOWN_IMAGES } from "../interface/image_types.js";
 import { bytes } from "../interface/words.js";
 
-const SHOWN = /^image\/(?:png|jpeg|webp|gif|avif)$/;
 const NONE =
   "This file does not say what made it. Darkroom writes prompt, model, seed and settings into " +
   "the images, videos and sounds that it makes, but other programs may remove them.";
@@ -15,7 +15,7 @@ const NONE =
 export function showOrigin(file, found, { models, act, use }) {
   const id = freshId("origin-title");
   const body = element("div", { class: "origin-body" });
-  const preview = SHOWN.test(file.type) ? URL.createObjectURL(file) : null;
+  const preview = SHOWN_IMAGES.test(file.type) ? URL.createObjectURL(file) : null;
   const dialog = element(
     "dialog",
     { class: "made-by", "aria-labelledby": id },

@@ -2,12 +2,12 @@
 
 import { BASE } from "../client/api.js";
 import { element } from "../interface/element.js";
+import { SHOWN_IMAGES } from "../interface/image_types.js";
 import { dragHandle, makeDraggable } from "./drag.js";
 import { bytes, seconds } from "../interface/words.js";
 
-/** Media types that a browser displays without executing, so they may be opened from this origin. */
-const SHOWN =
-  /^(?:image\/(?:png|jpeg|webp|gif|avif)|video\/(?:mp4|webm)|audio\/(?:mpeg|mp4|wav|x-wav|ogg|flac|webm))$/;
+/** Other media types that a browser displays without executing, so they may be opened from this origin. */
+const SHOWN = /^(?:video\/(?:mp4|webm)|audio\/(?:mpeg|mp4|wav|x-wav|ogg|flac|webm))$/;
 
 const BY_EXTENSION = {
   png: "image/png",
@@ -152,7 +152,7 @@ function described(given, url, own) {
   const declared = inline ? /^data:([^;,]*)/i.exec(given.url)[1] : given.content_type;
   const guessed = BY_EXTENSION[last.split(".").pop().toLowerCase()];
   const type = declared || guessed || "application/octet-stream";
-  const kind = SHOWN.test(type) ? type.split("/")[0] : "file";
+  const kind = SHOWN_IMAGES.test(type) || SHOWN.test(type) ? type.split("/")[0] : "file";
   return {
     url: inline ? blobUrl(own, given.url, kind === "file" ? "" : type) : url.href,
     input: inline ? given.url : url.href, // as a request may name it

@@ -63,8 +63,8 @@ def inline(image):
 
 
 def wish(**changes):
-    mask = Image.new("RGB", (32, 16))
-    ImageDraw.Draw(mask).rectangle((16, 0, 32, 16), fill=(255, 255, 255))
+    mask = Image.new("L", (32, 16))
+    ImageDraw.Draw(mask).rectangle((16, 0, 32, 16), fill=255)
     return {
         "prompt": "a red circle",
         "image_url": given(),
@@ -189,7 +189,7 @@ def test_a_task_that_a_family_does_not_know_is_a_mistake_of_the_catalogue(pipeli
 
 def test_text_to_image_needs_no_image():
     assert input_files(Endpoint("e", "flux", Weights("/"), "s"), wish()) == {}
-    both = {"image_url": InputKind.IMAGE, "mask_url": InputKind.IMAGE}
+    both = {"image_url": InputKind.IMAGE, "mask_url": InputKind.MASK}
     assert input_files(endpoint("inpainting"), wish()) == both
 
 
@@ -222,11 +222,23 @@ async def test_a_replica_fetches_and_reads_the_images(rig):
     assert outcome.output["echo"] == "made"
 
 
+async def test_what_a_mask_may_mean_is_said_in_the_requests_log(rig):
+    probe = Endpoint("p", "probe", Weights("p"), "p", options={"task": "inpainting"})
+    mask = inline(Image.new("L", (32, 16)))
+    lease = rig.lease("masked", probe, image_url=inline(given()), mask_url=mask, echo="made")
+    rig.port.offer(lease)
+    await rig.outcome(lease.held)
+    lines = [line for each in rig.port.finishes for line in each.lines]
+    lines += [line for _, report in rig.port.reports for _, sent in report.lines for line in sent]
+    said = "mask_url: the mask selects nothing. Selected parts are white."
+    assert lines == [("WARNING", said)]
+
+
 @pytest.mark.parametrize(
     ("url", "says", "kind"),
     [
         ("data:text/plain,hello", "not a supported image", "image_load_error"),
-        ("data:image/bmp,BM%00%00%00%00%00%00%00%00", "is BMP", "unsupported_image_format"),
+        ("data:image/heic,%00%00%00%18ftypheic", "is HEIC", "unsupported_image_format"),
         (inline(Image.new("RGB", (64, 7))), "64×7", "image_too_small"),
         (inline(Image.new("1", (8000, 8000))), "more than 50000000", "image_too_large"),
         (inline(given())[:90], "cannot be read", "image_load_error"),

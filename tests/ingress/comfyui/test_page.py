@@ -15,6 +15,7 @@ from PIL import Image
 from serve_app.domain.errors import ArtifactNotFound, StorageUnavailable
 from serve_app.domain.executors.comfyui import MAX_FILE_BYTES, PromptArrivals
 from serve_app.ingress.comfyui import events
+from serve_app.ingress.comfyui.files import with_alpha_of
 from tests.ingress.comfyui.comfy import (
     CATALOG,
     GRAPH,
@@ -241,6 +242,21 @@ async def test_a_mask_becomes_the_alpha_channel_of_its_image(place: Place) -> No
     ):
         answer = await who.post("/comfyui/upload/mask", files=given, data=data)
         assert answer.status_code == 400, answer.text
+
+
+async def test_a_mask_fits_its_image_as_it_is_shown(place: Place) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    photo, mask = Image.new("RGBA", (8, 4), (9, 8, 7, 0)), Image.new("LA", (4, 8), (0, 50))
+    photo.paste((1, 2, 3, 0), (0, 0, 4, 4))  # on top as it is shown
+    written = io.BytesIO()
+    photo.save(written, "PNG", exif=exif)
+    drawn = io.BytesIO()
+    mask.save(drawn, "PNG")
+    with Image.open(io.BytesIO(with_alpha_of(written.getvalue(), drawn.getvalue()))) as image:
+        assert image.size == (4, 8)
+        # The colours below an earlier mask are still there.
+        assert (image.getpixel((1, 1)), image.getpixel((1, 7))) == ((1, 2, 3, 50), (9, 8, 7, 50))
 
 
 async def test_images_that_are_not_saved_come_by_the_socket(place: Place) -> None:

@@ -34,10 +34,18 @@ async def house() -> AsyncIterator[House]:
 
 
 def png(
-    mode: str = "RGB", size: tuple[int, int] = (96, 64), colour: Any = 0, format: str = "PNG"
+    mode: str = "RGB",
+    size: tuple[int, int] = (96, 64),
+    colour: Any = 0,
+    format: str = "PNG",
+    **options: Any,
 ) -> bytes:
+    return image_file(Image.new(mode, size, colour), format, **options)
+
+
+def image_file(image: Image.Image, format: str = "PNG", **options: Any) -> bytes:
     file = io.BytesIO()
-    Image.new(mode, size, colour).save(file, format)
+    image.save(file, format, **options)
     return file.getvalue()
 
 
@@ -319,6 +327,37 @@ async def test_what_is_transparent_in_a_mask_is_white_for_the_endpoint(
         assert (white.getpixel((10, 10)), white.getpixel((90, 10))) == (255, 0)
 
 
+async def test_a_mask_fits_a_photo_as_it_is_shown(house: House, client: httpx.AsyncClient) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6  # stored as 96×64, shown as 64×96
+    mask = Image.new("RGBA", (64, 96), (9, 9, 9, 255))
+    mask.paste((0, 0, 0, 0), (0, 0, 64, 48))
+    turned = mask.transpose(Image.Transpose.ROTATE_90)
+    photo = png(exif=exif)
+    for drawn in (image_file(mask), image_file(turned, exif=exif)):
+        files = {"image": ("a.png", photo), "mask": ("m.png", drawn)}
+        answer = await client.post(EDITS, data={"prompt": "x", "model": SDXL}, files=files)
+        assert answer.status_code == 200, answer.text
+        made = await stored(house, answer)
+        assert made["image_size"] == {"width": 64, "height": 96}
+        with Image.open(io.BytesIO(base64.b64decode(made["mask_url"].partition(",")[2]))) as white:
+            assert white.size == (64, 96)
+            assert (white.getpixel((10, 10)), white.getpixel((10, 90))) == (255, 0)
+    files = {"image": ("a.png", photo), "mask": ("m.png", png("RGBA"))}
+    refused = await client.post(EDITS, data={"prompt": "x", "model": SDXL}, files=files)
+    assert "mask is 96×64 and the image 64×96" in refused.json()["error"]["message"]
+
+
+@pytest.mark.parametrize("format", ["AVIF", "BMP", "TIFF"])
+async def test_images_of_any_format_that_is_read_are_taken(
+    house: House, client: httpx.AsyncClient, format: str
+) -> None:
+    files = {"image": ("a", png(format=format))}
+    answer = await client.post(EDITS, data={"prompt": "x", "model": SDXL}, files=files)
+    assert answer.status_code == 200, answer.text
+    assert (await stored(house, answer))["image_url"].startswith(f"data:image/{format.lower()};")
+
+
 async def test_several_images_go_to_an_endpoint_that_takes_them(
     house: House, client: httpx.AsyncClient
 ) -> None:
@@ -338,7 +377,7 @@ async def test_several_images_go_to_an_endpoint_that_takes_them(
         ({"image": ("a.png", png()), "mask": ("m.png", b"no image")}, "mask"),
         ({"image": ("a.png", png()), "mask": ("m.png", png("RGBA", (8, 8)))}, "mask"),
         ({"image": ("a.png", png()), "mask": ("m.png", png())}, "mask"),
-        ({"image": ("a.tiff", png(format="TIFF"))}, "image"),
+        ({"image": ("a.ico", png(format="ICO"))}, "image"),
         ({"image": ("a.avif", DAMAGED_AVIF)}, "image"),
         ({"image": ("a.png", png()), "mask": ("m.png", png("RGBA")[:-40])}, "mask"),
         ({"image": ("a.png", png()), "markup": ("m.png", png())}, "markup"),

@@ -1,0 +1,383 @@
+"""Reading of image files, by everything that reads any: the ingress, replicas and executors.
+
+A file is decoded by its role. An image is upright as its EXIF says, in sRGB by its ICC profile, and
+on white where it is transparent. A mask is upright, and its levels are data, not colours. Of a file
+with several images, the first counts. Reading a header decodes no pixels.
+
+Decode on a thread: a large image takes tens of milliseconds.
+"""
+
+from __future__ import annotations
+
+import struct
+import warnings
+from collections.abc import Callable, Generator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from io import BytesIO
+from typing import Any, BinaryIO, cast
+
+from PIL import Image, ImageChops, ImageCms, UnidentifiedImageError
+
+from serve_app.domain.errors import InvalidInput
+from serve_app.domain.media.image_formats import FORMATS, NAMES, PILLOW_NAMES, other_format
+
+MAX_PIXELS = 50_000_000
+MAX_PROFILE_BYTES = 4 * 2**20
+"""Larger ICC profiles are ignored. Those of printing presses have about 2 MB."""
+
+UNSUPPORTED = "unsupported_image_format"
+
+UNREADABLE = (
+    OSError,
+    SyntaxError,
+    ValueError,
+    EOFError,
+    LookupError,
+    TypeError,
+    RuntimeError,
+    struct.error,
+)
+"""What Pillow's decoders raise for damaged files."""
+
+
+@dataclass(frozen=True, slots=True)
+class ImageHeader:
+    """What the beginning of a file says about its image."""
+
+    media_type: str
+    width: int  # pixels, as shown: of the upright image
+    height: int
+    has_alpha: bool
+
+
+def read_header(body: bytes, field: str) -> ImageHeader:
+    """Read the header of an image. Raises ``InvalidInput`` naming the field."""
+    with _opened(body, field) as image:
+        return _header(image, body)
+
+
+def read_image(body: bytes, field: str, least_side: int = 1) -> Image.Image:
+    """Decode an image as RGB. Raises ``InvalidInput`` naming the field.
+
+    ``least_side``: minimum pixels of each side.
+    """
+    with _opened(body, field, least_side) as image:
+        return _flat(image)
+
+
+def read_mask(
+    body: bytes, field: str, least_side: int = 1, note: Callable[[str], None] | None = None
+) -> Image.Image:
+    """Decode a mask as L: white is selected. Raises ``InvalidInput`` naming the field.
+
+    Of a mask without transparency, its grey levels. With transparency, it is strokes on nothing:
+    the strokes are selected, in any colour, as far as they are opaque. If what is opaque has both
+    dark and light levels, they count too, and ``note`` gets a sentence on it.
+    """
+    with _opened(body, field, least_side) as image:
+        mask, clear = _mask(image)
+    if note is not None and clear:
+        note(
+            f"{field}: the mask has transparent parts, and opaque parts that are dark and light. "
+            "The light and opaque ones were selected. Send a mask without transparency."
+        )
+    if note is not None and not mask.getbbox():
+        note(f"{field}: the mask selects nothing. Selected parts are white.")
+    return mask
+
+
+def read_alpha(body: bytes, field: str, most_pixels: int = MAX_PIXELS) -> Image.Image | None:
+    """Decode the alpha channel of an image as L, in the ingress. None if it has none. Raises
+    ``InvalidInput`` naming the field."""
+    with _opened(body, field, most_pixels=most_pixels) as image:
+        _check_bounded(image, field)
+        upright = _upright(image)
+        return upright.convert("RGBA").getchannel("A") if upright.has_transparency_data else None
+
+
+def read_colours(body: bytes, field: str) -> Image.Image:
+    """Decode an image as RGB, in the ingress. Transparent parts have the colours that the file has
+    there. Raises ``InvalidInput`` naming the field."""
+    with _opened(body, field) as image:
+        _check_bounded(image, field)
+        return _flat(image, on_white=False)
+
+
+def _check_bounded(image: Image.Image, field: str) -> None:
+    """Raise ``InvalidInput`` for a file that may take more memory than its header says.
+
+    The frame inside of an AVIF may be larger: one of 2 kB and 64×64 pixels took 350 MB. A replica
+    has the memory, as the decoder itself ends at 268 megapixels.
+    """
+    if image.format == "AVIF":
+        message = "an AVIF file cannot be combined with a mask: use a PNG file"
+        raise InvalidInput.of_field(field, message, UNSUPPORTED)
+
+
+def read_stored(file: BinaryIO, *, small: bool = False) -> Image.Image:
+    """Decode an image that is no input as ``read_image`` does. ``ValueError`` if it cannot be read
+    or is too large.
+
+    ``small``: for a small image of it, so a large JPEG is read at a fraction of its size.
+    """
+    try:
+        with _quiet(), Image.open(file, formats=PILLOW_NAMES) as image:
+            if small:
+                image.draft("RGB", (1024, 1024))
+            if _pixels(image) > MAX_PIXELS:
+                raise ValueError(f"it has more than {MAX_PIXELS} pixels")
+            _check_compression(image)
+            return _flat(image)
+    except (Image.DecompressionBombError, *UNREADABLE) as error:
+        raise ValueError(f"The image cannot be read: {error}") from error
+
+
+@contextmanager
+def _quiet() -> Generator[None]:
+    """Oddities of a file are not the operator's matter, and our limits are below Pillow's."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
+@contextmanager
+def _opened(
+    body: bytes, field: str, least_side: int = 1, most_pixels: int = MAX_PIXELS
+) -> Generator[Image.Image]:
+    """Open an image within the limits, whose pixels the block may decode."""
+    try:
+        with _quiet(), Image.open(BytesIO(body), formats=PILLOW_NAMES) as image:
+            if _pixels(image) > most_pixels:
+                raise _too_large(field, most_pixels)
+            _check_compression(image)
+            if min(image.size) < least_side:
+                raise _too_small(field, _header(image, body), least_side)
+            yield image
+            return
+    except UnidentifiedImageError:
+        if (name := other_format(body)) is not None:
+            message = f"the image is {name}, which is not supported: use {NAMES}"
+            known = {"supported_formats": list(PILLOW_NAMES)}
+            raise InvalidInput.of_field(field, message, UNSUPPORTED, known) from None
+        message = f"the file is not a supported image ({NAMES})"
+    except Image.DecompressionBombError:
+        raise _too_large(field, most_pixels) from None
+    except UNREADABLE as error:
+        message = f"the image cannot be read: {error}"
+    raise InvalidInput.of_field(field, message, "image_load_error")
+
+
+def _pixels(image: Image.Image) -> int:
+    """Pixels that decoding takes memory for."""
+    tags = _tags(image)
+    tile = tags.get(_TILE_WIDTH, 0) * tags.get(_TILE_LENGTH, 0)  # it may be larger than the image
+    return max(image.width * image.height, tile if isinstance(tile, int) else 0)
+
+
+_COMPRESSION, _TILE_WIDTH, _TILE_LENGTH = 259, 322, 323  # tags of TIFF 6.0
+_COMPRESSIONS = (1, 2, 3, 4, 5, 7, 8, 32773, 32946)
+
+
+def _tags(image: Image.Image) -> Mapping[int, Any]:
+    """Tags of an opened TIFF."""
+    return getattr(image, "tag_v2", {})
+
+
+def _check_compression(image: Image.Image) -> None:
+    """Raise ``ValueError`` for what is unusual in TIFF: LZMA takes as much memory as it claims."""
+    if (compression := _tags(image).get(_COMPRESSION, 1)) not in _COMPRESSIONS:
+        raise ValueError(f"its compression {compression} is not supported. Use LZW or Deflate")
+
+
+def _too_small(field: str, header: ImageHeader, least_side: int) -> InvalidInput:
+    size = f"{header.width}×{header.height}"
+    message = f"the image is {size} pixels; each side must have at least {least_side}"
+    least = {"min_width": least_side, "min_height": least_side}
+    return InvalidInput.of_field(field, message, "image_too_small", least)
+
+
+def _too_large(field: str, most_pixels: int) -> InvalidInput:
+    message = f"the image has more than {most_pixels} pixels"
+    return InvalidInput.of_field(field, message, "image_too_large", {"max_pixels": most_pixels})
+
+
+def _header(image: Image.Image, body: bytes) -> ImageHeader:
+    if image.format == "PNG" and "exif" not in image.info:
+        image.info["exif"] = _late_exif(body)
+    width, height = image.size
+    if _turn(image) in _ACROSS:
+        width, height = height, width
+    # A JPEG of several images has a name of its own in Pillow.
+    media_type = _MEDIA_TYPES.get(image.format or "", "image/jpeg")
+    return ImageHeader(media_type, width, height, image.has_transparency_data)
+
+
+_MEDIA_TYPES = {name: each.media_type for name, each in zip(PILLOW_NAMES, FORMATS, strict=True)}
+MAX_CHUNKS = 20_000
+
+
+def _late_exif(body: bytes) -> bytes:
+    """EXIF after the pixels of a PNG, where ExifTool writes it. Pillow reads it with the pixels."""
+    at = 8
+    for _ in range(MAX_CHUNKS):
+        length, name = int.from_bytes(body[at : at + 4]), body[at + 4 : at + 8]
+        if name == b"eXIf":
+            return b"Exif\0\0" + body[at + 8 : at + 8 + length]
+        at += 12 + length
+        if at >= len(body):
+            break
+    return b""
+
+
+# Orientation.
+
+_ORIENTATION = 0x0112  # tag of EXIF 2.32
+_TURNS: Mapping[Any, Image.Transpose] = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+_ACROSS = {
+    Image.Transpose.TRANSPOSE,
+    Image.Transpose.ROTATE_270,
+    Image.Transpose.TRANSVERSE,
+    Image.Transpose.ROTATE_90,
+}
+
+
+def _turn(image: Image.Image) -> Image.Transpose | None:
+    """Turn that the EXIF of an opened image asks for. Pillow itself turns TIFF.
+
+    ``ImageOps.exif_transpose`` also writes the other tags anew, and raises ``TypeError`` or
+    ``struct.error`` for one that a camera has stored with another type. Like browsers, this does
+    not look for an orientation in XMP.
+    """
+    exif = Image.Exif()
+    try:
+        exif.load(image.info.get("exif") or b"")
+        return _TURNS.get(exif.get(_ORIENTATION))
+    except (struct.error, TypeError, SyntaxError, ValueError, OSError):
+        return None  # its EXIF is damaged or cut off, but its pixels can be read
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    """Decode an opened image: of 8 bits, and turned as its EXIF says."""
+    image.load()
+    turn, levels = _turn(image), _in_8_bits(image)
+    return levels if turn is None else levels.transpose(turn)
+
+
+# Colours.
+
+
+def _flat(image: Image.Image, *, on_white: bool = True) -> Image.Image:
+    """An opened image as RGB."""
+    upright = _upright(image)
+    alpha = None
+    if upright.has_transparency_data:
+        upright = upright.convert("LA" if upright.mode in _FROM["L"] else "RGBA")
+        alpha = upright.getchannel("A")
+    colours = _in_srgb(upright, image.info.get("icc_profile"))
+    if alpha is None or not on_white:
+        return colours
+    white = Image.new("RGB", colours.size, (255, 255, 255))
+    white.paste(colours, mask=alpha)
+    return white
+
+
+def _in_8_bits(image: Image.Image) -> Image.Image:
+    """Halve the bits of grey values of 16 bits, of which Pillow makes white when it converts them.
+
+    It halves those of colours itself.
+    """
+    if image.mode in ("I", "F"):
+        raise ValueError("its values have 32 bits. Convert it to 8 or 16 bits")
+    if not image.mode.startswith("I;16"):
+        return image
+    levels = image.convert("I")
+    grey = levels.point([level >> 8 for level in range(1 << 16)], "L")
+    if (clear := image.info.get("transparency")) is not None:
+        grey.putalpha(levels.point([255 * (level != clear) for level in range(1 << 16)], "L"))
+    return grey
+
+
+_SPACES = {"RGB ": "RGB", "GRAY": "L", "CMYK": "CMYK"}
+"""Mode of the colours that a profile describes, by ICC's name."""
+
+_FROM = {"L": ("1", "L", "LA", "La"), "CMYK": ("CMYK",)}
+"""Modes of images to which a profile of other than RGB can belong."""
+
+NEAR = 2  # levels of 255 that a profile of sRGB differs from another one by
+
+
+def _in_srgb(image: Image.Image, profile: object) -> Image.Image:
+    """``image`` as RGB, converted to sRGB from its ICC profile.
+
+    A profile is ignored if it is broken, too large, or of another kind of colours than the image.
+    One that is sRGB itself leaves the levels as they are.
+    """
+    if not isinstance(profile, bytes) or not 0 < len(profile) <= MAX_PROFILE_BYTES:
+        return image.convert("RGB")
+    try:
+        source: Any = ImageCms.ImageCmsProfile(BytesIO(profile))
+        mode = _SPACES.get(source.profile.xcolor_space)
+        if mode is None or image.mode not in _FROM.get(mode, (image.mode,)):
+            return image.convert("RGB")
+        transform = ImageCms.buildTransform(
+            source,
+            ImageCms.createProfile("sRGB"),
+            mode,
+            "RGB",
+            ImageCms.Intent.RELATIVE_COLORIMETRIC,
+            ImageCms.Flags.BLACKPOINTCOMPENSATION,
+        )
+        probe = Image.frombytes("RGB", (729, 1), _GRID).convert(mode)
+        change = ImageChops.difference(
+            probe.convert("RGB"), _converted(probe, transform)
+        ).getextrema()
+        if all(most <= NEAR for _, most in cast("tuple[tuple[int, int], ...]", change)):
+            return image.convert("RGB")
+        return _converted(image.convert(mode), transform)
+    except (ImageCms.PyCMSError, OSError, ValueError, TypeError):
+        return image.convert("RGB")
+
+
+_SHADES = range(0, 256, 31)
+_GRID = bytes(level for r in _SHADES for g in _SHADES for b in _SHADES for level in (r, g, b))
+"""729 colours all over the cube."""
+
+
+def _converted(image: Image.Image, transform: ImageCms.ImageCmsTransform) -> Image.Image:
+    made = ImageCms.applyTransform(image, transform)
+    if made is None:
+        raise TypeError("The image was to be converted into a new one.")
+    return made
+
+
+# Masks.
+
+MIXED = 64
+"""Levels between the darkest and the lightest of strokes of one colour, at most."""
+
+SOLID = 128  # alpha from which on the colour of a stroke is exact
+
+
+def _mask(image: Image.Image) -> tuple[Image.Image, bool]:
+    """Mask of an opened image, and whether its transparency is ambiguous."""
+    upright = _upright(image)
+    if not upright.has_transparency_data:
+        return upright.convert("L"), False
+    upright = upright.convert("RGBA")
+    grey, alpha = upright.convert("L"), upright.getchannel("A")
+    if alpha.getextrema() == (255, 255):
+        return grey, False
+    solid = alpha.point([255 * (level >= SOLID) for level in range(256)])
+    levels = [level for level, count in enumerate(grey.histogram(solid)) if count]
+    if not levels or levels[-1] - levels[0] <= MIXED:
+        return alpha, False
+    return ImageChops.multiply(grey, alpha), True
