@@ -27,19 +27,24 @@ def keep_outside(
 def _weight(mask: Image.Image) -> Image.Image:
     """Share of the new image, mode L: a ramp of ``FEATHER`` pixels up to the mask's own levels.
 
-    It is 0 wherever the mask is black. The edge of the image is no border of the mask.
+    It is 0 wherever the mask is black. The edge of the image is no border of the mask. Strokes that
+    are too thin for a ramp have none: what is drawn over a scratch covers it.
     """
-    levels = np.asarray(mask.convert("L"))
-    eroded = np.where(levels < BLACK, np.uint8(0), levels)
-    total = eroded.astype(np.uint16)
+    given = np.asarray(mask)
+    levels = np.where(given < BLACK, np.uint8(0), given)
+    inner = levels
+    total = levels.astype(np.uint16)
     for _ in range(FEATHER):
-        eroded = _eroded(eroded)
-        total += eroded
-    return Image.fromarray((total // (FEATHER + 1)).astype(np.uint8))
+        inner = _spread(inner, np.minimum)
+        total += inner
+    ramp = (total // (FEATHER + 1)).astype(np.uint8)
+    for _ in range(2 * FEATHER):  # twice, as the border of what is thick is not quite straight
+        inner = _spread(inner, np.maximum)
+    return Image.fromarray(np.maximum(ramp, levels - np.minimum(levels, inner)))
 
 
-def _eroded(levels: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Least level within one pixel. Pillow's ``MinFilter`` takes 0.3 s for 4 megapixels."""
+def _spread(levels: NDArray[np.uint8], most: np.ufunc) -> NDArray[np.uint8]:
+    """Least or greatest level within one pixel. Pillow's filters take 0.3 s for 4 megapixels."""
     wide = np.pad(levels, 1, mode="edge")
-    rows = np.minimum(np.minimum(wide[:-2], wide[1:-1]), wide[2:])
-    return np.minimum(np.minimum(rows[:, :-2], rows[:, 1:-1]), rows[:, 2:])
+    rows = most(most(wide[:-2], wide[1:-1]), wide[2:])
+    return most(most(rows[:, :-2], rows[:, 1:-1]), rows[:, 2:])

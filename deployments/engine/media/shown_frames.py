@@ -18,7 +18,8 @@ from av.video.stream import VideoStream
 from PIL import Image
 
 from deployments.engine.media.container import LIMITED, MAX_FRAME_PIXELS
-from deployments.engine.media.images import flat, stretch
+from deployments.engine.media.images import stretch
+from serve_app.domain.media.images import put_on_white
 
 _ALPHA_DECODERS: Mapping[str, str] = {"vp8": "libvpx", "vp9": "libvpx-vp9"}
 """FFmpeg's own decoders of these codecs leave the transparency out."""
@@ -57,7 +58,8 @@ class ShownFrame:
         if frame.color_trc in (ColorTrc.SMPTE2084, ColorTrc.ARIB_STD_B67):
             frame = self._to_sdr.convert(frame)
         if any(each.is_alpha for each in frame.format.components):
-            image = flat(Image.fromarray(frame.to_ndarray(format="rgba")))
+            image = Image.fromarray(frame.to_ndarray(format="rgba"))
+            image = put_on_white(image.convert("RGB"), image.getchannel("A"))
         else:
             image = frame.to_image()
         image = stretch(image, *self._square())

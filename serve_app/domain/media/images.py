@@ -283,8 +283,11 @@ def _flat(image: Image.Image, *, on_white: bool = True) -> Image.Image:
         upright = upright.convert("LA" if upright.mode in _FROM["L"] else "RGBA")
         alpha = upright.getchannel("A")
     colours = _in_srgb(upright, image.info.get("icc_profile"))
-    if alpha is None or not on_white:
-        return colours
+    return colours if alpha is None or not on_white else put_on_white(colours, alpha)
+
+
+def put_on_white(colours: Image.Image, alpha: Image.Image) -> Image.Image:
+    """Image as RGB, as it is seen before white."""
     white = Image.new("RGB", colours.size, (255, 255, 255))
     white.paste(colours, mask=alpha)
     return white

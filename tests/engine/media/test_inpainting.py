@@ -31,7 +31,7 @@ def share(mask):
 def test_each_image_is_the_original_outside_the_mask_and_itself_deep_inside():
     original, drawn = noise(0), [noise(1), noise(2)]
     outside = np.asarray(boxed()) == 0
-    for image, made in zip(keep_outside(drawn, original, boxed("RGB")), drawn, strict=True):
+    for image, made in zip(keep_outside(drawn, original, boxed()), drawn, strict=True):
         assert (np.asarray(image)[outside] == np.asarray(original)[outside]).all()
         inside = (slice(16 + FEATHER, 32 - FEATHER),) * 2
         assert (np.asarray(image)[inside] == np.asarray(made)[inside]).all()
@@ -58,3 +58,19 @@ def test_the_noise_of_a_jpeg_and_the_ringing_of_a_resized_mask_draw_nothing():
     resized = boxed(size=SIDE * 8).resize((SIDE, SIDE), Image.Resampling.LANCZOS)
     assert not share(noisy)[far].any()
     assert not share(resized)[far].any()
+
+
+@pytest.mark.parametrize("line", [(0, 24, 47, 24), (5, 5, 40, 40), (5, 9, 42, 30)])
+def test_a_stroke_over_a_scratch_is_drawn_in_full(line):
+    mask = Image.new("L", (SIDE, SIDE))
+    ImageDraw.Draw(mask).line(line, fill=255, width=3)
+    assert (share(mask) == np.asarray(mask) / 255).all()
+
+
+def test_a_round_mask_is_soft_all_around():
+    mask = Image.new("L", (SIDE, SIDE))
+    ImageDraw.Draw(mask).ellipse((4, 4, 43, 43), fill=255)
+    inside = np.asarray(mask) > 0
+    within = np.pad(inside, 1)
+    border = inside & ~(within[:-2, 1:-1] & within[2:, 1:-1] & within[1:-1, :-2] & within[1:-1, 2:])
+    assert share(mask)[border].max() < 0.3
