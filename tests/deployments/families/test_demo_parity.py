@@ -102,7 +102,8 @@ def families() -> Mapping[str, Family]:
 
 
 def image(field: str, number: int) -> Image.Image:
-    drawn = Image.new("RGB", (64, 64), "black" if field == "mask_url" else "lightgrey")
+    is_mask = field == "mask_url"
+    drawn = Image.new("L" if is_mask else "RGB", (64, 64), "black" if is_mask else "lightgrey")
     ImageDraw.Draw(drawn).rectangle((0, 0, 16 + 16 * number, 40), fill="white")
     return drawn
 

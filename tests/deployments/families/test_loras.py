@@ -83,7 +83,8 @@ def by_diffusers(endpoint, make, lora, checked, image):
     file, scale = lora
     pipeline.load_lora_weights(file.parent, weight_name=file.name, adapter_name="lora")
     pipeline.set_adapters(["lora"], [scale])
-    images = {name: image for name in IMAGES if name in checked}
+    as_read = {"image_url": image, "mask_url": image.convert("L")}
+    images = {name: as_read[name] for name in IMAGES if name in checked}
     call = family.prepare(endpoint, {**checked, **images}, pipeline, 1)
     result = (call.view or pipeline)(**call.arguments)
     return result, family, call
