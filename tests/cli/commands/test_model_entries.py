@@ -113,7 +113,11 @@ def test_a_branch_of_the_hub_is_pinned_and_what_is_not_here_is_pulled(
     assert "licence  house-licence" in ran.output
     shown = json.loads(typed(data_dir, "--json").output)["models"]
     (mine,) = [each for each in shown if each["endpoint_id"] == "house/portraits"]
-    assert mine["darkroom"]["weights"] == {"source": "house/portraits", "revision": COMMIT}
+    assert mine["darkroom"]["weights"] == {
+        "source": "house/portraits",
+        "revision": COMMIT,
+        "checkpoint": None,
+    }
     pulled = typed(data_dir, "pull", "house/portraits", "--yes")
     assert pulled.exit_code == 0, pulled.output
     assert "ok       house/portraits: " in pulled.output
@@ -290,6 +294,7 @@ def test_a_single_file_replaces_the_components_that_it_holds(
     written = {"directory": str(folder), "checkpoint": str(file), "components": ["transformer"]}
     assert stored["entry"]["weights"] == written
     assert stored["weight_bytes"] == {"transformer": 2_000_000}
+    assert f"weights  {folder} with {file}" in typed(data_dir, "--all").output
 
 
 def test_a_single_file_of_the_hub_is_pinned_and_only_its_header_is_read(
