@@ -52,15 +52,19 @@ class Listing:
     index: Mapping[str, Any] | None  # model_index.json; None: not a diffusers pipeline
 
     def needed(
-        self, variant: str | None = None, adapters: Sequence[str] = ()
+        self,
+        variant: str | None = None,
+        adapters: Sequence[str] = (),
+        without: Sequence[str] = (),
     ) -> tuple[ListedFile, ...]:
-        """Files that a pipeline loads, or ``adapters`` alone, largest first. ``WeightsUnavailable``
-        if nothing may be loaded, or if a path leads out of the directory."""
+        """Files that a pipeline loads, or ``adapters`` alone, largest first. ``without``:
+        components of which only the settings are needed. ``WeightsUnavailable`` if nothing may be
+        loaded, or if a path leads out of the directory."""
         paths = [each.path for each in self.files]
         if adapters:
             names = frozenset(select_lora(paths, self.repository, each) for each in adapters)
         else:
-            names = select(paths, self.index, variant, self.repository)
+            names = select(paths, self.index, variant, self.repository, without)
         found = tuple(
             sorted((each for each in self.files if each.path in names), key=lambda each: -each.size)
         )

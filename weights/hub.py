@@ -13,6 +13,7 @@ import io
 import json
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any, TypeVar, cast
 
 import httpx2
@@ -30,8 +31,15 @@ from huggingface_hub.hf_api import RepoSibling
 from huggingface_hub.utils import build_hf_headers, get_session
 from tqdm import tqdm
 
+from serve_app.domain.checkpoint import check_format
 from serve_app.domain.errors import WeightsUnavailable
 from weights.folder import INDEX, ListedFile, Listing
+from weights.safetensors_header import (
+    LENGTH_BYTES,
+    MAX_HEADER_BYTES,
+    SafetensorsHeader,
+    parse_header,
+)
 from weights.source import ByteRange
 
 # Errors of the hub.
@@ -207,6 +215,21 @@ class Hub:
 
         return self._with_retries(ask, listing.repository, listing.revision, lambda: 0)
 
+    def read_header(self, listing: Listing, file: ListedFile) -> SafetensorsHeader:
+        """Header of a safetensors file, without its tensors. ``WeightsUnavailable`` with a message
+        for the user."""
+
+        def ask() -> io.BytesIO:
+            begin = _Beginning()
+            with suppress(_Enough):
+                self._get(listing.repository, listing.revision, file, begin)
+            begin.seek(0)
+            return begin
+
+        begin = self._with_retries(ask, listing.repository, listing.revision, lambda: 0)
+        check_format(file.path, begin.getvalue()[:LENGTH_BYTES])
+        return parse_header(begin, file.size)
+
     def fetch(self, listing: Listing, file: ListedFile, part: ByteRange) -> None:
         """Implement ``Source.fetch``."""
 
@@ -293,6 +316,19 @@ def _listed(sibling: RepoSibling) -> ListedFile:
     if sibling.lfs is not None:
         return ListedFile(sibling.rfilename, sibling.lfs.size, sibling.lfs.sha256)
     return ListedFile(sibling.rfilename, sibling.size or 0, sibling.blob_id or "")
+
+
+class _Enough(Exception):
+    """Raised to end a download when the header is complete."""
+
+
+class _Beginning(io.BytesIO):
+    def write(self, data: Any, /) -> int:
+        size = super().write(data)
+        length = int.from_bytes(self.getvalue()[:LENGTH_BYTES], "little")
+        if self.tell() >= LENGTH_BYTES + min(length, MAX_HEADER_BYTES):
+            raise _Enough
+        return size
 
 
 class _Silent(tqdm):  # pyright: ignore[reportMissingTypeArgument]

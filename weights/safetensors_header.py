@@ -31,6 +31,11 @@ class TensorFacts:
     dtype: str
     shape: tuple[int, ...]
 
+    @property
+    def size(self) -> int:
+        """Bytes."""
+        return math.prod(self.shape) * BITS[self.dtype] // 8
+
     def __str__(self) -> str:
         return f"{list(self.shape)}"
 
@@ -46,9 +51,14 @@ class SafetensorsHeader:
 def read_header(path: Path) -> SafetensorsHeader:
     """Header of a file. ``WeightsUnavailable``, with the reason, if the file is not a whole and
     consistent safetensors file within the limits."""
-    size = path.stat().st_size
     with path.open("rb") as file:
-        return _parsed(_json_part(file, size), size)
+        return parse_header(file, path.stat().st_size)
+
+
+def parse_header(file: BinaryIO, size: int) -> SafetensorsHeader:
+    """Header at the beginning of ``file``, whose whole size is ``size`` bytes. Raises the errors
+    of ``read_header``."""
+    return _parsed(_json_part(file, size), size)
 
 
 def _json_part(file: BinaryIO, size: int) -> bytes:

@@ -31,10 +31,11 @@ def select(
     index: Mapping[str, Any] | None,
     variant: str | None,
     repository: str,
+    without: Collection[str] = (),
 ) -> frozenset[str]:
     """Names of the files to load. ``index`` is model_index.json; without it, all safetensors and
     settings are taken, as for a LoRA's repository. A component without ``variant`` uses its plain
-    weights.
+    weights, and one of ``without`` only its settings.
 
     ``WeightsUnavailable`` if a component has its weights only as a pickle, or nothing is left.
     """
@@ -42,12 +43,17 @@ def select(
         found = frozenset(n for n in names if n.endswith((*SETTINGS, ".safetensors")))
     else:
         found = frozenset({"model_index.json"}).union(
-            *(_of_component(names, *each, variant, repository) for each in components(index))
+            *(
+                _of_component(
+                    names, *each, variant, repository, with_weights=each[0] not in without
+                )
+                for each in components(index)
+            )
         )
-    if not any(name.endswith(".safetensors") for name in found):
+    if not without and not any(name.endswith(".safetensors") for name in found):
         raise WeightsUnavailable(
             f"{repository} has no safetensors that a pipeline could load. Pickle files can run "
-            "code and are never loaded; convert a single file with save_pretrained first."
+            "code and are never loaded. A single file is the `checkpoint` of a pipeline's weights."
         )
     return found
 
@@ -90,14 +96,20 @@ def components(index: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
 
 
 def _of_component(
-    names: Collection[str], component: str, library: str, variant: str | None, repository: str
+    names: Collection[str],
+    component: str,
+    library: str,
+    variant: str | None,
+    repository: str,
+    *,
+    with_weights: bool,
 ) -> frozenset[str]:
     inside = {n.removeprefix(f"{component}/"): n for n in names if n.startswith(f"{component}/")}
     if not inside:
         # Some repositories have a component's files at the root.
         inside = {name: name for name in names if "/" not in name}
-    weights = _weights(list(inside), variant, library)
-    if not weights and any(name.endswith(PICKLES) for name in inside):
+    weights = _weights(list(inside), variant, library) if with_weights else []
+    if with_weights and not weights and any(name.endswith(PICKLES) for name in inside):
         raise WeightsUnavailable(
             f"{repository} has the weights of its {component} only as a pickle, which can run code "
             "and is never loaded. Convert them: load the pipeline where you trust it, save it with "

@@ -43,11 +43,24 @@ def is_of_hub(weights: Weights) -> bool:
 
 
 def repositories_of(endpoint: Endpoint) -> tuple[Weights, ...]:
-    """Repositories that an endpoint needs, each once: its weights, and LoRAs of its options."""
+    """Repositories that an endpoint needs, each once: its weights, their checkpoint, and LoRAs of
+    its options."""
     found = [endpoint.weights] if is_of_hub(endpoint.weights) else []
+    if (checkpoint := checkpoint_of(endpoint.weights)) is not None:
+        found.append(checkpoint)
     if (merged := lora_of(endpoint)) is not None:
         found.append(merged)
     return tuple(dict.fromkeys([*found, *adapters_of(endpoint)]))
+
+
+def checkpoint_of(weights: Weights) -> Weights | None:
+    """Repository with the one file that replaces components of ``weights``. None if there is no
+    such file, or if it is on the node."""
+    if not weights.checkpoint or Path(weights.checkpoint).is_absolute():
+        return None
+    place, _, revision = weights.checkpoint.rpartition("@")
+    owner, name, file = place.split("/", 2)
+    return Weights(f"{owner}/{name}", revision, files=(file,))
 
 
 def adapters_of(endpoint: Endpoint) -> tuple[Weights, ...]:
@@ -128,7 +141,7 @@ class Store:
             PlannedFile(
                 each.path, each.size, each.digest, folder.bytes_of(listing.revision, [each])
             )
-            for each in listing.needed(weights.variant, weights.files)
+            for each in listing.needed(weights.variant, weights.files, weights.components)
         )
         free = eviction.free_bytes(self.directory)
         return FetchPlan(weights.source, listing.revision, self.directory, files, free)
@@ -195,7 +208,7 @@ class Store:
                     f"{weights.source} is on this machine, but its digests are not known: run "
                     "`darkroom models pull` where the hub can be reached."
                 )
-            files = listing.needed(weights.variant, weights.files)
+            files = listing.needed(weights.variant, weights.files, weights.components)
             return Mirror(self._config).push(listing, files, snapshot, on_progress)
 
     def _folder(self, weights: Weights) -> RepositoryFolder:
@@ -219,7 +232,7 @@ class Store:
         listing = folder.listing(_revision(weights))
         if listing is None:
             return None
-        files = listing.needed(weights.variant, weights.files)
+        files = listing.needed(weights.variant, weights.files, weights.components)
         complete = all(folder.is_there(listing.revision, each) for each in files)
         return folder if complete else None
 
@@ -268,7 +281,7 @@ class Store:
     ) -> Listing:
         sources = self._sources_of(weights)
         listing, answered = self._listing(weights, folder, sources)
-        files = listing.needed(weights.variant, weights.files)
+        files = listing.needed(weights.variant, weights.files, weights.components)
         if self.offline or not answered:
             self._refuse_missing(folder, listing, files)
             Fetching(folder, listing, files, (), on_progress).run()
@@ -314,7 +327,9 @@ class Store:
         listing = folder.listing(revision) or folder.listing_from_disk(revision)
         if listing is None:
             raise _absent(weights, self.directory)
-        self._refuse_missing(folder, listing, listing.needed(weights.variant, weights.files))
+        self._refuse_missing(
+            folder, listing, listing.needed(weights.variant, weights.files, weights.components)
+        )
 
     def _refuse_missing(
         self, folder: RepositoryFolder, listing: Listing, files: Sequence[ListedFile]
@@ -335,7 +350,7 @@ class Store:
             listing = folder.listing(_revision(weights))
             if on_progress is None or listing is None:
                 return
-            files = listing.needed(weights.variant, weights.files)
+            files = listing.needed(weights.variant, weights.files, weights.components)
             on_progress(folder.bytes_of(listing.revision, files), sum(f.size for f in files))
 
         return report
@@ -359,7 +374,7 @@ class Store:
 
 
 def _is_ready(folder: RepositoryFolder, listing: Listing, weights: Weights) -> bool:
-    files = listing.needed(weights.variant, weights.files)
+    files = listing.needed(weights.variant, weights.files, weights.components)
     return all(folder.is_checked(listing.revision, each) for each in files)
 
 

@@ -132,6 +132,8 @@ class ArtifactDelivery:
         revision = f"@{weights.revision}" if weights.revision else ""
         files = [d for each in replaced_of(lease.endpoint).values() for d in each.values()]
         own = "".join(f" with {digest}" for digest in files)  # of a private endpoint
+        if weights.checkpoint:
+            own = f" with {weights.checkpoint.rpartition('/')[2]}{own}"
         model, used_seed = f"{source}{revision}{own}", seed_of(given, seed)
         if lease.describe_files:
             self.scratch.description = FileMetadata.of_input(

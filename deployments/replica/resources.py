@@ -249,6 +249,8 @@ def weights_name(endpoint: Endpoint, recipe: Recipe | None) -> str:
     parts = [endpoint.family, weights.source + (f"@{weights.revision}" if weights.revision else "")]
     if weights.variant:
         parts.append(weights.variant)
+    if weights.checkpoint:
+        parts += [weights.checkpoint, "+".join(weights.components)]
     if recipe is not None:
         parts += [recipe.precision, recipe.offload, "+".join(recipe.hot)]
         parts += ["compiled"] if recipe.compile else []

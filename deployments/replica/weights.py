@@ -14,7 +14,7 @@ from deployments.families.options import own_adapters
 from serve_app.domain.endpoint import Endpoint, Weights
 from weights.registered import registered_of, replaced_of
 from weights.selection import select
-from weights.store import Store, lora_of, repositories_of
+from weights.store import Store, checkpoint_of, lora_of, repositories_of
 
 if TYPE_CHECKING:  # it imports torch
     from deployments.engine.lora.format import Lora
@@ -79,12 +79,15 @@ def load(
         folders = {
             each: opened.enter_context(store.open(each, on_download))
             for each in repositories_of(endpoint)
-            if not each.files  # adapters are read when a generation needs them
+            # Adapters are read when a generation needs them.
+            if not each.files or each == checkpoint_of(endpoint.weights)
         }
         found = _with_folders(endpoint, folders)
         if replaced := replaced_of(endpoint):
             source = store.registered().composed(Path(found.weights.source), replaced)
-            found = replace(found, weights=replace(found.weights, source=str(source)))
+            components = tuple(set(found.weights.components) - replaced.keys())
+            weights = replace(found.weights, source=str(source), components=components)
+            found = replace(found, weights=weights)
         if on_found is not None and Path(found.weights.source).is_dir():
             on_found(_bytes(found, device))
         return family.load(found, device)
@@ -93,15 +96,17 @@ def load(
 def _bytes(endpoint: Endpoint, device: str) -> int:
     from deployments.engine.loading.loader import weights_bytes  # noqa: PLC0415
 
-    weights, dtypes = endpoint.weights, own_dtypes(endpoint, device, "bfloat16")
-    return weights_bytes(Path(weights.source), weights.variant, dtypes, select)
+    return weights_bytes(endpoint.weights, own_dtypes(endpoint, device, "bfloat16"), select)
 
 
 def _with_folders(endpoint: Endpoint, folders: Mapping[Weights, Path]) -> Endpoint:
     """Endpoint with directories in place of repositories."""
     weights, options = endpoint.weights, dict(endpoint.options)
-    if weights in folders:
-        weights = replace(weights, source=str(folders[weights]), revision=None)
+    if (checkpoint := checkpoint_of(weights)) is not None:
+        file = str(folders[checkpoint] / checkpoint.files[0])
+        weights = replace(weights, checkpoint=file)
+    if endpoint.weights in folders:
+        weights = replace(weights, source=str(folders[endpoint.weights]), revision=None)
     if (lora := lora_of(endpoint)) is not None:
         lora_options = {k: v for k, v in options["adapter"].items() if k not in ("hub", "revision")}
         options["adapter"] = {**lora_options, "directory": str(folders[lora])}

@@ -224,9 +224,14 @@ def _demo(endpoint_id: str, given: EndpointSource, demo_dir: Path) -> Endpoint:
 def _weights(given: EndpointSource) -> Weights:
     if given.weights is None:
         return Weights(source="")
-    if given.weights.hub is not None:
-        return Weights(given.weights.hub, given.weights.revision, variant=given.weights.variant)
-    return Weights(str(given.weights.directory), variant=given.weights.variant)
+    written = given.weights
+    return Weights(
+        written.hub or str(written.directory),
+        written.revision,
+        variant=written.variant,
+        checkpoint=written.checkpoint or "",
+        components=written.components,
+    )
 
 
 def _no_family(given: EndpointSource) -> str:

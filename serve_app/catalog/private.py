@@ -33,9 +33,10 @@ class PrivateEndpoint:
 
 def identity_of(weights: Weights) -> str:
     """Text that changes with the files of a base: repository and commit, or the folder's name."""
+    checkpoint = f" with {weights.checkpoint}" if weights.checkpoint else ""
     if weights.revision is not None:
-        return f"{weights.source}@{weights.revision}"
-    return Path(weights.source).name
+        return f"{weights.source}@{weights.revision}{checkpoint}"
+    return Path(weights.source).name + checkpoint
 
 
 def private_entry(base: CatalogEntry, given: PrivateEndpoint) -> CatalogEntry:

@@ -24,7 +24,8 @@ class WeightsSource(BaseModel):
     """Location of the files: ``hub`` with a pinned ``revision``, or a ``directory``.
 
     A ``hub`` repository without ``revision`` is listed but not served, because a branch can change.
-    ``variant`` chooses among several files of a component, as in diffusers.
+    ``variant`` chooses among several files of a component, as in diffusers. ``checkpoint`` is one
+    file that holds ``components``: only their settings are taken of the pipeline.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -33,6 +34,20 @@ class WeightsSource(BaseModel):
     revision: str | None = Field(default=None, pattern=r"^[0-9a-f]{40}$")
     variant: str | None = Field(default=None, pattern=r"^[A-Za-z0-9_]+$")
     directory: Path | None = None
+    checkpoint: str | None = Field(
+        default=None,
+        pattern=r"^(/.+|[\w.-]+/[\w.-]+/.+\.safetensors@[0-9a-f]{40})$",
+        description="An absolute path, or owner/name/file.safetensors@<commit of 40 hex digits>.",
+    )
+    components: tuple[str, ...] = ()
+
+    @model_validator(mode="after")
+    def _checkpoint_of_components(self) -> WeightsSource:
+        if (self.checkpoint is None) != (not self.components):
+            raise ValueError(
+                "set both `checkpoint` and the `components` that it replaces, such as [transformer]"
+            )
+        return self
 
     @model_validator(mode="after")
     def _one_place(self) -> WeightsSource:

@@ -28,7 +28,9 @@ class Weights:
     revision: str | None = None  # commit hash; required for the hub
     demo: bool = False  # Darkroom's own tiny model, never passed off as the real one
     variant: str | None = None  # such as fp16, if a component has files of several variants
-    files: tuple[str, ...] = ()  # adapters that are needed of the repository; none: a pipeline
+    files: tuple[str, ...] = ()  # files that are needed of the repository; none: a pipeline
+    checkpoint: str = ""  # one file with ``components``: an absolute path, owner/name/file@commit
+    components: tuple[str, ...] = ()  # not needed of the source, but of ``checkpoint``
 
 
 # Largest work that the memory of a recipe was computed for.

@@ -1,15 +1,17 @@
 """From the hub through the store to a pipeline that generates."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from deployments.engine.loading.loader import load_pipeline, weights_bytes
 from deployments.engine.memory.placement import bytes_of
 from deployments.replica import weights as weights_module
 from serve_app.domain.endpoint import Endpoint, Weights
+from serve_app.domain.errors import WeightsUnavailable
 from tests.engine.calls import alone
 from tests.engine.tiny import save_tiny_flux, tiny_flux
 from tests.weights.hub_server import HubServer, serving
@@ -22,6 +24,7 @@ pytestmark = [
 ]
 
 FLUX = Weights("house/tiny-flux", "ab" * 20)
+COMMIT = "cd" * 20
 
 
 @pytest.fixture(scope="module")
@@ -89,6 +92,39 @@ def test_a_family_gets_a_directory_as_it_is(store, tmp_path, flux):
     assert not store.directory.exists()
 
 
+def test_a_checkpoint_of_the_hub_replaces_a_component_that_is_not_downloaded(
+    hub, store, flux, tmp_path
+):
+    flux.transformer.save_pretrained(tmp_path / "files")
+    (saved,) = (tmp_path / "files").glob("*.safetensors")
+    saved.rename(tmp_path / "files/tuned.safetensors")
+    hub.add("house/tuned", COMMIT, tmp_path / "files")
+    checkpoint = f"house/tuned/tuned.safetensors@{COMMIT}"
+    weights = replace(FLUX, checkpoint=checkpoint, components=("transformer",))
+    endpoint = Endpoint("house/flux", "notes", weights, "open")
+    assert not weights_module.is_here(store, endpoint)
+    weights_module.fetch(store, endpoint, lambda *_: None)
+    assert weights_module.is_here(store, endpoint)
+    same(weights_module.load(store, Notes(), endpoint, "cpu"), flux)
+    base = store.plan(weights).directory / _snapshot(FLUX)
+    assert not any((base / "transformer").glob("*.safetensors"))
+    assert any((base / "vae").glob("*.safetensors"))
+
+
+def test_a_checkpoint_that_does_not_fit_is_refused_before_memory_is_asked_for(store, tmp_path):
+    folder = save_tiny_flux(tmp_path / "flux")
+    file = tmp_path / "file.safetensors"
+    save_file({"first_stage_model.weight": torch.zeros(1)}, file)
+    weights = Weights(str(folder), checkpoint=str(file), components=("transformer",))
+    reported = []
+    with pytest.raises(WeightsUnavailable, match="has no tensors of transformer: it holds vae"):
+        weights_module.load(
+            *(store, Notes(), Endpoint("house/flux", "notes", weights, "open"), "cpu"),
+            on_found=reported.append,
+        )
+    assert not reported
+
+
 @pytest.mark.parametrize(("dtype", "share"), [("float32", 1), ("bfloat16", 0.5)])
 def test_the_size_of_weights_is_known_before_they_are_read(store, tmp_path, flux, dtype, share):
     folder = save_tiny_flux(tmp_path / "flux")
@@ -115,11 +151,11 @@ def test_the_size_of_weights_counts_each_component_in_its_own_type(store, tmp_pa
 
 
 def test_nothing_is_reported_about_a_folder_that_is_no_pipeline(tmp_path):
-    assert weights_bytes(tmp_path, None, {}, select) == 0
+    assert weights_bytes(Weights(str(tmp_path)), {}, select) == 0
     (tmp_path / "model_index.json").write_text('{"unet": ["diffusers", "UNet2DModel"]}')
     (tmp_path / "unet").mkdir()
     (tmp_path / "unet/diffusion_pytorch_model.safetensors").write_bytes(b"cut short")
-    assert weights_bytes(tmp_path, None, {}, select) == 0
+    assert weights_bytes(Weights(str(tmp_path)), {}, select) == 0
 
 
 def _snapshot(weights):

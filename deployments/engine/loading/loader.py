@@ -22,6 +22,7 @@ from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 from deployments.engine.accelerator.cpu import Cpu
 from deployments.engine.default_dtype import own_default_dtype
 from deployments.engine.reading.reader import Home, WeightReader
+from deployments.engine.reading.single_file import open_checkpoint, read_checkpoint
 from deployments.engine.reading.unread import OpenedFiles, placeholders, reads_later
 from deployments.engine.threads import ONE_BUILDER
 from serve_app.domain.endpoint import Weights
@@ -33,7 +34,9 @@ log = logging.getLogger(__name__)
 OpenWeights = Callable[[Weights, OnDownload | None], contextlib.AbstractContextManager[Path]]
 """Opens weights that are not a directory, downloading them if needed, such as ``Store.open``."""
 
-SelectFiles = Callable[[Sequence[str], Mapping[str, Any], str | None, str], Collection[str]]
+SelectFiles = Callable[
+    [Sequence[str], Mapping[str, Any], str | None, str, Collection[str]], Collection[str]
+]
 """Chooses a pipeline's files, such as ``weights.selection.select``."""
 
 _DTYPES = {
@@ -68,12 +71,12 @@ def load_pipeline(
     """
     dtypes = _by_component(dtype)
     with _folder_of(weights, open_weights, on_download) as folder:
-        _check(folder, dtypes)
+        _check(folder, dtypes, weights.components)
         try:
             # No progress bars: several processes write to one log.
             diffusers.utils.logging.disable_progress_bar()
             transformers.utils.logging.disable_progress_bar()
-            pipeline = _built(folder, dtypes, weights.variant)
+            pipeline = _built(folder, dtypes, weights)
         except (OSError, ValueError, KeyError, AttributeError, ImportError, TypeError) as error:
             raise WeightsUnavailable(f"{weights.source} cannot be loaded: {error}") from error
     if not reads_later():
@@ -90,11 +93,17 @@ def read_now(pipeline: Any) -> None:
     WeightReader(Cpu()).read([(each, Home.HOST) for each in modules])
 
 
-def _built(folder: Path, dtypes: Mapping[str, torch.dtype], variant: str | None) -> Any:
+def _built(folder: Path, dtypes: Mapping[str, torch.dtype], weights: Weights) -> Any:
     """Build the pipeline with weights that are not read yet.
 
     The weights of components for which that is impossible are read by diffusers or transformers.
     """
+    modules: Mapping[str, torch.nn.Module] = {}
+    if weights.components:
+        index = _read_index(folder)
+        classes = {name: class_of(*rest) for name, *rest in _components(index)}
+        with ONE_BUILDER, own_default_dtype():
+            modules = read_checkpoint(weights, folder, index, classes, dtypes)
     usual = set[Path]()
     while True:
         files = OpenedFiles(folder, usual)
@@ -103,9 +112,10 @@ def _built(folder: Path, dtypes: Mapping[str, torch.dtype], variant: str | None)
                 pipeline = DiffusionPipeline.from_pretrained(
                     str(folder),
                     dtype=dtypes,
-                    variant=variant,
+                    variant=weights.variant,
                     use_safetensors=True,
                     local_files_only=True,
+                    **modules,
                 )
             if not files.refused():
                 return pipeline
@@ -140,8 +150,9 @@ def _folder_of(
     )
 
 
-def _check(folder: Path, dtypes: Collection[str]) -> None:
-    """``dtypes``: components for which a dtype is given, and ``default``."""
+def _check(folder: Path, dtypes: Collection[str], replaced: Collection[str]) -> None:
+    """``dtypes``: components for which a dtype is given, and ``default``. ``replaced``: components
+    whose weights are not in the folder."""
     index = _read_index(folder)
     name = index.get("_class_name")
     pipeline_class = getattr(diffusers, name, None) if isinstance(name, str) else None
@@ -158,15 +169,17 @@ def _check(folder: Path, dtypes: Collection[str]) -> None:
             f"{', '.join(names)}."
         )
     for component, library, class_name in found:
-        _check_component(folder, component, library, class_name)
+        _check_class(folder, component, library, class_name)
+        if component not in replaced:
+            _check_weights(folder, component, library, class_name)
 
 
 def _read_index(folder: Path) -> dict[str, Any]:
     path = folder / "model_index.json"
     if not path.is_file():
         raise WeightsUnavailable(
-            f"{folder} is not a diffusers pipeline: it has no model_index.json. Convert a single "
-            "file or another format with save_pretrained first."
+            f"{folder} is not a diffusers pipeline: it has no model_index.json. A single file is "
+            "the `checkpoint` of a pipeline that has its other components."
         )
     try:
         index = json.loads(path.read_text(encoding="utf-8"))
@@ -186,14 +199,18 @@ def _components(index: dict[str, Any]) -> Iterator[tuple[str, str, str]]:
                 continue  # settings of the pipeline, not a component
 
 
-def _check_component(folder: Path, component: str, library: str, class_name: str) -> None:
+def _check_class(folder: Path, component: str, library: str, class_name: str) -> None:
     kind = class_of(library, class_name)
     if kind is None or (folder / component / f"{library}.py").exists():
         raise WeightsUnavailable(
             f"{folder} needs {library}.{class_name} as its {component}, which neither diffusers "
             "nor transformers has. Code from a repository is not run."
         )
-    if not issubclass(kind, torch.nn.Module):
+
+
+def _check_weights(folder: Path, component: str, library: str, class_name: str) -> None:
+    kind = class_of(library, class_name)
+    if kind is None or not issubclass(kind, torch.nn.Module):
         return
     where = folder / component if (folder / component).is_dir() else folder
     if any(where.glob("*.safetensors")):
@@ -230,20 +247,28 @@ _FLOATS = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2}  # bytes, by safetensors' na
 _LOADED = {"float32": 4, "float16": 2, "bfloat16": 2}
 
 
-def weights_bytes(
-    folder: Path, variant: str | None, dtypes: Mapping[str, str], select: SelectFiles
-) -> int:
-    """Bytes of the pipeline in ``folder``, loaded in ``dtypes`` by component and ``default``.
+def weights_bytes(weights: Weights, dtypes: Mapping[str, str], select: SelectFiles) -> int:
+    """Bytes of the pipeline in a folder, loaded in ``dtypes`` by component and ``default``.
 
-    0 if the files do not say; loading them then reports the problem.
+    0 if the files do not say; loading them then reports the problem. Raises ``WeightsUnavailable``
+    for a checkpoint that does not have its components.
     """
+    folder = Path(weights.source)
     try:
         index = json.loads((folder / "model_index.json").read_bytes())
         names = [each.relative_to(folder).as_posix() for each in folder.rglob("*")]
-        files = [each for each in select(names, index, variant, str(folder)) if _has_weights(each)]
-        return sum(_bytes_in(folder / each, _size_in(each, dtypes)) for each in files)
+        selected = select(names, index, weights.variant, str(folder), weights.components)
+        files = [each for each in selected if _has_weights(each)]
+        of_files = sum(_bytes_in(folder / each, _size_in(each, dtypes)) for each in files)
     except (OSError, ValueError, KeyError, TypeError, RecursionError, WeightsUnavailable):
         return 0
+    if not weights.components:
+        return of_files
+    return of_files + sum(
+        math.prod(each.shape) * (_size_in(component, dtypes) or each.dtype.itemsize)
+        for component, tensors in open_checkpoint(weights, index).items()
+        for each in tensors.values()
+    )
 
 
 def _size_in(file: str, dtypes: Mapping[str, str]) -> int:

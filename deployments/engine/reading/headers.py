@@ -71,6 +71,7 @@ class WeightFile:
         """Open the file. Raises ``WeightsUnavailable``."""
         self.path = path
         self.needed_by = ""  # operation that needed values before they were read
+        self.gives_values = False  # to such operations, instead of refusing them
         self._direct: int | None = None
         self._mapping: mmap.mmap | None = None
         try:
@@ -108,6 +109,14 @@ class WeightFile:
                 return None
         count = stored.size // stored.dtype.itemsize
         return torch.frombuffer(self._mapping, dtype=stored.dtype, count=count, offset=stored.begin)
+
+    def values(self, stored: StoredTensor) -> torch.Tensor:
+        """Return the values of a tensor of this file, flat, in host memory."""
+        if (mapped := self.mapped(stored)) is not None:
+            return mapped
+        read = torch.empty(stored.size, dtype=torch.uint8)
+        self.read(stored.begin, memoryview(cast("Any", read.numpy())))
+        return read.view(stored.dtype)
 
     def is_cached(self, offset: int, size: int) -> bool:
         """Return whether the page cache has the first and the last byte of this part."""

@@ -13,18 +13,22 @@ import threading
 from collections.abc import Generator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from dataclasses import replace
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
 import torch
 from diffusers.models import model_loading_utils, modeling_utils
 from torch import Tensor
+from torch.utils._pytree import tree_leaves, tree_map_only
 from transformers import modeling_utils as transformers_utils
 
 from deployments.engine.reading.headers import NAMES, Header, StoredTensor, UnknownDtype, WeightFile
 
 _ATEN = torch.ops.aten
 _SAME_MEMORY = (_ATEN.detach.default, _ATEN.alias.default)
+_PARTS = (_ATEN.split.Tensor, _ATEN.split_with_sizes.default, _ATEN.slice.Tensor)
 _CAST = _ATEN._to_copy.default  # noqa: SLF001
 _FORMATS = (None, torch.preserve_format, torch.contiguous_format)
 
@@ -73,12 +77,19 @@ class UnreadWeight(Tensor):
             # torch takes over the shape and dtype of the new data, but no attribute of Python.
             args[0].stored, args[0].casts = args[1].stored, args[1].casts
             args[0].memory = args[1].memory
-        return super().__torch_function__(func, types, args, kwargs or {})
+        # Not torch's own way, which makes results of this class: values may be among them.
+        with torch._C.DisableTorchFunctionSubclass():  # noqa: SLF001
+            return func(*args, **kwargs or {})
 
     @classmethod
     def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         del types
-        weight: UnreadWeight = next(each for each in args if isinstance(each, UnreadWeight))
+        weight: UnreadWeight = next(
+            each for each in tree_leaves(args) if isinstance(each, UnreadWeight)
+        )
+        gives_values = weight.stored.file.gives_values
+        if gives_values and (rows := _rows(func, args, kwargs or {})) is not None:
+            return rows
         if func in _SAME_MEMORY:
             return UnreadWeight(weight.stored, weight.casts, weight.memory)
         if func is _ATEN.clone.default and (kwargs or {}).get("memory_format") in _FORMATS:
@@ -87,6 +98,8 @@ class UnreadWeight(Tensor):
             dtype = (kwargs or {}).get("dtype") or weight.dtype
             casts = weight.casts if dtype == weight.dtype else (*weight.casts, dtype)
             return UnreadWeight(weight.stored, casts)
+        if gives_values:
+            return func(*_values_of(args), **_values_of(kwargs or {}))
         weight.stored.file.needed_by = str(func)
         raise WeightsNotRead(f"{func} needs the values of {weight.stored.file.path}.")
 
@@ -101,6 +114,68 @@ def _only_casts(keywords: dict[str, Any]) -> bool:
         and not keywords.get("pin_memory")
         and keywords.get("memory_format") in _FORMATS
     )
+
+
+def _rows(func: Any, args: Any, keywords: dict[str, Any]) -> Any:
+    """Weights that have only some rows of one, or one itself, if ``func`` gives that.
+
+    The rows of a stored tensor lie together, so such a weight is a stored tensor too.
+    """
+    first = args[0]
+    if func is _ATEN.cat.default and len(first) == 1:
+        return UnreadWeight(first[0].stored, first[0].casts)
+    if func not in _PARTS or keywords or not isinstance(first, UnreadWeight) or first.casts:
+        return None
+    total = first.shape[0] if first.dim() else 0
+    match func, args[1:]:
+        case _ATEN.split.Tensor, (int(size),) | (int(size), 0):
+            sizes = [min(size, total - at) for at in range(0, total, size)]
+        case _ATEN.split_with_sizes.default, (list(sizes),) | (list(sizes), 0) if (
+            sum(sizes) == total
+        ):
+            pass
+        case _ATEN.slice.Tensor, (0, int() | None as begin, int() | None as end) if total:
+            begin, end, _ = slice(begin, end).indices(total)
+            return _rows_of(first, begin, max(begin, end))
+        case _ATEN.slice.Tensor, (int(dim), 0, int(end)) if end >= first.shape[dim]:
+            return UnreadWeight(first.stored, first.casts, first.memory)
+        case _:
+            return None
+    ends = [*accumulate(sizes)]
+    return [_rows_of(first, end - size, end) for size, end in zip(sizes, ends, strict=True)]
+
+
+def _rows_of(weight: UnreadWeight, begin: int, end: int) -> UnreadWeight:
+    stored = weight.stored
+    width = stored.size // stored.shape[0]
+    part = replace(
+        stored,
+        begin=stored.begin + begin * width,
+        size=(end - begin) * width,
+        shape=(end - begin, *stored.shape[1:]),
+    )
+    return UnreadWeight(part)
+
+
+def _values_of(given: Any) -> Any:
+    return tree_map_only(UnreadWeight, _read, given)
+
+
+def _read(weight: UnreadWeight) -> Tensor:
+    values = weight.stored.file.values(weight.stored).view(weight.stored.shape)
+    for dtype in weight.casts:
+        values = values.to(dtype)
+    return values
+
+
+@contextmanager
+def giving_values(file: WeightFile) -> Generator[None]:
+    """Let code that needs values of weights of ``file`` have them, in host memory."""
+    file.gives_values = True
+    try:
+        yield
+    finally:
+        file.gives_values = False
 
 
 class OpenedFiles:

@@ -36,6 +36,12 @@ from weights.store import Store
     help="A diffusers pipeline: owner/name@commit of the hub, or a folder. The folder must have "
     "the same path on every node with replicas.",
 )
+@click.option(
+    "--checkpoint",
+    metavar="FILE",
+    help="One safetensors file whose components replace those of the pipeline: a path, or "
+    "owner/name/file@commit of the hub.",
+)
 @click.option("--variant", help="Variant of the weights' files, such as fp16.")
 @click.option(
     "--like",
@@ -59,6 +65,7 @@ def add_command(
     endpoint: str,
     *,
     weights: str,
+    checkpoint: str | None,
     variant: str | None,
     like_id: str | None,
     cpu: bool,
@@ -72,7 +79,7 @@ def add_command(
     Family, schema and options follow from the pipeline's class and arguments. Every replica of the
     ingress serves it within about a second.
     """
-    repository = inspected(weights, variant, Store(read_config({}).weights.store()))
+    repository = inspected(weights, variant, Store(read_config({}).weights.store()), checkpoint)
     call = read_call(repository.pipeline)
     with Client(server) as client:
         if like_id is None:
@@ -138,7 +145,7 @@ def _lines(
 def _download_note(server: Server, endpoint: str, repository: Repository) -> str:
     """Sentence about a download of the weights; empty if none follows."""
     if isinstance(server, Remote):
-        if "hub" not in repository.weights:
+        if not {"hub", "checkpoint"} & repository.weights.keys():
             return ""
         return (
             "The first request downloads the weights, if they are not there yet; "

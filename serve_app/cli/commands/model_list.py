@@ -207,4 +207,7 @@ def _weights(weights: dict[str, Any]) -> str:
     if weights["source"] is None:
         return "none"
     revision = weights["revision"]
-    return f"{weights['source']}{'@' + revision[:SHOWN_REVISION] if revision else ''}"
+    pinned = f"@{revision[:SHOWN_REVISION]}" if revision else ""
+    # A Darkroom before this version, elsewhere, does not say it.
+    file = f" with {weights['checkpoint']}" if weights.get("checkpoint") else ""
+    return f"{weights['source']}{pinned}{file}"

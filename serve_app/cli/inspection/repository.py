@@ -12,10 +12,13 @@ from typing import Any, cast
 
 import yaml
 
+from serve_app.domain.checkpoint import Held, check_checkpoint, check_format, held_components
 from serve_app.domain.endpoint import Weights
 from serve_app.domain.errors import Misconfigured, WeightsUnavailable
+from serve_app.domain.lora import HubFile, parse_lora_path
 from serve_app.paths import expanded
-from weights.folder import INDEX
+from weights.folder import INDEX, ListedFile
+from weights.safetensors_header import LENGTH_BYTES, TensorFacts, read_header
 from weights.selection import select
 from weights.store import Store
 
@@ -32,7 +35,7 @@ _FRONT_MATTER = re.compile(r"\A---\s*\n(.*?)\n---\s*$", re.DOTALL | re.MULTILINE
 class Repository:
     """Repository that was inspected."""
 
-    weights: Mapping[str, str]  # the key `weights` of an entry
+    weights: Mapping[str, Any]  # the key `weights` of an entry
     index: Mapping[str, Any]  # model_index.json
     sizes: Mapping[str, int]  # component → bytes of its weights
     is_here: bool  # the weights are on this machine
@@ -65,28 +68,85 @@ class Repository:
         return cast("Mapping[str, Any]", found) if isinstance(found, dict) else {}
 
 
-def inspected(given: str, variant: str | None, store: Store) -> Repository:
-    """Inspect a folder of this machine, or ``owner/name@revision`` of the hub.
+@dataclass(frozen=True, slots=True)
+class _SingleFile:
+    """Checkpoint that replaces components of a repository."""
+
+    written: str  # in the entry
+    tensors: Mapping[str, TensorFacts]
+    is_here: bool
+
+    def held(self, index: Mapping[str, Any]) -> Held:
+        """Components that it replaces. ``WeightsUnavailable`` if they cannot be read."""
+        dtypes = {name: facts.dtype for name, facts in self.tensors.items()}
+        components = held_components(dtypes, index)
+        if not components:
+            raise WeightsUnavailable(
+                f"{self.written} holds nothing that {index.get('_class_name')} has. Name the "
+                "pipeline that it was made for with --weights."
+            )
+        return check_checkpoint(self.written, dtypes, index, components)
+
+    def sizes(self, held: Held) -> Mapping[str, int]:
+        return {
+            component: sum(self.tensors[name].size for name in names)
+            for component, names in held.items()
+        }
+
+
+def inspected(
+    given: str, variant: str | None, store: Store, checkpoint: str | None = None
+) -> Repository:
+    """Inspect a folder of this machine, or ``owner/name@revision`` of the hub, with the
+    ``checkpoint`` that replaces some of its components.
 
     A branch or tag is resolved to its commit. ``Misconfigured`` and ``WeightsUnavailable`` say what
     is wrong.
     """
+    file = None if checkpoint is None else _single_file(checkpoint, store)
     try:
         folder = expanded(given)
     except ValueError as error:
         raise Misconfigured(f"{error}.") from None
     if folder.is_dir():
-        return _of_folder(folder.resolve(), variant)
+        return _of_folder(folder.resolve(), variant, file)
     named = _HUB.fullmatch(given)
     if named is None or given.startswith((".", "~")):
         raise Misconfigured(
             f"There is no folder {given} on this machine. Name a folder with a diffusers pipeline, "
             "or a repository of the hub as owner/name@commit."
         )
-    return _of_hub(named[1], named[2] or BRANCH, variant, store)
+    return _of_hub(named[1], named[2] or BRANCH, variant, store, file)
 
 
-def _of_folder(folder: Path, variant: str | None) -> Repository:
+def _single_file(given: str, store: Store) -> _SingleFile:
+    path = Path(given).expanduser()
+    if path.is_file():
+        with path.open("rb") as opened:
+            check_format(given, opened.read(LENGTH_BYTES))
+        return _SingleFile(str(path.resolve()), read_header(path).tensors, is_here=True)
+    try:
+        source = parse_lora_path(given)
+    except ValueError:
+        source = None
+    if not isinstance(source, HubFile) or source.file is None:
+        raise Misconfigured(
+            f"There is no file {given} on this machine. Name a checkpoint's file, or one of the "
+            "hub as owner/name/file.safetensors@commit."
+        )
+    revision = _commit(source.repository, source.revision or BRANCH, store)
+    weights = Weights(source.repository, revision, files=(source.file,))
+    (file,) = store.plan(weights).files
+    written = f"{source.repository}/{file.path}@{revision}"
+    if store.is_here(weights):
+        with store.open(weights) as folder:
+            return _SingleFile(written, read_header(folder / file.path).tensors, is_here=True)
+    listed = ListedFile(file.path, file.size, file.digest)
+    header = store.make_hub().read_header(store.listing(weights), listed)
+    return _SingleFile(written, header.tensors, is_here=False)
+
+
+def _of_folder(folder: Path, variant: str | None, file: _SingleFile | None) -> Repository:
     def read(path: str) -> str | None:
         try:
             return (folder / path).read_text(encoding="utf-8")
@@ -107,24 +167,33 @@ def _of_folder(folder: Path, variant: str | None) -> Repository:
         for each in folder.rglob("*")
         if each.is_file()
     }
-    needed = select(list(files), index, variant, str(folder))
-    weights = {"directory": str(folder)}
-    sizes = _sizes({path: size for path, size in files.items() if path in needed})
-    return Repository(_with_variant(weights, variant), index, sizes, is_here=True, read=read)
+    held = {} if file is None else file.held(index)
+    needed = select(list(files), index, variant, str(folder), held)
+    weights = _written({"directory": str(folder)}, variant, file, held)
+    sizes = _sizes({path: size for path, size in files.items() if path in needed}, file, held)
+    return Repository(weights, index, sizes, file is None or file.is_here, read)
 
 
-def _of_hub(name: str, revision: str, variant: str | None, store: Store) -> Repository:
-    if not _COMMIT.fullmatch(revision):
-        if store.offline:
-            raise Misconfigured(
-                f"{revision} of {name} is a branch, which only the hub can resolve, and downloads "
-                f"are disabled. Name the commit: {name}@<40 hex digits>."
-            )
-        revision = store.make_hub().commit_of(name, revision)
-    weights = Weights(name, revision, variant=variant)
-    listing = store.listing(weights)
+def _commit(name: str, revision: str, store: Store) -> str:
+    if _COMMIT.fullmatch(revision):
+        return revision
+    if store.offline:
+        raise Misconfigured(
+            f"{revision} of {name} is a branch, which only the hub can resolve, and downloads "
+            f"are disabled. Name the commit: {name}@<40 hex digits>."
+        )
+    return store.make_hub().commit_of(name, revision)
+
+
+def _of_hub(
+    name: str, revision: str, variant: str | None, store: Store, file: _SingleFile | None
+) -> Repository:
+    revision = _commit(name, revision, store)
+    listing = store.listing(Weights(name, revision, variant=variant))
     if listing.index is None:
         raise Misconfigured(_no_pipeline(f"{name}@{revision}"))
+    held = {} if file is None else file.held(listing.index)
+    weights = Weights(name, revision, variant=variant, components=tuple(held))
     is_here = store.is_here(weights)
 
     def read(path: str) -> str | None:
@@ -140,18 +209,27 @@ def _of_hub(name: str, revision: str, variant: str | None, store: Store) -> Repo
         except (OSError, UnicodeDecodeError, WeightsUnavailable):
             return None
 
-    sizes = _sizes({each.path: each.size for each in listing.needed(variant)})
-    written = _with_variant({"hub": name, "revision": revision}, variant)
-    return Repository(written, listing.index, sizes, is_here, read)
+    needed = listing.needed(variant, without=weights.components)
+    sizes = _sizes({each.path: each.size for each in needed}, file, held)
+    written = _written({"hub": name, "revision": revision}, variant, file, held)
+    all_here = is_here and (file is None or file.is_here)
+    return Repository(written, listing.index, sizes, all_here, read)
 
 
-def _with_variant(weights: dict[str, str], variant: str | None) -> Mapping[str, str]:
-    return weights if variant is None else {**weights, "variant": variant}
+def _written(
+    weights: dict[str, Any], variant: str | None, file: _SingleFile | None, held: Held
+) -> Mapping[str, Any]:
+    """The key ``weights`` of an entry."""
+    weights |= {} if variant is None else {"variant": variant}
+    return weights | ({} if file is None else {"checkpoint": file.written, "components": [*held]})
 
 
-def _sizes(files: Mapping[str, int]) -> Mapping[str, int]:
+def _sizes(
+    files: Mapping[str, int], checkpoint: _SingleFile | None, held: Held
+) -> Mapping[str, int]:
     """Bytes of the weights by component, largest first."""
     sizes: defaultdict[str, int] = defaultdict(int)
+    sizes |= {} if checkpoint is None else checkpoint.sizes(held)
     for path, size in files.items():
         if path.endswith(SAFETENSORS):
             sizes[path.split("/")[0]] += size
@@ -160,7 +238,7 @@ def _sizes(files: Mapping[str, int]) -> Mapping[str, int]:
 
 def _no_pipeline(where: str) -> str:
     return (
-        f"{where} has no {INDEX}, so it is not a diffusers pipeline. Convert a single file with "
-        "diffusers (`from_single_file`, then `save_pretrained`). LoRAs need no entry: requests "
+        f"{where} has no {INDEX}, so it is not a diffusers pipeline. A single file is named with "
+        "--checkpoint, beside the --weights that it was made for. LoRAs need no entry: requests "
         "name them (docs/how-to/use-loras.md)."
     )

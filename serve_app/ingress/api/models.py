@@ -77,6 +77,7 @@ class ModelRecipe(TypedDict):
 class ModelWeights(TypedDict):
     source: str | None
     revision: str | None
+    checkpoint: Annotated[str | None, Field(description="One file with some components.")]
 
 
 class ModelExample(TypedDict):
@@ -322,6 +323,7 @@ def _model(entry: CatalogEntry, origin: str, held: Held | None) -> Model:
             "weights": {
                 "source": endpoint.weights.source or None,
                 "revision": endpoint.weights.revision,
+                "checkpoint": endpoint.weights.checkpoint or None,
             },
             "recipes": [_recipe(each) for each in endpoint.recipes],
             "examples": [{"input": each.input, "output": each.output} for each in entry.examples],

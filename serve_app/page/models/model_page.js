@@ -90,12 +90,13 @@ function head(model, act, state) {
 function facts(model) {
   const { weights } = model;
   const revision = weights.revision ? ` @ ${weights.revision.slice(0, 12)}` : "";
+  const file = weights.checkpoint ? ` with ${weights.checkpoint}` : "";
   const rows = [
     ["Makes", categoryWords(model.category)],
     ["Licence", model.licence || "Not stated: check it before you use the model"],
     ["GPU memory", memoryWords(model)],
     ["Price", priceWords(model.price)],
-    ["Weights", model.demo ? "Demo weights of Darkroom" : `${weights.source ?? ""}${revision}`],
+    ["Weights", model.demo ? "Demo weights of Darkroom" : `${weights.source ?? ""}${revision}${file}`],
     ["Entry", ORIGINS[model.origin]],
   ];
   const shown = rows.filter(([, words]) => words);

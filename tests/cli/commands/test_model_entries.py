@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from tests.ingress.api.test_model_entries import DOCUMENTED
 from tests.ingress.house import MODELS
 from tests.weights.hub_server import HubServer, serving
 from tests.wire.served import served
+from weights.safetensors_header import TensorFacts
 
 # Warnings of Ray, if it is imported first.
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
@@ -112,7 +113,11 @@ def test_a_branch_of_the_hub_is_pinned_and_what_is_not_here_is_pulled(
     assert "licence  house-licence" in ran.output
     shown = json.loads(typed(data_dir, "--json").output)["models"]
     (mine,) = [each for each in shown if each["endpoint_id"] == "house/portraits"]
-    assert mine["darkroom"]["weights"] == {"source": "house/portraits", "revision": COMMIT}
+    assert mine["darkroom"]["weights"] == {
+        "source": "house/portraits",
+        "revision": COMMIT,
+        "checkpoint": None,
+    }
     pulled = typed(data_dir, "pull", "house/portraits", "--yes")
     assert pulled.exit_code == 0, pulled.output
     assert "ok       house/portraits: " in pulled.output
@@ -257,3 +262,77 @@ def test_a_file_is_checked_without_a_darkroom(tmp_path: Path) -> None:
     file.write_text("endpoints: {}\n")
     ran = CliRunner().invoke(main, ["models", "check", str(file)])
     assert (ran.exit_code, ran.output) == (0, "0 mistakes found.\n")
+
+
+CHECKPOINT = {
+    "model.diffusion_model.img_in.weight": ("BF16", [1000, 1000]),
+    "model_ema.decay": ("F32", [1]),
+}
+
+
+def single_file(path: Path, tensors: Mapping[str, tuple[str, list[int]]]) -> Path:
+    header, at = dict[str, Any](), 0
+    for name, (dtype, shape) in tensors.items():
+        end = at + TensorFacts(dtype, tuple(shape)).size
+        header[name] = {"dtype": dtype, "shape": shape, "data_offsets": [at, end]}
+        at = end
+    text = json.dumps(header).encode()
+    path.parent.mkdir(exist_ok=True)
+    path.write_bytes(len(text).to_bytes(8, "little") + text + bytes(at))
+    return path
+
+
+def test_a_single_file_replaces_the_components_that_it_holds(
+    data_dir: Path, tmp_path: Path
+) -> None:
+    folder, file = (
+        repository(tmp_path / "base"),
+        single_file(tmp_path / "x.safetensors", CHECKPOINT),
+    )
+    weights = ("--weights", str(folder), "--checkpoint", str(file))
+    stored = added(data_dir, "house/tuned", *weights)
+    written = {"directory": str(folder), "checkpoint": str(file), "components": ["transformer"]}
+    assert stored["entry"]["weights"] == written
+    assert stored["weight_bytes"] == {"transformer": 2_000_000}
+    assert f"weights  {folder} with {file}" in typed(data_dir, "--all").output
+
+
+def test_a_single_file_of_the_hub_is_pinned_and_only_its_header_is_read(
+    data_dir: Path, tmp_path: Path, hub: HubServer
+) -> None:
+    file = single_file(tmp_path / "files/x.safetensors", CHECKPOINT)
+    hub.add("house/tuned", COMMIT, file.parent)
+    weights = ("--weights", "house/portraits@main", "--checkpoint", "house/tuned/x.safetensors")
+    stored = added(data_dir, "house/tuned", *weights)
+    assert stored["entry"]["weights"] == {
+        "hub": "house/portraits",
+        "revision": COMMIT,
+        "checkpoint": f"house/tuned/x.safetensors@{COMMIT}",
+        "components": ["transformer"],
+    }
+    assert not stored["weights_are_here"]
+    assert not [*tmp_path.glob("store/**/*.safetensors")]
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ({"vae.weight": ("F16", [1])}, "holds nothing that FluxPipeline has"),
+        ({"img_in.weight": ("U8", [1])}, "quantised in a way that is not read"),
+        (b"GGUF\3\0\0\0", "is a GGUF file, which is not read"),
+        (None, "There is no file"),
+    ],
+)
+def test_a_single_file_that_cannot_be_loaded_is_refused_with_the_reason(
+    data_dir: Path, tmp_path: Path, content: Any, words: str
+) -> None:
+    file = tmp_path / "x.safetensors"
+    if isinstance(content, bytes):
+        file.write_bytes(content)
+    elif content is not None:
+        single_file(file, content)
+    folder = repository(tmp_path / "base")
+    weights = ("--weights", str(folder), "--checkpoint", str(file))
+    ran = typed(data_dir, "add", "house/tuned", *weights)
+    assert ran.exit_code
+    assert words in " ".join(ran.output.split())
