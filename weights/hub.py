@@ -325,7 +325,7 @@ class _Enough(Exception):
 class _Beginning(io.BytesIO):
     def write(self, data: Any, /) -> int:
         size = super().write(data)
-        length = int.from_bytes(self.getvalue()[:LENGTH_BYTES], "little")
+        length = int.from_bytes(bytes(self.getbuffer()[:LENGTH_BYTES]), "little")
         if self.tell() >= LENGTH_BYTES + min(length, MAX_HEADER_BYTES):
             raise _Enough
         return size
