@@ -13,6 +13,7 @@ from serve_app.catalog.work import expected_quantities, length_of, requested_wor
 from serve_app.domain.billing.price import Price, PriceUnit
 from serve_app.domain.executors.hosted import PROVIDERS
 from serve_app.domain.media.draft import DRAFT, FROM_DRAFT
+from serve_app.domain.media.image_size import AUTO
 from serve_app.domain.workflows.definition import OPTION, Node, Workflow
 from serve_app.domain.workflows.references import INPUT, NotThere, resolve
 
@@ -51,10 +52,16 @@ def _unknown(entry: CatalogEntry, price: Price | None, input: Mapping[str, Any])
             return f"{endpoint.id} costs by the GPU second, which is counted while it runs"
         case PriceUnit.SECOND if length_of(input) is None:
             return f"{endpoint.id} costs by the second, and the input does not say how many"
-        case PriceUnit.MEGAPIXEL if requested_work(input) is None:
+        case PriceUnit.MEGAPIXEL if not _says_size(input):
             return f"{endpoint.id} costs by the megapixel, and the input does not say the size"
         case _:
             return ""
+
+
+def _says_size(input: Mapping[str, Any]) -> bool:
+    """Return whether the price of an image is known. One in the shape of another has at most a
+    megapixel."""
+    return input.get("image_size") == AUTO or requested_work(input) is not None
 
 
 def cost_of_workflow(
