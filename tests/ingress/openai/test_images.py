@@ -472,6 +472,30 @@ async def test_a_body_that_is_no_form_is_refused(client: httpx.AsyncClient, body
     assert (await client.post(EDITS, json={})).status_code == 400
 
 
+@pytest.mark.parametrize("path", [EDITS, GENERATIONS])
+@pytest.mark.parametrize("kind", ["", "application/json", "application/octet-stream"])
+async def test_a_form_that_comes_under_another_type_is_recognised(
+    client: httpx.AsyncClient, path: str, kind: str
+) -> None:
+    form = b'--x\r\nContent-Disposition: form-data; name="prompt"\r\n\r\na fox\r\n--x--'
+    answer = await client.post(path, content=form, headers={"content-type": kind})
+    assert answer.status_code == 400
+    assert "its Content-Type does not say so" in answer.json()["error"]["message"]
+
+
+async def test_an_image_without_a_file_name_is_edited(client: httpx.AsyncClient) -> None:
+    parts = {"prompt": b"x", "model": SDXL.encode()}
+    texts = [
+        f'--x\r\nContent-Disposition: form-data; name="{name}"\r\n\r\n'.encode() + value
+        for name, value in parts.items()
+    ]
+    head = b'--x\r\nContent-Disposition: form-data; name="image"\r\nContent-Type: image/png'
+    form = b"\r\n".join([*texts, head, b"", png(), b"--x--"])
+    kind = {"content-type": "multipart/form-data; boundary=x"}
+    answer = await client.post(EDITS, content=form, headers=kind)
+    assert answer.status_code == 200, answer.text
+
+
 async def test_a_form_over_the_limit_is_refused() -> None:
     async with built(catalog=OTHERS, max_body_bytes=2048) as house, house.client() as client:
         answer = await client.post(
