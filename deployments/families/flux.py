@@ -59,7 +59,7 @@ class FluxFamily(ImageFamily):
         task = task_of(endpoint, (TEXT_TO_IMAGE, IMAGE_TO_IMAGE))
         has_input_image = task == IMAGE_TO_IMAGE
         requested = (
-            input_size(endpoint, input) if has_input_image else requested_size(input["image_size"])
+            input_size(endpoint, input) if has_input_image else requested_size(endpoint, input)
         )
         native = endpoint.options.get("native_size")
         rendered = rendered_size(requested, side_multiple(pipeline), native)

@@ -58,7 +58,7 @@ class Flux2Family:
         from deployments.engine.media.images import fit  # noqa: PLC0415
 
         task_of(endpoint, (REALTIME,))
-        requested = requested_size(input["image_size"])
+        requested = requested_size(endpoint, input)
         native = endpoint.options.get("native_size")
         rendered = rendered_size(requested, side_multiple(pipeline), native)
         arguments: dict[str, Any] = {

@@ -94,7 +94,7 @@ def _size(endpoint: Endpoint, input: Mapping[str, Any]) -> Size:
     if input.get("image_size") is None and "image_url" in input:
         return input_size(endpoint, input)
     require_fields(input, "image_size")
-    return requested_size(input["image_size"])
+    return requested_size(endpoint, input)
 
 
 def _images(mapping: CallMapping, input: Mapping[str, Any], rendered: Size) -> dict[str, Any]:

@@ -23,6 +23,7 @@ from deployments.transfer.lora_fetcher import RequestedLora
 from serve_app.domain.artifact import UploadTicket
 from serve_app.domain.endpoint import Endpoint, RequestedWork
 from serve_app.domain.errors import InvalidInput, Misconfigured
+from serve_app.domain.media.image_size import AUTO, AUTO_AREA, PRESETS, auto_size
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -150,23 +151,19 @@ class Size:
         return self.width * self.height / 1e6
 
 
-PRESETS: Mapping[str, Size] = {
-    "square_hd": Size(1024, 1024),
-    "square": Size(512, 512),
-    "portrait_4_3": Size(768, 1024),
-    "portrait_16_9": Size(576, 1024),
-    "landscape_4_3": Size(1024, 768),
-    "landscape_16_9": Size(1024, 576),
-}
-
-
-def requested_size(value: str | Mapping[str, Any]) -> Size:
-    """Size that an input's ``image_size`` names."""
+def requested_size(endpoint: Endpoint, input: Mapping[str, Any]) -> Size:
+    """Size that an input's ``image_size`` names; for ``auto``, that of its image (``auto_size``)
+    within the endpoint's bounds."""
+    value = input["image_size"]
     if not isinstance(value, str):
         return Size(int(value["width"]), int(value["height"]))
+    if value == AUTO and "image_url" in input:
+        most = endpoint.bounds.get("megapixels", (0.0, math.inf))[1]
+        width, height = input["image_url"].size
+        return Size(*auto_size(width, height, min(AUTO_AREA, most * 1e6)))
     if value not in PRESETS:
         raise InvalidInput(f"image_size {value!r} is not one of {', '.join(PRESETS)}.")
-    return PRESETS[value]
+    return Size(*PRESETS[value])
 
 
 def fit_within(shape: Size, box: Size) -> Size:

@@ -64,7 +64,7 @@ class SdxlFamily(ImageFamily):
     ) -> GenerationCall:
         task = task_of(endpoint, (TEXT_TO_IMAGE, IMAGE_TO_IMAGE, INPAINTING))
         input = {**input, **endpoint.options.get("fixed", {})}  # noqa: A001
-        requested = _size(input, task)
+        requested = _size(endpoint, input, task)
         native = endpoint.options.get("native_size")
         rendered = rendered_size(requested, side_multiple(pipeline), native)
         arguments = {
@@ -98,9 +98,9 @@ def keep_bfloat16(pipeline: Any) -> None:
         pipeline.vae.register_to_config(force_upcast=False)
 
 
-def _size(input: Mapping[str, Any], task: str) -> Size:
+def _size(endpoint: Endpoint, input: Mapping[str, Any], task: str) -> Size:
     """Size to deliver."""
-    requested = requested_size(input["image_size"])
+    requested = requested_size(endpoint, input)
     keeps_shape = input.get("preserve_aspect_ratio") or input.get("crop_output")
     if task == IMAGE_TO_IMAGE and keeps_shape:
         return fit_within(Size(*input["image_url"].size), requested)

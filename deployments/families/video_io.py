@@ -166,7 +166,7 @@ def video_size(
     resolutions, and sizes that follow the shape of the input image ``given``, are rounded down to
     multiples of ``multiple``, which models can render."""
     if input.get("image_size") is not None:
-        return requested_size(input["image_size"])
+        return requested_size(endpoint, input)
     box = _box(endpoint, input)
     ratio = input.get("aspect_ratio") or (AUTO if given else WIDE)
     if ratio == AUTO and given is not None:

@@ -9,10 +9,12 @@ from typing import Any
 
 from serve_app.catalog.catalog import Catalog, CatalogEntry
 from serve_app.catalog.fields.fields import COUNT, SEEDS
+from serve_app.catalog.fields.pydantic_schema import PydanticSchema
 from serve_app.catalog.work import expected_quantities, length_of, requested_work
 from serve_app.domain.billing.price import Price, PriceUnit
 from serve_app.domain.executors.hosted import PROVIDERS
 from serve_app.domain.media.draft import DRAFT, FROM_DRAFT
+from serve_app.domain.media.image_size import AUTO
 from serve_app.domain.workflows.definition import OPTION, Node, Workflow
 from serve_app.domain.workflows.references import INPUT, NotThere, resolve
 
@@ -51,10 +53,17 @@ def _unknown(entry: CatalogEntry, price: Price | None, input: Mapping[str, Any])
             return f"{endpoint.id} costs by the GPU second, which is counted while it runs"
         case PriceUnit.SECOND if length_of(input) is None:
             return f"{endpoint.id} costs by the second, and the input does not say how many"
-        case PriceUnit.MEGAPIXEL if requested_work(input) is None:
+        case PriceUnit.MEGAPIXEL if not _says_size(entry, input):
             return f"{endpoint.id} costs by the megapixel, and the input does not say the size"
         case _:
             return ""
+
+
+def _says_size(entry: CatalogEntry, input: Mapping[str, Any]) -> bool:
+    """Return whether the megapixels of an image are known: at most one in the shape of another,
+    unless the code of an app chooses the size."""
+    in_shape = input.get("image_size") == AUTO and isinstance(entry.schema, PydanticSchema)
+    return in_shape or requested_work(input) is not None
 
 
 def cost_of_workflow(

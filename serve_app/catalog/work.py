@@ -132,6 +132,7 @@ def _share_of_draft(input: Mapping[str, Any]) -> float:
 
 
 def _megapixels(input: Mapping[str, Any]) -> float:
+    """Megapixels of one output; 1 where only the replica knows them, and at most 1 for `auto`."""
     size = input.get("image_size")
     shape = size if isinstance(size, Mapping) else input
     width, height = shape.get("width"), shape.get("height")

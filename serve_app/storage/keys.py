@@ -6,6 +6,7 @@ import base64
 import hmac
 import re
 import secrets
+import unicodedata
 from collections.abc import Callable, Iterable, Sequence
 
 from serve_app.domain.artifact import EXTENSIONS
@@ -55,8 +56,10 @@ _SAME = {
 """Aliases of these media types that clients send."""
 
 MEDIA_TYPE_OF = {extension: media_type for media_type, extension in UPLOAD_EXTENSIONS.items()}
-_STEM = re.compile(r"[^A-Za-z0-9_-]+")
+_SPACES = re.compile(" +")
 _MAX_STEM_LENGTH = 100  # characters
+_PUNYCODE = "xn--"
+"""Beginning of a name with other letters than those of ASCII."""
 
 
 LOCATION_ID = re.compile(r"[a-z][a-z0-9-]{1,31}")
@@ -177,7 +180,7 @@ def upload_key(
     """New key ``u/<128 random bits>/<name>.<extension>``. The id of a location follows the bits;
     see ``artifact_key`` for ``access``.
 
-    The name is the client's own, without special characters. ``media_type`` comes from
+    The name is the client's own, as ``upload_name`` writes it. ``media_type`` comes from
     ``upload_type``.
     """
     name = upload_name(media_type, file_name)
@@ -185,9 +188,48 @@ def upload_key(
 
 
 def upload_name(media_type: str, file_name: str) -> str:
-    """Last part of the key of an upload with this file name."""
-    stem = _STEM.sub("_", file_name.rpartition(".")[0] or file_name).strip("_")[:_MAX_STEM_LENGTH]
+    """Last part of the key of an upload with this file name: its letters and digits.
+
+    Keys are ASCII, so other letters are written in Punycode, as in names of hosts. ``file_name``
+    reads them.
+    """
+    stem = _stem(file_name.rpartition(".")[0] or file_name)
     return f"{stem or 'file'}.{UPLOAD_EXTENSIONS[media_type]}"
+
+
+def file_name(key: str) -> str:
+    """Name of a file for its readers, with the letters that it had for ``upload_name``."""
+    name = key.rpartition("/")[2]
+    stem, dot, extension = name.rpartition(".")
+    if not stem.startswith(_PUNYCODE):
+        return name
+    try:
+        letters = stem.removeprefix(_PUNYCODE).encode("ascii").decode("punycode")
+    except UnicodeError:
+        return name
+    # Nothing but what ``upload_name`` writes: the key may be a client's.
+    return f"{letters}{dot}{extension}" if _stem(letters) == stem else name
+
+
+def _stem(name: str) -> str:
+    letters = _plain(unicodedata.normalize("NFC", name)).strip("_")[:_MAX_STEM_LENGTH]
+    while len(stem := _encoded(letters.rstrip("_"))) > _MAX_STEM_LENGTH:
+        letters = letters[:-1]
+    return stem
+
+
+def _plain(text: str) -> str:
+    """``text`` with ``_`` in place of what is no letter, mark or digit."""
+    kept = (
+        each if each in "_-" or unicodedata.category(each)[0] in "LMN" else " " for each in text
+    )
+    return _SPACES.sub("_", "".join(kept))
+
+
+def _encoded(letters: str) -> str:
+    if letters.isascii() and not letters.startswith(_PUNYCODE):
+        return letters
+    return _PUNYCODE + letters.encode("punycode").decode("ascii")
 
 
 def weights_key(token: Callable[[int], str] = secrets.token_urlsafe) -> str:

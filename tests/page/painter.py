@@ -63,7 +63,7 @@ class Painter(ScriptedReplica):
 
     async def _painted(self, lease: Lease, steps: int) -> Outcome:
         size = lease.input["image_size"]
-        width, height = size["width"], size["height"]
+        width, height = (512, 512) if size == "auto" else (size["width"], size["height"])
         seed = lease.input.get("seed")
         seed = 1234567 if seed is None else seed
         artifacts: list[Artifact] = []

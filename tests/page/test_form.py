@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -134,6 +135,23 @@ def fill_required(reader: Reader) -> None:
     reader.field("prompt").fill("a hill")
     reader.field("image_url").fill("https://example.org/hill.png")
     reader.field("voice").select_option("alto")
+
+
+def test_a_size_that_is_left_is_that_of_the_image_where_the_endpoint_offers_it(
+    page: Page, idle: Any
+) -> None:
+    document = deepcopy(DOCUMENT)
+    fields = document["components"]["schemas"]["SomeModelInput"]["properties"]
+    fields["image_size"]["anyOf"][1]["enum"] = [*SIZES, "auto"]
+    listed = {"models": [model(document)], "next_cursor": None, "has_more": False}
+    page.route("**/v1/models*", lambda route: route.fulfill(json=listed))
+    reader = Reader(page, idle)
+    reader.enter("some/model")
+    expect(reader.field("image_size")).to_have_value("auto")
+    fill_required(reader)
+    assert sent(reader)["image_size"] == "auto"
+    reader.field("image_size").select_option("portrait_4_3")
+    assert sent(reader)["image_size"] == "portrait_4_3"
 
 
 def test_each_kind_of_field_has_its_control(strange: Reader) -> None:

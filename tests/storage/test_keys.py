@@ -1,5 +1,9 @@
 from __future__ import annotations
 
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
 from serve_app.storage import keys
 
 
@@ -19,3 +23,20 @@ def test_a_type_comes_back_from_its_key() -> None:
     for media_type in ("image/png", "image/jpeg", "image/webp", "application/octet-stream"):
         assert keys.media_type_of(keys.artifact_key("a", 1, media_type)) == media_type
     assert keys.media_type_of("a/b.html") == "application/octet-stream"
+
+
+@given(st.text(max_size=150))
+@example("xn--caf-dma.png")
+@example("日" * 150 + ".png")
+@example("a" * 94 + "_日本日.png")
+def test_an_upload_keeps_the_letters_of_its_name_in_a_valid_key(name: str) -> None:
+    key = keys.upload_key("image/png", name)
+    assert keys.valid(key)
+    assert len(key.rpartition("/")[2]) <= 104
+    shown = keys.file_name(key)
+    assert keys.upload_name("image/png", shown) == key.rpartition("/")[2]
+
+
+@pytest.mark.parametrize("name", ["xn--.png", "xn--99999999.png", "xn--a-.png", "xn---ec4a.png"])
+def test_a_name_that_no_upload_has_is_shown_as_it_is(name: str) -> None:
+    assert keys.file_name(f"u/x/{name}") == name

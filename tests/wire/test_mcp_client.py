@@ -193,6 +193,19 @@ async def test_images_inside_the_answer_do_not_go_into_the_text(
     assert "base64" not in text(result)
 
 
+async def test_an_image_without_a_size_gives_the_output_its_shape(
+    address: Address, mode: str
+) -> None:
+    given = {"prompt": "x", "image_url": "https://example.org/cat.png"}
+    async with connected(address, mode) as client:
+        model = "fal-ai/fast-sdxl/image-to-image"
+        done = await client.call_tool("generate", {"model": model, "input": given})
+    async with httpx2.AsyncClient(headers={"Authorization": f"Key {address.key}"}) as plain:
+        request_id = done.structured_content["request_id"]
+        shown = (await plain.get(f"{address.url}/v1/requests/{request_id}")).json()
+    assert shown["input"]["image_size"] == "auto"
+
+
 async def test_what_takes_longer_than_the_call_may_wait_is_waited_for(
     address: Address, mode: str
 ) -> None:

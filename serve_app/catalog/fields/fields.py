@@ -7,24 +7,23 @@ from collections.abc import Iterable, Mapping
 from typing import Annotated, Any, Literal
 
 from annotated_types import Le
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    SerializeAsAny,
+    ValidatorFunctionWrapHandler,
+    WrapValidator,
+)
 from pydantic_core import PydanticCustomError
 
 from serve_app.catalog.fields.field_notes import NoEffect, NotSupported
 from serve_app.domain.errors import FieldProblem, InvalidInput
 from serve_app.domain.lora import FORMS, MAX_LORAS, MAX_SCALE, parse_lora_path
+from serve_app.domain.media.image_size import AUTO, MAX_SIDE, MIN_SIDE, PRESETS
 
-PRESETS: Mapping[str, tuple[int, int]] = {
-    "square_hd": (1024, 1024),
-    "square": (512, 512),
-    "portrait_4_3": (768, 1024),
-    "portrait_16_9": (576, 1024),
-    "landscape_4_3": (1024, 768),
-    "landscape_16_9": (1024, 576),
-}
-"""Name → (width, height) in pixels."""
-
-MIN_SIDE, MAX_SIDE = 64, 14142
 MIN_SEED, MAX_SEED = -(2**63), 2**64 - 1  # range of torch's generators
 MAX_PROMPT = 20_000  # characters
 
@@ -122,6 +121,17 @@ PresetName = Literal[
 Size = Annotated[
     ImageSize, BeforeValidator(preset_to_size, json_schema_input_type=ImageSize | PresetName)
 ]
+
+
+def _size_or_auto(value: object, validate: ValidatorFunctionWrapHandler) -> object:
+    return value if value == AUTO else validate(preset_to_size(value))
+
+
+SizeOrAuto = Annotated[
+    SerializeAsAny[ImageSize],  # or `auto` as a text
+    WrapValidator(_size_or_auto, json_schema_input_type=ImageSize | Literal[PresetName, "auto"]),
+]
+"""Size of an endpoint that takes an image. ``AUTO`` is found by the replica, which reads it."""
 Prompt = Annotated[str, Field(max_length=MAX_PROMPT, description="Description of the image.")]
 NegativePrompt = Annotated[
     str, Field(max_length=MAX_PROMPT, description="Description of what the image should not show.")

@@ -177,7 +177,7 @@ class PydanticSchema:
         if drafts.DRAFT not in checked:
             checked = apply_seeds(body, checked, self._most_outputs)
         field_notes.refuse(self._marks, checked)
-        if checked.get("image_size") is not None:
+        if isinstance(checked.get("image_size"), Mapping):  # the replica knows the size of `auto`
             self._check_megapixels(checked["image_size"])
         return checked, self._warnings(body)
 

@@ -25,6 +25,7 @@ from serve_app.catalog.fields.fields import (
     Seed,
     Seeds,
     Size,
+    SizeOrAuto,
     Steps,
     Strength,
     SyncMode,
@@ -90,7 +91,7 @@ class SdxlImageToImageInput(SdxlTextToImageInput):
 
     image_url: ImageUrl
     strength: Strength = 0.95
-    image_size: Size = preset("square")
+    image_size: SizeOrAuto = preset("square")
     preserve_aspect_ratio: KeepsRatio = False
     crop_output: TakesRatio = False
 
@@ -101,6 +102,7 @@ class SdxlInpaintingInput(SdxlTextToImageInput):
     image_url: ImageUrl
     mask_url: MaskUrl
     strength: Strength = 0.95
+    image_size: SizeOrAuto = preset("square_hd")
     preserve_unmasked: PreserveUnmasked = True
 
 
@@ -132,6 +134,7 @@ class LightningImageToImageInput(LightningTextToImageInput):
 
     image_url: ImageUrl
     strength: Strength = 0.95
+    image_size: SizeOrAuto = preset("square_hd")
     preserve_aspect_ratio: KeepsRatio = False
     crop_output: TakesRatio = False
 
@@ -142,6 +145,7 @@ class LightningInpaintingInput(LightningTextToImageInput):
     image_url: ImageUrl
     mask_url: MaskUrl
     strength: Strength = 0.95
+    image_size: SizeOrAuto = preset("square_hd")
     preserve_unmasked: PreserveUnmasked = True
 
 

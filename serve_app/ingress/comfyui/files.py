@@ -7,7 +7,6 @@ import json
 from collections.abc import AsyncIterator, Iterator, Mapping
 from dataclasses import replace
 from typing import Any, NotRequired, cast
-from urllib.parse import quote
 
 from starlette.requests import Request as HttpRequest
 from starlette.responses import RedirectResponse, Response, StreamingResponse
@@ -21,6 +20,7 @@ from serve_app.ingress.comfyui.endpoint import caller_of, endpoint_of
 from serve_app.ingress.comfyui.errors import ERRORS, TAG
 from serve_app.ingress.http import query
 from serve_app.ingress.http.body import is_form, read_form
+from serve_app.ingress.http.content_disposition import content_disposition
 from serve_app.ingress.http.errors import json_reply
 from serve_app.ingress.http.json_schema import Binary
 from serve_app.ingress.http.openapi import ANY, Answer, Operation, answer, in_query
@@ -168,7 +168,7 @@ async def viewed(request: HttpRequest) -> Response:
     headers = {
         "content-type": keys.media_type_of(key),
         "content-length": str(size),
-        "content-disposition": f"inline; filename*=UTF-8''{quote(name.rpartition('/')[2])}",
+        "content-disposition": content_disposition("inline", keys.file_name(name)),
         "cache-control": "private, no-store",
         "x-content-type-options": "nosniff",
     }

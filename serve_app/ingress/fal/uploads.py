@@ -12,6 +12,7 @@ from dataclasses import replace
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
+from starlette.datastructures import Headers
 from starlette.requests import Request as HttpRequest
 from starlette.responses import Response
 from typing_extensions import TypedDict
@@ -338,7 +339,16 @@ async def _new(request: HttpRequest) -> tuple[str, NewUpload]:
     media_type = headers.get("content-type", DEFAULT_MEDIA_TYPE)
     lifecycle = read_lifecycle(headers)
     keep_s, acl = lifecycle.expiration_duration_seconds, lifecycle.access
-    return origin, NewUpload(tenant, media_type, headers.get(FILE_NAME, ""), keep_s, acl)
+    return origin, NewUpload(tenant, media_type, _file_name(headers), keep_s, acl)
+
+
+def _file_name(headers: Headers) -> str:
+    """Name in UTF-8, or in Latin-1, in which headers are read: clients write both."""
+    name = headers.get(FILE_NAME, "")
+    try:
+        return name.encode("latin-1").decode()
+    except UnicodeDecodeError:
+        return name
 
 
 def _readable(request: HttpRequest, origin: str, upload: Upload) -> str:

@@ -6,10 +6,12 @@ import asyncio
 import contextlib
 import json
 import math
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+import re
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any, NoReturn, TypeVar, cast
+from urllib.parse import unquote
 
 from pydantic import BaseModel, ValidationError
 from starlette.datastructures import FormData, Headers, UploadFile
@@ -148,6 +150,8 @@ def parse(raw: bytes) -> Any:
     try:
         value = _DECODER.decode(raw.decode("utf-8"))
     except json.JSONDecodeError as error:
+        if raw.startswith(b"--"):
+            raise InvalidInput(A_FORM) from None
         raise _not_json(error.msg, error.pos) from None
     except UnicodeDecodeError as error:
         raise _not_json("the body is not UTF-8", error.start) from None
@@ -159,6 +163,12 @@ def parse(raw: bytes) -> Any:
     if b"\\" in raw and b"\\u" in raw:  # the first look is forty times as fast as the second
         reject_unstorable(value, ("body",))
     return value
+
+
+A_FORM = (
+    "The body is a form, but its Content-Type does not say so. Where this call takes a form, send "
+    "multipart/form-data with its boundary; else send JSON."
+)
 
 
 def cost_of_json(raw: bytes) -> int:
@@ -310,11 +320,35 @@ def is_form(request: HttpRequest) -> bool:
     return request.headers.get("content-type", "").lower().startswith(MULTIPART)
 
 
+class _FormParser(MultiPartParser):
+    """Parser that also takes files whose parts have no ``filename``, and names by RFC 6266."""
+
+    def on_headers_finished(self) -> None:
+        part = self._current_part
+        disposition = part.content_disposition or b""
+        name = _EXTENDED_NAME.search(disposition)
+        if (name or not _is_text(part.item_headers)) and not _PLAIN_NAME.search(disposition):
+            part.content_disposition = disposition + b'; filename=""'
+        super().on_headers_finished()
+        if name and part.file is not None:
+            part.file.filename = unquote(name[1].decode("ascii", "replace"))
+
+
+_EXTENDED_NAME = re.compile(rb";\s*filename\*=utf-8'[^';]*'([^;\s]+)", re.I)
+_PLAIN_NAME = re.compile(rb";\s*filename=", re.I)
+
+
+def _is_text(headers: Iterable[tuple[bytes, bytes]]) -> bool:
+    """Return whether a part without a file name is a text: by its type, if it has one."""
+    kind = next((value for name, value in headers if name == b"content-type"), b"text/plain")
+    return kind.lower().startswith((b"text/", b"application/json"))
+
+
 async def read_form(request: HttpRequest, max_bytes: int, most_files: int) -> Form:
     """Parse a form. ``TooLarge``: it exceeds ``max_bytes``. ``InvalidInput``: it is not a form."""
     raw = await read_body(request, max_bytes)
     found = Form()
-    parser = MultiPartParser(
+    parser = _FormParser(
         Headers(scope=request.scope),
         _at_once(raw),
         max_files=most_files,
@@ -336,8 +370,15 @@ async def read_form(request: HttpRequest, max_bytes: int, most_files: int) -> Fo
     finally:
         await parsed.close()
     for name, value in found.sent:
-        reject_unstorable({name: value}, ("body",))
+        _require_text(name, value)
     return found
+
+
+def _require_text(name: str, value: str) -> None:
+    reject_unstorable(name, ("body",))
+    if not _storable(value):
+        what = "Input should not contain NUL. A file needs a `filename`, or its Content-Type"
+        raise InvalidInput.of_field(name, what, "string_unicode")
 
 
 class _Limited:
@@ -366,7 +407,7 @@ async def spooled_form(
     declared = request.headers.get("content-length", "")
     if declared.isdecimal() and int(declared) > max_bytes:
         raise _too_large(max_bytes)
-    parser = MultiPartParser(
+    parser = _FormParser(
         Headers(scope=request.scope),
         _Limited(request, max_bytes).chunks(),
         max_files=1,
@@ -375,7 +416,8 @@ async def spooled_form(
     parsed = await _parsed(parser)
     try:
         texts = {name: value for name, value in parsed.multi_items() if isinstance(value, str)}
-        reject_unstorable(texts, ("body",))
+        for name, value in texts.items():
+            _require_text(name, value)
         files = {
             name: value for name, value in parsed.multi_items() if isinstance(value, UploadFile)
         }

@@ -36,7 +36,11 @@ from serve_app.ingress.mcp.tools import (
 from serve_app.ingress.services.cpu_executor import in_cpu_thread
 from serve_app.ingress.services.services import Services, services_of
 from serve_app.ingress.submission import submission
-from serve_app.ingress.submission.model_lookup import find_endpoint
+from serve_app.ingress.submission.model_lookup import (
+    EndpointFields,
+    find_endpoint,
+    in_shape_of_image,
+)
 from serve_app.ingress.submission.options import parse_options
 from serve_app.ingress.submission.protocol import find_request
 from serve_app.tenants import scopes
@@ -103,7 +107,7 @@ async def generate(call: ToolCall, given: Generate) -> CallToolResult:
         services,
         call.caller,
         entry.endpoint.id,
-        given.input,
+        in_shape_of_image(EndpointFields(entry), given.input),
         parse_options(call.http, call.caller),
         request_id=services.new_id(),
     )

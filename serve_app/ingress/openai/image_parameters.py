@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Annotated, Any, Literal, NotRequired, cast
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, WithJsonSchema
@@ -16,7 +17,7 @@ from serve_app.domain.errors import InvalidInput, PipelineFailed
 from serve_app.domain.ports import Storage
 from serve_app.domain.request import Request
 from serve_app.ingress.services.files import Files
-from serve_app.ingress.submission.model_lookup import EndpointFields
+from serve_app.ingress.submission.model_lookup import EndpointFields, in_shape_of_image
 from serve_app.ingress.submission.rendering import base64_of, final_outcome
 
 _SIZE = re.compile(r"(\d{1,5})x(\d{1,5})")
@@ -106,8 +107,13 @@ class ImageRequest:
         return self.echoed["size"]
 
 
-def parse_parameters(given: ImageParameters, fields: EndpointFields) -> ImageRequest:
-    """Translate a call. ``InvalidInput`` names each parameter that the endpoint cannot apply."""
+def parse_parameters(
+    given: ImageParameters, fields: EndpointFields, files: Mapping[str, Any] = MappingProxyType({})
+) -> ImageRequest:
+    """Translate a call. ``InvalidInput`` names each parameter that the endpoint cannot apply.
+
+    ``files``: fields of the input for the images to edit.
+    """
     wanted = _passed_on(given) if fields.are_openais else _translated(given, fields)
     echoed = {
         "background": given.background or "auto",
@@ -116,7 +122,7 @@ def parse_parameters(given: ImageParameters, fields: EndpointFields) -> ImageReq
         "safety_identifier": given.safety_identifier or given.user,
     }
     return ImageRequest(
-        input=wanted,
+        input=in_shape_of_image(fields, {**files, **wanted}),
         echoed={name: value for name, value in echoed.items() if value is not None},
         response_formats=frozenset(
             (given.response_format,) if given.response_format else ("url", "b64_json")

@@ -8,10 +8,12 @@ from collections.abc import AsyncGenerator
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
+from pydantic import Field
 from starlette.requests import Request as HttpRequest
 from starlette.responses import Response
+from typing_extensions import TypedDict
 
 from serve_app.catalog.catalog import Catalog, CatalogEntry
 from serve_app.domain.endpoint import DEFAULT_IMAGE_MODEL
@@ -20,7 +22,7 @@ from serve_app.domain.progress import Preview
 from serve_app.domain.request import NewRequest, Request, State
 from serve_app.ingress.http import sse
 from serve_app.ingress.http.auth import authenticate
-from serve_app.ingress.http.body import is_form, read_form, read_json
+from serve_app.ingress.http.body import Form, is_form, read_form, read_json
 from serve_app.ingress.http.context import wait_disconnected
 from serve_app.ingress.http.errors import json_reply
 from serve_app.ingress.http.json_schema import Binary
@@ -63,6 +65,9 @@ from serve_app.tenants.scopes import Caller
 MAKES_IMAGES = "to-image"
 """Suffix of the category of an endpoint that makes images."""
 
+IMAGE_FIELDS = ("image", "images", "image_url", "image_urls")
+"""Names for the images to edit, in JSON."""
+
 GENERATION, EDIT = "image_generation", "image_edit"
 
 
@@ -70,20 +75,66 @@ async def generations(request: HttpRequest) -> Response:
     """Make images from a prompt."""
     services = services_of(request)
     caller = await authenticate(request)
-    given = ImageParameters.read(await read_json(request, services.config.limits.max_body_bytes))
-    entry = drawing(named_endpoint(services, caller, given))
-    image_request = parse_parameters(given, EndpointFields(entry))
-    return await _answer(request, caller, entry, given, image_request, GENERATION)
+    body = await read_json(request, services.config.limits.max_body_bytes)
+    return await _answer(request, caller, json_call(services, caller, body), GENERATION)
 
 
 async def edits(request: HttpRequest) -> Response:
-    """Make images from a form with a prompt, images, and perhaps a mask."""
+    """Make images from a prompt, images, and perhaps a mask."""
     services = services_of(request)
     caller = await authenticate(request)
-    if not is_form(request):
-        raise InvalidInput("The call is not a form. Send the images as multipart/form-data.")
-    most = input_images.MAX_INPUT_IMAGES + 1
-    form = await read_form(request, services.config.limits.max_body_bytes, most)
+    max_bytes = services.config.limits.max_body_bytes
+    if is_form(request):
+        form = await read_form(request, max_bytes, input_images.MAX_INPUT_IMAGES + 1)
+        call = await _form_call(services, caller, form)
+    else:
+        call = json_call(services, caller, await read_json(request, max_bytes), edits=True)
+    return await _answer(request, caller, call, EDIT)
+
+
+@dataclass(frozen=True, slots=True)
+class ImageCall:
+    """Call for images: its endpoint and its parameters, and what these are for the endpoint."""
+
+    entry: CatalogEntry
+    given: ImageParameters
+    image_request: ImageRequest
+
+
+def json_call(services: Services, caller: Caller, body: Any, *, edits: bool = False) -> ImageCall:
+    """Call whose parameters are JSON, with URLs of the images to edit. ``InvalidInput``."""
+    given = ImageParameters.read(body)
+    entry = named_endpoint(services, caller, given)
+    files: dict[str, Any] = {}
+    if edits:
+        urls, given = _edited(given)
+        masked = "mask_url" in (given.model_extra or {})
+        entry = editing(services.catalog_of(caller), entry, len(urls), masked=masked)
+        one = len(urls) == 1 and EndpointFields(entry).accepts("image_url")
+        files = {"image_url": urls[0]} if one else {"image_urls": urls}
+    image_request = parse_parameters(given, EndpointFields(drawing(entry)), files)
+    return ImageCall(entry, given, image_request)
+
+
+def _edited(given: ImageParameters) -> tuple[list[str], ImageParameters]:
+    """URLs of the images to edit, and the other parameters. JSON has no files, so images are URLs
+    or data URIs: ``image`` or ``images``, each a text or an object with ``image_url``."""
+    more = {**(given.model_extra or {})}
+    if "mask" in more:
+        message = "Not supported in JSON: send `mask_url`, in which white parts are redrawn"
+        raise InvalidInput.of_field("mask", message, "feature_not_supported")
+    found = next((more[name] for name in IMAGE_FIELDS if name in more), None)
+    each = cast("list[Any]", found) if isinstance(found, list) else [found]
+    urls = [cast("Any", x).get("image_url") if isinstance(x, dict) else x for x in each]
+    if not urls or not all(isinstance(url, str) and url for url in urls):
+        message = "Send a URL or a data URI, an object with `image_url`, or a list of these"
+        raise InvalidInput.of_field("image", message, "missing")
+    rest = given.model_dump(exclude_unset=True, exclude=set(IMAGE_FIELDS))
+    return cast("list[str]", urls), ImageParameters.model_validate(rest)
+
+
+async def _form_call(services: Services, caller: Caller, form: Form) -> ImageCall:
+    """Call whose parameters are a form, with the files of the images to edit. ``InvalidInput``."""
     unknown = sorted(form.files.keys() - {"image", "mask"})
     if unknown:
         raise InvalidInput.of_field(unknown[0], "Not supported here", "feature_not_supported")
@@ -101,12 +152,23 @@ async def edits(request: HttpRequest) -> Response:
         )
     )
     fields = EndpointFields(entry)
-    image_request = parse_parameters(typed(given, fields), fields)
     mask = masks[0] if masks else None
     async with services.mask_decoding if mask is not None else nullcontext():
         files = await in_cpu_thread(input_images.fields_of, images, mask, fields)
-    image_request = replace(image_request, input={**files, **image_request.input})
-    return await _answer(request, caller, entry, given, image_request, EDIT)
+    return ImageCall(entry, given, parse_parameters(typed(given, fields), fields, files))
+
+
+class ImageReference(TypedDict):
+    """Image by its URL."""
+
+    image_url: str
+
+
+class ImageEdit(ImageParameters):
+    """Parameters with URLs or data URIs of images, and perhaps of a mask."""
+
+    image: str | ImageReference | list[str | ImageReference]
+    mask_url: str | None = Field(default=None, description="White parts are redrawn.")
 
 
 class ImageEditForm(ImageParameters):
@@ -135,7 +197,7 @@ EDITS = replace(
     GENERATE,
     name="openaiEditImages",
     summary="Make images from a prompt, images, and perhaps a mask",
-    body=None,
+    body=ImageEdit,
     content={"multipart/form-data": ImageEditForm},
 )
 
@@ -175,16 +237,15 @@ def editing(catalog: Catalog, entry: CatalogEntry, images: int, *, masked: bool)
 async def _answer(
     request: HttpRequest,
     caller: Caller,
-    entry: CatalogEntry,
-    given: ImageParameters,
-    image_request: ImageRequest,
+    call: ImageCall,
     kind: str,
 ) -> Response:
     services = services_of(request)
+    image_request = call.image_request
     origin = origin_of(request)  # may be refused, so read it before anything is stored
-    names = dict(names_of(given))
+    names = dict(names_of(call.given))
     try:
-        new = await validate_call(request, caller, entry.endpoint.id, image_request.input)
+        new = await validate_call(request, caller, call.entry.endpoint.id, image_request.input)
     except InvalidInput as error:
         raise renamed(error, names) from None
     if image_request.streamed:

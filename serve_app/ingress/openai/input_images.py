@@ -19,9 +19,6 @@ MAX_INPUT_IMAGES = 16
 MAX_MASK_PIXELS = 16_000_000
 """Limit of a mask, whose pixels are decoded here, to 80 MB. Models use 1 to 4 megapixels."""
 
-USUAL_AREA = 1024 * 1024
-SIDE_MULTIPLE, MIN_SIDE = 16, 64
-
 
 @dataclass(frozen=True, slots=True)
 class InputImage:
@@ -64,20 +61,9 @@ def fields_of(
         found[several] = [each.data_uri for each in given]
     else:
         found[one] = given[0].data_uri
-    if "image_size" in fields:
-        # The endpoint's default size may have another aspect ratio, and would distort the image.
-        found["image_size"] = fitting_size(given[0])
     if mask is not None:
         found["mask_url"] = data_uri(_white_where_transparent(mask, given[0]), "image/png")
     return found
-
-
-def fitting_size(image: InputImage) -> dict[str, int]:
-    """Size with the image's aspect ratio, and at most the area that models are trained on."""
-    scale = min(1.0, (USUAL_AREA / (image.width * image.height)) ** 0.5)
-    sides = (image.width * scale, image.height * scale)
-    width, height = (max(MIN_SIDE, round(side / SIDE_MULTIPLE) * SIDE_MULTIPLE) for side in sides)
-    return {"width": width, "height": height}
 
 
 def _white_where_transparent(mask: bytes, image: InputImage) -> bytes:

@@ -142,7 +142,26 @@ def _length(given: VideoParameters, fields: EndpointFields) -> dict[str, Any]:
     if per_second is None or per_second > MAX_RATE:
         message = f"Input should be a number above 0, at most {MAX_RATE:g}"
         raise InvalidInput.of_field(rate, message)
-    return {"num_frames": round(given.seconds * per_second)}
+    frames = round(given.seconds * per_second)
+    _check_length(frames, per_second, fields.bounds("num_frames"))
+    return {"num_frames": frames}
+
+
+def _check_length(frames: int, per_second: float, bounds: tuple[float, float]) -> None:
+    """Raise ``InvalidInput`` in seconds for a number of frames outside ``bounds``, of which the
+    client knows nothing."""
+    least, most = bounds
+    if least <= frames <= most:
+        return
+    if frames > most:
+        at_most = math.floor(100 * most / per_second) / 100
+        what, type_, context = "less", "less_than_equal", {"le": at_most}
+    else:
+        at_least = math.ceil(100 * least / per_second) / 100
+        what, type_, context = "greater", "greater_than_equal", {"ge": at_least}
+    (limit,) = context.values()
+    message = f"Input should be {what} than or equal to {limit:g}"
+    raise InvalidInput.of_field("seconds", message, type_, context)
 
 
 def _choice(parameter: str, seconds: float, choices: tuple[Any, ...]) -> Any:

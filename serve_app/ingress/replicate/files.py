@@ -25,6 +25,7 @@ from serve_app.ingress.replicate.prediction import CURSOR, ReplicatePage
 from serve_app.ingress.services.cpu_executor import in_cpu_thread
 from serve_app.ingress.services.files import NewUpload
 from serve_app.ingress.services.services import services_of
+from serve_app.storage.keys import file_name
 
 FIELD = "content"
 PAGE = 100
@@ -163,7 +164,7 @@ def _file(request: HttpRequest, tenant: str, kept: KeptFile) -> ReplicateFile:
     access = services_of(request).files.access
     return {
         "id": kept.key,
-        "name": kept.key.rpartition("/")[2],
+        "name": file_name(kept.key),
         "content_type": kept.media_type,
         "size": kept.size,
         "etag": etag_of(kept.key).strip('"'),

@@ -15,7 +15,11 @@ from typing import Any
 from serve_app.catalog.catalog import Catalog, CatalogEntry
 from serve_app.domain.endpoint import CONTEXT_MARK
 from serve_app.domain.errors import InvalidInput
-from serve_app.ingress.submission.model_lookup import EndpointFields, find_capable
+from serve_app.ingress.submission.model_lookup import (
+    EndpointFields,
+    find_capable,
+    in_shape_of_image,
+)
 
 RENAMED: Mapping[str, str] = {
     "num_outputs": "num_images",
@@ -58,7 +62,7 @@ def translate(
             made[name] = value
     if (size := _size(entry, fields, given)) is not None:
         made.setdefault("image_size", size)
-    return entry, made
+    return entry, in_shape_of_image(fields, made)
 
 
 def cog_context(entry: CatalogEntry, body: Mapping[str, Any]) -> Mapping[str, Any]:

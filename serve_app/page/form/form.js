@@ -198,7 +198,7 @@ export class InputForm {
     const problems = [];
     for (const { field, control } of this.#rows) {
       try {
-        const value = control.read();
+        const value = control.read() ?? field.always;
         if (value === undefined && field.required) throw new Unreadable("This field is required.");
         if (field.name === "") Object.assign(input, value);
         else if (value !== undefined) input[field.name] = value;

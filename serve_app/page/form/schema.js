@@ -12,7 +12,8 @@ const NO_EFFECT = /\b(?:has|have|had) no effect\b|\bwithout effect\b|\bis ignore
 
 /**
  * Fields of an object's schema, in display order: `{name, title, description, kind, required,
- * fallback, least, most, step, choices, media, first, items, mostItems}`. `fallback` is the default.
+ * fallback, always, least, most, step, choices, media, first, items, mostItems}`. `fallback` is the
+ * default. `always` is sent where nothing else is chosen: `auto`, the shape of the input image.
  * Fields without effect here, unsupported fields and those of drafts are omitted.
  *
  * Kinds: prompt, text, whole, decimal, choice, switch, size, media, media-list, list (of numbers or
@@ -42,17 +43,20 @@ function readField(name, property, required, document) {
   if (!required && (isVain(spec) || "const" in spec || DRAFT_FIELDS.has(name))) return null;
   const media = mediaOf(name, spec, document);
   const kind = kindOf(name, spec, media, document);
+  const choices = choicesOf(spec, document);
+  const always = kind === "size" && choices.includes("auto") ? "auto" : undefined;
   return {
     name,
     title: titleOf(name),
     description: spec.description ?? "",
     kind,
     required,
-    fallback: spec.default,
+    fallback: always ?? spec.default,
+    always,
     least: spec.minimum ?? above(spec.exclusiveMinimum, kind),
     most: spec.maximum ?? below(spec.exclusiveMaximum, kind),
     step: spec.multipleOf,
-    choices: choicesOf(spec, document),
+    choices,
     media,
     items: itemsOf(kind, spec, document),
     mostItems: spec.maxItems,

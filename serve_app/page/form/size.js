@@ -93,6 +93,7 @@ function usualWords(fallback) {
 }
 
 function spoken(preset) {
+  if (preset === "auto") return "As the image";
   const words = preset
     .replace(/_(\d+)_(\d+)$/, " $1:$2")
     .replace(/_hd$/, " HD")

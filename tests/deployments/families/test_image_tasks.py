@@ -137,6 +137,13 @@ def test_sdxl_delivers_in_the_size_asked_for(engine, pipelines, name, options):
     assert image(file).size == (40, 24)
 
 
+@pytest.mark.parametrize("name", ["sdxl", "inpainting"])
+def test_sdxl_delivers_in_the_shape_of_the_image_where_no_other_is_asked_for(pipelines, name):
+    portrait = wish(image_url=given(192, 256), image_size="auto")
+    call = SdxlFamily().prepare(endpoint(name), portrait, pipelines["sdxl"], 1)
+    assert (call.output_facts["size"].width, call.output_facts["size"].height) == (192, 256)
+
+
 @pytest.mark.parametrize("field", ["preserve_aspect_ratio", "crop_output"])
 def test_sdxl_keeps_the_images_shape_if_asked_to(engine, pipelines, field):
     asked = {"width": 40, "height": 40}

@@ -7,6 +7,7 @@ import json
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import httpx
 import pytest
@@ -15,6 +16,7 @@ from serve_app.domain.errors import StorageFull, StorageUnavailable
 from serve_app.ingress.services.file_collector import FileCollector
 from serve_app.queue.transactions.uploads import ABANDONED_S
 from serve_app.storage.directory import DirectoryStorage
+from serve_app.storage.keys import file_name
 from serve_app.tenants.tokens import VALID_S
 from tests.fakes.clock import FakeClock
 from tests.ingress.house import ORIGIN, House, built
@@ -113,8 +115,30 @@ async def test_a_file_keeps_its_type_and_its_name(house: House, client: httpx.As
     answer = await client.get(url["access_url"])
     assert answer.content == CONTENT
     assert answer.headers["content-type"] == "image/jpeg"
-    assert url["access_url"].endswith("/M_tze_Co_x_cat.jpg")
+    assert file_name(url["access_url"]) == "Mütze_Co_x_cat.jpg"
     assert answer.headers["content-disposition"].startswith("inline")
+
+
+@pytest.mark.parametrize(
+    ("name", "shown", "twin"),
+    [
+        ("größe 日本.png", "größe_日本.png", "groe.png"),
+        ("日本.png", "日本.png", "file.png"),
+        ("हिन्दी.png", "हिन्दी.png", "file.png"),
+    ],
+)
+async def test_a_name_keeps_its_letters_and_has_a_twin_in_ascii(
+    house: House, client: httpx.AsyncClient, name: str, shown: str, twin: str
+) -> None:
+    headers: Any = {"content-type": "image/png", "x-fal-file-name": name.encode()}
+    sent = await client.post("/cdn/files/upload", content=CONTENT, headers=headers)
+    body = {"file_name": name, "content_type": "image/png"}
+    begun = (await client.post("/rest/storage/upload/initiate", json=body)).json()
+    assert file_name(begun["file_url"]) == shown
+    url = sent.json()["access_url"]
+    assert url.isascii()
+    disposition = (await client.get(url)).headers["content-disposition"]
+    assert disposition == f"inline; filename=\"{twin}\"; filename*=UTF-8''{quote(shown)}"
 
 
 @pytest.mark.parametrize("said", ["text/html", "image/svg+xml", "", "x" * 255])

@@ -59,3 +59,35 @@ def test_too_large_a_form_is_refused(size: int) -> None:
 def test_a_null_character_is_refused_and_its_field_named(body: bytes) -> None:
     with pytest.raises(InvalidInput, match="should not contain NUL"):
         read(body + b"--x--", "multipart/form-data; boundary=x")
+
+
+NOT_UTF8 = b"\x89PNG\0\xff"
+
+
+@pytest.mark.parametrize(
+    ("head", "name"),
+    [
+        ("; filename*=UTF-8''gr%C3%B6%C3%9Fe%20x.png", "größe x.png"),
+        ("; filename=\"a.png\"; filename*=UTF-8''gr%C3%B6%C3%9Fe.png", "größe.png"),
+        ('; filename="größe 日本.png"', "größe 日本.png"),
+        ('; filename=""', "image"),
+        ("\r\nContent-Type: image/png", "image"),
+        ("\r\nContent-Type: application/octet-stream", "image"),
+    ],
+)
+def test_a_file_arrives_with_its_name_in_any_letters_or_with_none(head: str, name: str) -> None:
+    start = f'--x\r\nContent-Disposition: form-data; name="image"{head}\r\n\r\n'
+    form = read(start.encode() + NOT_UTF8 + b"\r\n--x--", "multipart/form-data; boundary=x")
+    (file,) = form.files["image"]
+    assert (file.name, file.content) == (name, NOT_UTF8)
+
+
+def test_a_file_that_is_sent_as_a_text_is_refused_with_what_it_needs() -> None:
+    with pytest.raises(InvalidInput, match=r"image: .*A file needs a `filename`"):
+        read(part("image", NOT_UTF8) + b"--x--", "multipart/form-data; boundary=x")
+
+
+def test_a_text_with_a_type_of_texts_stays_a_text() -> None:
+    start = b'--x\r\nContent-Disposition: form-data; name="prompt"\r\n'
+    body = start + b"Content-Type: text/plain; charset=utf-8\r\n\r\na fox\r\n--x--"
+    assert read(body, "multipart/form-data; boundary=x").texts == {"prompt": "a fox"}

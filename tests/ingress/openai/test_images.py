@@ -302,11 +302,45 @@ async def test_an_image_is_edited_by_the_endpoints_sibling_at_its_own_shape(
     assert answer.status_code == 200, answer.text
     assert answer.headers["x-darkroom-endpoint"] == f"{SDXL}/image-to-image"
     made = await stored(house, answer)
-    assert made["image_size"] == {"width": 1456, "height": 720}
+    assert made["image_size"] == "auto"
     assert (made["num_images"], made["strength"]) == (2, 0.5)
     kind, _, content = made["image_url"].partition(",")
     assert kind == "data:image/png;base64"
     assert base64.b64decode(content) == files["image"][1]
+
+
+@pytest.mark.parametrize("name", ["image", "images"])
+@pytest.mark.parametrize("size", [{}, {"size": "auto"}])
+async def test_an_edit_in_json_is_that_of_a_form(
+    house: House, client: httpx.AsyncClient, name: str, size: dict[str, str]
+) -> None:
+    form = {"prompt": (None, "x"), "model": (None, SDXL), "image": ("a.png", png())}
+    by_form = await stored(house, await client.post(EDITS, files=form))
+    image = {"image_url": by_form["image_url"]}
+    body = {"prompt": "x", "model": SDXL, name: [image] if name == "images" else image, **size}
+    answer = await client.post(EDITS, json=body)
+    assert answer.status_code == 200, answer.text
+    assert await stored(house, answer) == by_form
+    own = await client.post(EDITS, json=body | {"size": "512x640"})
+    assert (await stored(house, own))["image_size"] == {"width": 512, "height": 640}
+
+
+@pytest.mark.parametrize(
+    ("more", "param"),
+    [
+        ({}, "image"),
+        ({"image": {"file_id": "file-1"}}, "image"),
+        ({"image": []}, "image"),
+        ({"image": "https://example.org/a.png", "mask": {"file_id": "x"}}, "mask"),
+        ({"image": "no url"}, "image"),
+        ({"image": "https://example.org/a.png", "n": 99}, "n"),
+    ],
+)
+async def test_an_edit_in_json_is_refused_by_the_name_of_its_parameter(
+    client: httpx.AsyncClient, more: dict[str, Any], param: str
+) -> None:
+    answer = await client.post(EDITS, json={"prompt": "x", "model": SDXL, **more})
+    assert (answer.status_code, answer.json()["error"]["param"]) == (400, param), answer.text
 
 
 async def test_what_is_transparent_in_a_mask_is_white_for_the_endpoint(
@@ -339,7 +373,7 @@ async def test_a_mask_fits_a_photo_as_it_is_shown(house: House, client: httpx.As
         answer = await client.post(EDITS, data={"prompt": "x", "model": SDXL}, files=files)
         assert answer.status_code == 200, answer.text
         made = await stored(house, answer)
-        assert made["image_size"] == {"width": 64, "height": 96}
+        assert made["image_size"] == "auto"
         with Image.open(io.BytesIO(base64.b64decode(made["mask_url"].partition(",")[2]))) as white:
             assert white.size == (64, 96)
             assert (white.getpixel((10, 10)), white.getpixel((10, 90))) == (255, 0)
@@ -436,6 +470,30 @@ async def test_a_body_that_is_no_form_is_refused(client: httpx.AsyncClient, body
     )
     assert no_boundary.status_code == 400
     assert (await client.post(EDITS, json={})).status_code == 400
+
+
+@pytest.mark.parametrize("path", [EDITS, GENERATIONS])
+@pytest.mark.parametrize("kind", ["", "application/json", "application/octet-stream"])
+async def test_a_form_that_comes_under_another_type_is_recognised(
+    client: httpx.AsyncClient, path: str, kind: str
+) -> None:
+    form = b'--x\r\nContent-Disposition: form-data; name="prompt"\r\n\r\na fox\r\n--x--'
+    answer = await client.post(path, content=form, headers={"content-type": kind})
+    assert answer.status_code == 400
+    assert "its Content-Type does not say so" in answer.json()["error"]["message"]
+
+
+async def test_an_image_without_a_file_name_is_edited(client: httpx.AsyncClient) -> None:
+    parts = {"prompt": b"x", "model": SDXL.encode()}
+    texts = [
+        f'--x\r\nContent-Disposition: form-data; name="{name}"\r\n\r\n'.encode() + value
+        for name, value in parts.items()
+    ]
+    head = b'--x\r\nContent-Disposition: form-data; name="image"\r\nContent-Type: image/png'
+    form = b"\r\n".join([*texts, head, b"", png(), b"--x--"])
+    kind = {"content-type": "multipart/form-data; boundary=x"}
+    answer = await client.post(EDITS, content=form, headers=kind)
+    assert answer.status_code == 200, answer.text
 
 
 async def test_a_form_over_the_limit_is_refused() -> None:

@@ -188,6 +188,11 @@ async def test_a_bound_of_the_endpoint_is_reported_for_the_parameter() -> None:
         answer = await client.post(VIDEOS, json=body)
         error = answer.json()["error"]
         assert (answer.status_code, error["param"]) == (400, "seconds")
+        assert error["message"] == "seconds: Input should be less than or equal to 6.7"
+        short = (await client.post(VIDEOS, json=body | {"seconds": 0.5})).json()["error"]
+        assert short["message"] == "seconds: Input should be greater than or equal to 0.71"
+        most = await client.post(VIDEOS, json=body | {"seconds": 6.7})
+        assert most.status_code == 200, most.text
         made = await client.post(VIDEOS, json=body | {"seconds": "4", "size": "1280x720"})
     assert made.json()["seconds"] == "4"
     assert made.json()["size"] == "1280x720"

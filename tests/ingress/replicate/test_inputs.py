@@ -40,6 +40,24 @@ def test_an_aspect_ratio_is_a_size_of_that_shape_and_area(
     assert size["width"] * size["height"] == pytest.approx(area, rel=0.12)
 
 
+@pytest.mark.parametrize(
+    ("more", "size"),
+    [
+        ({}, "auto"),
+        ({"megapixels": "1"}, "auto"),
+        ({"mask": "https://example.org/mask.png"}, "auto"),
+        ({"width": 640, "height": 512}, {"width": 640, "height": 512}),
+        ({"image_size": "square"}, "square"),
+        ({"from_draft": "a draft"}, None),
+    ],
+)
+def test_an_input_with_an_image_and_no_size_keeps_the_shape_of_the_image(
+    more: dict[str, Any], size: object
+) -> None:
+    given = {"prompt": "x", "image": "https://example.org/cat.png", **more}
+    assert translate(OTHERS, SDXL, given)[1].get("image_size") == size
+
+
 @pytest.mark.parametrize(("megapixels", "side"), [("0.25", 512), ("1", 1024)])
 def test_megapixels_alone_are_a_square_as_at_replicate(megapixels: str, side: int) -> None:
     assert flux(megapixels=megapixels) == {"image_size": {"width": side, "height": side}}

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tests.ingress.house import built
+from tests.ingress.house import OTHERS, built
 from tests.ingress.submission.test_quotas import DOORS, FLUX, PROBE
 from tests.ingress.workflows.test_running import POSTER, house_with
 
@@ -43,6 +43,7 @@ async def test_a_request_that_costs_more_than_it_may_is_refused_before_it_is_que
         (priced("second"), {"duration": "auto"}, "9", "by the second, and the input does not say"),
         (priced("second"), {"duration": "8s"}, "0.31", "this request costs 0.32 EUR"),
         (priced("megapixel"), {}, "9", "by the megapixel, and the input does not say the size"),
+        (priced("megapixel"), {"image_size": "auto"}, "9", "and the input does not say the size"),
         (priced("request"), {}, "9 USD", "its price is in EUR. Give the amount in EUR"),
         (priced("request"), {}, "cheap", "should be an amount, such as `0.05` or `0.05 EUR`"),
         (priced("image"), {"num_images": 3}, "0.1", "this request costs 0.12 EUR"),
@@ -72,6 +73,16 @@ async def test_a_cost_that_the_input_tells_is_known(
     async with built(**settings) as house, house.client() as client:
         answer = await client.post(f"/queue/{PROBE}", json=body, headers={HEADER: value})
     assert answer.status_code == 200
+
+
+async def test_an_image_in_the_shape_of_another_costs_one_megapixel() -> None:
+    redraw = "fal-ai/fast-sdxl/image-to-image"
+    price = priced("megapixel")["prices"][PROBE]
+    body = {"prompt": "x", "image_url": "https://example.org/cat.png", "image_size": "auto"}
+    async with built(catalog=OTHERS, prices={redraw: price}) as house, house.client() as client:
+        refused = await client.post(f"/queue/{redraw}", json=body, headers={HEADER: "0.03"})
+        allowed = await client.post(f"/queue/{redraw}", json=body, headers={HEADER: "0.04"})
+    assert (refused.status_code, allowed.status_code) == (422, 200)
 
 
 @pytest.mark.parametrize(

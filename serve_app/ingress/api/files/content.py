@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import replace
-from urllib.parse import quote
 
 from starlette.requests import Request as HttpRequest
 from starlette.responses import Response, StreamingResponse
@@ -16,6 +15,7 @@ from serve_app.domain.ports import Storage
 from serve_app.domain.sharing.fair_queue import work_from_now_on_for
 from serve_app.ingress.http.auth import work_as_anonymous
 from serve_app.ingress.http.body import UploadStream
+from serve_app.ingress.http.content_disposition import content_disposition
 from serve_app.ingress.http.context import context_of
 from serve_app.ingress.http.errors import json_reply
 from serve_app.ingress.http.file_readers import NO_FILE, require_readable
@@ -214,11 +214,10 @@ def _grant(request: HttpRequest) -> TicketGrant:
 
 def _headers(key: str) -> dict[str, str]:
     media_type = keys.media_type_of(key)
-    name = key.rpartition("/")[2]
     disposition = "inline" if media_type in SAFE_INLINE else "attachment"
     return {
         "content-type": media_type,
-        "content-disposition": f"{disposition}; filename*=UTF-8''{quote(name)}",
+        "content-disposition": content_disposition(disposition, keys.file_name(key)),
         "etag": etag_of(key),
         "accept-ranges": "bytes",
         "cache-control": UNCACHED if keys.is_private(key) else PUBLIC,

@@ -16,7 +16,7 @@ from serve_app.ingress.http.body import parse
 from serve_app.ingress.http.routing import renamed
 from serve_app.ingress.openai import image_parameters, images, videos
 from serve_app.ingress.openai.errors import error_body, failure_body, failure_status, refused
-from serve_app.ingress.openai.image_parameters import ImageParameters, ImageRequest
+from serve_app.ingress.openai.image_parameters import ImageRequest
 from serve_app.ingress.openai.video_parameters import NAMES, VideoParameters, input_of
 from serve_app.ingress.services.cpu_executor import in_cpu_thread
 from serve_app.ingress.services.services import Services
@@ -38,7 +38,6 @@ NO_PARAMETERS = ImageRequest(
     streamed=False,
     partial_images=0,
 )
-IMAGE_FIELDS = ("image", "images", "image_url", "image_urls")
 EXPIRED = "batch_expired"
 
 
@@ -89,40 +88,13 @@ def call_of(services: Services, caller: Caller, batch: StoredBatch, body: Any) -
 
 
 def _image_call(services: Services, caller: Caller, body: Any, *, edits: bool) -> LineCall:
-    given = ImageParameters.read({**body} if isinstance(body, dict) else body)
-    if given.stream:
+    call = images.json_call(services, caller, body, edits=edits)
+    if call.given.stream:
         raise InvalidInput.of_field("stream", "Not supported in a batch", "feature_not_supported")
-    entry = images.named_endpoint(services, caller, given)
-    files: dict[str, Any] = {}
-    if edits:
-        urls, given = _edited(given)
-        masked = "mask_url" in (given.model_extra or {})
-        entry = images.editing(services.catalog_of(caller), entry, len(urls), masked=masked)
-        one = len(urls) == 1 and EndpointFields(entry).accepts("image_url")
-        files = {"image_url": urls[0]} if one else {"image_urls": urls}
-    image_request = image_parameters.parse_parameters(given, EndpointFields(images.drawing(entry)))
-    image_request = replace(image_request, input={**files, **image_request.input})
-    if given.response_format is None:  # base64 of thousands of images would be gigabytes
+    image_request, names = call.image_request, image_parameters.names_of(call.given)
+    if call.given.response_format is None:  # base64 of thousands of images would be gigabytes
         image_request = replace(image_request, response_formats=frozenset({"url"}))
-    names = image_parameters.names_of(given)
-    return LineCall(entry, image_request.input, names, image_request)
-
-
-def _edited(given: ImageParameters) -> tuple[list[str], ImageParameters]:
-    """URLs of the images to edit, and the other parameters. A line has no files, so images are
-    URLs or data URIs: ``image`` or ``images``, each a text or an object with ``image_url``."""
-    more = {**(given.model_extra or {})}
-    if "mask" in more:
-        message = "Not supported in a batch: send `mask_url`, in which white parts are redrawn"
-        raise InvalidInput.of_field("mask", message, "feature_not_supported")
-    found = next((more[name] for name in IMAGE_FIELDS if name in more), None)
-    each = cast("list[Any]", found) if isinstance(found, list) else [found]
-    urls = [cast("Any", x).get("image_url") if isinstance(x, dict) else x for x in each]
-    if not urls or not all(isinstance(url, str) and url for url in urls):
-        message = "Send a URL or a data URI, an object with `image_url`, or a list of these"
-        raise InvalidInput.of_field("image", message, "missing")
-    rest = given.model_dump(exclude_unset=True, exclude=set(IMAGE_FIELDS))
-    return cast("list[str]", urls), ImageParameters.model_validate(rest)
+    return LineCall(call.entry, image_request.input, names, image_request)
 
 
 def options_of(batch: StoredBatch) -> SubmitOptions:

@@ -24,7 +24,7 @@ from tests.ingress.house import ORIGIN, OTHERS, House, built
 from tests.webhooks.receiver import Receiver
 
 BATCHES, FILES = "/openai/v1/batches", "/openai/v1/files"
-GENERATIONS = "/v1/images/generations"
+GENERATIONS, EDITS = "/v1/images/generations", "/v1/images/edits"
 ROUNDS = 400
 
 
@@ -156,6 +156,16 @@ async def test_a_crash_at_any_call_repeats_no_line_and_loses_none(
             assert len(files) == 1
             break
     assert deaths > 20
+
+
+async def test_a_line_with_an_image_keeps_its_shape_as_the_call_does(house: House) -> None:
+    image = "data:image/png;base64,iVBORw0KGgo="
+    body = {"model": "fal-ai/fast-sdxl", "prompt": "x", "image": image}
+    line = {"custom_id": "1", "method": "POST", "url": EDITS, "body": body}
+    await run(house, await begun(house, json.dumps(line).encode(), endpoint=EDITS))
+    (request,) = requests_of(house)
+    assert request.endpoint == "fal-ai/fast-sdxl/image-to-image"
+    assert request.input["image_size"] == "auto"
 
 
 async def test_two_workers_at_once_repeat_no_line(house: House) -> None:
