@@ -12,7 +12,6 @@ from pathlib import Path, PurePath
 from typing import Any, Protocol, cast
 
 import aiohttp
-from PIL import Image
 
 from deployments.executors.base import (
     PATH_KEY,
@@ -39,6 +38,7 @@ from deployments.executors.comfyui.workflow import (
     job,
 )
 from serve_app.domain.errors import InvalidInput, OutOfMemory, PipelineFailed, ReplicaDied
+from serve_app.domain.media.images import read_header
 from serve_app.domain.progress import Progress, Stage
 
 log = logging.getLogger(__name__)
@@ -403,7 +403,7 @@ def _facts(path: Path, media_type: str) -> Mapping[str, int]:
     if not media_type.startswith("image/"):
         return {}
     try:
-        with Image.open(path) as picture:
-            return {"width": picture.width, "height": picture.height}
-    except (OSError, ValueError):
+        header = read_header(path.read_bytes(), path.name)
+    except (OSError, InvalidInput):
         return {}
+    return {"width": header.width, "height": header.height}

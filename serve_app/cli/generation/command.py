@@ -31,6 +31,7 @@ from serve_app.cli.generation.progress import PreviewFile, columns_of, progress_
 from serve_app.cli.generation.viewer import NO_VIEWER, open_in_viewer
 from serve_app.cli.group import INTERRUPTED
 from serve_app.domain.errors import DarkroomError, InvalidInput
+from serve_app.domain.media.image_size import in_shape_of_image
 
 STDIN = "-"
 MAYBE_ACCEPTED = (
@@ -112,7 +113,7 @@ def _input(
     if name:
         body.setdefault(name, format_of(place))
     accepted.check_fields((each for each in body if each != name), wish)
-    return place, body
+    return place, in_shape_of_image(body, accepted.fields)
 
 
 def _make(

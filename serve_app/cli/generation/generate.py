@@ -35,7 +35,9 @@ from serve_app.cli.generation.options import FROM_PROMPT, GenerateOptions
 @click.option("--seed", type=int, default=None)
 @click.option("--steps", type=int, default=None)
 @click.option(
-    "--size", default=None, help="Image size, for example square, landscape_4_3 or 512x512."
+    "--size",
+    default=None,
+    help="Image size, such as square, landscape_4_3, 512x512, or auto: the shape of --image.",
 )
 @click.option("-n", "--count", type=int, default=None, help="Number of images.")
 @click.option("--image", default=None, help="Input image: a file or a URL.")

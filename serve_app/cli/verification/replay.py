@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import io
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
-from PIL import Image, ImageChops, UnidentifiedImageError
+from PIL import Image, ImageChops
 
 from serve_app.cli.connection.client import ApiFailure, Client
 from serve_app.cli.connection.server import Server
 from serve_app.cli.generation.files import content_of, outputs
 from serve_app.domain.errors import InvalidInput
+from serve_app.domain.media.images import read_image, read_stored
 from serve_app.provenance.reader import SignatureState, verify
 
 ALONE = {"X-Darkroom-Deterministic": "1", "X-Darkroom-Cache": "no"}
@@ -60,8 +60,9 @@ def replay(draw: Draw, file: Path, facts: Mapping[str, Any]) -> Replay:
     """
     body = _body(file, facts)
     try:
-        before = Image.open(file).convert("RGB")
-    except (UnidentifiedImageError, OSError):
+        with file.open("rb") as opened:
+            before = read_stored(opened)
+    except (ValueError, OSError):
         raise InvalidInput(f"{file} is no image that can be compared.") from None
     contents = draw(str(facts["endpoint"]), body)
     measured = [(_difference(before, each), each) for each in contents]
@@ -116,8 +117,7 @@ def drawn_by(server: Server) -> Draw:
 
 def _difference(before: Image.Image, content: bytes) -> tuple[int, float]:
     """Largest difference of a channel, and the share of pixels that differ."""
-    with Image.open(io.BytesIO(content)) as opened:
-        after = opened.convert("RGB")
+    after = read_image(content, "image")
     if after.size != before.size:
         return 255, 1.0
     channels = ImageChops.difference(before, after).split()

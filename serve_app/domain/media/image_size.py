@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from typing import Any
+
+from serve_app.domain.media.draft import FROM_DRAFT
 
 PRESETS: Mapping[str, tuple[int, int]] = {
     "square_hd": (1024, 1024),
@@ -37,3 +40,18 @@ def auto_size(width: int, height: int, area: float = AUTO_AREA) -> tuple[int, in
     longer = MULTIPLE * max(least, min(longer, most))
     shorter *= MULTIPLE
     return (longer, shorter) if width >= height else (shorter, longer)
+
+
+def in_shape_of_image(input: Mapping[str, Any], fields: Mapping[str, Any]) -> dict[str, Any]:
+    """Input of a call whose output is to have the shape of its image: with the size ``AUTO``, if it
+    has an image and no size, and the endpoint offers that. ``fields``: their JSON Schemas.
+
+    This is the rule of all ways in but fal's protocol, which keeps fal's defaults. A draft decides
+    the size of what goes on from it.
+    """
+    has_image = input.get("image_url") or input.get("image_urls")
+    if not has_image or input.get("image_size") or input.get(FROM_DRAFT):
+        return {**input}
+    size = fields.get("image_size", {})
+    offered = any(AUTO in each.get("enum", ()) for each in (size, *size.get("anyOf", ())))
+    return {**input, "image_size": AUTO} if offered else {**input}

@@ -13,6 +13,7 @@ from starlette.requests import Request as HttpRequest
 
 from serve_app.catalog.catalog import CatalogEntry
 from serve_app.domain.errors import DatabaseUnavailable
+from serve_app.domain.media.image_size import in_shape_of_image
 from serve_app.domain.request import CancelVerdict, Request
 from serve_app.ingress.http.auth import actor_of, authenticate
 from serve_app.ingress.http.body import reject_unstorable
@@ -36,11 +37,7 @@ from serve_app.ingress.mcp.tools import (
 from serve_app.ingress.services.cpu_executor import in_cpu_thread
 from serve_app.ingress.services.services import Services, services_of
 from serve_app.ingress.submission import submission
-from serve_app.ingress.submission.model_lookup import (
-    EndpointFields,
-    find_endpoint,
-    in_shape_of_image,
-)
+from serve_app.ingress.submission.model_lookup import EndpointFields, find_endpoint
 from serve_app.ingress.submission.options import parse_options
 from serve_app.ingress.submission.protocol import find_request
 from serve_app.tenants import scopes
@@ -107,7 +104,7 @@ async def generate(call: ToolCall, given: Generate) -> CallToolResult:
         services,
         call.caller,
         entry.endpoint.id,
-        in_shape_of_image(EndpointFields(entry), given.input),
+        in_shape_of_image(given.input, EndpointFields(entry).named),
         parse_options(call.http, call.caller),
         request_id=services.new_id(),
     )

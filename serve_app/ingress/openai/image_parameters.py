@@ -14,10 +14,11 @@ from typing_extensions import TypedDict
 from serve_app.catalog.fields.pydantic_schema import invalid_input
 from serve_app.domain.artifact import Artifact
 from serve_app.domain.errors import InvalidInput, PipelineFailed
+from serve_app.domain.media.image_size import in_shape_of_image
 from serve_app.domain.ports import Storage
 from serve_app.domain.request import Request
 from serve_app.ingress.services.files import Files
-from serve_app.ingress.submission.model_lookup import EndpointFields, in_shape_of_image
+from serve_app.ingress.submission.model_lookup import EndpointFields
 from serve_app.ingress.submission.rendering import base64_of, final_outcome
 
 _SIZE = re.compile(r"(\d{1,5})x(\d{1,5})")
@@ -122,7 +123,7 @@ def parse_parameters(
         "safety_identifier": given.safety_identifier or given.user,
     }
     return ImageRequest(
-        input=in_shape_of_image(fields, {**files, **wanted}),
+        input=in_shape_of_image({**files, **wanted}, fields.named),
         echoed={name: value for name, value in echoed.items() if value is not None},
         response_formats=frozenset(
             (given.response_format,) if given.response_format else ("url", "b64_json")

@@ -15,11 +15,8 @@ from typing import Any
 from serve_app.catalog.catalog import Catalog, CatalogEntry
 from serve_app.domain.endpoint import CONTEXT_MARK
 from serve_app.domain.errors import InvalidInput
-from serve_app.ingress.submission.model_lookup import (
-    EndpointFields,
-    find_capable,
-    in_shape_of_image,
-)
+from serve_app.domain.media.image_size import in_shape_of_image
+from serve_app.ingress.submission.model_lookup import EndpointFields, find_capable
 
 RENAMED: Mapping[str, str] = {
     "num_outputs": "num_images",
@@ -62,7 +59,7 @@ def translate(
             made[name] = value
     if (size := _size(entry, fields, given)) is not None:
         made.setdefault("image_size", size)
-    return entry, in_shape_of_image(fields, made)
+    return entry, in_shape_of_image(made, fields.named)
 
 
 def cog_context(entry: CatalogEntry, body: Mapping[str, Any]) -> Mapping[str, Any]:

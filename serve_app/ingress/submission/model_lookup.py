@@ -9,8 +9,6 @@ from typing import Any
 from serve_app.catalog.catalog import Catalog, CatalogEntry
 from serve_app.catalog.schema.registry import InputSchema
 from serve_app.domain.errors import Unsupported
-from serve_app.domain.media.draft import FROM_DRAFT
-from serve_app.domain.media.image_size import AUTO
 from serve_app.tenants.scopes import Caller
 
 # Fields of an endpoint's input, for the translation of other protocols' calls.
@@ -25,12 +23,14 @@ class EndpointFields:
         self.schema = _schema(entry.schema)
         """JSON Schema of the input."""
         self._properties: Mapping[str, Any] | None = self.schema.get("properties")
+        self.named: Mapping[str, Any] = self._properties or {}
+        """JSON Schemas of the fields that it names."""
         self.are_openais = entry.endpoint.family == "openai"
         """The input is that of OpenAI's API, which the call goes on to."""
 
     def __contains__(self, name: str) -> bool:
         """Return whether the schema names the field."""
-        return name in (self._properties or ())
+        return name in self.named
 
     def accepts(self, name: str) -> bool:
         return self._properties is None or name in self._properties
@@ -51,27 +51,12 @@ class EndpointFields:
         schema = self._of(name)
         return schema.get("minimum", float("-inf")), schema.get("maximum", float("inf"))
 
-    def offers(self, name: str, value: str) -> bool:
-        """Return whether the schema lists ``value`` among those of the field."""
-        field = self._of(name)
-        return any(value in each.get("enum", ()) for each in (field, *field.get("anyOf", ())))
-
     def has_mark(self, name: str, mark: str) -> bool:
         """Return whether the schema names the field, with this key."""
         return mark in self._of(name)
 
     def _of(self, name: str) -> Mapping[str, Any]:
-        return (self._properties or {}).get(name, {})
-
-
-def in_shape_of_image(fields: EndpointFields, input: Mapping[str, Any]) -> dict[str, Any]:
-    """Input of a call whose protocol gives the output the shape of the input image: with the size
-    ``auto``, if it has an image and no size, and the endpoint offers it. fal's own calls keep fal's
-    default. A draft decides the size of what goes on from it."""
-    has_image = input.get("image_url") or input.get("image_urls")
-    if not has_image or input.get("image_size") or input.get(FROM_DRAFT):
-        return {**input}
-    return {**input, "image_size": AUTO} if fields.offers("image_size", AUTO) else {**input}
+        return self.named.get(name, {})
 
 
 @lru_cache(MAX_CACHED_SCHEMAS)

@@ -8,6 +8,7 @@ from serve_app.catalog.catalog import load
 from serve_app.cli.generation.endpoint_input import EndpointInput, read_description
 from serve_app.cli.generation.options import GenerateOptions
 from serve_app.domain.errors import InvalidInput
+from serve_app.domain.media.image_size import in_shape_of_image
 from serve_app.ingress.app import create_app
 
 CATALOG = load(None, demo=False, demo_dir=Path("/nowhere"))
@@ -67,3 +68,17 @@ def test_an_input_that_the_endpoint_does_not_have_is_named_by_its_option() -> No
         sound.check_fields(["promt"], options)
     sound.check_fields(["prompt", "seed"], options)
     EndpointInput("me/mine", "", {}).check_fields(["anything"], options)
+
+
+def test_an_image_without_a_size_keeps_its_shape_where_the_endpoint_offers_that() -> None:
+    image = {"image_url": "https://example.test/a.png"}
+    inpainting = described("fal-ai/fast-sdxl/inpainting").fields
+    assert in_shape_of_image(image, inpainting) == {**image, "image_size": "auto"}
+    for given, fields in [
+        ({**image, "image_size": "square"}, inpainting),
+        ({**image, "from_draft": "d1"}, inpainting),
+        ({"prompt": "a circle"}, inpainting),
+        (image, described("fal-ai/flux/schnell").fields),
+        (image, {}),
+    ]:
+        assert in_shape_of_image(given, fields) == given
