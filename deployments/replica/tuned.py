@@ -16,7 +16,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast, get_args, get_origin, get_type_hints
 
-from serve_app.domain.endpoint import HIGH, REGULAR, Endpoint, Recipe, StepCacheLevels
+from serve_app.domain.endpoint import HIGH, REGULAR, Endpoint, Recipe, StepCacheLevels, Weights
 
 if TYPE_CHECKING:  # it imports torch
     from deployments.engine.accelerator.interface import Accelerator
@@ -183,11 +183,6 @@ class Tuning:
         return base.generation_s / measurement.generation_s
 
 
-def revision_text(endpoint: Endpoint, fingerprint: str) -> str:
-    """Revision of the weights: the hub's commit, or ``fingerprint`` of a directory's files."""
-    return endpoint.weights.revision or fingerprint
-
-
 # JSON.
 
 FORMAT = 1
@@ -308,7 +303,7 @@ class TunedRecipes:
                     endpoint.id,
                 )
             return None
-        if tuning.revision != revision_text(endpoint, fingerprint(Path(endpoint.weights.source))):
+        if tuning.revision != revision_of(endpoint.weights):
             log.warning(
                 "The files of %s have changed since `darkroom tune`, so the catalogue's recipe is "
                 "used. Run `darkroom tune %s`.",
@@ -359,12 +354,19 @@ def with_options(endpoint: Endpoint, options: Mapping[str, Any]) -> Endpoint:
     )
 
 
-def fingerprint(folder: Path) -> str:
-    """Text that changes when a file of ``folder`` does, by names, sizes and times. Empty if there
-    is no such directory."""
-    if not folder.is_dir():
+def revision_of(weights: Weights) -> str:
+    """Text that changes with the files of weights: the hub's commit, or a digest of the names,
+    sizes and times of files; with those of a checkpoint."""
+    base = weights.revision or _fingerprint(Path(weights.source))
+    checkpoint = weights.checkpoint
+    return f"{base} {checkpoint} {_fingerprint(Path(checkpoint))}" if checkpoint else base
+
+
+def _fingerprint(place: Path) -> str:
+    """Digest of the files of a directory, or of one file; empty if there is none."""
+    files = [place] if place.is_file() else sorted(x for x in place.rglob("*") if x.is_file())
+    if not files:
         return ""
-    files = sorted(each for each in folder.rglob("*") if each.is_file())
-    facts = [(str(each.relative_to(folder)), each.stat()) for each in files]
+    facts = [(str(each.relative_to(place)), each.stat()) for each in files]
     lines = (f"{name} {stat.st_size} {stat.st_mtime_ns}" for name, stat in facts)
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16]

@@ -26,8 +26,7 @@ from deployments.replica.tuned import (
     Measurement,
     Tuning,
     TuningFile,
-    fingerprint,
-    revision_text,
+    revision_of,
     with_options,
 )
 from deployments.tuning.job import DescribeDevice, DeviceFacts, Job, MeasureVariant, Workload
@@ -240,7 +239,7 @@ class TuningSession:
         new = Tuning(
             facts.machine,
             model.name,
-            revision_text(endpoint, fingerprint(Path(endpoint.weights.source))),
+            revision_of(endpoint.weights),
             model.endpoints,
             model.steps,
             options.quality,

@@ -21,8 +21,8 @@ from deployments.replica.tuned import (
     TunedRecipes,
     Tuning,
     TuningFile,
-    fingerprint,
     machine_of,
+    revision_of,
 )
 from deployments.transfer.uploader import Backoff
 from serve_app.domain.endpoint import Endpoint, Recipe, Weights
@@ -85,7 +85,7 @@ def test_the_chosen_step_cache_is_what_acceleration_chooses(tmp_path: Path) -> N
     )
     name, machine = weights_name(endpoint, None), machine_of(accelerator_for("cpu"))
     kept = replace(
-        tuning(name, machine, fingerprint(tmp_path / "flux")),
+        tuning(name, machine, revision_of(endpoint.weights)),
         measurements=(
             Measurement("plain", Recipe(0, "float32"), generation_s=2.0),
             Measurement("cached", Recipe(0, "float32"), step_cache=chosen, generation_s=1.0),
@@ -133,7 +133,7 @@ def test_a_replica_loads_the_tuned_variant(tmp_path: Path) -> None:
     machine = machine_of(accelerator_for("cpu"))
     name = weights_name(endpoint, None)
     tuned = replace(
-        tuning(name, machine, fingerprint(tmp_path / "flux")),
+        tuning(name, machine, revision_of(endpoint.weights)),
         measurements=(
             Measurement("plain", Recipe(0, "float32"), generation_s=2.0),
             Measurement("float8", Recipe(0, "float8"), generation_s=1.0),
@@ -155,3 +155,18 @@ def test_a_replica_loads_the_tuned_variant(tmp_path: Path) -> None:
     finally:
         resources.residency.close()
         resources.engine.close(5)
+
+
+def test_a_tuning_holds_for_its_files_alone(tmp_path: Path) -> None:
+    file = tmp_path / "tuned.safetensors"
+    of_hub = Weights("owner/name", "a" * 40)
+    (tmp_path / "base").mkdir()
+    (tmp_path / "base/model_index.json").write_text("{}")
+    of_folder = Weights(str(tmp_path / "base"))
+    for base in (of_hub, of_folder):
+        with_file = replace(base, checkpoint=str(file), components=("unet",))
+        found = {revision_of(base)}
+        for content in ("one", "two and three"):
+            file.write_text(content)
+            found.add(revision_of(with_file))
+        assert len(found) == 3
