@@ -79,13 +79,19 @@ def test_the_page_is_drawn_after_one_round_trip_and_can_be_used_after_two(
 def hold(page: Page, pattern: str) -> Callable[[], None]:
     """Let calls to ``pattern`` wait until the returned function is called."""
     held: list[Route] = []
+    released = False
 
-    def keep(route: Route) -> None:  # Playwright takes no built-in method
-        held.append(route)
+    def keep(route: Route) -> None:
+        if released:  # a call that began before the pattern was gone
+            route.continue_()
+        else:
+            held.append(route)
 
     page.route(pattern, keep)
 
     def release() -> None:
+        nonlocal released
+        released = True
         for each in held:
             each.continue_()
         page.unroute(pattern)
