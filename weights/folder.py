@@ -25,6 +25,7 @@ from typing import Any
 from huggingface_hub import constants
 from huggingface_hub.file_download import repo_folder_name
 
+from serve_app.domain.endpoint import Weights
 from serve_app.domain.errors import WeightsUnavailable
 from weights.selection import select, select_lora
 
@@ -51,20 +52,14 @@ class Listing:
     files: tuple[ListedFile, ...]
     index: Mapping[str, Any] | None  # model_index.json; None: not a diffusers pipeline
 
-    def needed(
-        self,
-        variant: str | None = None,
-        adapters: Sequence[str] = (),
-        without: Sequence[str] = (),
-    ) -> tuple[ListedFile, ...]:
-        """Files that a pipeline loads, or ``adapters`` alone, largest first. ``without``:
-        components of which only the settings are needed. ``WeightsUnavailable`` if nothing may be
-        loaded, or if a path leads out of the directory."""
-        paths = [each.path for each in self.files]
-        if adapters:
-            names = frozenset(select_lora(paths, self.repository, each) for each in adapters)
+    def needed(self, weights: Weights) -> tuple[ListedFile, ...]:
+        """Files of ``weights`` in this repository, largest first. ``WeightsUnavailable`` if nothing
+        may be loaded, or if a path leads out of the directory."""
+        paths, name = [each.path for each in self.files], self.repository
+        if weights.files:
+            names = frozenset(select_lora(paths, name, each) for each in weights.files)
         else:
-            names = select(paths, self.index, variant, self.repository, without)
+            names = select(paths, self.index, weights.variant, name, weights.components)
         found = tuple(
             sorted((each for each in self.files if each.path in names), key=lambda each: -each.size)
         )

@@ -141,7 +141,7 @@ class Store:
             PlannedFile(
                 each.path, each.size, each.digest, folder.bytes_of(listing.revision, [each])
             )
-            for each in listing.needed(weights.variant, weights.files, weights.components)
+            for each in listing.needed(weights)
         )
         free = eviction.free_bytes(self.directory)
         return FetchPlan(weights.source, listing.revision, self.directory, files, free)
@@ -208,7 +208,7 @@ class Store:
                     f"{weights.source} is on this machine, but its digests are not known: run "
                     "`darkroom models pull` where the hub can be reached."
                 )
-            files = listing.needed(weights.variant, weights.files, weights.components)
+            files = listing.needed(weights)
             return Mirror(self._config).push(listing, files, snapshot, on_progress)
 
     def _folder(self, weights: Weights) -> RepositoryFolder:
@@ -232,7 +232,7 @@ class Store:
         listing = folder.listing(_revision(weights))
         if listing is None:
             return None
-        files = listing.needed(weights.variant, weights.files, weights.components)
+        files = listing.needed(weights)
         complete = all(folder.is_there(listing.revision, each) for each in files)
         return folder if complete else None
 
@@ -281,7 +281,7 @@ class Store:
     ) -> Listing:
         sources = self._sources_of(weights)
         listing, answered = self._listing(weights, folder, sources)
-        files = listing.needed(weights.variant, weights.files, weights.components)
+        files = listing.needed(weights)
         if self.offline or not answered:
             self._refuse_missing(folder, listing, files)
             Fetching(folder, listing, files, (), on_progress).run()
@@ -327,9 +327,7 @@ class Store:
         listing = folder.listing(revision) or folder.listing_from_disk(revision)
         if listing is None:
             raise _absent(weights, self.directory)
-        self._refuse_missing(
-            folder, listing, listing.needed(weights.variant, weights.files, weights.components)
-        )
+        self._refuse_missing(folder, listing, listing.needed(weights))
 
     def _refuse_missing(
         self, folder: RepositoryFolder, listing: Listing, files: Sequence[ListedFile]
@@ -350,7 +348,7 @@ class Store:
             listing = folder.listing(_revision(weights))
             if on_progress is None or listing is None:
                 return
-            files = listing.needed(weights.variant, weights.files, weights.components)
+            files = listing.needed(weights)
             on_progress(folder.bytes_of(listing.revision, files), sum(f.size for f in files))
 
         return report
@@ -374,7 +372,7 @@ class Store:
 
 
 def _is_ready(folder: RepositoryFolder, listing: Listing, weights: Weights) -> bool:
-    files = listing.needed(weights.variant, weights.files, weights.components)
+    files = listing.needed(weights)
     return all(folder.is_checked(listing.revision, each) for each in files)
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from deployments.transfer.fetcher import Fetcher, MinRate, fetcher_client
+from serve_app.domain.endpoint import Weights
 from serve_app.domain.errors import InvalidInput, WeightsUnavailable
 from serve_app.domain.name_resolution import NameResolver
 from weights.folder import SHA256_DIGITS, ListedFile, Listing, digest_of
@@ -114,7 +115,7 @@ def from_hub(hub: Hub, source: Mapping[str, Any]) -> tuple[Listing, Sequence[Lis
     listing = hub.listing(repository, commit)
     file = source.get("file")
     if file is None and listing.index is not None:
-        wanted = listing.needed(source.get("variant"))
+        wanted = listing.needed(Weights(repository, commit, variant=source.get("variant")))
         return listing, [each for each in wanted if each.path.endswith(".safetensors")]
     names = {each.path: each for each in listing.files}
     return listing, [names[select_lora([*names], repository, file)]]

@@ -2,6 +2,7 @@
 
 import pytest
 
+from serve_app.domain.endpoint import Weights
 from serve_app.domain.errors import WeightsUnavailable
 from tests.weights.conftest import BESIDES, INDEX, NEEDED
 from weights.folder import ListedFile, Listing
@@ -104,4 +105,4 @@ def test_a_repository_without_safetensors_is_refused():
 def test_a_name_that_leads_out_of_the_directory_is_refused(path):
     files = (ListedFile(path, 1, "0" * 64), ListedFile("a.safetensors", 1, "1" * 64))
     with pytest.raises(WeightsUnavailable, match="outside"):
-        Listing("house/bad", "c", files, None).needed(None)
+        Listing("house/bad", "c", files, None).needed(Weights("house/bad"))

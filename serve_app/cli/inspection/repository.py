@@ -209,7 +209,7 @@ def _of_hub(
         except (OSError, UnicodeDecodeError, WeightsUnavailable):
             return None
 
-    needed = listing.needed(variant, without=weights.components)
+    needed = listing.needed(weights)
     sizes = _sizes({each.path: each.size for each in needed}, file, held)
     written = _written({"hub": name, "revision": revision}, variant, file, held)
     all_here = is_here and (file is None or file.is_here)
