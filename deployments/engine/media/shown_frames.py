@@ -19,7 +19,7 @@ from PIL import Image
 
 from deployments.engine.media.container import LIMITED, MAX_FRAME_PIXELS
 from deployments.engine.media.images import stretch
-from serve_app.domain.media.images import put_on_white
+from serve_app.domain.media.images import put_on_white, turned_size
 
 _ALPHA_DECODERS: Mapping[str, str] = {"vp8": "libvpx", "vp9": "libvpx-vp9"}
 """FFmpeg's own decoders of these codecs leave the transparency out."""
@@ -35,8 +35,6 @@ _TURNS: Mapping[tuple[int, ...], Image.Transpose] = {
 }
 """Signs of a, b, c, d of a display matrix (ISO/IEC 14496-12, 6.2.2). Others turn nothing."""
 
-_QUARTERS = frozenset(each for each in _TURNS if each[0] == 0)
-
 
 @dataclass(frozen=True, slots=True)
 class ShownFrame:
@@ -49,8 +47,7 @@ class ShownFrame:
     @property
     def size(self) -> tuple[int, int]:
         """Width and height as shown. ``ValueError`` if it is too large."""
-        width, height = self._square()
-        return (height, width) if self._signs() in _QUARTERS else (width, height)
+        return turned_size(self._square(), self._turn())
 
     def image(self) -> Image.Image:
         """Image in mode RGB. Raises as FFmpeg does, or ``ValueError``."""
@@ -63,7 +60,7 @@ class ShownFrame:
         else:
             image = frame.to_image()
         image = stretch(image, *self._square())
-        turn = _TURNS.get(self._signs())
+        turn = self._turn()
         return image if turn is None else image.transpose(turn)
 
     def _square(self) -> tuple[int, int]:
@@ -73,11 +70,12 @@ class ShownFrame:
             raise ValueError(f"a frame has more than {MAX_FRAME_PIXELS} square pixels")
         return width, height
 
-    def _signs(self) -> tuple[int, ...]:
+    def _turn(self) -> Image.Transpose | None:
         matrix = self.frame.side_data.get("DISPLAYMATRIX")
         if matrix is None:
-            return ()
-        return tuple(np.sign(np.frombuffer(bytes(matrix), np.int32)[[0, 1, 3, 4]]).tolist())
+            return None
+        signs = np.sign(np.frombuffer(bytes(matrix), np.int32)[[0, 1, 3, 4]])
+        return _TURNS.get(tuple(signs.tolist()))
 
 
 def shown_frames(container: InputContainer) -> Iterator[ShownFrame]:

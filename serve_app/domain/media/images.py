@@ -205,9 +205,7 @@ def _too_large(field: str, most_pixels: int) -> InvalidInput:
 def _header(image: Image.Image, body: bytes) -> ImageHeader:
     if image.format == "PNG" and "exif" not in image.info:
         image.info["exif"] = _late_exif(body)
-    width, height = image.size
-    if _turn(image) in _ACROSS:
-        width, height = height, width
+    width, height = turned_size(image.size, _turn(image))
     # A JPEG of several images has a name of its own in Pillow.
     media_type = _MEDIA_TYPES.get(image.format or "", "image/jpeg")
     return ImageHeader(media_type, width, height, image.has_transparency_data)
@@ -248,6 +246,12 @@ _ACROSS = {
     Image.Transpose.TRANSVERSE,
     Image.Transpose.ROTATE_90,
 }
+
+
+def turned_size(size: tuple[int, int], turn: Image.Transpose | None) -> tuple[int, int]:
+    """Width and height of an image of this size after a turn."""
+    width, height = size
+    return (height, width) if turn in _ACROSS else size
 
 
 def _turn(image: Image.Image) -> Image.Transpose | None:
