@@ -115,7 +115,7 @@ class WeightFile:
         if (mapped := self.mapped(stored)) is not None:
             return mapped
         read = torch.empty(stored.size, dtype=torch.uint8)
-        self.read(stored.begin, memoryview(cast("Any", read.numpy())))
+        self.read(stored.begin, writable(read))
         return read.view(stored.dtype)
 
     def is_cached(self, offset: int, size: int) -> bool:
@@ -213,6 +213,11 @@ class WeightFile:
 
     def _wrong(self, what: str) -> WeightsUnavailable:
         return WeightsUnavailable(f"{self.path} cannot be loaded: {what}. Download it again.")
+
+
+def writable(memory: torch.Tensor) -> memoryview:
+    """Bytes of a tensor in host memory, to read to."""
+    return memoryview(cast("Any", memory.numpy()))
 
 
 class UnknownDtype(Exception):

@@ -16,7 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from dataclasses import dataclass
 from enum import Enum, auto
-from typing import Any, cast
+from typing import Any
 
 import torch
 from diffusers import AutoencoderKL
@@ -24,7 +24,7 @@ from torch import Tensor
 
 from deployments.engine.accelerator.interface import Accelerator, Event
 from deployments.engine.accelerator.pinned import PinnedBuffer, padded
-from deployments.engine.reading.headers import BLOCK, StoredTensor, WeightFile
+from deployments.engine.reading.headers import BLOCK, StoredTensor, WeightFile, writable
 from deployments.engine.reading.unread import UnreadWeight
 
 THREADS = 4  # more brought nothing with a disk of 0.9 GB/s
@@ -116,7 +116,7 @@ class _Buffer:
         if self.read is not None:
             self.read.wait()
             self.read = None
-        return _writable(self.bytes(0, size))
+        return writable(self.bytes(0, size))
 
     def bytes(self, offset: int, size: int) -> Tensor:
         return self._pinned.bytes(offset, size)
@@ -225,7 +225,7 @@ class WeightReader:
         direct = file.is_direct(piece.begin, size)
         if not direct and all(each.target.is_plain for each in piece.parts):
             for part in piece.parts:
-                file.read(part.begin, _writable(part.there.view(torch.uint8)))
+                file.read(part.begin, writable(part.there.view(torch.uint8)))
             return
         if direct:
             file.read_direct(piece.begin, buffer.memory(-(-size // BLOCK) * BLOCK))
@@ -257,10 +257,6 @@ class WeightReader:
             accelerator.copy(values, cast)
             values = cast
         accelerator.copy(values, part.there)
-
-
-def _writable(memory: Tensor) -> memoryview:
-    return memoryview(cast("Any", memory.numpy()))
 
 
 def _put(here: Tensor, part: _Part) -> None:
