@@ -5,13 +5,12 @@ from __future__ import annotations
 import base64
 import io
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from PIL import ImageChops
 
 from serve_app.domain.errors import InvalidInput
-from serve_app.domain.media.images import read_alpha, read_header
+from serve_app.domain.media.images import ImageHeader, read_alpha, read_header
 from serve_app.ingress.submission.model_lookup import EndpointFields
 
 MAX_INPUT_IMAGES = 16
@@ -20,28 +19,13 @@ MAX_MASK_PIXELS = 16_000_000
 """Limit of a mask, whose pixels are decoded here, to 80 MB. Models use 1 to 4 megapixels."""
 
 
-@dataclass(frozen=True, slots=True)
-class InputImage:
-    """Image sent by the client: its file, and its size in pixels, as shown."""
-
-    content: bytes
-    media_type: str
-    width: int
-    height: int
-
-    @property
-    def data_uri(self) -> str:
-        return data_uri(self.content, self.media_type)
-
-
 def data_uri(content: bytes, media_type: str) -> str:
     return f"data:{media_type};base64,{base64.b64encode(content).decode('ascii')}"
 
 
-def read_image(content: bytes, parameter: str) -> InputImage:
-    """Read an image's header. ``InvalidInput`` names ``parameter`` if the file is not an image."""
-    header = read_header(content, parameter)
-    return InputImage(content, header.media_type, header.width, header.height)
+def image_uri(content: bytes, parameter: str) -> str:
+    """Data URI of an image. ``InvalidInput`` names ``parameter`` if the file is none."""
+    return data_uri(content, read_header(content, parameter).media_type)
 
 
 def fields_of(
@@ -51,23 +35,27 @@ def fields_of(
 
     OpenAI's mask is transparent where the image is to be redrawn. Endpoints need white there.
     """
-    given = [read_image(each, "image") for each in images]
+    headers = [read_header(each, "image") for each in images]
+    uris = [
+        data_uri(content, header.media_type)
+        for content, header in zip(images, headers, strict=True)
+    ]
     found: dict[str, Any] = {}
     one, several = "image_url", "image_urls"
-    if len(given) > 1 or not fields.accepts(one):
+    if len(images) > 1 or not fields.accepts(one):
         if not fields.accepts(several):
-            message = f"This endpoint takes one image, not {len(given)}"
+            message = f"This endpoint takes one image, not {len(images)}"
             raise InvalidInput.of_field("image", message, "feature_not_supported")
-        found[several] = [each.data_uri for each in given]
+        found[several] = uris
     else:
-        found[one] = given[0].data_uri
+        found[one] = uris[0]
     if mask is not None:
-        found["mask_url"] = data_uri(_white_where_transparent(mask, given[0]), "image/png")
+        found["mask_url"] = data_uri(_white_where_transparent(mask, headers[0]), "image/png")
     return found
 
 
-def _white_where_transparent(mask: bytes, image: InputImage) -> bytes:
-    header = read_image(mask, "mask")
+def _white_where_transparent(mask: bytes, image: ImageHeader) -> bytes:
+    header = read_header(mask, "mask")
     if (header.width, header.height) != (image.width, image.height):
         message = (
             f"The mask is {header.width}×{header.height} and the image "

@@ -41,7 +41,7 @@ from serve_app.ingress.openai.errors import (
 )
 from serve_app.ingress.openai.form import typed, unfolded
 from serve_app.ingress.openai.image_parameters import is_image
-from serve_app.ingress.openai.input_images import read_image
+from serve_app.ingress.openai.input_images import image_uri
 from serve_app.ingress.openai.video_parameters import (
     NAMES,
     VideoParameters,
@@ -364,7 +364,7 @@ async def _body(request: HttpRequest, max_bytes: int) -> tuple[Mapping[str, Any]
         parameters, linked = split_reference(unfolded(form.sent))
         if not files:
             return parameters, linked
-        return parameters, await in_cpu_thread(_data_uri, files[0].content)
+        return parameters, await in_cpu_thread(image_uri, files[0].content, REFERENCE)
     return split_reference(await read_json(request, max_bytes))
 
 
@@ -379,10 +379,6 @@ def split_reference(body: Any) -> tuple[Mapping[str, Any], str | None]:
     if not (isinstance(reference, dict) and isinstance(reference.get("image_url"), str)):
         raise InvalidInput.of_field(REFERENCE, "Send a file, or an object with `image_url`")
     return rest, cast("str", reference["image_url"])
-
-
-def _data_uri(content: bytes) -> str:
-    return read_image(content, REFERENCE).data_uri
 
 
 async def _find(request: HttpRequest) -> tuple[Services, Request]:
