@@ -31,14 +31,16 @@ from serve_app.domain.endpoint import Weights
 TARGETS = ("to_q", "to_k", "to_v", "to_out.0")
 
 
-def random_lora(file: Path, transformer: torch.nn.Module, rank: int, seed: int) -> Path:
-    """On all of the attention, as most LoRAs are."""
+def random_lora(
+    file: Path, denoiser: torch.nn.Module, rank: int, seed: int, component: str = "transformer"
+) -> Path:
+    """On all of the attention, as most LoRAs are. ``component``: the denoiser's name."""
     noise = torch.Generator().manual_seed(seed)
     state = {}
-    for name, layer in transformer.named_modules():
+    for name, layer in denoiser.named_modules():
         if name.endswith(TARGETS) and isinstance(layer, torch.nn.Linear):
             out, into = layer.weight.shape
-            key = f"transformer.{name}"
+            key = f"{component}.{name}"
             state[f"{key}.lora_A.weight"] = torch.randn(rank, into, generator=noise) / into
             state[f"{key}.lora_B.weight"] = torch.randn(out, rank, generator=noise) / rank
     save_file(state, file)

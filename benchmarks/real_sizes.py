@@ -127,13 +127,13 @@ def sdxl_call(_: Any, side: int) -> Mapping[str, Any]:
     }
 
 
-def wan(*, tiny: bool) -> Any:
-    """Wan 2.1 of 1.3 billion parameters, by its published configuration."""
-    sizes: dict[str, Any] = (
-        {"num_attention_heads": 2, "attention_head_dim": 12, "ffn_dim": 32, "num_layers": 2}
-        if tiny
-        else {"num_attention_heads": 12, "ffn_dim": 8960, "num_layers": 30}
-    )
+def wan(*, tiny: bool, large: bool = False) -> Any:
+    """Wan 2.1 of 1.3 billion parameters, or of 14, by its published configuration."""
+    sizes: dict[str, Any] = {}  # the class's defaults are the large one
+    if tiny:
+        sizes = {"num_attention_heads": 2, "attention_head_dim": 12, "ffn_dim": 32, "num_layers": 2}
+    elif not large:
+        sizes = {"num_attention_heads": 12, "ffn_dim": 8960, "num_layers": 30}
     vae_sizes: dict[str, Any] = {"base_dim": 4, "num_res_blocks": 1} if tiny else {}
     return _without_text(
         WanPipeline,

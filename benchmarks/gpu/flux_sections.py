@@ -4,10 +4,8 @@ Text encoders are left out: they take some hundredths of a second, and their out
 
 from __future__ import annotations
 
-import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
-from pathlib import Path
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
@@ -16,7 +14,6 @@ from benchmarks.gpu.bench import RESULT_S, Bench, arguments_of, distance, repeat
 from benchmarks.gpu.section import Facts
 from deployments.engine.engine import Engine
 from deployments.engine.loop.options import GenerationOptions
-from deployments.engine.lora.format import Lora
 from deployments.engine.memory.layout import lay_out
 from deployments.engine.memory.placement import placed_by
 from deployments.engine.merging.quantized import require_products
@@ -258,29 +255,3 @@ def out_of_memory(bench: Bench) -> Iterator[Facts]:
             after = engine.counts()["batch_sizes"]
             sizes = {size: count - before.get(size, 0) for size, count in after.items()}
             yield {"left_gb": left_gb, "s": took_s, "batch_sizes": sizes, "error": error}
-
-
-def loras(bench: Bench) -> Iterator[Facts]:
-    """Eight generations in common forwards: without LoRAs, and with two mixed in them."""
-    from benchmarks.loras import random_lora  # noqa: PLC0415
-
-    pipeline = bench.flux()
-    side, steps, count = 512, 2 if bench.tiny else 4, 8
-    with tempfile.TemporaryDirectory(prefix="darkroom-gpu-") as folder:
-        files = [
-            random_lora(Path(folder) / f"{seed}.safetensors", pipeline.transformer, 16, seed)
-            for seed in (1, 2)
-        ]
-        with Engine(pipeline, device=bench.device, max_batch=count, limit_rows=False) as engine:
-
-            def calls(chosen: Callable[[int], list[Lora]]) -> list[dict[str, Any]]:
-                plain = bench.flux_calls(count, side, steps)
-                return [{**call, "loras": chosen(seed)} for seed, call in enumerate(plain)]
-
-            _, figures = bench.merged(engine, lambda: calls(lambda _: []))
-            yield {"loras": 0, "images": count, **figures}
-            mixed = [Lora(file) for file in files]
-            for lora in mixed:  # loaded before, so that the generations meet
-                engine.submit(loras=[lora], **bench.flux_call(side, 1, 0)).result(RESULT_S)
-            _, figures = bench.merged(engine, lambda: calls(lambda seed: [mixed[seed % 2]]))
-            yield {"loras": 2, "images": count, **figures}

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -10,6 +12,7 @@ import torch
 from benchmarks.gpu.bench import RESULT_S, Bench, distance
 from benchmarks.gpu.section import Facts
 from deployments.engine.engine import Engine
+from deployments.engine.lora.format import Lora
 from deployments.engine.memory.layout import lay_out
 from deployments.engine.merging.compile import record_graphs
 from serve_app.domain.endpoint import Recipe
@@ -72,3 +75,37 @@ def _images(
     draw()  # enough forwards to be recorded
     image = draw()
     return image, bench.timed(draw, 2)
+
+
+def loras(bench: Bench) -> Iterator[Facts]:
+    """Eight images at 512² in common forwards: without LoRAs, and with four mixed in them."""
+    from benchmarks.loras import random_lora  # noqa: PLC0415
+
+    bench.drop_models()
+    pipeline = bench.sdxl()
+    steps, count, number = 2 if bench.tiny else STEPS, 8, 4
+    options: Any = {"max_batch": count, "verify_merges": False, "limit_rows": False}
+    with (
+        tempfile.TemporaryDirectory(prefix="darkroom-gpu-") as folder,
+        Engine(pipeline, device=bench.device, **options) as engine,
+    ):
+        files = [
+            random_lora(Path(folder) / f"{seed}.safetensors", pipeline.unet, 16, seed, "unet")
+            for seed in range(number)
+        ]
+        mixed = [Lora(file) for file in files]
+        lay_out(pipeline, engine.accelerator, Recipe(24, "bfloat16", channels_last=True))
+
+        def calls(chosen: list[Lora]) -> list[dict[str, Any]]:
+            return [
+                bench.sdxl_call(pipeline, 512, steps, seed)
+                | {"loras": [chosen[seed % number]] if chosen else []}
+                for seed in range(count)
+            ]
+
+        for lora in mixed:  # loaded before, so that the generations meet
+            call = bench.sdxl_call(pipeline, 512, 1, 0)
+            engine.submit(loras=[lora], **call).result(RESULT_S)
+        for chosen in ([], mixed):
+            _, figures = bench.merged(engine, lambda chosen=chosen: calls(chosen))
+            yield {"loras": len(chosen), "images": count, **figures}

@@ -46,14 +46,14 @@ def sections() -> tuple[Section, ...]:
         _section("compiled", "flux", 110),
         _section("eight_bits", "flux", 90),
         _section("out_of_memory", "flux", 40, on_gpu=True),
-        _section("loras", "flux", 30),
+        _section("loras", "sdxl", 40),
         _section("graphs", "sdxl", 50, plan="B"),
-        _section("tests_graphs", "tests", 30, plan="B", needs=TESTS),
-        _section("decode", "decode", 40, plan="B"),
-        _section("in_turns", "memory", 40, plan="B"),
+        _section("tests_graphs", "tests", 25, plan="B", needs=TESTS),
+        _section("decode", "decode", 30, plan="B"),
+        _section("in_turns", "memory", 30, plan="B"),
         _section("warm_to_hot", "memory", 30, plan="B"),
-        _section("copies_beside_forwards", "memory", 15, plan="B"),
-        _section("wan_14b_step", "wan", 15, plan="B"),
+        _section("copies_beside_forwards", "memory", 12, plan="B"),
+        _section("wan_14b_step", "wan", 45, plan="B"),
     )
 
 

@@ -6,31 +6,47 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
-from diffusers import WanTransformer3DModel
 
-from benchmarks.gpu.bench import Bench, text_of
+from benchmarks.gpu.bench import RESULT_S, Bench, arguments_of, text_of
 from benchmarks.gpu.section import Facts
+from benchmarks.real_sizes import wan, wan_call
+from deployments.engine.engine import Engine
 
-FRAMES, HEIGHT, WIDTH = 21, 60, 104
-"""Latents of 81 frames of 832 x 480 pixels."""
+STEPS = 2
 
 
 def wan_14b_step(bench: Bench) -> Iterator[Facts]:
-    """A forward for 81 frames at 480p, by attention."""
+    """Steps of 81 frames at 480p, without guidance, by diffusers and by the engine; then a forward
+    by attention."""
     bench.drop_models()
-    sizes: dict[str, Any] = (
-        {"num_attention_heads": 2, "attention_head_dim": 12, "ffn_dim": 32, "num_layers": 2}
-        if bench.tiny
-        else {}  # the class's defaults are the 14B
-    )
     with bench.made_here():
-        denoiser: Any = WanTransformer3DModel(**sizes).eval()
-        shape = (2, 4, 4) if bench.tiny else (FRAMES, HEIGHT, WIDTH)
-        named = {
-            "hidden_states": torch.randn(1, 16, *shape),
-            "timestep": torch.tensor([500.0], dtype=torch.float32),
-            "encoder_hidden_states": torch.randn(1, 512, 4096),
+        pipeline: Any = wan(tiny=bench.tiny, large=True)
+    pipeline.set_progress_bar_config(disable=True)
+
+    def call(steps: int) -> dict[str, Any]:
+        with bench.made_here():
+            embeddings = dict(wan_call(pipeline, tiny=bench.tiny))
+        del embeddings["negative_prompt_embeds"]
+        generator = torch.Generator("cpu").manual_seed(0)
+        return embeddings | {
+            "guidance_scale": 1.0,
+            "num_inference_steps": steps,
+            "generator": generator,
+            "output_type": "latent",
         }
+
+    with torch.no_grad():
+        named = arguments_of(pipeline.transformer, lambda: pipeline(**call(1)))
+        plain = bench.timed(lambda: pipeline(**call(STEPS)), 1)
+    yield {"by": "diffusers", "steps": STEPS, **plain}
+    with Engine(pipeline, device=bench.device, max_batch=1) as engine:
+        engine.submit(**call(1)).result(RESULT_S)
+        figures = bench.timed(lambda: engine.submit(**call(STEPS)).result(RESULT_S), 1)
+        yield {"by": "engine", "steps": STEPS, **figures}
+    yield from _by_attention(bench, pipeline.transformer, named)
+
+
+def _by_attention(bench: Bench, denoiser: Any, named: dict[str, Any]) -> Iterator[Facts]:
     try:
         for backend in ("native", "_native_cudnn"):
             try:
@@ -38,8 +54,8 @@ def wan_14b_step(bench: Bench) -> Iterator[Facts]:
                 with torch.no_grad():
                     denoiser(**named)
                     figures = bench.timed(lambda: denoiser(**named), 1)
-                yield {"size": "480p", "attention": backend, **figures}
+                yield {"attention": backend, **figures}
             except Exception as error:
-                yield {"size": "480p", "attention": backend, "left_out": text_of(error)}
+                yield {"attention": backend, "left_out": text_of(error)}
     finally:
         denoiser.set_attention_backend("native")

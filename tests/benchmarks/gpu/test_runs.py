@@ -64,7 +64,7 @@ def test_sections_run_on_a_cpu_and_are_not_run_twice(tmp_path, capfd):
     turns = figures(tmp_path, "in_turns")
     assert [each["same_bits"] for each in turns if "same_bits" in each] == [True, True]
     assert turns[-1]["steps_left"] == 2
-    assert [each["loras"] for each in figures(tmp_path, "loras")] == [0, 2]
+    assert [each["loras"] for each in figures(tmp_path, "loras")] == [0, 4]
     printed = capfd.readouterr().out
     assert "graphs: done" in printed
     assert len(printed) <= LONGEST + 1000
