@@ -17,12 +17,10 @@ from deployments.engine.loop.options import GenerationOptions
 from deployments.engine.memory.layout import lay_out
 from deployments.engine.memory.placement import placed_by
 from deployments.engine.merging.quantized import require_products
-from serve_app.domain.endpoint import BY_DEVICE, Recipe
+from serve_app.domain.endpoint import Recipe
 from tests.engine.gate import together
 
 ROWS = (1, 2, 4, 8)
-ATTENTION = ("native", "_native_cudnn")
-WITH_MASK = ("native", "_native_cudnn", "_native_efficient", "_native_flash")
 WITHOUT_ROWS = ("txt_ids", "img_ids")
 CACHE = {"name": "FirstBlockCache", "threshold": 0.08}  # `acceleration: regular` of FLUX's entries
 
@@ -30,7 +28,6 @@ DEV, SCHNELL = (28, 512), (4, 256)
 """Steps and text tokens. Schnell is measured with the weights of dev, which has one small layer
 more."""
 
-LAYOUT: Any = {"attention": BY_DEVICE, "channels_last": True}  # of FLUX's recipes
 NAME = "measured"
 
 
@@ -53,11 +50,12 @@ def alone_and_merged(bench: Bench) -> Iterator[Facts]:
         def alone(**more: Any) -> torch.Tensor:
             return engine.submit(**bench.flux_call(side, steps, 0), **more).result(RESULT_S)[0]
 
-        yield {"alone_same_bits": torch.equal(alone(deterministic=True), plain[0])}
+        yield {"alone_same_bits": torch.equal(alone(deterministic=True), plain[0].cpu())}
         yield {"by": "engine", "images": 1, **bench.timed(alone, 2)}
         results, figures = bench.merged(engine, lambda: bench.flux_calls(count, side, steps))
         yield {"by": "engine, merged", "images": count, **figures}
-        distances = [distance(result[0], own) for result, own in zip(results, plain, strict=True)]
+        pairs = zip(results, plain, strict=True)
+        distances = [distance(result[0], own.cpu()) for result, own in pairs]
         yield {"merged_distance": max(distances), "not_merged": engine.counts()["not_merged"]}
 
 
@@ -71,53 +69,18 @@ EMBEDDINGS = ("prompt_embeds", "pooled_prompt_embeds")
 
 
 def forward_by_rows(bench: Bench) -> Iterator[Facts]:
-    """Seconds of a forward by rows and attention: where another row stops to gain, and which
-    kernel is the fastest, also with a mask over text tokens."""
+    """Seconds of a forward by rows: where another row stops to gain."""
     denoiser = bench.flux().transformer
-    try:
-        for side in (1024, 512):
-            with torch.no_grad():
-                call = bench.flux_call(side, 1, 1)
-                named = arguments_of(denoiser, lambda call=call: bench.flux()(**call))
-            for backend in ATTENTION:
-                yield from _by_rows(bench, denoiser, named, {"side": side, "attention": backend})
-            if side == 1024:
-                for backend in WITH_MASK:
-                    case = {"side": side, "attention": backend, "masked": True}
-                    yield from _by_rows(bench, denoiser, _masked(named), case, rows=(1,))
-    finally:
-        # The last one that any model was given holds for those that are made later.
-        denoiser.set_attention_backend("native")
-
-
-def _by_rows(
-    bench: Bench,
-    denoiser: Any,
-    named: Mapping[str, Any],
-    case: Mapping[str, Any],
-    rows: tuple[int, ...] = ROWS,
-) -> Iterator[Facts]:
-    try:
-        denoiser.set_attention_backend(case["attention"])
+    for side in (1024, 512):
         with torch.no_grad():
-            denoiser(**named)
-    except Exception as error:  # packages and devices without it
-        yield {**case, "left_out": text_of(error)}
-        return
-    for count in rows[:2] if bench.tiny else rows:
-        many = repeated(named, count, WITHOUT_ROWS)
-        with torch.no_grad():
-            denoiser(**many)
-            figures = bench.timed(lambda many=many: denoiser(**many), 2)
-        yield {**case, "rows": count, **figures, "s_per_row": round(figures["s"] / count, 6)}
-
-
-def _masked(named: Mapping[str, Any]) -> dict[str, Any]:
-    """Arguments with a mask that leaves out the second half of the text tokens."""
-    text, image = (named[name].shape[1] for name in ("encoder_hidden_states", "hidden_states"))
-    mask = torch.ones(1, 1, 1, text + image, dtype=torch.bool, device=named["hidden_states"].device)
-    mask[..., text // 2 : text] = False
-    return {**named, "joint_attention_kwargs": {"attention_mask": mask}}
+            call = bench.flux_call(side, 1, 1)
+            named = arguments_of(denoiser, lambda call=call: bench.flux()(**call))
+            for count in ROWS[:2] if bench.tiny else ROWS:
+                many = repeated(named, count, WITHOUT_ROWS)
+                denoiser(**many)
+                figures = bench.timed(lambda many=many: denoiser(**many), 2)
+                per_row = round(figures["s"] / count, 6)
+                yield {"side": side, "rows": count, **figures, "s_per_row": per_row}
 
 
 def compiled(bench: Bench) -> Iterator[Facts]:
@@ -132,11 +95,11 @@ def compiled(bench: Bench) -> Iterator[Facts]:
         pipeline = bench.flux()
         yield {"image": "dev", "by": "diffusers", **_diffusers_image(bench)}
         with Engine(device=bench.device, max_batch=1) as engine:
-            yield add(engine, pipeline, Recipe(48, "bfloat16", **LAYOUT), bench)
+            yield add(engine, pipeline, Recipe(48, "bfloat16"), bench)
             as_written, facts = _image(bench, engine, DEV)
             yield {"image": "dev", "by": "as written", **facts}
             yield {"image": "schnell", "by": "as written", **_image(bench, engine, SCHNELL)[1]}
-        recipe = Recipe(48, "bfloat16", compile=True, **LAYOUT)
+        recipe = Recipe(48, "bfloat16", compile=True)
         with Engine(device=bench.device, max_batch=4, limit_rows=False) as engine:
             yield add(engine, pipeline, recipe, bench)
             graphs = counters["stats"]["unique_graphs"]
@@ -155,16 +118,18 @@ def compiled(bench: Bench) -> Iterator[Facts]:
 
 
 def eight_bits(bench: Bench) -> Iterator[Facts]:
-    """FLUX.1 at 1024² with products in float8 and compiled blocks, against bfloat16 as written."""
+    """FLUX.1 at 1024² with products in float8 and compiled blocks, against bfloat16 as written, and
+    that against diffusers."""
     bench.drop_models()
     torch.compiler.reset()
     try:
         pipeline = bench.flux()
+        yield {"image": "dev", "by": "diffusers", **_diffusers_image(bench)}
         with Engine(device=bench.device, max_batch=1) as engine:
-            add(engine, pipeline, Recipe(48, "bfloat16", **LAYOUT), bench)
+            add(engine, pipeline, Recipe(48, "bfloat16"), bench)
             as_written, facts = _image(bench, engine, DEV, times=1)
             yield {"image": "dev", "by": "as written", **facts}
-        recipe = Recipe(48, "float8-dynamic", compile=True, **LAYOUT)
+        recipe = Recipe(48, "float8-dynamic", compile=True)
         with Engine(device=bench.device, max_batch=1) as engine:
             yield add(engine, pipeline, recipe, bench)
             for name, size, cache in (

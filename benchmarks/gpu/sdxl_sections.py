@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,41 +14,45 @@ from benchmarks.gpu.bench import RESULT_S, Bench, distance
 from benchmarks.gpu.section import Facts
 from deployments.engine.engine import Engine
 from deployments.engine.lora.format import Lora
-from deployments.engine.memory.layout import lay_out
-from deployments.engine.merging.compile import record_graphs
-from serve_app.domain.endpoint import Recipe
+from deployments.engine.merging.compile import compile_regions, record_graphs
 
-CASES = ((1024, 1), (512, 1), (512, 8))
-"""Pixels of a side, and images at once."""
+CASES = ((512, 8, 10), (512, 1, 10), (1024, 1, 30))
+"""Pixels of a side, images at once, and steps."""
 
-STEPS = 30
+WAYS = ("as written", "graphs", "compiled, graphs")
 
 
 def graphs(bench: Bench) -> Iterator[Facts]:
-    """Images of SDXL: plain diffusers, by the engine, and with forwards recorded as graphs."""
+    """Images of SDXL: by the engine, with forwards recorded as graphs, with those of compiled
+    blocks, and by plain diffusers."""
     bench.drop_models()
+    torch.compiler.reset()
     pipeline = bench.sdxl()
-    steps = 8 if bench.tiny else STEPS
-    yield {"by": "diffusers", "side": 1024, "images": 1, **_by_diffusers(bench, pipeline, steps)}
     plain: dict[tuple[int, int], torch.Tensor] = {}
-    for recorded in (False, True):
-        if recorded:
+    for way in WAYS:
+        if way == "graphs":
             record_graphs(pipeline)
         options: Any = {"max_batch": 8, "verify_merges": False, "limit_rows": False}
         with Engine(pipeline, device=bench.device, **options) as engine:
-            lay_out(pipeline, engine.accelerator, Recipe(24, "bfloat16", channels_last=True))
-            for side, count in CASES:
+            if way == "compiled, graphs":
+                began = time.perf_counter()
+                compile_regions(pipeline)
+                engine.precompile(pipeline, lambda: bench.sdxl_call(pipeline, 1024, 1, 0))
+                yield {"compile_s": round(time.perf_counter() - began, 2)}
+            for side, count, usual in CASES:
+                steps = 4 if bench.tiny else usual
                 image, figures = _images(bench, engine, pipeline, (side, count, steps))
-                facts = {"by": "graphs" if recorded else "as written", "side": side}
-                facts |= {"images": count, **figures}
-                if recorded:
+                facts = {"by": way, "side": side, "images": count, "steps": steps, **figures}
+                if way != "as written":
                     known = engine._loop._graphs  # noqa: SLF001
                     facts |= {"replays": known.replays, "gb": known.size / 1e9}
                     facts["distance"] = distance(image, plain[side, count])
                 plain.setdefault((side, count), image)
                 yield facts
-    del pipeline
-    bench.free()
+            if way == "as written":
+                steps = 4 if bench.tiny else CASES[-1][2]
+                plainly = _by_diffusers(bench, pipeline, steps)
+                yield {"by": "diffusers", "side": 1024, "images": 1, "steps": steps, **plainly}
 
 
 def _by_diffusers(bench: Bench, pipeline: Any, steps: int) -> dict[str, float]:
@@ -83,7 +88,7 @@ def loras(bench: Bench) -> Iterator[Facts]:
 
     bench.drop_models()
     pipeline = bench.sdxl()
-    steps, count, number = 2 if bench.tiny else STEPS, 8, 4
+    steps, count, number = 2 if bench.tiny else 10, 8, 4
     options: Any = {"max_batch": count, "verify_merges": False, "limit_rows": False}
     with (
         tempfile.TemporaryDirectory(prefix="darkroom-gpu-") as folder,
@@ -94,7 +99,6 @@ def loras(bench: Bench) -> Iterator[Facts]:
             for seed in range(number)
         ]
         mixed = [Lora(file) for file in files]
-        lay_out(pipeline, engine.accelerator, Recipe(24, "bfloat16", channels_last=True))
 
         def calls(chosen: list[Lora]) -> list[dict[str, Any]]:
             return [

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from benchmarks.gpu.bench import RESULT_S, Bench, arguments_of, text_of
+from benchmarks.gpu.bench import RESULT_S, Bench
 from benchmarks.gpu.section import Facts
 from benchmarks.real_sizes import wan, wan_call
 from deployments.engine.engine import Engine
@@ -16,8 +16,7 @@ STEPS = 2
 
 
 def wan_14b_step(bench: Bench) -> Iterator[Facts]:
-    """Steps of 81 frames at 480p, without guidance, by diffusers and by the engine; then a forward
-    by attention."""
+    """Steps of 81 frames at 480p, without guidance, by diffusers and by the engine."""
     bench.drop_models()
     with bench.made_here():
         pipeline: Any = wan(tiny=bench.tiny, large=True)
@@ -36,26 +35,10 @@ def wan_14b_step(bench: Bench) -> Iterator[Facts]:
         }
 
     with torch.no_grad():
-        named = arguments_of(pipeline.transformer, lambda: pipeline(**call(1)))
+        pipeline(**call(1))
         plain = bench.timed(lambda: pipeline(**call(STEPS)), 1)
     yield {"by": "diffusers", "steps": STEPS, **plain}
     with Engine(pipeline, device=bench.device, max_batch=1) as engine:
         engine.submit(**call(1)).result(RESULT_S)
         figures = bench.timed(lambda: engine.submit(**call(STEPS)).result(RESULT_S), 1)
         yield {"by": "engine", "steps": STEPS, **figures}
-    yield from _by_attention(bench, pipeline.transformer, named)
-
-
-def _by_attention(bench: Bench, denoiser: Any, named: dict[str, Any]) -> Iterator[Facts]:
-    try:
-        for backend in ("native", "_native_cudnn"):
-            try:
-                denoiser.set_attention_backend(backend)
-                with torch.no_grad():
-                    denoiser(**named)
-                    figures = bench.timed(lambda: denoiser(**named), 1)
-                yield {"attention": backend, **figures}
-            except Exception as error:
-                yield {"attention": backend, "left_out": text_of(error)}
-    finally:
-        denoiser.set_attention_backend("native")

@@ -76,14 +76,19 @@ def together(engine: Engine, calls: Iterable[Mapping[str, Any]], within_s: float
 
 
 def run_merged(
-    engine: Engine, calls: Sequence[Mapping[str, Any]], within_s: float = 60
+    engine: Engine,
+    calls: Sequence[Mapping[str, Any]],
+    within_s: float = 60,
+    *,
+    first: bool = True,
 ) -> tuple[list[Any], float, dict[int, int]]:
     """Run calls that share their forwards: return results, seconds, and forwards by size.
 
-    The first is run alone before, as the engine runs the first generation of a pipeline in one
+    ``first``: one is run alone before, as the engine runs the first generation of a pipeline in one
     piece, until it knows its denoiser. Raises ``NotMerged`` unless a forward had a row of each.
     """
-    engine.submit(**_with_own_generator(calls[0])).result(within_s)
+    if first:
+        engine.submit(**_with_own_generator(calls[0])).result(within_s)
     before = engine.counts()["batch_sizes"]
     began = time.perf_counter()
     results = together(engine, calls, within_s)

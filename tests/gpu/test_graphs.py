@@ -33,6 +33,8 @@ pytestmark = MARKS
 
 MAKERS = {"flux": tiny_flux, "sdxl": tiny_sdxl}
 STEPS = 8
+HOST_ARGUMENTS = {"stable-audio"}
+"""Families whose pipelines pass tensors in the host's memory, so that nothing is recorded."""
 
 
 def recording(pipeline):
@@ -61,7 +63,8 @@ def test_replayed_steps_give_what_plain_ones_give(family, dtype, caplog):
                 made_of(engine.submit(**demo_call(family, 0, STEPS)).result(RESULT_S))
                 for _ in range(2)
             ]
-            assert replays(engine) > 0 or not ON_GPU, caplog.text
+            recordable = ON_GPU and family not in HOST_ARGUMENTS
+            assert (replays(engine) > 0) == recordable, caplog.text
     finally:
         del denoiser.records_graphs  # the demo models are kept for other tests
     for each in made:

@@ -18,7 +18,7 @@ pytestmark = [
 ]
 
 MAKERS = {"flux": tiny_flux, "sdxl": tiny_sdxl}
-WITHIN = 1e-3 if ON_GPU else 1e-5
+WITHIN = 5e-3 if ON_GPU else 1e-5  # convolutions keep 10 bits
 
 
 def saved(folder, make, count=2):

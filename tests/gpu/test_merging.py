@@ -69,7 +69,7 @@ def test_in_32_bits_merging_changes_nothing_that_can_be_seen(make):
         merged = [each.images for each in run_merged(engine, calls)]
         assert engine.counts()["merged_calls"] >= 8
     for one, other in zip(merged, plain, strict=True):
-        assert relative(one, other) <= 1e-3  # TF32 is off by default
+        assert relative(one, other) <= 5e-3  # convolutions keep 10 bits
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])

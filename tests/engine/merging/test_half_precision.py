@@ -13,10 +13,12 @@ from typing import Any
 
 import pytest
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from deployments.engine.loading.loader import load_pipeline
 from deployments.engine.lora.format import Lora
+from deployments.engine.merging.verification import low_precision_dtype
 from serve_app.domain.endpoint import Weights
 from tests.engine.demo_calls import CALLS, DEMO, call, made_of
 from tests.engine.gate import Gate, merging_engine
@@ -30,6 +32,23 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning"),
     pytest.mark.filterwarnings("ignore:Should have t[ab]:UserWarning"),  # torchsde, of rounding
 ]
+
+
+@pytest.mark.parametrize(
+    ("module", "device", "dtype"),
+    [
+        (torch.nn.Conv2d(1, 1, 1), "cuda", torch.float16),
+        (torch.nn.Linear(1, 1), "cuda", None),
+        (torch.nn.Conv2d(1, 1, 1), "cpu", None),
+    ],
+)
+def test_convolutions_of_a_gpu_in_float32_are_judged_by_the_10_bits_that_they_keep(
+    module, device, dtype
+):
+    with FakeTensorMode():
+        output = torch.empty(1, 1, device=device)
+    assert low_precision_dtype([output], module) == dtype
+
 
 WISHES = [
     ("a red circle moving left", 4),
