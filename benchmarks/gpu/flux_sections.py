@@ -84,8 +84,8 @@ def forward_by_rows(bench: Bench) -> Iterator[Facts]:
 
 
 def compiled(bench: Bench) -> Iterator[Facts]:
-    """FLUX.1 in bfloat16 at 1024²: plain diffusers, by the recipe of today, and with compiled
-    blocks, whose images are compared, and for which nothing may be compiled again."""
+    """FLUX.1 in bfloat16 at 1024²: as written, and with compiled blocks, whose images are compared,
+    and for which nothing may be compiled again."""
     from torch._dynamo.utils import counters  # noqa: PLC0415
 
     bench.drop_models()  # sections choose attention and precision of the one that they share
@@ -93,7 +93,6 @@ def compiled(bench: Bench) -> Iterator[Facts]:
     counters.clear()
     try:
         pipeline = bench.flux()
-        yield {"image": "dev", "by": "diffusers", **_diffusers_image(bench)}
         with Engine(device=bench.device, max_batch=1) as engine:
             yield add(engine, pipeline, Recipe(48, "bfloat16"), bench)
             as_written, facts = _image(bench, engine, DEV)

@@ -73,8 +73,8 @@ def _compile(sections: Sections) -> Verdict:
 
 
 def _compile_decoder(sections: Sections) -> Verdict:
-    written = _seconds(sections, "decode", of="FLUX.1", by="as written")
-    compiled = _seconds(sections, "decode", of="FLUX.1", by="compiled")
+    written = _seconds(sections, "decode", by="as written")
+    compiled = _seconds(sections, "decode", by="compiled")
     images = {
         "FLUX.1 [dev]": _seconds(sections, "compiled", image="dev", by="compiled"),
         "SDXL": _seconds(sections, "graphs", by="as written", side=1024, images=1),
@@ -136,32 +136,18 @@ def _graphs(sections: Sections) -> Verdict:
     return best
 
 
-def _attention(sections: Sections) -> Verdict:
-    case = {"side": 1024, "rows": 1, "masked": None}
-    own = figures_of(sections, "forward_by_rows", attention="native", **case)
-    cudnn = figures_of(sections, "forward_by_rows", attention="_native_cudnn", **case)
-    return _by_ratio("A forward of FLUX", own, cudnn, ("native", "cuDNN"), FASTER)
-
-
-def _attention_with_masks(sections: Sections) -> Verdict:
-    figures = sections.get("forward_by_rows", {}).get("figures", ())
-    masked = {
-        figure["attention"]: figure for figure in figures if figure.get("masked") and "s" in figure
-    }
-    own = masked.pop("native", {})
-    if own and not masked:
-        return Verdict(OFF, "No other kernel takes a mask.", {"native, s": own["s"]})
-    name = min(masked, key=lambda each: masked[each]["s"], default="")
-    names = ("native", name or "another")
-    return _by_ratio("A forward with a mask", own, masked.get(name, {}), names, FASTER)
-
-
-def _channels_last(of: str) -> Callable[[Sections], Verdict]:
+def _attention(*, masked: bool) -> Callable[[Sections], Verdict]:
     def decide(sections: Sections) -> Verdict:
-        written = figures_of(sections, "decode", of=of, by="as written")
-        other = figures_of(sections, "decode", of=of, by="channels last")
-        names = ("as written", "channels last")
-        return _by_ratio(f"{of}'s decoder", written, other, names, FASTER)
+        case = {"of": "FLUX 1024²", "masked": masked}
+        own = figures_of(sections, "attention", kernel="torch's choice", **case)
+        others = {
+            name: figure
+            for name in ("flash", "cuDNN", "efficient")
+            if (figure := figures_of(sections, "attention", kernel=name, **case))
+        }
+        name = min(others, key=lambda each: others[each]["s"], default="another")
+        what = "Attention of FLUX with a mask" if masked else "Attention of FLUX"
+        return _by_ratio(what, own, others.get(name, {}), ("torch's choice", name), FASTER)
 
     return decide
 
@@ -190,9 +176,7 @@ _DECISIONS: Mapping[str, Callable[[Sections], Verdict]] = {
     "compile_decoder": _compile_decoder,
     "float8-dynamic": _float8,
     "graphs": _graphs,
-    "attention": _attention,
-    "attention with masks": _attention_with_masks,
-    "channels_last": _channels_last("FLUX.1"),
-    "channels_last of FLUX.2": _channels_last("FLUX.2"),
+    "attention": _attention(masked=False),
+    "attention with masks": _attention(masked=True),
 }
 """By the name of the recipe's field or precision."""

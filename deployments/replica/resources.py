@@ -257,5 +257,4 @@ def weights_name(endpoint: Endpoint, recipe: Recipe | None) -> str:
         parts += ["compiled decoder"] if recipe.compile_decoder else []
         parts += ["graphs"] if recipe.graphs else []
         parts += [recipe.attention] if recipe.attention else []
-        parts += ["channels_last"] if recipe.channels_last else []
     return ":".join(parts) + options_name(held.options)

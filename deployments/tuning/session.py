@@ -396,7 +396,7 @@ def _left_out(subject: Subject, options: TuneOptions, tuning: Tuning) -> dict[st
     return {
         each.name: reason
         for each in candidates(subject)
-        if (reason := reason_against(each, subject, options.verdicts.off))
+        if (reason := reason_against(each, options.verdicts.off))
         and _measurement(tuning, each) is None
     }
 

@@ -105,7 +105,6 @@ SWITCHES: Sequence[Switch] = (
     Switch("float16", {"precision": "float16"}, applies=_is_discrete),
     Switch("attention by cuDNN", {"attention": "_native_cudnn"}, applies=_is_discrete),
     Switch("attention by flash", {"attention": "_native_flash"}, applies=_is_discrete),
-    Switch("channels last", {"channels_last": True}),
     Switch("untiled", options={"tiling": None}, applies=_tiles),
 )
 
@@ -115,27 +114,15 @@ STEP_CACHES: Sequence[Mapping[str, Any]] = tuple(
 """Step caches that are measured beside those that an endpoint declares. Its authors use thresholds
 from 0.05 to 0.12; where steps are alike, 0.2 may still be within the bound."""
 
-Has = Callable[[Recipe, Subject], bool]
-
-
-def _may_differ(name: str) -> Has:
-    """Recipes that set ``name``, of models that may not be those of the benchmark's verdict on it:
-    their recipe in the catalogue does not set it."""
-    return lambda recipe, of: bool(
-        getattr(recipe, name) and not (of.recipe and getattr(of.recipe, name))
-    )
-
-
-BENCHMARKED: Mapping[str, Has] = {
+BENCHMARKED: Mapping[str, Callable[[Recipe], bool]] = {
     # Products in 8 bits are compiled too, without which they do not pay. Their verdicts say so.
-    "compile": lambda recipe, _: recipe.compile and not recipe.precision.endswith("-dynamic"),
-    "compile_decoder": lambda recipe, _: recipe.compile_decoder,
-    "graphs": lambda recipe, _: recipe.graphs,
-    "float8-dynamic": lambda recipe, _: recipe.precision == "float8-dynamic",
-    "attention": lambda recipe, _: bool(recipe.attention),
-    "attention with masks": _may_differ("attention"),
-    "channels_last": lambda recipe, _: recipe.channels_last,
-    "channels_last of FLUX.2": _may_differ("channels_last"),
+    "compile": lambda recipe: recipe.compile and not recipe.precision.endswith("-dynamic"),
+    "compile_decoder": lambda recipe: recipe.compile_decoder,
+    "graphs": lambda recipe: recipe.graphs,
+    "float8-dynamic": lambda recipe: recipe.precision == "float8-dynamic",
+    # Whether a model passes masks is not known.
+    "attention": lambda recipe: bool(recipe.attention),
+    "attention with masks": lambda recipe: bool(recipe.attention),
 }
 """Switches on which ``benchmarks.gpu`` has verdicts, and the recipes that have them."""
 
@@ -185,12 +172,12 @@ def cached_candidates(subject: Subject, base: Measurement | None) -> list[Recipe
     return [RecipeVariant(name, recipe, options, step_cache=each) for name, each in named.items()]
 
 
-def reason_against(variant: RecipeVariant, subject: Subject, off: Mapping[str, str]) -> str:
+def reason_against(variant: RecipeVariant, off: Mapping[str, str]) -> str:
     """Reason not to measure the variant: all its benchmarked switches are ``off``, which has their
     reasons. Empty if there is none. What is compared with is always measured."""
     if variant.name in (PLAIN, CATALOGUE):
         return ""
-    switches = [name for name, has in BENCHMARKED.items() if has(variant.recipe, subject)]
+    switches = [name for name, has in BENCHMARKED.items() if has(variant.recipe)]
     if not off.keys() >= {*switches}:
         return ""
     return "; ".join(f"{name} is off: {off[name]}" for name in switches)

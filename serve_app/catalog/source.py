@@ -118,7 +118,6 @@ class RecipeSource(BaseModel):
     graphs: bool = False
     dtypes: dict[str, Literal["float32", "float16", "bfloat16"]] = Field(default_factory=dict)
     attention: str = Field(default="", pattern=r"^[a-z0-9_]*$")
-    channels_last: bool = False
     largest: LargestSource | None = None
     step_cache: dict[str, Any] = Field(default_factory=dict)
 

@@ -133,8 +133,7 @@ class Recipe:
     graphs: bool = False  # record the denoisers' forwards, and launch each as one piece
     # types of components that would not fit in those of the endpoint's options
     dtypes: Mapping[str, str] = field(default_factory=dict)
-    attention: str = ""  # of denoisers: diffusers' backend, or BY_DEVICE; empty: torch's own
-    channels_last: bool = False  # layout of image autoencoders
+    attention: str = ""  # of denoisers: diffusers' backend; empty: torch's own
     largest: WorkLimit | None = None  # that the memory was computed for; None: unknown
     # step caches on this class of device, in place of the option's (see ``levels_of``)
     step_cache: Mapping[str, Any] = field(default_factory=dict)
@@ -162,9 +161,6 @@ EIGHT_BITS = ("float8", "int8-weights", "int8-dynamic", "float8-dynamic")
 EIGHT_BITS_MIN_SHARE = 0.05
 """Smallest share of a pipeline's weights at which a component is stored in 8 bits; below, little is
 saved."""
-
-BY_DEVICE = "by_device"
-"""Attention of a recipe: the fastest for the device that needs no package."""
 
 RESERVED_SHARE = 0.03
 """Share of a GPU's memory that its driver and its error correction may reserve: programs see 23.6

@@ -21,11 +21,10 @@ IS_ON: Mapping[str, Callable[[Recipe], bool]] = {
     "`graphs`": lambda recipe: recipe.graphs,
     "8-bit products": lambda recipe: recipe.precision.endswith("-dynamic"),
     "`attention`": lambda recipe: bool(recipe.attention),
-    "`channels_last`": lambda recipe: recipe.channels_last,
 }
 """By the name in the table."""
 
-FIELDS = {"compile", "compile_decoder", "graphs", "precision", "attention", "channels_last"}
+FIELDS = {"compile", "compile_decoder", "graphs", "precision", "attention"}
 
 
 def rows() -> Iterator[tuple[str, list[str], str]]:

@@ -144,7 +144,7 @@ class FakeAccelerator:
 
     kind = "cpu"
 
-    def __init__(self, memory=None, *, device="cpu", discrete=True, host_bytes=None, attention=""):
+    def __init__(self, memory=None, *, device="cpu", discrete=True, host_bytes=None):
         """``host_bytes``: how much of the host's memory may be page-locked; None: all."""
         self.device = device
         self.memory = memory or UnlimitedMemory()
@@ -158,7 +158,6 @@ class FakeAccelerator:
         self.most_pinned = 0
         self.shared = []  # tensors that the compute stream may use
         self._host_bytes = host_bytes
-        self._attention = attention
         self._here = threading.local()
         self._compute = FakeStream(self, COMPUTE)
         self._streams = {}
@@ -255,9 +254,6 @@ class FakeAccelerator:
         values = tensor.detach().clone()  # later work of the stream does not change what is copied
         stream.put(lambda: target.copy_(values))
         return HostCopy(target, stream.record().wait)
-
-    def attention_backend(self):
-        return self._attention
 
     def lockable_bytes(self):
         return None if self._host_bytes is None else self._host_bytes - self.pinned_bytes

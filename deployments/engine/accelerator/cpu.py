@@ -187,9 +187,6 @@ class Cpu:
     def adapters_budget(self) -> int:
         return adapters_share(host_bytes())
 
-    def attention_backend(self) -> str:
-        return ""
-
     def dtype(self, preferred: str) -> str:
         """A CPU computes 16 bits slowly, and some layers not at all."""
         del preferred

@@ -280,13 +280,6 @@ class Accelerator(Protocol):
         """Bytes of LoRAs that a replica keeps on the device by default, beside its weights."""
         ...
 
-    def attention_backend(self) -> str:
-        """Name of diffusers' fastest attention on this device without a package of its own.
-
-        Empty: torch's own choice. It need not support masks.
-        """
-        ...
-
     def dtype(self, preferred: str) -> str:
         """Name of the dtype to compute in, for a model that prefers ``preferred`` on a GPU."""
         ...

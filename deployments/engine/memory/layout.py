@@ -11,7 +11,7 @@ from diffusers.models.attention_dispatch import AttentionBackendName, _Attention
 from deployments.engine.accelerator.interface import Accelerator
 from deployments.engine.default_dtype import TURNS
 from deployments.engine.interception.components import DENOISERS
-from serve_app.domain.endpoint import BY_DEVICE, Recipe
+from serve_app.domain.endpoint import Recipe
 from serve_app.domain.errors import Misconfigured
 
 
@@ -19,20 +19,17 @@ def lay_out(pipeline: Any, accelerator: Accelerator, recipe: Recipe | None = Non
     """Choose layout and attention for the device, in place.
 
     A CPU convolves images faster in the channels-last layout: the demo Flux's decoder takes a third
-    to a half less time, and its outputs agree within 1e-5. Elsewhere the recipe decides. Video
-    autoencoders need another layout, and stay as loaded.
+    to a half less time, and its outputs agree within 1e-5. Video autoencoders need another layout,
+    and stay as loaded.
 
     Raises ``Misconfigured`` for attention that is unknown or needs a package that is not there.
     """
-    if accelerator.capabilities.channels_last or (recipe is not None and recipe.channels_last):
+    if accelerator.capabilities.channels_last:
         for component in vars(pipeline).values():
             if isinstance(component, AutoencoderKL):
                 component.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
     if recipe is not None and recipe.attention:
-        by_device = recipe.attention == BY_DEVICE
-        name = accelerator.attention_backend() if by_device else recipe.attention
-        if name:
-            set_attention(pipeline, name)
+        set_attention(pipeline, recipe.attention)
 
 
 def set_attention(pipeline: Any, name: str) -> None:
@@ -46,8 +43,8 @@ def set_attention(pipeline: Any, name: str) -> None:
         usable = sorted(each for each in known if not each.endswith("_hub"))
         reason = "downloads code when it is first used" if name in known else "is unknown"
         raise Misconfigured(
-            f"The attention `{name}` of a recipe {reason}. Use `{BY_DEVICE}` or one of "
-            f"{', '.join(usable)}."
+            f"The attention `{name}` of a recipe {reason}. Use one of {', '.join(usable)}, or "
+            "leave it out."
         )
     registry: Any = _AttentionBackendRegistry
     before = registry._active_backend  # noqa: SLF001

@@ -7,7 +7,7 @@ the model. There the bound is measured: the difference that the same kernels cau
 shares its forward with copies of itself only. So it is for modules that round their inputs to 8
 bits, whatever their dtype: a difference in the last bit becomes a step of 1/127 there. And so it is
 for convolutions in float32 on NVIDIA's GPUs, whose inputs torch lets cuDNN round to TF32, which has
-float16's 10 bits: a merged forward of a small SDXL differed by more than the fixed bound on an H200.
+float16's 10 bits: on an H200, a small SDXL's merged forwards differed by more than the bound.
 """
 
 from __future__ import annotations
@@ -17,7 +17,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-
 from torch.nn.modules.conv import _ConvNd as _Convolution  # pyright: ignore[reportPrivateUsage]
 
 from deployments.engine.merging.arguments import held_in

@@ -191,7 +191,6 @@ def _recipes(model: dict[str, Any]) -> list[Recipe]:
             compile_decoder=each.get("compile_decoder", False),
             dtypes=each.get("dtypes", {}),
             attention=each.get("attention", ""),
-            channels_last=each.get("channels_last", False),
             largest=WorkLimit(**limit) if (limit := each.get("largest")) else None,
         )
         for each in model["darkroom"]["recipes"]

@@ -68,7 +68,6 @@ class ModelRecipe(TypedDict):
     compile_decoder: bool
     dtypes: dict[str, str]
     attention: str
-    channels_last: bool
     graphs: bool
     largest: LargestWork | None
     step_cache: dict[str, Any]

@@ -26,12 +26,8 @@ def sdxl(by, s, images=1, side=1024, **more):
     return {"by": by, "side": side, "images": images, "s": s, **more}
 
 
-def forward(attention, s, **more):
-    return {"side": 1024, "attention": attention, "rows": 1, "s": s, **more}
-
-
-def decode(by, s, of="FLUX.1"):
-    return {"of": of, "by": by, "s": s}
+def attention(kernel, s, *, masked=False):
+    return {"of": "FLUX 1024²", "kernel": kernel, "masked": masked, "s": s}
 
 
 BETTER = {
@@ -39,19 +35,14 @@ BETTER = {
     "eight_bits": done(flux("float8, compiled", 2.0)),
     "graphs": done(sdxl("as written", 1.5), sdxl("graphs", 1.2, replays=30)),
     "tests_graphs": done({"passed": 20, "names": [], "exit_status": 0}),
-    "decode": done(
-        decode("as written", 0.2),
-        decode("channels last", 0.15),
-        decode("compiled", 0.1),
-        decode("as written", 0.2, "FLUX.2"),
-        decode("channels last", 0.15, "FLUX.2"),
-    ),
-    "forward_by_rows": done(
-        forward("native", 0.16),
-        forward("_native_cudnn", 0.12),
-        forward("native", 0.2, masked=True),
-        forward("_native_efficient", 0.15, masked=True),
-        {"attention": "_native_flash", "masked": True, "left_out": "ValueError"},
+    "decode": done({"by": "as written", "s": 0.2}, {"by": "compiled", "s": 0.1}),
+    "attention": done(
+        attention("torch's choice", 0.16),
+        attention("flash", 0.16),
+        attention("cuDNN", 0.12),
+        attention("torch's choice", 0.2, masked=True),
+        attention("efficient", 0.15, masked=True),
+        {"of": "FLUX 1024²", "kernel": "flash", "masked": True, "left_out": "RuntimeError"},
     ),
 }
 
@@ -100,14 +91,14 @@ def test_graphs_are_undecided_while_their_tests_have_not_passed():
     assert verdict("graphs", graphs=slow, tests_graphs={}).verdict == "off"
 
 
-def test_where_no_other_kernel_takes_a_mask_torch_s_own_stays():
-    only = done(forward("native", 0.2, masked=True))
-    assert verdict("attention with masks", forward_by_rows=only).verdict == "off"
+def test_where_no_other_kernel_is_faster_torch_s_choice_stays():
+    slower = done(attention("torch's choice", 0.2), attention("cuDNN", 0.21))
+    assert verdict("attention", attention=slower).verdict == "off"
 
 
-def test_a_masked_forward_is_no_figure_of_one_without():
-    masked = done(forward("native", 0.2, masked=True), forward("_native_cudnn", 0.1, masked=True))
-    assert verdict("attention", forward_by_rows=masked).verdict == "undecided"
+def test_attention_with_a_mask_is_no_figure_of_one_without():
+    masked = (attention("torch's choice", 0.2, masked=True), attention("cuDNN", 0.1, masked=True))
+    assert verdict("attention", attention=done(*masked)).verdict == "undecided"
 
 
 @given(st.data())

@@ -95,14 +95,13 @@ def test_one_switch_alone_is_no_combination():
 
 
 IMAGES = replace(ENDPOINT, category="text-to-image")
-BY_DEVICE = replace(LARGE, attention="by_device", channels_last=True)  # as FLUX's recipes
 
 
 def against(recipe, *off):
     """Reasons by variant, where the switches ``off`` are off."""
     subject = Subject(IMAGES, recipe, discrete=True)
     reasons = dict.fromkeys(off, "slower")
-    found = {each.name: reason_against(each, subject, reasons) for each in candidates(subject)}
+    found = {each.name: reason_against(each, reasons) for each in candidates(subject)}
     return {name: reason for name, reason in found.items() if reason}
 
 
@@ -119,28 +118,22 @@ def test_products_in_8_bits_are_left_out_for_their_own_verdicts_only():
 
 
 def test_plain_and_the_recipe_are_never_left_out():
-    recipe = replace(BY_DEVICE, compile=True)
-    left_out = against(recipe, *BENCHMARKED)
-    assert {"compiled", "attention by cuDNN", "channels last"} <= set(left_out)
+    left_out = against(replace(LARGE, compile=True, graphs=True), *BENCHMARKED)
+    assert {"compiled", "attention by cuDNN"} <= set(left_out)
     assert not {"plain", "recipe"} & set(left_out)
 
 
-def test_without_a_recipe_that_says_so_a_model_may_pass_masks_or_be_flux_2():
-    attention = ["attention by cuDNN", "attention by flash"]
-    assert list(against(BY_DEVICE, "attention")) == attention
-    assert list(against(BY_DEVICE, "channels_last")) == ["channels last"]
+def test_a_model_may_pass_masks():
     for recipe in (LARGE, None):
-        assert against(recipe, "attention", "channels_last") == {}
+        assert against(recipe, "attention") == {}
         both = against(recipe, "attention", "attention with masks")
         assert both == dict.fromkeys(
-            attention, "attention is off: slower; attention with masks is off: slower"
+            ["attention by cuDNN", "attention by flash"],
+            "attention is off: slower; attention with masks is off: slower",
         )
-        assert list(against(recipe, "channels_last", "channels_last of FLUX.2")) == [
-            "channels last"
-        ]
 
 
 def test_each_switch_of_the_benchmark_is_one_of_a_variant():
     subject = Subject(IMAGES, LARGE, discrete=True)
     for has in BENCHMARKED.values():
-        assert any(has(each.recipe, subject) for each in candidates(subject))
+        assert any(has(each.recipe) for each in candidates(subject))

@@ -11,7 +11,7 @@ from deployments.engine.engine import Engine
 from deployments.engine.loading.loads import LoadPlan
 from deployments.engine.loading.residency import Residency
 from deployments.engine.memory.layout import lay_out
-from serve_app.domain.endpoint import BY_DEVICE, Recipe
+from serve_app.domain.endpoint import Recipe
 from serve_app.domain.errors import Misconfigured
 from tests.engine.calls import alone
 from tests.engine.tiny import tiny_flux
@@ -48,29 +48,19 @@ def test_what_a_residency_loads_is_laid_out_for_its_engine():
     assert channels_last(loaded.vae.decoder.conv_in)
 
 
-def test_by_a_recipe_an_autoencoder_of_images_has_its_channels_last_on_any_device():
-    pipeline = tiny_flux()
-    before = alone(pipeline)
-    lay_out(pipeline, FakeAccelerator(), Recipe(24, "float32", channels_last=True))
-    assert channels_last(pipeline.vae.decoder.conv_in)
-    torch.testing.assert_close(alone(pipeline), before, atol=1e-5, rtol=0)
-
-
 def backends(pipeline):
     processors = pipeline.transformer.attn_processors.values()
     return {getattr(each._attention_backend, "value", None) for each in processors}
 
 
-def test_attention_by_device_is_what_the_device_computes_fastest():
-    recipe = Recipe(24, "float32", attention=BY_DEVICE)
+def test_attention_is_torchs_own_unless_a_recipe_names_another():
     pipeline = tiny_flux()
+    lay_out(pipeline, FakeAccelerator(), Recipe(24, "float32"))
+    assert backends(pipeline) == {None}
     before = alone(pipeline)
-    lay_out(pipeline, FakeAccelerator(attention="_native_math"), recipe)
+    lay_out(pipeline, FakeAccelerator(), Recipe(24, "float32", attention="_native_math"))
     assert backends(pipeline) == {"_native_math"}
     torch.testing.assert_close(alone(pipeline), before, atol=1e-5, rtol=0)
-    pipeline = tiny_flux()
-    lay_out(pipeline, Cpu(), recipe)
-    assert backends(pipeline) == {None}
 
 
 def test_attention_of_one_model_is_not_that_of_the_next_one():
@@ -104,14 +94,3 @@ def test_nothing_computes_while_it_is_also_the_default_of_the_process(monkeypatc
 def test_attention_that_cannot_be_used_is_refused_with_the_reason(name, reason):
     with pytest.raises(Misconfigured, match=f"`{name}`.*{reason}"):
         lay_out(tiny_flux(), Cpu(), Recipe(24, "float32", attention=name))
-
-
-def test_a_newer_gpu_computes_attention_by_cudnn_and_an_older_one_by_torchs_choice(monkeypatch):
-    device = Cuda("cuda")
-    for capability, backend in (
-        ((8, 9), ""),
-        ((9, 0), "_native_cudnn"),
-        ((10, 0), "_native_cudnn"),
-    ):
-        monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _, it=capability: it)
-        assert device.attention_backend() == backend

@@ -85,7 +85,6 @@ async def test_weights_and_recipes_are_shown(client: httpx.AsyncClient) -> None:
             "graphs": False,
             "dtypes": {},
             "attention": "",
-            "channels_last": False,
             "largest": None,
             "step_cache": {},
         }
