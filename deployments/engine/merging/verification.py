@@ -54,11 +54,11 @@ def low_precision_dtype(outputs: Sequence[Any], module: Any) -> torch.dtype | No
     given = [each.dtype for each in tensors]
     if low := next((each for each in (computed_in, *given) if each in MAX_RMS), None):
         return low
-    on_gpu = any(each.device.type == "cuda" for each in tensors)
-    return torch.float16 if on_gpu and _convolves_in_tf32(module) else None
+    on_host = all(each.device.type == "cpu" for each in tensors)
+    return None if on_host or not _may_convolve_in_tf32(module) else torch.float16
 
 
-def _convolves_in_tf32(module: Any) -> bool:
+def _may_convolve_in_tf32(module: Any) -> bool:
     return (
         torch.backends.cudnn.allow_tf32
         and isinstance(module, torch.nn.Module)
