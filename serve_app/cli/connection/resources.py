@@ -32,7 +32,6 @@ _INDENTED = "    "
 def owners(resource: Resource[Any]) -> Callable[[Command], Command]:
     """Add the options that say whose resources are meant; the command gets ``owner``, the
     parameters of the query."""
-
     has_tenant = resource.owner in (Owner.TENANT, Owner.TENANT_OR_INSTALLATION)
 
     def add(command: Command) -> Command:
