@@ -44,7 +44,7 @@ PLACES = {
     "undeploy": "apps.undeploy:undeploy_command",
     "usage": "accounting.usage:usage_group",
     "verify": "verification.command:verify_command",
-    "warm": "commands.warm:warm_command",
+    "warm": "commands.warm:warm_group",
     "watch-spot": "commands.watch_spot:watch_spot_command",
     "webhooks": "commands.webhooks:webhooks_group",
     "weights": "registration.weights:weights_group",

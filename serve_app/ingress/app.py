@@ -28,6 +28,7 @@ from serve_app.ingress.openapi.document import ApiDocument
 from serve_app.ingress.page import routes as page
 from serve_app.ingress.realtime import websocket
 from serve_app.ingress.replicate import routes as replicate
+from serve_app.ingress.resources.kinds import kind_routes
 from serve_app.ingress.resources.plain import plain_routes
 from serve_app.ingress.services.services import Services
 from serve_app.resources.declaration import Resource
@@ -42,6 +43,7 @@ def create_app(resources: Sequence[Resource[Any]] = RESOURCES) -> Starlette:
             *openapi.ROUTES,
             *page.ROUTES,  # before the API: browsers get a page where programs get JSON
             *plain_routes(resources),
+            *kind_routes(resources),
             *api.ROUTES,
             *openai.ROUTES,
             *replicate.ROUTES,

@@ -2,19 +2,24 @@
 
 One declaration each says what a resource is, whose it is, and who may see it. From it come its
 routes with their scopes and their description (``serve_app.ingress.resources``), its plain commands
-(``serve_app.cli.connection.resources``), and what of it the export and the deletion of a tenant
-take along.
+(``serve_app.cli.connection.resources``), its tables on the page
+(``serve_app/page/operator/resource_table.js``), and what of it the export and the deletion of a
+tenant take along.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence, Set
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import dataclass, fields, is_dataclass, replace
 from datetime import datetime
 from enum import Enum
-from typing import Any, Generic, TypeVar, cast
+from typing import Annotated, Any, Generic, Literal, TypeVar, cast, get_args, get_type_hints
+
+from pydantic import Field
 
 Row = TypeVar("Row")
+Format = Literal["text", "sentence", "code", "state", "number", "bytes", "time", "yes_no"]
+_SENTENCES = frozenset({"description", "error", "problem", "problems", "reason", "text"})
 
 
 class Owner(Enum):
@@ -28,6 +33,19 @@ class Owner(Enum):
     """As ``TENANT``; or with ``?installation=true`` those of the installation, for operators."""
     INSTALLATION = "installation"
     """The installation."""
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """Column of the tables that show a resource, and line of what shows one."""
+
+    field: Annotated[str, Field(description="Of a resource in the list.")]
+    heading: str = ""  # if it is not the words of the field
+    absent: Annotated[str, Field(description="Shown for null, and for what is empty.")] = "–"
+    under: Annotated[
+        str, Field(description="Field in whose cell the page has it, if it is set.")
+    ] = ""
+    format: Format = "text"  # of a resource's ``table_columns``: by the type of the field
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,11 +64,15 @@ class Resource(Generic[Row]):
     scope: str = ""  # any key, if it is empty
     change_scope: str = ""  # of calls that change something, if it is another one
     owner: Owner = Owner.CALLER
-    columns: Sequence[str] = ()  # fields of the model that tables show
-    commands: str = ""  # help of the group with its commands, if it has none but the plain ones
+    columns: Sequence[str | Column] = ()  # that tables show; a field alone says all of most
+    about: str = ""  # what they are; if it is set, plain commands and a plain table show them
+    has_show: bool = False  # one is read by its key
     deletion: str = ""  # a sentence on what it does
-    restart: str = ""  # likewise
+    delete_verb: str = "delete"  # such as revoke
+    force: str = ""  # what ``?force=true`` does, if a deletion without it can be refused
+    restart: str = ""  # a sentence on what it does
     empty: str = ""  # a sentence on a list with none, if it does not have all that there are
+    below: str = ""  # a sentence below a list, with fields of its answer in braces
     table: str = ""  # if ``PostgresTable`` keeps them
     owner_column: str = "tenant"
     max_per_owner: int = 0
@@ -62,6 +84,7 @@ class Resource(Generic[Row]):
         word = self.name.replace(" ", "_")
         for name, usual in (("plural", f"{self.name}s"), ("parameter", word), ("cursor", self.key)):
             object.__setattr__(self, name, getattr(self, name) or usual)
+        object.__setattr__(self, "empty", self.empty or f"There are no {self.plural}.")
 
     @property
     def one(self) -> str:
@@ -88,6 +111,45 @@ class Resource(Generic[Row]):
     def fields(self) -> Sequence[str]:
         """Fields of the model, in their order."""
         return [each.name for each in fields(cast("Any", self.model))]
+
+    @property
+    def table_columns(self) -> Sequence[Column]:
+        """``columns``, each with its heading and its format."""
+        return [self._column(each) for each in self.columns]
+
+    @property
+    def detail_columns(self) -> Sequence[Column]:
+        """All fields, for what shows one: those of ``columns`` as there, and the others."""
+        known = {each.field: each for each in self.table_columns}
+        return [known.get(name) or self._column(name) for name in self.fields]
+
+    def _column(self, written: str | Column) -> Column:
+        column = Column(written) if isinstance(written, str) else written
+        heading = column.heading or column.field.replace("_", " ").capitalize()
+        return replace(column, heading=heading, format=self._format(column.field))
+
+    def _format(self, name: str) -> Format:
+        if name in (self.key, self.cursor, "id") or name.endswith("_id"):
+            return "code"
+        if name == "state":
+            return "state"
+        if name in _SENTENCES:
+            return "sentence"
+        if name == "size" or name.endswith("_bytes"):
+            return "bytes"
+        kind = get_type_hints(self.model)[name]
+        kinds = {kind, *get_args(kind)}
+        for types, found in _FORMATS:
+            if kinds & types:
+                return found
+        return "text"
+
+
+_FORMATS: Sequence[tuple[Set[type], Format]] = (
+    (frozenset({datetime}), "time"),
+    (frozenset({bool}), "yes_no"),
+    (frozenset({int, float}), "number"),
+)
 
 
 def plain(value: Any) -> Any:  # noqa: PLR0911 one for each kind

@@ -36,7 +36,8 @@ DRAFTS = Resource(
     key_description="Id of a draft of the key's tenant.",
     scope=READ,
     change_scope=CANCEL,
-    commands="Look at drafts, and delete them.",
+    about="generations that were stopped early, and that other requests go on from",
+    has_show=True,
     deletion="Requests that already go on from it still do; new ones are refused.",
     columns=("id", "endpoint_id", "step", "steps", "size", "expires_at"),
 )

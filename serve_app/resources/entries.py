@@ -36,5 +36,6 @@ ENTRIES = Resource(
     key_has_slashes=True,
     scope=OPERATOR,
     owner=Owner.INSTALLATION,
+    has_show=True,
     columns=("endpoint_id", "changed_at", "changed_by", "problem"),
 )

@@ -16,7 +16,7 @@ JOBS = Resource(
     scope=OPERATOR,
     owner=Owner.INSTALLATION,
     columns=("job", "tenant", "attempts", "next_attempt_at", "given_up_at", "error"),
-    commands="Look at background jobs that fail, and restart them.",
+    about="background jobs whose last attempt failed",
     restart="It is due at once, also if it was given up, and its attempts are counted anew.",
     empty="No job fails.",
 )

@@ -43,6 +43,7 @@ SECRETS = Resource(
     table="secrets",
     owner_column="owner",
     max_per_owner=MAX_SECRETS,
+    about="keys and tokens that endpoints use by name",
     deletion="Endpoints that need it fail from then on.",
     columns=("name", "changed_at", "changed_by"),
 )

@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from serve_app.resources.declaration import Owner, Resource
+from serve_app.resources.declaration import Column, Owner, Resource
 from serve_app.tenants.scopes import OPERATOR
 
 
@@ -74,5 +74,14 @@ TENANTS = Resource(
     key_description="Id of the tenant.",
     scope=OPERATOR,
     owner=Owner.INSTALLATION,
-    columns=("tenant", "name", "disabled_at", "valid_keys", "weight", "max_running", "max_waiting"),
+    has_show=True,
+    columns=(
+        *("tenant", Column("name", under="tenant")),
+        *(Column("disabled_at", "Disabled", under="tenant"), "valid_keys", "weight"),
+        Column("max_running", "Most running", "any"),
+        Column("max_waiting", "Most queued"),
+        Column("uploads_bytes", "Uploaded files"),
+        Column("max_uploads_bytes", "Most", under="uploads_bytes"),
+        Column("retention_days", "Days kept", "for ever"),
+    ),
 )

@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from serve_app.domain.operations import WeightsLevel
-from serve_app.resources.declaration import Owner, Resource
+from serve_app.resources.declaration import Column, Owner, Resource
 from serve_app.tenants.scopes import OPERATOR
 
 
@@ -38,5 +38,13 @@ WARM_TARGETS = Resource(
     key_has_slashes=True,
     scope=OPERATOR,
     owner=Owner.INSTALLATION,
-    columns=("endpoint_id", "level", "replicas", "ready_replicas", "pool", "source", "until"),
+    deletion="Others may take the place of its weights. Targets of the configuration stay.",
+    empty="No model is kept warm.",
+    columns=(
+        Column("endpoint_id", "Model", "any"),
+        *("pool", "level", Column("ready_replicas", "Ready"), "replicas"),
+        Column("until", absent="deleted"),
+        Column("source", "Set by"),
+        "problems",
+    ),
 )

@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from serve_app.resources.declaration import Owner, Resource
+from serve_app.resources.declaration import Column, Owner, Resource
 from serve_app.tenants.scopes import FILES
 
 
@@ -55,7 +55,19 @@ WEIGHTS = Resource(
     cursor="path",
     scope=FILES,
     owner=Owner.TENANT,
-    deletion="Their private endpoint ends.",
+    has_show=True,
+    deletion="Requests that name them are refused from then on. Their private endpoint ends.",
+    force="Also while their endpoint has queued or running requests. Queued ones then fail.",
+    below="{used_bytes} of {max_bytes} are used.",
     other_tables=("tenant_weights",),
-    columns=("path", "state", "kind", "base", "endpoint", "public", "problem"),
+    columns=(
+        *(Column("path", "Weights"), "state", Column("kind", absent="not known yet")),
+        *(
+            Column("base", "For"),
+            "size",
+            Column("fetched_bytes", "Fetched", under="size"),
+            "endpoint",
+        ),
+        *(Column("public", "For all tenants"), "problem"),
+    ),
 )

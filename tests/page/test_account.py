@@ -132,7 +132,7 @@ def test_a_tenant_admin_manages_the_keys_of_its_tenant(page: Page, served: PageD
     header = {"authorization": f"Key {secret}"}
     own = page.request.get(f"{served.url}/v1/keys/self", headers=header).json()
     assert (own["tenant"], own["scopes"]) == ("default", ["api"])
-    key = member.row("API keys", "the web app")
+    key = member.row("Keys", "the web app")
     key.get_by_role("button", name="Rotate").click()
     member.dialog.get_by_role("button", name="Rotate it").click()
     expect(member.dialog.locator(".secret")).to_be_visible()
@@ -193,7 +193,7 @@ def test_a_dialog_that_is_closed_too_early_still_says_how_it_ended(
     new_key(page, served, "read")
     member = Member(page, served, "api", "tenant-admin")
     member.open("Keys")
-    key = member.row("API keys", "read")
+    key = member.row("Keys", "read")
     with page.expect_request("**/rotate"):
         key.get_by_role("button", name="Rotate").click()
         member.dialog.get_by_role("button", name="Rotate it").click()
@@ -215,7 +215,7 @@ def test_a_key_of_an_operator_stays_out_of_the_reach_of_a_tenant_admin(
     beyond = new_key(page, served, "operator").partition(":")[0]
     member = Member(page, served, "api", "tenant-admin")
     member.open("Keys")
-    member.row("API keys", beyond).get_by_role("button", name="Revoke").click()
+    member.row("Keys", beyond).get_by_role("button", name="Revoke").click()
     member.dialog.get_by_role("button", name="Revoke it").click()
     expect(member.dialog.get_by_role("alert")).to_contain_text("lacks `operator`")
 
@@ -229,7 +229,7 @@ def test_weights_are_registered_by_a_file_or_a_repository_and_removed(
     (tmp_path / WEIGHTS).write_bytes(b"not checked by this test")
     member = Member(page, served, "api")
     member.open("Weights")
-    expect(page.get_by_text("There are no registered weights.")).to_be_visible()
+    expect(page.get_by_text("There are no weights.")).to_be_visible()
     page.get_by_role("button", name="Register weights").click()
     member.dialog.get_by_label("Name").fill("style")
     member.dialog.get_by_label("Model that they are for").select_option(FLUX)
@@ -238,7 +238,7 @@ def test_weights_are_registered_by_a_file_or_a_repository_and_removed(
     member.dialog.get_by_label("File", exact=True).set_input_files(tmp_path / WEIGHTS)
     member.dialog.get_by_role("button", name="Register them").click()
     member.expect_said("The weights style are being checked.")
-    style = member.row("Registered weights", "weights:style")
+    style = member.row("Weights", "weights:style")
     expect(style).to_contain_text("waiting")
     expect(style).to_contain_text(FLUX)
     page.get_by_role("button", name="Register weights").click()
@@ -247,11 +247,12 @@ def test_weights_are_registered_by_a_file_or_a_repository_and_removed(
     member.dialog.get_by_label("Kind").select_option("lora")
     member.dialog.get_by_label("Private endpoint").fill("faces")
     member.dialog.get_by_role("button", name="Register them").click()
-    faces = member.row("Registered weights", "weights:faces")
+    faces = member.row("Weights", "weights:faces")
     expect(faces).to_contain_text("default/faces")
-    faces.get_by_role("button", name="Remove").click()
-    expect(member.dialog).to_contain_text("The endpoint default/faces ends.")
-    member.dialog.get_by_role("button", name="Remove them").click()
+    faces.get_by_role("button", name="Delete").click()
+    expect(member.dialog).to_contain_text("Their private endpoint ends.")
+    member.dialog.get_by_role("button", name="Delete it").click()
+    member.expect_said("The set of weights faces is deleted.")
     expect(faces).to_have_count(0)
     expect(style).to_be_visible()
 
@@ -282,7 +283,7 @@ def test_every_text_can_be_read_and_the_keyboard_reaches_the_parts_also_on_a_pho
     page = phone.new_page()
     member = Member(page, served, "api", "tenant-admin")
     expect_images(Reader(page, served).generate("a hill"), 1)
-    for part in ("Usage", "Keys", "Weights"):
+    for part in ("Usage", "Keys", "Resources", "Weights"):
         member.open(part)
         expect(page.locator(".part [aria-busy]")).to_have_count(0)
         look(page)
@@ -290,6 +291,6 @@ def test_every_text_can_be_read_and_the_keyboard_reaches_the_parts_also_on_a_pho
     usage.focus()
     page.keyboard.press("Enter")
     expect(usage).to_have_attribute("aria-current", "page")
-    for _ in range(3):  # over the other parts
+    for _ in range(4):  # over the other parts
         page.keyboard.press("Tab")
     expect(page.get_by_label("Time", exact=True)).to_be_focused()

@@ -59,7 +59,8 @@ NOTES = Resource(
     table="notes",
     max_per_owner=3,
     columns=("name", "text", "pinned"),
-    commands="Look at notes, and delete them.",
+    about="sentences to remember",
+    has_show=True,
     deletion="Nothing else has its text.",
 )
 WITH_NOTES = (*RESOURCES, NOTES)

@@ -69,6 +69,15 @@ async def test_notes_are_set_shown_listed_in_pages_and_deleted(house: House) -> 
         assert (gone.status_code, "There is no note b" in gone.text) == (404, True)
 
 
+async def test_what_tables_show_of_notes_is_what_their_declaration_says(house: House) -> None:
+    async with house.client() as client:
+        kinds = (await client.get("/v1/resources")).json()["resources"]
+    (notes,) = [each for each in kinds if each["name"] == "note"]
+    shown = [(each["heading"], each["format"]) for each in notes["table_columns"]]
+    assert shown == [("Name", "code"), ("Text", "sentence"), ("Pinned", "yes_no")]
+    assert (notes["empty"], notes["delete_verb"]) == ("There are no notes.", "delete")
+
+
 async def test_bodies_keys_and_the_number_of_notes_are_checked(house: House) -> None:
     async with house.client() as client:
         for path, body in (("a", {}), ("a", {"text": "x", "colour": 1}), ("%20", {"text": "x"})):
@@ -123,6 +132,12 @@ def test_commands_list_and_delete_notes(tmp_path: Path) -> None:
         (tmp_path / "api_key").write_text(address.key)
         listed = CliRunner().invoke(notes, ["list", "--limit", "1", *at])
         assert listed.stdout.split("\n")[:2] == ["NAME  TEXT       PINNED", "a     two words  no"]
+        shown = CliRunner().invoke(notes, ["show", "a", *at])
+        assert shown.stdout.split("\n")[:3] == [
+            "Name        a",
+            "Text        two words",
+            "Pinned      no",
+        ]
         deleted = CliRunner().invoke(notes, ["delete", "a", *at])
         assert deleted.output == "The note a is deleted.\n"
         left = CliRunner().invoke(notes, ["list", "--json", *at])

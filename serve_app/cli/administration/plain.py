@@ -10,5 +10,5 @@ from serve_app.cli.connection.resources import plain_group
 from serve_app.resources.registry import RESOURCES
 
 GROUPS: Mapping[str, click.Group] = {
-    each.plural: plain_group(each) for each in RESOURCES if each.commands
+    each.plural.replace(" ", "-"): plain_group(each) for each in RESOURCES if each.about
 }

@@ -16,7 +16,7 @@ import click
 
 from serve_app.cli.connection import options
 from serve_app.cli.connection.client import Client
-from serve_app.cli.connection.resources import add_list, path_of
+from serve_app.cli.connection.resources import echo, path_of, plain_group
 from serve_app.cli.connection.server import Server
 from serve_app.cli.connection.whole_file import whole_file
 from serve_app.domain.errors import Misconfigured
@@ -128,12 +128,9 @@ storage_option = click.option(
 )
 
 
-@click.group("tenants")
-def tenants_group() -> None:
-    """Create, show, change, disable, export and delete tenants."""
-
-
-add_list(tenants_group, TENANTS)
+tenants_group = plain_group(
+    TENANTS, about="Create, show, change, disable, export and delete tenants."
+)
 
 
 @tenants_group.command("create")
@@ -158,17 +155,7 @@ def create_tenant(
     given = {**dict(limits), **budget, **_storage(storage)}
     wish = {"tenant": tenant, "name": name, "limits": given}
     with Client(server) as client:
-        _print_tenant(client.post(TENANTS.path, wish), as_json=as_json)
-
-
-@tenants_group.command("show")
-@options.server
-@click.argument("tenant")
-@options.as_json
-def show_tenant(server: Server, tenant: str, *, as_json: bool) -> None:
-    """Show TENANT with its limits, and where each comes from."""
-    with Client(server) as client:
-        _print_tenant(client.get(path_of(TENANTS, tenant)), as_json=as_json)
+        echo(TENANTS, client.post(TENANTS.path, wish), as_json=as_json)
 
 
 @tenants_group.command("set")
@@ -194,7 +181,7 @@ def set_tenant(
     if changes := {**dict(limits), **budget, **_storage(storage)}:
         wish["limits"] = changes
     with Client(server) as client:
-        _print_tenant(client.patch(path_of(TENANTS, tenant), wish), as_json=as_json)
+        echo(TENANTS, client.patch(path_of(TENANTS, tenant), wish), as_json=as_json)
 
 
 @tenants_group.command("disable")
@@ -303,27 +290,5 @@ def _storage(given: str | None) -> dict[str, str | None]:
     return {} if given is None else {"storage": given or None}
 
 
-def _print_tenant(tenant: dict[str, Any], *, as_json: bool) -> None:
-    lines = [
-        f"{tenant['tenant']}  {_state_text(tenant)}  {tenant['valid_keys']} keys  {tenant['name']}",
-        *(
-            f"  {name:<20} {'no limit' if each['value'] is None else each['value']!s:<14} "
-            f"{each['source']}"
-            for name, each in tenant["limits"].items()
-        ),
-    ]
-    if (budget := tenant["budget"]) is not None:
-        text = f"{budget['amount']} {budget['currency']}/{budget['period']}"
-        only = "" if budget["stop"] else "  only warns"
-        lines.append(f"  {'budget':<20} {text:<14} {budget['source']}{only}")
-    if tenant["storage"] is not None:
-        lines.append(f"  {'storage':<20} {tenant['storage']}")
-    _print(tenant, "\n".join(lines), as_json=as_json)
-
-
 def _print(answer: dict[str, Any], text: str, *, as_json: bool) -> None:
     click.echo(json.dumps(answer) if as_json else text)
-
-
-def _state_text(tenant: dict[str, Any]) -> str:
-    return "enabled" if tenant["disabled_at"] is None else "disabled"

@@ -23,12 +23,9 @@ DAY_S = 86_400.0
 MINUTE_S = 60.0
 
 
-@click.group("keys")
-def keys_group() -> None:
-    """Create, list, rotate and revoke API keys, and sign browsers in."""
-
-
-resources.add_list(keys_group, KEYS)
+keys_group = resources.plain_group(
+    KEYS, about="Create, list, rotate and revoke API keys, and sign browsers in."
+)
 
 
 @keys_group.command("create")
@@ -113,22 +110,6 @@ def rotate(server: Server, key_id: str, overlap_s: float, *, as_json: bool) -> N
     with Client(server) as client:
         answer = client.post(f"{resources.path_of(KEYS, key_id)}/rotate", {"overlap_s": overlap_s})
     _show_secret(answer, as_json=as_json)
-
-
-@keys_group.command("revoke")
-@options.server
-@click.argument("key_id")
-@options.as_json
-def revoke(server: Server, key_id: str, *, as_json: bool) -> None:
-    """Revoke a key permanently."""
-    with Client(server) as client:
-        client.delete(resources.path_of(KEYS, key_id))
-    result = {"key_id": key_id, "revoked": True}
-    click.echo(
-        json.dumps(result)
-        if as_json
-        else f"{key_id} is revoked. All replicas refuse it within 5 s."
-    )
 
 
 @keys_group.command("link")

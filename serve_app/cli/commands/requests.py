@@ -13,14 +13,15 @@ from urllib.parse import quote
 import click
 import httpx2
 
-from serve_app.cli.commands.warm import target_lines
 from serve_app.cli.connection.client import ApiFailure, Client
+from serve_app.cli.connection.resources import table
 from serve_app.cli.connection.server import Server
 from serve_app.cli.connection.text import in_lines, one_line, shortened
 from serve_app.cli.generation.files import outputs
 from serve_app.cli.generation.viewer import NO_VIEWER, open_in_viewer
 from serve_app.domain.errors import Misconfigured
 from serve_app.domain.request import State
+from serve_app.resources.warm_targets import WARM_TARGETS
 
 # ``darkroom logs`` and ``darkroom open``: the log of a request, and its output files.
 
@@ -107,7 +108,7 @@ def status(server: Server, *, as_json: bool) -> None:
         replicas = [one for one in answer["replicas"] if one["pool"] == name]
         for line in pool_lines(name, pool, replicas):
             click.echo(line)
-    for line in target_lines(answer["warm"]) if answer["warm"] else ():
+    for line in table(WARM_TARGETS.table_columns, answer["warm"]) if answer["warm"] else ():
         click.echo(line)
     for sentence in (
         *answer["unplaceable"].values(),

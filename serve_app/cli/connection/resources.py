@@ -1,4 +1,5 @@
-"""The plain commands of a resource, from its declaration: ``list``, ``delete`` and ``restart``.
+"""The plain commands of a resource, from its declaration: ``list``, ``show``, ``delete`` and
+``restart``.
 
 All have the same words: ``--tenant`` and ``--installation`` where the resource has owners, and
 ``--json``. A list is a table with the columns of the declaration; ``--limit`` shortens it.
@@ -9,31 +10,35 @@ from __future__ import annotations
 import functools
 import json
 import re
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, cast
 from urllib.parse import quote
 
 import click
 
-from serve_app.cli.connection import options
+from serve_app.cli.connection import completion, options
 from serve_app.cli.connection.client import Client
 from serve_app.cli.connection.server import Server
+from serve_app.cli.connection.text import one_line, size_text
 from serve_app.domain.errors import Misconfigured
-from serve_app.resources.declaration import Owner, Resource
+from serve_app.resources.declaration import Column, Owner, Resource
 
 Command = Callable[..., Any]
 
 _TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d.*")
+_INDENTED = "    "
 
 
 def owners(resource: Resource[Any]) -> Callable[[Command], Command]:
     """Add the options that say whose resources are meant; the command gets ``owner``, the
     parameters of the query."""
+    has_tenant = resource.owner in (Owner.TENANT, Owner.TENANT_OR_INSTALLATION)
 
     def add(command: Command) -> Command:
         @functools.wraps(command)
         def call(*args: Any, **given: Any) -> Any:
-            tenant = given.pop("tenant", None)
+            # Of others, ``tenant`` may be the key.
+            tenant = given.pop("tenant") if has_tenant else None
             installation = given.pop("installation", False)
             if installation and tenant is not None:
                 raise Misconfigured("Use either --tenant or --installation.")
@@ -43,7 +48,7 @@ def owners(resource: Resource[Any]) -> Callable[[Command], Command]:
         if resource.owner is Owner.TENANT_OR_INSTALLATION:
             what = f"{resource.plural.capitalize()} for all tenants. Needs the scope operator."
             call = click.option("--installation", is_flag=True, help=what)(call)
-        if resource.owner in (Owner.TENANT, Owner.TENANT_OR_INSTALLATION):
+        if has_tenant:
             what = f"Whose {resource.plural}. Default: the key's tenant."
             call = click.option("--tenant", help=what)(call)
         return call
@@ -51,9 +56,7 @@ def owners(resource: Resource[Any]) -> Callable[[Command], Command]:
     return add
 
 
-def add_list(group: click.Group, resource: Resource[Any], below: str = "") -> None:
-    """``below``: a sentence below the table, with fields of the answer in braces."""
-
+def add_list(group: click.Group, resource: Resource[Any]) -> None:
     @group.command("list", help=f"List {resource.plural}.")
     @options.server
     @owners(resource)
@@ -68,22 +71,35 @@ def add_list(group: click.Group, resource: Resource[Any], below: str = "") -> No
             click.echo(json.dumps(answer))
             return
         rows = answer[resource.items]
-        for line in table(resource.columns, rows):
+        for line in table(resource.table_columns, rows) if rows else [resource.empty]:
             click.echo(line)
-        if not rows:
-            click.echo(resource.empty or f"There are no {resource.plural}.")
-        elif answer["has_more"]:
+        if answer["has_more"]:
             click.echo(f"There are more. Raise --limit, which is {len(rows)}.", err=True)
-        if below:
-            click.echo(below.format_map(answer))
+        if resource.below:
+            sizes = {name: size_text(each) for name, each in answer.items() if "_bytes" in name}
+            click.echo(resource.below.format_map(answer | sizes))
 
 
-def add_delete(group: click.Group, resource: Resource[Any], *, force: str = "") -> None:
-    """``force``: help of ``--force``, if there is such an option."""
-
-    @group.command("delete", help=f"Delete {resource.one}. {resource.deletion}".strip())
+def add_show(group: click.Group, resource: Resource[Any]) -> None:
+    @group.command("show", help=f"Show {resource.one}.")
     @options.server
-    @click.argument(resource.key)
+    @key_of(resource)
+    @owners(resource)
+    @options.as_json
+    def show_command(
+        server: Server, *, owner: Mapping[str, Any], as_json: bool, **given: Any
+    ) -> None:
+        with Client(server) as client:
+            row = client.get(path_of(resource, given[resource.key]), **owner)
+        echo(resource, row, as_json=as_json)
+
+
+def add_delete(group: click.Group, resource: Resource[Any]) -> None:
+    verb = resource.delete_verb
+
+    @group.command(verb, help=f"{verb.capitalize()} {resource.one}. {resource.deletion}")
+    @options.server
+    @key_of(resource)
     @owners(resource)
     @options.as_json
     def delete_command(
@@ -94,19 +110,22 @@ def add_delete(group: click.Group, resource: Resource[Any], *, force: str = "") 
         with Client(server) as client:
             client.delete(path_of(resource, key), **owner, **forced)
         click.echo(
-            json.dumps({resource.key: key, "deleted": True})
+            json.dumps({resource.key: key, f"{verb}d": True})
             if as_json
-            else f"The {resource.name} {key} is deleted."
+            else f"The {resource.name} {key} is {verb}d."
         )
 
-    if force:
-        delete_command.params.append(click.Option(["--force"], is_flag=True, help=force))
+    if resource.force:
+        delete_command.params.append(click.Option(["--force"], is_flag=True, help=resource.force))
 
 
-def plain_group(resource: Resource[Any]) -> click.Group:
-    """All commands of a resource that needs no others."""
-    group = click.Group(resource.plural, help=resource.commands)
+def plain_group(resource: Resource[Any], name: str = "", about: str = "") -> click.Group:
+    """Group with all commands that need no code of their own. ``about``: its help, if it has
+    others too."""
+    group = click.Group(name or resource.plural, help=about or f"{resource.about.capitalize()}.")
     add_list(group, resource)
+    if resource.has_show:
+        add_show(group, resource)
     if resource.deletion:
         add_delete(group, resource)
     if resource.restart:
@@ -117,25 +136,49 @@ def plain_group(resource: Resource[Any]) -> click.Group:
 def _add_restart(group: click.Group, resource: Resource[Any]) -> None:
     @group.command("restart", help=f"Restart {resource.one}. {resource.restart}")
     @options.server
-    @click.argument(resource.key)
+    @key_of(resource)
     @options.as_json
     def restart_command(server: Server, *, as_json: bool, **given: Any) -> None:
         with Client(server) as client:
             row = client.post(f"{path_of(resource, given[resource.key])}/restart", {})
-        for line in [json.dumps(row)] if as_json else table(resource.columns, [row]):
-            click.echo(line)
+        echo(resource, row, as_json=as_json)
+
+
+def key_of(resource: Resource[Any]) -> Callable[[Command], Command]:
+    """Argument that names one."""
+    complete = completion.endpoints if resource.key == "endpoint_id" else None
+    return click.argument(resource.key, shell_complete=complete)
 
 
 def path_of(resource: Resource[Any], key: str) -> str:
     return f"{resource.path}/{quote(key, safe='/' if resource.key_has_slashes else '')}"
 
 
-def table(columns: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> Sequence[str]:
-    """Lines of a table with a heading; none without rows."""
-    if not rows:
-        return []
-    cells = [[each.replace("_", " ").upper() for each in columns]]
-    cells += [[_text(row[name]) for name in columns] for row in rows]
+def echo(resource: Resource[Any], row: Mapping[str, Any], *, as_json: bool) -> None:
+    """Print one, with all of its fields."""
+    for line in [json.dumps(row)] if as_json else details(resource.detail_columns, row):
+        click.echo(line)
+
+
+def details(columns: Sequence[Column], row: Mapping[str, Any]) -> Iterator[str]:
+    """Lines with a field each. Several things of one field are a table below its name."""
+    width = max(len(each.heading) for each in columns)
+    for column in columns:
+        value = row.get(column.field)  # a server before this version does not say all of them
+        rows = _rows(value)
+        if rows:
+            yield column.heading
+            names = list(dict.fromkeys(name for each in rows for name in each))
+            inner = [Column(name, name.replace("_", " ").capitalize()) for name in names]
+            yield from (f"{_INDENTED}{line}" for line in table(inner, rows))
+        else:
+            yield f"{column.heading:<{width}}  {_text(column, value)}"
+
+
+def table(columns: Sequence[Column], rows: Sequence[Mapping[str, Any]]) -> Sequence[str]:
+    """Lines of a table with a heading."""
+    cells = [[each.heading.upper() for each in columns]]
+    cells += [[_text(each, row.get(each.field)) for each in columns] for row in rows]
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     return [
         "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
@@ -143,15 +186,32 @@ def table(columns: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> Sequence
     ]
 
 
-def _text(value: Any) -> str:
+def _rows(value: Any) -> Sequence[Mapping[str, Any]]:
+    """Objects in a field: a list of them, or a mapping from names to them."""
+    if isinstance(value, list):
+        objects = cast("list[Any]", value)
+        return objects if objects and all(isinstance(each, dict) for each in objects) else ()
+    if isinstance(value, dict):
+        named = cast("dict[str, Any]", value)
+        if named and all(isinstance(each, dict) for each in named.values()):
+            return [{"name": name, **each} for name, each in named.items()]
+    return ()
+
+
+def _text(column: Column, value: Any) -> str:  # noqa: PLR0911 one for each kind
     match value:
         case None | "" | []:
-            return "–"
+            return column.absent
         case bool():
             return "yes" if value else "no"
+        case int() | float() if column.format == "bytes":
+            return size_text(value)
         case list():
-            return ", ".join(map(str, value))
+            return ", ".join(_text(column, each) for each in cast("list[Any]", value))
+        case dict():
+            named = cast("dict[str, Any]", value)
+            return ", ".join(f"{name} {_text(column, each)}" for name, each in named.items())
         case str() if _TIME.fullmatch(value):
             return value[:19].replace("T", " ")
         case _:
-            return str(value)
+            return one_line(str(value))

@@ -30,6 +30,15 @@ def shortened(text: str, most: int = 60) -> str:
     return line if len(line) <= most else f"{line[: most - 1]}…"
 
 
+def size_text(size: float) -> str:
+    """Bytes as people read them, with the digits that the page shows."""
+    if size < 1000:
+        return f"{size:g} B"
+    if size < 1e6:
+        return f"{size / 1e3:.0f} KB"
+    return f"{size / 1e6:.1f} MB" if size < 1e9 else f"{size / 1e9:.1f} GB"
+
+
 def standard_input() -> str:
     """All text on standard input. ``InvalidInput``: it is not UTF-8."""
     try:

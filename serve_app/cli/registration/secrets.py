@@ -16,10 +16,7 @@ from serve_app.cli.connection.text import standard_input
 from serve_app.domain.errors import Misconfigured
 from serve_app.resources.secrets import SECRETS
 
-
-@click.group("secrets")
-def secrets_group() -> None:
-    """Keep keys and tokens that endpoints use by name."""
+secrets_group = resources.plain_group(SECRETS)
 
 
 @secrets_group.command("set")
@@ -42,7 +39,3 @@ def set_command(server: Server, name: str, *, owner: Mapping[str, Any], as_json:
     with Client(server) as client:
         answer = client.put(resources.path_of(SECRETS, name), {"value": value}, **owner)
     click.echo(json.dumps(answer) if as_json else f"The secret {name} is set.")
-
-
-resources.add_list(secrets_group, SECRETS)
-resources.add_delete(secrets_group, SECRETS)

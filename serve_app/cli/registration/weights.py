@@ -23,9 +23,9 @@ POLL_S = 0.5
 FINAL = ("ready", "refused")
 
 
-@click.group("weights")
-def weights_group() -> None:
-    """Register LoRAs and fine-tunes of your own, and serve them."""
+weights_group = resources.plain_group(
+    WEIGHTS, about="Register LoRAs and fine-tunes of your own, and serve them."
+)
 
 
 _name = click.argument("name")
@@ -65,33 +65,9 @@ def add_command(
             answer = _waited(client, name, answer)
         if answer["state"] in FINAL:  # they are stored, or of no use
             _delete(client, uploads)
-    click.echo(json.dumps(answer) if as_json else described(answer))
+    resources.echo(WEIGHTS, answer, as_json=as_json)
     if answer["state"] == "refused":
         sys.exit(1)
-
-
-@weights_group.command("show")
-@options.server
-@_name
-@options.as_json
-def show_command(server: Server, name: str, *, as_json: bool) -> None:
-    """Show weights with their files."""
-    with Client(server) as client:
-        answer = client.get(resources.path_of(WEIGHTS, name))
-    if as_json:
-        click.echo(json.dumps(answer))
-        return
-    click.echo(described(answer))
-    for each in answer["files"]:
-        click.echo(f"    {each['sha256']}  {each['size']:>12}  {each['path']}")
-
-
-resources.add_list(weights_group, WEIGHTS, "{used_bytes} of {max_bytes} bytes are used.")
-resources.add_delete(
-    weights_group,
-    WEIGHTS,
-    force="Also while their endpoint has queued or running requests. Queued ones then fail.",
-)
 
 
 @weights_group.command("publish")
@@ -111,17 +87,6 @@ def publish_command(
     path = f"weights:{answer['tenant']}/{answer['name']}"
     who = "Only its tenant may use it." if undo else f"All tenants may use it as {path}."
     click.echo(json.dumps(answer) if as_json else who)
-
-
-def described(weights: Mapping[str, Any]) -> str:
-    """One line about weights."""
-    parts = [weights["path"], weights["state"], weights["kind"] or "", weights["base"]]
-    if weights["endpoint"]:
-        parts.append(f"endpoint {weights['endpoint']}")
-    if weights["public"]:
-        parts.append("published")
-    line = "  ".join(part for part in parts if part)
-    return f"{line}\n    {weights['problem']}" if weights["problem"] else line
 
 
 def _files_of(source: str) -> Mapping[str, Path]:

@@ -151,7 +151,7 @@ async def rotate_key(call: Call, key_id: str, wanted: Rotation) -> CreatedKey | 
     return created(credential)
 
 
-@calls.delete("Revoke an API key. It takes effect everywhere within seconds")
+@calls.delete()
 async def revoke_key(call: Call, key_id: str) -> bool:
     """The calling key cannot revoke itself, because that could lock everyone out."""
     if key_id == call.caller.key_id:

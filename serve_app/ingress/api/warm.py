@@ -61,7 +61,7 @@ async def set_target(call: Call, new: NewWarmTarget) -> WarmTargetStatus:
     return target_status(state)
 
 
-@calls.delete("End the warm target of an endpoint. Those of the configuration stay")
+@calls.delete()
 async def end_target(call: Call, endpoint_id: str) -> bool:
     ended = await call.services.queue.operations.end_warm(endpoint_id, call.actor)
     await call.services.warm.look()

@@ -285,7 +285,8 @@ class Calls(Generic[Row]):
     ) -> Callable[[Act[Reply | bool]], Act[Reply | bool]]:
         """The handler returns False if there is none; otherwise True, or what is answered.
         ``summary``: if the declaration does not say what the deletion does."""
-        summary = summary or f"Delete {self.resource.one}. {self.resource.deletion}".rstrip(" .")
+        verb = self.resource.delete_verb.capitalize()
+        summary = summary or f"{verb} {self.resource.one}. {self.resource.deletion}".rstrip(" .")
 
         def add(remove: Act[Reply | bool]) -> Act[Reply | bool]:
             async def handle(call: Call, key: str) -> Any:

@@ -1,6 +1,7 @@
 // View of a tenant: what it used, its API keys, and its weights.
 
 import { PartsView } from "../operator/parts_view.js";
+import { ResourcesPart } from "../operator/resources.js";
 import { UsagePart } from "../operator/usage.js";
 import { OwnKeysPart } from "./own_keys.js";
 import { WeightsPart } from "./weights.js";
@@ -15,6 +16,7 @@ export function open(host, page) {
     parts: {
       usage: { name: "Usage", needs: "usage", open: (desk) => new UsagePart(desk, { own: true }) },
       keys: { name: "Keys", needs: "tenant-admin", open: (desk) => new OwnKeysPart(desk) },
+      resources: { name: "Resources", needs: "files", open: (desk) => new ResourcesPart(desk) },
       weights: { name: "Weights", needs: "files", open: (desk) => new WeightsPart(desk) },
     },
   });

@@ -18,7 +18,6 @@ export class OwnKeysPart {
 
   async look() {
     const own = await this.#desk.caller.look();
-    const { keys } = await this.#desk.call("GET", "v1/keys");
-    this.#keys.show(own.tenant, keys, own);
+    await this.#keys.look(own.tenant, own);
   }
 }

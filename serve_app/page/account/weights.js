@@ -2,16 +2,14 @@
 
 import { Uploads } from "../client/uploads.js";
 import { element } from "../interface/element.js";
-import { LiveTable } from "../interface/live_table.js";
-import { bytes } from "../interface/words.js";
 import { section } from "../operator/desk.js";
+import { ResourceTable } from "../operator/resource_table.js";
 
 const KINDS = [
   ["", "by the names of its tensors"],
   ["lora", "LoRA"],
   ["finetune", "fine-tune"],
 ];
-const KIND_WORDS = { lora: "LoRA", finetune: "fine-tune", "": "not known yet" };
 const FINAL = ["ready", "refused"];
 
 /** Part of the weights. `changed()` is set by the view: it looks again. */
@@ -21,13 +19,14 @@ export class WeightsPart {
   #desk;
   #uploads;
   #sent = new Map(); // name → key of an upload, which is deleted when the weights are checked
-  #room = element("p", { class: "help" });
   #table;
 
   constructor(desk) {
     this.#desk = desk;
     this.#uploads = new Uploads(desk.page.api);
-    this.#table = weightTable((each) => this.#actions(each));
+    this.#table = new ResourceTable(desk, "set of weights", () => this.changed(), {
+      deletable: ({ tenant }) => tenant === this.#own, // others are published by another tenant
+    });
     const add = element(
       "button",
       { type: "button", class: "main", click: () => this.#add() },
@@ -41,17 +40,14 @@ export class WeightsPart {
         "LoRAs and fine-tunes of your own. They are checked against their base before they are used.",
         add,
         this.#table.node,
-        this.#room,
       ),
     );
   }
 
   async look() {
     this.#own = (await this.#desk.caller.look()).tenant;
-    const page = await this.#desk.call("GET", "v1/weights");
-    this.#table.show(page.weights);
-    this.#room.textContent = `${bytes(page.used_bytes)} of ${bytes(page.max_bytes)} are used.`;
-    await this.#clean(page.weights);
+    const { weights } = await this.#table.look();
+    await this.#clean(weights);
   }
 
   #own = null;
@@ -64,11 +60,6 @@ export class WeightsPart {
       this.#sent.delete(name);
       await this.#desk.call("DELETE", `v1/uploads/${key}`).catch(() => {}); // it expires anyway
     }
-  }
-
-  #actions(weights) {
-    if (weights.tenant !== this.#own) return []; // published by another tenant
-    return [{ name: "Remove", danger: true, call: () => this.#remove(weights) }];
   }
 
   async #add() {
@@ -122,47 +113,4 @@ export class WeightsPart {
     }
     return added;
   }
-
-  async #remove({ name, endpoint }) {
-    const served = endpoint === null ? "" : ` The endpoint ${endpoint} ends.`;
-    await this.#desk.ask(
-      {
-        title: `Remove ${name}?`,
-        words: `Requests that name these weights are refused from now on.${served}`,
-        action: "Remove them",
-        danger: true,
-        submit: () => this.#desk.call("DELETE", `v1/weights/${encodeURIComponent(name)}`),
-      },
-      `The weights ${name} are removed.`,
-    );
-    this.changed();
-  }
-}
-
-function weightTable(actions) {
-  return new LiveTable({
-    label: "Registered weights",
-    empty: "There are no registered weights.",
-    key: ({ path }) => path,
-    columns: [
-      { name: "Weights", cell: ({ path }) => element("code", {}, path) },
-      { name: "Kind", cell: ({ kind }) => KIND_WORDS[kind] ?? kind },
-      { name: "For", cell: ({ base }) => base },
-      { name: "State", cell: stateOf },
-      { name: "Size", number: true, cell: ({ size }) => (size === 0 ? "–" : bytes(size)) },
-      { name: "Endpoint", cell: ({ endpoint }) => endpoint ?? "–" },
-    ],
-    actions,
-  });
-}
-
-function stateOf({ state, problem, fetched_bytes: fetched, public: shared }) {
-  const name = { ready: "ok", refused: "revoked" }[state] ?? "";
-  const pill = element("span", { class: `pill ${name}` }, state);
-  const words = state === "fetching" ? `${bytes(fetched)} are here` : shared ? "for all tenants" : "";
-  return [
-    pill,
-    problem === null ? null : element("span", { class: "problem" }, problem),
-    words === "" ? null : element("span", { class: "facts" }, words),
-  ].filter((each) => each !== null);
 }

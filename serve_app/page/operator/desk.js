@@ -11,6 +11,7 @@ export class Desk {
   #said = element("p", { class: "said", role: "status", hidden: true });
   #problem = element("p", { class: "problem", role: "alert", hidden: true });
   #timer = null;
+  #kinds = null;
 
   constructor(page) {
     this.#page = page;
@@ -28,6 +29,23 @@ export class Desk {
   /** JSON of a call, see `Api.call`. */
   async call(method, path, body, headers = {}) {
     return await this.#page.api.call(method, path, body, headers);
+  }
+
+  /** Declarations of the resources by name, asked for once. Throws like `Api.call`. */
+  async resources() {
+    this.#kinds ??= this.call("GET", "v1/resources").then(
+      ({ resources }) => new Map(resources.map((kind) => [kind.name, kind])),
+    );
+    try {
+      return await this.#kinds;
+    } catch (error) {
+      this.#kinds = null;
+      throw error;
+    }
+  }
+
+  async resource(name) {
+    return (await this.resources()).get(name);
   }
 
   /** Does something without a question, and says `done`, if there is one, or the problem. True if

@@ -6,6 +6,7 @@ import { LiveTable } from "../interface/live_table.js";
 import { listModels } from "../models/catalogue.js";
 import { statePill } from "../models/card.js";
 import { section } from "./desk.js";
+import { ResourceTable } from "./resource_table.js";
 
 const ORIGINS = { "built-in": "built in", file: "catalogue file", database: "added here" };
 const NOT_COPIED = [
@@ -26,13 +27,18 @@ export class EntriesPart {
   changed = () => {};
   #desk;
   #table;
-  #invalid = invalidTable((row) => this.#remove(row.endpoint_id));
+  #invalid;
   #broken;
   #models = [];
 
   constructor(desk) {
     this.#desk = desk;
     this.#table = this.#modelTable();
+    this.#invalid = new ResourceTable(desk, "entry", () => this.changed(), {
+      actions: ({ endpoint_id: id }) => [
+        { name: "Remove", danger: true, call: () => this.#remove(id) },
+      ],
+    });
     const add = element(
       "button",
       { type: "button", class: "main", click: () => this.#add() },
@@ -60,7 +66,7 @@ export class EntriesPart {
     ]);
     this.#models = models;
     const invalid = entries.filter(({ problem }) => problem !== null);
-    this.#invalid.show(invalid);
+    await this.#invalid.show(invalid);
     this.#broken.hidden = invalid.length === 0;
     this.#table.show(
       models.map((model) => ({
@@ -225,17 +231,4 @@ function weightWords({ weights, demo, reason, loading }) {
       element("progress", { "aria-label": label, max: 1, value: share }),
     ),
   ];
-}
-
-function invalidTable(remove) {
-  return new LiveTable({
-    label: "Entries with a mistake",
-    empty: "None.",
-    key: ({ endpoint_id: id }) => id,
-    columns: [
-      { name: "Model", cell: ({ endpoint_id: id }) => id },
-      { name: "Mistake", wide: true, cell: ({ problem }) => problem },
-    ],
-    actions: (row) => [{ name: "Remove", danger: true, call: () => remove(row) }],
-  });
 }

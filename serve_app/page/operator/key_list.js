@@ -3,8 +3,7 @@
 import { shown } from "../interface/ask.js";
 import { copyText } from "../interface/copy.js";
 import { element } from "../interface/element.js";
-import { LiveTable } from "../interface/live_table.js";
-import { clock, day } from "../interface/words.js";
+import { ResourceTable } from "./resource_table.js";
 
 const SCOPES = {
   api: "api: submit, read and cancel requests, files and usage",
@@ -30,11 +29,16 @@ export class KeyList {
   #tenant = null;
   #own = null;
   #of = element("h3", {});
-  #keys = this.#keyTable();
+  #keys;
 
   constructor(desk, changed) {
     this.#desk = desk;
     this.#changed = changed;
+    this.#keys = new ResourceTable(desk, "key", changed, {
+      cells: { state: (key) => statePill(key, this.#own) },
+      actions: (key) => this.#rotation(key),
+      deletable: (key) => isInForce(key) && key.key_id !== this.#own.key_id,
+    });
     const create = element(
       "button",
       { type: "button", class: "main", click: () => this.#create() },
@@ -50,38 +54,16 @@ export class KeyList {
   }
 
   /** `own`: the key in use, see `Caller.look`. */
-  show(tenant, keys, own) {
+  async look(tenant, own) {
     this.#tenant = tenant;
     this.#own = own;
-    this.#keys.show(keys);
     this.#of.textContent = `Keys of ${tenant}`;
+    await this.#keys.look(`?tenant=${encodeURIComponent(tenant)}`);
   }
 
-  #keyTable() {
-    return new LiveTable({
-      label: "API keys",
-      empty: "This tenant has no keys.",
-      key: ({ key_id: id }) => id,
-      columns: [
-        { name: "Key", cell: keyName },
-        { name: "Scopes", cell: rights },
-        { name: "Created", cell: ({ created_at: at }) => day(at) },
-        { name: "Expires", cell: ({ expires_at: at }) => (at === null ? "never" : clock(at)) },
-        { name: "Last used", cell: ({ last_used_at: at }) => (at === null ? "never" : clock(at)) },
-        { name: "State", cell: (key) => statePill(key, this.#own) },
-      ],
-      actions: (key) => this.#keyActions(key),
-    });
-  }
-
-  #keyActions(key) {
-    if (key.revoked_at !== null || isOver(key)) return [];
-    const rotate = { name: "Rotate", call: () => this.#rotate(key) };
-    const revoke = { name: "Revoke", danger: true, call: () => this.#revoke(key) };
-    return [
-      ...(key.successor === null && key.person === null ? [rotate] : []),
-      ...(key.key_id === this.#own.key_id ? [] : [revoke]),
-    ];
+  #rotation(key) {
+    if (!isInForce(key) || key.successor !== null || key.person !== null) return [];
+    return [{ name: "Rotate", call: () => this.#rotate(key) }];
   }
 
   async #create() {
@@ -144,20 +126,6 @@ export class KeyList {
     showSecret(created.key);
     this.#changed();
   }
-
-  async #revoke({ key_id: id, alias }) {
-    await this.#desk.ask(
-      {
-        title: "Revoke this key?",
-        words: `Programs that use ${alias || id} are refused within seconds. This cannot be undone.`,
-        action: "Revoke it",
-        danger: true,
-        submit: () => this.#desk.call("DELETE", `v1/keys/${encodeURIComponent(id)}`),
-      },
-      `The key ${id} is revoked.`,
-    );
-    this.#changed();
-  }
 }
 
 function newKey({ alias, tenant, days, endpoints, ...scopes }) {
@@ -181,26 +149,11 @@ function showSecret(key) {
   copy.focus();
 }
 
-function keyName({ key_id: id, alias, person }) {
-  const name = person ?? (alias || "Without a name");
-  return [name, element("span", { class: "facts" }, element("code", {}, id))];
+function isInForce({ state }) {
+  return state === "valid";
 }
 
-function rights({ scopes, endpoints }) {
-  if (endpoints.length === 0) return scopes.join(", ");
-  const only = element("span", { class: "facts" }, `only ${endpoints.join(", ")}`);
-  return [scopes.join(", "), only];
-}
-
-function isOver({ expires_at: end }) {
-  return end !== null && Date.parse(end) < Date.now();
-}
-
-function statePill(key, own) {
-  const { key_id: id, revoked_at: revoked, successor } = key;
-  const current = successor === null ? "valid" : "rotated";
-  const state = revoked ? "revoked" : isOver(key) ? "expired" : current;
-  const name = state === "valid" ? "ok" : state;
-  const words = id === own.key_id ? "this one" : state;
-  return element("span", { class: `pill ${name}` }, words);
+function statePill({ key_id: id, state, successor }, own) {
+  const current = state === "valid" && successor !== null ? "rotated" : state;
+  return element("span", { class: `pill ${current}` }, id === own.key_id ? "this one" : current);
 }

@@ -1,11 +1,10 @@
 // Tenants with their limits, and the API keys of one of them.
 
 import { element } from "../interface/element.js";
-import { LiveTable } from "../interface/live_table.js";
-import { bytes } from "../interface/words.js";
 import { askBudget, budgetWords } from "./budget.js";
 import { section } from "./desk.js";
 import { KeyList } from "./key_list.js";
+import { ResourceTable } from "./resource_table.js";
 
 const FILES = [
   ["", "as by the settings"],
@@ -26,7 +25,11 @@ export class KeysPart {
   constructor(desk) {
     this.#desk = desk;
     this.#keys = new KeyList(desk, () => this.changed());
-    this.#tenants = tenantTable((tenant) => this.#tenantActions(tenant));
+    this.#tenants = new ResourceTable(desk, "tenant", () => this.changed(), {
+      cells: { tenant: tenantName },
+      more: [{ name: "Budget", cell: ({ budget }) => budgetWords(budget) }],
+      actions: (tenant) => this.#tenantActions(tenant),
+    });
     const createTenant = element(
       "button",
       { type: "button", click: () => this.#createTenant() },
@@ -48,14 +51,7 @@ export class KeysPart {
   async look() {
     this.#own = await this.#desk.caller.look();
     this.#tenant ??= this.#own.tenant;
-    const of = this.#tenant;
-    const [{ tenants }, { keys }] = await Promise.all([
-      this.#desk.call("GET", "v1/tenants"),
-      this.#desk.call("GET", `v1/keys?tenant=${encodeURIComponent(of)}`),
-    ]);
-    if (of !== this.#tenant) return;
-    this.#tenants.show(tenants);
-    this.#keys.show(of, keys, this.#own);
+    await Promise.all([this.#tenants.look(), this.#keys.look(this.#tenant, this.#own)]);
   }
 
   #choose(tenant) {
@@ -163,8 +159,6 @@ export class KeysPart {
     );
     this.changed();
   }
-
-
 }
 
 function limitValue(limit, text) {
@@ -183,38 +177,7 @@ function limitHelp(value, source) {
   return source === "file" ? `By the settings of this tenant: ${words}.` : `By default: ${words}.`;
 }
 
-function tenantTable(actions) {
-  const limit = (name, words, without) => (tenant) =>
-    tenant[name] === null ? without : words(tenant[name]);
-  return new LiveTable({
-    label: "Tenants",
-    empty: "There are no tenants.",
-    key: ({ tenant }) => tenant,
-    columns: [
-      { name: "Tenant", cell: tenantName },
-      { name: "Valid keys", number: true, cell: ({ valid_keys: count }) => String(count) },
-      { name: "Weight", number: true, cell: ({ weight }) => String(weight) },
-      { name: "Most running", number: true, cell: limit("max_running", String, "any") },
-      { name: "Most queued", number: true, cell: limit("max_waiting", String) },
-      { name: "Uploaded files", number: true, cell: uploadWords },
-      {
-        name: "Requests kept",
-        number: true,
-        cell: limit("retention_days", (days) => `${days} days`, "for ever"),
-      },
-      { name: "Budget", cell: ({ budget }) => budgetWords(budget) },
-    ],
-    actions,
-  });
-}
-
-function tenantName({ tenant, name, disabled_at: disabled }) {
-  const words = [tenant];
-  if (name !== tenant) words.push(element("span", { class: "facts" }, name));
-  if (disabled !== null) words.push(element("span", { class: "pill revoked" }, "disabled"));
-  return words;
-}
-
-function uploadWords({ uploads_bytes: size, max_uploads_bytes: most }) {
-  return `${bytes(size)} of ${bytes(most)}`;
+function tenantName({ tenant, disabled_at: disabled }) {
+  if (disabled === null) return tenant;
+  return element("span", {}, tenant, " ", element("span", { class: "pill revoked" }, "disabled"));
 }

@@ -8,6 +8,7 @@ import { KeysPart } from "./keys.js";
 import { PartsView } from "./parts_view.js";
 import { PoolsPart } from "./pools.js";
 import { QueuePart } from "./queue.js";
+import { ResourcesPart } from "./resources.js";
 import { ShadowsPart } from "./shadows.js";
 import { StoragePart } from "./storage.js";
 import { UsagePart } from "./usage.js";
@@ -20,6 +21,7 @@ const PARTS = {
   models: { name: "Models", open: (desk) => new EntriesPart(desk) },
   keys: { name: "Keys", open: (desk) => new KeysPart(desk) },
   weights: { name: "Weights", open: (desk) => new WeightsPart(desk) },
+  resources: { name: "Resources", open: (desk) => new ResourcesPart(desk) },
   usage: { name: "Usage", open: (desk) => new UsagePart(desk) },
   shadows: { name: "Shadows", open: (desk) => new ShadowsPart(desk) },
   storage: { name: "Storage", open: (desk) => new StoragePart(desk) },

@@ -1,10 +1,10 @@
 // Pools, replicas with the weights that they hold, and warm targets.
 
-import { endpointPath } from "../client/watch.js";
 import { element } from "../interface/element.js";
 import { LiveTable } from "../interface/live_table.js";
-import { clock, gigabytesOf } from "../interface/words.js";
+import { gigabytesOf } from "../interface/words.js";
 import { section, span, tiles } from "./desk.js";
+import { ResourceTable } from "./resource_table.js";
 
 const LEVELS = [
   ["hot", "Hot: on a device"],
@@ -24,7 +24,10 @@ export class PoolsPart {
 
   constructor(desk) {
     this.#desk = desk;
-    this.#warm = this.#warmTable();
+    this.#warm = new ResourceTable(desk, "warm target", () => this.changed(), {
+      key: ({ endpoint_id: id, pool, source }) => `${id || pool} ${source}`,
+      deletable: ({ source }) => source === "operator",
+    });
     const keep = element(
       "button",
       { type: "button", class: "quiet", click: () => this.#keep() },
@@ -66,28 +69,7 @@ export class PoolsPart {
     );
     this.#pools.show(pools);
     this.#replicas.show(status.replicas);
-    this.#warm.show(status.warm);
-  }
-
-  #warmTable() {
-    return new LiveTable({
-      label: "Warm targets",
-      empty: "No model is kept warm.",
-      key: ({ endpoint_id: id, pool, source }) => `${id || pool} ${source}`,
-      columns: [
-        { name: "Model", cell: ({ endpoint_id: id, pool }) => id || `Replicas of ${pool}` },
-        { name: "Pool", cell: ({ pool }) => pool || "—" },
-        { name: "Level", cell: ({ level }) => level },
-        { name: "Ready", number: true, cell: (row) => `${row.ready_replicas} of ${row.replicas}` },
-        { name: "Until", cell: ({ until }) => (until === null ? "removed" : clock(until)) },
-        { name: "Set by", cell: ({ source }) => source },
-        { name: "Problem", wide: true, cell: ({ problems }) => problems.join(" ") },
-      ],
-      actions: (row) =>
-        row.source === "operator"
-          ? [{ name: "Remove", danger: true, call: () => this.#end(row) }]
-          : [],
-    });
+    await this.#warm.show(status.warm);
   }
 
   async #keep() {
@@ -118,20 +100,6 @@ export class PoolsPart {
           }),
       },
       ({ endpoint_id: id, replicas, pool }) => `${id} is kept warm on ${replicas} in ${pool}.`,
-    );
-    this.changed();
-  }
-
-  async #end({ endpoint_id: id }) {
-    await this.#desk.ask(
-      {
-        title: "Remove the warm target?",
-        words: `Replicas no longer keep the weights of ${id}. They may stay loaded until others need the memory.`,
-        action: "Remove",
-        danger: true,
-        submit: () => this.#desk.call("DELETE", `v1/warm/${endpointPath(id)}`),
-      },
-      `The warm target of ${id} is removed.`,
     );
     this.changed();
   }

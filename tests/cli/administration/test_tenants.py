@@ -1,5 +1,6 @@
 """``darkroom tenants export`` and ``delete`` as typed by a user, behind real HTTP."""
 
+import json
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -54,7 +55,8 @@ def test_a_mistyped_name_is_not_that_of_another_tenant(
 ) -> None:
     darkroom("tenants", "create", tenant)
     darkroom(*words, fails=True)
-    assert f"{tenant}  enabled" in darkroom("tenants", "show", tenant).stdout
+    shown = json.loads(darkroom("tenants", "show", tenant, "--json").stdout)
+    assert (shown["tenant"], shown["disabled_at"]) == (tenant, None)
 
 
 def test_the_end_of_a_deletion_says_what_is_kept() -> None:

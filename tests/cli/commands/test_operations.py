@@ -1,6 +1,7 @@
 """Operator commands as typed by a user, against a Darkroom with fakes behind real HTTP."""
 
 import json
+import re
 from typing import Any
 
 import httpx
@@ -80,16 +81,16 @@ def test_the_queue_is_shown_in_words() -> None:
 
 
 def test_an_endpoint_is_kept_warm_for_a_time(darkroom: Any) -> None:
-    assert darkroom("warm").stdout == "No warm target is in force.\n"
-    said = darkroom("warm", PROBE, "--replicas", "2", "--for", "30m", "--level", "host").stdout
-    assert said.startswith("test/probe: host on 0 of 2 replicas of the pool studio, by an operator")
-    assert ", until " in said
-    assert darkroom("warm").stdout == said
-    assert said in darkroom("status").stdout
-    assert darkroom("warm", PROBE, "--off").stdout == "test/probe is not kept any more.\n"
-    assert json.loads(darkroom("warm", "--json").stdout)["warm_targets"] == []
+    assert darkroom("warm", "list").stdout == "No model is kept warm.\n"
+    wanted = ("--replicas", "2", "--for", "30m", "--level", "host")
+    assert "\nUntil     20" in darkroom("warm", "set", PROBE, *wanted).stdout
+    listed = darkroom("warm", "list").stdout
+    assert re.search(r"\ntest/probe +studio +host +0 +2 +20\d\d-.* operator +–\n", listed)
+    assert listed in darkroom("status").stdout
+    deleted = darkroom("warm", "delete", PROBE).stdout
+    assert deleted == "The warm target test/probe is deleted.\n"
+    assert json.loads(darkroom("warm", "list", "--json").stdout)["warm_targets"] == []
 
 
 def test_a_time_without_a_unit_is_refused(darkroom: Any) -> None:
-    assert "such as 30m" in darkroom("warm", PROBE, "--for", "30", fails=True).stderr
-    assert "Name the endpoint" in darkroom("warm", "--off", fails=True).stderr
+    assert "such as 30m" in darkroom("warm", "set", PROBE, "--for", "30", fails=True).stderr

@@ -126,10 +126,7 @@ async def show(call: Call, name: str) -> RegisteredWeights | None:
     return _shown(weights, call.owner)
 
 
-@calls.delete(
-    "Delete registered weights, and their private endpoint",
-    Special(status=204, parameters=(FORCE,), errors=(400,)),
-)
+@calls.delete(special=Special(status=204, parameters=(FORCE,), errors=(400,)))
 async def delete(call: Call, name: str) -> bool:
     """Accepted requests that name them may use them for a day. Queued ones of the endpoint fail:
     while it has some, this needs ``?force=true``."""
