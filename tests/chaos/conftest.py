@@ -1,3 +1,3 @@
-from tests.queue.database import conninfo, ingress, liveness, server, terms
+from tests.queue.database import conninfo, empty_tables, ingress, liveness, server, terms
 
-__all__ = ["conninfo", "ingress", "liveness", "server", "terms"]
+__all__ = ["conninfo", "empty_tables", "ingress", "liveness", "server", "terms"]

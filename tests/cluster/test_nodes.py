@@ -18,11 +18,11 @@ from serve_app.cli.generation.files import outputs
 from serve_app.embedded_postgres.process import alive
 from tests.cluster.darkroom import MODELS, eventually
 from tests.cluster.nodes import IMPATIENT, KEY, client_at, in_bucket, several_nodes, with_stores
-from tests.queue.database import conninfo, server
+from tests.queue.database import conninfo, empty_tables, server
 from tests.storage.conftest import moto_server
 from tests.storage.s3_servers import S3Server
 
-__all__ = ["conninfo", "moto_server", "server"]
+__all__ = ["conninfo", "empty_tables", "moto_server", "server"]
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(900)]
 

@@ -28,11 +28,11 @@ from tests.cluster.nodes import (
     with_stores,
 )
 from tests.fakes.metadata_service import metadata_service
-from tests.queue.database import conninfo, server
+from tests.queue.database import conninfo, empty_tables, server
 from tests.storage.conftest import moto_server
 from tests.storage.s3_servers import S3Server
 
-__all__ = ["conninfo", "moto_server", "server"]
+__all__ = ["conninfo", "empty_tables", "moto_server", "server"]
 
 pytestmark = [
     pytest.mark.cluster,

@@ -10,11 +10,11 @@ import pytest
 
 from tests.cluster.darkroom import eventually
 from tests.cluster.nodes import client_at, in_bucket, several_nodes, with_stores
-from tests.queue.database import conninfo, server
+from tests.queue.database import conninfo, empty_tables, server
 from tests.storage.conftest import moto_server
 from tests.storage.s3_servers import S3Server
 
-__all__ = ["conninfo", "moto_server", "server"]
+__all__ = ["conninfo", "empty_tables", "moto_server", "server"]
 
 pytestmark = [pytest.mark.cluster, pytest.mark.long, pytest.mark.timeout(900)]
 

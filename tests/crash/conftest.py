@@ -15,9 +15,17 @@ from tests.chaos.proxy import Proxy, before_postgres, through
 from tests.crash.scene import Scene
 from tests.fakes.liveness import FakeLiveness
 from tests.fakes.terms import FakeTerms
-from tests.queue.database import Ingress, conninfo, liveness, server, terms, until_stopped
+from tests.queue.database import (
+    Ingress,
+    conninfo,
+    empty_tables,
+    liveness,
+    server,
+    terms,
+    until_stopped,
+)
 
-__all__ = ["conninfo", "liveness", "server", "terms"]
+__all__ = ["conninfo", "empty_tables", "liveness", "server", "terms"]
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -1,3 +1,3 @@
-from tests.queue.database import conninfo, server
+from tests.queue.database import conninfo, empty_tables, server
 
-__all__ = ["conninfo", "server"]
+__all__ = ["conninfo", "empty_tables", "server"]

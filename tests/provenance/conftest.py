@@ -1,3 +1,21 @@
-from tests.queue.database import conninfo, database, empty, ingress, liveness, server, terms
+from tests.queue.database import (
+    conninfo,
+    database,
+    empty,
+    empty_tables,
+    ingress,
+    liveness,
+    server,
+    terms,
+)
 
-__all__ = ["conninfo", "database", "empty", "ingress", "liveness", "server", "terms"]
+__all__ = [
+    "conninfo",
+    "database",
+    "empty",
+    "empty_tables",
+    "ingress",
+    "liveness",
+    "server",
+    "terms",
+]

@@ -51,6 +51,7 @@ TABLES = (
     "secrets", "hosted_calls", "fallback_budgets", "workflows", "workflow_runs", "shadows",
     "comfyui_nodes", "comfyui_files", "processes", "idempotency_keys",
 )  # fmt: skip
+EMPTY = "; ".join(f"DELETE FROM {table}" for table in TABLES).encode()
 
 HOLDING: list[EmbeddedPostgres] = []
 """Instances of the server fixture. Each folder that imports it has one, and they share one
@@ -144,13 +145,35 @@ async def empty(server: str) -> AsyncIterator[str]:
         yield made
 
 
+def connection_that_empties(server: str) -> psycopg.Connection:
+    connection = psycopg.connect(server, autocommit=True)
+    connection.execute("SET darkroom.prunes_audit = 'on'")  # sealed entries too
+    return connection
+
+
+@pytest.fixture(scope="package")  # tests/backup has its own on the same server
+def empty_tables(server: str) -> Iterator[Callable[[], None]]:
+    """Empties all tables, by one connection: one of each test would read PostgreSQL's catalogue
+    anew, which took 33 of 35 ms of CPU."""
+    connection = connection_that_empties(server)
+
+    def empty() -> None:
+        nonlocal connection
+        try:
+            connection.execute(EMPTY)
+        except psycopg.OperationalError:  # a test has ended all connections
+            connection.close()
+            connection = connection_that_empties(server)
+            connection.execute(EMPTY)
+
+    yield empty
+    connection.close()
+
+
 @pytest.fixture
-def conninfo(server: str) -> str:
+def conninfo(server: str, empty_tables: Callable[[], None]) -> str:
     """Connection string of a database with all tables, all of them empty."""
-    with psycopg.connect(server) as connection:
-        connection.execute("SET darkroom.prunes_audit = 'on'")  # sealed entries too
-        for table in TABLES:
-            connection.execute(f"DELETE FROM {table}")
+    empty_tables()
     return server
 
 

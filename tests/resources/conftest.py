@@ -1,3 +1,3 @@
-from tests.queue.database import conninfo, database, ingress, liveness, server, terms
+from tests.queue.database import conninfo, database, empty_tables, ingress, liveness, server, terms
 
-__all__ = ["conninfo", "database", "ingress", "liveness", "server", "terms"]
+__all__ = ["conninfo", "database", "empty_tables", "ingress", "liveness", "server", "terms"]

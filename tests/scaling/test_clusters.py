@@ -13,10 +13,19 @@ from serve_app.postgres.leader_election import LeaderElection
 from serve_app.scaling.clusters import ClusterShare, led_pools, share_of
 from serve_app.scaling.policy import Bounds, Load, needed_replicas
 from serve_app.telemetry.clock import SystemClock
-from tests.queue.database import Ingress, conninfo, database, ingress, liveness, server, terms
+from tests.queue.database import (
+    Ingress,
+    conninfo,
+    database,
+    empty_tables,
+    ingress,
+    liveness,
+    server,
+    terms,
+)
 from tests.queue.requests import ask, new
 
-__all__ = ["conninfo", "database", "ingress", "liveness", "server", "terms"]
+__all__ = ["conninfo", "database", "empty_tables", "ingress", "liveness", "server", "terms"]
 
 DEMAND = Demand(queued=5, running=3, slots=1, queued_s=50.0)
 

@@ -27,10 +27,10 @@ from tests.deployments.slow_server import SlowServer
 from tests.deployments.waiting import until
 from tests.fakes.family import ProbeFamily
 from tests.fakes.terms import FakeTerms
-from tests.queue.database import LONG_LEASES, conninfo, liveness, server
+from tests.queue.database import LONG_LEASES, conninfo, empty_tables, liveness, server
 from tests.queue.requests import new
 
-__all__ = ["at", "conninfo", "liveness", "make", "server"]
+__all__ = ["at", "conninfo", "empty_tables", "liveness", "make", "server"]
 
 pytestmark = pytest.mark.engine
 

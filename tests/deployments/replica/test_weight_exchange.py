@@ -16,7 +16,7 @@ from serve_app.domain.lease import WeightOffer
 from serve_app.postgres.database import Database
 from serve_app.postgres.weight_peers import PostgresWeightPeers
 from serve_app.telemetry.clock import SystemClock
-from tests.queue.database import conninfo, server
+from tests.queue.database import conninfo, empty_tables, server
 from tests.weights.conftest import (
     COMMIT,
     NAME,
@@ -30,7 +30,7 @@ from tests.weights.conftest import (
 from weights.hub import Hub
 from weights.store import Store
 
-__all__ = ["conninfo", "hub", "make_store", "repository", "server", "waits"]
+__all__ = ["conninfo", "empty_tables", "hub", "make_store", "repository", "server", "waits"]
 
 UNET = "unet/diffusion_pytorch_model.safetensors"
 FOUND_S = 60.0

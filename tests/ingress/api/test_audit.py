@@ -31,10 +31,10 @@ from tests.fakes.clock import FakeClock
 from tests.fakes.liveness import FakeLiveness
 from tests.fakes.terms import FakeTerms
 from tests.ingress.house import PROXY_SECRET, built
-from tests.queue.database import LONG_LEASES, conninfo, server
+from tests.queue.database import LONG_LEASES, conninfo, empty_tables, server
 from tests.queue.requests import done, lease
 
-__all__ = ["conninfo", "server"]
+__all__ = ["conninfo", "empty_tables", "server"]
 
 ENDPOINT = "test/probe"
 HERE = "127.0.0.1"

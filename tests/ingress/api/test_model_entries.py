@@ -16,9 +16,9 @@ from serve_app.queue.transactions.catalog_entries import PostgresCatalogEntries
 from serve_app.settings import PoolConfig
 from tests.contract.waiting import eventually
 from tests.ingress.house import DEMO, MODELS, House, built
-from tests.queue.database import conninfo, database, server
+from tests.queue.database import conninfo, database, empty_tables, server
 
-__all__ = ["conninfo", "database", "server"]
+__all__ = ["conninfo", "database", "empty_tables", "server"]
 
 ENTRIES = "/v1/models/entries"
 PROBE = f"{ENTRIES}/house/probe"

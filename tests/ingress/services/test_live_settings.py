@@ -17,9 +17,9 @@ from serve_app.postgres.database import Database
 from serve_app.postgres.live_settings import PostgresLiveSettings
 from serve_app.settings import Config
 from tests.deployments.waiting import until
-from tests.queue.database import conninfo, server
+from tests.queue.database import conninfo, empty_tables, server
 
-__all__ = ["conninfo", "server"]
+__all__ = ["conninfo", "empty_tables", "server"]
 
 
 class NothingKept:

@@ -20,9 +20,9 @@ from tests.chaos.proxy import Proxy, before_postgres, through
 from tests.fakes.liveness import FakeLiveness
 from tests.fakes.terms import FakeTerms
 from tests.ingress.house import built
-from tests.queue.database import LONG_LEASES, conninfo, server
+from tests.queue.database import LONG_LEASES, conninfo, empty_tables, server
 
-__all__ = ["conninfo", "server"]
+__all__ = ["conninfo", "empty_tables", "server"]
 
 PATIENCE_S = 60.0
 ROLE = "darkroom_limited"

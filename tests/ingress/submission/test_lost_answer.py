@@ -21,9 +21,9 @@ from tests.chaos.proxy import Lose, Proxy, before_postgres, through
 from tests.fakes.liveness import FakeLiveness
 from tests.fakes.terms import FakeTerms
 from tests.ingress.house import House, built
-from tests.queue.database import LONG_LEASES, conninfo, server
+from tests.queue.database import LONG_LEASES, conninfo, empty_tables, server
 
-__all__ = ["conninfo", "server"]
+__all__ = ["conninfo", "empty_tables", "server"]
 
 STORED = b'"endpoint":"test/probe"'  # in the parameters of the statement that stores a request
 
