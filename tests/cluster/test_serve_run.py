@@ -1,4 +1,6 @@
-"""`serve run`, without `darkroom serve`."""
+"""`serve run`, without `darkroom serve`.
+
+Each start takes 35 s of CPU. test_deploys.py deploys a file without `darkroom serve` each time."""
 
 import contextlib
 import shutil
@@ -29,7 +31,7 @@ from tests.cluster.darkroom import (
 )
 from tests.cluster.processes import end_all, with_default_signals
 
-pytestmark = [pytest.mark.cluster, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.cluster, pytest.mark.long, pytest.mark.timeout(900)]
 
 ServeRun = Callable[..., subprocess.Popen[bytes]]
 
@@ -75,10 +77,7 @@ def serve_run(tmp_path: Path) -> Iterator[ServeRun]:
 
 
 # That strings are settings too is tested in tests/test_settings.py.
-@pytest.mark.parametrize(
-    "with_yaml",
-    [pytest.param(False, marks=pytest.mark.long, id="arguments"), pytest.param(True, id="yaml")],
-)
+@pytest.mark.parametrize("with_yaml", [False, True], ids=["arguments", "yaml"])
 def test_serve_run_serves_from_any_directory(
     with_yaml: bool,
     serve_run: ServeRun,
