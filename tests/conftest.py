@@ -70,7 +70,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "--snapshot-minutes",
         type=float,
         default=0.0,
-        help="How long tests/crash/test_database.py holds a snapshot open; 0: for 150 requests.",
+        help="How long tests/crash/test_database.py holds a snapshot open; 0: for 60 requests.",
     )
     parser.addoption(
         "--crash-tally", type=Path, help="A file to which checks of tests/crash add a line each."

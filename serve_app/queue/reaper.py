@@ -207,9 +207,11 @@ class PeriodicTask:
         work: Mapping[str, Work],
         metrics: QueueMeter | None = None,
         rest_s: float = REST_S,
+        first_after_s: float = 0.0,
     ) -> None:
         """``work``: functions by their name in the metrics. ``rest_s``: period at rest."""
         self._every_s = every_s
+        self._first_after_s = first_after_s
         self._rest_s = rest_s
         self._rest = Rest()
         self._work = work
@@ -229,6 +231,7 @@ class PeriodicTask:
             self._task = None
 
     async def _loop(self) -> None:
+        await asyncio.sleep(self._first_after_s)
         while True:
             for name, each in self._work.items():
                 await self._run(name, each)

@@ -1,10 +1,15 @@
-"""The deployment class under a real Serve."""
+"""The deployment class under a real Serve, without an ingress.
+
+It takes 32 s of CPU. With an ingress, ends of requests are tested each time in test_running.py and
+updates of a pool in changing/test_pools.py, and without Serve the hand-back and the stages in
+tests/deployments/replica/test_replica.py.
+"""
 
 import pytest
 
 from tests.cluster.scenario import seen_by
 
-pytestmark = pytest.mark.cluster
+pytestmark = [pytest.mark.cluster, pytest.mark.long]
 
 
 @pytest.fixture(scope="module")

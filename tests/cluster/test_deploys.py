@@ -187,6 +187,9 @@ def test_a_file_that_is_not_valid_changes_nothing(installation: Installation) ->
     assert installation.replicas()["large"] == before["large"]
 
 
+# That other slots replace replicas, whose requests go on elsewhere, is tested each time
+# in changing/test_pools.py; that a deployment leaves what is equal alone, above. 60 s of CPU.
+@pytest.mark.long
 def test_other_slots_restart_their_pool_alone_which_hands_its_requests_over(
     installation: Installation,
 ) -> None:

@@ -37,6 +37,9 @@ def test_a_request_outlives_its_replica_one_failure_is_counted_and_an_operator_s
     )
 
 
+# That the end of a real replica is one failure is tested above each time, and that the third one
+# is the last in tests/crash/test_replicas.py. 35 s of CPU.
+@pytest.mark.long
 def test_a_request_that_ends_its_replica_every_time_fails_with_that_reason(
     darkroom: Darkroom, check: Check
 ) -> None:

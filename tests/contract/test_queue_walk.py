@@ -44,7 +44,7 @@ POOLS = ("studio", "other")
 CENT = Price(PriceUnit.REQUEST, Decimal("0.01"))
 
 WALKS = settings(
-    max_examples=20,
+    max_examples=12,
     stateful_step_count=30,
     deadline=None,
     suppress_health_check=list(HealthCheck),

@@ -61,7 +61,7 @@ async def test_a_database_that_swallows_everything_is_said_to_be_away_and_nothin
 async def test_connections_that_are_reset_again_and_again_lose_nothing(scene: Scene) -> None:
     await scene.ingresses(scene.far, scene.far)
     async with scene.replicas(2), Clients(scene, 4) as clients:
-        for _ in range(5):
+        for _ in range(2):
             await clients.go_on(scene.chance.randrange(1, 15))
             scene.proxy.reset()
     async with scene.replicas(2):
@@ -121,7 +121,7 @@ async def test_a_snapshot_that_somebody_holds_open_stops_nothing(
         begin = time.monotonic()
         async with scene.replicas(2, step_s=0.0):
             async with Clients(scene, 4, pause_s=0.0) as clients:
-                await clients.go_on(150)
+                await clients.go_on(60)
             while (time.monotonic() - begin) / 60 < minutes:
                 took_s = [
                     s

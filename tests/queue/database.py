@@ -51,6 +51,7 @@ TABLES = (
     "secrets", "hosted_calls", "fallback_budgets", "workflows", "workflow_runs", "shadows",
     "comfyui_nodes", "comfyui_files", "processes", "idempotency_keys",
 )  # fmt: skip
+EMPTY = "; ".join(f"DELETE FROM {table}" for table in TABLES).encode()
 
 HOLDING: list[EmbeddedPostgres] = []
 """Instances of the server fixture. Each folder that imports it has one, and they share one
@@ -115,6 +116,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
             # Tests that kill the server have their own; these need not wait for the disk.
             connection.execute(f"ALTER ROLE {ROLE} SET synchronous_commit = off")
         yield conninfo
+        end_emptying(conninfo)
         background.run(postgres.aclose())
     HOLDING.pop()
     if not HOLDING:
@@ -144,13 +146,36 @@ async def empty(server: str) -> AsyncIterator[str]:
         yield made
 
 
+_EMPTYING: dict[str, psycopg.Connection] = {}
+
+
+def empty_tables(server: str) -> None:
+    """By one connection: one of each test would read PostgreSQL's catalogue anew, which takes 33 ms
+    of CPU."""
+    try:
+        _emptying(server).execute(EMPTY)
+    except psycopg.OperationalError:  # a test has ended all connections
+        end_emptying(server)
+        _emptying(server).execute(EMPTY)
+
+
+def end_emptying(server: str) -> None:
+    """Close the connection, for those who may be the only one."""
+    if (connection := _EMPTYING.pop(server, None)) is not None:
+        connection.close()
+
+
+def _emptying(server: str) -> psycopg.Connection:
+    if server not in _EMPTYING:
+        _EMPTYING[server] = psycopg.connect(server, autocommit=True)
+        _EMPTYING[server].execute("SET darkroom.prunes_audit = 'on'")  # sealed entries too
+    return _EMPTYING[server]
+
+
 @pytest.fixture
 def conninfo(server: str) -> str:
     """Connection string of a database with all tables, all of them empty."""
-    with psycopg.connect(server) as connection:
-        connection.execute("SET darkroom.prunes_audit = 'on'")  # sealed entries too
-        for table in TABLES:
-            connection.execute(f"DELETE FROM {table}")
+    empty_tables(server)
     return server
 
 

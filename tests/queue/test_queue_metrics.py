@@ -371,7 +371,8 @@ async def test_a_process_that_no_longer_leads_drops_the_sizes(
     start: Processes, conninfo: str
 ) -> None:
     queue, scrapes = await start(name="one")
-    await scrapes.until(lambda n: n > 0, "table_bytes", table="requests")
+    assert await queue.parts.tables.measure()
+    assert (await scrapes.value("table_bytes", table="requests") or 0) > 0
     with psycopg.connect(conninfo, autocommit=True) as operator:
         operator.execute("UPDATE leaders SET holder = 'two' WHERE name = 'table sizes'")
     queue.parts.election._renew_at.clear()

@@ -49,6 +49,9 @@ def test_a_pool_at_zero_gets_a_replica_for_a_warm_target_until_it_ends(with_pool
     eventually(lambda: not darkroom.replicas(), "the pool is at zero again")
 
 
+# That an idle pool goes to zero is tested above each time, that a request starts one at zero in
+# ../test_apps.py, and what it waits for in tests/contract/test_standing_contract.py.
+@pytest.mark.long
 def test_a_pool_goes_to_zero_when_idle_and_comes_back_for_a_request(with_pool: WithPool) -> None:
     darkroom = with_pool(probe_pool(0) | {"max_replicas": 2, "keep_alive_s": 3})
     eventually(lambda: darkroom.replicas() == [], "the idle pool has no replica")
