@@ -23,6 +23,10 @@ for the HTTP server of its process."""
 OF_SERVE = ("/-/healthz", "/-/routes")
 """Paths that Serve answers itself."""
 
+ASGI = {"version": "3.0", "spec_version": "2.4"}
+"""Version of ASGI of a call that is cancelled when its client disconnects. Below 2.4, Starlette
+starts two tasks for each streamed response to learn of it, which take 0.2 ms of CPU."""
+
 WATCH_AFTER_S = 0.25
 """Age of a call from which on the connection of its client is watched. Most calls are answered
 sooner, and need no task for it."""
@@ -71,6 +75,7 @@ class DirectCalls:
         if scope["type"] == "websocket":  # its handler reads until the client disconnects
             await application(scope, receive, send)
             return
+        scope["asgi"] = ASGI
         watch = _DisconnectWatch(receive, body_ended=scope["method"] in ("GET", "HEAD"))
         try:
             await application(scope, watch.receive, send)

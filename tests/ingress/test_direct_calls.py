@@ -10,7 +10,7 @@ from contextlib import asynccontextmanager
 import httpx
 import pytest
 import uvicorn
-from starlette.responses import PlainTextResponse
+from starlette.responses import PlainTextResponse, StreamingResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from serve_app.ingress import direct_calls
@@ -48,6 +48,9 @@ class Application:
             except asyncio.CancelledError:
                 self.cancelled.set()
                 raise
+        if scope["path"].endswith("/stream"):
+            await StreamingResponse(self._events())(scope, receive, send)
+            return
         if scope["path"].endswith("/slow"):
             await asyncio.sleep(2 * direct_calls.WATCH_AFTER_S)
         size, more = 0, scope["method"] == "POST"
@@ -55,6 +58,15 @@ class Application:
             message = await receive()
             size, more = size + len(message["body"]), message["more_body"]
         await PlainTextResponse(f"root {scope['root_path']!r} size {size}")(scope, receive, send)
+
+    async def _events(self) -> AsyncGenerator[bytes]:
+        self.waits.set()
+        try:
+            yield b"first"
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            self.cancelled.set()
+            raise
 
 
 @asynccontextmanager
@@ -128,6 +140,17 @@ async def test_a_call_whose_client_disconnects_is_cancelled(register, body: byte
         call = asyncio.create_task(client.post("/run/wait", content=body))
         await application.waits.wait()
         call.cancel()  # httpx closes the connection
+        await application.cancelled.wait()
+
+
+async def test_a_stream_whose_client_disconnects_is_cancelled(register) -> None:
+    application = Application()
+    register(application)
+    async with answering(around(Serve())) as client:
+        await client.get("/-/healthz")
+        async with client.stream("GET", "/stream") as response:
+            assert await anext(response.aiter_bytes()) == b"first"
+            await application.waits.wait()
         await application.cancelled.wait()
 
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import hmac
 from collections.abc import Sequence
+from functools import lru_cache
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
 
 from starlette.requests import HTTPConnection
@@ -40,6 +41,7 @@ def client_address(request: HTTPConnection) -> str:
     return "" if address is None else str(address)
 
 
+@lru_cache(1024)  # most calls of a client come from one address
 def parsed(text: str) -> IPv4Address | IPv6Address | None:
     """An address as a proxy or a socket writes it; None if it is not one."""
     try:

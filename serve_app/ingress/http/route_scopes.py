@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from starlette.requests import Request as HttpRequest
 from starlette.responses import Response
 from starlette.routing import Route, WebSocketRoute
+from starlette.types import ASGIApp, Receive, Scope, Send
 from starlette.websockets import WebSocket
 
 from serve_app.tenants.scopes import SINGLE
@@ -32,6 +33,7 @@ class ScopedRoute(Route):
         scope: str,
     ) -> None:
         super().__init__(path, handler, methods=list(methods))
+        self.app = _answering(handler)
         self.scope = _known(scope)
 
 
@@ -43,6 +45,17 @@ class ScopedSocketRoute(WebSocketRoute):
     ) -> None:
         super().__init__(path, handler)
         self.scope = _known(scope)
+
+
+def _answering(handler: Callable[[HttpRequest], Awaitable[Response]]) -> ASGIApp:
+    """ASGI application that sends the handler's response. Starlette's own looks for handlers of
+    errors around each call and each message, and ``Refusals`` is the only one."""
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        response = await handler(HttpRequest(scope, receive, send))
+        await response(scope, receive, send)
+
+    return app
 
 
 def _known(scope: str) -> str:
