@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TypeAlias
+from typing import Self, TypeAlias, cast
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client.metrics import MetricWrapperBase
@@ -15,6 +15,27 @@ Declared: TypeAlias = Mapping[str, tuple[str, Sequence[str]]]
 """Description and labels of a metric, by its name without ``PREFIX`` and ``_total``."""
 DeclaredHistograms: TypeAlias = Mapping[str, tuple[str, Sequence[str], Sequence[float]]]
 """The same with the buckets' upper bounds, in the unit of the name."""
+
+
+class _Labelled(MetricWrapperBase):
+    """Metric that finds its values by labels without a lock and without making them texts, if they
+    are texts and have values already. An image asks thirty times."""
+
+    def labels(self, *labelvalues: object, **labelkwargs: object) -> Self:
+        found = self._metrics.get(cast("tuple[str, ...]", labelvalues))
+        return super().labels(*labelvalues, **labelkwargs) if found is None else found
+
+
+class _Counter(_Labelled, Counter):
+    pass
+
+
+class _Gauge(_Labelled, Gauge):
+    pass
+
+
+class _Histogram(_Labelled, Histogram):
+    pass
 
 
 class Families:
@@ -31,15 +52,15 @@ class Families:
         # A counter with labels is exported from its first `labels(…)` on. Where an alert looks at
         # its increase, this comes before the first `inc()`: the increase from nothing to 1 is 0.
         self.counters = {
-            name: Counter(f"{PREFIX}{name}", text, labels, registry=registry)
+            name: _Counter(f"{PREFIX}{name}", text, labels, registry=registry)
             for name, (text, labels) in counters.items()
         }
         self.gauges = {
-            name: Gauge(f"{PREFIX}{name}", text, labels, registry=registry)
+            name: _Gauge(f"{PREFIX}{name}", text, labels, registry=registry)
             for name, (text, labels) in gauges.items()
         }
         self.histograms = {
-            name: Histogram(f"{PREFIX}{name}", text, labels, buckets=buckets, registry=registry)
+            name: _Histogram(f"{PREFIX}{name}", text, labels, buckets=buckets, registry=registry)
             for name, (text, labels, buckets) in histograms.items()
         }
 
