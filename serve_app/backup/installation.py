@@ -15,7 +15,7 @@ from serve_app.backup.watchdog import ended_if_silent
 from serve_app.domain.errors import DatabaseUnavailable, Misconfigured
 from serve_app.embedded_postgres.embedded import EmbeddedPostgres
 from serve_app.embedded_postgres.files import ClusterFiles
-from serve_app.postgres.database import SILENT_S, Database, answers_within, settings, shut_down
+from serve_app.postgres.database import SILENT_S, AnswerLimit, Database, settings, shut_down
 from serve_app.postgres.file_places import Places, refuse_other_places
 from serve_app.settings import Config, Secrets
 from serve_app.storage.selection import AnyStorage, create_storage, file_places
@@ -116,7 +116,7 @@ async def _check_server(conninfo: str) -> None:
     try:
         async with (
             await connect(conninfo) as connection,
-            answers_within(connection, SILENT_S),
+            AnswerLimit(connection, SILENT_S),
         ):
             await connection.execute("SELECT 1")
     except psycopg.OperationalError as error:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import psycopg
 from psycopg.errors import ConnectionTimeout
 
-from serve_app.postgres.database import SILENT_S, NoAnswer, answers_within, settings
+from serve_app.postgres.database import SILENT_S, AnswerLimit, NoAnswer, settings
 
 PROBE_EVERY_S = 10.0
 SILENT_PROBES = 3
@@ -54,7 +54,7 @@ async def answers(conninfo: str) -> bool:
     try:
         async with (
             await psycopg.AsyncConnection.connect(conninfo, **settings(conninfo)) as connection,
-            answers_within(connection, SILENT_S),
+            AnswerLimit(connection, SILENT_S),
         ):
             await connection.execute("SELECT 1")
     except (NoAnswer, ConnectionTimeout):

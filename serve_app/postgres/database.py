@@ -9,8 +9,7 @@ import os
 import re
 import socket
 import time
-from collections.abc import AsyncGenerator, Mapping, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, LiteralString, cast
 
@@ -245,7 +244,10 @@ class Database:
             self._metrics.unavailable("away")
             raise DatabaseUnavailable(f"PostgreSQL is unavailable: {self._unavailable_reason}")
         given_up = _cancellations()
-        async with _connection_of(self._pool) as connection:
+        pool = self._pool
+        connection = await _free_connection(pool)
+        # Without the connection's own context manager, which would commit once more.
+        try:
             if _cancellations() > given_up:
                 # In Python 3.11, asyncio.wait_for, which the pool uses, loses a cancellation that
                 # arrives in the same turn of the loop as the connection.
@@ -254,7 +256,7 @@ class Database:
             values = [params[name] for name in statement.parameters] if params else ()
             began = time.perf_counter()
             try:
-                async with answers_within(connection, limit_s or self._limit_s):
+                async with AnswerLimit(connection, limit_s or self._limit_s):
                     if lock is None and limit_s is None:
                         return await _run(connection, statement.sql, values)
                     async with connection.transaction():
@@ -265,6 +267,8 @@ class Database:
                         return await _run(connection, statement.sql, values)
             finally:
                 self._metrics.ran(statement.name, time.perf_counter() - began)
+        finally:
+            await pool.putconn(connection)
 
     def _statement(self, sql: str) -> Statement:
         """The statement of ``sql``, parsed once: psycopg would repeat it at each call for
@@ -295,7 +299,7 @@ class Database:
         return pool
 
     async def _configure(self, connection: psycopg.AsyncConnection) -> None:
-        async with answers_within(connection, SILENT_S):
+        async with AnswerLimit(connection, SILENT_S):
             await connection.execute(SESSION)
             await connection.execute(
                 "SELECT set_config('statement_timeout', $1, false)",
@@ -331,23 +335,17 @@ class Database:
         await broken.close(timeout=1.0)
 
 
-@asynccontextmanager
-async def _connection_of(pool: AsyncConnectionPool) -> AsyncGenerator[psycopg.AsyncConnection]:
-    """Connection of the pool while the block runs. ``PoolTimeout`` if none is free in time, in
-    which time that this process stood still is not counted: one may have become free meanwhile."""
+async def _free_connection(pool: AsyncConnectionPool) -> psycopg.AsyncConnection:
+    """A connection of the pool, to be put back. ``PoolTimeout`` if none is free in time, in which
+    time that this process stood still is not counted: one may have become free meanwhile."""
     loop = asyncio.get_running_loop()
     end = loop.time() + pool.timeout
     try:
-        connection = await pool.getconn()
+        return await pool.getconn()
     except PoolTimeout:
         if loop.time() - end < STOOD_STILL * pool.timeout:
             raise
-        connection = await pool.getconn()
-    try:
-        async with connection:
-            yield connection
-    finally:
-        await pool.putconn(connection)
+        return await pool.getconn()
 
 
 UNAVAILABLE = (psycopg.OperationalError, psycopg.InterfaceError, PoolClosed, OSError)
@@ -358,42 +356,43 @@ class NoAnswer(psycopg.OperationalError):
     """Raised when a connection was closed because the server said nothing."""
 
 
-@asynccontextmanager
-async def answers_within(
-    connection: psycopg.AsyncConnection, limit_s: float
-) -> AsyncGenerator[None]:
-    """Give what runs in the block ``limit_s``. Then its connection is closed, which raises
-    ``NoAnswer`` in the block.
+class AnswerLimit:
+    """Async context manager that gives what runs in its block ``limit_s``. Then the connection is
+    closed, which raises ``NoAnswer`` in the block.
 
     A cancellation would not do: psycopg first asks the server to cancel the statement, and waits up
     to 10 s for a server that says nothing. Time in which this process stood still is not counted:
     the answer may have come meanwhile.
     """
-    expired = extended = False
-    loop = asyncio.get_running_loop()
 
-    def close() -> None:
-        nonlocal expired, extended, timer
-        late = loop.time() - timer.when()
-        if late > STOOD_STILL * limit_s and not extended:
-            extended = True
-            timer = loop.call_later(min(late, limit_s), close)
+    __slots__ = ("_connection", "_expired", "_extended", "_limit_s", "_loop", "_timer")
+
+    def __init__(self, connection: psycopg.AsyncConnection, limit_s: float) -> None:
+        self._connection = connection
+        self._limit_s = limit_s
+        self._expired = self._extended = False
+
+    async def __aenter__(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._timer = self._loop.call_later(self._limit_s, self._close)
+
+    async def __aexit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
+        self._timer.cancel()
+        if not self._expired:
             return
-        expired = True
-        shut_down(connection)
+        # If the answer came in the same turn of the loop, only the next statement would fail.
+        await self._connection.close()
+        if isinstance(error, psycopg.Error):
+            raise NoAnswer(f"no answer within {self._limit_s:g} s") from error
 
-    timer = loop.call_later(limit_s, close)
-    try:
-        yield
-    except psycopg.Error as error:
-        if expired:
-            raise NoAnswer(f"no answer within {limit_s:g} s") from error
-        raise
-    finally:
-        timer.cancel()
-        if expired:
-            # If the answer came in the same turn of the loop, only the next statement would fail.
-            await connection.close()
+    def _close(self) -> None:
+        late = self._loop.time() - self._timer.when()
+        if late > STOOD_STILL * self._limit_s and not self._extended:
+            self._extended = True
+            self._timer = self._loop.call_later(min(late, self._limit_s), self._close)
+            return
+        self._expired = True
+        shut_down(self._connection)
 
 
 def _milliseconds(limit_s: float) -> str:
@@ -450,7 +449,7 @@ async def _problem(conninfo: str) -> FailedConnection | None:
     try:
         async with (
             await psycopg.AsyncConnection.connect(conninfo, **settings(conninfo)) as connection,
-            answers_within(connection, SILENT_S),
+            AnswerLimit(connection, SILENT_S),
         ):
             row = await (await connection.execute(WRITABLE)).fetchone()
             return None if row and row[0] else FailedConnection(READ_ONLY)

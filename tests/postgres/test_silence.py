@@ -10,7 +10,7 @@ import psycopg
 import pytest
 
 from serve_app.domain.errors import DatabaseUnavailable, Misconfigured
-from serve_app.postgres.database import Database, answers_within, wait_until_reachable
+from serve_app.postgres.database import AnswerLimit, Database, wait_until_reachable
 from serve_app.postgres.leader_election import LEADS_S, LeaderElection
 from serve_app.queue.queue import PostgresQueue, assemble
 from serve_app.queue.store import diagnostics
@@ -149,7 +149,7 @@ async def test_a_connection_that_reached_its_limit_is_closed_also_if_its_answer_
     conninfo: str,
 ) -> None:
     async with await psycopg.AsyncConnection.connect(conninfo) as connection:
-        async with answers_within(connection, 0.1):
+        async with AnswerLimit(connection, 0.1):
             await connection.execute("SELECT 1")
             await asyncio.sleep(3.0)  # the limit passes, and nothing is read any more
         assert connection.closed

@@ -14,7 +14,7 @@ from psycopg import sql
 
 from serve_app.domain.errors import DatabaseUnavailable, Misconfigured
 from serve_app.domain.ports import Clock
-from serve_app.postgres.database import SILENT_S, Database, answers_within, settings
+from serve_app.postgres.database import SILENT_S, AnswerLimit, Database, settings
 from serve_app.postgres.failed_connections import failed_connection
 from serve_app.queue.store.migrations import OLDEST_SERVER
 from serve_app.telemetry.clock import SystemClock
@@ -46,9 +46,9 @@ async def examine(conninfo: str) -> str:
     try:
         async with (
             await psycopg.AsyncConnection.connect(conninfo, **given) as listener,
-            answers_within(listener, SILENT_S + NOTIFICATION_TIMEOUT_S),
+            AnswerLimit(listener, SILENT_S + NOTIFICATION_TIMEOUT_S),
             await psycopg.AsyncConnection.connect(conninfo, **given) as speaker,
-            answers_within(speaker, SILENT_S + NOTIFICATION_TIMEOUT_S),
+            AnswerLimit(speaker, SILENT_S + NOTIFICATION_TIMEOUT_S),
         ):
             version = listener.info.server_version
             if version < OLDEST_SERVER:

@@ -20,7 +20,7 @@ from prometheus_client import CollectorRegistry
 from serve_app.domain.errors import DatabaseUnavailable
 from serve_app.domain.lease import LeaseKey, Signal, SignalKind
 from serve_app.domain.ports import Clock
-from serve_app.postgres.database import SILENT_S, Database, answers_within, settings
+from serve_app.postgres.database import SILENT_S, AnswerLimit, Database, settings
 from serve_app.queue.store.messages import compact
 from serve_app.telemetry.queue_metrics import QueueMeter
 
@@ -187,7 +187,7 @@ class Notifier:
             failures += 1
 
     async def _receive(self, connection: psycopg.AsyncConnection) -> None:
-        async with answers_within(connection, SILENT_S):
+        async with AnswerLimit(connection, SILENT_S):
             await connection.execute("SELECT pg_advisory_lock_shared(%s::bigint)", (LISTENERS,))
             await connection.execute(f"LISTEN {CHANNEL}")
         self.listening = True
@@ -198,7 +198,7 @@ class Notifier:
             async for notify in connection.notifies(timeout=PROBE_S):
                 self._received(notify.payload)
             # A listener sends nothing, so only this finds out that its connection is silent.
-            async with answers_within(connection, SILENT_S):
+            async with AnswerLimit(connection, SILENT_S):
                 await connection.execute("SELECT 1")
 
     def _received(self, payload: str) -> None:
