@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import LiteralString
 
@@ -26,8 +26,8 @@ POLL_S = 0.1
 TAKE: LiteralString = """
 -- name: lead
 INSERT INTO leaders AS l (name, holder, until)
-SELECT name, %(holder)s, now() + %(for_s)s * interval '1 second'
-FROM unnest(%(names)s::text[]) AS x(name) ORDER BY 1
+SELECT name, %(holder)s, now() + for_s * interval '1 second'
+FROM unnest(%(names)s::text[], %(for_s)s::double precision[]) AS x(name, for_s) ORDER BY 1
 ON CONFLICT (name) DO UPDATE SET holder = excluded.holder, until = excluded.until
 WHERE l.holder = excluded.holder OR l.until < now()
 RETURNING name
@@ -48,6 +48,8 @@ class LeaderElection:
         self._clock = clock
         self._holder = holder
         self._renew_at: dict[str, float] = {}  # monotonic; names that this process leads
+        self._asked: dict[str, tuple[float, float]] = {}  # name → monotonic time, and for_s
+        self._writing = asyncio.Lock()
 
     async def leads(self, name: str, for_s: float = LEADS_S) -> bool:
         """True if this process leads. Takes the leadership if no other process has it. ``for_s``:
@@ -57,14 +59,34 @@ class LeaderElection:
 
     async def led_of(self, names: Collection[str], for_s: float = LEADS_S) -> frozenset[str]:
         """Names that this process leads; otherwise as ``leads``."""
+        now = self._clock.monotonic()
+        self._asked |= dict.fromkeys(names, (now, for_s))
+        if self._due(names, now):
+            async with self._writing:
+                await self._renew(names)
+        return frozenset(name for name in names if name in self._renew_at)
+
+    def _due(self, names: Collection[str], now: float) -> frozenset[str]:
+        return frozenset(name for name in names if now >= self._renew_at.get(name, 0.0))
+
+    async def _renew(self, names: Collection[str]) -> None:
+        """Take or renew those of the names that are due, and with them those that will be due soon
+        and are asked for all the time: a dozen tasks ask. No name is held for longer than its last
+        question allows."""
         began = self._clock.monotonic()
-        due = [name for name in names if began >= self._renew_at.get(name, 0.0)]
+        if not (due := self._due(names, began)):
+            return  # it was renewed with another name
         for name in due:
             self._renew_at.pop(name, None)
-        if due:
-            taken = await self._take(due, for_s)
-            self._renew_at |= dict.fromkeys(taken, began + RENEW_S)
-        return frozenset(name for name in names if name in self._renew_at)
+        soon = self._due(self._renew_at, began + RENEW_S / 2)
+        asked = {name: began - self._asked[name][0] for name in soon}
+        renewed = due | {name for name, age_s in asked.items() if age_s < RENEW_S}
+        taken = await self._take(
+            {name: self._asked[name][1] - asked.get(name, 0.0) for name in renewed}
+        )
+        for name in renewed.difference(taken):
+            self._renew_at.pop(name, None)
+        self._renew_at |= dict.fromkeys(taken, began + RENEW_S)
 
     def on_leader(
         self, name: str, every_s: float, work: Callable[[], Awaitable[object]]
@@ -84,7 +106,7 @@ class LeaderElection:
     @asynccontextmanager
     async def exclusive(self, name: str) -> AsyncGenerator[None]:
         """Run the block in one process at a time. It must end within ``ALONE_S``."""
-        while not await self._take([name], ALONE_S):  # noqa: ASYNC110  another process releases it
+        while not await self._take({name: ALONE_S}):  # noqa: ASYNC110  another process releases it
             await asyncio.sleep(POLL_S)
         try:
             yield
@@ -93,15 +115,16 @@ class LeaderElection:
 
     async def resign(self, name: str) -> None:
         """Let another process lead."""
-        self._renew_at.pop(name, None)
-        with contextlib.suppress(DatabaseUnavailable):  # then it runs out
-            await self._database.rows(RELEASE, {"name": name, "holder": self._holder})
+        async with self._writing:  # a renewal under way would take it again
+            self._renew_at.pop(name, None)
+            with contextlib.suppress(DatabaseUnavailable):  # then it runs out
+                await self._database.rows(RELEASE, {"name": name, "holder": self._holder})
 
     async def aclose(self) -> None:
         """Let other processes lead at once."""
         for name in [*self._renew_at]:
             await self.resign(name)
 
-    async def _take(self, names: Collection[str], for_s: float) -> Sequence[str]:
-        wanted = {"names": sorted(names), "holder": self._holder, "for_s": for_s}
+    async def _take(self, for_s: Mapping[str, float]) -> Sequence[str]:
+        wanted = {"names": [*for_s], "holder": self._holder, "for_s": [*for_s.values()]}
         return [str(row[0]) for row in await self._database.rows(TAKE, wanted)]

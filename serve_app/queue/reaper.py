@@ -16,7 +16,7 @@ from serve_app.queue.after_commit import AfterCommit
 from serve_app.queue.state.queue_state import QueueState
 from serve_app.queue.store import messages
 from serve_app.queue.store.config import QueueLimits
-from serve_app.queue.transactions.cancel import expire_requests
+from serve_app.queue.transactions.cancel import any_late, expire_requests
 from serve_app.queue.transactions.end_attempt import EndAttempts, EndReason
 from serve_app.telemetry.logs import log_context
 from serve_app.telemetry.queue_metrics import QueueMeter
@@ -175,6 +175,8 @@ class Reaper:
 
     async def expire(self) -> None:
         """End queued requests whose start deadline or overall deadline has passed."""
+        if not await any_late(self._database):
+            return
         for failure, in_all in ((messages.not_in_time(), True), (messages.expired(), False)):
             while removed := await expire_requests(self._database, failure, in_all=in_all):
                 self._after.removed(removed, failure)

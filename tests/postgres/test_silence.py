@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
+from datetime import datetime, timedelta
 
 import psycopg
 import pytest
 
 from serve_app.domain.errors import DatabaseUnavailable, Misconfigured
 from serve_app.postgres.database import AnswerLimit, Database, wait_until_reachable
-from serve_app.postgres.leader_election import LEADS_S, LeaderElection
+from serve_app.postgres.leader_election import LEADS_S, RENEW_S, LeaderElection
 from serve_app.queue.queue import PostgresQueue, assemble
 from serve_app.queue.store import diagnostics
 from serve_app.queue.store.notify import Notification, Notifier
@@ -335,6 +336,25 @@ async def test_one_process_leads_and_another_takes_over_when_it_is_gone(
     assert not await first.leads("demand")
     await second.aclose()
     assert await first.leads("demand")
+
+
+async def test_leadership_that_is_asked_for_all_the_time_is_renewed_in_one_statement(
+    conninfo: str, opened: Callable[..., Awaitable[Database]]
+) -> None:
+    database, clock = await opened(conninfo), FakeClock()
+    election = LeaderElection(database, clock, "one")
+
+    async def ends() -> list[datetime]:
+        return [row[0] for row in await database.rows("SELECT until FROM leaders ORDER BY name")]
+
+    assert await election.led_of(("demand", "left"))
+    clock.advance(RENEW_S / 2)
+    assert await election.leads("often")
+    demand, left, often = await ends()
+    assert often - demand == timedelta(seconds=RENEW_S / 2)  # since it was asked for
+    clock.advance(RENEW_S)
+    assert await election.leads("often")
+    assert (await ends())[:2] == [demand, left]  # nobody asks for them any more
 
 
 async def test_periodic_work_of_a_leader_is_done_by_one_process(

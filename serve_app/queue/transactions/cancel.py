@@ -103,6 +103,12 @@ _LATE_FOLLOWING = """
           WHERE l.leads = f.follows AND l.outcome IS NULL AND l.lease_until IS NOT NULL))
     ORDER BY f.start_by LIMIT 200 FOR NO KEY UPDATE OF f SKIP LOCKED
 """
+# What `expire` would look for, in one statement: while nothing is late, that is all.
+ANY_LATE = """
+-- name: find_late
+SELECT EXISTS (SELECT FROM requests WHERE state = 'queued' AND start_by < now())
+    OR EXISTS (SELECT FROM requests WHERE state = 'following' AND start_by < now())
+"""
 EXPIRE = _EXPIRE.format(late=_LATE)
 EXPIRE_FOLLOWING = _EXPIRE.format(late=_LATE_FOLLOWING)
 
@@ -162,6 +168,11 @@ async def cancel_request(
     }
     removed = _removed(await database.rows(CANCEL, params))
     return removed[0] if removed else None
+
+
+async def any_late(database: Database) -> bool:
+    """False if no queued request is past a deadline."""
+    return bool(await database.value(ANY_LATE))
 
 
 async def expire_requests(
