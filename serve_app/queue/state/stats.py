@@ -295,6 +295,8 @@ class QueueStats:
 
     async def _waiting(self, request: Request) -> Waiting:
         pool, tenant = request.pool, request.tenant
+        if request.state is not State.QUEUED:  # it was leased in its insert: nothing is ahead of it
+            return self._waiting_at(request, self._positions.guess(pool, 0, 0))
         place = await self._positions.of(
             request, lambda: self._queued.before_the_last(pool, tenant)
         )

@@ -186,6 +186,17 @@ async def rows_written(database: Database) -> tuple[int, int]:
     return inserted, updated
 
 
+async def test_the_position_of_a_leased_request_is_not_read(
+    counting: CountingDatabase, queue: PostgresQueue
+) -> None:
+    granted = await lease(queue)
+    stored = await queue.get(granted.tenant, granted.held.request_id)
+    counting.clear()
+    assert (await queue.waiting(stored)).position == 0
+    await queue.parts.state.stats.refresh()  # reads the positions that were asked for
+    assert "read_positions" not in counting.statements
+
+
 async def test_the_table_of_requests_gets_no_wider(counting: CountingDatabase) -> None:
     ((columns, indexes, triggers),) = await counting.rows(WIDTH)
     assert columns <= COLUMNS
