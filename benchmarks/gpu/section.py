@@ -47,13 +47,13 @@ def sections() -> tuple[Section, ...]:
         _section("warm_to_hot", "memory", 30),
         _section("wan_14b_step", "wan", 45),
         _section("graphs", "sdxl", 100),
-        _section("tests_merging", "tests", 75, needs=TESTS),
+        _section("tests_graphs", "tests", 40, needs=TESTS),
+        _section("in_turns", "memory", 25),
+        _section("copies_beside_forwards", "memory", 8),
         _section("compiled", "flux", 85, plan="B"),
+        _section("tests_merging", "tests", 75, plan="B", needs=TESTS),
         _section("forward_by_rows", "flux", 10, plan="B"),
         _section("out_of_memory", "flux", 12, plan="B", on_gpu=True),
-        _section("in_turns", "memory", 25, plan="B"),
-        _section("copies_beside_forwards", "memory", 8, plan="B"),
-        _section("tests_graphs", "tests", 40, plan="B", needs=TESTS),
         _section("decode", "decode", 40, plan="B"),
     )
 

@@ -172,7 +172,7 @@ class Database:
 
     async def check(self) -> None:
         """Raise ``DatabaseUnavailable`` unless the server answers and can write."""
-        ((writable,),) = await self.rows(WRITABLE)
+        writable = await self.value(WRITABLE)
         if not writable:
             self._repair(replace=True)
             raise DatabaseUnavailable(READ_ONLY)
@@ -223,9 +223,11 @@ class Database:
         """Run a statement as ``rows`` does, and return its first row. None: it has none."""
         return next(iter(await self.rows(sql, params, lock=lock)), None)
 
-    async def value(self, sql: str, params: Mapping[str, Any] | None = None) -> Any:
+    async def value(
+        self, sql: str, params: Mapping[str, Any] | None = None, *, lock: Lock | None = None
+    ) -> Any:
         """The same for the first column of the row."""
-        return next(iter(await self.row(sql, params) or ()), None)
+        return next(iter(await self.row(sql, params, lock=lock) or ()), None)
 
     async def _once(
         self,

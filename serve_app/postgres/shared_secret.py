@@ -15,5 +15,5 @@ async def shared_secret(database: Database, name: str) -> bytes:
     # Two statements: one that inserts and reads would not see the row of a winner that committed
     # after its snapshot.
     await database.rows(KEEP, {"key": name, "value": secrets.token_hex(32)})
-    ((value,),) = await database.rows(READ, {"key": name})
+    value = await database.value(READ, {"key": name})
     return bytes.fromhex(value)

@@ -140,7 +140,7 @@ class PostgresAuditLog:
         await self.seal()
         params = {"age_s": retention.audit_days * DAY_S, "most": PRUNE_BATCH}
         for _ in range(MAX_BATCHES):
-            ((gone,),) = await self._database.rows(PRUNE, params, lock=Lock((SEAL_LOCK,)))
+            gone = await self._database.value(PRUNE, params, lock=Lock((SEAL_LOCK,)))
             if gone == 0:
                 break
 

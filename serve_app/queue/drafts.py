@@ -109,8 +109,7 @@ class PostgresDrafts:
         self._database = database
 
     async def used(self, tenant: str) -> int:
-        ((size,),) = await self._database.rows(USED, {"tenant": tenant})
-        return size
+        return await self._database.value(USED, {"tenant": tenant})
 
     async def space(self, tenant: str, endpoint: str) -> DraftSpace:
         params = {"tenant": tenant, "endpoint": endpoint}
@@ -167,7 +166,7 @@ class PostgresDrafts:
         Call it periodically."""
         gone = BATCH_SIZE
         while gone == BATCH_SIZE:
-            ((gone,),) = await self._database.rows(EXPIRE, {"most": BATCH_SIZE})
+            gone = await self._database.value(EXPIRE, {"most": BATCH_SIZE})
 
 
 def _like(pattern: str) -> str:

@@ -189,7 +189,7 @@ class TenantDeletionJob(JobHandler):
         statements = [*rows, USAGE, USAGE_DAYS]
         for each in statements:
             await self._all(each, deletion)
-        ((left,),) = await self._database.rows(self._left, {"tenant": deletion.tenant})
+        left = await self._database.value(self._left, {"tenant": deletion.tenant})
         if left:
             return False
         await self._database.rows(END, {"tenant": deletion.tenant, "anonymous": deletion.anonymous})

@@ -219,7 +219,7 @@ class PostgresWeightBook:
             **_audited(actor),
         }
         locks = [new.tenant] if new.endpoint is None else [new.tenant, new.endpoint]
-        ((problem,),) = await self._database.rows(ADD, given, lock=_lock(*locks))
+        problem = await self._database.value(ADD, given, lock=_lock(*locks))
         return str(problem)
 
     async def find(self, tenant: str, name: str) -> TenantWeights | None:
@@ -242,14 +242,14 @@ class PostgresWeightBook:
         return bool(await self._database.rows(PUBLISH, given))
 
     async def used(self, tenant: str) -> int:
-        ((used,),) = await self._database.rows(USED, {"tenant": tenant})
+        used = await self._database.value(USED, {"tenant": tenant})
         return int(used)
 
     async def key_of(self, digest: str) -> str | None:
         return await self._database.value(KEY_OF, {"digest": digest})
 
     async def version(self) -> str:
-        ((version,),) = await self._database.rows(VERSION)
+        version = await self._database.value(VERSION)
         return str(version)
 
     async def endpoints(self) -> Sequence[TenantWeights]:
@@ -266,7 +266,7 @@ class PostgresWeightBook:
 
     async def adopt(self, digest: str, key: str, size: int) -> str:
         given = {"digest": digest, "key": key, "size": size}
-        ((kept,),) = await self._database.rows(ADOPT, given)
+        kept = await self._database.value(ADOPT, given)
         return str(kept)
 
     async def accept(self, job: Job, checked: CheckedWeights) -> bool:

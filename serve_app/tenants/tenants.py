@@ -152,7 +152,7 @@ class PostgresTenants:
         self._clock = clock
 
     async def version(self) -> str:
-        ((version,),) = await self._database.rows(VERSION)
+        version = await self._database.value(VERSION)
         return str(version)
 
     async def special(self) -> Sequence[TenantInfo]:

@@ -206,7 +206,7 @@ class PostgresBatchWork:
         await self._database.rows(REFUSE, {"batch": batch, "errors": shown})
 
     async def in_flight(self, batch: str) -> int:
-        ((count,),) = await self._database.rows(IN_FLIGHT, {"batch": batch})
+        count = await self._database.value(IN_FLIGHT, {"batch": batch})
         return int(count)
 
     async def unsent(self, batch: str, most: int) -> Sequence[BatchLine]:

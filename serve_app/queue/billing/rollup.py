@@ -73,6 +73,6 @@ class UsageRollup:
             return
         given = {"detail_s": days * 86400.0, "most": AT_ONCE}
         for _ in range(MAX_ROUNDS):
-            ((rolled,),) = await self._database.rows(ROLL_UP, given)
+            rolled = await self._database.value(ROLL_UP, given)
             if rolled < AT_ONCE:
                 return

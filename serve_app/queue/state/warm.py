@@ -69,7 +69,7 @@ class StoredWarmTargets:
         """Set or replace the target of an endpoint."""
         until = None if target.until is None else target.until.isoformat()
         detail = {"replicas": target.replicas, "level": target.level, "until": until}
-        ((at,),) = await self._database.rows(
+        at = await self._database.value(
             SET,
             {
                 "endpoint": target.endpoint,

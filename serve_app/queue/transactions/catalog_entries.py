@@ -113,7 +113,7 @@ class PostgresCatalogEntries:
         self._database = database
 
     async def version(self) -> str:
-        ((version,),) = await self._database.rows(VERSION)
+        version = await self._database.value(VERSION)
         return str(version)
 
     async def all(self) -> Sequence[KeptEntry]:

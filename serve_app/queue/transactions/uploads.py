@@ -183,8 +183,7 @@ class PostgresUploads:
         if not await self._database.rows(ADD_PART, added):
             return None
         # A separate statement: the one before does not see its own writes.
-        ((size,),) = await self._database.rows(PARTS_BYTES, {"key": key})
-        return size
+        return await self._database.value(PARTS_BYTES, {"key": key})
 
     async def parts(self, key: str) -> Mapping[int, UploadPart]:
         rows = await self._database.rows(PARTS, {"key": key})

@@ -125,7 +125,7 @@ class PostgresWorkflowDefinitions:
         return bool(await self._database.rows(REMOVE, params))
 
     async def version(self) -> str:
-        ((version,),) = await self._database.rows(VERSION)
+        version = await self._database.value(VERSION)
         return str(version)
 
     async def all(self) -> Sequence[RegisteredWorkflow]:
