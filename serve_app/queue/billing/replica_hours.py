@@ -15,16 +15,12 @@ SAMPLE_EVERY_S = 10.0
 MAX_SAMPLE_S = 30.0
 """Longest time that one sample stands for. After a longer gap, the rest is not counted."""
 
-ALIVE_S = {"starting_s": 900.0, "ready_s": 15.0}
-"""Time after its last word that a replica is still alive, as for the queue's statistics."""
-
 SAMPLE = """
 -- name: sample_replicas
 WITH alive AS (
     SELECT pool, coalesce(device, '') AS gpu, EXISTS (
         SELECT 1 FROM requests q WHERE q.state = 'running' AND q.actor_id = r.actor_id) AS busy
-    FROM replicas r WHERE seen_at > now() - make_interval(
-        secs => CASE stage WHEN 'starting' THEN %(starting_s)s ELSE %(ready_s)s END)
+    FROM live_replicas r
 )
 INSERT INTO replica_hours AS h (hour, pool, gpu, paid_s, busy_s)
 SELECT date_trunc('hour', now(), 'UTC'), pool, gpu, count(*) * %(took_s)s::numeric,
@@ -64,7 +60,7 @@ class PostgresCostBook:
         now = self._clock.monotonic()
         since = SAMPLE_EVERY_S if self._sampled_at is None else now - self._sampled_at
         took_s = round(min(since, MAX_SAMPLE_S), 3)
-        await self._database.rows(SAMPLE, {"took_s": took_s, **ALIVE_S})
+        await self._database.rows(SAMPLE, {"took_s": took_s})
         self._sampled_at = now
 
     async def replica_hours(self, since: datetime, until: datetime) -> Sequence[ReplicaHours]:

@@ -576,6 +576,12 @@ CREATE UNLOGGED TABLE replicas (
     memory_total bigint
 ) WITH (fillfactor = 50, autovacuum_vacuum_scale_factor = 0.01);
 
+-- Replicas that are there. One that starts says nothing while its imports block it, the others call
+-- every few seconds. That an actor has died is noticed before.
+CREATE VIEW live_replicas AS
+SELECT * FROM replicas
+WHERE seen_at > now() - CASE stage WHEN 'starting' THEN interval '15 min' ELSE interval '15 s' END;
+
 -- A warm target, set by an operator.
 CREATE TABLE warm_targets (
     endpoint text PRIMARY KEY,
@@ -608,9 +614,8 @@ $$;
 CREATE FUNCTION has_ready_elsewhere(of_pool text, than text[]) RETURNS boolean
 LANGUAGE sql STABLE AS $$
     SELECT cardinality(than) > 0 AND EXISTS (
-        SELECT FROM replicas
-        WHERE pool = of_pool AND stage = 'ready' AND seen_at > now() - interval '15 s'
-          AND node <> '' AND node <> ALL (than))
+        SELECT FROM live_replicas
+        WHERE pool = of_pool AND stage = 'ready' AND node <> '' AND node <> ALL (than))
 $$;
 
 -- True if one of the replicas is on a node on which none has died with the request, or there is no

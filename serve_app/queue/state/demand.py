@@ -28,10 +28,11 @@ WITH running AS (
 ),
 held AS (SELECT array_agg(node) AS nodes FROM quarantines WHERE released_at IS NULL),
 there AS (
-    SELECT pool, max(slots) AS slots, max(busy_at) AS busy_at, count(*) FILTER (
-               WHERE node = ANY (nodes) AND stage = 'ready' AND seen_at > now() - interval '15 s'
-           ) AS quarantined
-    FROM replicas CROSS JOIN held GROUP BY pool
+    SELECT pool, max(slots) AS slots, max(busy_at) AS busy_at FROM replicas GROUP BY pool
+),
+quarantined AS (
+    SELECT pool, count(*) AS replicas FROM live_replicas CROSS JOIN held
+    WHERE stage = 'ready' AND node = ANY (nodes) GROUP BY pool
 ),
 oldest AS (
     SELECT p.pool, min(o.created_at) AS at
@@ -46,9 +47,10 @@ oldest AS (
 SELECT pool, coalesce(r.running, 0), coalesce(t.slots, 1),
        coalesce(extract(epoch FROM now() - o.at), 0)::double precision,
        extract(epoch FROM now() - t.busy_at)::double precision,
-       CASE WHEN t.quarantined > 0 AND has_ready_elsewhere(pool, (SELECT nodes FROM held))
-            THEN t.quarantined ELSE 0 END
+       CASE WHEN q.replicas > 0 AND has_ready_elsewhere(pool, (SELECT nodes FROM held))
+            THEN q.replicas ELSE 0 END
 FROM running r FULL JOIN there t USING (pool) FULL JOIN oldest o USING (pool)
+LEFT JOIN quarantined q USING (pool)
 """
 
 

@@ -20,7 +20,6 @@ from serve_app.postgres.database import Database
 from serve_app.queue.fairness.fair_queue import LOOK_AHEAD
 from serve_app.queue.fairness.pauses import PAUSED, not_paused
 from serve_app.queue.fairness.running_limits import RunningLimits
-from serve_app.queue.state.replicas import MAX_AGE_S
 from serve_app.queue.state.stats import QueueStats
 from serve_app.queue.state.waiters import Waiters
 from serve_app.queue.state.warm import KeptWeightsRegistry
@@ -124,9 +123,8 @@ ORDER BY p.pool, l.vtime + q.before_s / l.weight, q.place
 """
 READY = """
 -- name: read_ready_weights
-SELECT replica_id, pool, slots, hot, warm, loading, not_kept FROM replicas
+SELECT replica_id, pool, slots, hot, warm, loading, not_kept FROM live_replicas
 WHERE stage = 'ready' AND pool = ANY(%(pools)s::text[])
-  AND seen_at > now() - make_interval(secs => %(within_s)s)
 ORDER BY replica_id
 """
 
@@ -180,7 +178,7 @@ class PrefetchHints:
         if not fronts:
             return {}
         pools = sorted({pool for queue in fronts for pool in overflow.chain(queue)})
-        rows = await self._database.rows(READY, {"pools": pools, "within_s": MAX_AGE_S})
+        rows = await self._database.rows(READY, {"pools": pools})
         replicas: defaultdict[str, list[ReplicaWeights]] = defaultdict(list)
         unfit = {pool: self._terms.unfit(*overflow.fit_of(pool)) for pool in overflow.before}
         for id_, pool, slots, *weights in rows:

@@ -16,6 +16,9 @@ from serve_app.queue.state.stats import QueueStats
 from serve_app.queue.store import messages
 from serve_app.telemetry.queue_metrics import GpuMemory, QueueMeter
 
+POLLS_WITHIN_S = 15.0
+"""A replica that polls here does so again within a few seconds, or has gone to another process."""
+
 UPSERT = """
 -- name: write_replicas
 INSERT INTO replicas AS r (
@@ -121,7 +124,7 @@ class ReplicaRegistry:
 
     def gpu_memory(self) -> Mapping[str, GpuMemory]:
         """GPU memory of the replicas that poll here, by replica."""
-        since = self._clock.monotonic() - MAX_AGE_S
+        since = self._clock.monotonic() - POLLS_WITHIN_S
         self._memory = {id_: each for id_, each in self._memory.items() if each[0] >= since}
         return {id_: memory for id_, (_, memory) in self._memory.items()}
 
@@ -141,7 +144,7 @@ class ReplicaRegistry:
 
     def _recent(self) -> Sequence[Ask]:
         """The last poll of each replica that polls here."""
-        since = self._clock.monotonic() - MAX_AGE_S
+        since = self._clock.monotonic() - POLLS_WITHIN_S
         self._weights = {id_: each for id_, each in self._weights.items() if each[0] >= since}
         return [ask for _, ask in self._weights.values()]
 
@@ -197,9 +200,8 @@ def _loads(poll_or_report: Presence | Ask | Report) -> dict[str, Any]:
     return {"detail": messages.clean(poll_or_report.detail), "loading": poll_or_report.loading}
 
 
-# Replicas seen recently, for the status page.
+# Replicas that are there, for the status page.
 
-MAX_AGE_S = 15  # a lease poll returns within five seconds and is sent again
 SELECT = """
 -- name: show_replicas
 SELECT replica_id, pool, stage, detail, loading, slots, hot, warm,
@@ -209,8 +211,7 @@ SELECT replica_id, pool, stage, detail, loading, slots, hot, warm,
            q.since AT TIME ZONE 'UTC', 'YYYY-MM-DD HH24:MI "UTC"') || ': it lost attempts '
            || q.losses || ' times. While another node has ready replicas, one request at a time '
            'tries it.', '')
-FROM replicas r LEFT JOIN quarantines q ON q.node = r.node AND q.released_at IS NULL
-WHERE seen_at > now() - make_interval(secs => %(within_s)s)
+FROM live_replicas r LEFT JOIN quarantines q ON q.node = r.node AND q.released_at IS NULL
 ORDER BY pool, replica_id
 """
 NAMES = (
@@ -222,5 +223,5 @@ NAMES = (
 
 async def roster(database: Database) -> Sequence[Mapping[str, Any]]:
     """One JSON object per replica; ``seen_s`` is the time since it last called."""
-    rows = await database.rows(SELECT, {"within_s": MAX_AGE_S})
+    rows = await database.rows(SELECT)
     return [dict(zip(NAMES, row, strict=True)) for row in rows]

@@ -60,8 +60,7 @@ LIVE_REPLICAS = """
 -- name: read_replicas
 SELECT extract(epoch FROM at)::double precision, replica_id, actor_id, pool, stage, detail, loading,
        slots
-FROM (SELECT now() AS at) clock LEFT JOIN replicas ON seen_at > at - make_interval(
-    secs => CASE stage WHEN 'starting' THEN %(starting_s)s ELSE %(ready_s)s END)
+FROM (SELECT now() AS at) clock LEFT JOIN live_replicas ON true
 """
 """Also the database's clock, with a row that has no replica if there is none."""
 MIN_COUNT_INTERVAL_S = 0.1  # shortest interval between counts outside the periodic ones
@@ -69,8 +68,6 @@ COUNT_LIMIT_S = 120.0
 """Longest count. After a start with cold caches, a million queued requests take long on a slow
 disk."""
 COUNT_DUTY_FACTOR = 20  # a slow count runs less often: at most 1/20 of the time is spent counting
-STARTING_TIMEOUT_S = 900.0  # its imports may block it; its actor's death is noticed separately
-READY_TIMEOUT_S = 15.0  # a lease poll lasts a few seconds
 WRITTEN_WITHIN_S = 3.0
 """Time from a call of a replica to its row, which is written each second. Until then the replica is
 known by the call alone."""
@@ -439,9 +436,7 @@ class QueueStats:
     async def refresh_replicas(self) -> None:
         """Read the replicas, and look whether the database's clock has jumped."""
         before, asked_at = dict(self._present), self._clock.monotonic()
-        rows = await self._database.rows(
-            LIVE_REPLICAS, {"starting_s": STARTING_TIMEOUT_S, "ready_s": READY_TIMEOUT_S}
-        )
+        rows = await self._database.rows(LIVE_REPLICAS)
         if not self._database_clock.is_steady(rows[0][0], asked_at, self._unnoticed_s):
             self._healthy_since = None
         present = [

@@ -92,11 +92,10 @@ class StoredWarmTargets:
 
 # The weights that each replica should hold.
 
-MAX_AGE_S = 15  # as of the replicas on the status page
 READ_HELD = """
 -- name: read_held_weights
-SELECT replica_id, pool, stage, hot, warm, on_disk, not_kept, keep FROM replicas
-WHERE seen_at > now() - make_interval(secs => %(within_s)s) AND stage <> 'draining'
+SELECT replica_id, pool, stage, hot, warm, on_disk, not_kept, keep FROM live_replicas
+WHERE stage <> 'draining'
 ORDER BY replica_id
 """
 WRITE_KEEP = """
@@ -147,7 +146,7 @@ class KeptWeightsRegistry:
         """Read what replicas hold, and what they should hold. ``pools``: those with a warm target,
         whose replicas wait at their start for what they should hold."""
         self._pools = frozenset(pools)
-        rows = await self._database.rows(READ_HELD, {"within_s": MAX_AGE_S})
+        rows = await self._database.rows(READ_HELD)
         found = [_held(row) for row in rows]
         self._keep = {
             each.replica_id: self._with_version(each.keep)

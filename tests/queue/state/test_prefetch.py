@@ -17,7 +17,6 @@ from serve_app.domain.executors.fallback import Fallback, FallbackMove, Fallback
 from serve_app.domain.lease import Lease, LeaseKey
 from serve_app.queue.queue import PostgresQueue
 from serve_app.queue.state.prefetch import MAX_LOADS, READY, ROUNDS, ReplicaWeights, upcoming
-from serve_app.queue.state.replicas import MAX_AGE_S
 from serve_app.queue.state.waiters import Waiters
 from serve_app.telemetry.clock import SystemClock
 from tests.contract.waiting import eventually
@@ -149,7 +148,7 @@ async def written(queue: PostgresQueue, replicas: int) -> None:
     """Wait until the weights of so many replicas are in the database, for all processes to read."""
 
     async def there() -> bool:
-        rows = await queue._database.rows(READY, {"pools": [POOL], "within_s": MAX_AGE_S})
+        rows = await queue._database.rows(READY, {"pools": [POOL]})
         return sum(list(row[3]) == [FLUX] for row in rows) == replicas
 
     await eventually(there)
