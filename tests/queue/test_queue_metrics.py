@@ -159,7 +159,7 @@ async def test_the_gpu_memory_of_replicas_is_shown_while_they_poll(
     assert await scrapes.value("gpu_memory_bytes", pool=POOL, replica="cpu") is None
     await queue.ask(replace(ask(replica="gpu"), free_bytes=2, device_bytes=8))
     await scrapes.until(lambda n: n == 2, "gpu_memory_free_bytes", pool=POOL, replica="gpu")
-    monkeypatch.setattr(replicas, "MAX_AGE_S", -1.0)  # as if it had not polled for long
+    monkeypatch.setattr(replicas, "POLLS_WITHIN_S", -1.0)  # as if it had not polled for long
     while await scrapes.value("gpu_memory_bytes", pool=POOL, replica="gpu") is not None:
         pass
 

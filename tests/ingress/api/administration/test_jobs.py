@@ -29,7 +29,7 @@ async def test_an_operator_sees_the_jobs_that_fail_and_why(idle: House) -> None:
         assert (job["job"], job["tenant"], job["attempts"]) == (JOB, "ann", 1)
         assert (job["error"], job["next_attempt_at"]) == ("The receiver answered 500.", None)
         assert (await other.get("/v1/jobs")).status_code == 403
-    heading, line = table(JOBS.columns, [job])
+    heading, line = table(JOBS.table_columns, [job])
     assert heading.split()[:3] == ["JOB", "TENANT", "ATTEMPTS"]
     assert line.endswith("The receiver answered 500.")
 
