@@ -81,7 +81,7 @@ TENANTS = Resource(
         Column("max_running", "Most running", "any"),
         Column("max_waiting", "Most queued"),
         Column("uploads_bytes", "Uploaded files"),
-        Column("max_uploads_bytes", "Most uploaded", under="uploads_bytes"),
+        Column("max_uploads_bytes", "Limit", under="uploads_bytes"),
         Column("retention_days", "Days kept", "for ever"),
     ),
 )
