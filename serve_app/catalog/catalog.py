@@ -12,6 +12,7 @@ from pydantic import ValidationError
 
 from serve_app.catalog import suggestions
 from serve_app.catalog.entries import CatalogEntry, EntryBuilder, EntryOrigin
+from serve_app.catalog.fal_types import fal_ids
 from serve_app.catalog.fallbacks import input_at, problem_of
 from serve_app.catalog.known_keys import unknown_options
 from serve_app.catalog.source import CatalogSource, EndpointSource, SourceFile
@@ -250,18 +251,17 @@ def combined(
             invalid[each.endpoint] = error.message
         else:
             _add(entries, built, EntryOrigin.DATABASE)
-    fal_ids = suggestions.read_fal_ids()
-    for endpoint_id, sentence in _unfit_fallbacks(Catalog(entries, fal_ids)).items():
+    for endpoint_id, sentence in _unfit_fallbacks(Catalog(entries, fal_ids())).items():
         del entries[endpoint_id]
         invalid[endpoint_id] = sentence
-    return Catalog(entries, fal_ids, invalid)
+    return Catalog(entries, fal_ids(), invalid)
 
 
 def _check_fallbacks(own: CatalogFile, entries: Mapping[str, CatalogEntry]) -> None:
     catalog: Catalog | None = None
     for endpoint_id, given in own.source.endpoints.items():
         if given.fallback is not None or given.shadow is not None:
-            catalog = catalog or Catalog(entries, suggestions.read_fal_ids())
+            catalog = catalog or Catalog(entries, fal_ids())
             if (found := problem_of(entries[endpoint_id], catalog.find)) is not None:
                 place, what = found
                 raise own.file.error_at(("endpoints", endpoint_id, *place), what)

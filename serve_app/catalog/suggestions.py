@@ -5,9 +5,6 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Container, Iterable, Mapping, Sequence
-from pathlib import Path
-
-FAL_ENDPOINTS = Path(__file__).with_name("fal_endpoints.txt")
 
 WORKFLOWS, COMFY = "workflows", "comfy"
 """Namespaces of fal for customers' workflows."""
@@ -62,11 +59,6 @@ WORDS: Sequence[tuple[str, Sequence[str]]] = (
     ),
 )
 """Category and words of ids that belong to it. The first one with a word that occurs applies."""
-
-
-def read_fal_ids() -> frozenset[str]:
-    """Endpoint ids that fal's JavaScript client 1.10.1 knows."""
-    return frozenset(FAL_ENDPOINTS.read_text(encoding="utf-8").split())
 
 
 def sentence(endpoint_id: str, served: Mapping[str, str], fal_ids: Container[str]) -> str:

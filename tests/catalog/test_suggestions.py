@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from serve_app.catalog import suggestions
 from serve_app.catalog.catalog import Catalog, load
-from serve_app.catalog.suggestions import MAX_NAMED, WORDS, read_fal_ids
+from serve_app.catalog.fal_types import fal_ids
+from serve_app.catalog.suggestions import MAX_NAMED, WORDS
 from serve_app.domain.errors import EndpointNotFound
 
 DEMO = Path(__file__).parents[2] / "deployments" / "demo"
@@ -104,7 +105,7 @@ def test_a_comfy_workflow_of_fals_is_not_here(catalog: Catalog) -> None:
 
 @pytest.mark.parametrize(
     "endpoint_id",
-    sorted(each for each in read_fal_ids() if "trainer" in each or "training" in each),
+    sorted(each for each in fal_ids() if "trainer" in each or "training" in each),
 )
 def test_training_is_not_ours(catalog: Catalog, endpoint_id: str) -> None:
     assert "trains a model, and Darkroom trains none" in said(catalog, endpoint_id)
@@ -116,9 +117,3 @@ def test_an_image_of_trains_is_no_training(catalog: Catalog) -> None:
 
 def test_an_id_is_not_repeated_without_end(catalog: Catalog) -> None:
     assert len(said(catalog, "a/" + "b" * 10_000)) < 2000
-
-
-def test_the_list_of_fals_endpoints_is_one_id_a_line() -> None:
-    ids = read_fal_ids()
-    assert len(ids) > 1000
-    assert all("/" in each and " " not in each for each in ids)

@@ -80,7 +80,7 @@ def test_the_wheel_contains_every_file_that_is_not_python(wheel: Path) -> None:
     }
     assert ours - packed == set()
     names = {path.rpartition("/")[2] for path in packed}
-    assert {"index.html", "models.yaml", "fal_endpoints.txt", "0001_baseline.sql"} <= names
+    assert {"index.html", "models.yaml", "fal_types.json.gz", "0001_baseline.sql"} <= names
     assert any(path.startswith("deployments/demo/") for path in packed)
     assert not [path for path in packed if path.startswith(("tests/", "scripts/", "training/"))]
 

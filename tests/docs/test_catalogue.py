@@ -18,9 +18,9 @@ from deployments.families.registry import FAMILIES
 from deployments.families.video import VideoFamily
 from serve_app.catalog.catalog import BUILT_IN, load
 from serve_app.catalog.entries import EntryOrigin
+from serve_app.catalog.fal_types import fal_client, fal_ids
 from serve_app.catalog.schema.registry import SCHEMAS
 from serve_app.catalog.source import EndpointSource, RecipeSource
-from serve_app.catalog.suggestions import read_fal_ids
 from tests.docs.pages import DOCS, ROOT, blocks, code, table
 
 PAGE = DOCS / "reference" / "catalogue.md"
@@ -78,7 +78,11 @@ def test_an_endpoint_of_videos_or_audio_files_that_is_not_here_has_its_reason() 
     here = yaml.safe_load(BUILT_IN.read_text())["endpoints"].keys()
     absent = {code(endpoint)[0] for endpoint, _ in table(PAGE, "endpoint of fal's")}
     assert absent == OF_VIDEOS_AND_AUDIOS - here
-    assert absent <= read_fal_ids()
+    assert absent <= fal_ids()
+
+
+def test_the_release_of_fals_client_is_documented() -> None:
+    assert f"`@fal-ai/client` {fal_client().version} declares" in PAGE.read_text()
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ from typing import Any
 import httpx2
 
 from serve_app.catalog import catalog, suggestions
+from serve_app.catalog.fal_types import fal_ids
 from serve_app.cli.connection.client import Client
 from serve_app.cli.connection.server import Server
 from serve_app.domain.errors import Misconfigured
@@ -49,7 +50,7 @@ class AvailableEndpoints:
     def __init__(self, where: str, offered: Iterable[AvailableEndpoint]) -> None:
         self.where = where
         self._offered = {each.endpoint: each for each in offered}
-        self._fal_ids = suggestions.read_fal_ids()
+        self._fal_ids = fal_ids()
 
     def find(self, endpoint_id: str) -> AvailableEndpoint | None:
         return self._offered.get(endpoint_id)

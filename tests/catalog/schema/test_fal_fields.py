@@ -1,4 +1,5 @@
-"""Each endpoint takes fal's documented body: its fields, defaults, choices and bounds."""
+"""Each endpoint takes the body that fal's client declares: its fields, defaults and choices; and
+its bounds hold."""
 
 from __future__ import annotations
 
@@ -6,244 +7,95 @@ from typing import Any
 
 import pytest
 
-from serve_app.catalog.catalog import Catalog
-from serve_app.catalog.schema import videos, wan
+from serve_app.catalog.catalog import Catalog, load
+from serve_app.catalog.fal_types import Choice, FalField, OneOf, fal_ids, fal_input
+from serve_app.domain.endpoint import Endpoint
 from serve_app.domain.errors import InvalidInput
+from tests.catalog.conftest import DEMO
 
 NEEDED = object()
-OPTIONAL = object()  # left out means none
+OPTIONAL = object()
+"""Left out means none, or a default that fal's client does not state: false, 0 or an empty list."""
 
 SIZES = ["square_hd", "square", "portrait_4_3", "portrait_16_9", "landscape_4_3", "landscape_16_9"]
 IMAGE = "https://example.org/cat.png"
 
-FLUX: dict[str, Any] = {
-    "acceleration": "none",
-    "enable_safety_checker": True,
-    "guidance_scale": 3.5,
-    "image_size": "landscape_4_3",
-    "num_images": 1,
-    "num_inference_steps": 28,
-    "output_format": "jpeg",
-    "prompt": NEEDED,
-    "seed": OPTIONAL,
-    "sync_mode": False,
-}
-SDXL: dict[str, Any] = {
-    "embeddings": [],
-    "enable_safety_checker": True,
-    "expand_prompt": False,
-    "format": "jpeg",
-    "guidance_scale": 7.5,
-    "image_size": "square_hd",
-    "loras": [],
-    "negative_prompt": "",
-    "num_images": 1,
-    "num_inference_steps": 25,
-    "prompt": NEEDED,
-    "request_id": "",
-    "safety_checker_version": "v1",
-    "seed": OPTIONAL,
-    "sync_mode": False,
-}
-LIGHTNING: dict[str, Any] = {
-    **{k: v for k, v in SDXL.items() if k not in ("loras", "negative_prompt", "guidance_scale")},
-    "num_inference_steps": "4",
-}
+
+def fals_fields(endpoint_id: str) -> dict[str, Any]:
+    """Name → default of the fields that fal's client declares."""
+
+    def default(field: FalField) -> Any:
+        return NEEDED if field.required else OPTIONAL if field.default is None else field.default
+
+    declared = fal_input(endpoint_id)
+    assert declared is not None, endpoint_id
+    return {name: default(field) for name, field in declared.items()}
+
+
+# Darkroom's own categories, where fal has no endpoint of that name, or none with these fields.
+AUDIO: dict[str, Any] = {"seed": OPTIONAL, "output_format": "wav", "sync_mode": False}
 VIDEO: dict[str, Any] = {
-    "prompt": NEEDED,
     "seed": OPTIONAL,
-    # Darkroom's own categories, where fal has no endpoint of that name.
     "output_format": "mp4",
     "sync_mode": False,
     "video_quality": "high",
     "video_write_mode": "balanced",
 }
-AUDIO: dict[str, Any] = {"seed": OPTIONAL, "output_format": "wav", "sync_mode": False}
-WAN21: dict[str, Any] = VIDEO | {
-    "enable_prompt_expansion": False,
-    "enable_safety_checker": False,
-    "frames_per_second": 16,
-    "negative_prompt": wan.UNWANTED,
-    "num_frames": 81,
-    "num_inference_steps": 30,
-    "resolution": "720p",
-}
-WAN22: dict[str, Any] = VIDEO | {
-    "adjust_fps_for_interpolation": True,
-    "aspect_ratio": "16:9",
-    "enable_output_safety_checker": False,
-    "enable_prompt_expansion": False,
-    "enable_safety_checker": False,
-    "frames_per_second": 24,
-    "guidance_scale": 3.5,
-    "interpolator_model": "film",
-    "negative_prompt": "",
-    "num_frames": 81,
-    "num_inference_steps": 40,
-    "num_interpolated_frames": 0,
-    "resolution": "720p",
-    "shift": 5,
-}
-WAN22_LARGE: dict[str, Any] = WAN22 | {
-    "acceleration": "regular",
-    "frames_per_second": 16,
-    "guidance_scale_2": 4,
-    "num_inference_steps": 27,
-    "num_interpolated_frames": 1,
-}
-WAN22_TURBO: dict[str, Any] = VIDEO | {
-    "acceleration": "regular",
-    "aspect_ratio": "16:9",
-    "enable_output_safety_checker": False,
-    "enable_prompt_expansion": False,
-    "enable_safety_checker": False,
-    "resolution": "720p",
-}
-LTX: dict[str, Any] = VIDEO | {
-    "guidance_scale": 3,
-    "negative_prompt": videos.UNWANTED,
-    "num_inference_steps": 30,
-}
-HUNYUAN: dict[str, Any] = VIDEO | {
-    "aspect_ratio": "16:9",
-    "num_frames": "129",
-    "resolution": "720p",
-}
-FROM_IMAGE: dict[str, Any] = {"aspect_ratio": "auto", "image_url": NEEDED}
-FIELDS: dict[str, dict[str, Any]] = {
-    "fal-ai/flux/schnell": FLUX | {"num_inference_steps": 4},
-    "fal-ai/flux/dev": FLUX,
-    "fal-ai/flux-lora": FLUX | {"loras": []},
-    "fal-ai/flux/dev/image-to-image": {
-        **{name: value for name, value in FLUX.items() if name != "image_size"},
-        "image_url": NEEDED,
-        "num_inference_steps": 40,
-        "strength": 0.95,
-    },
-    "fal-ai/fast-sdxl": SDXL,
-    "fal-ai/fast-sdxl/image-to-image": SDXL
+UNDECLARED: dict[str, dict[str, Any]] = {
+    "fal-ai/hunyuan-video": VIDEO
     | {
-        "crop_output": False,
-        "image_size": "square",
-        "image_url": NEEDED,
-        "preserve_aspect_ratio": False,
-        "strength": 0.95,
-    },
-    "fal-ai/fast-sdxl/inpainting": SDXL
-    | {"image_url": NEEDED, "mask_url": NEEDED, "strength": 0.95},
-    "fal-ai/wan-t2v": WAN21 | {"aspect_ratio": "16:9", "turbo_mode": False},
-    "fal-ai/wan-i2v": WAN21
-    | FROM_IMAGE
-    | {"acceleration": "regular", "guide_scale": 5, "shift": 5},
-    "fal-ai/wan/v2.2-5b/text-to-video": WAN22,
-    "fal-ai/wan/v2.2-5b/image-to-video": WAN22 | FROM_IMAGE,
-    "fal-ai/wan/v2.2-a14b/text-to-video": WAN22_LARGE,
-    "fal-ai/wan/v2.2-a14b/image-to-video": WAN22_LARGE
-    | FROM_IMAGE
-    | {"end_image_url": OPTIONAL, "guidance_scale_2": 3.5},
-    "fal-ai/wan/v2.2-a14b/text-to-video/turbo": WAN22_TURBO,
-    "fal-ai/wan/v2.2-a14b/image-to-video/turbo": WAN22_TURBO
-    | FROM_IMAGE
-    | {"end_image_url": OPTIONAL},
-    "fal-ai/ltx-video": LTX,
-    "fal-ai/ltx-video/image-to-video": LTX | {"image_url": NEEDED},
-    "fal-ai/ltx-2/text-to-video": VIDEO
-    | {
-        "duration": "6",
-        "fps": "25",
-        "generate_audio": True,
-        "num_inference_steps": 40,
-        "resolution": "1080p",
-    },
-    "fal-ai/hunyuan-video": HUNYUAN
-    | {"enable_safety_checker": False, "num_inference_steps": 30, "pro_mode": False},
-    "fal-ai/hunyuan-video-image-to-video": HUNYUAN
-    | {"i2v_stability": False, "image_url": NEEDED, "num_inference_steps": 50},
-    "fal-ai/stable-audio": AUDIO
-    | {"prompt": NEEDED, "seconds_start": 0, "seconds_total": 30, "steps": 100},
-    "fal-ai/ace-step": AUDIO
-    | {
-        "duration": 60,
-        "granularity_scale": 10,
-        "guidance_interval": 0.5,
-        "guidance_interval_decay": 0,
-        "guidance_scale": 15,
-        "guidance_type": "apg",
-        "lyric_guidance_scale": 1.5,
-        "lyrics": "",
-        "minimum_guidance_scale": 3,
-        "number_of_steps": 27,
-        "scheduler": "euler",
-        "tag_guidance_scale": 5,
-        "tags": NEEDED,
-    },
-    "fal-ai/esrgan": {
-        "face": False,
-        "image_url": NEEDED,
-        "model": "RealESRGAN_x4plus",
-        "output_format": "png",
-        "scale": 2,
-        "tile": 0,
-    },
-    "fal-ai/z-image/turbo": {
-        "acceleration": "regular",
-        "enable_prompt_expansion": False,
-        "enable_safety_checker": True,
-        "image_size": "landscape_4_3",
-        "num_images": 1,
-        "num_inference_steps": 8,
-        "output_format": "png",
-        "prompt": NEEDED,
-        "seed": OPTIONAL,
-        "sync_mode": False,
-    },
-    "fal-ai/qwen-image": FLUX
-    | {
-        "guidance_scale": 2.5,
-        "loras": [],
-        "negative_prompt": " ",
+        "aspect_ratio": "16:9",
+        "enable_safety_checker": False,
+        "num_frames": "129",
         "num_inference_steps": 30,
-        "output_format": "png",
-        "use_turbo": False,
+        "pro_mode": False,
+        "prompt": NEEDED,
+        "resolution": "720p",
     },
-    "fal-ai/flux-2/klein/realtime": {
-        "enable_interpolation": False,
-        "image_size": "square",
+    "fal-ai/wan/v2.2-a14b/image-to-video": VIDEO
+    | fals_fields("fal-ai/wan/v2.2-a14b/text-to-video")
+    | {
+        "aspect_ratio": "auto",
+        "end_image_url": OPTIONAL,
+        "guidance_scale_2": 3.5,
         "image_url": NEEDED,
-        "num_inference_steps": 3,
-        "output_feedback_strength": 1,
-        "prompt": 'Turn this into "Living oil painting, melting gold and sapphire"',
-        "schedule_mu": 2.3,
-        "seed": 35,
     },
-    "fal-ai/fast-lcm-diffusion": {
-        **{name: value for name, value in SDXL.items() if name not in ("loras", "embeddings")},
-        "guidance_rescale": 0,
-        "guidance_scale": 1.5,
-        "model_name": "stabilityai/stable-diffusion-xl-base-1.0",
-        "num_inference_steps": 6,
-        "sync_mode": True,
-    },
-    "fal-ai/fast-lightning-sdxl": LIGHTNING,
-    "fal-ai/fast-lightning-sdxl/image-to-image": LIGHTNING
-    | {"crop_output": False, "image_url": NEEDED, "preserve_aspect_ratio": False, "strength": 0.95},
-    "fal-ai/fast-lightning-sdxl/inpainting": LIGHTNING
-    | {"image_url": NEEDED, "mask_url": NEEDED, "strength": 0.95},
-    # Darkroom's own: the fields of fal-ai/qwen-image that a distilled model has.
+    # The fields of fal-ai/qwen-image that a distilled model has.
     "darkroom/qwen-image-lightning": {
-        **{k: v for k, v in FLUX.items() if k not in ("acceleration", "guidance_scale")},
-        "loras": [],
+        **{
+            name: value
+            for name, value in fals_fields("fal-ai/qwen-image").items()
+            if name not in ("acceleration", "guidance_scale", "negative_prompt", "use_turbo")
+        },
         "num_inference_steps": 8,
-        "output_format": "png",
     },
+    # Made for one step and a square.
+    "darkroom/sdxs": fals_fields("fal-ai/z-image/turbo")
+    | {"image_size": "square", "num_inference_steps": 1},
 }
-"""Name → default, as in fal's documentation."""
+"""Endpoints that fal's client does not declare."""
 
-# Darkroom's own: made for one step and a square.
-FIELDS["darkroom/sdxs"] = FIELDS["fal-ai/z-image/turbo"] | {
-    "image_size": "square",
-    "num_inference_steps": 1,
+OTHERWISE: dict[str, dict[str, Any]] = {
+    # fal's client declares one type for both of FLUX.1; fal's page of the endpoint has 4.
+    "fal-ai/flux/schnell": {"num_inference_steps": 4},
+    "fal-ai/hunyuan-video-image-to-video": {"num_inference_steps": 50},
+    "fal-ai/ltx-2/text-to-video": {"num_inference_steps": 40},
 }
+"""Defaults that are not those of fal's client, and fields that it does not have."""
+
+
+def documented_fields(endpoint: Endpoint) -> dict[str, Any]:
+    if endpoint.id in UNDECLARED:
+        return UNDECLARED[endpoint.id]
+    own = {"video": VIDEO, "audio": AUDIO}.get(endpoint.kind, {})
+    return own | fals_fields(endpoint.id) | OTHERWISE.get(endpoint.id, {})
+
+
+FIELDS = {
+    entry.endpoint.id: documented_fields(entry.endpoint)
+    for entry in load(None, demo=False, demo_dir=DEMO)
+}
+"""Name → default of the fields of each endpoint."""
 
 WITHOUT_NUMBERS = {name for name in FIELDS if name.endswith("-video/turbo")}
 
@@ -266,8 +118,9 @@ def check(catalog: Catalog, endpoint_id: str, **fields: Any) -> dict[str, Any]:
     return checked
 
 
-def test_every_endpoint_of_the_catalogue_is_looked_at(catalog: Catalog) -> None:
-    assert {entry.endpoint.id for entry in catalog} == FIELDS.keys()
+def test_an_endpoint_has_fields_of_its_own_only_where_fals_client_declares_none() -> None:
+    assert UNDECLARED.keys() <= FIELDS.keys()
+    assert not UNDECLARED.keys() & fal_ids()
 
 
 @EACH
@@ -291,13 +144,28 @@ def test_it_has_fals_fields_and_no_others_but_seeds_what_a_mask_keeps_and_those_
 def test_its_defaults_are_fals(catalog: Catalog, endpoint_id: str) -> None:
     shown = properties(catalog, endpoint_id)
     for name, value in FIELDS[endpoint_id].items():
-        if value in (NEEDED, OPTIONAL, []):
-            continue
-        assert shown[name]["default"] == value, name
+        default = shown[name].get("default")
+        if value is OPTIONAL:
+            assert not default, name
+        elif value is not NEEDED:
+            assert default == value, name
     # A body without the fields has the same defaults.
-    filled = {name: value for name, value in FIELDS[endpoint_id].items() if value is not NEEDED}
-    filled = {name: None if value is OPTIONAL else value for name, value in filled.items()}
+    filled = {
+        name: [] if shown[name].get("type") == "array" else shown[name].get("default")
+        for name, value in FIELDS[endpoint_id].items()
+        if value is not NEEDED
+    }
     assert check(catalog, endpoint_id) == check(catalog, endpoint_id, **filled)
+
+
+@EACH
+def test_every_choice_of_fals_is_shown(catalog: Catalog, endpoint_id: str) -> None:
+    shown = properties(catalog, endpoint_id)
+    for name, field in (fal_input(endpoint_id) or {}).items():
+        types = field.type.types if isinstance(field.type, OneOf) else (field.type,)
+        fals = {value for each in types if isinstance(each, Choice) for value in each.values}
+        branches = (shown[name], *shown[name].get("anyOf", ()))
+        assert fals <= {value for each in branches for value in each.get("enum", ())}, name
 
 
 @EACH
