@@ -79,7 +79,7 @@ class AudioFamily:
         # Endpoints share loaded weights, which may have been loaded with another one's options.
         check_arguments(endpoint, mapping, called)
         _check_audio(endpoint, mapping.task, options, called)
-        require_fields(input, options.prompt, *required_files(mapping.task))
+        require_fields(input, options.prompt, *required_files(endpoint))
         rate = _rate(endpoint, pipeline)
         most = _most_seconds(options, pipeline, rate)
         audio, given_s = {}, None

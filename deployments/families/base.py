@@ -82,7 +82,7 @@ class Family(Protocol):
     ) -> GenerationCall:
         """Build the call for a validated input. ``seed`` is for inputs without one. Must be quick.
 
-        If the endpoint's ``task`` takes files (``options.INPUT_FILES``), the input contains the
+        If the endpoint takes files (``options.file_fields``), the input contains the
         decoded files in place of their URLs, and this runs on a thread.
         """
         ...

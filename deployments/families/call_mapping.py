@@ -11,6 +11,7 @@ from deployments.families.image_io import own_dtypes, strength_of
 from deployments.families.options import IMAGE_TO_VIDEO, VIDEO_TO_VIDEO, task_of
 from serve_app.domain.endpoint import Endpoint
 from serve_app.domain.errors import InvalidInput, Misconfigured
+from serve_app.options.inputs import Inputs, declared_inputs
 
 PIXELS, PILLOW = "pixels", "pillow"
 
@@ -35,6 +36,7 @@ class CallMapping:
     """Checked options of an endpoint. Built by ``mapping_of``."""
 
     task: str
+    inputs: Inputs = field(default_factory=dict)  # that the entry declares
     file_arguments: frozenset[str] = frozenset()  # arguments that come from files
     arguments: Mapping[str, str] = field(default_factory=dict)  # field of the input → argument
     fixed: Mapping[str, Any] = field(default_factory=dict)  # argument → constant value
@@ -47,7 +49,8 @@ class CallMapping:
 
     def required_arguments(self) -> frozenset[str]:
         """The arguments that the pipeline must accept."""
-        return STANDARD | self.file_arguments | {*self.arguments.values()} | self.fixed.keys()
+        mapped = self.file_arguments | {*self.arguments.values()} | self.fixed.keys()
+        return mapped if self.inputs else STANDARD | mapped
 
 
 def mapping_of(endpoint: Endpoint, tasks: Tasks) -> CallMapping:
@@ -55,11 +58,16 @@ def mapping_of(endpoint: Endpoint, tasks: Tasks) -> CallMapping:
     ``Misconfigured``, which names the endpoint and the invalid option."""
     options = endpoint.options
     task = task_of(endpoint, tuple(tasks))
+    inputs = declared_inputs(endpoint)
     video = _typed(endpoint, "video", str) or "video"
+    files = (video if each == "video" else each for each in tasks[task])
+    declared = (each.argument for each in inputs.values() if each.is_file)
+    passed = {name: each.argument for name, each in inputs.items() if each.is_passed}
     mapping = CallMapping(
         task=task,
-        file_arguments=frozenset(video if each == "video" else each for each in tasks[task]),
-        arguments=_names(endpoint, "arguments"),
+        inputs=inputs,
+        file_arguments=frozenset(declared if inputs else files),
+        arguments={**passed, **_names(endpoint, "arguments")},
         fixed=_typed(endpoint, "fixed", Mapping) or {},
         unless_empty=tuple(_typed(endpoint, "unless_empty", list) or ()),
         images=options.get("images", PIXELS),
@@ -180,10 +188,12 @@ def require_fields(input: Mapping[str, Any], *names: str) -> None:
 
 def mapped_arguments(mapping: CallMapping, input: Mapping[str, Any]) -> dict[str, Any]:
     """Arguments from input fields. Fields without a value keep the pipeline's default."""
-    if "strength" in mapping.arguments and input.get("strength") is not None:
+    given = input.get("strength") if "strength" in mapping.arguments else None
+    if given is not None and input.get(STEPS) is not None:
         strength_of(input, int(input["num_inference_steps"]))
+    tuples = {name for name, each in mapping.inputs.items() if each.is_tuple}
     return {
-        argument: input[name]
+        argument: tuple(input[name]) if name in tuples else input[name]
         for name, argument in mapping.arguments.items()
         if input.get(name) is not None and not (input[name] == "" and name in mapping.unless_empty)
     }

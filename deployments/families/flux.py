@@ -11,9 +11,9 @@ from deployments.families.image_io import (
     as_text_to_image,
     image_arguments,
     image_facts,
+    image_size,
     image_to_image_arguments,
     image_work,
-    input_size,
     own_dtypes,
     rendered_size,
     requested_size,
@@ -59,7 +59,9 @@ class FluxFamily(ImageFamily):
         task = task_of(endpoint, (TEXT_TO_IMAGE, IMAGE_TO_IMAGE))
         has_input_image = task == IMAGE_TO_IMAGE
         requested = (
-            input_size(endpoint, input) if has_input_image else requested_size(endpoint, input)
+            image_size(endpoint, input["image_url"])
+            if has_input_image
+            else requested_size(endpoint, input)
         )
         native = endpoint.options.get("native_size")
         rendered = rendered_size(requested, side_multiple(pipeline), native)

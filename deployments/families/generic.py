@@ -9,6 +9,7 @@ from typing import Any
 from deployments.families.base import GenerationCall
 from deployments.families.call_mapping import (
     PIXELS,
+    STANDARD,
     CallMapping,
     check_arguments,
     load_checked,
@@ -26,8 +27,8 @@ from deployments.families.image_io import (
     as_pixels,
     image_arguments,
     image_facts,
+    image_size,
     image_work,
-    input_size,
     rendered_size,
     requested_size,
     side_multiple,
@@ -43,7 +44,10 @@ from deployments.families.options import (
 from deployments.families.warm_up import warm_up_input
 from serve_app.domain.endpoint import Endpoint
 from serve_app.domain.errors import InvalidInput
+from serve_app.options.inputs import IMAGE_TYPES, InputType
 
+SIDES = frozenset({"width", "height"})
+COUNT = "num_images_per_prompt"
 TASKS = {
     TEXT_TO_IMAGE: frozenset[str](),
     IMAGE_TO_IMAGE: frozenset({"image"}),
@@ -72,44 +76,78 @@ class GenericFamily(ImageFamily):
         called = pipeline_class(endpoint, mapping, pipeline)
         # Endpoints share loaded weights, which may have been loaded with another one's options.
         check_arguments(endpoint, mapping, called)
-        require_fields(input, "prompt", "num_inference_steps")
-        requested = _size(endpoint, input)
-        multiple = mapping.multiple or side_multiple(pipeline)
-        rendered = rendered_size(requested, multiple, mapping.native_size)
+        takes = parameters(called)
+        if not mapping.inputs:
+            require_fields(input, "prompt", "num_inference_steps")
+        requested = _size(endpoint, mapping, input, takes)
+        rendered = None
+        if requested is not None:
+            multiple = mapping.multiple or side_multiple(pipeline)
+            rendered = rendered_size(requested, multiple, mapping.native_size)
         arguments = {
             **image_arguments(input, seed),
-            **size_arguments(rendered),
+            **(size_arguments(rendered) if rendered is not None else {}),
             **mapping.fixed,
             **mapped_arguments(mapping, input),
             **_images(mapping, input, rendered),
         }
-        arguments = _taken(endpoint, arguments, parameters(called))
+        arguments = _taken(endpoint, mapping, arguments, takes)
         view = None if mapping.pipeline is None else pipeline_view(endpoint, pipeline, called)
         facts = image_facts(input, seed, requested, mapping.task)
-        return GenerationCall(arguments, facts, view=view, work=image_work(input, rendered))
+        work = None if rendered is None else image_work(input, rendered)
+        return GenerationCall(arguments, facts, view=view, work=work)
 
 
-def _size(endpoint: Endpoint, input: Mapping[str, Any]) -> Size:
-    """Size to deliver: the requested size, or else the size of the input image."""
-    if input.get("image_size") is None and "image_url" in input:
-        return input_size(endpoint, input)
-    require_fields(input, "image_size")
-    return requested_size(endpoint, input)
+def _size(
+    endpoint: Endpoint, mapping: CallMapping, input: Mapping[str, Any], takes: frozenset[str]
+) -> Size | None:
+    """Size to deliver: the requested size, or else the size of the input image. None: a size that
+    the pipeline chooses."""
+    if mapping.inputs and not takes >= SIDES:
+        return None
+    if input.get("image_size") is None and (image := _main_image(mapping, input)) is not None:
+        return image_size(endpoint, image)
+    if not mapping.inputs:
+        require_fields(input, "image_size")
+    return None if input.get("image_size") is None else requested_size(endpoint, input)
 
 
-def _images(mapping: CallMapping, input: Mapping[str, Any], rendered: Size) -> dict[str, Any]:
-    if mapping.task == TEXT_TO_IMAGE:
-        return {}
+def _main_image(mapping: CallMapping, input: Mapping[str, Any]) -> Any:
+    """The image that an input is about, the first of several; None: it has none."""
+    files = [name for name, each in mapping.inputs.items() if each.type in IMAGE_TYPES]
+    for name in files or ("image_url",):
+        if given := input.get(name):
+            return given[0] if isinstance(given, list) else given
+    return None
+
+
+def _images(
+    mapping: CallMapping, input: Mapping[str, Any], rendered: Size | None
+) -> dict[str, Any]:
+    """Arguments that take input images: in the size to render, unless they keep their own."""
+    if mapping.inputs:
+        files = [
+            (name, each.argument, each.as_is or each.type is InputType.IMAGES)
+            for name, each in mapping.inputs.items()
+            if each.is_file and input.get(name)
+        ]
+    else:
+        given = {"image": "image_url", "mask_image": "mask_url"}
+        files = [(name, each, False) for each, name in given.items() if each in TASKS[mapping.task]]
     form = as_pixels if mapping.images == PIXELS else stretch_to
-    images = {"image": form(input["image_url"], rendered)}
-    if mapping.task == INPAINTING:
-        images["mask_image"] = form(input["mask_url"], rendered)
-    return images
+    return {
+        argument: input[name] if as_is or rendered is None else form(input[name], rendered)
+        for name, argument, as_is in files
+    }
 
 
-def _taken(endpoint: Endpoint, arguments: dict[str, Any], takes: frozenset[str]) -> dict[str, Any]:
+def _taken(
+    endpoint: Endpoint, mapping: CallMapping, arguments: dict[str, Any], takes: frozenset[str]
+) -> dict[str, Any]:
     """Drop optional arguments that the pipeline lacks: a fixed size, or one image per call."""
-    if "num_images_per_prompt" not in takes and arguments["num_images_per_prompt"] > 1:
+    if COUNT not in takes and arguments[COUNT] > 1:
         raise InvalidInput.of_field("num_images", f"{endpoint.id} makes one image at a time")
-    optional = {"width", "height", "num_images_per_prompt"} - takes
-    return {name: value for name, value in arguments.items() if name not in optional}
+    left_out = {*SIDES, COUNT} - takes
+    if mapping.inputs:
+        left_out |= {name for name in STANDARD if name not in takes or arguments[name] is None}
+    return {name: value for name, value in arguments.items() if name not in left_out}

@@ -84,22 +84,22 @@ def deliver_images(
     """Encode the images of a pipeline that returned tensors.
 
     The call's facts are those of ``image_facts``. With ``stretched``, the whole rendered image is
-    delivered; otherwise its centre in the size's shape. With ``unmasked``, what lies outside the
-    mask is that of the original.
+    delivered; otherwise its centre in the size's shape. With ``unmasked``, an original and its
+    mask, what lies outside the mask is that of the original.
     """
     from deployments.engine.media.images import encode, fit, stretch, to_images  # noqa: PLC0415
     from deployments.engine.media.inpainting import keep_outside  # noqa: PLC0415
 
-    images = to_images(generated.result.images)
+    images = to_images(_made(generated.result))
     if len(tickets) < len(images):
         raise Misconfigured(
             f"{len(images)} images were made, but the lease has {len(tickets)} tickets."
         )
-    size = call.output_facts["size"]
+    size = call.output_facts["size"] or Size(*images[0].size)
     resize = stretch if call.output_facts.get("stretched") else fit
     resized = [resize(image, size.width, size.height) for image in images]
     if unmasked := call.output_facts.get("unmasked"):
-        resized = keep_outside(resized, *unmasked)
+        resized = keep_outside(resized, *(stretch_to(each, size) for each in unmasked))
     files = [
         MediaFile(
             ticket=ticket,
@@ -124,6 +124,11 @@ def deliver_images(
     }
     output |= demo_facts(endpoint, call.output_facts["prompt"])
     return Product(output, files, units=size.megapixels * len(files))
+
+
+def _made(result: Any) -> Any:
+    """Images of a pipeline's result, whose field has one of two names."""
+    return result.images if hasattr(result, "images") else result.image
 
 
 def _image(file: MediaFile) -> dict[str, Any]:
@@ -217,10 +222,10 @@ def as_text_to_image(endpoint: Endpoint) -> Endpoint:
     return replace(endpoint, options={**endpoint.options, "task": TEXT_TO_IMAGE})
 
 
-def input_size(endpoint: Endpoint, input: Mapping[str, Any]) -> Size:
-    """Size of the input image, within the limit."""
+def image_size(endpoint: Endpoint, image: Image) -> Size:
+    """Size of an input image, within the limit."""
     limit = endpoint.bounds.get("megapixels", (0.0, MAX_MEGAPIXELS))[1]
-    return limit_megapixels(Size(*input["image_url"].size), limit)
+    return limit_megapixels(Size(*image.size), limit)
 
 
 def stretch_to(image: Image, size: Size) -> Image:
@@ -257,12 +262,12 @@ def strength_of(input: Mapping[str, Any], steps: int) -> float:
 def image_arguments(input: Mapping[str, Any], seed: int) -> dict[str, Any]:
     """Prompt, steps, number of images and generators of a call; the result is requested as tensors.
 
-    ``seed`` is for inputs that have none.
+    ``seed`` is for inputs that have none. None: the input has no such field.
     """
-    seeds = seeds_of(input, seed)
+    seeds, steps = seeds_of(input, seed), input.get("num_inference_steps")
     return {
-        "prompt": input["prompt"],
-        "num_inference_steps": int(input["num_inference_steps"]),
+        "prompt": input.get("prompt"),
+        "num_inference_steps": None if steps is None else int(steps),
         "num_images_per_prompt": len(seeds),
         "generator": generators(seeds),
         "output_type": "pt",
@@ -290,17 +295,17 @@ PRESERVE = "preserve_unmasked"  # a field that fal's inputs lack
 
 
 def image_facts(
-    input: Mapping[str, Any], seed: int, size: Size, task: str = TEXT_TO_IMAGE
+    input: Mapping[str, Any], seed: int, size: Size | None, task: str = TEXT_TO_IMAGE
 ) -> dict[str, Any]:
-    """Facts for ``deliver_images``. ``unmasked``: original and mask in the size to deliver."""
+    """Facts for ``deliver_images``. ``size`` None: that of the images that the pipeline returns."""
     keeps = task == INPAINTING and input.get(PRESERVE, True)
     unmasked = (input["image_url"], input["mask_url"]) if keeps else ()
     return {
         "seed": seeds_of(input, seed)[0],
         "size": size,
-        "prompt": input["prompt"],
+        "prompt": input.get("prompt") or "",
         "stretched": task != TEXT_TO_IMAGE,
-        "unmasked": [stretch_to(each, size) for each in unmasked],
+        "unmasked": unmasked,
     }
 
 

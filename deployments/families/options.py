@@ -20,6 +20,7 @@ from deployments.transfer.lora_fetcher import FIELD, RequestedLora
 from serve_app.domain.endpoint import STEP_CACHE, Endpoint, Weights, levels_of
 from serve_app.domain.errors import InvalidInput, Misconfigured
 from serve_app.domain.lora import MAX_LORAS, MAX_SCALE, REPLACED, parse_lora_path
+from serve_app.options.inputs import InputType, declared_inputs
 from weights.selection import LORA_FILE
 from weights.store import adapters_of
 
@@ -31,17 +32,37 @@ TEXT_TO_VIDEO, IMAGE_TO_VIDEO = "text-to-video", "image-to-video"
 VIDEO_TO_VIDEO = "video-to-video"
 TEXT_TO_AUDIO, AUDIO_TO_AUDIO = "text-to-audio", "audio-to-audio"
 
-INPUT_FILES: Mapping[str, Mapping[str, InputKind]] = {
-    IMAGE_TO_IMAGE: {"image_url": InputKind.IMAGE},
-    INPAINTING: {"image_url": InputKind.IMAGE, "mask_url": InputKind.MASK},
-    REALTIME: {"image_url": InputKind.IMAGE},
-    IMAGE_TO_VIDEO: {"image_url": InputKind.IMAGE, "end_image_url": InputKind.IMAGE},
-    VIDEO_TO_VIDEO: {"video_url": InputKind.VIDEO},
-    AUDIO_TO_AUDIO: {"audio_url": InputKind.AUDIO},
-}
-"""Task → input fields that name a file."""
 
-_MAY_BE_LEFT_OUT = frozenset({"end_image_url"})
+@dataclass(frozen=True, slots=True)
+class FileField:
+    """Field of an input that names a file, or a list of files."""
+
+    kind: InputKind
+    required: bool = True
+    many: bool = False
+
+
+_IMAGE, _MASK = FileField(InputKind.IMAGE), FileField(InputKind.MASK)
+FILES_OF_TASKS: Mapping[str, Mapping[str, FileField]] = {
+    IMAGE_TO_IMAGE: {"image_url": _IMAGE},
+    INPAINTING: {"image_url": _IMAGE, "mask_url": _MASK},
+    REALTIME: {"image_url": _IMAGE},
+    IMAGE_TO_VIDEO: {
+        "image_url": _IMAGE,
+        "end_image_url": FileField(InputKind.IMAGE, required=False),
+    },
+    VIDEO_TO_VIDEO: {"video_url": FileField(InputKind.VIDEO)},
+    AUDIO_TO_AUDIO: {"audio_url": FileField(InputKind.AUDIO)},
+}
+"""Task → fields of its inputs, unless the entry declares them."""
+
+_DECLARED = {
+    InputType.IMAGE: InputKind.IMAGE,
+    InputType.IMAGES: InputKind.IMAGE,
+    InputType.MASK: InputKind.MASK,
+    InputType.VIDEO: InputKind.VIDEO,
+    InputType.AUDIO: InputKind.AUDIO,
+}
 
 
 def task_of(endpoint: Endpoint, known: tuple[str, ...]) -> str:
@@ -56,17 +77,61 @@ def task_of(endpoint: Endpoint, known: tuple[str, ...]) -> str:
     return task
 
 
-def required_files(task: str) -> Mapping[str, InputKind]:
-    """Fields that name a file in every input of ``task``, the main one first."""
-    fields = INPUT_FILES.get(task, {})
-    return {name: kind for name, kind in fields.items() if name not in _MAY_BE_LEFT_OUT}
+def file_fields(endpoint: Endpoint) -> Mapping[str, FileField]:
+    """Fields of the endpoint's inputs that name files, the main one first."""
+    declared = declared_inputs(endpoint)
+    if not declared:
+        return FILES_OF_TASKS.get(str(endpoint.options.get("task", "")), {})
+    return {
+        name: FileField(_DECLARED[each.type], each.required, each.type is InputType.IMAGES)
+        for name, each in declared.items()
+        if each.is_file
+    }
 
 
-def input_files(endpoint: Endpoint, input: Mapping[str, Any]) -> Mapping[str, InputKind]:
-    """Fields of ``input`` whose files are fetched and decoded before the family prepares its
-    call."""
-    fields = INPUT_FILES.get(str(endpoint.options.get("task", "")), {})
-    return {name: kind for name, kind in fields.items() if input.get(name) is not None}
+def required_files(endpoint: Endpoint) -> Mapping[str, FileField]:
+    """Fields that name a file in every input of the endpoint."""
+    return {name: each for name, each in file_fields(endpoint).items() if each.required}
+
+
+@dataclass(frozen=True, slots=True)
+class InputFile:
+    """File that an input names. It is fetched and decoded before the family prepares its call."""
+
+    field: str
+    url: str
+    kind: InputKind
+    number: int | None = None  # in the field's list
+
+    @property
+    def place(self) -> str:
+        """Path of its URL in the input, for errors."""
+        return self.field if self.number is None else f"{self.field}.{self.number}"
+
+
+def input_files(endpoint: Endpoint, input: Mapping[str, Any]) -> Sequence[InputFile]:
+    """The files of ``input``."""
+    found: list[InputFile] = []
+    for name, field in file_fields(endpoint).items():
+        if (value := input.get(name)) is None:
+            continue
+        if field.many:
+            found += [InputFile(name, str(url), field.kind, n) for n, url in enumerate(value)]
+        else:
+            found.append(InputFile(name, str(value), field.kind))
+    return found
+
+
+def with_files(input: Mapping[str, Any], files: Mapping[InputFile, Any]) -> dict[str, Any]:
+    """``input`` with decoded files in place of their URLs."""
+    filled: dict[str, Any] = dict(input)
+    for file, decoded in files.items():
+        if file.number is None:
+            filled[file.field] = decoded
+        else:
+            filled[file.field] = [*filled[file.field]]
+            filled[file.field][file.number] = decoded
+    return filled
 
 
 # Options that change the loaded pipeline.

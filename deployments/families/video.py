@@ -5,13 +5,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from fractions import Fraction
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from deployments.engine.interception.model_traits import KNOWN
 from deployments.engine.media.video_format import MAX_GIF_FPS, VideoForm, even
 from deployments.families.base import GenerationCall, GenerationResult, Product
 from deployments.families.call_mapping import (
     PIXELS,
+    STANDARD,
     CallMapping,
     check_arguments,
     load_checked,
@@ -25,6 +26,7 @@ from deployments.families.call_mapping import (
 )
 from deployments.families.image_io import Size, as_pixels, rendered_size, seed_of, side_multiple
 from deployments.families.options import (
+    FILES_OF_TASKS,
     IMAGE_TO_VIDEO,
     TEXT_TO_VIDEO,
     VIDEO_TO_VIDEO,
@@ -32,6 +34,7 @@ from deployments.families.options import (
     requested_loras,
     required_files,
 )
+from deployments.families.video_io import FIELD as VIDEO_URL
 from deployments.families.video_io import (
     VideoFacts,
     deliver_video,
@@ -49,6 +52,10 @@ from deployments.transfer.lora_fetcher import RequestedLora
 from serve_app.domain.artifact import MEDIA_TYPES, UploadTicket
 from serve_app.domain.endpoint import Endpoint, RequestedWork
 from serve_app.domain.errors import InvalidInput
+from serve_app.options.inputs import IMAGE_TYPES, InputType
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
 TASKS = {
     TEXT_TO_VIDEO: frozenset[str](),
@@ -90,8 +97,9 @@ class VideoFamily:
         # Endpoints share loaded weights, which may have been loaded with another one's options.
         check_arguments(endpoint, mapping, called)
         takes = parameters(called)
-        words = ("prompt",) if "prompt" in takes else ()
-        require_fields(input, *words, "num_inference_steps", *required_files(mapping.task))
+        if not mapping.inputs:
+            words = ("prompt",) if "prompt" in takes else ()
+            require_fields(input, *words, "num_inference_steps", *required_files(endpoint))
         multiple = mapping.multiple or side_multiple(pipeline)
         requested = video_size(endpoint, input, multiple, _input_size(mapping, input))
         rendered = rendered_size(requested, multiple, mapping.native_size)
@@ -100,9 +108,10 @@ class VideoFamily:
         # Frames that the pipeline makes first and that do not belong to the video.
         left_out = KNOWN.exact(called).dropped_frames(pipeline)
         rendered_count = rendered_frames(form.num_frames + left_out, _compression(pipeline))
+        steps = input.get("num_inference_steps")
         arguments = {
             "prompt": input.get("prompt"),
-            "num_inference_steps": int(input["num_inference_steps"]),
+            "num_inference_steps": None if steps is None else int(steps),
             "generator": _generator(seed_of(input, seed)),
             "output_type": "pt",
             "width": rendered.width,
@@ -115,6 +124,8 @@ class VideoFamily:
             **video,
         }
         not_taken = OPTIONAL - takes
+        if mapping.inputs:
+            not_taken |= {each for each in STANDARD if each not in takes or arguments[each] is None}
         facts = _facts(form, input, seed, pipeline)
         recorded = KNOWN.exact(called).decodes_last
         return GenerationCall(
@@ -145,13 +156,27 @@ def _frames(
     rendered: Size,
     pipeline: Any,
 ) -> tuple[Fraction, int, dict[str, Any]]:
-    """Frame rate and number of frames to deliver, and the argument with an input video's frames."""
-    if mapping.task == VIDEO_TO_VIDEO:
-        fps = input_fps(endpoint, input)
-        frames = input_frames(endpoint, input, fps, rendered)
-        return fps, len(frames), {mapping.video: pad_frames(frames, _compression(pipeline))}
-    fps = requested_fps(endpoint, input)
-    return fps, requested_frames(endpoint, input, fps), {}
+    """Frame rate and number of frames to deliver, and the arguments with frames of videos."""
+    videos = _videos(mapping, input)
+    if not videos:
+        fps = requested_fps(endpoint, input)
+        return fps, requested_frames(endpoint, input, fps), {}
+    main, compression = next(iter(videos)), _compression(pipeline)
+    fps = input_fps(endpoint, input, main)
+    frames = {each: input_frames(endpoint, input, fps, rendered, each) for each in videos}
+    passed = {videos[each]: pad_frames(found, compression) for each, found in frames.items()}
+    return fps, len(frames[main]), passed
+
+
+def _videos(mapping: CallMapping, input: Mapping[str, Any]) -> Mapping[str, str]:
+    """Fields with input videos, the main one first, and the arguments that take their frames."""
+    if not mapping.inputs:
+        return {VIDEO_URL: mapping.video} if mapping.task == VIDEO_TO_VIDEO else {}
+    return {
+        name: each.argument
+        for name, each in mapping.inputs.items()
+        if each.type is InputType.VIDEO and input.get(name) is not None
+    }
 
 
 def _form(input: Mapping[str, Any], requested: Size, fps: Fraction, frames: int) -> VideoForm:
@@ -197,29 +222,41 @@ def _number_of_frames(takes: frozenset[str]) -> str:
 
 
 def _input_size(mapping: CallMapping, input: Mapping[str, Any]) -> Size | None:
-    field = next(iter(required_files(mapping.task)), None)
-    return Size(*input[field].size) if field is not None else None
+    files = [name for name, each in mapping.inputs.items() if each.is_file]
+    for name in files or FILES_OF_TASKS.get(mapping.task, ()):
+        if given := input.get(name):
+            return Size(*(given[0] if isinstance(given, list) else given).size)
+    return None
 
 
 def _images(
     mapping: CallMapping, input: Mapping[str, Any], rendered: Size, takes: frozenset[str]
 ) -> dict[str, Any]:
-    """First and last frame, at the rendered size."""
-    if mapping.task != IMAGE_TO_VIDEO:
-        return {}
+    """Arguments that take input images, such as the first and the last frame: at the rendered
+    size, unless they keep their own."""
     from deployments.engine.media.images import fit  # noqa: PLC0415
 
-    given = {"image": input["image_url"], "last_image": input.get("end_image_url")}
-    if given["last_image"] is not None and "last_image" not in takes:
+    if mapping.inputs:
+        images = {n: each for n, each in mapping.inputs.items() if each.type in IMAGE_TYPES}
+        given = {each.argument: input.get(name) for name, each in images.items()}
+        kept = {e.argument for e in images.values() if e.as_is or e.type is InputType.IMAGES}
+    elif mapping.task == IMAGE_TO_VIDEO:
+        given = {"image": input["image_url"], "last_image": input.get("end_image_url")}
+        kept = set[str]()
+    else:
+        return {}
+    if given.get("last_image") is not None and "last_image" not in takes:
         raise InvalidInput.of_field("end_image_url", "this model does not take a last frame")
-    fitted = {
-        name: fit(image, rendered.width, rendered.height)
-        for name, image in given.items()
-        if image is not None
+
+    def form(image: Image) -> Any:
+        fitted = fit(image, rendered.width, rendered.height)
+        return as_pixels(fitted, rendered) if mapping.images == PIXELS else fitted
+
+    return {
+        argument: image if argument in kept else form(image)
+        for argument, image in given.items()
+        if image
     }
-    if mapping.images == PIXELS:
-        return {name: as_pixels(image, rendered) for name, image in fitted.items()}
-    return fitted
 
 
 def _view(

@@ -251,28 +251,28 @@ MAX_FRAMES = 1000  # frames, if neither the input nor the catalogue entry says h
 MAX_PIXELS = 2**29  # of all frames, 3 bytes each: 1.6 GB, or 1,344 frames of 832×480
 
 
-def input_fps(endpoint: Endpoint, input: Mapping[str, Any]) -> Fraction:
+def input_fps(endpoint: Endpoint, input: Mapping[str, Any], field: str = FIELD) -> Fraction:
     """Frame rate that the input asks for, or else the one of the input video."""
     try:
         return requested_fps(endpoint, input)
     except Misconfigured:  # neither the input nor the catalogue entry says it
-        video: InputVideo = input[FIELD]
+        video: InputVideo = input[field]
         if video.fps is not None:
             return video.fps
     message = "the file does not state its frame rate; set frames_per_second"
-    raise InvalidInput.of_field(FIELD, message, "unsupported_video_format")
+    raise InvalidInput.of_field(field, message, "unsupported_video_format")
 
 
 def input_frames(
-    endpoint: Endpoint, input: Mapping[str, Any], fps: Fraction, size: Size
+    endpoint: Endpoint, input: Mapping[str, Any], fps: Fraction, size: Size, field: str = FIELD
 ) -> list[Image]:
-    """Frames of the input video, up to the requested number, each cropped to its centre at
+    """Frames of the video in ``field``, up to the requested number, each cropped to its centre at
     ``size``. ``InvalidInput`` if they do not fit into memory."""
     try:
         limit = requested_frames(endpoint, input, fps)
     except Misconfigured:
         limit = MAX_FRAMES
-    video: InputVideo = input[FIELD]
+    video: InputVideo = input[field]
     max_frames = MAX_PIXELS // (size.width * size.height)
     frames = video.frames(size.width, size.height, fps, min(limit, max_frames + 1))
     if len(frames) > max_frames:
@@ -281,7 +281,7 @@ def input_frames(
             f"{float(fps):g} fps; ask for fewer with num_frames, or for a smaller image_size"
         )
         raise InvalidInput.of_field(
-            FIELD, message, "video_duration_too_long", {"max_frames": max_frames}
+            field, message, "video_duration_too_long", {"max_frames": max_frames}
         )
     return frames
 

@@ -12,6 +12,7 @@ from deployments.families.base import WarmsUp
 from deployments.families.image_io import Size
 from deployments.families.options import required_files
 from serve_app.domain.endpoint import Endpoint
+from serve_app.options.inputs import DeclaredInput, InputType, declared_inputs
 
 if TYPE_CHECKING:
     import numpy as np
@@ -25,10 +26,37 @@ SIDES = Size(832, 480)  # of the input image or video
 
 def warm_up_input(endpoint: Endpoint, **usual: Any) -> Mapping[str, Any]:
     """Warm-up input. ``usual`` overrides the entry's defaults with what the family needs."""
-    fields = required_files(str(endpoint.options.get("task", "")))
-    files = {name: plain_file(kind) for name, kind in fields.items()}
     # Full strength: with only one step, any lower strength would leave no step at all.
-    return {**endpoint.defaults, **usual, **WARM_UP_DEFAULTS, "strength": 1.0, **files}
+    short = {**WARM_UP_DEFAULTS, "strength": 1.0}
+    return {**_declared(endpoint), **endpoint.defaults, **usual, **short, **plain_files(endpoint)}
+
+
+def plain_files(endpoint: Endpoint) -> Mapping[str, Any]:
+    """Files without content for the fields that every input of the endpoint has."""
+    return {
+        name: [plain_file(each.kind)] if each.many else plain_file(each.kind)
+        for name, each in required_files(endpoint).items()
+    }
+
+
+def _declared(endpoint: Endpoint) -> Mapping[str, Any]:
+    """Values of the fields that the entry declares: their defaults, or the least that is valid."""
+    return {
+        name: _LEAST[each.type](each) if each.required else each.default
+        for name, each in declared_inputs(endpoint).items()
+        if not each.is_file and (each.required or each.default is not None)
+    }
+
+
+_LEAST: Mapping[InputType, Callable[[DeclaredInput], Any]] = {
+    InputType.TEXT: lambda each: each.choices[0] if each.choices else WARM_UP_DEFAULTS["prompt"],
+    InputType.INTEGER: lambda each: int(each.least or 1),
+    InputType.NUMBER: lambda each: each.least or 1.0,
+    InputType.BOOLEAN: lambda _: False,
+    InputType.TEXTS: lambda each: [WARM_UP_DEFAULTS["prompt"]] * int(each.least or 1),
+    InputType.INTEGERS: lambda each: [1] * int(each.least or 1),
+    InputType.NUMBERS: lambda each: [1.0] * int(each.least or 1),
+}
 
 
 def short_call(family: WarmsUp, endpoint: Endpoint, pipeline: Any) -> Mapping[str, Any]:

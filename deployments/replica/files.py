@@ -13,12 +13,12 @@ from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from deployments.engine.media.input import InputKind, read_input
+from deployments.engine.media.input import read_input
 from deployments.engine.media.scratch import Scratch
 from deployments.engine.threads import Threads
 from deployments.families.base import Family, GenerationCall, GenerationResult, Product
 from deployments.families.image_io import seed_of
-from deployments.families.options import input_files, prepared_call
+from deployments.families.options import InputFile, input_files, prepared_call, with_files
 from deployments.families.video_recorder import VideoRecorder
 from deployments.replica.resources import ReplicaResources
 from deployments.replica.resume import MadeDraft, draft_ticket, media_tickets
@@ -43,7 +43,7 @@ if TYPE_CHECKING:  # they import torch and Pillow
 log = logging.getLogger(__name__)
 
 Files = tuple[Artifact, ...]
-_Bodies = Mapping[str, tuple[InputKind, bytes]]
+_Bodies = Mapping[InputFile, bytes]
 
 
 class InputFiles:
@@ -58,18 +58,16 @@ class InputFiles:
     @property
     def are_remote(self) -> bool:
         """True if a file is not in the input itself, as a data: URI."""
-        lease = self._lease
-        urls = (str(lease.input[field]) for field in input_files(lease.endpoint, lease.input))
-        return any(url[:5].lower() != "data:" for url in urls)
+        files = input_files(self._lease.endpoint, self._lease.input)
+        return any(each.url[:5].lower() != "data:" for each in files)
 
     async def fetch(self, on_progress: Callable[[Progress], None]) -> None:
         """Fetch all input files. ``InvalidInput`` names the field of a file that fails."""
-        lease, bodies = self._lease, dict[str, tuple[InputKind, bytes]]()
-        for field, kind in input_files(lease.endpoint, lease.input).items():
+        lease, bodies = self._lease, dict[InputFile, bytes]()
+        for file in input_files(lease.endpoint, lease.input):
             on_progress(Progress(Stage.FETCHING))
-            url = str(lease.input[field])
-            body = await self._resources.fetcher.fetch(url, field, OwnFiles.of(lease))
-            bodies[field] = (kind, body)
+            own = OwnFiles.of(lease)
+            bodies[file] = await self._resources.fetcher.fetch(file.url, file.place, own)
         self._bodies = bodies
 
     async def prepare(
@@ -87,11 +85,11 @@ class InputFiles:
     ) -> GenerationCall:
         notes: list[str] = []
         decoded = {
-            field: read_input(kind, body, field, notes.append)
-            for field, (kind, body) in self._bodies.items()
+            file: read_input(file.kind, body, file.place, notes.append)
+            for file, body in self._bodies.items()
         }
         self.notes = dict.fromkeys(notes)
-        fields = {**input, **decoded}
+        fields = with_files(input, decoded)
         return prepared_call(family, self._lease.endpoint, fields, pipeline, seed)
 
 

@@ -404,7 +404,7 @@ def _left_out(subject: Subject, options: TuneOptions, tuning: Tuning) -> dict[st
 def _order(entry: tuple[Endpoint, Any]) -> tuple[bool, bool]:
     """Endpoints without adapters first, and those that take no files."""
     endpoint, _ = entry
-    files = required_files(str(endpoint.options.get("task", "")))
+    files = required_files(endpoint)
     return bool(_adapters_text(endpoint)), bool(files)
 
 

@@ -24,8 +24,8 @@ from typing import Any
 
 from deployments.engine.accelerator.allocator import use_expandable_segments
 from deployments.families.base import Family, as_warming_up, load_families, model_rules_of
-from deployments.families.options import prepared_call, required_files
-from deployments.families.warm_up import plain_file, short_call
+from deployments.families.options import prepared_call
+from deployments.families.warm_up import plain_files, short_call
 from deployments.replica import weights
 from deployments.replica.resources import with_recipe_dtype
 from deployments.replica.tuned import Measurement, machine_of
@@ -195,8 +195,7 @@ class _Loaded:
     def _call(
         self, pipeline: Any, endpoint: Endpoint, input: Mapping[str, Any], adapters: Sequence[Any]
     ) -> dict[str, Any]:
-        files = required_files(str(endpoint.options.get("task", "")))
-        given = {**input, **{name: plain_file(kind) for name, kind in files.items()}}
+        given = {**input, **plain_files(endpoint)}
         call = prepared_call(self._family, endpoint, given, pipeline, seed=0)
         own = {"view": call.view, "loras": [*adapters, *call.loras]}
         return {**call.arguments, **own, "seed": input.get("seed") or 0}

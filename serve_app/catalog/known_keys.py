@@ -18,6 +18,7 @@ OPTIONS_OF_FAMILIES = frozenset(
         "fixed",
         "guidance_rescale",
         "images",
+        "inputs",
         "max_sequence_length",
         "media_type",
         "multiple",

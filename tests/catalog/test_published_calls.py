@@ -18,7 +18,7 @@ import pytest
 from deployments.families.base import load_families
 from deployments.families.options import prepared_call, required_files
 from deployments.families.registry import FAMILIES
-from deployments.families.warm_up import plain_file
+from deployments.families.warm_up import plain_files
 from serve_app.catalog.catalog import Catalog
 from tests.catalog.test_published_examples import PIPELINES, example_of
 from tests.engine.conformance.zoo import cases
@@ -327,12 +327,12 @@ def call_of(catalog: Catalog, name: str) -> Mapping[str, Any]:
     pipeline = (tiny.__wrapped__ if attributes else tiny)(PIPELINES[name])
     for attribute, value in attributes.items():
         setattr(pipeline, attribute, value)
-    files = required_files(str(entry.endpoint.options.get("task", "")))
+    files = required_files(entry.endpoint)
     wanted = {"prompt": "a lighthouse", "tags": "piano", "lyrics": "la"}
     wanted |= dict.fromkeys(files, "https://example.com/file.png")
     known = entry.schema.json_schema()["properties"]
     given, _ = entry.schema.validate({k: v for k, v in wanted.items() if k in known}, None)
-    given = {**given, **{field: plain_file(kind) for field, kind in files.items()}}
+    given = {**given, **plain_files(entry.endpoint)}
     family = load_families({entry.endpoint.family: FAMILIES[entry.endpoint.family]})
     call = prepared_call(family[entry.endpoint.family], entry.endpoint, given, pipeline, 0)
     parameters = inspect.signature(type(call.view or pipeline).__call__).parameters

@@ -6,7 +6,7 @@ wait for it. Imports no torch: executors, which draw thumbnails, do without.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from io import BytesIO
 from typing import TYPE_CHECKING, Any
 
@@ -62,9 +62,16 @@ def require_finite(found: torch.Tensor) -> None:
         )
 
 
-def to_images(pixels: torch.Tensor) -> list[Image.Image]:
-    """Convert to PIL images; see ``to_levels``."""
-    return [Image.fromarray(image) for image in to_levels(pixels)]
+def to_images(made: torch.Tensor | NDArray[Any] | Sequence[Image.Image]) -> list[Image.Image]:
+    """Convert to PIL images; see ``to_levels``. Some pipelines return arrays, channels last, or
+    images, whatever they are asked for."""
+    if isinstance(made, Sequence):
+        return [each.convert("RGB") for each in made]
+    if isinstance(made, np.ndarray):
+        import torch  # noqa: PLC0415
+
+        made = torch.from_numpy(made).permute(0, 3, 1, 2)
+    return [Image.fromarray(image) for image in to_levels(made)]
 
 
 def fit(image: Image.Image, width: int, height: int) -> Image.Image:

@@ -15,6 +15,7 @@ from serve_app.catalog.schema import (
     videos,
     wan,
 )
+from serve_app.catalog.schema.declared import DeclaredSchema
 from serve_app.catalog.schema.json_schema import JsonSchema
 from serve_app.domain.endpoint import Endpoint
 from serve_app.domain.errors import FieldProblem, InvalidInput
@@ -113,6 +114,7 @@ class InputSchema(Protocol):
 SCHEMAS: Mapping[str, Callable[[Endpoint], InputSchema]] = {
     "ace-step-text-to-music": partial(PydanticSchema, audio.TEXT_TO_MUSIC),
     "audio-to-audio": partial(PydanticSchema, videos.AUDIO_TO_AUDIO),
+    "declared": DeclaredSchema,
     "flux-text-to-image": partial(PydanticSchema, flux.TEXT_TO_IMAGE),
     "flux-image-to-image": partial(PydanticSchema, flux.IMAGE_TO_IMAGE),
     "flux-lora": partial(PydanticSchema, flux.LORA),

@@ -16,10 +16,12 @@ from serve_app.cli.connection.client import Client
 from serve_app.cli.connection.remote import Remote
 from serve_app.cli.connection.resources import path_of
 from serve_app.cli.connection.server import Server
-from serve_app.cli.inspection.pipeline_call import read_call
+from serve_app.cli.inspection.derivation import TENSOR, derived
+from serve_app.cli.inspection.pipeline_call import PipelineCall, read_call
 from serve_app.cli.inspection.proposal import completed, like, proposed
 from serve_app.cli.inspection.repository import Repository, inspected
 from serve_app.domain.errors import Misconfigured
+from serve_app.options.inputs import OPTION as INPUTS
 from serve_app.resources.entries import ENTRIES
 from serve_app.settings import read_config
 from weights.eviction import gigabytes
@@ -100,7 +102,7 @@ def add_command(
         facts = {"pipeline": call.name, "weight_bytes": repository.sizes, "dry_run": dry_run}
         click.echo(json.dumps({**stored, **facts, "weights_are_here": repository.is_here}))
         return
-    for line in _lines(stored, call.name, repository, dry_run=dry_run):
+    for line in _lines(stored, call, repository, dry_run=dry_run):
         click.echo(line)
     if note := _download_note(server, stored["endpoint_id"], repository):
         click.echo(f"    download {note}")
@@ -119,7 +121,7 @@ def _refuse_existing(client: Client, endpoint: str) -> None:
 
 
 def _lines(
-    stored: Mapping[str, Any], pipeline: str, repository: Repository, *, dry_run: bool
+    stored: Mapping[str, Any], call: PipelineCall, repository: Repository, *, dry_run: bool
 ) -> Iterator[str]:
     endpoint, entry = stored["endpoint_id"], stored["entry"]
     done = "would be served" if dry_run else "is served"
@@ -130,8 +132,13 @@ def _lines(
         yield f"    {stored['reason']}"
     if stored["replaces"]:
         yield f"    replaces the entry of: {', '.join(stored['replaces'])}"
-    yield f"    pipeline {pipeline}"
+    yield f"    pipeline {call.name}"
     yield f"    family   {entry['family']}, schema {entry['schema']}"
+    if fields := entry["options"].get(INPUTS):
+        yield f"    fields   {', '.join(fields)}"
+        for name, why in derived(call).left_out.items():
+            if not why.startswith(TENSOR):
+                yield f"    without  {name}: {why}"
     sizes = [f"{name} {gigabytes(size)}" for name, size in repository.sizes.items()]
     yield f"    weights  {gigabytes(sum(repository.sizes.values()))}: {', '.join(sizes)}"
     yield f"    licence  {entry.get('licence') or 'not stated: check it before you use the model'}"

@@ -19,13 +19,37 @@ from serve_app.domain.errors import Misconfigured
 
 Output = Literal["image", "video", "audio"]
 
-OUTPUT_FIELDS: Mapping[str, Output] = {"frames": "video", "audios": "audio", "images": "image"}
+OUTPUT_FIELDS: Mapping[str, Output] = {
+    "frames": "video",
+    "videos": "video",
+    "audios": "audio",
+    "images": "image",
+    "image": "image",
+}
 """Field of the result of a call → what it holds."""
 
 REQUIRED = object()
 """Default of an argument that has none."""
 
 _CLASS = re.compile(r"^class (\w+)", re.MULTILINE)
+_DESCRIBED = re.compile(r"^( *)(\w+) ?\([^\n]*\):? *\n((?:\1 +\S[^\n]*\n|[ ]*\n)+)", re.MULTILINE)
+"""An argument of a docstring: its indentation, its name, and the lines below."""
+_SENTENCE = re.compile(r"(.+?[.!?])(?:\s|$)", re.DOTALL)
+MOST_DESCRIBED = 300  # characters of a description
+
+
+@dataclass(frozen=True, slots=True)
+class Argument:
+    """Argument of a pipeline's ``__call__``."""
+
+    name: str
+    default: Any  # ``REQUIRED``; None for one that is computed
+    type: str = ""  # as its annotation is written
+    about: str = ""  # first sentence about it in the docstring
+
+    @property
+    def is_required(self) -> bool:
+        return self.default is REQUIRED
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,12 +57,14 @@ class PipelineCall:
     """Signature of a pipeline's ``__call__``."""
 
     name: str  # of the class
-    arguments: Mapping[str, Any]  # name → default; ``REQUIRED``; None for one that is computed
+    arguments: Mapping[str, Argument]
     output: Output
+    takes_loras: bool = False
 
-    @property
-    def required(self) -> frozenset[str]:
-        return frozenset(name for name, each in self.arguments.items() if each is REQUIRED)
+    def default(self, name: str) -> Any:
+        """Default of an argument; None if it has none, or the pipeline lacks it."""
+        argument = self.arguments.get(name)
+        return None if argument is None or argument.is_required else argument.default
 
 
 def read_call(name: str) -> PipelineCall:
@@ -51,32 +77,55 @@ def read_call(name: str) -> PipelineCall:
             "diffusers is not installed on this machine, so the pipeline cannot be inspected. "
             "Name a similar endpoint with --like, or run the command where replicas run."
         )
-    call = _call(Path(next(iter(places))) / "pipelines", name)
+    pipelines = Path(next(iter(places))) / "pipelines"
+    call = _call(pipelines, name)
+    if call is None and name.endswith("ModularPipeline"):
+        raise Misconfigured(
+            f"{name} is made of modular blocks, which Darkroom does not load. If diffusers has the "
+            "model as a whole pipeline too, name a repository of that."
+        )
     if call is None:
         raise Misconfigured(
             f"The diffusers on this machine has no pipeline {name}. Only classes that diffusers "
             "ships are loaded; a newer version may have it."
         )
-    function, source = call
-    fields = [each for each in OUTPUT_FIELDS if f"({each}=" in source]
-    if not fields:
+    made = [each for each in OUTPUT_FIELDS if each in call.makes]
+    if not made:
+        returned = ", ".join(sorted(call.makes)) or "no result that it names"
         raise Misconfigured(
-            f"{name} returns neither images, videos nor audio. Write a family for it: "
-            "docs/how-to/write-a-family.md."
+            f"{name} returns neither images, videos nor audio, but {returned}. Write a family for "
+            "it: docs/how-to/write-a-family.md."
         )
-    return PipelineCall(name, dict(_arguments(function.args)), OUTPUT_FIELDS[fields[0]])
+    arguments = {each.name: each for each in _arguments(call.function)}
+    return PipelineCall(name, arguments, OUTPUT_FIELDS[made[0]], call.takes_loras)
 
 
-def _call(pipelines: Path, name: str) -> tuple[ast.FunctionDef, str] | None:
-    """``__call__`` of the class, which may be inherited, and its source."""
-    file = _files(pipelines).get(name)
-    if file is None:
+@dataclass(frozen=True, slots=True)
+class _Call:
+    """``__call__`` of a class, which may be inherited."""
+
+    function: ast.FunctionDef
+    makes: frozenset[str]  # fields of its result
+    takes_loras: bool
+
+
+def _call(pipelines: Path, name: str) -> _Call | None:
+    node = _class(pipelines, name)
+    if node is None:
         return None
-    text = file.read_text(encoding="utf-8")
-    for node in ast.parse(text).body:
-        if isinstance(node, ast.ClassDef) and node.name == name:
-            return _own_call(node, text) or _inherited_call(pipelines, node)
-    return None
+    bases = [base.id for base in node.bases if isinstance(base, ast.Name)]
+    for each in node.body:
+        if isinstance(each, ast.FunctionDef) and each.name == "__call__":
+            takes_loras = any("LoraLoader" in base for base in bases)
+            return _Call(each, frozenset(_made(pipelines, each)), takes_loras)
+    inherited = (_call(pipelines, base) for base in bases if base.endswith("Pipeline"))
+    return next((each for each in inherited if each is not None), None)
+
+
+def _class(pipelines: Path, name: str) -> ast.ClassDef | None:
+    file = _files(pipelines).get(name)
+    body = [] if file is None else ast.parse(file.read_text(encoding="utf-8")).body
+    return next((e for e in body if isinstance(e, ast.ClassDef) and e.name == name), None)
 
 
 @cache
@@ -89,26 +138,53 @@ def _files(pipelines: Path) -> Mapping[str, Path]:
     }
 
 
-def _own_call(node: ast.ClassDef, text: str) -> tuple[ast.FunctionDef, str] | None:
-    for each in node.body:
-        if isinstance(each, ast.FunctionDef) and each.name == "__call__":
-            return each, ast.get_source_segment(text, each) or ""
-    return None
+def _made(pipelines: Path, function: ast.FunctionDef) -> list[str]:
+    """Fields of the results that a call returns, or else of those that its docstring names."""
+    found = [*_returned(pipelines, function)]
+    described = ast.get_docstring(function, clean=False) or ""
+    named = [] if found else dict.fromkeys(re.findall(r"\w+Output\b", described))
+    return [*found, *(each for name in named for each in _fields(pipelines, name))]
 
 
-def _inherited_call(pipelines: Path, node: ast.ClassDef) -> tuple[ast.FunctionDef, str] | None:
-    bases = (base.id for base in node.bases if isinstance(base, ast.Name))
-    found = (_call(pipelines, base) for base in bases if base.endswith("Pipeline"))
-    return next((each for each in found if each is not None), None)
+def _returned(pipelines: Path, function: ast.FunctionDef) -> Iterator[str]:
+    for node in ast.walk(function):
+        if not (isinstance(node, ast.Return) and isinstance(node.value, ast.Call)):
+            continue
+        returned = node.value
+        yield from (each.arg for each in returned.keywords if each.arg is not None)
+        if returned.args and isinstance(returned.func, ast.Name):
+            yield from _fields(pipelines, returned.func.id)[: len(returned.args)]
 
 
-def _arguments(given: ast.arguments) -> Iterator[tuple[str, Any]]:
+def _fields(pipelines: Path, name: str) -> list[str]:
+    """Fields of a class of results; empty for one that is not there."""
+    found = _class(pipelines, name)
+    return [
+        each.target.id
+        for each in (found.body if found is not None else ())
+        if isinstance(each, ast.AnnAssign) and isinstance(each.target, ast.Name)
+    ]
+
+
+def _arguments(function: ast.FunctionDef) -> Iterator[Argument]:
+    described = dict(_descriptions(ast.get_docstring(function, clean=False) or ""))
+    given = function.args
     named = [*given.posonlyargs, *given.args][1:]  # without ``self``
     none: list[ast.expr | None] = [None] * (len(named) - len(given.defaults))
-    for each, default in zip(named, [*none, *given.defaults], strict=True):
-        yield each.arg, _value(default)
-    for each, default in zip(given.kwonlyargs, given.kw_defaults, strict=True):
-        yield each.arg, _value(default)
+    pairs = [
+        *zip(named, [*none, *given.defaults], strict=True),
+        *zip(given.kwonlyargs, given.kw_defaults, strict=True),
+    ]
+    for each, default in pairs:
+        written = "" if each.annotation is None else ast.unparse(each.annotation)
+        yield Argument(each.arg, _value(default), written, described.get(each.arg, ""))
+
+
+def _descriptions(docstring: str) -> Iterator[tuple[str, str]]:
+    for _, name, text in _DESCRIBED.findall(docstring):
+        words = " ".join(text.split())
+        first = _SENTENCE.match(words)
+        yield name, (first[1] if first else words)[:MOST_DESCRIBED]
 
 
 def _value(default: ast.expr | None) -> Any:

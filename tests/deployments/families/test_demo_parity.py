@@ -16,7 +16,7 @@ from deployments.engine.engine import Engine
 from deployments.engine.loop.generation import Generation
 from deployments.engine.loop.options import GenerationOptions
 from deployments.families.base import Family, GenerationCall, load_families
-from deployments.families.options import INPUT_FILES
+from deployments.families.options import file_fields
 from deployments.families.registry import FAMILIES
 from tests.deployments.demos import CATALOG
 from tests.engine.demo_calls import made_of
@@ -56,7 +56,7 @@ class Demo:
     def call(self, number: int) -> GenerationCall:
         """The call of request ``number``. Built each time: a call uses up its random numbers."""
         prompt, seed, steps = WISHES[number]
-        files = INPUT_FILES.get(self.endpoint.options["task"], {})
+        files = file_fields(self.endpoint)
         body = {"prompt": prompt, "seed": seed, **SMALL[self.endpoint.family]}
         body |= dict.fromkeys(files, "https://example.com/image.png")
         fields = CATALOG.validate(self.endpoint.id, body).input

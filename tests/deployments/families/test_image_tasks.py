@@ -195,14 +195,14 @@ def test_a_task_that_a_family_does_not_know_is_a_mistake_of_the_catalogue(pipeli
 
 
 def test_text_to_image_needs_no_image():
-    assert input_files(Endpoint("e", "flux", Weights("/"), "s"), wish()) == {}
-    both = {"image_url": InputKind.IMAGE, "mask_url": InputKind.MASK}
-    assert input_files(endpoint("inpainting"), wish()) == both
+    assert input_files(Endpoint("e", "flux", Weights("/"), "s"), wish()) == []
+    both = [("image_url", InputKind.IMAGE), ("mask_url", InputKind.MASK)]
+    assert [(each.place, each.kind) for each in input_files(endpoint("inpainting"), wish())] == both
 
 
 def test_a_file_that_the_input_does_not_name_is_not_fetched():
     whole = endpoint("inpainting")
-    assert set(input_files(whole, wish(mask_url=None))) == {"image_url"}
+    assert [each.field for each in input_files(whole, wish(mask_url=None))] == ["image_url"]
 
 
 def test_a_unet_of_other_latents_inpaints_too(engine):

@@ -10,6 +10,7 @@ import pytest
 from tests.engine.conformance.__main__ import be_quiet
 from tests.engine.conformance.case import Case
 from tests.engine.conformance.defects import DEFECTS
+from tests.engine.conformance.derived import NOT_TRIED
 from tests.engine.conformance.sample import sample
 from tests.engine.conformance.zoo import cases
 
@@ -17,13 +18,23 @@ SAMPLE_SIZE = 16  # one or two seconds each
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    if "case" not in metafunc.fixturenames:
+    names = {"case", "derivable"} & {*metafunc.fixturenames}
+    if not names:
         return
     seed = metafunc.config.getoption("--conformance-seed")
     if seed is None:
         seed = secrets.randbelow(10**6)
     light = [case for case in cases().values() if not case.heavy]
-    metafunc.parametrize("case", [_test(each, seed) for each in sample(light, seed, SAMPLE_SIZE)])
+    if "case" in names:
+        chosen = [_test(each, seed) for each in sample(light, seed, SAMPLE_SIZE)]
+        metafunc.parametrize("case", chosen)
+    else:
+        light = [each for each in light if each.name not in NOT_TRIED and not each.variant]
+        chosen = [
+            pytest.param(each, id=f"{each.title} --conformance-seed {seed}")
+            for each in sample(light, seed, SAMPLE_SIZE)
+        ]
+        metafunc.parametrize("derivable", chosen)
 
 
 def _test(case: Case, seed: int) -> Any:

@@ -1,0 +1,176 @@
+"""Schema of endpoints whose entry declares its inputs, such as those that ``darkroom models add``
+derives from a pipeline's call."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, create_model
+
+from serve_app.catalog.fields.audio_fields import AudioFormat, Seconds
+from serve_app.catalog.fields.fields import (
+    MAX_PROMPT,
+    FileUrl,
+    ImageFormat,
+    ImageInput,
+    Loras,
+    SafetyChecker,
+    Seed,
+    Seeds,
+    Size,
+    SyncMode,
+)
+from serve_app.catalog.fields.outputs import (
+    IMAGES,
+    AudioOutput,
+    ImagesOutput,
+    VideoOutput,
+    audio_with_waveform,
+    video_with_poster,
+)
+from serve_app.catalog.fields.pydantic_schema import PydanticSchema, Shape
+from serve_app.catalog.fields.video_fields import (
+    MAX_FPS,
+    MAX_FRAMES,
+    VideoFormat,
+    VideoQuality,
+    VideoWriteMode,
+)
+from serve_app.domain.endpoint import Endpoint
+from serve_app.options.inputs import OPTION, DeclaredInput, Inputs, InputType, declared_inputs
+
+MAX_IMAGES = 4  # that one request makes
+MAX_FILES = 10  # of a list
+MAX_NUMBERS = 1000
+
+_Fields = dict[str, tuple[Any, Any]]
+
+_SEEDED: _Fields = {"seed": (Seed, None), "seeds": (Seeds, None)}
+_IMAGES: _Fields = {
+    **_SEEDED,
+    "output_format": (ImageFormat, "png"),
+    "sync_mode": (SyncMode, False),
+    "enable_safety_checker": (SafetyChecker, True),
+}
+_VIDEO: _Fields = {
+    **_SEEDED,
+    "output_format": (VideoFormat, "mp4"),
+    "video_quality": (VideoQuality, "high"),
+    "video_write_mode": (VideoWriteMode, "balanced"),
+    "sync_mode": (SyncMode, False),
+}
+_AUDIO: _Fields = {**_SEEDED, "output_format": (AudioFormat, "wav"), "sync_mode": (SyncMode, False)}
+
+KINDS = {
+    "generic": (_IMAGES, ImagesOutput, IMAGES),
+    "video": (_VIDEO, VideoOutput, video_with_poster),
+    "audio": (_AUDIO, AudioOutput, audio_with_waveform),
+}
+"""Family → fields of the output that every input has, the output, and its files."""
+
+
+class DeclaredSchema(PydanticSchema):
+    """Schema by the endpoint's ``options.inputs``. ``ValueError`` says what is wrong with them."""
+
+    def __init__(self, endpoint: Endpoint) -> None:
+        if (kind := KINDS.get(endpoint.family)) is None:
+            known = ", ".join(KINDS)
+            raise ValueError(f"the schema `declared` is for the families {known}")
+        inputs = declared_inputs(endpoint)
+        if not inputs:
+            raise ValueError(
+                f"the schema `declared` needs `options.{OPTION}`, the endpoint's fields"
+            )
+        standard, output, produced = kind
+        if taken := sorted(inputs.keys() & standard.keys()):
+            raise ValueError(f"`options.{OPTION}` has {', '.join(taken)}, which every input has")
+        super().__init__(Shape(_model(inputs, standard), output, produced), endpoint)
+
+
+def _model(inputs: Inputs, standard: _Fields) -> type[ImageInput]:
+    fields: dict[str, Any] = {name: _field(name, each) for name, each in inputs.items()} | standard
+    return create_model("Input", __base__=ImageInput, **fields)
+
+
+def _field(name: str, declared: DeclaredInput) -> tuple[Any, Any]:
+    if declared.type is InputType.TEXT and declared.choices:
+        annotation: Any = Literal[declared.choices]
+    else:
+        annotation = _ANNOTATIONS[declared.type](declared)
+    described = Field(description=declared.about or DESCRIPTIONS.get(name))
+    if declared.type is InputType.LORAS:
+        return Annotated[annotation, described], []
+    if declared.required:
+        return Annotated[annotation, described], ...
+    if declared.default is None:
+        annotation |= None
+    return Annotated[annotation, described], declared.default
+
+
+def _number(declared: DeclaredInput) -> Any:
+    return Annotated[float, Field(ge=declared.least, le=declared.most, allow_inf_nan=False)]
+
+
+def _whole(least: int | None = None, most: int | None = None) -> Callable[[DeclaredInput], Any]:
+    def annotation(declared: DeclaredInput) -> Any:
+        from_ = least if declared.least is None else declared.least
+        to = most if declared.most is None else declared.most
+        return Annotated[int, Field(ge=from_, le=to)]
+
+    return annotation
+
+
+def _listed(item: Any, most: int) -> Callable[[DeclaredInput], Any]:
+    def annotation(declared: DeclaredInput) -> Any:
+        least = int(declared.least or (1 if declared.required else 0))
+        bound = int(declared.most or most)
+        return Annotated[list[item], Field(min_length=least, max_length=bound, fail_fast=True)]
+
+    return annotation
+
+
+_TEXT = Annotated[str, Field(max_length=MAX_PROMPT)]
+_FINITE = Annotated[float, Field(allow_inf_nan=False)]
+_ANNOTATIONS: Mapping[InputType, Callable[[DeclaredInput], Any]] = {
+    InputType.TEXT: lambda _: _TEXT,
+    InputType.INTEGER: _whole(),
+    InputType.NUMBER: _number,
+    InputType.BOOLEAN: lambda _: bool,
+    InputType.TEXTS: _listed(_TEXT, MAX_FILES),
+    InputType.INTEGERS: _listed(int, MAX_NUMBERS),
+    InputType.NUMBERS: _listed(_FINITE, MAX_NUMBERS),
+    InputType.IMAGE: lambda _: FileUrl,
+    InputType.IMAGES: _listed(FileUrl, MAX_FILES),
+    InputType.MASK: lambda _: FileUrl,
+    InputType.VIDEO: lambda _: FileUrl,
+    InputType.AUDIO: lambda _: FileUrl,
+    InputType.SIZE: lambda _: Size,
+    InputType.COUNT: _whole(1, MAX_IMAGES),
+    InputType.FRAMES: _whole(1, MAX_FRAMES),
+    InputType.RATE: lambda _: Annotated[float, Field(ge=0.1, le=MAX_FPS, allow_inf_nan=False)],
+    InputType.SECONDS: lambda _: Seconds,
+    InputType.LORAS: lambda _: Loras,
+}
+DESCRIPTIONS: Mapping[str, str] = {
+    "prompt": "Description of the result.",
+    "negative_prompt": "Description of what the result should not show.",
+    "image_url": "Input image: an http(s) URL, or a data URI.",
+    "image_urls": "Input images: http(s) URLs, or data URIs.",
+    "mask_url": "Mask: an image that is white where to redraw, and black elsewhere.",
+    "control_image_url": "Image whose structure the result follows, such as edges or depth: an "
+    "http(s) URL, or a data URI.",
+    "end_image_url": "Last frame of the video: an http(s) URL, or a data URI.",
+    "video_url": "Input video (MP4, WebM, GIF): an http(s) URL, or a data URI.",
+    "audio_url": "Input audio: an http(s) URL, or a data URI.",
+    "image_size": "A preset's name, or width and height in pixels.",
+    "num_images": "Number of images to make.",
+    "num_frames": "Number of frames of the video.",
+    "frames_per_second": "Frames per second of the video.",
+    "seconds_total": "Duration in seconds.",
+    "num_inference_steps": "Number of denoising steps.",
+    "guidance_scale": "How closely the result follows the prompt.",
+    "strength": "How much of the input is redrawn; 1 redraws all of it.",
+    "loras": "LoRAs for the denoiser; their effects add up.",
+}
+"""Field → its description, unless the entry has its own (``about``)."""

@@ -1,0 +1,351 @@
+"""Inputs of an endpoint, derived from the arguments of a pipeline's call.
+
+Fields have fal's names where fal has one for what they hold, such as ``image_url`` for ``image``,
+and the argument's own name otherwise. An argument that no request can give, such as a tensor, has
+no field.
+"""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from serve_app.cli.inspection.pipeline_call import Argument, PipelineCall
+from serve_app.domain.errors import Misconfigured
+
+Declared = dict[str, Any]
+"""A ``DeclaredInput`` as an entry writes it."""
+
+PROMPT, STEPS = "prompt", "num_inference_steps"
+SIDES = frozenset({"width", "height"})
+COUNT = "num_images_per_prompt"
+NUMBERS_OF_FRAMES = ("num_frames", "frames", "video_length")
+LENGTHS = ("audio_length_in_s", "audio_duration", "audio_duration_s", "duration")
+SPAN = ("audio_start_in_s", "audio_end_in_s")
+
+BY_FAMILY = frozenset(
+    {
+        *("output_type", "return_dict", "generator", "frame_rate", "fps"),
+        *(*SIDES, COUNT, "num_videos_per_prompt", "num_waveforms_per_prompt"),
+        *(*NUMBERS_OF_FRAMES, *LENGTHS, *SPAN),
+    }
+)
+"""Arguments that the family gives, from fields that every endpoint of its kind has."""
+
+INTERNAL = frozenset({"debug", "batch_size", "seed", "prior_callback_on_step_end"})
+"""Arguments that change no result, or that generators and the engine's batches are in place of."""
+
+NAMES = {
+    "image": "image_url",
+    "images": "image_urls",
+    "input_images": "image_urls",
+    "mask": "mask_url",
+    "mask_image": "mask_url",
+    "last_image": "end_image_url",
+}
+"""Argument with a file → field, where fal's name is not made from the argument's."""
+
+CONTROL = "control_image"
+AUDIO = ("audio", "src_audio", "initial_audio_waveforms")
+FILES = ("image", "images", "mask", "video", "audio")
+ADAPTED = "ip_adapter"
+KEPT = ("reference", "ref_", "example", "style", "subject", "source")
+"""Parts of names of images that the pipeline brings into its own size."""
+
+SHARES = ("strength", "start", "end", "_noise_scale")
+"""Ends of names of numbers from 0 to 1."""
+
+UNSERVED = {
+    "QwenImageLayeredPipeline": "it makes the layers of an image, as many as its input says",
+    "ShapEPipeline": "it makes a mesh, or views of one",
+    "ShapEImg2ImgPipeline": "it makes a mesh, or views of one",
+    "VisualClozePipeline": "its image is a grid of rows of examples",
+    "VisualClozeGenerationPipeline": "its image is a grid of rows of examples",
+}
+"""Classes whose call does not say that a request cannot make it, with the reason."""
+
+TENSOR = "it is a tensor of the model"
+"""Why no request can give what only other parts of the model make."""
+
+_IMAGE = re.compile(r"\bImage\b|PipelineImageInput")
+_LIST = re.compile(r"(?:List|list)\[(\w+)\]$")
+_TUPLE = re.compile(r"(?:Tuple|tuple)\[int(, int)*(, \.\.\.)?\]$")
+_TENSORS = re.compile(r"latents?$|_embeds|embeddings|hidden_states|^depth_map$|cu_seqlens$")
+_OF_MODEL = re.compile(r"Tensor\b|None$|ModelOutput$|^tuple$")
+
+
+@dataclass(frozen=True, slots=True)
+class Derived:
+    """Inputs of a call, and the arguments that requests cannot give, with the reason."""
+
+    inputs: Mapping[str, Declared]
+    left_out: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def types(self) -> frozenset[str]:
+        return frozenset(each["type"] for each in self.inputs.values())
+
+
+def derived(call: PipelineCall, *, native: int | None = None) -> Derived:
+    """Inputs of the pipeline. ``native``: side in pixels of the images that the model was made
+    for. ``Misconfigured`` names an argument that the pipeline needs and no request can give."""
+    if why := UNSERVED.get(call.name):
+        raise Misconfigured(
+            f"{call.name} cannot be served without code: {why}. Write a family for it: "
+            "docs/how-to/write-a-family.md."
+        )
+    inputs: dict[str, Declared] = {}
+    left_out: dict[str, str] = {}
+    for each in call.arguments.values():
+        if each.name in BY_FAMILY | INTERNAL or each.name.startswith("_"):
+            continue
+        if each.name.endswith("kwargs") or each.name.startswith("callback"):
+            continue
+        declared = None
+        if not (why := _reason(call, each)):
+            declared = _declared(call, each)
+            why = f"its type is {each.type or 'not stated'}"
+        if declared is not None:
+            inputs[_name(each, declared["type"])] = declared
+            continue
+        left_out[each.name] = why
+        if each.is_required:
+            raise Misconfigured(
+                f"{call.name} needs {each.name}, which no field of a request gives: {why}. If its "
+                f"value is constant, write it in a catalogue file, as `options: {{fixed: "
+                f"{{{each.name}: …}}}}`; otherwise write a family: docs/how-to/write-a-family.md."
+            )
+    if call.default("guidance_scale") is None and "true_cfg_scale" in inputs:
+        # Of a distilled model, whose own guidance is an input of its denoiser, as of Qwen-Image.
+        if own := inputs.pop("guidance_scale", None):
+            inputs["embedded_guidance_scale"] = own | {"argument": "guidance_scale"}
+        inputs["guidance_scale"] = inputs.pop("true_cfg_scale") | {"argument": "true_cfg_scale"}
+        inputs["guidance_scale"].pop("about", None)
+    inputs |= _of_family(call, inputs, native)
+    return Derived(dict(sorted(inputs.items(), key=_order)), left_out)
+
+
+def _reason(call: PipelineCall, argument: Argument) -> str:
+    """Why no request can give an argument; empty if nothing but its type decides."""
+    name, type_ = argument.name, argument.type
+    if _TENSORS.search(name):
+        return f"{TENSOR} ({type_})"
+    if name.startswith((ADAPTED, f"negative_{ADAPTED}")):
+        return "it takes the image of an IP-Adapter, which the pipeline does not have"
+    if _is_audio(call, argument):
+        task = "it belongs to the task audio-to-audio (docs/how-to/add-a-model.md)"
+        return "" if _redraws(call) else task
+    if not _is_file(argument) and type_ and all(map(_OF_MODEL.search, _members(type_))):
+        return f"{TENSOR} ({type_})"
+    return ""
+
+
+def _declared(call: PipelineCall, argument: Argument) -> Declared | None:
+    """Declaration of an argument's field; None: JSON has no such type."""
+    name = argument.name
+    if _is_audio(call, argument):
+        return {"type": "audio", "argument": name, "required": True}
+    if _is_file(argument):
+        return _file(call, argument)
+    if (scalar := _scalar(argument)) is None:
+        return None
+    default = argument.default
+    if argument.is_required or (name == PROMPT and default is None):
+        scalar["required"] = True
+    elif default is not None and not isinstance(default, (tuple, dict)):
+        scalar["default"] = default
+    about = re.sub(rf"^{name} \([^)]*\):\s*", "", argument.about)
+    if about and name not in DESCRIBED:
+        scalar["about"] = about
+    return scalar
+
+
+def _is_audio(call: PipelineCall, argument: Argument) -> bool:
+    return call.output == "audio" and argument.name in AUDIO
+
+
+def _is_file(argument: Argument) -> bool:
+    name = argument.name
+    return name in NAMES or name == CONTROL or _IMAGE.search(argument.type) is not None
+
+
+DESCRIBED = frozenset({PROMPT, "negative_prompt", STEPS, "guidance_scale", "strength"})
+"""Fields that the schema itself describes."""
+
+
+def _scalar(argument: Argument) -> Declared | None:
+    """Declaration by the type that JSON has, of those in the annotation."""
+    name, default = argument.name, argument.default
+    types = _members(argument.type) or [type(default).__name__]
+    if (pair := next((each for each in types if _TUPLE.match(each)), None)) is not None:
+        length = pair.count("int")
+        return {"type": "integers", **({"least": length, "most": length} if length > 1 else {})}
+    if isinstance(default, bool) or "bool" in types:
+        return {"type": "boolean"}
+    if "str" in types:
+        return {"type": "text"}
+    if "float" in types:
+        number: Declared = {"type": "number"}
+        if name == "strength":
+            number |= {"least": 0.01, "most": 1}
+        elif name.endswith(SHARES):
+            number |= {"least": 0, "most": 1}
+        return number
+    if "int" in types:
+        return {"type": "integer", **({"least": 1} if name == STEPS else {})}
+    lists = {"str": "texts", "int": "integers", "float": "numbers"}
+    items = (found[1] for each in types if (found := _LIST.match(each)))
+    return next(({"type": lists[item]} for item in items if item in lists), None)
+
+
+def _members(annotation: str) -> list[str]:
+    """Types of a union, as they are written."""
+
+    def members(node: ast.expr) -> Iterator[str]:
+        match node:
+            case ast.BinOp(left=left, right=right):
+                yield from members(left)
+                yield from members(right)
+            case ast.Subscript(value=ast.Name(id="Union" | "Optional"), slice=inner):
+                for each in inner.elts if isinstance(inner, ast.Tuple) else [inner]:
+                    yield from members(each)
+            case _:
+                yield ast.unparse(node)
+
+    return [*members(ast.parse(annotation, mode="eval").body)] if annotation else []
+
+
+def _file(call: PipelineCall, argument: Argument) -> Declared:
+    """Declaration of a field with an image, several images, a mask or a video."""
+    name, type_ = argument.name, argument.type
+    declared: Declared = {"argument": name}
+    if "video" in name or name.endswith("_frames") or _is_video_of_masks(call, argument):
+        declared["type"] = "video"
+    elif "mask" in name:
+        declared["type"] = "mask"
+    elif name.endswith("images") or _is_list(call, name, type_):
+        declared["type"] = "images"
+    else:
+        declared["type"] = "image"
+        if any(part in name for part in KEPT):
+            declared["as_is"] = True
+    always = {"image": _redraws(call), "mask_image": "Inpaint" in call.name}
+    if argument.is_required or always.get(name, False):
+        declared["required"] = True
+    return declared
+
+
+def _is_video_of_masks(call: PipelineCall, argument: Argument) -> bool:
+    members = _members(argument.type) or [""]
+    return call.output == "video" and argument.name == "mask" and members[0].startswith("list[")
+
+
+def _is_list(call: PipelineCall, name: str, type_: str) -> bool:
+    """True for the images of a model that is given several at once. Of ``image``, most annotations
+    name a list too, for as many results: there, nothing but images and lists of them must be named.
+    """
+    if name != "image":
+        return _members(type_)[0].lower().startswith("list[")
+    one, several = (
+        any(each.endswith(end) for each in _members(type_)) for end in ("Image", "Image]")
+    )
+    wide = any("Tensor" in each for each in _members(type_))
+    return "EditPlus" in call.name or (one and several and not wide)
+
+
+def _redraws(call: PipelineCall) -> bool:
+    """True if the pipeline changes an image, although its argument has a default."""
+    parts = ("Img2Img", "Kontext", "Edit", "InstructPix2Pix", "Inpaint", "ImageTo", "AudioToAudio")
+    return "strength" in call.arguments or any(part in call.name for part in parts)
+
+
+def _name(argument: Argument, type_: str) -> str:
+    name = argument.name
+    if type_ not in FILES:
+        return name
+    if type_ == "audio":
+        return "audio_url"
+    if type_ == "video" and "video" not in name:
+        return f"{name}_video_url"
+    if name in NAMES:
+        return "image_urls" if type_ == "images" and name == "image" else NAMES[name]
+    return f"{name.removesuffix('s')}_urls" if type_ == "images" else f"{name}_url"
+
+
+def _of_family(
+    call: PipelineCall, inputs: Mapping[str, Declared], native: int | None
+) -> Iterator[tuple[str, Declared]]:
+    """Fields that the family translates into arguments."""
+    image_given = any(
+        each["type"] in ("image", "images", "video") and each.get("required")
+        for each in inputs.values()
+    )
+    if call.arguments.keys() >= SIDES:
+        yield (
+            "image_size",
+            {"type": "size"} if image_given else {"type": "size", "default": _size(call, native)},
+        )
+    if call.output == "image":
+        if COUNT in call.arguments:
+            yield "num_images", {"type": "count", "argument": COUNT, "default": 1}
+        if call.takes_loras:
+            yield "loras", {"type": "loras"}
+    elif call.output == "video":
+        if any(each["type"] == "video" and each.get("required") for each in inputs.values()):
+            yield "num_frames", {"type": "frames"}
+            yield "frames_per_second", {"type": "rate"}
+        else:
+            yield from _moving(call)
+        if call.takes_loras:
+            yield "loras", {"type": "loras"}
+    else:
+        length = next((each for each in LENGTHS if each in call.arguments), "")
+        given = call.default(length)
+        seconds = float(given) if isinstance(given, int | float) else USUAL_SECONDS
+        yield "seconds_total", {"type": "seconds", "default": seconds}
+
+
+USUAL_SECONDS = 10.0
+USUAL_FRAMES, USUAL_RATE = 49, 16
+
+
+def _moving(call: PipelineCall) -> Iterator[tuple[str, Declared]]:
+    counts = (call.default(each) for each in NUMBERS_OF_FRAMES)
+    frames = next((each for each in counts if isinstance(each, int)), USUAL_FRAMES)
+    rate = call.default("frame_rate")
+    yield "num_frames", {"type": "frames", "default": frames}
+    stated = rate if isinstance(rate, int | float) else USUAL_RATE
+    yield "frames_per_second", {"type": "rate", "default": stated}
+
+
+def _size(call: PipelineCall, native: int | None) -> Any:
+    width, height = call.default("width"), call.default("height")
+    if isinstance(width, int) and isinstance(height, int):
+        return {"width": width, "height": height}
+    return "landscape_4_3" if native is None else {"width": native, "height": native}
+
+
+def _order(each: tuple[str, Declared]) -> int:
+    """Place among the fields: what a request is about first, then what is usually changed."""
+    name, declared = each
+    first = (
+        PROMPT,
+        "image_url",
+        "image_urls",
+        "mask_url",
+        "video_url",
+        "audio_url",
+        "control_image_url",
+    )
+    usual = (
+        *("negative_prompt", "image_size", "num_frames", "frames_per_second", "seconds_total"),
+        *(STEPS, "guidance_scale", "strength", "num_images", "loras"),
+    )
+    if name in first:
+        return first.index(name)
+    if declared["type"] in FILES or declared.get("required"):
+        return len(first)
+    return len(first) + 1 + (usual.index(name) if name in usual else len(usual))

@@ -1,0 +1,119 @@
+"""Inputs that an entry of the catalogue declares for itself (``options.inputs``): fields of a
+request and the pipeline's arguments that take them. The ingress builds the endpoint's schema from
+them, and replicas the call.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from enum import StrEnum
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, RootModel, model_validator
+
+from serve_app.domain.endpoint import Endpoint
+from serve_app.options.mistakes import validate
+
+OPTION = "inputs"
+
+
+class InputType(StrEnum):
+    """What the value of a field is."""
+
+    TEXT = "text"
+    INTEGER = "integer"
+    NUMBER = "number"
+    BOOLEAN = "boolean"
+    TEXTS = "texts"  # a list
+    INTEGERS = "integers"
+    NUMBERS = "numbers"
+    # Files, which requests name by their URLs.
+    IMAGE = "image"
+    IMAGES = "images"  # a list
+    MASK = "mask"
+    VIDEO = "video"
+    AUDIO = "audio"
+    # What the family translates: the pipeline gets it as other arguments, or in other units.
+    SIZE = "size"  # width and height in pixels
+    COUNT = "count"  # images of one request
+    FRAMES = "frames"
+    RATE = "rate"  # frames per second
+    SECONDS = "seconds"
+    LORAS = "loras"
+
+
+IMAGE_TYPES = frozenset({InputType.IMAGE, InputType.IMAGES})
+FILES = IMAGE_TYPES | {InputType.MASK, InputType.VIDEO, InputType.AUDIO}
+TRANSLATED = frozenset(
+    {
+        InputType.SIZE,
+        InputType.COUNT,
+        InputType.FRAMES,
+        InputType.RATE,
+        InputType.SECONDS,
+        InputType.LORAS,
+    }
+)
+
+
+class DeclaredInput(BaseModel):
+    """One field of an endpoint's input."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    type: InputType
+    argument: str = ""  # that takes the value; empty: the one named as the field
+    required: bool = False
+    default: Any = None  # None: the field may be left out, and the pipeline's own default holds
+    least: float | None = None  # of a number, or of the items of a list
+    most: float | None = None
+    choices: tuple[str, ...] = ()  # of a text
+    as_is: bool = False  # an image that keeps its own size; otherwise it gets that of the output
+    about: str = Field(default="", max_length=300)
+
+    @model_validator(mode="after")
+    def _one_way(self) -> DeclaredInput:
+        if self.required and self.default is not None:
+            raise ValueError("set `required` or `default`: a field with a default may be left out")
+        if self.choices and self.type is not InputType.TEXT:
+            raise ValueError(f"`choices` belong to a text, not to {self.type}")
+        return self
+
+    @property
+    def is_tuple(self) -> bool:
+        """True if a list has a fixed length: the pipeline takes it as a tuple."""
+        return (
+            self.type is InputType.INTEGERS and self.least is not None and self.least == self.most
+        )
+
+    @property
+    def is_file(self) -> bool:
+        return self.type in FILES
+
+    @property
+    def is_passed(self) -> bool:
+        """True if the argument takes the value as it is."""
+        return not self.is_file and self.type not in TRANSLATED
+
+
+Inputs = Mapping[str, DeclaredInput]
+"""Field of a request → declaration."""
+
+
+class _Declared(RootModel[dict[str, DeclaredInput]]):
+    model_config = ConfigDict(frozen=True)
+
+
+def declared_inputs(endpoint: Endpoint) -> Inputs:
+    """The inputs that the endpoint's entry declares; empty if its schema is another one.
+    ``ValueError`` names what is wrong."""
+    given = endpoint.options.get(OPTION)
+    if given is None:
+        return {}
+    found = validate(_Declared, given, f"options.{OPTION}").root
+    if wrong := next((name for name in found if not name.isidentifier()), None):
+        raise ValueError(f"`options.{OPTION}` has {wrong!r}, which cannot be the name of a field")
+    return {
+        name: each if each.argument else each.model_copy(update={"argument": name})
+        for name, each in found.items()
+    }

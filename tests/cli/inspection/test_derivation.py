@@ -1,0 +1,132 @@
+"""Fields that follow from the arguments of a pipeline's call."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+
+from serve_app.cli.inspection.derivation import derived
+from serve_app.cli.inspection.pipeline_call import REQUIRED, Argument, PipelineCall, read_call
+from serve_app.domain.errors import Misconfigured
+
+
+def fields(name: str) -> Mapping[str, Mapping[str, Any]]:
+    return derived(read_call(name)).inputs
+
+
+def one(type_: str, default: Any = None, name: str = "x") -> Mapping[str, Any] | None:
+    """Declaration of an argument of a made-up call."""
+    call = PipelineCall("Made", {name: Argument(name, default, type_)}, "image")
+    found = derived(call).inputs
+    return next(iter(found.values()), None)
+
+
+def test_files_have_the_names_that_fals_clients_send() -> None:
+    assert fields("WanImageToVideoPipeline").keys() >= {"image_url", "end_image_url"}
+    assert fields("StableDiffusionInpaintPipeline").keys() >= {"image_url", "mask_url"}
+    assert "control_image_url" in fields("FluxControlNetPipeline")
+    animate = fields("WanAnimatePipeline")
+    assert {n: animate[n]["argument"] for n in animate if n.endswith("_url")} == {
+        "image_url": "image",
+        "pose_video_url": "pose_video",
+        "face_video_url": "face_video",
+        "background_video_url": "background_video",
+        "mask_video_url": "mask_video",
+    }
+    vace = fields("WanVACEPipeline")
+    assert vace["reference_image_urls"]["type"] == "images"
+    assert vace["mask_video_url"] == {"type": "video", "argument": "mask"}
+
+
+@pytest.mark.parametrize("name", ["QwenImageEditPlusPipeline", "Flux2Pipeline"])
+def test_a_model_that_edits_several_images_takes_a_list(name: str) -> None:
+    assert fields(name)["image_urls"] | {"required": True} == {
+        "type": "images",
+        "argument": "image",
+        "required": True,
+    }
+
+
+def test_what_is_redrawn_must_be_given_even_if_the_argument_has_a_default() -> None:
+    inpainting = fields("StableDiffusionInpaintPipeline")
+    assert inpainting["image_url"]["required"]
+    assert inpainting["mask_url"]["required"]
+    assert "required" not in fields("Flux2Pipeline")["image_urls"]
+
+
+def test_the_guidance_of_a_distilled_model_is_the_one_that_works_at_fal() -> None:
+    qwen = fields("QwenImagePipeline")
+    assert qwen["guidance_scale"] == {
+        "type": "number",
+        "default": 4.0,
+        "argument": "true_cfg_scale",
+    }
+    assert qwen["embedded_guidance_scale"]["argument"] == "guidance_scale"
+
+
+@pytest.mark.parametrize(
+    ("type_", "default", "declared"),
+    [
+        ("int", 3, {"type": "integer", "default": 3}),
+        ("int | None", None, {"type": "integer"}),
+        ("Optional[float]", 0.5, {"type": "number", "default": 0.5}),
+        ("float | list[float]", 1.0, {"type": "number", "default": 1.0}),
+        ("Union[str, List[str], None]", None, {"type": "text"}),
+        ("bool | None", False, {"type": "boolean", "default": False}),
+        ("tuple[int, int]", (0, 0), {"type": "integers", "least": 2, "most": 2}),
+        ("tuple[int, ...]", (9, 18), {"type": "integers"}),
+        ("List[float]", None, {"type": "numbers"}),
+        ("list[str] | None", None, {"type": "texts"}),
+        ("", 5, {"type": "integer", "default": 5}),
+        ("str", REQUIRED, {"type": "text", "required": True}),
+        ("torch.Tensor | None", None, None),
+        ("dict[str, Any]", {"a": 1}, None),
+        ("Callable[[int], None] | None", None, None),
+        ("list[list[int]]", None, None),
+    ],
+)
+def test_a_value_has_the_type_of_its_annotation_as_far_as_json_has_it(
+    type_: str, default: Any, declared: Mapping[str, Any] | None
+) -> None:
+    assert one(type_, default) == declared
+
+
+def test_shares_have_their_bounds() -> None:
+    assert one("float", 0.8, "strength") == {
+        "type": "number",
+        "default": 0.8,
+        "least": 0.01,
+        "most": 1,
+    }
+    assert one("float", 0.0, "control_guidance_start")["most"] == 1  # type: ignore[index]
+
+
+def test_an_argument_that_must_be_given_and_cannot_names_the_line_to_write() -> None:
+    with pytest.raises(Misconfigured, match=r"needs x, which.*torch.Tensor.*fixed: \{x: …\}"):
+        one("torch.Tensor", REQUIRED)
+
+
+def test_what_cannot_be_given_is_named_with_the_reason() -> None:
+    left_out = derived(read_call("FluxKontextPipeline")).left_out
+    assert "IP-Adapter" in left_out["ip_adapter_image"]
+    assert "tensor" in left_out["prompt_embeds"]
+    assert "_auto_resize" not in left_out
+
+
+def test_what_a_request_is_about_comes_first() -> None:
+    assert [*fields("FluxControlNetPipeline")][:5] == [
+        "prompt",
+        "control_image_url",
+        "negative_prompt",
+        "image_size",
+        "num_inference_steps",
+    ]
+
+
+def test_a_field_says_what_the_docstring_says_of_its_argument() -> None:
+    about = fields("WanImageToVideoPipeline")["guidance_scale_2"]["about"]
+    assert about == "Guidance scale for the low-noise stage transformer (`transformer_2`)."
+    cfg = fields("FluxKontextPipeline")["true_cfg_scale"]["about"]
+    assert cfg.startswith("When > 1.0")

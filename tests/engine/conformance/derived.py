@@ -1,0 +1,163 @@
+"""A request to the endpoint that ``darkroom models add`` derives from a pipeline class."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from deployments.engine.engine import Engine
+from deployments.engine.media.input import InputKind
+from deployments.engine.media.scratch import Scratch
+from deployments.families.base import Family, GenerationResult, Product, load_families
+from deployments.families.registry import FAMILIES
+from deployments.families.warm_up import plain_file
+from serve_app.catalog.catalog import CatalogEntry, StoredEntry, build_stored
+from serve_app.catalog.entries import EntryBuilder
+from serve_app.cli.inspection.derivation import LENGTHS, NUMBERS_OF_FRAMES
+from serve_app.cli.inspection.pipeline_call import read_call
+from serve_app.cli.inspection.proposal import proposed
+from serve_app.domain.artifact import UploadTicket
+from serve_app.domain.errors import Misconfigured
+from serve_app.options.inputs import DeclaredInput, InputType, declared_inputs
+from tests.engine.conformance.case import WISHES, Case
+
+#: Classes whose tiny components, or whose case, cannot be what a request asks for.
+NOT_TRIED = {
+    "FluxPipeline": "has a family of its own",
+    "StableDiffusionXLPipeline": "has a family of its own",
+    "MochiPipeline": "its tiny autoencoder states no statistics of its latents",
+    "AllegroPipeline": "decodes in tiles only, which its tiny autoencoder does not",
+    "LTXI2VLongMultiPromptPipeline": "its case begins from latents",
+    "SanaSprintPipeline": "takes two steps unless an argument is None, which no request can say",
+    "SanaSprintImg2ImgPipeline": "takes two steps unless an argument is None",
+    "StableDiffusionDepth2ImgPipeline": "its case brings the depth, for which it has no model",
+}
+BUILDER = EntryBuilder(demo=False, demo_dir=Path("/"))
+URL = "https://example.org/file"
+
+
+def entry_of(case: Case, pipeline: Any) -> CatalogEntry:
+    def config(component: str) -> Mapping[str, Any]:
+        return getattr(getattr(pipeline, component, None), "config", {})
+
+    entry = {**proposed(read_call(case.name), config), "weights": {"directory": "/srv/x"}}
+    small = {n: v for n, v in case.arguments(WISHES[0]).items() if n.startswith("_")}
+    if small:  # switches that keep the case tiny
+        entry["options"] = {**entry["options"], "fixed": small}
+    return build_stored(BUILDER, StoredEntry("house/x", entry), strict=True)
+
+
+def refusal(case: Case) -> str | None:
+    """Why no endpoint is derived from the class; None if one is."""
+    try:
+        proposed(read_call(case.name), lambda _: {})
+    except Misconfigured as error:
+        return error.message
+    return None
+
+
+def served(case: Case, pipeline: Any, engine: Engine, scratch: Scratch) -> Product:
+    """What a request to the derived endpoint delivers that asks for what the case does."""
+    entry = entry_of(case, pipeline)
+    family: Family = load_families(FAMILIES)[entry.endpoint.family]
+    endpoint = replace(entry.endpoint, options={**entry.endpoint.options, "dtype": "float32"})
+    arguments = case.arguments(WISHES[0])
+    files: dict[str, Any] = {}
+    body: dict[str, Any] = {"seed": 1}
+    for name, each in declared_inputs(endpoint).items():
+        given = _given(each, arguments)
+        if given is None:
+            continue
+        if each.is_file:
+            files[name] = given
+            body[name] = [URL] * len(given) if isinstance(given, list) else URL
+        else:
+            body[name] = given
+    size = body.pop("image_size", None)  # tiny models make smaller images than requests may ask for
+    checked, warnings = entry.schema.validate(body)
+    assert not warnings, warnings
+    if "image_size" in checked:
+        checked["image_size"] = size
+    call = family.prepare(endpoint, {**checked, **files}, pipeline, 1)
+    result = engine.submit(view=call.view, **call.arguments).result(300)
+    types = entry.schema.media_types(checked)
+    tickets = [
+        UploadTicket(f"key-{n}", f"http://x/{n}", each, 10**8) for n, each in enumerate(types)
+    ]
+    return family.deliver(endpoint, call, GenerationResult(result, 1.0, 1, scratch), tickets)
+
+
+def _given(declared: DeclaredInput, arguments: Mapping[str, Any]) -> Any:
+    """Value of a field that asks for what the arguments do; None: they do not say."""
+    match declared.type:
+        case InputType.SIZE if None not in (sides := [arguments.get(each) for each in SIDES]):
+            return dict(zip(SIDES, sides, strict=True))
+        case InputType.FRAMES:
+            return _first(arguments, NUMBERS_OF_FRAMES)
+        case InputType.SECONDS:
+            return _first(arguments, (*LENGTHS, "audio_end_in_s"))
+    value = arguments.get(declared.argument)
+    return None if value is None or declared.type not in AS else AS[declared.type](value)
+
+
+def _video(value: Any) -> Any:
+    return _Video(value) if isinstance(value, list) else plain_file(InputKind.VIDEO)
+
+
+SIDES = ("width", "height")
+
+
+class _Video:
+    """Replacement for an ``engine.media`` video: frames of a case."""
+
+    fps = Fraction(8)
+
+    def __init__(self, frames: Sequence[Image.Image]) -> None:
+        self._frames = [_image(each) for each in frames]
+        self.size = self._frames[0].size
+
+    def frames(self, width: int, height: int, _fps: Any, most: int) -> list[Image.Image]:
+        return [each.resize((width, height)) for each in self._frames[:most]]
+
+
+def _first(arguments: Mapping[str, Any], names: Sequence[str]) -> Any:
+    return next((arguments[name] for name in names if arguments.get(name) is not None), None)
+
+
+def _several(value: Any) -> Any:
+    return value if isinstance(value, list) else [value]
+
+
+def _image(value: Any) -> Image.Image:
+    if isinstance(value, torch.Tensor):
+        pixels = value.reshape(-1, *value.shape[-3:])[0].clamp(0, 1).permute(1, 2, 0).numpy()
+        value = Image.fromarray((pixels.squeeze() * 255).astype(np.uint8))
+    return value.convert("RGB")
+
+
+def _one(value: Any) -> Any:
+    return _several(value)[0]
+
+
+AS: Mapping[InputType, Callable[[Any], Any]] = {
+    InputType.TEXT: _one,
+    InputType.INTEGER: _one,
+    InputType.NUMBER: _one,
+    InputType.BOOLEAN: _one,
+    InputType.TEXTS: _several,
+    InputType.INTEGERS: list,
+    InputType.NUMBERS: list,
+    InputType.IMAGE: lambda value: _image(_one(value)),
+    InputType.IMAGES: lambda value: [_image(each) for each in _several(value)],
+    InputType.MASK: lambda value: _image(_one(value)).convert("L"),
+    InputType.VIDEO: _video,
+    InputType.AUDIO: lambda _: plain_file(InputKind.AUDIO),
+}
+"""Type of a field → its value from that of an argument."""

@@ -1,0 +1,73 @@
+"""Endpoints that `darkroom models add` derives: a request to each, with tiny random weights."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from deployments.engine.engine import Engine
+from deployments.engine.media.scratch import Scratch
+from serve_app.cli.inspection.pipeline_call import read_call
+from serve_app.cli.inspection.proposal import proposed
+from serve_app.domain.errors import Misconfigured
+from tests.engine.conformance import classes
+from tests.engine.conformance.case import WISHES, Case
+from tests.engine.conformance.derived import NOT_TRIED, refusal, served
+from tests.engine.conformance.zoo import cases
+
+pytestmark = [pytest.mark.engine, pytest.mark.filterwarnings("ignore")]
+
+REASONS = (
+    "returns neither images, videos nor audio, but ",
+    "cannot be served without code: ",
+    "takes no duration by a known name",
+)
+"""Beginnings of reasons not to serve a class, besides an argument that no request can give."""
+
+
+def deliver(case: Case) -> None:
+    """Assert that the endpoint of the class delivers an output of the right kind and size, or that
+    the class is refused."""
+    if (why := refusal(case)) is not None:
+        assert any(reason in why for reason in REASONS) or "needs " in why
+        return
+    pipeline = case.build()
+    with Engine(pipeline, device="cpu", threads=1) as engine:
+        product = served(case, pipeline, engine, Scratch())
+    output, arguments = product.output, case.arguments(WISHES[0])
+    assert [each for each in ("images", "video", "audio") if each in output]
+    files: list[Any] = output.get("images") or [output.get("video") or output["audio"]]
+    assert all(each["file_size"] > 0 for each in files)
+    if arguments.get("width") and "audio" not in output:
+        assert {(e["width"], e["height"]) for e in files} == {
+            (arguments["width"], arguments["height"])
+        }
+
+
+def test_a_derived_endpoint_delivers_what_a_request_asks_for(derivable: Case) -> None:
+    deliver(derivable)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("title", sorted({e.name for e in cases().values()} - NOT_TRIED.keys()))
+def test_every_derived_endpoint_does(title: str) -> None:
+    deliver(cases()[title])
+
+
+@pytest.mark.long
+def test_of_all_classes_most_are_served_by_one_command_and_the_others_refused_with_a_reason() -> (
+    None
+):
+    found, refused = 0, list[str]()
+    for name, kind in classes.exported().items():
+        if hasattr(kind, "_backends"):  # a placeholder for what cannot be imported here
+            continue
+        try:
+            proposed(read_call(name), lambda _: {})
+        except Misconfigured as error:
+            refused.append(error.message)
+        else:
+            found += 1
+    assert found >= 260
+    assert all("needs " in each or any(why in each for why in REASONS) for each in refused), refused
