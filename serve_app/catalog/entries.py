@@ -16,6 +16,8 @@ from serve_app.domain.errors import InvalidInput
 from serve_app.domain.executors.hosted import EVERY, PROVIDERS
 from serve_app.domain.executors.secrets import OPTION, name_problem, named_by
 from serve_app.options.hosted import HostedEndpoint
+from serve_app.options.inputs import DECLARED
+from serve_app.options.inputs import OPTION as INPUTS
 
 RESERVED_OWNERS = frozenset(
     {
@@ -271,6 +273,8 @@ def _schema(endpoint: Endpoint) -> InputSchema:
     build = SCHEMAS.get(endpoint.schema)
     if build is None:
         raise ValueError(f"there is no schema `{endpoint.schema}`; known are {', '.join(SCHEMAS)}")
+    if INPUTS in endpoint.options and endpoint.schema != DECLARED:
+        raise ValueError(f"`options.{INPUTS}` belongs to the schema `{DECLARED}`")
     return build(endpoint)
 
 

@@ -7,14 +7,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from enum import StrEnum
-from typing import Any
+from typing import Any, cast
 
-from pydantic import BaseModel, ConfigDict, Field, RootModel, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from serve_app.domain.endpoint import Endpoint
 from serve_app.options.mistakes import validate
 
 OPTION = "inputs"
+DECLARED = "declared"
+"""Name of the schema whose fields these are."""
 
 
 class InputType(StrEnum):
@@ -100,20 +102,20 @@ Inputs = Mapping[str, DeclaredInput]
 """Field of a request → declaration."""
 
 
-class _Declared(RootModel[dict[str, DeclaredInput]]):
-    model_config = ConfigDict(frozen=True)
-
-
 def declared_inputs(endpoint: Endpoint) -> Inputs:
     """The inputs that the endpoint's entry declares; empty if its schema is another one.
     ``ValueError`` names what is wrong."""
     given = endpoint.options.get(OPTION)
     if given is None:
         return {}
-    found = validate(_Declared, given, f"options.{OPTION}").root
-    if wrong := next((name for name in found if not name.isidentifier()), None):
-        raise ValueError(f"`options.{OPTION}` has {wrong!r}, which cannot be the name of a field")
-    return {
-        name: each if each.argument else each.model_copy(update={"argument": name})
-        for name, each in found.items()
-    }
+    if not isinstance(given, Mapping):
+        raise ValueError(f"`options.{OPTION}` must be a mapping from fields to what they are")  # noqa: TRY004
+    found: dict[str, DeclaredInput] = {}
+    for name, value in cast("Mapping[str, Any]", given).items():
+        if not name.isidentifier() or name.startswith("_"):
+            raise ValueError(
+                f"`options.{OPTION}` has {name!r}, which cannot be the name of a field"
+            )
+        each = validate(DeclaredInput, value, f"options.{OPTION}.{name}")
+        found[name] = each if each.argument else each.model_copy(update={"argument": name})
+    return found

@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, create_model
+from pydantic import ConfigDict, Field, create_model
 
 from serve_app.catalog.fields.audio_fields import AudioFormat, Seconds
 from serve_app.catalog.fields.fields import (
@@ -15,6 +15,7 @@ from serve_app.catalog.fields.fields import (
     ImageFormat,
     ImageInput,
     Loras,
+    PreserveUnmasked,
     SafetyChecker,
     Seed,
     Seeds,
@@ -40,6 +41,7 @@ from serve_app.catalog.fields.video_fields import (
 from serve_app.domain.endpoint import Endpoint
 from serve_app.options.inputs import OPTION, DeclaredInput, Inputs, InputType, declared_inputs
 
+PRESERVE = "preserve_unmasked"
 MAX_IMAGES = 4  # that one request makes
 MAX_FILES = 10  # of a list
 MAX_NUMBERS = 1000
@@ -83,14 +85,20 @@ class DeclaredSchema(PydanticSchema):
                 f"the schema `declared` needs `options.{OPTION}`, the endpoint's fields"
             )
         standard, output, produced = kind
+        if any(each.type is InputType.MASK for each in inputs.values()):
+            standard = {PRESERVE: (PreserveUnmasked, True), **standard}
         if taken := sorted(inputs.keys() & standard.keys()):
             raise ValueError(f"`options.{OPTION}` has {', '.join(taken)}, which every input has")
         super().__init__(Shape(_model(inputs, standard), output, produced), endpoint)
 
 
-def _model(inputs: Inputs, standard: _Fields) -> type[ImageInput]:
+class _Input(ImageInput):
+    model_config = ConfigDict(title="Input", protected_namespaces=())
+
+
+def _model(inputs: Inputs, standard: _Fields) -> type[_Input]:
     fields: dict[str, Any] = {name: _field(name, each) for name, each in inputs.items()} | standard
-    return create_model("Input", __base__=ImageInput, **fields)
+    return create_model("Input", __base__=_Input, **fields)
 
 
 def _field(name: str, declared: DeclaredInput) -> tuple[Any, Any]:

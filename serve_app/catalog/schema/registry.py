@@ -19,6 +19,7 @@ from serve_app.catalog.schema.declared import DeclaredSchema
 from serve_app.catalog.schema.json_schema import JsonSchema
 from serve_app.domain.endpoint import Endpoint
 from serve_app.domain.errors import FieldProblem, InvalidInput
+from serve_app.options.inputs import DECLARED
 
 # Schema that accepts any JSON object, for custom families.
 
@@ -114,7 +115,7 @@ class InputSchema(Protocol):
 SCHEMAS: Mapping[str, Callable[[Endpoint], InputSchema]] = {
     "ace-step-text-to-music": partial(PydanticSchema, audio.TEXT_TO_MUSIC),
     "audio-to-audio": partial(PydanticSchema, videos.AUDIO_TO_AUDIO),
-    "declared": DeclaredSchema,
+    DECLARED: DeclaredSchema,
     "flux-text-to-image": partial(PydanticSchema, flux.TEXT_TO_IMAGE),
     "flux-image-to-image": partial(PydanticSchema, flux.IMAGE_TO_IMAGE),
     "flux-lora": partial(PydanticSchema, flux.LORA),

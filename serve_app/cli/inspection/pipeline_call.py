@@ -79,6 +79,11 @@ def read_call(name: str) -> PipelineCall:
         )
     pipelines = Path(next(iter(places))) / "pipelines"
     call = _call(pipelines, name)
+    if call is None and _class(pipelines, name) is not None:
+        raise Misconfigured(
+            f"{name} cannot be served without code: it has no `__call__`, but others by name. "
+            "Write a family for it: docs/how-to/write-a-family.md."
+        )
     if call is None and name.endswith("ModularPipeline"):
         raise Misconfigured(
             f"{name} is made of modular blocks, which Darkroom does not load. If diffusers has the "

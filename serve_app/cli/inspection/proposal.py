@@ -10,6 +10,7 @@ from serve_app.cli.inspection.derivation import LENGTHS, SPAN, Derived, derived
 from serve_app.cli.inspection.pipeline_call import PipelineCall
 from serve_app.cli.inspection.repository import Repository
 from serve_app.domain.errors import Misconfigured
+from serve_app.options.inputs import DECLARED, OPTION
 
 Entry = dict[str, Any]
 Config = Callable[[str], Mapping[str, Any]]
@@ -61,7 +62,7 @@ def proposed(call: PipelineCall, config: Config) -> Entry:
     options: Entry = {
         "task": task,
         "dtype": "float16" if family == "audio" else "bfloat16",
-        "inputs": found.inputs,
+        OPTION: found.inputs,
     }
     if family == "audio":
         options["audio_format"] = _audio_format(call, found)
@@ -69,7 +70,7 @@ def proposed(call: PipelineCall, config: Config) -> Entry:
         options["images"] = "pillow"
     if family == "video":
         options["video_format"] = _video_format(call, config)
-    return {"family": family, "schema": "declared", "category": task, "options": options}
+    return {"family": family, "schema": DECLARED, "category": task, "options": options}
 
 
 def _flux(config: Config) -> Entry:

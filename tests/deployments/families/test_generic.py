@@ -13,8 +13,10 @@ from diffusers import StableDiffusion3Img2ImgPipeline, ZImageInpaintPipeline
 from PIL import Image, ImageDraw
 
 from deployments.engine.engine import Engine
+from deployments.engine.media.input import InputKind
 from deployments.families.generic import GenericFamily
 from deployments.families.image_io import Size, as_pixels
+from deployments.families.options import InputFile, input_files, with_files
 from deployments.families.registry import FAMILIES
 from deployments.replica import weights
 from serve_app.catalog.catalog import load
@@ -22,6 +24,7 @@ from serve_app.domain.endpoint import Endpoint, StoreConfig, Weights
 from serve_app.domain.errors import InvalidInput, Misconfigured
 from tests.deployments.served import Served
 from tests.docs.pages import DOCS, blocks
+from tests.engine.conformance.zoo import cases
 from tests.engine.tiny import tiny_sd3, tiny_sdxl
 from tests.engine.tiny_qwen import tiny_flux2_klein, tiny_z_image
 from weights.store import Store
@@ -274,3 +277,58 @@ def test_endpoints_with_other_amendments_do_not_share_a_pipeline(tmp_path):
     whole = Endpoint("me/mine", "generic", Weights(str(folder)), "open", options=options)
     pipeline = GenericFamily().load(whole, "cpu")
     assert pipeline.scheduler.config["timestep_spacing"] == "trailing"
+
+
+INPUTS = {
+    "prompt": {"type": "text", "required": True},
+    "image_urls": {"type": "images", "argument": "image"},
+    "num_inference_steps": {"type": "integer", "default": 2},
+    "num_images": {"type": "count"},
+    "guidance_scale": {"type": "number", "default": 1.0},
+}
+
+
+def test_several_images_reach_a_pipeline_that_edits_them_together(engine, tmp_path):
+    options = {"task": "text-to-image", "images": "pillow", "inputs": INPUTS}
+    pipeline = tiny_flux2_klein()
+    served = Served(entry(tmp_path, schema="declared", options=options), pipeline, engine)
+    urls, images = [IMAGE, IMAGE], [given(64, 96), given(96, 64)]
+    body = {"prompt": "a", "image_urls": urls, "num_images": 1, "seed": 7}
+    files = input_files(served.entry.endpoint, served.entry.schema.validate(body)[0])
+    assert [each.place for each in files] == ["image_urls.0", "image_urls.1"]
+    call = served.call(body, image_urls=images)
+    assert [each.size for each in call.arguments["image"]] == [(64, 96), (96, 64)]
+    assert call.output_facts["size"] is None or call.output_facts["size"] == Size(64, 96)
+    expected = pipeline(
+        prompt="a",
+        image=images,
+        num_inference_steps=2,
+        guidance_scale=1.0,
+        generator=generator(),
+        output_type="pt",
+        **({} if call.output_facts["size"] is None else ASKED),
+    )
+    assert torch.equal(served.run(call).images, expected.images)
+
+
+def test_decoded_files_take_the_place_of_their_urls_in_lists_too():
+    first, second = InputFile("a", IMAGE, InputKind.IMAGE, 0), InputFile("b", IMAGE, InputKind.MASK)
+    given_ = {"a": [IMAGE, IMAGE], "b": IMAGE, "c": 1}
+    assert with_files(given_, {first: "x", second: "y"}) == {"a": ["x", IMAGE], "b": "y", "c": 1}
+    assert given_["a"] == [IMAGE, IMAGE]
+
+
+def test_a_pipeline_that_chooses_its_size_delivers_what_it_makes(engine, tmp_path):
+    pipeline = cases()["StableDiffusionUpscalePipeline"].build()
+    inputs = {
+        "prompt": {"type": "text", "required": True},
+        "image_url": {"type": "image", "argument": "image", "required": True},
+        "num_inference_steps": {"type": "integer", "default": 2},
+    }
+    options = {"task": "image-to-image", "images": "pillow", "inputs": inputs}
+    served = Served(entry(tmp_path, schema="declared", options=options), pipeline, engine)
+    body = {"prompt": "a", "image_url": IMAGE, "seed": 7}
+    call = served.call(body, image_url=given(16, 16))
+    product = served.deliver(call, served.run(call), 1)
+    (image,) = product.output["images"]
+    assert (image["width"], image["height"]) > (16, 16)

@@ -1,0 +1,134 @@
+"""The schema of an entry that declares its inputs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from serve_app.catalog.catalog import StoredEntry, build_stored
+from serve_app.catalog.entries import EntryBuilder
+from serve_app.catalog.schema.declared import DESCRIPTIONS, DeclaredSchema
+from serve_app.domain.endpoint import Endpoint, Weights
+from serve_app.domain.errors import InvalidInput
+
+URL = "https://example.org/cat.png"
+PROMPT = {"type": "text", "required": True}
+
+
+def endpoint(inputs: Any, family: str = "generic", **keys: Any) -> Endpoint:
+    return Endpoint(
+        "house/x", family, Weights("/x"), "declared", options={"inputs": inputs}, **keys
+    )
+
+
+def schema(family: str = "generic", **inputs: Mapping[str, Any]) -> DeclaredSchema:
+    return DeclaredSchema(endpoint({"prompt": PROMPT, **inputs}, family))
+
+
+def test_a_request_has_the_declared_fields_in_their_order_before_those_of_every_input() -> None:
+    found = schema(image_size={"type": "size"}).json_schema()["properties"]
+    assert [*found][:3] == ["prompt", "image_size", "seed"]
+    assert {"seeds", "output_format", "sync_mode", "enable_safety_checker"} <= found.keys()
+    assert found["prompt"]["description"] == DESCRIPTIONS["prompt"]
+
+
+@pytest.mark.parametrize(
+    ("declared", "good", "bad", "type_"),
+    [
+        ({"type": "text"}, "a", 1, "string_type"),
+        ({"type": "text", "choices": ["a", "b"]}, "a", "c", "one_of"),
+        ({"type": "integer", "least": 1, "most": 3}, 3, 4, "less_than_equal"),
+        ({"type": "number", "least": 0}, 0.5, -1, "greater_than_equal"),
+        ({"type": "number"}, 0.5, float("inf"), "finite_number"),
+        ({"type": "boolean"}, True, "perhaps", "bool_parsing"),
+        ({"type": "texts"}, ["a"], "a", "list_type"),
+        ({"type": "integers", "least": 2, "most": 2}, [1, 2], [1], "sequence_too_short"),
+        ({"type": "numbers"}, [0.5], ["a"], "float_parsing"),
+        ({"type": "image"}, URL, "cat.png", "url_scheme"),
+        ({"type": "images", "most": 2}, [URL], [URL] * 3, "sequence_too_long"),
+        ({"type": "mask"}, URL, 1, "string_type"),
+        ({"type": "count"}, 4, 5, "less_than_equal"),
+        ({"type": "size"}, "square", "round", "one_of"),
+        ({"type": "loras"}, [{"path": "owner/name"}], [{}], "missing"),
+    ],
+)
+def test_a_value_is_of_its_declared_type_or_is_refused_with_the_field(
+    declared: Mapping[str, Any], good: Any, bad: Any, type_: str
+) -> None:
+    one = schema(field=declared)
+    assert one.validate({"prompt": "x", "field": good})[0]["field"] is not None
+    with pytest.raises(InvalidInput) as error:
+        one.validate({"prompt": "x", "field": bad})
+    assert {problem.loc[:2] for problem in error.value.problems} == {("body", "field")}
+    assert error.value.problems[0].type == type_
+
+
+def test_a_field_without_a_default_may_be_left_out_and_a_required_one_may_not() -> None:
+    one = schema(clip_skip={"type": "integer"}, eta={"type": "number", "default": 0.5})
+    checked, warnings = one.validate({"prompt": "x"})
+    assert (checked["clip_skip"], checked["eta"], warnings) == (None, 0.5, ())
+    with pytest.raises(InvalidInput, match="prompt"):
+        one.validate({})
+
+
+def test_an_input_with_a_mask_may_give_up_what_lies_outside_it() -> None:
+    assert "preserve_unmasked" not in schema().fields
+    assert "preserve_unmasked" in schema(mask_url={"type": "mask", "required": True}).fields
+
+
+@pytest.mark.parametrize(
+    ("family", "types"),
+    [
+        ("generic", ("image/png",)),
+        ("video", ("video/mp4", "image/jpeg")),
+        ("audio", ("audio/wav", "image/png")),
+    ],
+)
+def test_the_files_are_those_of_the_family(family: str, types: tuple[str, ...]) -> None:
+    one = schema(family)
+    assert one.media_types(one.validate({"prompt": "x"})[0]) == types
+
+
+def test_defaults_and_bounds_of_the_entry_hold() -> None:
+    inputs = {"prompt": PROMPT, "num_inference_steps": {"type": "integer", "default": 50}}
+    bounds = {"num_inference_steps": (1.0, 30.0)}
+    one = DeclaredSchema(endpoint(inputs, defaults={"num_inference_steps": 20}, bounds=bounds))
+    assert one.validate({"prompt": "x"})[0]["num_inference_steps"] == 20
+    with pytest.raises(InvalidInput, match="less than or equal to 30"):
+        one.validate({"prompt": "x", "num_inference_steps": 31})
+
+
+@pytest.mark.parametrize(
+    ("inputs", "family", "words"),
+    [
+        ({}, "generic", "needs `options.inputs`"),
+        (["prompt"], "generic", "must be a mapping"),
+        ({"prompt": PROMPT}, "flux", "for the families generic, video, audio"),
+        ({"x": {"type": "strange"}}, "generic", r"options\.inputs\.x\.type"),
+        ({"x": {"type": "text", "argumnt": "y"}}, "generic", "did you mean `argument`"),
+        ({"a b": PROMPT}, "generic", "'a b', which cannot be the name of a field"),
+        ({"_x": PROMPT}, "generic", "'_x', which cannot be the name of a field"),
+        ({"seed": {"type": "integer"}}, "generic", "has seed, which every input has"),
+        ({"x": {**PROMPT, "default": "y"}}, "generic", "set `required` or `default`"),
+        ({"x": {"type": "number", "choices": ["a"]}}, "generic", "`choices` belong to a text"),
+        ({"x": {"type": "integer", "default": "many"}}, "generic", "a default is invalid: x"),
+    ],
+)
+def test_a_mistake_in_the_declaration_is_named(inputs: Any, family: str, words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        DeclaredSchema(endpoint(inputs, family))
+
+
+def test_inputs_of_an_entry_with_another_schema_are_refused() -> None:
+    entry = {
+        "family": "generic",
+        "schema": "flux-text-to-image",
+        "weights": {"directory": "/x"},
+        "options": {"inputs": {"prompt": PROMPT}},
+    }
+    builder = EntryBuilder(demo=False, demo_dir=Path("/"))
+    with pytest.raises(InvalidInput, match="belongs to the schema `declared`"):
+        build_stored(builder, StoredEntry("house/x", entry), strict=True)
