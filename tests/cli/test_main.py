@@ -97,7 +97,7 @@ def test_a_wish_with_an_image_or_a_mask_goes_to_an_endpoint_that_takes_them(
     image = tmp_path / "in.png"
     image.write_bytes(PIXEL)
     assert GenerateOptions("a").endpoint() == "fal-ai/flux/schnell"
-    from_image = GenerateOptions("a", image=str(image), strength=0.6)
+    from_image = GenerateOptions("a", images=(str(image),), strength=0.6)
     assert from_image.endpoint() == "fal-ai/flux/dev/image-to-image"
     uri = f"data:image/png;base64,{base64.b64encode(PIXEL).decode()}"
     assert from_image.body() == {
@@ -105,7 +105,7 @@ def test_a_wish_with_an_image_or_a_mask_goes_to_an_endpoint_that_takes_them(
         "image_url": uri,
         "strength": 0.6,
     }
-    masked = GenerateOptions("a", image="https://example.test/a.png", mask=str(image), count=2)
+    masked = GenerateOptions("a", images=("https://example.test/a.png",), mask=str(image), count=2)
     assert masked.endpoint() == "fal-ai/fast-sdxl/inpainting"
     assert masked.body() == {
         "prompt": "a",
@@ -119,7 +119,7 @@ def test_a_wish_for_a_video_goes_to_an_endpoint_that_makes_one() -> None:
     video = kind_of(format_of(Path("out.MP4")))
     assert (video, kind_of(format_of(Path("a.gif")))) == (MediaKind.VIDEO, MediaKind.VIDEO)
     assert GenerateOptions("a").endpoint(video) == "fal-ai/wan/v2.2-5b/text-to-video"
-    given = GenerateOptions("a", image="https://example.test/a.png")
+    given = GenerateOptions("a", images=("https://example.test/a.png",))
     assert given.endpoint(video) == "fal-ai/wan/v2.2-5b/image-to-video"
     assert GenerateOptions("a", model="me/mine").endpoint(video) == "me/mine"
     audio = kind_of(format_of(Path("out.opus")))
@@ -157,9 +157,9 @@ def test_the_field_for_the_format_is_looked_up(data_dir: Path, model: str) -> No
 
 def test_an_image_that_is_none_or_is_not_there_is_named(tmp_path: Path) -> None:
     with pytest.raises(InvalidInput, match=r"notes\.txt is not an image"):
-        GenerateOptions("a", image=str(tmp_path / "notes.txt")).body()
+        GenerateOptions("a", images=(str(tmp_path / "notes.txt"),)).body()
     with pytest.raises(InvalidInput, match=r"gone\.png cannot be read"):
-        GenerateOptions("a", image=str(tmp_path / "gone.png")).body()
+        GenerateOptions("a", images=(str(tmp_path / "gone.png"),)).body()
 
 
 def test_logs_shows_and_follows_a_request_to_its_end(darkroom: Any, tmp_path: Path) -> None:

@@ -101,7 +101,8 @@ def _input(
     client: Client, model: str, wish: GenerateOptions, named: Path | None
 ) -> tuple[Path, dict[str, Any]]:
     """File for the output, and the input that makes one of its format."""
-    accepted, body = look_up(client, model), wish.body()
+    accepted = look_up(client, model)
+    body = accepted.in_its_fields(wish.body())
     name = accepted.format_field
     wanted = str(body[name]) if name and name in body else None
     place = named or accepted.default_output(wanted)

@@ -65,6 +65,13 @@ class EndpointInput:
                 f"{suffixes}."
             )
 
+    def in_its_fields(self, body: Mapping[str, Any]) -> dict[str, Any]:
+        """``body`` with its image in a list, where the endpoint takes several."""
+        own = dict(body)
+        if "image_urls" in self.fields and "image_url" not in self.fields and "image_url" in own:
+            own["image_urls"] = [own.pop("image_url")]
+        return own
+
     def check_fields(self, names: Iterable[str], options: GenerateOptions) -> None:
         """Raise ``InvalidInput`` for a field that the endpoint lacks: it would ignore it."""
         for name in names if self.fields else ():

@@ -40,7 +40,9 @@ from serve_app.cli.generation.options import FROM_PROMPT, GenerateOptions
     help="Image size, such as square, landscape_4_3, 512x512, or auto: the shape of --image.",
 )
 @click.option("-n", "--count", type=int, default=None, help="Number of images.")
-@click.option("--image", default=None, help="Input image: a file or a URL.")
+@click.option(
+    "--image", "images", multiple=True, help="Input image: a file or a URL. Repeat it for several."
+)
 @click.option("--mask", default=None, help="Mask for --image: white areas are repainted.")
 @click.option("--strength", type=float, default=None, help="How much to change --image, 0 to 1.")
 @click.option("--draft", type=int, default=None, help="Make so many drafts, with previews.")

@@ -30,6 +30,7 @@ OPTIONS: Mapping[str, str] = {
     "image_size": "--size",
     "num_images": "--count",
     "image_url": "--image",
+    "image_urls": "--image",
     "mask_url": "--mask",
     "strength": "--strength",
     "draft": "--draft",
@@ -49,7 +50,7 @@ class GenerateOptions:
     steps: int | None = None
     size: str | None = None
     count: int | None = None
-    image: str | None = None
+    images: tuple[str, ...] = ()
     mask: str | None = None
     strength: float | None = None
     fields: tuple[str, ...] = ()
@@ -65,7 +66,7 @@ class GenerateOptions:
         """
         if self.model:
             return self.model
-        given = "--mask" if self.mask else "--image" if self.image else "a prompt"
+        given = "--mask" if self.mask else "--image" if self.images else "a prompt"
         found = MODELS.get((kind, given))
         if found is None:
             raise InvalidInput(
@@ -77,19 +78,21 @@ class GenerateOptions:
     def body(self) -> dict[str, Any]:
         """Input for the endpoint. Raises ``InvalidInput`` with the option that is wrong."""
         named = {each.partition("=")[0] for each in self.fields}
-        if self.mask and not self.image and "image_url" not in named:
+        if self.mask and not self.images and "image_url" not in named:
             raise InvalidInput("--mask says which part of an image to repaint. Add --image.")
         # An app may have other fields: its schema says what is missing.
-        of_an_app = self.model is not None and bool(self.image or named - {"prompt"})
+        of_an_app = self.model is not None and bool(self.images or named - {"prompt"})
         if self.prompt is None and not (self.from_draft or "prompt" in named or of_an_app):
             raise InvalidInput("Add a PROMPT, or --from-draft ID to finish a draft.")
+        images = [image_input(each) for each in self.images]
         given: dict[str, Any] = {
             "prompt": self.prompt,
             "seed": self.seed,
             "num_inference_steps": self.steps,
             "image_size": None if self.size is None else _size(self.size),
             "num_images": self.count,
-            "image_url": self.image and image_input(self.image),
+            "image_url": images[0] if len(images) == 1 else None,
+            "image_urls": images if len(images) > 1 else None,
             "mask_url": self.mask and image_input(self.mask),
             "strength": self.strength,
             "draft": self._draft(),

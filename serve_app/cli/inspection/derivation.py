@@ -15,6 +15,7 @@ from typing import Any
 
 from serve_app.cli.inspection.pipeline_call import Argument, PipelineCall
 from serve_app.domain.errors import Misconfigured
+from serve_app.domain.media.image_size import MIN_SIDE
 
 Declared = dict[str, Any]
 """A ``DeclaredInput`` as an entry writes it."""
@@ -279,15 +280,10 @@ def _of_family(
     call: PipelineCall, inputs: Mapping[str, Declared], native: int | None
 ) -> Iterator[tuple[str, Declared]]:
     """Fields that the family translates into arguments."""
-    image_given = any(
-        each["type"] in ("image", "images", "video") and each.get("required")
-        for each in inputs.values()
-    )
     if call.arguments.keys() >= SIDES:
-        yield (
-            "image_size",
-            {"type": "size"} if image_given else {"type": "size", "default": _size(call, native)},
-        )
+        shown = any(each["type"] in ("image", "images", "video") for each in inputs.values())
+        # With an image, the size is its own, and without one that of the pipeline.
+        yield "image_size", {"type": "size"} | ({} if shown else {"default": _size(call, native)})
     if call.output == "image":
         if COUNT in call.arguments:
             yield "num_images", {"type": "count", "argument": COUNT, "default": 1}
@@ -325,7 +321,10 @@ def _size(call: PipelineCall, native: int | None) -> Any:
     width, height = call.default("width"), call.default("height")
     if isinstance(width, int) and isinstance(height, int):
         return {"width": width, "height": height}
-    return "landscape_4_3" if native is None else {"width": native, "height": native}
+    if native is None:
+        return "landscape_4_3"
+    side = max(native, MIN_SIDE)
+    return {"width": side, "height": side}
 
 
 def _order(each: tuple[str, Declared]) -> int:

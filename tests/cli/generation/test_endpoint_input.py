@@ -82,3 +82,14 @@ def test_an_image_without_a_size_keeps_its_shape_where_the_endpoint_offers_that(
         (image, {}),
     ]:
         assert in_shape_of_image(given, fields) == given
+
+
+def test_an_image_goes_into_the_list_of_an_endpoint_that_takes_several() -> None:
+    one = GenerateOptions("a", images=("https://example.test/a.png",)).body()
+    several = EndpointInput("house/x", "", {"prompt": {}, "image_urls": {}})
+    assert several.in_its_fields(one)["image_urls"] == ["https://example.test/a.png"]
+    single = EndpointInput("house/x", "", {"prompt": {}, "image_url": {}})
+    assert single.in_its_fields(one) == one
+    both = GenerateOptions("a", images=("https://example.test/a.png",) * 2)
+    with pytest.raises(InvalidInput, match=r"^--image \(image_urls\): house/x has no such input"):
+        single.check_fields(single.in_its_fields(both.body()), both)
