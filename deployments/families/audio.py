@@ -20,6 +20,7 @@ from deployments.families.audio_io import (
 )
 from deployments.families.base import GenerationCall, GenerationResult, Product
 from deployments.families.call_mapping import (
+    as_families_read,
     check_arguments,
     load_checked,
     mapped_arguments,
@@ -28,7 +29,6 @@ from deployments.families.call_mapping import (
     pipeline_class,
     pipeline_view,
     require_fields,
-    with_steps,
 )
 from deployments.families.image_io import seed_of
 from deployments.families.options import (
@@ -74,7 +74,7 @@ class AudioFamily:
         import torch  # noqa: PLC0415
 
         mapping, options = mapping_of(endpoint, TASKS), audio_options(endpoint)
-        input = with_steps(mapping, input)  # noqa: A001
+        input = as_families_read(mapping, input)  # noqa: A001
         called = pipeline_class(endpoint, mapping, pipeline)
         # Endpoints share loaded weights, which may have been loaded with another one's options.
         check_arguments(endpoint, mapping, called)

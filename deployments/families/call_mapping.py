@@ -11,7 +11,7 @@ from deployments.families.image_io import own_dtypes, strength_of
 from deployments.families.options import IMAGE_TO_VIDEO, VIDEO_TO_VIDEO, task_of
 from serve_app.domain.endpoint import Endpoint
 from serve_app.domain.errors import InvalidInput, Misconfigured
-from serve_app.options.inputs import Inputs, declared_inputs
+from serve_app.options.inputs import STEPS, Inputs, declared_inputs
 
 PIXELS, PILLOW = "pixels", "pillow"
 
@@ -23,9 +23,6 @@ OPTIONAL_BY_TASK = {
     VIDEO_TO_VIDEO: frozenset({"prompt"}),
 }
 """Task → standard arguments that a pipeline may lack: Stable Video Diffusion has no prompt."""
-
-STEPS = "num_inference_steps"
-"""Standard argument that an endpoint may fix: the schema then lacks it."""
 
 Tasks = Mapping[str, frozenset[str]]
 """Task → arguments that receive the content of input files."""
@@ -87,9 +84,16 @@ def mapping_of(endpoint: Endpoint, tasks: Tasks) -> CallMapping:
     return mapping
 
 
-def with_steps(mapping: CallMapping, input: Mapping[str, Any]) -> Mapping[str, Any]:
-    """``input`` with the number of steps, if the endpoint fixes it."""
-    return {**input, STEPS: mapping.fixed[STEPS]} if STEPS in mapping.fixed else input
+def as_families_read(mapping: CallMapping, input: Mapping[str, Any]) -> Mapping[str, Any]:
+    """``input`` under the usual names of what families translate, with the number of steps if the
+    endpoint fixes it."""
+    steps = {STEPS: mapping.fixed[STEPS]} if STEPS in mapping.fixed else {}
+    named = {
+        usual: input[name]
+        for name, each in mapping.inputs.items()
+        if (usual := each.usual_name) is not None and input.get(name) is not None
+    }
+    return {**input, **named, **steps}
 
 
 def check_arguments(endpoint: Endpoint, mapping: CallMapping, called: type) -> None:

@@ -11,6 +11,7 @@ from deployments.families.call_mapping import (
     PIXELS,
     STANDARD,
     CallMapping,
+    as_families_read,
     check_arguments,
     load_checked,
     mapped_arguments,
@@ -19,7 +20,6 @@ from deployments.families.call_mapping import (
     pipeline_class,
     pipeline_view,
     require_fields,
-    with_steps,
 )
 from deployments.families.image_io import (
     ImageFamily,
@@ -72,7 +72,7 @@ class GenericFamily(ImageFamily):
         self, endpoint: Endpoint, input: Mapping[str, Any], pipeline: Any, seed: int
     ) -> GenerationCall:
         mapping = mapping_of(endpoint, TASKS)
-        input = with_steps(mapping, input)  # noqa: A001
+        input = as_families_read(mapping, input)  # noqa: A001
         called = pipeline_class(endpoint, mapping, pipeline)
         # Endpoints share loaded weights, which may have been loaded with another one's options.
         check_arguments(endpoint, mapping, called)

@@ -14,6 +14,7 @@ from deployments.families.call_mapping import (
     PIXELS,
     STANDARD,
     CallMapping,
+    as_families_read,
     check_arguments,
     load_checked,
     mapped_arguments,
@@ -22,7 +23,6 @@ from deployments.families.call_mapping import (
     pipeline_class,
     pipeline_view,
     require_fields,
-    with_steps,
 )
 from deployments.families.image_io import Size, as_pixels, rendered_size, seed_of, side_multiple
 from deployments.families.options import (
@@ -92,7 +92,7 @@ class VideoFamily:
         self, endpoint: Endpoint, input: Mapping[str, Any], pipeline: Any, seed: int
     ) -> GenerationCall:
         mapping = mapping_of(endpoint, TASKS)
-        input = with_steps(mapping, input)  # noqa: A001
+        input = as_families_read(mapping, input)  # noqa: A001
         called = pipeline_class(endpoint, mapping, pipeline)
         # Endpoints share loaded weights, which may have been loaded with another one's options.
         check_arguments(endpoint, mapping, called)

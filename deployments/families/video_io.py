@@ -202,7 +202,7 @@ def rendered_frames(requested: int, compression: int) -> int:
 
 def _box(endpoint: Endpoint, input: Mapping[str, Any]) -> Size:
     resolution = input.get("resolution")
-    if resolution is None:
+    if resolution in (None, AUTO):
         return Size(int(_own(endpoint, "width")), int(_own(endpoint, "height")))
     if resolution not in SIZES:
         raise InvalidInput.of_field("resolution", f"Input should be one of {', '.join(SIZES)}")
@@ -236,7 +236,8 @@ def _own(endpoint: Endpoint, name: str) -> Any:
 
 def _fraction(name: str, value: Any) -> Fraction:
     try:
-        fraction = Fraction(str(value)).limit_denominator(MAX_DENOMINATOR)
+        # Some of fal's choices among seconds have their unit: `8s`.
+        fraction = Fraction(str(value).removesuffix("s")).limit_denominator(MAX_DENOMINATOR)
     except (ValueError, ZeroDivisionError):
         fraction = Fraction(0)
     if fraction <= 0:

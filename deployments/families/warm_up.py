@@ -24,11 +24,17 @@ GREY = (128, 128, 128)
 SIDES = Size(832, 480)  # of the input image or video
 
 
-def warm_up_input(endpoint: Endpoint, **usual: Any) -> Mapping[str, Any]:
-    """Warm-up input. ``usual`` overrides the entry's defaults with what the family needs."""
+def warm_up_input(endpoint: Endpoint, **family: Any) -> Mapping[str, Any]:
+    """Warm-up input. ``family`` overrides the entry's defaults with what the family needs."""
     # Full strength: with only one step, any lower strength would leave no step at all.
     short = {**WARM_UP_DEFAULTS, "strength": 1.0}
-    return {**_declared(endpoint), **endpoint.defaults, **usual, **short, **plain_files(endpoint)}
+    given = {**_declared(endpoint), **endpoint.defaults, **family, **short, **plain_files(endpoint)}
+    renamed = {
+        name: given[usual]
+        for name, each in declared_inputs(endpoint).items()
+        if (usual := each.usual_name) in given
+    }
+    return given | renamed
 
 
 def plain_files(endpoint: Endpoint) -> Mapping[str, Any]:

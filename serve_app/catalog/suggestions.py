@@ -11,8 +11,8 @@ WORKFLOWS, COMFY = "workflows", "comfy"
 
 _TRAINS = re.compile(r"(?:^|[-/_])train(?:er|ing)(?:$|[-/_])")
 HOW_TO_ADD = (
-    "To add it, run `darkroom models add` with a diffusers repository; "
-    "docs/how-to/add-a-model.md says how."
+    "To add it with fal's fields, run `darkroom models add {} --weights OWNER/NAME` with its "
+    "diffusers repository; docs/how-to/add-a-model.md says how."
 )
 MAX_SHOWN = 200  # characters of an id
 MAX_NAMED = 12  # ids in a list
@@ -88,7 +88,7 @@ def sentence(endpoint_id: str, served: Mapping[str, str], fal_ids: Container[str
     if shown in fal_ids:
         return (
             f"`{shown}` is an endpoint of fal's that this installation does not have. "
-            f"{_of_kind(shown, served)} {HOW_TO_ADD}"
+            f"{_of_kind(shown, served)} {HOW_TO_ADD.format(shown)}"
         )
     near = [each for each in _sorted(shown, served) if _similarity(shown, each) >= SIMILAR][:3]
     if near:

@@ -15,6 +15,7 @@ from serve_app.domain.endpoint import Endpoint
 from serve_app.options.mistakes import validate
 
 OPTION = "inputs"
+STEPS = "num_inference_steps"
 DECLARED = "declared"
 """Name of the schema whose fields these are."""
 
@@ -28,6 +29,7 @@ class InputType(StrEnum):
     BOOLEAN = "boolean"
     TEXTS = "texts"  # a list
     INTEGERS = "integers"
+    ANY = "any"
     NUMBERS = "numbers"
     # Files, which requests name by their URLs.
     IMAGE = "image"
@@ -41,6 +43,7 @@ class InputType(StrEnum):
     FRAMES = "frames"
     RATE = "rate"  # frames per second
     SECONDS = "seconds"
+    FORMAT = "format"  # of the files
     LORAS = "loras"
 
 
@@ -53,9 +56,20 @@ TRANSLATED = frozenset(
         InputType.FRAMES,
         InputType.RATE,
         InputType.SECONDS,
+        InputType.FORMAT,
         InputType.LORAS,
     }
 )
+USUAL_NAMES: Mapping[InputType, str] = {
+    InputType.MASK: "mask_url",
+    InputType.SIZE: "image_size",
+    InputType.COUNT: "num_images",
+    InputType.FRAMES: "num_frames",
+    InputType.RATE: "frames_per_second",
+    InputType.SECONDS: "seconds_total",
+    InputType.FORMAT: "output_format",
+}
+"""Names by which families read what they translate."""
 
 
 class DeclaredInput(BaseModel):
@@ -69,7 +83,11 @@ class DeclaredInput(BaseModel):
     default: Any = None  # None: the field may be left out, and the pipeline's own default holds
     least: float | None = None  # of a number, or of the items of a list
     most: float | None = None
-    choices: tuple[str, ...] = ()  # of a text
+    choices: tuple[str, ...] = ()  # of a text, or of a format
+    by_family: bool = False  # the family reads the field by its name, as `resolution` of a video
+    unused: str = ""  # why the field has no effect
+    refused: str = ""  # why values other than those `granted` are refused
+    granted: tuple[Any, ...] = ()
     as_is: bool = False  # an image that keeps its own size; otherwise it gets that of the output
     about: str = Field(default="", max_length=300)
 
@@ -77,8 +95,10 @@ class DeclaredInput(BaseModel):
     def _one_way(self) -> DeclaredInput:
         if self.required and self.default is not None:
             raise ValueError("set `required` or `default`: a field with a default may be left out")
-        if self.choices and self.type is not InputType.TEXT:
+        if self.choices and self.type not in (InputType.TEXT, InputType.FORMAT):
             raise ValueError(f"`choices` belong to a text, not to {self.type}")
+        if self.unused and self.refused:
+            raise ValueError("set `unused` or `refused`")
         return self
 
     @property
@@ -89,13 +109,20 @@ class DeclaredInput(BaseModel):
         )
 
     @property
+    def usual_name(self) -> str | None:
+        """Name by which families read what they translate; None for other values."""
+        by_argument = {STEPS: STEPS, "image": "image_url" if self.type is InputType.IMAGE else None}
+        return by_argument.get(self.argument) or USUAL_NAMES.get(self.type)
+
+    @property
     def is_file(self) -> bool:
         return self.type in FILES
 
     @property
     def is_passed(self) -> bool:
         """True if the argument takes the value as it is."""
-        return not self.is_file and self.type not in TRANSLATED
+        elsewhere = self.by_family or self.unused or self.refused
+        return not (elsewhere or self.is_file or self.type in TRANSLATED)
 
 
 Inputs = Mapping[str, DeclaredInput]

@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import ConfigDict, Field, create_model
 
 from serve_app.catalog.fields.audio_fields import AudioFormat, Seconds
+from serve_app.catalog.fields.field_notes import NoEffect, NotSupported
 from serve_app.catalog.fields.fields import (
     MAX_PROMPT,
     FileUrl,
@@ -28,6 +29,7 @@ from serve_app.catalog.fields.outputs import (
     ImagesOutput,
     VideoOutput,
     audio_with_waveform,
+    in_format,
     video_with_poster,
 )
 from serve_app.catalog.fields.pydantic_schema import PydanticSchema, Shape
@@ -41,7 +43,7 @@ from serve_app.catalog.fields.video_fields import (
 from serve_app.domain.endpoint import Endpoint
 from serve_app.options.inputs import OPTION, DeclaredInput, Inputs, InputType, declared_inputs
 
-PRESERVE = "preserve_unmasked"
+PRESERVE, FORMAT = "preserve_unmasked", "output_format"
 MAX_IMAGES = 4  # that one request makes
 MAX_FILES = 10  # of a list
 MAX_NUMBERS = 1000
@@ -87,6 +89,9 @@ class DeclaredSchema(PydanticSchema):
         standard, output, produced = kind
         if any(each.type is InputType.MASK for each in inputs.values()):
             standard = {PRESERVE: (PreserveUnmasked, True), **standard}
+        if any(each.type is InputType.FORMAT for each in inputs.values()):
+            standard = {name: each for name, each in standard.items() if name != FORMAT}
+            produced = in_format(next(n for n, e in inputs.items() if e.type is InputType.FORMAT))
         if taken := sorted(inputs.keys() & standard.keys()):
             raise ValueError(f"`options.{OPTION}` has {', '.join(taken)}, which every input has")
         super().__init__(Shape(_model(inputs, standard), output, produced), endpoint)
@@ -102,18 +107,18 @@ def _model(inputs: Inputs, standard: _Fields) -> type[_Input]:
 
 
 def _field(name: str, declared: DeclaredInput) -> tuple[Any, Any]:
-    if declared.type is InputType.TEXT and declared.choices:
-        annotation: Any = Literal[declared.choices]
-    else:
-        annotation = _ANNOTATIONS[declared.type](declared)
-    described = Field(description=declared.about or DESCRIPTIONS.get(name))
-    if declared.type is InputType.LORAS:
-        return Annotated[annotation, described], []
-    if declared.required:
-        return Annotated[annotation, described], ...
-    if declared.default is None:
+    annotation: Any = _ANNOTATIONS[declared.type](declared)
+    if declared.choices:
+        annotation = Literal[declared.choices]
+    default: Any = [] if declared.type is InputType.LORAS else declared.default
+    if not declared.required and default is None:
         annotation |= None
-    return Annotated[annotation, described], declared.default
+    if declared.unused:
+        annotation = Annotated[annotation, NoEffect(declared.unused, declared.granted)]
+    if declared.refused:
+        annotation = Annotated[annotation, NotSupported(declared.refused, declared.granted)]
+    described = Field(description=declared.about or DESCRIPTIONS.get(name))
+    return Annotated[annotation, described], ... if declared.required else default
 
 
 def _number(declared: DeclaredInput) -> Any:
@@ -147,6 +152,8 @@ _ANNOTATIONS: Mapping[InputType, Callable[[DeclaredInput], Any]] = {
     InputType.BOOLEAN: lambda _: bool,
     InputType.TEXTS: _listed(_TEXT, MAX_FILES),
     InputType.INTEGERS: _listed(int, MAX_NUMBERS),
+    InputType.ANY: lambda _: Any,
+    InputType.FORMAT: lambda _: ImageFormat,
     InputType.NUMBERS: _listed(_FINITE, MAX_NUMBERS),
     InputType.IMAGE: lambda _: FileUrl,
     InputType.IMAGES: _listed(FileUrl, MAX_FILES),

@@ -85,7 +85,7 @@ def add_command(
     call = read_call(repository.pipeline)
     with Client(server) as client:
         if like_id is None:
-            entry = proposed(call, repository.config)
+            entry = proposed(call, repository.config, endpoint)
         else:
             entry = like(like_id, client.get(path_of(ENTRIES, like_id))["entry"], call)
         pool, name, licence = (given[each] for each in ("pool", "name", "licence"))
@@ -134,8 +134,11 @@ def _lines(
         yield f"    replaces the entry of: {', '.join(stored['replaces'])}"
     yield f"    pipeline {call.name}"
     yield f"    family   {entry['family']}, schema {entry['schema']}"
-    if fields := entry["options"].get(INPUTS):
-        yield f"    fields   {', '.join(fields)}"
+    if fields := entry.get("options", {}).get(INPUTS):
+        refused = [name for name, each in fields.items() if each.get("refused")]
+        yield f"    fields   {', '.join(name for name in fields if name not in refused)}"
+        if refused:
+            yield f"    refused  unless at the default: {', '.join(refused)}"
         for name, why in derived(call).left_out.items():
             if not why.startswith(TENSOR):
                 yield f"    without  {name}: {why}"

@@ -126,7 +126,7 @@ def derived(call: PipelineCall, *, native: int | None = None) -> Derived:
         inputs["guidance_scale"] = inputs.pop("true_cfg_scale") | {"argument": "true_cfg_scale"}
         inputs["guidance_scale"].pop("about", None)
     inputs |= _of_family(call, inputs, native)
-    return Derived(dict(sorted(inputs.items(), key=_order)), left_out)
+    return Derived(ordered(inputs), left_out)
 
 
 def _reason(call: PipelineCall, argument: Argument) -> str:
@@ -282,8 +282,9 @@ def _of_family(
     """Fields that the family translates into arguments."""
     if call.arguments.keys() >= SIDES:
         shown = any(each["type"] in ("image", "images", "video") for each in inputs.values())
-        # With an image, the size is its own, and without one that of the pipeline.
-        yield "image_size", {"type": "size"} | ({} if shown else {"default": _size(call, native)})
+        # With an image, the size is its own; else that of the pipeline, or of `video_format`.
+        known = {} if shown or call.output == "video" else {"default": _size(call, native)}
+        yield "image_size", {"type": "size"} | known
     if call.output == "image":
         if COUNT in call.arguments:
             yield "num_images", {"type": "count", "argument": COUNT, "default": 1}
@@ -327,8 +328,12 @@ def _size(call: PipelineCall, native: int | None) -> Any:
     return {"width": side, "height": side}
 
 
+def ordered(inputs: Mapping[str, Declared]) -> Mapping[str, Declared]:
+    """Fields in the order of a form: what a request is about, then what is usually changed."""
+    return dict(sorted(inputs.items(), key=_order))
+
+
 def _order(each: tuple[str, Declared]) -> int:
-    """Place among the fields: what a request is about first, then what is usually changed."""
     name, declared = each
     first = (
         PROMPT,
@@ -347,4 +352,6 @@ def _order(each: tuple[str, Declared]) -> int:
         return first.index(name)
     if declared["type"] in FILES or declared.get("required"):
         return len(first)
-    return len(first) + 1 + (usual.index(name) if name in usual else len(usual))
+    if name in usual:
+        return len(first) + 1 + usual.index(name)
+    return len(first) + len(usual) + 1 + ("unused" in declared or "refused" in declared)

@@ -6,7 +6,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any, cast
 
+from serve_app.catalog.fal_types import fal_ids
 from serve_app.cli.inspection.derivation import LENGTHS, SPAN, Derived, derived
+from serve_app.cli.inspection.fal_overlay import overlaid
 from serve_app.cli.inspection.pipeline_call import PipelineCall
 from serve_app.cli.inspection.repository import Repository
 from serve_app.domain.errors import Misconfigured
@@ -49,14 +51,20 @@ def like(source_id: str, source: Mapping[str, Any], call: PipelineCall) -> Entry
     return entry
 
 
-def proposed(call: PipelineCall, config: Config) -> Entry:
-    """Entry by the class and its arguments. ``Misconfigured``: no family can call it."""
-    if call.name == FLUX:
+def proposed(call: PipelineCall, config: Config, endpoint_id: str = "") -> Entry:
+    """Entry by the class and its arguments; of an endpoint of fal's, with fal's fields.
+    ``Misconfigured``: no family can call it."""
+    is_fals = endpoint_id in fal_ids()
+    if not is_fals and call.name == FLUX:
         return _flux(config)
-    if call.name == SDXL:
-        entry: Entry = {"family": "sdxl", "schema": "sdxl-text-to-image"}
-        return entry | {"options": {"task": "text-to-image", "dtype": "float16"}}
+    if not is_fals and call.name == SDXL:
+        own: Entry = {"family": "sdxl", "schema": "sdxl-text-to-image"}
+        return own | {"options": {"task": "text-to-image", "dtype": "float16"}}
     found = derived(call, native=_native_size(config))
+    defaults: Mapping[str, Any] = {}
+    if is_fals:
+        laid = overlaid(found, endpoint_id, call.output, call.name)
+        found, defaults = Derived(laid.inputs), laid.defaults
     task = _task(call, found)
     family = FAMILY_OF_OUTPUT[call.output]
     options: Entry = {
@@ -70,7 +78,8 @@ def proposed(call: PipelineCall, config: Config) -> Entry:
         options["images"] = "pillow"
     if family == "video":
         options["video_format"] = _video_format(call, config)
-    return {"family": family, "schema": DECLARED, "category": task, "options": options}
+    entry: Entry = {"family": family, "schema": DECLARED, "category": task, "options": options}
+    return entry | ({"defaults": defaults} if defaults else {})
 
 
 def _flux(config: Config) -> Entry:

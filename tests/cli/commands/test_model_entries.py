@@ -10,7 +10,11 @@ from typing import Any
 import pytest
 from click.testing import CliRunner, Result
 
+from serve_app.cli.connection.client import Client
+from serve_app.cli.connection.installation import Installation
+from serve_app.cli.connection.resources import path_of
 from serve_app.cli.main import main
+from serve_app.resources.entries import ENTRIES
 from tests.ingress.api.test_model_entries import DOCUMENTED
 from tests.ingress.house import MODELS
 from tests.weights.hub_server import HubServer, serving
@@ -85,6 +89,33 @@ def test_a_folder_is_served_with_what_its_pipeline_needs(data_dir: Path, tmp_pat
     listed = typed(data_dir, "--all").output
     assert "      family   flux\n      licence  house-licence\n" in listed
     assert f"      weights  {folder}\n      from     database\n" in listed
+
+
+def test_the_fields_are_shown_with_what_is_refused_and_what_has_none(
+    data_dir: Path, tmp_path: Path
+) -> None:
+    folder = repository(tmp_path / "kontext", "FluxKontextPipeline")
+    ran = typed(data_dir, "add", "fal-ai/flux-kontext/dev", "--weights", str(folder))
+    assert ran.exit_code == 0, ran.output
+    assert "    family   generic, schema declared\n" in ran.output
+    assert "    fields   prompt, image_url, negative_prompt, image_size, num_inf" in ran.output
+    assert "    refused  unless at the default: resolution_mode\n" in ran.output
+    assert "    without  ip_adapter_image: it takes the image of an IP-Adapter" in ran.output
+
+
+def test_a_similar_endpoint_without_options_lends_none(data_dir: Path, tmp_path: Path) -> None:
+    bare = {
+        "family": "flux",
+        "schema": "flux-text-to-image",
+        "weights": {"directory": str(repository(tmp_path / "bare"))},
+    }
+    with Client(Installation(data_dir)) as client:
+        client.put(path_of(ENTRIES, "house/bare"), bare)
+    folder = repository(tmp_path / "portraits")
+    words = ("add", "house/portraits", "--weights", str(folder), "--like", "house/bare")
+    ran = typed(data_dir, *words)
+    assert ran.exit_code == 0, ran.output
+    assert "schema flux-text-to-image" in ran.output
 
 
 def test_a_dry_run_shows_the_entry_and_stores_nothing(data_dir: Path, tmp_path: Path) -> None:

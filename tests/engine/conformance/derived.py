@@ -25,7 +25,8 @@ from serve_app.cli.inspection.pipeline_call import read_call
 from serve_app.cli.inspection.proposal import proposed
 from serve_app.domain.artifact import UploadTicket
 from serve_app.domain.errors import Misconfigured
-from serve_app.options.inputs import DeclaredInput, InputType, declared_inputs
+from serve_app.options.inputs import IMAGE_TYPES, DeclaredInput, InputType, declared_inputs
+from tests.engine.conformance import inputs
 from tests.engine.conformance.case import WISHES, Case
 
 #: Classes whose tiny components, or whose case, cannot be what a request asks for.
@@ -43,15 +44,18 @@ BUILDER = EntryBuilder(demo=False, demo_dir=Path("/"))
 URL = "https://example.org/file"
 
 
-def entry_of(case: Case, pipeline: Any) -> CatalogEntry:
+def entry_of(case: Case, pipeline: Any, endpoint_id: str = "") -> CatalogEntry:
     def config(component: str) -> Mapping[str, Any]:
         return getattr(getattr(pipeline, component, None), "config", {})
 
-    entry = {**proposed(read_call(case.name), config), "weights": {"directory": "/srv/x"}}
+    entry = {
+        **proposed(read_call(case.name), config, endpoint_id),
+        "weights": {"directory": "/srv/x"},
+    }
     small = {n: v for n, v in case.arguments(WISHES[0]).items() if n.startswith("_")}
     if small:  # switches that keep the case tiny
         entry["options"] = {**entry["options"], "fixed": small}
-    return build_stored(BUILDER, StoredEntry("house/x", entry), strict=True)
+    return build_stored(BUILDER, StoredEntry(endpoint_id or "house/x", entry), strict=True)
 
 
 def refusal(case: Case) -> str | None:
@@ -63,16 +67,20 @@ def refusal(case: Case) -> str | None:
     return None
 
 
-def served(case: Case, pipeline: Any, engine: Engine, scratch: Scratch) -> Product:
+def served(case: Case, pipeline: Any, engine: Engine, endpoint_id: str = "") -> Product:
     """What a request to the derived endpoint delivers that asks for what the case does."""
-    entry = entry_of(case, pipeline)
+    entry = entry_of(case, pipeline, endpoint_id)
     family: Family = load_families(FAMILIES)[entry.endpoint.family]
     endpoint = replace(entry.endpoint, options={**entry.endpoint.options, "dtype": "float32"})
     arguments = case.arguments(WISHES[0])
     files: dict[str, Any] = {}
     body: dict[str, Any] = {"seed": 1}
     for name, each in declared_inputs(endpoint).items():
+        if each.unused or each.refused or each.by_family:
+            continue
         given = _given(each, arguments)
+        if given is None and each.required and each.type in IMAGE_TYPES:
+            given = AS[each.type](arguments.get("image") or inputs.image(WISHES[0], 64))
         if given is None:
             continue
         if each.is_file:
@@ -80,18 +88,20 @@ def served(case: Case, pipeline: Any, engine: Engine, scratch: Scratch) -> Produ
             body[name] = [URL] * len(given) if isinstance(given, list) else URL
         else:
             body[name] = given
-    size = body.pop("image_size", None)  # tiny models make smaller images than requests may ask for
+    # Tiny models make smaller images than requests may ask for.
+    sizes = {name: body.pop(name) for name in ("image_size", "video_size") if name in body}
     checked, warnings = entry.schema.validate(body)
     assert not warnings, warnings
-    if "image_size" in checked:
-        checked["image_size"] = size
+    checked |= sizes
+    if "duration" in checked:
+        checked["num_frames"] = _first(arguments, NUMBERS_OF_FRAMES)
     call = family.prepare(endpoint, {**checked, **files}, pipeline, 1)
     result = engine.submit(view=call.view, **call.arguments).result(300)
     types = entry.schema.media_types(checked)
     tickets = [
         UploadTicket(f"key-{n}", f"http://x/{n}", each, 10**8) for n, each in enumerate(types)
     ]
-    return family.deliver(endpoint, call, GenerationResult(result, 1.0, 1, scratch), tickets)
+    return family.deliver(endpoint, call, GenerationResult(result, 1.0, 1, Scratch()), tickets)
 
 
 def _given(declared: DeclaredInput, arguments: Mapping[str, Any]) -> Any:

@@ -1,0 +1,224 @@
+"""Inputs of an endpoint of fal's, laid over those that a pipeline's call derives.
+
+The fields are fal's: their names, types and defaults. Each is mapped to what the pipeline has for
+it. Values that it has no place for are refused, unless they are the default; a few that do not
+change the result have no effect, and the request's log says so. What the pipeline takes beyond
+fal's fields stays reachable under its own name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from serve_app.catalog.fal_types import Choice, FalField, FalType, ListOf, Plain, fal_input
+from serve_app.cli.inspection.derivation import PROMPT, STEPS, Declared, Derived, ordered
+from serve_app.cli.inspection.pipeline_call import Output
+from serve_app.domain.errors import Misconfigured
+from serve_app.options.inputs import TRANSLATED, InputType
+
+REFUSED = "refused"
+
+RENAMED: Mapping[str, tuple[str, ...]] = {
+    "image_url": ("image", "images", "input_images", "control_image"),
+    "image_urls": ("image", "images", "input_images"),
+    "first_frame_url": ("image",),
+    "start_image_url": ("image",),
+    "control_image_url": ("control_image", "image"),
+    "input_image_urls": ("input_images", "image"),
+    "mask_url": ("mask_image", "mask"),
+    "last_frame_url": ("last_image",),
+    "reference_image_url": ("image_reference", "reference_image", "image"),
+    "ref_image_urls": ("reference_images",),
+    "mask_image_url": ("mask_image", "mask"),
+    "control_lora_image_url": ("control_image",),
+    "audio_url": ("audio", "initial_audio_waveforms"),
+    "steps": (STEPS,),
+    "number_of_steps": (STEPS,),
+    "cfg_scale": ("true_cfg_scale", "guidance_scale"),
+    "real_cfg_scale": ("true_cfg_scale",),
+    "guidance_scale": (
+        *("guidance_scale", "true_cfg_scale", "distilled_guidance_scale", "prior_guidance_scale"),
+    ),
+    "first_stage_steps": ("prior_num_inference_steps",),
+    "second_stage_steps": (STEPS,),
+    "second_stage_guidance_scale": ("decoder_guidance_scale",),
+    "control_scale": ("controlnet_conditioning_scale",),
+    "control_start": ("control_guidance_start",),
+    "control_end": ("control_guidance_end",),
+    "cond_aug": ("noise_aug_strength",),
+    "strength": ("strength", "init_noise_level"),
+}
+"""fal's field → arguments that take what it holds, the first that the pipeline has."""
+
+SIZES, RATES = (
+    ("image_size", "video_size"),
+    ("frames_per_second", "fps", "export_fps", "frame_rate"),
+)
+TYPES: Mapping[str, InputType] = {
+    **dict.fromkeys(SIZES, InputType.SIZE),
+    **dict.fromkeys(RATES, InputType.RATE),
+    **dict.fromkeys(("format", "image_format"), InputType.FORMAT),
+    **dict.fromkeys(("num_frames", "number_of_frames"), InputType.FRAMES),
+    "num_images": InputType.COUNT,
+    **dict.fromkeys(("seconds_total", "total_seconds"), InputType.SECONDS),
+    "loras": InputType.LORAS,
+}
+"""fal's field → what the family translates."""
+
+READ: Mapping[Output, tuple[str, ...]] = {
+    "image": (),
+    "video": ("resolution", "aspect_ratio", "duration", "shift", "generate_audio"),
+    "audio": ("seconds_start",),
+}
+"""Fields that the family reads by their names."""
+
+RESOLUTIONS = ("480p", "580p", "720p", "1080p", "1440p", "2160p")
+RATIOS = ("16:9", "9:16", "1:1")
+AUTO = "auto"
+POSSIBLE = {"resolution": (*RESOLUTIONS, AUTO), "aspect_ratio": (*RATIOS, AUTO)}
+
+STANDARD: Mapping[Output, frozenset[str]] = {
+    "image": frozenset({"seed", "output_format", "sync_mode", "enable_safety_checker"}),
+    "video": frozenset({"seed", "output_format", "sync_mode", "video_quality", "video_write_mode"}),
+    "audio": frozenset({"seed", "output_format", "sync_mode"}),
+}
+"""Fields that every input has, by what is made."""
+
+UNUSED: Mapping[str, str] = {
+    "acceleration": "this endpoint has no step cache",
+    **dict.fromkeys(
+        ("enable_prompt_expansion", "expand_prompt", "enhance_prompt", "prompt_expansion"),
+        "prompts are used as they are sent",
+    ),
+    **dict.fromkeys(
+        (
+            *("enable_safety_checker", "enable_output_safety_checker", "enable_safety_checks"),
+            *("safety_checker_version", "safety_tolerance"),
+        ),
+        "the operator decides what is checked",
+    ),
+    **dict.fromkeys(
+        ("interpolator_model", "num_interpolated_frames", "adjust_fps_for_interpolation"),
+        "frames are not interpolated here",
+    ),
+    "request_id": "Darkroom generates the id of each request",
+    "use_rife": "frames are not interpolated here",
+}
+"""Fields that change no result, with the reason why they have no effect."""
+
+
+@dataclass(frozen=True, slots=True)
+class Overlaid:
+    inputs: Mapping[str, Declared]
+    defaults: Mapping[str, Any]  # of fields that every input has
+
+
+def overlaid(found: Derived, endpoint_id: str, made: Output, name: str) -> Overlaid:
+    """Fields of fal's endpoint over what was ``found`` of the class ``name``. ``Misconfigured``:
+    its clients do not send what the pipeline needs, or send what it cannot take."""
+    fields = fal_input(endpoint_id) or {}
+    inputs: dict[str, Declared] = {}
+    taken: set[str] = set()
+    own = {name: fals for name, fals in fields.items() if name not in STANDARD[made]}
+    for field, fals in own.items():
+        source = next((each for each in _sources(field, found) if each not in taken), None)
+        if source is None:
+            inputs[field] = _without_argument(field, fals, made, name)
+        else:
+            taken.add(source)
+            inputs[field] = _with_argument(fals, source, found.inputs[source])
+    rest = {n: each for n, each in found.inputs.items() if n not in taken and n not in inputs}
+    if made == "video" and "duration" in inputs:
+        rest.pop("num_frames", None)  # its default would be another length
+    if rest.get(PROMPT, {}).get("required"):
+        rest[PROMPT] = {"type": "text", "default": ""}
+    _check(endpoint_id, name, inputs, rest)
+    standard = {n: fals.default for n, fals in fields.items() if n not in own}
+    defaults = {n: default for n, default in standard.items() if default is not None}
+    return Overlaid(ordered({**inputs, **rest}), defaults)
+
+
+def _check(
+    endpoint_id: str, name: str, inputs: Mapping[str, Declared], rest: Mapping[str, Declared]
+) -> None:
+    needed = [field for field, each in rest.items() if each.get("required")]
+    missing = [field for field, each in inputs.items() if each.get("required") and REFUSED in each]
+    if not needed and not missing:
+        return
+    whys = (
+        [f"{name} needs {', '.join(needed)}, which {endpoint_id} does not have"] if needed else []
+    )
+    whys += [f"{name} has no place for its {', '.join(missing)}"] if missing else []
+    raise Misconfigured(
+        f"{' and '.join(whys)}, so fal's clients could not use it. Serve it under an id of your "
+        "own, such as house/x: its fields are then those of the pipeline."
+    )
+
+
+def _sources(field: str, found: Derived) -> Iterator[str]:
+    """Derived fields that hold what a field of fal's does, the best first."""
+    if field in TYPES:
+        yield from (n for n, each in found.inputs.items() if each["type"] == TYPES[field])
+        return
+    of_argument = {each.get("argument", n): n for n, each in found.inputs.items()}
+    if field in found.inputs and field not in RENAMED:
+        yield field
+    yield from (of_argument[each] for each in RENAMED.get(field, ()) if each in of_argument)
+
+
+def _with_argument(fals: FalField, source: str, derived: Declared) -> Declared:
+    """Declaration of a field that the pipeline has an argument for."""
+    declared = {key: value for key, value in derived.items() if key not in ("required", "default")}
+    if derived["type"] not in TRANSLATED:
+        declared["argument"] = derived.get("argument", source)
+    if derived["type"] == "images" and fals.type is Plain.FILE:
+        declared["type"] = "image"
+    elif derived["type"] == "image" and isinstance(fals.type, ListOf):
+        declared |= {"type": "images", "most": 1}
+    if derived["type"] == "text" and isinstance(fals.type, Choice):
+        declared["choices"] = [*fals.type.values]
+    if fals.required:
+        return declared | {"required": True}
+    default = derived.get("default") if fals.default is None else fals.default
+    if default is None or (derived["type"] == "size" and default == AUTO):
+        return declared
+    return declared | {"default": default}
+
+
+def _without_argument(field: str, fals: FalField, made: Output, name: str) -> Declared:
+    """Declaration of a field that the family reads, or that has no effect, or is refused."""
+    default = {} if fals.default is None else {"default": fals.default}
+    granted = {} if fals.default is None else {"granted": [fals.default]}
+    kind = _plain(fals.type)
+    if field == "output_format" or TYPES.get(field) is InputType.FORMAT:
+        return {**kind, "type": "format", **default}
+    if field in READ[made]:
+        possible = POSSIBLE.get(field)
+        if possible is None:
+            return {**kind, **default, "by_family": True}
+        others = [each for each in kind.get("choices", ()) if each not in possible]
+        if default and fals.default not in possible:
+            return {**kind, **default, REFUSED: f"{name} has a size of its own", **granted}
+        limited = {REFUSED: "videos are not made in this shape", "granted": [*possible]}
+        return {**kind, **default, "by_family": True, **(limited if others else {})}
+    if (why := UNUSED.get(field)) is not None:
+        return {**kind, **default, "unused": why, **granted}
+    required = {"required": True} if fals.required else {}
+    return {**kind, **default, **required, REFUSED: f"{name} has no argument for it", **granted}
+
+
+def _plain(type_: FalType) -> Declared:
+    """Type of a value that is not passed on."""
+    match type_:
+        case Choice(values):
+            return {"type": "text", "choices": [*values]}
+        case Plain.TEXT:
+            return {"type": "text"}
+        case Plain.NUMBER:
+            return {"type": "number"}
+        case Plain.BOOLEAN:
+            return {"type": "boolean"}
+        case _:
+            return {"type": "any"}
