@@ -85,10 +85,6 @@ class Derived:
     inputs: Mapping[str, Declared]
     left_out: Mapping[str, str] = field(default_factory=dict)
 
-    @property
-    def types(self) -> frozenset[str]:
-        return frozenset(each["type"] for each in self.inputs.values())
-
 
 def derived(call: PipelineCall, *, native: int | None = None) -> Derived:
     """Inputs of the pipeline. ``native``: side in pixels of the images that the model was made
@@ -336,13 +332,8 @@ def ordered(inputs: Mapping[str, Declared]) -> Mapping[str, Declared]:
 def _order(each: tuple[str, Declared]) -> int:
     name, declared = each
     first = (
-        PROMPT,
-        "image_url",
-        "image_urls",
-        "mask_url",
-        "video_url",
-        "audio_url",
-        "control_image_url",
+        *(PROMPT, "image_url", "image_urls", "start_image_url", "first_frame_url"),
+        *("mask_url", "video_url", "audio_url", "control_image_url"),
     )
     usual = (
         *("negative_prompt", "image_size", "num_frames", "frames_per_second", "seconds_total"),

@@ -192,7 +192,7 @@ def _without_argument(field: str, fals: FalField, made: Output, name: str) -> De
     default = {} if fals.default is None else {"default": fals.default}
     granted = {} if fals.default is None else {"granted": [fals.default]}
     kind = _plain(fals.type)
-    if field == "output_format" or TYPES.get(field) is InputType.FORMAT:
+    if TYPES.get(field) is InputType.FORMAT:
         return {**kind, "type": "format", **default}
     if field in READ[made]:
         possible = POSSIBLE.get(field)
