@@ -1,7 +1,7 @@
 // Lists every control without an accessible name.
 () =>
   [...document.querySelectorAll("button, a[href], input, select, textarea, video, audio")]
-    .filter((each) => each.checkVisibility())
+    .filter((each) => each.checkVisibility({ visibilityProperty: true }))
     .filter(
       (each) =>
         !(
