@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections import defaultdict
 
 from serve_app.catalog.fal_types import fal_input
-from serve_app.cli.inspection.derivation import TENSOR, derived
+from serve_app.cli.inspection.derivation import derived
 from serve_app.cli.inspection.pipeline_call import read_call
 from serve_app.cli.inspection.proposal import proposed
 from serve_app.domain.errors import Misconfigured
@@ -28,9 +28,8 @@ def main() -> None:
         try:
             call = read_call(name)
             proposed(call, lambda _: {})
-            for argument, why in derived(call).left_out.items():
-                if not why.startswith(TENSOR):
-                    left_out[f"{argument}: {why}"].append(name)
+            for argument, why in derived(call).told.items():
+                left_out[f"{argument}: {why}"].append(name)
         except Misconfigured as error:
             refused[name] = error.message
     print(f"{len(names) - len(refused)} of {len(names)} classes are accepted. Refused:")

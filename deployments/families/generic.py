@@ -40,11 +40,12 @@ from deployments.families.options import (
     INPAINTING,
     TEXT_TO_IMAGE,
     apply_options,
+    main_file,
 )
 from deployments.families.warm_up import warm_up_input
 from serve_app.domain.endpoint import Endpoint
 from serve_app.domain.errors import InvalidInput
-from serve_app.options.inputs import IMAGE_TYPES, InputType
+from serve_app.options.inputs import InputType
 
 SIDES = frozenset({"width", "height"})
 COUNT = "num_images_per_prompt"
@@ -105,20 +106,11 @@ def _size(
     the pipeline chooses."""
     if mapping.inputs and not takes >= SIDES:
         return None
-    if input.get("image_size") is None and (image := _main_image(mapping, input)) is not None:
+    if input.get("image_size") is None and (image := main_file(endpoint, input)) is not None:
         return image_size(endpoint, image)
     if not mapping.inputs:
         require_fields(input, "image_size")
     return None if input.get("image_size") is None else requested_size(endpoint, input)
-
-
-def _main_image(mapping: CallMapping, input: Mapping[str, Any]) -> Any:
-    """The image that an input is about, the first of several; None: it has none."""
-    files = [name for name, each in mapping.inputs.items() if each.type in IMAGE_TYPES]
-    for name in files or ("image_url",):
-        if given := input.get(name):
-            return given[0] if isinstance(given, list) else given
-    return None
 
 
 def _images(

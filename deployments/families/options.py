@@ -94,6 +94,14 @@ def required_files(endpoint: Endpoint) -> Mapping[str, FileField]:
     return {name: each for name, each in file_fields(endpoint).items() if each.required}
 
 
+def main_file(endpoint: Endpoint, input: Mapping[str, Any]) -> Any:
+    """The decoded file that an input is about, the first of several; None: it has none."""
+    for name, field in file_fields(endpoint).items():
+        if field.kind is not InputKind.MASK and (given := input.get(name)):
+            return given[0] if isinstance(given, list) else given
+    return None
+
+
 @dataclass(frozen=True, slots=True)
 class InputFile:
     """File that an input names. It is fetched and decoded before the family prepares its call."""

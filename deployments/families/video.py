@@ -26,11 +26,11 @@ from deployments.families.call_mapping import (
 )
 from deployments.families.image_io import Size, as_pixels, rendered_size, seed_of, side_multiple
 from deployments.families.options import (
-    FILES_OF_TASKS,
     IMAGE_TO_VIDEO,
     TEXT_TO_VIDEO,
     VIDEO_TO_VIDEO,
     apply_options,
+    main_file,
     requested_loras,
     required_files,
 )
@@ -101,7 +101,9 @@ class VideoFamily:
             words = ("prompt",) if "prompt" in takes else ()
             require_fields(input, *words, "num_inference_steps", *required_files(endpoint))
         multiple = mapping.multiple or side_multiple(pipeline)
-        requested = video_size(endpoint, input, multiple, _input_size(mapping, input))
+        given = main_file(endpoint, input)
+        given_size = None if given is None else Size(*given.size)
+        requested = video_size(endpoint, input, multiple, given_size)
         rendered = rendered_size(requested, multiple, mapping.native_size)
         fps, count, video = _frames(endpoint, mapping, input, rendered, pipeline)
         form = _form(input, requested, fps, count)
@@ -219,14 +221,6 @@ def _compression(pipeline: Any) -> int:
 
 def _number_of_frames(takes: frozenset[str]) -> str:
     return next((each for each in NUMBERS_OF_FRAMES if each in takes), NUMBERS_OF_FRAMES[0])
-
-
-def _input_size(mapping: CallMapping, input: Mapping[str, Any]) -> Size | None:
-    files = [name for name, each in mapping.inputs.items() if each.is_file]
-    for name in files or FILES_OF_TASKS.get(mapping.task, ()):
-        if given := input.get(name):
-            return Size(*(given[0] if isinstance(given, list) else given).size)
-    return None
 
 
 def _images(

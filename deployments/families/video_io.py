@@ -23,6 +23,8 @@ from deployments.families.image_io import Size, requested_size
 from serve_app.domain.artifact import EXTENSIONS, UploadTicket
 from serve_app.domain.endpoint import Endpoint
 from serve_app.domain.errors import InvalidInput, Misconfigured
+from serve_app.domain.media.image_size import AUTO
+from serve_app.domain.media.video_size import VIDEO_SIZES
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -140,21 +142,11 @@ def _plain(form: VideoForm) -> float | int:
 
 # Size, duration and frame rate.
 
-SIZES: Mapping[str, Mapping[str, Size]] = {
-    "480p": {"16:9": Size(832, 480), "9:16": Size(480, 832), "1:1": Size(624, 624)},
-    "580p": {"16:9": Size(1024, 576), "9:16": Size(576, 1024), "1:1": Size(768, 768)},
-    "720p": {"16:9": Size(1280, 720), "9:16": Size(720, 1280), "1:1": Size(960, 960)},
-    "1080p": {"16:9": Size(1920, 1080), "9:16": Size(1080, 1920), "1:1": Size(1440, 1440)},
-    "1440p": {"16:9": Size(2560, 1440), "9:16": Size(1440, 2560), "1:1": Size(1920, 1920)},
-    "2160p": {"16:9": Size(3840, 2160), "9:16": Size(2160, 3840), "1:1": Size(2880, 2880)},
-}
-"""Resolution → aspect ratio → size. Wan was trained with the sizes up to 720p."""
-
 EXACT_RESOLUTIONS = frozenset({"1080p", "1440p", "2160p"})
 """Resolutions that are delivered exactly, because screens and players expect them: 1088 lines are
 rendered and cropped to 1080. Models have their own sizes for the others, such as 704 for 720p."""
 
-WIDE, AUTO = "16:9", "auto"
+WIDE = "16:9"
 FPS_FIELDS = ("frames_per_second", "frame_rate", "fps")
 MAX_DENOMINATOR = 1001  # of television's frame rate 30000/1001
 
@@ -204,13 +196,14 @@ def _box(endpoint: Endpoint, input: Mapping[str, Any]) -> Size:
     resolution = input.get("resolution")
     if resolution in (None, AUTO):
         return Size(int(_own(endpoint, "width")), int(_own(endpoint, "height")))
-    if resolution not in SIZES:
-        raise InvalidInput.of_field("resolution", f"Input should be one of {', '.join(SIZES)}")
-    sizes = SIZES[resolution]
+    if resolution not in VIDEO_SIZES:
+        known = ", ".join(VIDEO_SIZES)
+        raise InvalidInput.of_field("resolution", f"Input should be one of {known}")
+    sizes = VIDEO_SIZES[resolution]
     ratio = input.get("aspect_ratio") or WIDE
     if ratio not in sizes and ratio != AUTO:
         raise InvalidInput.of_field("aspect_ratio", f"Input should be one of {', '.join(sizes)}")
-    return sizes.get(ratio, sizes[WIDE])
+    return Size(*sizes.get(ratio, sizes[WIDE]))
 
 
 def _in_shape(shape: Size, box: Size, multiple: int) -> Size:

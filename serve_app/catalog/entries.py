@@ -16,7 +16,7 @@ from serve_app.domain.errors import InvalidInput
 from serve_app.domain.executors.hosted import EVERY, PROVIDERS
 from serve_app.domain.executors.secrets import OPTION, name_problem, named_by
 from serve_app.options.hosted import HostedEndpoint
-from serve_app.options.inputs import DECLARED
+from serve_app.options.inputs import DECLARED, STEPS
 from serve_app.options.inputs import OPTION as INPUTS
 
 RESERVED_OWNERS = frozenset(
@@ -50,8 +50,6 @@ RESERVED_OWNERS = frozenset(
 
 DEMO_MARK = "model_index.json"
 """File in every folder of demo weights, because they are diffusers pipelines."""
-
-STEPS = "num_inference_steps"
 
 RESERVED_SEGMENTS = frozenset({"requests"})
 """Segments that would be read as the start of a request's URL."""

@@ -4,9 +4,10 @@ derives from a pipeline's call."""
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
-from pydantic import ConfigDict, Field, create_model
+from pydantic import BaseModel, ConfigDict, Field, create_model
 
 from serve_app.catalog.fields.audio_fields import AudioFormat, Seconds
 from serve_app.catalog.fields.field_notes import NoEffect, NotSupported
@@ -27,6 +28,7 @@ from serve_app.catalog.fields.outputs import (
     IMAGES,
     AudioOutput,
     ImagesOutput,
+    Produced,
     VideoOutput,
     audio_with_waveform,
     in_format,
@@ -66,12 +68,22 @@ _VIDEO: _Fields = {
 }
 _AUDIO: _Fields = {**_SEEDED, "output_format": (AudioFormat, "wav"), "sync_mode": (SyncMode, False)}
 
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """What the endpoints of a family have in common."""
+
+    fields: _Fields  # that every input has
+    output: type[BaseModel]
+    produced: Produced
+
+
 KINDS = {
-    "generic": (_IMAGES, ImagesOutput, IMAGES),
-    "video": (_VIDEO, VideoOutput, video_with_poster),
-    "audio": (_AUDIO, AudioOutput, audio_with_waveform),
+    "generic": Kind(_IMAGES, ImagesOutput, IMAGES),
+    "video": Kind(_VIDEO, VideoOutput, video_with_poster),
+    "audio": Kind(_AUDIO, AudioOutput, audio_with_waveform),
 }
-"""Family → fields of the output that every input has, the output, and its files."""
+"""By family."""
 
 
 class DeclaredSchema(PydanticSchema):
@@ -86,15 +98,15 @@ class DeclaredSchema(PydanticSchema):
             raise ValueError(
                 f"the schema `declared` needs `options.{OPTION}`, the endpoint's fields"
             )
-        standard, output, produced = kind
+        standard, produced = kind.fields, kind.produced
         if any(each.type is InputType.MASK for each in inputs.values()):
             standard = {PRESERVE: (PreserveUnmasked, True), **standard}
-        if any(each.type is InputType.FORMAT for each in inputs.values()):
+        if renamed := next((n for n, e in inputs.items() if e.type is InputType.FORMAT), None):
             standard = {name: each for name, each in standard.items() if name != FORMAT}
-            produced = in_format(next(n for n, e in inputs.items() if e.type is InputType.FORMAT))
+            produced = in_format(renamed)
         if taken := sorted(inputs.keys() & standard.keys()):
             raise ValueError(f"`options.{OPTION}` has {', '.join(taken)}, which every input has")
-        super().__init__(Shape(_model(inputs, standard), output, produced), endpoint)
+        super().__init__(Shape(_model(inputs, standard), kind.output, produced), endpoint)
 
 
 class _Input(ImageInput):

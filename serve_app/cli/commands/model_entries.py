@@ -16,7 +16,7 @@ from serve_app.cli.connection.client import Client
 from serve_app.cli.connection.remote import Remote
 from serve_app.cli.connection.resources import path_of
 from serve_app.cli.connection.server import Server
-from serve_app.cli.inspection.derivation import TENSOR, derived
+from serve_app.cli.inspection.derivation import derived
 from serve_app.cli.inspection.pipeline_call import PipelineCall, read_call
 from serve_app.cli.inspection.proposal import completed, like, proposed
 from serve_app.cli.inspection.repository import Repository, inspected
@@ -139,9 +139,8 @@ def _lines(
         yield f"    fields   {', '.join(name for name in fields if name not in refused)}"
         if refused:
             yield f"    refused  unless at the default: {', '.join(refused)}"
-        for name, why in derived(call).left_out.items():
-            if not why.startswith(TENSOR):
-                yield f"    without  {name}: {why}"
+        for name, why in derived(call).told.items():
+            yield f"    without  {name}: {why}"
     sizes = [f"{name} {gigabytes(size)}" for name, size in repository.sizes.items()]
     yield f"    weights  {gigabytes(sum(repository.sizes.values()))}: {', '.join(sizes)}"
     yield f"    licence  {entry.get('licence') or 'not stated: check it before you use the model'}"

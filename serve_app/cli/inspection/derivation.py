@@ -16,11 +16,12 @@ from typing import Any
 from serve_app.cli.inspection.pipeline_call import Argument, PipelineCall
 from serve_app.domain.errors import Misconfigured
 from serve_app.domain.media.image_size import MIN_SIDE
+from serve_app.options.inputs import FILES, STEPS
 
 Declared = dict[str, Any]
 """A ``DeclaredInput`` as an entry writes it."""
 
-PROMPT, STEPS = "prompt", "num_inference_steps"
+PROMPT = "prompt"
 SIDES = frozenset({"width", "height"})
 COUNT = "num_images_per_prompt"
 NUMBERS_OF_FRAMES = ("num_frames", "frames", "video_length")
@@ -51,7 +52,6 @@ NAMES = {
 
 CONTROL = "control_image"
 AUDIO = ("audio", "src_audio", "initial_audio_waveforms")
-FILES = ("image", "images", "mask", "video", "audio")
 ADAPTED = "ip_adapter"
 KEPT = ("reference", "ref_", "example", "style", "subject", "source")
 """Parts of names of images that the pipeline brings into its own size."""
@@ -84,6 +84,11 @@ class Derived:
 
     inputs: Mapping[str, Declared]
     left_out: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def told(self) -> Mapping[str, str]:
+        """Arguments left out that are no tensors of the model, which nobody would look for."""
+        return {name: why for name, why in self.left_out.items() if not why.startswith(TENSOR)}
 
 
 def derived(call: PipelineCall, *, native: int | None = None) -> Derived:
@@ -279,21 +284,22 @@ def _of_family(
     if call.arguments.keys() >= SIDES:
         shown = any(each["type"] in ("image", "images", "video") for each in inputs.values())
         # With an image, the size is its own; else that of the pipeline, or of `video_format`.
-        known = {} if shown or call.output == "video" else {"default": _size(call, native)}
-        yield "image_size", {"type": "size"} | known
+        size: Declared = {"type": "size"}
+        if not shown and call.output != "video":
+            least = None if native is None else max(native, MIN_SIDE)
+            size["default"] = stated_size(call, least) or "landscape_4_3"
+        yield "image_size", size
+    if call.takes_loras and call.output != "audio":
+        yield "loras", {"type": "loras"}
     if call.output == "image":
         if COUNT in call.arguments:
             yield "num_images", {"type": "count", "argument": COUNT, "default": 1}
-        if call.takes_loras:
-            yield "loras", {"type": "loras"}
     elif call.output == "video":
         if any(each["type"] == "video" and each.get("required") for each in inputs.values()):
             yield "num_frames", {"type": "frames"}
             yield "frames_per_second", {"type": "rate"}
         else:
             yield from _moving(call)
-        if call.takes_loras:
-            yield "loras", {"type": "loras"}
     else:
         length = next((each for each in LENGTHS if each in call.arguments), "")
         given = call.default(length)
@@ -314,14 +320,12 @@ def _moving(call: PipelineCall) -> Iterator[tuple[str, Declared]]:
     yield "frames_per_second", {"type": "rate", "default": stated}
 
 
-def _size(call: PipelineCall, native: int | None) -> Any:
-    width, height = call.default("width"), call.default("height")
-    if isinstance(width, int) and isinstance(height, int):
-        return {"width": width, "height": height}
-    if native is None:
-        return "landscape_4_3"
-    side = max(native, MIN_SIDE)
-    return {"width": side, "height": side}
+def stated_size(call: PipelineCall, native: int | None) -> dict[str, int] | None:
+    """Size of the call's own defaults, or else the ``native`` one."""
+    sides = {side: call.default(side) for side in ("width", "height")}
+    if all(isinstance(each, int) for each in sides.values()):
+        return sides
+    return None if native is None else dict.fromkeys(sides, native)
 
 
 def ordered(inputs: Mapping[str, Declared]) -> Mapping[str, Declared]:

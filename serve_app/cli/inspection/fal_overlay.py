@@ -13,10 +13,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from serve_app.catalog.fal_types import Choice, FalField, FalType, ListOf, Plain, fal_input
-from serve_app.cli.inspection.derivation import PROMPT, STEPS, Declared, Derived, ordered
-from serve_app.cli.inspection.pipeline_call import Output
+from serve_app.catalog.schema.declared import KINDS
+from serve_app.cli.inspection.derivation import PROMPT, Declared, Derived, ordered
+from serve_app.cli.inspection.pipeline_call import FAMILY_OF_OUTPUT, Output
 from serve_app.domain.errors import Misconfigured
-from serve_app.options.inputs import TRANSLATED, InputType
+from serve_app.domain.media.image_size import AUTO
+from serve_app.domain.media.video_size import VIDEO_SIZES
+from serve_app.options.inputs import STEPS, TRANSLATED, InputType
 
 REFUSED = "refused"
 
@@ -74,17 +77,10 @@ READ: Mapping[Output, tuple[str, ...]] = {
 }
 """Fields that the family reads by their names."""
 
-RESOLUTIONS = ("480p", "580p", "720p", "1080p", "1440p", "2160p")
-RATIOS = ("16:9", "9:16", "1:1")
-AUTO = "auto"
-POSSIBLE = {"resolution": (*RESOLUTIONS, AUTO), "aspect_ratio": (*RATIOS, AUTO)}
-
-STANDARD: Mapping[Output, frozenset[str]] = {
-    "image": frozenset({"seed", "output_format", "sync_mode", "enable_safety_checker"}),
-    "video": frozenset({"seed", "output_format", "sync_mode", "video_quality", "video_write_mode"}),
-    "audio": frozenset({"seed", "output_format", "sync_mode"}),
+POSSIBLE = {
+    "resolution": (*VIDEO_SIZES, AUTO),
+    "aspect_ratio": (*next(iter(VIDEO_SIZES.values())), AUTO),
 }
-"""Fields that every input has, by what is made."""
 
 UNUSED: Mapping[str, str] = {
     "acceleration": "this endpoint has no step cache",
@@ -121,7 +117,8 @@ def overlaid(found: Derived, endpoint_id: str, made: Output, name: str) -> Overl
     fields = fal_input(endpoint_id) or {}
     inputs: dict[str, Declared] = {}
     taken: set[str] = set()
-    own = {name: fals for name, fals in fields.items() if name not in STANDARD[made]}
+    standard = KINDS[FAMILY_OF_OUTPUT[made]].fields.keys()
+    own = {field: fals for field, fals in fields.items() if field not in standard}
     for field, fals in own.items():
         source = next((each for each in _sources(field, found) if each not in taken), None)
         if source is None:
@@ -135,8 +132,8 @@ def overlaid(found: Derived, endpoint_id: str, made: Output, name: str) -> Overl
     if rest.get(PROMPT, {}).get("required"):
         rest[PROMPT] = {"type": "text", "default": ""}
     _check(endpoint_id, name, inputs, rest)
-    standard = {n: fals.default for n, fals in fields.items() if n not in own}
-    defaults = {n: default for n, default in standard.items() if default is not None}
+    stated = {n: fals.default for n, fals in fields.items() if n not in own}
+    defaults = {n: default for n, default in stated.items() if default is not None}
     return Overlaid(ordered({**inputs, **rest}), defaults)
 
 

@@ -18,6 +18,7 @@ from typing import Any, Literal
 from serve_app.domain.errors import Misconfigured
 
 Output = Literal["image", "video", "audio"]
+FAMILY_OF_OUTPUT: Mapping[Output, str] = {"image": "generic", "video": "video", "audio": "audio"}
 
 OUTPUT_FIELDS: Mapping[str, Output] = {
     "frames": "video",

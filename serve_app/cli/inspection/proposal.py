@@ -7,9 +7,9 @@ from collections.abc import Callable, Mapping
 from typing import Any, cast
 
 from serve_app.catalog.fal_types import fal_ids
-from serve_app.cli.inspection.derivation import LENGTHS, SPAN, Derived, derived
+from serve_app.cli.inspection.derivation import LENGTHS, SPAN, Derived, derived, stated_size
 from serve_app.cli.inspection.fal_overlay import overlaid
-from serve_app.cli.inspection.pipeline_call import PipelineCall
+from serve_app.cli.inspection.pipeline_call import FAMILY_OF_OUTPUT, PipelineCall
 from serve_app.cli.inspection.repository import Repository
 from serve_app.domain.errors import Misconfigured
 from serve_app.options.inputs import DECLARED, OPTION
@@ -20,7 +20,6 @@ Config = Callable[[str], Mapping[str, Any]]
 
 FLUX, SDXL = "FluxPipeline", "StableDiffusionXLPipeline"
 FAMILY_OF_CLASS = {FLUX: "flux", SDXL: "sdxl"}
-FAMILY_OF_OUTPUT = {"image": "generic", "video": "video", "audio": "audio"}
 
 DENOISERS = ("transformer", "unet")
 USUAL_VIDEO = {"width": 832, "height": 480}
@@ -108,11 +107,7 @@ def _task(call: PipelineCall, found: Derived) -> str:
 
 def _video_format(call: PipelineCall, config: Config) -> Entry:
     """Size of a video whose request and input file do not say it."""
-    width, height = call.default("width"), call.default("height")
-    if isinstance(width, int) and isinstance(height, int):
-        return {"width": width, "height": height}
-    size = _native_size(config)
-    return USUAL_VIDEO if size is None else {"width": size, "height": size}
+    return stated_size(call, _native_size(config)) or USUAL_VIDEO
 
 
 def _audio_format(call: PipelineCall, found: Derived) -> Entry:
