@@ -109,7 +109,11 @@ def check_arguments(endpoint: Endpoint, mapping: CallMapping, called: type) -> N
 
 
 def parameters(called: type) -> frozenset[str]:
-    """Names of the arguments of the pipeline's ``__call__``."""
+    """Names of the arguments of a call of the pipeline."""
+    from deployments.engine.interception.modular import block_inputs, is_modular  # noqa: PLC0415
+
+    if is_modular(called):
+        return block_inputs(called)
     known = inspect.signature(called.__call__).parameters.values()
     named = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
     return frozenset(each.name for each in known if each.kind in named) - {"self"}

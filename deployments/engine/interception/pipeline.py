@@ -23,6 +23,7 @@ from deployments.engine.interception.components import (
 )
 from deployments.engine.interception.isolation import SharedComponents
 from deployments.engine.interception.model_traits import NOTHING, ModelTrait
+from deployments.engine.interception.modular import hide_progress_bars
 from deployments.engine.interception.proxy import class_of_copies, let_suspend, proxy_for
 from deployments.engine.interception.step_cache_options import (
     StepCacheSettings,
@@ -60,6 +61,8 @@ class InterceptedPipeline:
     ) -> None:
         """``declared``: model rules of the pipeline's class."""
         self.pipeline = pipeline
+        if hasattr(pipeline, "set_progress_bar_config"):
+            hide_progress_bars(pipeline)
         self.draws_globally = declared.draws_globally
         self._known = known
         kind = type(pipeline)
@@ -161,8 +164,6 @@ class InterceptedPipeline:
         if hasattr(copied, "maybe_free_model_hooks"):
             # The original method resets step caches and offloads modules that others are using.
             own["maybe_free_model_hooks"] = _do_nothing
-        if hasattr(copied, "set_progress_bar_config"):
-            copied.set_progress_bar_config(disable=True)
         return copied
 
 
@@ -300,7 +301,7 @@ def view_of(pipeline: Any, kind: type) -> Any:
     has = {**pipeline.config, **pipeline.components}
     takes = inspect.signature(kind.__init__).parameters
     view = kind(**{name: value for name, value in has.items() if name in takes})
-    view.set_progress_bar_config(disable=True)
+    hide_progress_bars(view)
     _correct_scale(view)
     return view
 

@@ -10,6 +10,9 @@ from typing import Any
 import diffusers
 import torch
 
+from deployments.engine.interception.modular import block_results, hide_progress_bars, is_modular
+from deployments.families.call_mapping import parameters
+
 Parts = Callable[[], Mapping[str, Any]]
 
 
@@ -35,8 +38,8 @@ WISHES = (
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """``parts`` makes components under the names of the constructor's parameters; what the class
-    does not take is left out, so that variants share them. ``call`` gives the arguments that
+    """``parts`` makes components under the names of the constructor's parameters, or of those that
+    its blocks expect; what the class does not take is left out, so that variants share them. ``call`` gives the arguments that
     ``arguments`` does not know by itself, or other values for those.
     ``attributes`` are set on the pipeline: sizes that its constructor fixes."""
 
@@ -59,16 +62,11 @@ class Case:
     def build(self) -> Any:
         """The pipeline, with the same weights at every call."""
         torch.manual_seed(0)
-        parts = self.parts()
-        takes = list(inspect.signature(self.kind.__init__).parameters.values())[1:]
-        given = {
-            each.name: _part(each, parts) for each in takes if each.kind is not each.VAR_KEYWORD
-        }
-        pipeline = self.kind(**given)
+        pipeline = _built(self.kind, self.parts())
         for component in pipeline.components.values():
             if isinstance(component, torch.nn.Module):
                 enliven(component)
-        pipeline.set_progress_bar_config(disable=True)
+        hide_progress_bars(pipeline)
         for name, value in self.attributes.items():
             setattr(pipeline, name, value)
         return pipeline
@@ -81,9 +79,28 @@ class Case:
             "generator": wish.generator(),
             "output_type": "pt",
         }
-        takes = inspect.signature(self.kind.__call__).parameters
+        takes = parameters(self.kind)
+        if is_modular(self.kind):
+            usual["output"] = [*block_results(self.kind)]
         known = {name: value for name, value in usual.items() if name in takes}
         return known | dict(self.call(wish))
+
+
+def _built(kind: type, parts: Mapping[str, Any]) -> Any:
+    if is_modular(kind):
+        pipeline = kind()
+        pipeline.register_components(
+            **{name: parts[name] for name in pipeline.component_names if name in parts}
+        )
+        settings = {name: parts[name] for name in pipeline.config if name in parts}
+        pipeline.register_to_config(
+            **{name: value for name, value in settings.items() if name not in pipeline.components}
+        )
+        return pipeline
+    takes = list(inspect.signature(kind.__init__).parameters.values())[1:]
+    return kind(
+        **{each.name: _part(each, parts) for each in takes if each.kind is not each.VAR_KEYWORD}
+    )
 
 
 def _part(parameter: inspect.Parameter, parts: Mapping[str, Any]) -> Any:
