@@ -13,11 +13,11 @@ from collections import defaultdict
 
 from serve_app.catalog.fal_types import fal_input
 from serve_app.cli.inspection.derivation import derived
-from serve_app.cli.inspection.pipeline_call import read_call
 from serve_app.cli.inspection.proposal import proposed
 from serve_app.domain.errors import Misconfigured
 from tests.cli.inspection.open_endpoints import OPEN_ENDPOINTS
 from tests.engine.conformance import classes
+from tests.engine.conformance.derived import call_of
 
 
 def main() -> None:
@@ -26,7 +26,7 @@ def main() -> None:
     left_out: defaultdict[str, list[str]] = defaultdict(list)
     for name in names:
         try:
-            call = read_call(name)
+            call = call_of(name)
             proposed(call, lambda _: {})
             for argument, why in derived(call).told.items():
                 left_out[f"{argument}: {why}"].append(name)
@@ -40,7 +40,7 @@ def main() -> None:
         print(f"  {argument} ({len(of)}: {', '.join(of[:3])})")
     print(f"{len(OPEN_ENDPOINTS)} endpoints of fal's:")
     for endpoint_id, name in OPEN_ENDPOINTS.items():
-        inputs = proposed(read_call(name), lambda _: {}, endpoint_id)["options"]["inputs"]
+        inputs = proposed(call_of(name), lambda _: {}, endpoint_id)["options"]["inputs"]
         none = [field for field, each in inputs.items() if each.get("refused")]
         fields = len(fal_input(endpoint_id) or ())
         print(f"  {endpoint_id}: {name}, {fields} fields, refused: {', '.join(none) or 'none'}")

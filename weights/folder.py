@@ -12,6 +12,7 @@ can use each other's downloads.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -27,11 +28,10 @@ from huggingface_hub.file_download import repo_folder_name
 
 from serve_app.domain.endpoint import Weights
 from serve_app.domain.errors import WeightsUnavailable
+from serve_app.domain.pipeline_index import index_file, parse_index
 from weights.selection import select, select_lora
 
 # Listing of a repository.
-
-INDEX = "model_index.json"
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +50,7 @@ class Listing:
     repository: str  # owner/name
     revision: str  # commit
     files: tuple[ListedFile, ...]
-    index: Mapping[str, Any] | None  # model_index.json; None: not a diffusers pipeline
+    index: Mapping[str, Any] | None  # None: not a diffusers pipeline
 
     def needed(self, weights: Weights) -> tuple[ListedFile, ...]:
         """Files of ``weights`` in this repository, largest first. ``WeightsUnavailable`` if nothing
@@ -180,7 +180,11 @@ class RepositoryFolder:
         }
         if not files:
             return None
-        index = _json(files[INDEX]) if INDEX in files else None
+        index: dict[str, Any] | None = None
+        if (own := index_file(files)) is not None:
+            index = {}
+            with contextlib.suppress(OSError, ValueError):
+                index = parse_index(own, files[own].read_bytes(), files)
         listed = [
             ListedFile(name, path.stat().st_size, _named_digest(path))
             for name, path in files.items()

@@ -10,7 +10,6 @@ neither the proxy's variables nor a test can see.
 from __future__ import annotations
 
 import io
-import json
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -33,7 +32,8 @@ from tqdm import tqdm
 
 from serve_app.domain.checkpoint import check_format
 from serve_app.domain.errors import WeightsUnavailable
-from weights.folder import INDEX, ListedFile, Listing
+from serve_app.domain.pipeline_index import index_file, parse_index
+from weights.folder import ListedFile, Listing
 from weights.safetensors_header import (
     LENGTH_BYTES,
     MAX_HEADER_BYTES,
@@ -186,12 +186,16 @@ class Hub:
             )
             files = tuple(_listed(each) for each in info.siblings or ())
             listing = Listing(repository, revision, files, None)
-            index = next((each for each in files if each.path == INDEX), None)
-            if index is None:
+            paths = {each.path: each for each in files}
+            if (name := index_file(paths)) is None:
                 return listing
             content = io.BytesIO()
-            self._get(repository, revision, index, content)
-            return Listing(repository, revision, files, _index(content.getvalue(), repository))
+            self._get(repository, revision, paths[name], content)
+            try:
+                index = parse_index(name, content.getvalue(), paths)
+            except ValueError as error:
+                raise WeightsUnavailable(f"{name} of {repository} {error}") from error
+            return Listing(repository, revision, files, index)
 
         return self._with_retries(ask, repository, revision, lambda: 0)
 
@@ -300,16 +304,6 @@ class Hub:
 def _is_transient(error: Exception) -> bool:
     # The library raises a bare OSError for a body that ended too early.
     return can_retry(error) or type(error) is OSError
-
-
-def _index(content: bytes, repository: str) -> dict[str, Any]:
-    try:
-        found = json.loads(content)
-    except (ValueError, RecursionError) as error:
-        raise WeightsUnavailable(f"{INDEX} of {repository} is not valid JSON: {error}.") from error
-    if not isinstance(found, dict):
-        raise WeightsUnavailable(f"{INDEX} of {repository} should be a JSON object.")
-    return found
 
 
 def _listed(sibling: RepoSibling) -> ListedFile:

@@ -7,10 +7,11 @@ often more than half of a repository.
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from serve_app.domain.errors import WeightsUnavailable
+from serve_app.domain.pipeline_index import INDEX, Component, components, index_file
 
 SETTINGS = (".json", ".txt", ".model", ".jinja", ".spm", ".tiktoken")
 """File extensions of configurations, tokenizers and schedulers."""
@@ -33,7 +34,7 @@ def select(
     repository: str,
     without: Collection[str] = (),
 ) -> frozenset[str]:
-    """Names of the files to load. ``index`` is model_index.json; without it, all safetensors and
+    """Names of the files to load. ``index`` is that of a pipeline; without it, all safetensors and
     settings are taken, as for a LoRA's repository. A component without ``variant`` uses its plain
     weights, and one of ``without`` only its settings.
 
@@ -42,10 +43,10 @@ def select(
     if index is None:
         found = frozenset(n for n in names if n.endswith((*SETTINGS, ".safetensors")))
     else:
-        found = frozenset({"model_index.json"}).union(
+        found = frozenset({index_file(names) or INDEX}).union(
             *(
                 _of_component(
-                    names, *each, variant, repository, with_weights=each[0] not in without
+                    names, each, variant, repository, with_weights=each.name not in without
                 )
                 for each in components(index)
             )
@@ -85,35 +86,25 @@ def select_lora(names: Sequence[str], repository: str, file: str | None = None) 
     )
 
 
-def components(index: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """Name and library of each component that the pipeline has."""
-    for name, value in index.items():
-        match value:
-            case [str(library), str()] if not name.startswith("_"):
-                yield name, library
-            case _:
-                continue  # a setting of the pipeline, or an absent optional component
-
-
 def _of_component(
     names: Collection[str],
-    component: str,
-    library: str,
+    component: Component,
     variant: str | None,
     repository: str,
     *,
     with_weights: bool,
 ) -> frozenset[str]:
-    inside = {n.removeprefix(f"{component}/"): n for n in names if n.startswith(f"{component}/")}
+    folder = f"{component.folder}/"
+    inside = {each.removeprefix(folder): each for each in names if each.startswith(folder)}
     if not inside:
         # Some repositories have a component's files at the root.
         inside = {name: name for name in names if "/" not in name}
-    weights = _weights(list(inside), variant, library) if with_weights else []
+    weights = _weights(list(inside), variant, component.library) if with_weights else []
     if with_weights and not weights and any(name.endswith(PICKLES) for name in inside):
         raise WeightsUnavailable(
-            f"{repository} has the weights of its {component} only as a pickle, which can run code "
-            "and is never loaded. Convert them: load the pipeline where you trust it, save it with "
-            "safe_serialization=True, and serve that directory."
+            f"{repository} has the weights of its {component.name} only as a pickle, which can run "
+            "code and is never loaded. Convert them: load the pipeline where you trust it, save it "
+            "with safe_serialization=True, and serve that directory."
         )
     settings = {n for n in inside if n.endswith(SETTINGS) and ".index." not in n}
     return frozenset(inside[name] for name in (*weights, *settings))

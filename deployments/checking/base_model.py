@@ -15,12 +15,12 @@ from huggingface_hub import HfApi
 
 from serve_app.domain.endpoint import Weights
 from serve_app.domain.errors import WeightsUnavailable
+from serve_app.domain.pipeline_index import INDEX, INDEXES, components, index_file, parse_index
 from weights.folder import SHA256_DIGITS, ListedFile, RepositoryFolder, digest_of
 from weights.hub import Hub
 from weights.safetensors_header import TensorFacts, read_header
-from weights.selection import components, select
+from weights.selection import select
 
-INDEX = "model_index.json"
 SAFETENSORS = ".safetensors"
 
 
@@ -37,7 +37,8 @@ class BaseFiles:
         if weights.revision is not None:
             found = RepositoryFolder(store, weights.source)
             snapshot = found.snapshot(weights.revision)
-            self._folder = snapshot if (snapshot / INDEX).exists() else None
+            there = any((snapshot / each).exists() for each in INDEXES)
+            self._folder = snapshot if there else None
             listing = found.listing(weights.revision)
             if listing is None and hub is not None:
                 listing = hub.listing(weights.source, weights.revision)
@@ -57,19 +58,27 @@ class BaseFiles:
                 "The base's files are not on this machine and downloads are disabled, so nothing "
                 "can be compared with them. Ask the operator to load the base once."
             )
-        self.index: Mapping[str, Any] = self.json(INDEX)
+        self.index = self._index()
         self._selected = select([*self._files], self.index, weights.variant, weights.source)
+
+    def _index(self) -> Mapping[str, Any]:
+        own = index_file(self._files) or INDEX
+        try:
+            return parse_index(own, self._read(own), self._files)
+        except ValueError as error:
+            raise WeightsUnavailable(f"{own} of the base {error}") from error
 
     def libraries(self) -> Mapping[str, str]:
         """Library of each component."""
-        return dict(components(self.index))
+        return {each.name: each.library for each in components(self.index)}
 
     def weights_of(self, component: str) -> Sequence[str]:
         """Paths of the component's weights."""
+        folder = next((e.folder for e in components(self.index) if e.name == component), component)
         return sorted(
             path
             for path in self._selected
-            if path.startswith(f"{component}/") and path.endswith(SAFETENSORS)
+            if path.startswith(f"{folder}/") and path.endswith(SAFETENSORS)
         )
 
     def json(self, path: str) -> Mapping[str, Any]:
@@ -142,17 +151,13 @@ def skeleton(base: BaseFiles) -> Any:
     if not isinstance(kind, type):
         raise WeightsUnavailable(f"The base has an unknown pipeline: {base.index['_class_name']}.")
     pipeline: Any = object.__new__(kind)
-    for name, value in base.index.items():
-        match value:
-            case [str(library), str(class_name)] if not name.startswith("_"):
-                component = class_of(library, class_name)
-            case _:
-                continue
-        config = f"{name}/config.json"
+    for each in components(base.index):
+        component = class_of(each.library, each.class_name)
+        config = f"{each.folder}/config.json"
         if component is None or not issubclass(component, torch.nn.Module) or not base.has(config):
             continue
         with torch.device("meta"):
-            pipeline.__dict__[name] = _module(component, base.json(config))
+            pipeline.__dict__[each.name] = _module(component, base.json(config))
     return pipeline
 
 

@@ -22,13 +22,14 @@ from deployments.families.base import GenerationCall, GenerationResult, Product
 from deployments.families.call_mapping import (
     as_families_read,
     check_arguments,
+    chosen_results,
     load_checked,
     mapped_arguments,
     mapping_of,
     parameters,
     pipeline_class,
-    pipeline_view,
     require_fields,
+    view_to_call,
 )
 from deployments.families.image_io import seed_of
 from deployments.families.options import (
@@ -97,10 +98,11 @@ class AudioFamily:
             **audio,
             **mapping.fixed,
             **mapped_arguments(mapping, input),
+            **chosen_results(called),
         }
         echoed = {name: input.get(name) for name in options.echo}
         facts = AudioFacts(form, own_seed, input[options.prompt], options.output, echoed)
-        view = None if mapping.pipeline is None else pipeline_view(endpoint, pipeline, called)
+        view = view_to_call(endpoint, mapping, input, pipeline, called)
         return GenerationCall(arguments, {"audio": facts}, view=view)
 
     def deliver(

@@ -45,6 +45,19 @@ class GenerationResult:
     scratch: Scratch = field(default_factory=Scratch)  # for files too large for memory
 
 
+def made(result: Any, *names: str) -> Any:
+    """What a pipeline has made: the first of ``names`` that its result has. ``Misconfigured`` if it
+    has none of them."""
+    for name in names:
+        found = result.get(name) if isinstance(result, Mapping) else getattr(result, name, None)
+        if found is not None:
+            return found
+    raise Misconfigured(
+        f"The pipeline has returned no {' or '.join(names)}. Check that the endpoint's `family` is "
+        "that of what its pipeline makes."
+    )
+
+
 @dataclass(frozen=True, slots=True)
 class Product:
     """Files and output of a generation, in the form that ``Outcome.output`` describes."""

@@ -11,7 +11,7 @@ from deployments.families.image_io import own_dtypes, strength_of
 from deployments.families.options import IMAGE_TO_VIDEO, VIDEO_TO_VIDEO, task_of
 from serve_app.domain.endpoint import Endpoint
 from serve_app.domain.errors import InvalidInput, Misconfigured
-from serve_app.options.inputs import STEPS, Inputs, declared_inputs
+from serve_app.options.inputs import SETTING, STEPS, Inputs, declared_inputs
 
 PIXELS, PILLOW = "pixels", "pillow"
 
@@ -36,6 +36,7 @@ class CallMapping:
     inputs: Inputs = field(default_factory=dict)  # that the entry declares
     file_arguments: frozenset[str] = frozenset()  # arguments that come from files
     arguments: Mapping[str, str] = field(default_factory=dict)  # field of the input → argument
+    settings: Mapping[str, str] = field(default_factory=dict)  # field → setting of a component
     fixed: Mapping[str, Any] = field(default_factory=dict)  # argument → constant value
     unless_empty: tuple[str, ...] = ()  # fields that are left out when they are ""
     images: str = PIXELS  # form of input images: a tensor, or images of Pillow
@@ -60,11 +61,16 @@ def mapping_of(endpoint: Endpoint, tasks: Tasks) -> CallMapping:
     files = (video if each == "video" else each for each in tasks[task])
     declared = (each.argument for each in inputs.values() if each.is_file)
     passed = {name: each.argument for name, each in inputs.items() if each.is_passed}
+    settings = {name: argument for name, argument in passed.items() if SETTING in argument}
     mapping = CallMapping(
         task=task,
         inputs=inputs,
         file_arguments=frozenset(declared if inputs else files),
-        arguments={**passed, **_names(endpoint, "arguments")},
+        arguments={
+            **{name: argument for name, argument in passed.items() if name not in settings},
+            **_names(endpoint, "arguments"),
+        },
+        settings=settings,
         fixed=_typed(endpoint, "fixed", Mapping) or {},
         unless_empty=tuple(_typed(endpoint, "unless_empty", list) or ()),
         images=options.get("images", PIXELS),
@@ -119,6 +125,13 @@ def parameters(called: type) -> frozenset[str]:
     return frozenset(each.name for each in known if each.kind in named) - {"self"}
 
 
+def chosen_results(called: type) -> dict[str, Any]:
+    """Argument that names the results of a modular pipeline, which else returns all its states."""
+    from deployments.engine.interception.modular import block_results, is_modular  # noqa: PLC0415
+
+    return {"output": [*block_results(called)]} if is_modular(called) else {}
+
+
 def _names(endpoint: Endpoint, option: str) -> Mapping[str, str]:
     given = _typed(endpoint, option, Mapping) or {}
     if not all(isinstance(each, str) for pair in given.items() for each in pair):
@@ -162,13 +175,42 @@ def pipeline_class(endpoint: Endpoint, mapping: CallMapping, pipeline: Any) -> t
         return type(pipeline)
     import diffusers  # noqa: PLC0415
 
+    from deployments.engine.interception.modular import is_pipeline  # noqa: PLC0415
+
     kind = getattr(diffusers, mapping.pipeline, None)
-    if not (isinstance(kind, type) and issubclass(kind, diffusers.DiffusionPipeline)):
+    if not is_pipeline(kind):
         raise Misconfigured(
             f"{endpoint.id}: diffusers {diffusers.__version__} has no pipeline "
             f"{mapping.pipeline!r} (`options.pipeline` in the catalogue)."
         )
     return kind
+
+
+def view_to_call(
+    endpoint: Endpoint, mapping: CallMapping, input: Mapping[str, Any], pipeline: Any, called: type
+) -> Any:
+    """Pipeline to call in place of the loaded one: of another class, or with other settings of its
+    components. None: the loaded one itself."""
+    given = {
+        place: input[name]
+        for name, place in mapping.settings.items()
+        if input.get(name) is not None
+    }
+    if mapping.pipeline is None and not given:
+        return None
+    from deployments.engine.interception.modular import guider_with  # noqa: PLC0415
+
+    view = pipeline_view(endpoint, pipeline, called)
+    for place, value in given.items():
+        name, _, setting = place.partition(SETTING)
+        guider = getattr(view, name, None)
+        if setting not in getattr(guider, "config", {}):
+            raise Misconfigured(
+                f"{endpoint.id}: {called.__name__} has no {place} to set. Remove it from "
+                "`options.inputs` of the endpoint in the catalogue."
+            )
+        setattr(view, name, guider_with(guider, **{setting: value}))
+    return view
 
 
 def pipeline_view(endpoint: Endpoint, pipeline: Any, called: type) -> Any:

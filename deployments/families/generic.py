@@ -13,13 +13,14 @@ from deployments.families.call_mapping import (
     CallMapping,
     as_families_read,
     check_arguments,
+    chosen_results,
     load_checked,
     mapped_arguments,
     mapping_of,
     parameters,
     pipeline_class,
-    pipeline_view,
     require_fields,
+    view_to_call,
 )
 from deployments.families.image_io import (
     ImageFamily,
@@ -91,9 +92,10 @@ class GenericFamily(ImageFamily):
             **mapping.fixed,
             **mapped_arguments(mapping, input),
             **_images(mapping, input, rendered),
+            **chosen_results(called),
         }
         arguments = _taken(endpoint, mapping, arguments, takes)
-        view = None if mapping.pipeline is None else pipeline_view(endpoint, pipeline, called)
+        view = view_to_call(endpoint, mapping, input, pipeline, called)
         facts = image_facts(input, seed, requested, mapping.task)
         work = None if rendered is None else image_work(input, rendered)
         return GenerationCall(arguments, facts, view=view, work=work)

@@ -16,6 +16,7 @@ from deployments.families.base import (
     MediaFile,
     Product,
     demo_facts,
+    made,
 )
 from deployments.families.multi_output import seeds_of
 from deployments.families.options import INPAINTING, TEXT_TO_IMAGE, requested_loras
@@ -90,7 +91,7 @@ def deliver_images(
     from deployments.engine.media.images import encode, fit, stretch, to_images  # noqa: PLC0415
     from deployments.engine.media.inpainting import keep_outside  # noqa: PLC0415
 
-    images = to_images(_made(generated.result))
+    images = to_images(made(generated.result, "images", "image"))
     if len(tickets) < len(images):
         raise Misconfigured(
             f"{len(images)} images were made, but the lease has {len(tickets)} tickets."
@@ -124,11 +125,6 @@ def deliver_images(
     }
     output |= demo_facts(endpoint, call.output_facts["prompt"])
     return Product(output, files, units=size.megapixels * len(files))
-
-
-def _made(result: Any) -> Any:
-    """Images of a pipeline's result, whose field has one of two names."""
-    return result.images if hasattr(result, "images") else result.image
 
 
 def _image(file: MediaFile) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from deployments.families.call_mapping import (
     CallMapping,
     as_families_read,
     check_arguments,
+    chosen_results,
     load_checked,
     mapped_arguments,
     mapping_of,
@@ -23,6 +24,7 @@ from deployments.families.call_mapping import (
     pipeline_class,
     pipeline_view,
     require_fields,
+    view_to_call,
 )
 from deployments.families.image_io import Size, as_pixels, rendered_size, seed_of, side_multiple
 from deployments.families.options import (
@@ -124,6 +126,7 @@ class VideoFamily:
             **mapped_arguments(mapping, input),
             **_images(mapping, input, rendered, takes),
             **video,
+            **chosen_results(called),
         }
         not_taken = OPTIONAL - takes
         if mapping.inputs:
@@ -257,12 +260,10 @@ def _view(
     endpoint: Endpoint, mapping: CallMapping, input: Mapping[str, Any], pipeline: Any, called: type
 ) -> Any:
     """Pipeline to call in place of the loaded one. None: the loaded one itself."""
-    shift = input.get("shift")
-    if mapping.pipeline is None and shift is None:
-        return None
-    view = pipeline_view(endpoint, pipeline, called)
-    if shift is not None:
+    view = view_to_call(endpoint, mapping, input, pipeline, called)
+    if (shift := input.get("shift")) is not None:
         from deployments.engine.interception.pipeline import with_shift  # noqa: PLC0415
 
-        view.register_modules(scheduler=with_shift(pipeline.scheduler, float(shift)))
+        view = pipeline_view(endpoint, pipeline, called) if view is None else view
+        view.scheduler = with_shift(pipeline.scheduler, float(shift))
     return view

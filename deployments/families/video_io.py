@@ -18,6 +18,7 @@ from deployments.families.base import (
     MediaFile,
     Product,
     demo_facts,
+    made,
 )
 from deployments.families.image_io import Size, requested_size
 from serve_app.domain.artifact import EXTENSIONS, UploadTicket
@@ -96,7 +97,7 @@ def _audio(facts: VideoFacts, generated: GenerationResult) -> Soundtrack | None:
         return None
     from deployments.engine.media.audio import Soundtrack  # noqa: PLC0415
 
-    return Soundtrack.of(generated.result.audio[0], facts.audio_rate)
+    return Soundtrack.of(made(generated.result, "audio", "sound")[0], facts.audio_rate)
 
 
 def _written(facts: VideoFacts, generated: GenerationResult, audio: Soundtrack | None) -> VideoFile:
@@ -120,7 +121,7 @@ def _frames(result: Any, count: int) -> Iterator[Pixels]:
     """The first ``count`` frames; the pipeline may have rendered more."""
     from deployments.engine.media.images import to_levels  # noqa: PLC0415
 
-    video = result.frames[0][:count]  # [frames, 3, height, width], 0 to 1
+    video = made(result, "frames", "videos")[0][:count]  # [frames, 3, height, width], 0 to 1
     for start in range(0, len(video), FRAMES_PER_COPY):
         yield from to_levels(video[start : start + FRAMES_PER_COPY])
 

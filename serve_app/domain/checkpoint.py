@@ -5,9 +5,10 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping
-from typing import Any, cast
+from typing import Any
 
 from serve_app.domain.errors import WeightsUnavailable
+from serve_app.domain.pipeline_index import components as components_of
 
 DENOISERS = ("transformer", "unet")
 _T5 = "T5EncoderModel"
@@ -131,10 +132,4 @@ def _check_types(file: str, component: str, dtypes: Mapping[str, str]) -> None:
 
 def _classes(index: Mapping[str, Any]) -> dict[str, str]:
     """Class of each component of a pipeline."""
-    return {
-        name: str(cast("list[Any]", value)[1])
-        for name, value in index.items()
-        if isinstance(value, list)
-        and len(cast("list[Any]", value)) == 2
-        and isinstance(cast("list[Any]", value)[1], str)
-    }
+    return {each.name: each.class_name for each in components_of(index)}

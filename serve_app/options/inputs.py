@@ -16,6 +16,8 @@ from serve_app.options.mistakes import validate
 
 OPTION = "inputs"
 STEPS = "num_inference_steps"
+SETTING = "."
+"""Mark between a component and its setting, in the place of an argument."""
 DECLARED = "declared"
 """Name of the schema whose fields these are."""
 
@@ -78,7 +80,8 @@ class DeclaredInput(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     type: InputType
-    argument: str = ""  # that takes the value; empty: the one named as the field
+    argument: str = ""  # that takes the value; empty: the one named as the field. With a dot, a
+    # setting of a component of a modular pipeline, as `guider.guidance_scale`.
     required: bool = False
     default: Any = None  # None: the field may be left out, and the pipeline's own default holds
     least: float | None = None  # of a number, or of the items of a list

@@ -6,11 +6,13 @@ its blocks state their inputs and outputs.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import copy
+from collections.abc import Collection, Iterator, Sequence
 from functools import cache
-from typing import Any
+from typing import Any, TypeGuard
 
 import diffusers
+from diffusers.guiders.guider_utils import BaseGuidance
 from diffusers.modular_pipelines.modular_pipeline import ModularPipeline
 from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 
@@ -22,24 +24,90 @@ def is_modular(kind: type) -> bool:
     return issubclass(kind, ModularPipeline)
 
 
-@cache
-def default_blocks(kind: type[ModularPipeline]) -> Any:
-    """Blocks of the class, with which its weights are loaded."""
-    return getattr(diffusers, str(kind.default_blocks_name))()
+def is_pipeline(kind: object) -> TypeGuard[type]:
+    """Return whether it is a class of a whole pipeline, or of a modular one with blocks of
+    diffusers."""
+    if not isinstance(kind, type):
+        return False
+    named = getattr(kind, "default_blocks_name", None)
+    return issubclass(kind, DiffusionPipeline) or (is_modular(kind) and named is not None)
+
+
+def blocks_of(kind: Any, available: Collection[str] | None = None) -> Any:
+    """Blocks of the class. A step that only rewrites the prompt, as FLUX.3 has one, is left out if
+    none of its components is ``available``."""
+    blocks = getattr(diffusers, kind.default_blocks_name)()
+    for name, step in list(blocks.sub_blocks.items()):
+        rewrites = {each.name for each in step.intermediate_outputs} == {"prompt"}
+        if available is not None and rewrites and not components_needed(step) & {*available}:
+            del blocks.sub_blocks[name]
+    return blocks
+
+
+def workflows(blocks: Any, available: Collection[str] | None = None) -> Sequence[Any]:
+    """The blocks of each workflow whose components are ``available``; of all if None.
+
+    ``ValueError`` names what is missing for any of them.
+    """
+    named = getattr(blocks, "_workflow_map", None) or ()
+    ways = [blocks.get_workflow(each) for each in named] or [blocks]
+    if available is None:
+        return ways
+    found = [each for each in ways if components_needed(each) <= {*available}]
+    if not found:
+        fewest = min((components_needed(each) - {*available} for each in ways), key=len)
+        raise ValueError(f"needs {', '.join(sorted(fewest))}, which these weights do not have")
+    return found
+
+
+def components_needed(blocks: Any) -> frozenset[str]:
+    """Names of the components with weights or settings that blocks load."""
+    loaded = "from_pretrained"
+    expected = blocks.expected_components
+    return frozenset(each.name for each in expected if each.default_creation_method == loaded)
+
+
+def nested(blocks: Any) -> Iterator[Any]:
+    """Blocks inside other blocks, at all depths."""
+    for each in getattr(blocks, "sub_blocks", {}).values():
+        yield each
+        yield from nested(each)
 
 
 @cache
-def block_inputs(kind: type[ModularPipeline]) -> frozenset[str]:
+def block_inputs(kind: Any) -> frozenset[str]:
     """Names of the inputs of the blocks, and ``output``, which chooses their results."""
-    named = (each.name for each in default_blocks(kind).inputs)
+    named = (each.name for each in blocks_of(kind).inputs)
     return frozenset(name for name in named if name is not None) | {"output"}
 
 
 @cache
-def block_results(kind: type[ModularPipeline]) -> tuple[str, ...]:
+def block_results(kind: Any) -> tuple[str, ...]:
     """Those of ``RESULTS`` that the blocks make."""
-    made = {each.name for each in default_blocks(kind).outputs}
+    made = {each.name for each in blocks_of(kind).outputs}
     return tuple(name for name in RESULTS if name in made)
+
+
+def modular_view(pipeline: Any, kind: Any) -> Any:
+    """Create a modular pipeline of class ``kind`` with the components of ``pipeline``.
+
+    Raises ``TypeError`` if a component is missing.
+    """
+    if kind is type(pipeline):
+        return copy.copy(pipeline)
+    view = kind()
+    given = {name: each for name, each in pipeline.components.items() if each is not None}
+    needed = view.pretrained_component_names
+    if missing := [name for name in needed if name not in given]:
+        raise TypeError(f"it has no {', '.join(missing)}")
+    view.register_components(**{name: given[name] for name in needed})
+    hide_progress_bars(view)
+    return view
+
+
+def guider_with(guider: BaseGuidance, **changes: Any) -> BaseGuidance:
+    """Create a guider like ``guider`` with these settings, which has an effect."""
+    return guider.new(**changes, enabled=True)
 
 
 def hide_progress_bars(pipeline: Any) -> None:
@@ -48,12 +116,6 @@ def hide_progress_bars(pipeline: Any) -> None:
     for each in vars(pipeline).values():
         if isinstance(each, DiffusionPipeline):
             hide_progress_bars(each)
-    for each in _inside(getattr(pipeline, "_blocks", None)):
+    for each in nested(getattr(pipeline, "_blocks", None)):
         if hasattr(each, "set_progress_bar_config"):
             each.set_progress_bar_config(disable=True)
-
-
-def _inside(blocks: Any) -> Iterator[Any]:
-    for each in getattr(blocks, "sub_blocks", {}).values():
-        yield each
-        yield from _inside(each)

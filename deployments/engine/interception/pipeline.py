@@ -23,7 +23,7 @@ from deployments.engine.interception.components import (
 )
 from deployments.engine.interception.isolation import SharedComponents
 from deployments.engine.interception.model_traits import NOTHING, ModelTrait
-from deployments.engine.interception.modular import hide_progress_bars
+from deployments.engine.interception.modular import hide_progress_bars, is_modular, modular_view
 from deployments.engine.interception.proxy import class_of_copies, let_suspend, proxy_for
 from deployments.engine.interception.step_cache_options import (
     StepCacheSettings,
@@ -296,8 +296,11 @@ def view_of(pipeline: Any, kind: type) -> Any:
     """Create a pipeline of class ``kind`` with the components and settings of ``pipeline``.
 
     It takes about a millisecond and almost no memory. ``from_pipe`` is not used, because it
-    converts the components, which others are using, to one dtype.
+    converts the components, which others are using, to one dtype. Raises ``TypeError`` if they are
+    not those of a ``kind``.
     """
+    if is_modular(kind):
+        return modular_view(pipeline, kind)
     has = {**pipeline.config, **pipeline.components}
     takes = inspect.signature(kind.__init__).parameters
     view = kind(**{name: value for name, value in has.items() if name in takes})

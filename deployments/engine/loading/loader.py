@@ -10,23 +10,26 @@ import contextlib
 import json
 import logging
 import math
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import diffusers
 import torch
 import transformers
+from diffusers.modular_pipelines.modular_pipeline_utils import ComponentSpec
 from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 
 from deployments.engine.accelerator.cpu import Cpu
 from deployments.engine.default_dtype import own_default_dtype
+from deployments.engine.interception.modular import blocks_of, is_modular, is_pipeline, workflows
 from deployments.engine.reading.reader import Home, WeightReader
 from deployments.engine.reading.single_file import open_checkpoint, read_checkpoint
 from deployments.engine.reading.unread import OpenedFiles, placeholders, reads_later
 from deployments.engine.threads import ONE_BUILDER
 from serve_app.domain.endpoint import Weights
 from serve_app.domain.errors import Misconfigured, WeightsUnavailable
+from serve_app.domain.pipeline_index import INDEX, INDEXES, Component, components, parse_index
 from serve_app.domain.progress import OnDownload
 
 log = logging.getLogger(__name__)
@@ -100,8 +103,8 @@ def _built(folder: Path, dtypes: Mapping[str, torch.dtype], weights: Weights) ->
     """
     modules: Mapping[str, torch.nn.Module] = {}
     if weights.components:
-        index = _read_index(folder)
-        classes = {name: class_of(*rest) for name, *rest in _components(index)}
+        index = read_index(folder)
+        classes = {e.name: class_of(e.library, e.class_name) for e in components(index)}
         with ONE_BUILDER, own_default_dtype():
             modules = read_checkpoint(weights, folder, index, classes, dtypes)
     usual = set[Path]()
@@ -109,14 +112,7 @@ def _built(folder: Path, dtypes: Mapping[str, torch.dtype], weights: Weights) ->
         files = OpenedFiles(folder, usual)
         try:
             with ONE_BUILDER, own_default_dtype(), placeholders(files):
-                pipeline = DiffusionPipeline.from_pretrained(
-                    str(folder),
-                    dtype=dtypes,
-                    variant=weights.variant,
-                    use_safetensors=True,
-                    local_files_only=True,
-                    **modules,
-                )
+                pipeline = _pipeline(folder, dtypes, weights.variant, modules)
             if not files.refused():
                 return pipeline
         except Exception:
@@ -126,6 +122,37 @@ def _built(folder: Path, dtypes: Mapping[str, torch.dtype], weights: Weights) ->
         for path, operation in files.refused().items():
             log.info("%s is read by its library, which needs %s for it.", path, operation)
             usual.add(path)
+
+
+def _pipeline(
+    folder: Path, dtypes: Mapping[str, torch.dtype], variant: str | None, modules: Mapping[str, Any]
+) -> Any:
+    """``modules``: components that were read already."""
+    options: dict[str, Any] = {
+        "variant": variant,
+        "use_safetensors": True,
+        "local_files_only": True,
+    }
+    index = read_index(folder)
+    kind = getattr(diffusers, index["_class_name"])
+    if not is_modular(kind):
+        return DiffusionPipeline.from_pretrained(str(folder), dtype=dtypes, **options, **modules)
+    given = {each.name: each for each in components(index)}
+    settings = {name: value for name, value in index.items() if name not in given}
+    pipeline = kind(blocks=blocks_of(kind, given), modular_config_dict=settings)
+    loaded = {
+        name: modules.get(name)
+        or ComponentSpec(name, class_of(each.library, each.class_name)).load(
+            pretrained_model_name_or_path=str(folder),
+            subfolder=each.folder,
+            dtype=dtypes.get(name, dtypes["default"]),
+            **options,
+        )
+        for name, each in given.items()
+        if name in pipeline.pretrained_component_names
+    }
+    pipeline.register_components(**loaded)
+    return pipeline
 
 
 def _by_component(dtype: str | Mapping[str, str]) -> dict[str, torch.dtype]:
@@ -153,66 +180,62 @@ def _folder_of(
 def _check(folder: Path, dtypes: Collection[str], replaced: Collection[str]) -> None:
     """``dtypes``: components for which a dtype is given, and ``default``. ``replaced``: components
     whose weights are not in the folder."""
-    index = _read_index(folder)
+    index = read_index(folder)
     name = index.get("_class_name")
     pipeline_class = getattr(diffusers, name, None) if isinstance(name, str) else None
-    if not (isinstance(pipeline_class, type) and issubclass(pipeline_class, DiffusionPipeline)):
+    if not is_pipeline(pipeline_class):
         raise WeightsUnavailable(
             f"{folder} needs the pipeline {name!r}, which diffusers {diffusers.__version__} "
             "does not have. Code from a repository is not run."
         )
-    found = [*_components(index)]
-    names = sorted(component for component, _, _ in found)
+    found = [*components(index)]
+    names = sorted(each.name for each in found)
     if unknown := sorted({*dtypes} - {"default", *names}):
         raise Misconfigured(
             f"A dtype is given for {', '.join(unknown)}, but {folder} has only the components "
             f"{', '.join(names)}."
         )
-    for component, library, class_name in found:
-        _check_class(folder, component, library, class_name)
-        if component not in replaced:
-            _check_weights(folder, component, library, class_name)
+    if is_modular(pipeline_class):
+        try:
+            workflows(blocks_of(pipeline_class, names), names)
+        except ValueError as error:
+            raise WeightsUnavailable(f"{folder}: {name} {error}.") from error
+    for component in found:
+        _check_class(folder, component)
+        if component.name not in replaced:
+            _check_weights(folder, component)
 
 
-def _read_index(folder: Path) -> dict[str, Any]:
-    path = folder / "model_index.json"
-    if not path.is_file():
+def read_index(folder: Path) -> dict[str, Any]:
+    """Index of the pipeline in a folder. Raises ``WeightsUnavailable``."""
+    name = next((each for each in INDEXES if (folder / each).is_file()), None)
+    if name is None:
         raise WeightsUnavailable(
-            f"{folder} is not a diffusers pipeline: it has no model_index.json. A single file is "
-            "the `checkpoint` of a pipeline that has its other components."
+            f"{folder} is not a diffusers pipeline: it has no {INDEX}. A single file is the "
+            "`checkpoint` of a pipeline that has its other components."
         )
+    files = [f"{each.name}/" for each in folder.iterdir() if each.is_dir()]
     try:
-        index = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise WeightsUnavailable(f"{path} is not JSON: {error}") from error
-    if not isinstance(index, dict):
-        raise WeightsUnavailable(f"{path} is not a JSON object.")
-    return index
+        return parse_index(name, (folder / name).read_bytes(), files)
+    except ValueError as error:
+        raise WeightsUnavailable(f"{folder / name} {error}") from error
 
 
-def _components(index: dict[str, Any]) -> Iterator[tuple[str, str, str]]:
-    for component, value in index.items():
-        match value:
-            case [str(library), str(class_name)] if not component.startswith("_"):
-                yield component, library, class_name
-            case _:
-                continue  # settings of the pipeline, not a component
-
-
-def _check_class(folder: Path, component: str, library: str, class_name: str) -> None:
-    kind = class_of(library, class_name)
-    if kind is None or (folder / component / f"{library}.py").exists():
+def _check_class(folder: Path, component: Component) -> None:
+    library, kind = component.library, class_of(component.library, component.class_name)
+    if kind is None or (folder / component.folder / f"{library}.py").exists():
         raise WeightsUnavailable(
-            f"{folder} needs {library}.{class_name} as its {component}, which neither diffusers "
-            "nor transformers has. Code from a repository is not run."
+            f"{folder} needs {library}.{component.class_name} as its {component.name}, which "
+            "neither diffusers nor transformers has. Code from a repository is not run."
         )
 
 
-def _check_weights(folder: Path, component: str, library: str, class_name: str) -> None:
-    kind = class_of(library, class_name)
+def _check_weights(folder: Path, component: Component) -> None:
+    kind = class_of(component.library, component.class_name)
     if kind is None or not issubclass(kind, torch.nn.Module):
         return
-    where = folder / component if (folder / component).is_dir() else folder
+    own = folder / component.folder
+    where = own if own.is_dir() else folder
     if any(where.glob("*.safetensors")):
         return
     if any(next(where.glob(pattern), None) for pattern in _PICKLES):
@@ -221,7 +244,7 @@ def _check_weights(folder: Path, component: str, library: str, class_name: str) 
             "Convert them: load the pipeline on a machine where you trust it and save it with "
             "safe_serialization=True."
         )
-    raise WeightsUnavailable(f"{where} has no *.safetensors: the {component} is missing.")
+    raise WeightsUnavailable(f"{where} has no *.safetensors: the {component.name} is missing.")
 
 
 def class_of(library: str, class_name: str) -> type | None:
@@ -255,7 +278,7 @@ def weights_bytes(weights: Weights, dtypes: Mapping[str, str], select: SelectFil
     """
     folder = Path(weights.source)
     try:
-        index = json.loads((folder / "model_index.json").read_bytes())
+        index = read_index(folder)
         names = [each.relative_to(folder).as_posix() for each in folder.rglob("*")]
         selected = select(names, index, weights.variant, str(folder), weights.components)
         files = [each for each in selected if _has_weights(each)]

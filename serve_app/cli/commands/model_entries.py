@@ -82,7 +82,7 @@ def add_command(
     ingress serves it within about a second.
     """
     repository = inspected(weights, variant, Store(read_config({}).weights.store()), checkpoint)
-    call = read_call(repository.pipeline)
+    call = read_call(repository.pipeline, repository.index)
     with Client(server) as client:
         if like_id is None:
             entry = proposed(call, repository.config, endpoint)

@@ -32,7 +32,7 @@ BY_FAMILY = frozenset(
     {
         *("output_type", "return_dict", "generator", "frame_rate", "fps"),
         *(*SIDES, COUNT, "num_videos_per_prompt", "num_waveforms_per_prompt"),
-        *(*NUMBERS_OF_FRAMES, *LENGTHS, *SPAN),
+        *(*NUMBERS_OF_FRAMES, *LENGTHS, *SPAN, "driving_video_fps"),
     }
 )
 """Arguments that the family gives, from fields that every endpoint of its kind has."""
@@ -56,11 +56,15 @@ ADAPTED = "ip_adapter"
 KEPT = ("reference", "ref_", "example", "style", "subject", "source")
 """Parts of names of images that the pipeline brings into its own size."""
 
+EDITORS = ("Flux2", "Flux3", "QwenImage21", "EditPlus")
+"""Parts of names of modular pipelines that edit several images at once."""
+
 SHARES = ("strength", "start", "end", "_noise_scale")
 """Ends of names of numbers from 0 to 1."""
 
 UNSERVED = {
     "QwenImageLayeredPipeline": "it makes the layers of an image, as many as its input says",
+    "QwenImageLayeredModularPipeline": "it makes the layers of an image, as many as its input says",
     "ShapEPipeline": "it makes a mesh, or views of one",
     "ShapEImg2ImgPipeline": "it makes a mesh, or views of one",
     "VisualClozePipeline": "its image is a grid of rows of examples",
@@ -235,7 +239,7 @@ def _file(call: PipelineCall, argument: Argument) -> Declared:
         if any(part in name for part in KEPT):
             declared["as_is"] = True
     always = {"image": _redraws(call), "mask_image": "Inpaint" in call.name}
-    if argument.is_required or always.get(name, False):
+    if argument.is_required or (always.get(name, False) and not call.is_modular):
         declared["required"] = True
     return declared
 
@@ -251,6 +255,8 @@ def _is_list(call: PipelineCall, name: str, type_: str) -> bool:
     """
     if name != "image":
         return _members(type_)[0].lower().startswith("list[")
+    if call.is_modular:  # all say that they take a list
+        return any(part in call.name for part in EDITORS)
     one, several = (
         any(each.endswith(end) for each in _members(type_)) for end in ("Image", "Image]")
     )
@@ -280,7 +286,11 @@ def _name(argument: Argument, type_: str) -> str:
 def _of_family(
     call: PipelineCall, inputs: Mapping[str, Declared], native: int | None
 ) -> Iterator[tuple[str, Declared]]:
-    """Fields that the family translates into arguments."""
+    """Fields that the family translates into arguments, or into settings of components."""
+    for each in call.settings:
+        if each.field not in inputs:
+            scale: Declared = {"type": "number", "argument": each.place}
+            yield each.field, scale | ({} if each.default is None else {"default": each.default})
     if call.arguments.keys() >= SIDES:
         shown = any(each["type"] in ("image", "images", "video") for each in inputs.values())
         # With an image, the size is its own; else that of the pipeline, or of `video_format`.

@@ -1,13 +1,17 @@
 """Arguments and output of a pipeline class of diffusers, read from its source.
 
 Importing diffusers would import torch, which takes seconds, and which a machine that only calls a
-Darkroom may lack.
+Darkroom may lack. Modular pipelines are asked in a process of their own that imports it, because
+their blocks compute what they take.
 """
 
 from __future__ import annotations
 
 import ast
+import json
 import re
+import subprocess
+import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
@@ -16,6 +20,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from serve_app.domain.errors import Misconfigured
+from serve_app.domain.pipeline_index import ELSEWHERE, components
 
 Output = Literal["image", "video", "audio"]
 FAMILY_OF_OUTPUT: Mapping[Output, str] = {"image": "generic", "video": "video", "audio": "audio"}
@@ -54,6 +59,15 @@ class Argument:
 
 
 @dataclass(frozen=True, slots=True)
+class Setting:
+    """Number of a component that each call may set, such as the guidance scale of a guider."""
+
+    field: str  # name for requests
+    place: str  # component and setting, with a dot between them
+    default: float | None  # None: without effect unless it is set
+
+
+@dataclass(frozen=True, slots=True)
 class PipelineCall:
     """Signature of a pipeline's ``__call__``."""
 
@@ -61,6 +75,11 @@ class PipelineCall:
     arguments: Mapping[str, Argument]
     output: Output
     takes_loras: bool = False
+    settings: tuple[Setting, ...] = ()
+
+    @property
+    def is_modular(self) -> bool:
+        return self.name.endswith(MODULAR)
 
     def default(self, name: str) -> Any:
         """Default of an argument; None if it has none, or the pipeline lacks it."""
@@ -68,9 +87,12 @@ class PipelineCall:
         return None if argument is None or argument.is_required else argument.default
 
 
-def read_call(name: str) -> PipelineCall:
-    """Signature of the class ``name``. ``Misconfigured``: this machine's diffusers has no such
-    pipeline, or its output is neither images, videos nor audio."""
+def read_call(name: str, index: Mapping[str, Any] | None = None) -> PipelineCall:
+    """Signature of the class ``name``; of a modular one, with the components of ``index``, or with
+    all. ``Misconfigured``: this machine's diffusers has no such pipeline, or its output is neither
+    images, videos nor audio."""
+    if name.endswith(MODULAR):
+        return _modular_call(name, index)
     found = find_spec("diffusers")
     places = found.submodule_search_locations if found is not None else None
     if not places:
@@ -84,11 +106,6 @@ def read_call(name: str) -> PipelineCall:
         raise Misconfigured(
             f"{name} cannot be served without code: it has no `__call__`, but others by name. "
             "Write a family for it: docs/how-to/write-a-family.md."
-        )
-    if call is None and name.endswith("ModularPipeline"):
-        raise Misconfigured(
-            f"{name} is made of modular blocks, which Darkroom does not load. If diffusers has the "
-            "model as a whole pipeline too, name a repository of that."
         )
     if call is None:
         raise Misconfigured(
@@ -104,6 +121,57 @@ def read_call(name: str) -> PipelineCall:
         )
     arguments = {each.name: each for each in _arguments(call.function)}
     return PipelineCall(name, arguments, OUTPUT_FIELDS[made[0]], call.takes_loras)
+
+
+def _modular_call(name: str, index: Mapping[str, Any] | None) -> PipelineCall:
+    command = [sys.executable, "-m", MODULAR_CALL, name]
+    command += [] if index is None else [",".join(each.name for each in components(index))]
+    asked = subprocess.run(  # noqa: S603  this machine's Python; no shell
+        command, capture_output=True, text=True, timeout=MODULAR_CALL_S, check=False
+    )
+    if asked.returncode:
+        said = asked.stderr.strip().splitlines() or [f"it ended with {asked.returncode}"]
+        raise Misconfigured(f"{name} cannot be served: {said[-1]}.{_elsewhere(index)}")
+    return as_call(name, json.loads(asked.stdout))
+
+
+def _elsewhere(index: Mapping[str, Any] | None) -> str:
+    """Sentence about components that the index has in other repositories; empty without any."""
+    there = (index or {}).get(ELSEWHERE, {})
+    named = ", ".join(f"{name} in {place or 'no repository'}" for name, place in there.items())
+    hint = "put them into this one, each into a folder of the component's name"
+    return f" Its index has {named}: {hint}." if named else ""
+
+
+def as_call(name: str, found: Mapping[str, Any]) -> PipelineCall:
+    """Call of a modular pipeline, of which ``found`` is said. ``Misconfigured``: its output is
+    neither images, videos nor audio."""
+    output = next((OUTPUT_FIELDS[each] for each in found["makes"] if each in OUTPUT_FIELDS), None)
+    if output is None:
+        raise Misconfigured(
+            f"{name} returns neither images, videos nor audio. Write a family for it: "
+            "docs/how-to/write-a-family.md."
+        )
+    arguments = {
+        each["name"]: Argument(
+            each["name"],
+            REQUIRED if each["is_required"] else _default(each["default"]),
+            each["type"],
+            _first_sentence(each["about"]),
+        )
+        for each in found["arguments"]
+    }
+    settings = tuple(Setting(**each) for each in found["settings"])
+    return PipelineCall(name, arguments, output, found["takes_loras"], settings)
+
+
+def _default(given: Any) -> Any:
+    return tuple(given) if isinstance(given, list) else given
+
+
+MODULAR = "ModularPipeline"
+MODULAR_CALL = "deployments.checking.modular_call"
+MODULAR_CALL_S = 300.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,9 +256,13 @@ def _arguments(function: ast.FunctionDef) -> Iterator[Argument]:
 
 def _descriptions(docstring: str) -> Iterator[tuple[str, str]]:
     for _, name, text in _DESCRIBED.findall(docstring):
-        words = " ".join(text.split())
-        first = _SENTENCE.match(words)
-        yield name, (first[1] if first else words)[:MOST_DESCRIBED]
+        yield name, _first_sentence(text)
+
+
+def _first_sentence(text: str) -> str:
+    words = " ".join(text.split())
+    first = _SENTENCE.match(words)
+    return (first[1] if first else words)[:MOST_DESCRIBED]
 
 
 def _value(default: ast.expr | None) -> Any:

@@ -16,8 +16,9 @@ from serve_app.domain.checkpoint import Held, check_checkpoint, check_format, he
 from serve_app.domain.endpoint import Weights
 from serve_app.domain.errors import Misconfigured, WeightsUnavailable
 from serve_app.domain.lora import HubFile, parse_lora_path
+from serve_app.domain.pipeline_index import INDEX, index_file, parse_index
 from serve_app.paths import expanded
-from weights.folder import INDEX, ListedFile
+from weights.folder import ListedFile
 from weights.safetensors_header import LENGTH_BYTES, TensorFacts, read_header
 from weights.selection import select
 from weights.store import Store
@@ -36,7 +37,7 @@ class Repository:
     """Repository that was inspected."""
 
     weights: Mapping[str, Any]  # the key `weights` of an entry
-    index: Mapping[str, Any]  # model_index.json
+    index: Mapping[str, Any]  # in the form of model_index.json
     sizes: Mapping[str, int]  # component → bytes of its weights
     is_here: bool  # the weights are on this machine
     read: Callable[[str], str | None]  # text of a small file; None: it cannot be read
@@ -153,20 +154,19 @@ def _of_folder(folder: Path, variant: str | None, file: _SingleFile | None) -> R
         except (OSError, UnicodeDecodeError):
             return None
 
-    text = read(INDEX)
-    if text is None:
-        raise Misconfigured(_no_pipeline(str(folder)))
-    try:
-        index = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise Misconfigured(f"{folder / INDEX} is not valid JSON: {error}.") from error
-    if not isinstance(index, dict):
-        raise Misconfigured(f"{folder / INDEX} should be a JSON object.")
     files = {
         each.relative_to(folder).as_posix(): each.stat().st_size
         for each in folder.rglob("*")
         if each.is_file()
     }
+    own = index_file(files)
+    text = None if own is None else read(own)
+    if own is None or text is None:
+        raise Misconfigured(_no_pipeline(str(folder)))
+    try:
+        index = parse_index(own, text, files)
+    except ValueError as error:
+        raise Misconfigured(f"{folder / own} {error}") from error
     held = {} if file is None else file.held(index)
     needed = select(list(files), index, variant, str(folder), held)
     weights = _written({"directory": str(folder)}, variant, file, held)

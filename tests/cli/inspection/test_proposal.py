@@ -84,7 +84,6 @@ def test_a_flux_model_without_guidance_takes_few_steps() -> None:
         ("MarigoldDepthPipeline", "but latent, prediction, uncertainty"),
         ("ShapEPipeline", "it makes a mesh"),
         ("AudioDiffusionPipeline", "takes no duration by a known name"),
-        ("Flux3ModularPipeline", "made of modular blocks"),
         ("os", "has no pipeline os"),
     ],
 )

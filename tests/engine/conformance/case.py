@@ -39,8 +39,9 @@ WISHES = (
 @dataclass(frozen=True, slots=True)
 class Case:
     """``parts`` makes components under the names of the constructor's parameters, or of those that
-    its blocks expect; what the class does not take is left out, so that variants share them. ``call`` gives the arguments that
-    ``arguments`` does not know by itself, or other values for those.
+    its blocks expect; what the class does not take is left out, so that variants share them.
+    ``call`` gives the arguments that ``arguments`` does not know by itself, or other values for
+    those.
     ``attributes`` are set on the pipeline: sizes that its constructor fixes."""
 
     family: str

@@ -8,6 +8,8 @@ from typing import Any
 import diffusers
 from diffusers import DiffusionPipeline
 
+from deployments.engine.interception.modular import is_pipeline
+
 #: Where nothing but a look at the class itself shows why it is absent.
 REASONS = {
     "FluxPriorReduxPipeline": "no denoiser: it only reads images",
@@ -27,7 +29,7 @@ NOT_BUILT = "the tests have no tiny components for it"
 
 @cache
 def exported() -> dict[str, type]:
-    """Every class of a whole pipeline; those made of interchangeable blocks are another kind."""
+    """Every class of a pipeline, whole or modular."""
     named = {name: getattr(diffusers, name) for name in dir(diffusers) if "Pipeline" in name}
     return {name: kind for name, kind in sorted(named.items()) if _is_pipeline(kind)}
 
@@ -47,6 +49,4 @@ def why_absent(name: str) -> str:
 def _is_pipeline(kind: Any) -> bool:
     if hasattr(kind, "_backends"):  # a placeholder for what cannot be imported here
         return kind.__name__.endswith("Pipeline") and hasattr(kind, "from_pretrained")
-    if not isinstance(kind, type) or kind is DiffusionPipeline:
-        return False
-    return issubclass(kind, DiffusionPipeline)
+    return kind is not DiffusionPipeline and is_pipeline(kind)

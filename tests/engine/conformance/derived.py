@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from fractions import Fraction
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import numpy as np
 import torch
 from PIL import Image
 
+from deployments.checking.modular_call import modular_call
 from deployments.engine.engine import Engine
 from deployments.engine.media.input import InputKind
 from deployments.engine.media.scratch import Scratch
@@ -21,7 +23,7 @@ from deployments.families.warm_up import plain_file
 from serve_app.catalog.catalog import CatalogEntry, StoredEntry, build_stored
 from serve_app.catalog.entries import EntryBuilder
 from serve_app.cli.inspection.derivation import LENGTHS, NUMBERS_OF_FRAMES
-from serve_app.cli.inspection.pipeline_call import read_call
+from serve_app.cli.inspection.pipeline_call import MODULAR, PipelineCall, as_call, read_call
 from serve_app.cli.inspection.proposal import proposed
 from serve_app.domain.artifact import UploadTicket
 from serve_app.domain.errors import Misconfigured
@@ -49,7 +51,7 @@ def entry_of(case: Case, pipeline: Any, endpoint_id: str = "") -> CatalogEntry:
         return getattr(getattr(pipeline, component, None), "config", {})
 
     entry = {
-        **proposed(read_call(case.name), config, endpoint_id),
+        **proposed(call_of(case.name), config, endpoint_id),
         "weights": {"directory": "/srv/x"},
     }
     small = {n: v for n, v in case.arguments(WISHES[0]).items() if n.startswith("_")}
@@ -58,10 +60,21 @@ def entry_of(case: Case, pipeline: Any, endpoint_id: str = "") -> CatalogEntry:
     return build_stored(BUILDER, StoredEntry(endpoint_id or "house/x", entry), strict=True)
 
 
+@cache
+def call_of(name: str) -> PipelineCall:
+    """What ``read_call`` says, which asks another process about modular pipelines."""
+    if not name.endswith(MODULAR):
+        return read_call(name)
+    try:
+        return as_call(name, modular_call(name))
+    except ValueError as error:
+        raise Misconfigured(f"{name}: {error}") from error
+
+
 def refusal(case: Case) -> str | None:
     """Why no endpoint is derived from the class; None if one is."""
     try:
-        proposed(read_call(case.name), lambda _: {})
+        proposed(call_of(case.name), lambda _: {})
     except Misconfigured as error:
         return error.message
     return None

@@ -10,7 +10,10 @@ import torch
 from deployments.engine.loading.loader import load_pipeline
 from serve_app.domain.endpoint import StoreConfig, Weights
 from serve_app.domain.errors import Misconfigured, WeightsUnavailable
+from serve_app.domain.pipeline_index import MODULAR_INDEX
 from tests.engine.calls import alone
+from tests.engine.conformance.case import WISHES
+from tests.engine.conformance.zoo import cases
 from tests.engine.tiny import save_tiny_flux
 from weights.store import Store
 
@@ -82,7 +85,7 @@ def test_a_directory_that_is_no_pipeline_is_reported(tmp_path):
 @pytest.mark.parametrize("broken", ["{", "[" * 100_000])
 def test_a_broken_index_is_reported(folder, broken):
     (folder / "model_index.json").write_text(broken)
-    refused(folder, "not JSON")
+    refused(folder, "not valid JSON")
 
 
 def test_a_pipeline_class_that_diffusers_lacks_is_refused(folder):
@@ -153,3 +156,61 @@ def test_weights_that_the_hub_does_not_give_are_named(monkeypatch):
 
 def test_what_is_neither_a_directory_nor_a_hub_name_is_refused():
     refused("../up/and/away", "does not exist")
+
+
+# Modular pipelines.
+
+
+@pytest.fixture(scope="module")
+def modular(tmp_path_factory):
+    """A modular pipeline and the folder that it was saved in."""
+    pipeline = cases()["FluxModularPipeline"].build()
+    folder = tmp_path_factory.mktemp("modular") / "flux"
+    pipeline.save_pretrained(str(folder), overwrite_modular_index=True)
+    return pipeline, folder
+
+
+def arguments():
+    return cases()["FluxModularPipeline"].arguments(WISHES[0])
+
+
+def test_a_modular_pipeline_is_loaded_and_draws_the_same(modular):
+    saved, folder = modular
+    loaded = load_pipeline(Weights(str(folder)))
+    assert type(loaded) is type(saved)
+    torch.testing.assert_close(loaded(**arguments()), saved(**arguments()))
+    halved = load_pipeline(Weights(str(folder)), dtype={"default": "bfloat16", "vae": "float32"})
+    assert (halved.transformer.dtype, halved.vae.dtype) == (torch.bfloat16, torch.float32)
+
+
+def test_a_modular_pipeline_is_loaded_from_its_folder_wherever_its_index_says_that_it_is(
+    modular, tmp_path
+):
+    folder = shutil.copytree(modular[1], tmp_path / "moved")
+    index = json.loads((folder / MODULAR_INDEX).read_text())
+    for component in index.values():
+        if isinstance(component, list):
+            component[:2] = [None, None]  # as published before it was ever loaded
+            component[2]["pretrained_model_name_or_path"] = "nobody/nothing"
+    (folder / "transformer").rename(folder / "denoiser")
+    index["transformer"][2]["subfolder"] = "denoiser"
+    (folder / MODULAR_INDEX).write_text(json.dumps(index))
+    torch.testing.assert_close(
+        load_pipeline(Weights(str(folder)))(**arguments()), modular[0](**arguments())
+    )
+
+
+def test_a_component_of_another_repository_is_named(modular, tmp_path):
+    folder = shutil.copytree(modular[1], tmp_path / "parts")
+    shutil.rmtree(folder / "vae")
+    refused(folder, "FluxModularPipeline needs vae, which these weights do not have")
+
+
+def test_code_that_a_modular_index_names_is_not_run(modular, tmp_path):
+    folder = shutil.copytree(modular[1], tmp_path / "coded")
+    index = json.loads((folder / MODULAR_INDEX).read_text())
+    index["transformer"][:2] = ["os", "system"]
+    (folder / MODULAR_INDEX).write_text(json.dumps(index))
+    refused(folder, r"needs os\.system as its transformer.*is not run")
+    rewrite(folder / MODULAR_INDEX, _class_name="ModularPipeline")
+    refused(folder, "needs the pipeline 'ModularPipeline'.*is not run")

@@ -1,0 +1,100 @@
+"""Inputs derived from a modular pipeline, whose blocks say what they take."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from typing import Any
+
+import pytest
+
+from deployments.checking.modular_call import modular_call
+from serve_app.catalog.catalog import StoredEntry, build_stored
+from serve_app.cli.inspection.derivation import derived
+from serve_app.cli.inspection.pipeline_call import as_call, read_call
+from serve_app.cli.inspection.proposal import proposed
+from serve_app.domain.errors import Misconfigured
+from serve_app.domain.pipeline_index import ELSEWHERE
+from tests.cli.inspection.test_proposal import BUILDER
+
+pytestmark = [
+    pytest.mark.engine,
+    pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning"),
+]
+
+
+def inputs(name: str, available: Collection[str] | None = None) -> Mapping[str, Any]:
+    return derived(as_call(name, modular_call(name, available))).inputs
+
+
+def test_what_every_workflow_needs_is_required_and_the_rest_may_be_left_out() -> None:
+    fields = inputs("Flux3ModularPipeline")
+    assert [name for name, each in fields.items() if each.get("required")] == ["prompt"]
+    assert fields["image_urls"] == {"type": "images", "argument": "image"}
+    assert fields["image_size"]["type"] == "size"
+    assert fields["num_images"]["argument"] == "num_images_per_prompt"
+
+
+def test_media_of_a_call_become_files_of_a_request() -> None:
+    fields = inputs("WanAnimate2ModularPipeline")
+    required = {name: each["type"] for name, each in fields.items() if each.get("required")}
+    assert required == {"prompt": "text", "image_url": "image", "driving_video_url": "video"}
+    assert inputs("MiniMaxH3ModularPipeline").keys() >= {"image_url", "end_image_url"}
+    assert inputs("MiniMaxMusic3ModularPipeline")["lyrics"]["required"] is True
+
+
+def test_the_scale_of_each_guider_is_a_field() -> None:
+    assert inputs("Wan22ModularPipeline")["guidance_scale_2"] == {
+        "type": "number",
+        "argument": "guider_2.guidance_scale",
+        "default": 3.0,
+    }
+    own = inputs("FluxModularPipeline")["guidance_scale"]
+    assert own["default"] == 3.5
+    assert "argument" not in own  # of the call
+
+
+def test_workflows_whose_components_are_missing_are_left_out() -> None:
+    whole = {"text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2", "unet", "vae"}
+    without = inputs("StableDiffusionXLModularPipeline", {*whole, "scheduler"})
+    assert "control_image_url" not in without
+    assert without["image_url"].get("required", False) is False
+    assert "control_image_url" in inputs("StableDiffusionXLModularPipeline")
+
+
+def test_a_step_that_rewrites_the_prompt_is_left_out_without_its_model() -> None:
+    there = {"text_encoder", "tokenizer", "transformer", "vae"}
+    assert "max_new_tokens" not in inputs("Flux3ModularPipeline", there)
+    assert inputs("Flux3ModularPipeline", there)["prompt"]["required"] is True
+
+
+def test_the_command_line_asks_another_process_and_says_what_is_missing_and_where_it_is() -> None:
+    diffusers = ["diffusers", "AutoencoderKL"]
+    index = {"vae": diffusers, ELSEWHERE: {"transformer": "house/transformer"}}
+    with pytest.raises(Misconfigured) as raised:
+        read_call("ZImageModularPipeline", index)
+    assert raised.value.message == (
+        "ZImageModularPipeline cannot be served: needs scheduler, text_encoder, tokenizer, "
+        "transformer, which these weights do not have. Its index has transformer in "
+        "house/transformer: put them into this one, each into a folder of the component's name."
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("ModularPipeline", "its blocks are of its repository, which is code"),
+        ("Flux9ModularPipeline", "the diffusers on this machine does not have it"),
+    ],
+)
+def test_other_blocks_than_those_of_diffusers_are_refused(name: str, words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        modular_call(name)
+
+
+def test_an_entry_is_built_from_what_is_derived() -> None:
+    call = as_call("Krea2ModularPipeline", modular_call("Krea2ModularPipeline"))
+    entry = {**proposed(call, lambda _: {}), "weights": {"directory": "/srv/x"}}
+    built = build_stored(BUILDER, StoredEntry("house/krea", entry), strict=True)
+    assert built.endpoint.family == "generic"
+    checked, _ = built.schema.validate({"prompt": "a dog", "guidance_scale": 2.5})
+    assert checked["guidance_scale"] == 2.5
