@@ -152,9 +152,10 @@ def test_the_example_of_audio_files_is_a_catalogue_and_its_options_are_documente
 
 def test_the_options_of_the_generic_family_are_documented() -> None:
     documented = {name for cells in table(PAGE, "option") for name in code(cells[0])}
-    assert documented == {each.name for each in fields(CallMapping)} - {"file_arguments"} | {
-        "dtype"
-    }
+    assert documented == {each.name for each in fields(CallMapping)} - {
+        "file_arguments",
+        "settings",
+    } | {"dtype"}
     amendments = {name for cells in table(PAGE, "amendment") for name in code(cells[0])}
     assert amendments | {"dtype"} == {*PIPELINE_OPTIONS, *REQUEST_OPTIONS}
 

@@ -12,7 +12,6 @@ from functools import cache
 from typing import Any, TypeGuard
 
 import diffusers
-from diffusers.guiders.guider_utils import BaseGuidance
 from diffusers.modular_pipelines.modular_pipeline import ModularPipeline
 from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 
@@ -83,7 +82,7 @@ def block_inputs(kind: Any) -> frozenset[str]:
 
 @cache
 def block_results(kind: Any) -> tuple[str, ...]:
-    """Those of ``RESULTS`` that the blocks make."""
+    """Results that the blocks make, by the names of ``RESULTS``."""
     made = {each.name for each in blocks_of(kind).outputs}
     return tuple(name for name in RESULTS if name in made)
 
@@ -105,7 +104,7 @@ def modular_view(pipeline: Any, kind: Any) -> Any:
     return view
 
 
-def guider_with(guider: BaseGuidance, **changes: Any) -> BaseGuidance:
+def guider_with(guider: Any, **changes: Any) -> Any:
     """Create a guider like ``guider`` with these settings, which has an effect."""
     return guider.new(**changes, enabled=True)
 

@@ -146,8 +146,8 @@ def _elsewhere(index: Mapping[str, Any] | None) -> str:
 def as_call(name: str, found: Mapping[str, Any]) -> PipelineCall:
     """Call of a modular pipeline, of which ``found`` is said. ``Misconfigured``: its output is
     neither images, videos nor audio."""
-    output = next((OUTPUT_FIELDS[each] for each in found["makes"] if each in OUTPUT_FIELDS), None)
-    if output is None:
+    made = [each for each in OUTPUT_FIELDS if each in found["makes"]]
+    if not made:
         raise Misconfigured(
             f"{name} returns neither images, videos nor audio. Write a family for it: "
             "docs/how-to/write-a-family.md."
@@ -162,7 +162,7 @@ def as_call(name: str, found: Mapping[str, Any]) -> PipelineCall:
         for each in found["arguments"]
     }
     settings = tuple(Setting(**each) for each in found["settings"])
-    return PipelineCall(name, arguments, output, found["takes_loras"], settings)
+    return PipelineCall(name, arguments, OUTPUT_FIELDS[made[0]], found["takes_loras"], settings)
 
 
 def _default(given: Any) -> Any:

@@ -37,7 +37,7 @@ def parts() -> dict[str, Any]:
     }
 
 
-def _klein(*, distilled: bool = False) -> dict[str, Any]:
+def klein(*, distilled: bool = False) -> dict[str, Any]:
     return {
         **parts(),
         "text_encoder": language_models.qwen3(),
@@ -46,7 +46,7 @@ def _klein(*, distilled: bool = False) -> dict[str, Any]:
     }
 
 
-def _text(_: Wish) -> dict[str, Any]:
+def text(_: Wish) -> dict[str, Any]:
     return {
         "height": 16,
         "width": 16,
@@ -56,14 +56,14 @@ def _text(_: Wish) -> dict[str, Any]:
 
 
 CASES = (
-    Case("flux2", "Flux2Pipeline", parts, _text),
-    Case("flux2", "Flux2KleinPipeline", _klein, _text),
+    Case("flux2", "Flux2Pipeline", parts, text),
+    Case("flux2", "Flux2KleinPipeline", klein, text),
     Case(
         "flux2",
         "Flux2KleinInpaintPipeline",
-        _klein,
+        klein,
         lambda wish: {
-            **_text(wish),
+            **text(wish),
             "image": inputs.image(wish),
             "mask_image": inputs.mask(wish),
             "strength": 0.8,
@@ -72,7 +72,7 @@ CASES = (
     Case(
         "flux2",
         "Flux2KleinKVPipeline",
-        lambda: _klein(distilled=True),
-        lambda wish: {**_text(wish), "image": inputs.image(wish, 64)},
+        lambda: klein(distilled=True),
+        lambda wish: {**text(wish), "image": inputs.image(wish, 64)},
     ),
 )

@@ -128,7 +128,7 @@ def _krea() -> dict[str, Any]:
     )
 
 
-def _ernie() -> dict[str, Any]:
+def ernie() -> dict[str, Any]:
     return _flow(
         transformer=df.ErnieImageTransformer2DModel(
             hidden_size=32,
@@ -239,7 +239,7 @@ CASES = (
         lambda wish: {**sd.text(wish), "enable_prompt_rewrite": False},
     ),
     Case("krea", "Krea2Pipeline", _krea, lambda wish: {**_large(wish), "max_sequence_length": 64}),
-    Case("ernie", "ErnieImagePipeline", _ernie, lambda wish: {**sd.text(wish), "use_pe": False}),
+    Case("ernie", "ErnieImagePipeline", ernie, lambda wish: {**sd.text(wish), "use_pe": False}),
     Case(
         "hidream",
         "HiDreamImagePipeline",

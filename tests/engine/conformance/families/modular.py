@@ -1,7 +1,8 @@
-"""Modular pipelines of models that have whole ones too."""
+"""Modular pipelines over the components of whole ones."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from tests.engine.conformance import inputs
@@ -20,119 +21,65 @@ from tests.engine.conformance.families import (
     z_image,
 )
 
-_IMAGE = {"height": 16, "width": 16}
+Call = Callable[[Wish], Mapping[str, Any]]
 
 
-def _text(wish: Wish) -> dict[str, Any]:
-    return {**_IMAGE}
+def sized(side: int = 16, **more: Any) -> Call:
+    """Arguments of a call that makes squares of this side, in pixels."""
+    return lambda _: {"height": side, "width": side, **more}
 
 
-def _shown(wish: Wish) -> dict[str, Any]:
-    return {**_IMAGE, "image": inputs.image(wish)}
+def shown(call: Call, *names: str, **more: Any) -> Call:
+    """Arguments of ``call``, and an image under each of ``names``."""
+    return lambda wish: {**call(wish), **{each: inputs.image(wish) for each in names}, **more}
 
+
+def _masked(wish: Wish) -> dict[str, Any]:
+    return {**sized()(wish), "image": inputs.image(wish), "mask_image": inputs.mask(wish)}
+
+
+_SHORT = sized(max_sequence_length=16)
+_FLUX, _SDXL = "FluxModularPipeline", "StableDiffusionXLModularPipeline"
+_KONTEXT = {"_auto_resize": False, "max_area": 16 * 16}
+_VIDEO = sized(32, num_frames=9, max_sequence_length=16)
 
 CASES = (
+    Case("flux", _FLUX, flux.parts, _SHORT),
+    Case("flux", _FLUX, flux.parts, shown(_SHORT, "image", strength=0.8), variant="from an image"),
+    Case("flux", "FluxKontextModularPipeline", flux.parts, shown(_SHORT, "image", **_KONTEXT)),
+    Case("flux2", "Flux2ModularPipeline", flux2.parts, flux2.text),
+    Case("flux2", "Flux2KleinModularPipeline", flux2.klein, flux2.text),
+    Case("flux2", "Flux2KleinBaseModularPipeline", flux2.klein, flux2.text),
+    Case("sdxl", _SDXL, sdxl.parts, sized()),
     Case(
-        "flux", "FluxModularPipeline", flux.parts, lambda w: {**_IMAGE, "max_sequence_length": 16}
+        "sdxl", _SDXL, sdxl.parts, lambda w: {**_masked(w), "strength": 0.8}, variant="inpainting"
     ),
-    Case(
-        "flux",
-        "FluxModularPipeline",
-        flux.parts,
-        lambda w: {**_shown(w), "strength": 0.8, "max_sequence_length": 16},
-        variant="from an image",
-    ),
-    Case(
-        "flux",
-        "FluxKontextModularPipeline",
-        flux.parts,
-        lambda w: {**_shown(w), "max_sequence_length": 16, "_auto_resize": False, "max_area": 256},
-    ),
-    Case("flux2", "Flux2ModularPipeline", flux2.parts, flux2._text),
-    Case("flux2", "Flux2KleinModularPipeline", flux2._klein, flux2._text),
-    Case("flux2", "Flux2KleinBaseModularPipeline", flux2._klein, flux2._text),
-    Case("sdxl", "StableDiffusionXLModularPipeline", sdxl.parts, _text),
-    Case(
-        "sdxl",
-        "StableDiffusionXLModularPipeline",
-        sdxl.parts,
-        lambda w: {**_shown(w), "mask_image": inputs.mask(w), "strength": 0.8},
-        variant="inpainting",
-    ),
-    Case(
-        "sdxl",
-        "StableDiffusionXLModularPipeline",
-        sdxl.parts,
-        lambda w: {**_text(w), "control_image": inputs.image(w)},
-        variant="with a ControlNet",
-    ),
-    Case(
-        "sd3",
-        "StableDiffusion3ModularPipeline",
-        sd3.parts,
-        lambda w: {**_text(w), "max_sequence_length": 16},
-    ),
+    Case("sdxl", _SDXL, sdxl.parts, shown(sized(), "control_image"), variant="with a ControlNet"),
+    Case("sd3", "StableDiffusion3ModularPipeline", sd3.parts, _SHORT),
     Case("wan", "WanModularPipeline", wan.parts, wan.size),
-    Case("wan", "Wan22ModularPipeline", wan._two_experts, wan.size),
-    Case(
-        "wan",
-        "WanImage2VideoModularPipeline",
-        wan._from_image,
-        lambda w: {**wan.size(w), "image": inputs.image(w)},
-    ),
-    Case(
-        "z-image",
-        "ZImageModularPipeline",
-        z_image.parts,
-        lambda w: {"height": 32, "width": 32, "max_sequence_length": 32},
-    ),
+    Case("wan", "Wan22ModularPipeline", wan.two_experts, wan.size),
+    Case("wan", "WanImage2VideoModularPipeline", wan.from_image, shown(wan.size, "image")),
+    Case("z-image", "ZImageModularPipeline", z_image.parts, sized(32, max_sequence_length=32)),
     Case(
         "qwen-image",
         "QwenImageModularPipeline",
         qwen_image.parts,
-        lambda w: {
-            "height": 32,
-            "width": 32,
-            "max_sequence_length": 64,
-            "negative_prompt": "a dog",
-        },
+        sized(32, max_sequence_length=64, negative_prompt="a dog"),
     ),
     Case(
         "qwen-image",
         "QwenImageEditModularPipeline",
-        qwen_image._edited,
-        lambda w: {**qwen_image._edit(w)},
+        qwen_image.edited,
+        qwen_image.edit,
         heavy=True,
     ),
-    Case(
-        "ltx",
-        "LTXModularPipeline",
-        ltx.parts,
-        lambda w: {"height": 32, "width": 32, "num_frames": 9, "max_sequence_length": 16},
-    ),
-    Case(
-        "ltx2",
-        "LTX2ModularPipeline",
-        ltx2.parts,
-        lambda w: {"height": 32, "width": 32, "num_frames": 9, "max_sequence_length": 16},
-    ),
-    Case(
-        "krea",
-        "Krea2ModularPipeline",
-        images._krea,
-        lambda w: {"height": 32, "width": 32, "max_sequence_length": 64},
-    ),
-    Case(
-        "krea",
-        "Krea2TurboModularPipeline",
-        images._krea,
-        lambda w: {"height": 32, "width": 32, "max_sequence_length": 64},
-    ),
-    Case("ernie", "ErnieImageModularPipeline", images._ernie, lambda w: {**_IMAGE}),
+    Case("ltx", "LTXModularPipeline", ltx.parts, _VIDEO),
+    Case("ltx2", "LTX2ModularPipeline", ltx2.parts, _VIDEO, heavy=True),
+    Case("ernie", "ErnieImageModularPipeline", images.ernie, sized()),
     Case(
         "helios",
         "HeliosModularPipeline",
-        videos._helios,
-        lambda w: {**wan.size(w), "num_latent_frames_per_chunk": 2},
+        videos.helios,
+        lambda wish: {**wan.size(wish), "num_latent_frames_per_chunk": 2},
     ),
 )

@@ -55,12 +55,12 @@ def _control(wish: Wish) -> dict[str, Any]:
     return {**_text(wish), "control_image": inputs.image(wish, 32)}
 
 
-def _edited() -> dict[str, Any]:
+def edited() -> dict[str, Any]:
     """What is edited is made a million pixels large: few latents of it."""
     return parts(halvings=6)
 
 
-def _edit(wish: Wish) -> dict[str, Any]:
+def edit(wish: Wish) -> dict[str, Any]:
     return {**_text(wish), "height": 256, "width": 256, "image": inputs.image(wish, 32)}
 
 
@@ -80,8 +80,8 @@ CASES = (
         lambda: parts(extra=4),
         lambda wish: {**_control(wish), "control_mask": inputs.mask(wish, 32)},
     ),
-    Case("qwen-image", "QwenImageEditPipeline", _edited, _edit, heavy=True),
-    Case("qwen-image", "QwenImageEditPlusPipeline", _edited, _edit, heavy=True),
-    Case("qwen-image", "QwenImageEditInpaintPipeline", _edited, _inpaint, heavy=True),
-    Case("qwen-image", "QwenImageLayeredPipeline", _edited, _layered, heavy=True),
+    Case("qwen-image", "QwenImageEditPipeline", edited, edit, heavy=True),
+    Case("qwen-image", "QwenImageEditPlusPipeline", edited, edit, heavy=True),
+    Case("qwen-image", "QwenImageEditInpaintPipeline", edited, _inpaint, heavy=True),
+    Case("qwen-image", "QwenImageLayeredPipeline", edited, _layered, heavy=True),
 )

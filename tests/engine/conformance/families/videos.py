@@ -111,7 +111,7 @@ def _chronoedit() -> dict[str, Any]:
     )
 
 
-def _helios() -> dict[str, Any]:
+def helios() -> dict[str, Any]:
     shape = {name: value for name, value in wan.SHAPE.items() if name != "rope_max_seq_len"}
     return wan.parts(
         transformer=df.HeliosTransformer3DModel(**shape, in_channels=16, rope_dim=(4, 4, 4)),
@@ -189,7 +189,7 @@ CASES = (
     Case(
         "helios",
         "HeliosPipeline",
-        _helios,
+        helios,
         lambda wish: {**wan.size(wish), "num_latent_frames_per_chunk": 2},
     ),
 )

@@ -46,7 +46,7 @@ def parts(**more: Any) -> dict[str, Any]:
     }
 
 
-def _two_experts() -> dict[str, Any]:
+def two_experts() -> dict[str, Any]:
     return parts(
         transformer_2=transformer(),
         boundary_ratio=0.875,
@@ -56,7 +56,7 @@ def _two_experts() -> dict[str, Any]:
     )
 
 
-def _from_image() -> dict[str, Any]:
+def from_image() -> dict[str, Any]:
     return parts(
         transformer=transformer(36, image_dim=32),
         image_encoder=vision_encoders.clip("CLIPVisionModel"),
@@ -122,7 +122,7 @@ def _forcing_size(wish: Wish) -> dict[str, Any]:
 
 
 CASES = (
-    Case("wan", "WanPipeline", _two_experts, size),
+    Case("wan", "WanPipeline", two_experts, size),
     Case("wan", "WanPipeline", parts, size, variant="one expert"),
     Case(
         "wan",
@@ -134,7 +134,7 @@ CASES = (
     Case(
         "wan",
         "WanImageToVideoPipeline",
-        _from_image,
+        from_image,
         lambda wish: {**size(wish), "image": inputs.image(wish)},
     ),
     Case(
