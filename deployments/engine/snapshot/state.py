@@ -282,6 +282,8 @@ _CONSTANTS = (
     torch.memory_format,
     np.dtype,
     type,
+    types.GenericAlias,  # type hints: inputs of modular blocks hold theirs
+    types.UnionType,
     types.ModuleType,
     types.FunctionType,
     types.BuiltinFunctionType,
@@ -304,6 +306,7 @@ _CONSTANT_MODULES = (
     "functools",
     "contextlib",
     "inspect",
+    "typing",
     "diffusers.image_processor",
     "diffusers.video_processor",
     # Noise tree by seed and requested times; a resumed run requests the same times.

@@ -2,6 +2,7 @@
 
 import copy
 import json
+from typing import Any, Optional
 
 import numpy as np
 import pytest
@@ -143,6 +144,11 @@ def test_a_set_keeps_its_identity():
     assert there == {"b", 1}
     one, other = moved([there, there], [set(), set()])
     assert one is other
+
+
+@pytest.mark.parametrize("hint", [list[int], int | None, Optional[int], list[Any]])  # noqa: UP045
+def test_type_hints_stay_as_they_are(hint):
+    assert moved({"hint": hint}, {"hint": hint}) == {"hint": hint}
 
 
 class Holder:
