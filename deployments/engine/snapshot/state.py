@@ -24,6 +24,9 @@ Tree = Any
 """JSON: plain values as they are; other values as an object whose one-letter key is the kind."""
 
 
+_Set = set[Any] | frozenset[Any]
+
+
 class OpaqueObject(Exception):
     """Object whose contents cannot be read. The message names its class."""
 
@@ -66,6 +69,8 @@ class StateEncoder:
             return {"d": [[_key(key), self.pack(each)] for key, each in value.items()]}
         if isinstance(value, list):
             return {"l": [self.pack(each) for each in value]}
+        if type(value) in _SETS.values():
+            return {"m": _members(value), "of": type(value).__name__}
         if not _is_plain_object(value):
             raise OpaqueObject(_name(value))
         has = {name: each for name, each in vars(value).items() if name not in _CONSTANT}
@@ -124,6 +129,10 @@ class StateDecoder:
             case {"l": items, "i": number}:
                 self._placed[number] = into = there if isinstance(there, list) else []
                 return self._list(into, items)
+            case {"m": members, "of": kind, "i": number}:
+                after = _SETS[kind](_back(each) for each in members)
+                self._placed[number] = self._set(there, after)
+                return self._placed[number]
             case {"u": items}:
                 return self._tuple(there, items)
             case {"k": name} if name == _name(there):
@@ -166,6 +175,17 @@ class StateDecoder:
     def _list(self, there: list[Any], items: list[Tree]) -> list[Any]:
         padded = [*there, *[None] * len(items)]
         there[:] = [self.put(each, tree) for each, tree in zip(padded, items, strict=False)]
+        return there
+
+    def _set(self, there: Any, after: _Set) -> _Set:
+        if type(there) is not type(after):
+            return after
+        if sorted(map(repr, there)) == sorted(map(repr, after)):  # 1, 1.0 and True are equal
+            return there
+        if not isinstance(there, set):
+            return after
+        there.clear()
+        there.update(after)
         return there
 
     def _tuple(self, there: Any, items: list[Tree]) -> Any:
@@ -220,16 +240,21 @@ def _is_plain_object(value: Any) -> bool:
     )
 
 
-def _key(key: Any) -> Tree:
-    """Encode a dictionary key as JSON.
+def _key(key: Any, kind: str = "a dictionary by") -> Tree:
+    """Encode a key of a dictionary, or a member of a set, as JSON.
 
     Raises ``OpaqueObject`` unless it is text, a number or a tuple.
     """
     if type(key) in _JSON:
         return key
     if isinstance(key, tuple):
-        return [_key(each) for each in key]
-    raise OpaqueObject(f"a dictionary by {_name(key)}")
+        return [_key(each, kind) for each in key]
+    raise OpaqueObject(f"{kind} {_name(key)}")
+
+
+def _members(value: _Set) -> list[Tree]:
+    """Encode members in an order of their own: a set of texts has another one in each process."""
+    return sorted((_key(each, "a set of") for each in value), key=repr)
 
 
 def _back(key: Tree) -> Any:
@@ -245,6 +270,7 @@ def _kind_name(tree: Tree) -> str:
 
 
 _HEAP_TYPE = 1 << 9  # CPython's Py_TPFLAGS_HEAPTYPE: created by a class statement
+_SETS = {"set": set, "frozenset": frozenset}
 _JSON = (type(None), bool, int, float, str)
 _CONSTANT = frozenset({"_internal_dict"})  # configuration of a scheduler or a pipeline
 _CONSTANTS = (
@@ -256,6 +282,8 @@ _CONSTANTS = (
     torch.memory_format,
     np.dtype,
     type,
+    types.GenericAlias,  # type hints: inputs of modular blocks hold theirs
+    types.UnionType,
     types.ModuleType,
     types.FunctionType,
     types.BuiltinFunctionType,
@@ -278,6 +306,7 @@ _CONSTANT_MODULES = (
     "functools",
     "contextlib",
     "inspect",
+    "typing",
     "diffusers.image_processor",
     "diffusers.video_processor",
     # Noise tree by seed and requested times; a resumed run requests the same times.

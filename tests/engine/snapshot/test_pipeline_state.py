@@ -2,6 +2,7 @@
 
 import copy
 import json
+from typing import Any, Optional
 
 import numpy as np
 import pytest
@@ -19,6 +20,7 @@ from deployments.engine.snapshot.state import (
 pytestmark = pytest.mark.engine
 
 DTYPES = [torch.float32, torch.bfloat16, torch.int64, torch.bool, torch.complex64]
+members = st.one_of(st.integers(), st.booleans(), st.text(max_size=3))
 numbers = st.one_of(st.integers(), st.floats(), st.booleans(), st.none(), st.text(max_size=5))
 tensors = st.builds(
     lambda seed, shape, dtype: torch.randn(shape, generator=torch.Generator().manual_seed(seed)).to(
@@ -29,7 +31,7 @@ tensors = st.builds(
     st.sampled_from(DTYPES),
 )
 things = st.recursive(
-    st.one_of(numbers, tensors),
+    st.one_of(numbers, tensors, st.sets(members, max_size=3), st.frozensets(members, max_size=3)),
     lambda inner: st.one_of(
         st.lists(inner, max_size=3),
         st.lists(inner, max_size=3).map(tuple),
@@ -59,6 +61,8 @@ def same(one, other):
         return False
     if isinstance(one, dict):
         return one.keys() == other.keys() and all(same(one[key], other[key]) for key in one)
+    if isinstance(one, set | frozenset):
+        return sorted(map(repr, one)) == sorted(map(repr, other))
     if isinstance(one, list | tuple):
         return len(one) == len(other) and all(map(same, one, other))
     return repr(one) == repr(other)
@@ -72,6 +76,8 @@ def blurred(value):
         return {key: blurred(each) for key, each in value.items()}
     if isinstance(value, list | tuple):
         return type(value)(blurred(each) for each in value)
+    if isinstance(value, set | frozenset):
+        return type(value)()
     return 0.0 if isinstance(value, float) else value
 
 
@@ -125,6 +131,26 @@ def test_arrays_of_numpy_are_put_back():
     assert moved(np.float64(2.5), np.float64(1)) == 2.5
 
 
+def test_a_set_is_written_in_the_same_order_by_every_process():
+    words = ["steps", "a", ("b", 1), 2, 10]
+    for order in (words, words[::-1]):
+        tree = StateEncoder().pack(set(order))
+        assert tree == {"m": ["a", "steps", 10, 2, ["b", 1]], "of": "set", "i": 0}
+
+
+def test_a_set_keeps_its_identity():
+    there = {"a"}
+    assert moved({"b", 1}, there) is there
+    assert there == {"b", 1}
+    one, other = moved([there, there], [set(), set()])
+    assert one is other
+
+
+@pytest.mark.parametrize("hint", [list[int], int | None, Optional[int], list[Any]])  # noqa: UP045
+def test_type_hints_stay_as_they_are(hint):
+    assert moved({"hint": hint}, {"hint": hint}) == {"hint": hint}
+
+
 class Holder:
     def __init__(self, held):
         self.held = held
@@ -145,7 +171,10 @@ def test_what_is_held_twice_is_one_thing_afterwards():
     assert one == [1]
 
 
-@pytest.mark.parametrize("value", [iter([1]), {1}, lambda: (yield), object()])
+@pytest.mark.parametrize(
+    "value",
+    [iter([1]), {object()}, lambda: (yield), object()],
+)
 def test_what_cannot_be_read_is_named(value):
     value = value() if callable(value) else value
     with pytest.raises(OpaqueObject, match=type(value).__name__):
