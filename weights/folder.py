@@ -29,7 +29,7 @@ from huggingface_hub.file_download import repo_folder_name
 from serve_app.domain.endpoint import Weights
 from serve_app.domain.errors import WeightsUnavailable
 from serve_app.domain.pipeline_index import index_file, parse_index
-from weights.selection import select, select_lora
+from weights.selection import select, select_component, select_lora
 
 # Listing of a repository.
 
@@ -56,7 +56,9 @@ class Listing:
         """Files of ``weights`` in this repository, largest first. ``WeightsUnavailable`` if nothing
         may be loaded, or if a path leads out of the directory."""
         paths, name = [each.path for each in self.files], self.repository
-        if weights.files:
+        if weights.folder is not None:
+            names = select_component(paths, weights.folder, name)
+        elif weights.files:
             names = frozenset(select_lora(paths, name, each) for each in weights.files)
         else:
             names = select(paths, self.index, weights.variant, name, weights.components)

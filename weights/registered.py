@@ -15,9 +15,8 @@ import hashlib
 import json
 import logging
 import os
-import shutil
 import time
-from collections.abc import Callable, Generator, Iterable, Mapping
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, cast
 
@@ -27,6 +26,7 @@ from serve_app.domain.endpoint import Endpoint
 from serve_app.domain.errors import DarkroomError, StorageUnavailable, WeightsUnavailable
 from serve_app.domain.lora import REPLACED
 from weights import eviction
+from weights.links import files_in, folder_named, is_whole, write_folder
 from weights.safetensors_header import read_header
 from weights.source import OnProgress
 
@@ -99,28 +99,23 @@ class RegisteredFiles:
         """Folder of the pipeline ``base`` with other files for some components. Everything in it
         are links, so equal files are on the disk once."""
         text = json.dumps([str(base.resolve()), replaced], sort_keys=True)
-        folder = self._folders / hashlib.sha256(text.encode()).hexdigest()[:32]
-        for digest in {each for files in replaced.values() for each in files.values()}:
-            self.fetch(digest)
-        if folder.is_dir() and all(path.exists() for path in folder.rglob("*")):
-            return folder  # no link leads to a file that was evicted
-        fresh = folder.with_name(f"{folder.name}.{os.getpid()}.new")
-        shutil.rmtree(fresh, ignore_errors=True)
-        for path in base.rglob("*"):
-            name = path.relative_to(base)
-            component = name.parts[0] if len(name.parts) > 1 else ""
-            if not path.is_file() or (component in replaced and _is_weights(path.name)):
-                continue
-            _link(path, fresh / name)
+        folder = folder_named(self._folders, text)
+        digests = {each for files in replaced.values() for each in files.values()}
+        fetched = {digest: self.fetch(digest) for digest in digests}
+        if is_whole(folder):
+            return folder
+        links = {
+            path: file
+            for path, file in files_in(base).items()
+            if not (path.partition("/")[0] in replaced and _is_weights(file.name))
+        }
+        texts: dict[str, str] = {}
         for component, files in replaced.items():
-            for name, digest in files.items():
-                _link(self.fetch(digest), fresh / component / name)
-            if len(files) > 1:
-                _write_index(fresh / component, files)
-        shutil.rmtree(folder, ignore_errors=True)
-        with contextlib.suppress(OSError):  # another process was quicker
-            fresh.rename(folder)
-        shutil.rmtree(fresh, ignore_errors=True)
+            own = {name: fetched[digest] for name, digest in files.items()}
+            links |= {f"{component}/{name}": file for name, file in own.items()}
+            if len(own) > 1:
+                texts |= {f"{component}/{name}": text for name, text in _index_of(own)}
+        write_folder(folder, links, texts)
         return folder
 
     def _download(self, digest: str, on_progress: OnProgress | None) -> Path:
@@ -217,16 +212,8 @@ def _is_weights(name: str) -> bool:
     return name.endswith(SUFFIX) or ".safetensors.index" in name
 
 
-def _link(target: Path, at: Path) -> None:
-    at.parent.mkdir(parents=True, exist_ok=True)
-    at.symlink_to(target.resolve())
-
-
-def _write_index(folder: Path, files: Mapping[str, str]) -> None:
-    """Write the index that diffusers and transformers read with several files."""
-    weight_map = {
-        name: file for file in sorted(files) for name in read_header(folder / file).tensors
-    }
+def _index_of(files: Mapping[str, Path]) -> Iterator[tuple[str, str]]:
+    """Name and text of the index that diffusers and transformers read with several files."""
+    weight_map = {name: file for file in sorted(files) for name in read_header(files[file]).tensors}
     stem = next(iter(files)).partition("-")[0]
-    index = {"metadata": {}, "weight_map": weight_map}
-    (folder / f"{stem}{INDEX}").write_text(json.dumps(index))
+    yield f"{stem}{INDEX}", json.dumps({"metadata": {}, "weight_map": weight_map})

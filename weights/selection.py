@@ -59,6 +59,17 @@ def select(
     return found
 
 
+def select_component(names: Collection[str], folder: str, repository: str) -> frozenset[str]:
+    """Names of the files of one component, in a folder or, if that is empty, in none.
+    ``WeightsUnavailable`` if there are none, or its weights are only a pickle."""
+    component = Component(folder or repository, "", "", folder)
+    beside = [each for each in names if each.startswith(f"{folder}/")] if folder else names
+    found = _of_component(beside, component, None, repository, with_weights=True)
+    if not found:
+        raise WeightsUnavailable(f"{repository} has no component in its folder {folder!r}.")
+    return found
+
+
 LORA_FILE = "pytorch_lora_weights.safetensors"
 """File name that diffusers uses when it saves a LoRA."""
 

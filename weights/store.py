@@ -10,14 +10,14 @@ from __future__ import annotations
 import contextlib
 import logging
 import re
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from pathlib import Path
 from random import SystemRandom
 from typing import Any
 
 from huggingface_hub import constants
 
-from serve_app.domain.endpoint import Endpoint, StoreConfig, Weights
+from serve_app.domain.endpoint import Endpoint, Part, StoreConfig, Weights
 from serve_app.domain.errors import Misconfigured, WeightsUnavailable
 from weights import eviction
 from weights.derived import DerivedFiles
@@ -26,6 +26,7 @@ from weights.folder import ListedFile, Listing, RepositoryFolder, default_direct
 from weights.hub import Hub
 from weights.lock import RepositoryLock
 from weights.mirror import Mirror
+from weights.parts import composed, repository_of
 from weights.registered import LocateFile, RegisteredFiles
 from weights.selection import LORA_FILE
 from weights.source import OnProgress, Source
@@ -43,11 +44,12 @@ def is_of_hub(weights: Weights) -> bool:
 
 
 def repositories_of(endpoint: Endpoint) -> tuple[Weights, ...]:
-    """Repositories that an endpoint needs, each once: its weights, their checkpoint, and LoRAs of
-    its options."""
+    """Repositories that an endpoint needs, each once: its weights, their checkpoint and parts, and
+    LoRAs of its options."""
     found = [endpoint.weights] if is_of_hub(endpoint.weights) else []
     if (checkpoint := checkpoint_of(endpoint.weights)) is not None:
         found.append(checkpoint)
+    found += [each for each in map(repository_of, endpoint.weights.parts) if is_of_hub(each)]
     if (merged := lora_of(endpoint)) is not None:
         found.append(merged)
     return tuple(dict.fromkeys([*found, *adapters_of(endpoint)]))
@@ -132,6 +134,10 @@ class Store:
     def registered(self) -> RegisteredFiles:
         """Files that tenants have registered, on this node."""
         return RegisteredFiles(self.directory, self._locate)
+
+    def composed(self, base: Path, weights: Weights, places: Mapping[Part, Path]) -> Path:
+        """Folder of the pipeline ``base`` with the parts of ``weights``; see ``parts.composed``."""
+        return composed(self.directory, base, weights, places)
 
     def plan(self, weights: Weights) -> FetchPlan:
         """Plan a download. Queries the sources if needed, writes nothing."""

@@ -251,6 +251,8 @@ def weights_name(endpoint: Endpoint, recipe: Recipe | None) -> str:
         parts.append(weights.variant)
     if weights.checkpoint:
         parts += [weights.checkpoint, "+".join(weights.components)]
+    if weights.parts:
+        parts += [weights.pipeline, *map(str, weights.parts)]
     if recipe is not None:
         parts += [recipe.precision, recipe.offload, "+".join(recipe.hot)]
         parts += ["compiled"] if recipe.compile else []

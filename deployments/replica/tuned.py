@@ -356,10 +356,13 @@ def with_options(endpoint: Endpoint, options: Mapping[str, Any]) -> Endpoint:
 
 def revision_of(weights: Weights) -> str:
     """Text that changes with the files of weights: the hub's commit, or a digest of the names,
-    sizes and times of files; with those of a checkpoint."""
+    sizes and times of files; with those of a checkpoint and of parts."""
     base = weights.revision or _fingerprint(Path(weights.source))
-    checkpoint = weights.checkpoint
-    return f"{base} {checkpoint} {_fingerprint(Path(checkpoint))}" if checkpoint else base
+    others = [weights.checkpoint] if weights.checkpoint else []
+    others += [each.source for each in weights.parts if each.revision is None]
+    text = " ".join(f"{each} {_fingerprint(Path(each))}" for each in others)
+    pinned = " ".join(str(each) for each in weights.parts)
+    return " ".join(filter(None, (base, text, pinned)))
 
 
 def _fingerprint(place: Path) -> str:

@@ -12,6 +12,7 @@ from deployments.families.base import Family
 from deployments.families.image_io import own_dtypes
 from deployments.families.options import own_adapters
 from serve_app.domain.endpoint import Endpoint, Weights
+from weights.parts import repository_of
 from weights.registered import registered_of, replaced_of
 from weights.selection import select
 from weights.store import Store, checkpoint_of, lora_of, repositories_of
@@ -82,7 +83,7 @@ def load(
             # Adapters are read when a generation needs them.
             if not each.files or each == checkpoint_of(endpoint.weights)
         }
-        found = _with_folders(endpoint, folders)
+        found = _with_parts(store, _with_folders(endpoint, folders), folders)
         if replaced := replaced_of(endpoint):
             source = store.registered().composed(Path(found.weights.source), replaced)
             components = tuple(set(found.weights.components) - replaced.keys())
@@ -91,6 +92,16 @@ def load(
         if on_found is not None and Path(found.weights.source).is_dir():
             on_found(_bytes(found, device))
         return family.load(found, device)
+
+
+def _with_parts(store: Store, endpoint: Endpoint, folders: Mapping[Weights, Path]) -> Endpoint:
+    """Endpoint with one directory that has the parts of its weights."""
+    weights = endpoint.weights
+    if not weights.parts:
+        return endpoint
+    places = {part: folders.get(repository_of(part), Path(part.source)) for part in weights.parts}
+    source = str(store.composed(Path(weights.source), weights, places))
+    return replace(endpoint, weights=replace(weights, source=source, parts=(), pipeline=""))
 
 
 def _bytes(endpoint: Endpoint, device: str) -> int:

@@ -33,10 +33,12 @@ class PrivateEndpoint:
 
 def identity_of(weights: Weights) -> str:
     """Text that changes with the files of a base: repository and commit, or the folder's name."""
-    checkpoint = f" with {weights.checkpoint}" if weights.checkpoint else ""
+    others = [weights.checkpoint] if weights.checkpoint else []
+    others += [f"{each.component} {each.place}@{each.revision}" for each in weights.parts]
+    beside = f" with {', '.join(others)}" if others else ""
     if weights.revision is not None:
-        return f"{weights.source}@{weights.revision}{checkpoint}"
-    return Path(weights.source).name + checkpoint
+        return f"{weights.source}@{weights.revision}{beside}"
+    return Path(weights.source).name + beside
 
 
 def private_entry(base: CatalogEntry, given: PrivateEndpoint) -> CatalogEntry:

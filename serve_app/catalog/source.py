@@ -20,12 +20,35 @@ from serve_app.options.mistakes import mistakes_of
 Path_ = tuple[str | int, ...]
 
 
+class PartSource(BaseModel):
+    """Location of a component: ``hub`` with a pinned ``revision``, or a ``directory``; in a
+    ``folder`` there, or without one."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    hub: str | None = Field(default=None, pattern=r"^[\w.-]+/[\w.-]+$")
+    revision: str | None = Field(default=None, pattern=r"^[0-9a-f]{40}$")
+    directory: Path | None = None
+    folder: str = Field(default="", pattern=r"^([\w-][\w.-]*(/[\w-][\w.-]*)*)?$")
+
+    @model_validator(mode="after")
+    def _one_place(self) -> PartSource:
+        if (self.hub is None) == (self.directory is None):
+            raise ValueError("set either `hub` with `revision`, or `directory`")
+        if (self.hub is None) != (self.revision is None):
+            raise ValueError("`revision` is the commit of a `hub` repository: set both")
+        if self.directory is not None and not self.directory.is_absolute():
+            raise ValueError("`directory` must be an absolute path")
+        return self
+
+
 class WeightsSource(BaseModel):
     """Location of the files: ``hub`` with a pinned ``revision``, or a ``directory``.
 
     A ``hub`` repository without ``revision`` is listed but not served, because a branch can change.
     ``variant`` chooses among several files of a component, as in diffusers. ``checkpoint`` is one
-    file that holds ``components``: only their settings are taken of the pipeline.
+    file that holds ``components``: only their settings are taken of the pipeline. ``parts`` are
+    components of other repositories, and ``pipeline`` the class of diffusers that takes them.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -40,6 +63,14 @@ class WeightsSource(BaseModel):
         description="An absolute path, or owner/name/file.safetensors@<commit of 40 hex digits>.",
     )
     components: tuple[str, ...] = ()
+    parts: dict[str, PartSource] = Field(default_factory=dict)
+    pipeline: str | None = Field(default=None, pattern=r"^[A-Za-z]\w+Pipeline$")
+
+    @model_validator(mode="after")
+    def _parts_of_components(self) -> WeightsSource:
+        if wrong := [name for name in self.parts if not name.isidentifier()]:
+            raise ValueError(f"{wrong[0]!r} cannot be the name of a component")
+        return self
 
     @model_validator(mode="after")
     def _checkpoint_of_components(self) -> WeightsSource:

@@ -21,6 +21,22 @@ CONTEXT_MARK = "x-darkroom-context"
 
 @pickle_by_name
 @dataclass(frozen=True, slots=True)
+class Part:
+    """Component of a pipeline that comes from elsewhere, such as a ControlNet."""
+
+    component: str
+    source: str  # absolute directory, or ``owner/name`` on the hub
+    revision: str | None = None  # commit hash; required for the hub
+    folder: str = ""  # inside; empty: its files are not in a folder
+
+    @property
+    def place(self) -> str:
+        """Text for users that says where it comes from."""
+        return self.source + (f"/{self.folder}" if self.folder else "")
+
+
+@pickle_by_name
+@dataclass(frozen=True, slots=True)
 class Weights:
     """A model's files: a directory on the replica's node, or a hub repository."""
 
@@ -31,6 +47,9 @@ class Weights:
     files: tuple[str, ...] = ()  # files that are needed of the repository; none: a pipeline
     checkpoint: str = ""  # one file with ``components``: an absolute path, owner/name/file@commit
     components: tuple[str, ...] = ()  # not needed of the source, but of ``checkpoint``
+    folder: str | None = None  # the one component that is needed of the source, and no pipeline
+    parts: tuple[Part, ...] = ()  # components that are not of the source
+    pipeline: str = ""  # class that the source and the parts make; empty: that of the source
 
 
 # Largest work that the memory of a recipe was computed for.

@@ -47,6 +47,17 @@ def parse_index(name: str, text: str | bytes, paths: Collection[str]) -> dict[st
     return index if name == INDEX else _whole(index, paths)
 
 
+def component_class(config: Mapping[str, Any]) -> tuple[str, str] | None:
+    """Library and class of a component by its settings; None if they do not say it."""
+    match config:
+        case {"_class_name": str(name)}:
+            return "diffusers", name
+        case {"architectures": [str(name), *_]}:
+            return "transformers", name
+        case _:
+            return None
+
+
 def components(index: Mapping[str, Any]) -> Iterator[Component]:
     """Components that the pipeline has, without settings and without absent optional ones."""
     for name, value in index.items():

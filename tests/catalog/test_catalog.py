@@ -186,6 +186,11 @@ def test_every_schema_describes_itself(catalog: Catalog) -> None:
         (GOOD + "    weights: {hub: a/b, revision: main}\n", 6, "should match pattern"),
         (GOOD + "    weights: {directory: weights}\n", 6, "must be an absolute path"),
         (GOOD + "    weights: {}\n", 6, "set either"),
+        (GOOD + "    weights: {directory: /x, parts: {vae: {}}}\n", 6, "set either"),
+        (GOOD + "    weights: {directory: /x, parts: {vae: {hub: a/b}}}\n", 6, "set both"),
+        (GOOD + "    weights: {directory: /x, parts: {vae: {directory: y}}}\n", 6, "absolute"),
+        (GOOD + "    weights: {directory: /x, parts: {1x: {directory: /y}}}\n", 6, "component"),
+        (GOOD + "    weights: {directory: /x, pipeline: os.system}\n", 6, "pipeline"),
         (GOOD + "    bounds: {a: [1, 2]}\n", 3, "cannot have bounds"),
     ],
 )

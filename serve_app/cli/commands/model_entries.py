@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +44,18 @@ from weights.store import Store
     help="One safetensors file whose components replace those of the pipeline: a path, or "
     "owner/name/file@commit of the hub.",
 )
+@click.option(
+    "--part",
+    multiple=True,
+    metavar="COMPONENT=PLACE",
+    help="A component of another place, such as controlnet=owner/name: a folder, or "
+    "owner/name/folder@commit of the hub. Repeat it for several.",
+)
+@click.option(
+    "--pipeline",
+    metavar="CLASS",
+    help="Class of diffusers that takes the components, such as FluxControlNetPipeline.",
+)
 @click.option("--variant", help="Variant of the weights' files, such as fp16.")
 @click.option(
     "--like",
@@ -68,6 +80,8 @@ def add_command(
     *,
     weights: str,
     checkpoint: str | None,
+    part: Sequence[str],
+    pipeline: str | None,
     variant: str | None,
     like_id: str | None,
     cpu: bool,
@@ -81,7 +95,8 @@ def add_command(
     Family, schema and options follow from the pipeline's class and arguments. Every replica of the
     ingress serves it within about a second.
     """
-    repository = inspected(weights, variant, Store(read_config({}).weights.store()), checkpoint)
+    store = Store(read_config({}).weights.store())
+    repository = inspected(weights, variant, store, checkpoint, _parts(part), pipeline)
     call = read_call(repository.pipeline, repository.index)
     with Client(server) as client:
         if like_id is None:
@@ -108,6 +123,16 @@ def add_command(
         click.echo(f"    download {note}")
     if dry_run:
         click.echo(json.dumps(stored["entry"], indent=2))
+
+
+def _parts(given: Sequence[str]) -> Mapping[str, str]:
+    found: dict[str, str] = {}
+    for each in given:
+        name, _, place = each.partition("=")
+        if not name.isidentifier() or not place:
+            raise click.BadParameter(f"{each!r} is not COMPONENT=PLACE", param_hint="--part")
+        found[name] = place
+    return found
 
 
 def _refuse_existing(client: Client, endpoint: str) -> None:

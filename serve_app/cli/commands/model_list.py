@@ -208,5 +208,7 @@ def _weights(weights: dict[str, Any]) -> str:
     revision = weights["revision"]
     pinned = f"@{revision[:SHOWN_REVISION]}" if revision else ""
     # A Darkroom before this version, elsewhere, does not say it.
-    file = f" with {weights['checkpoint']}" if weights.get("checkpoint") else ""
-    return f"{weights['source']}{pinned}{file}"
+    file = [weights["checkpoint"]] if weights.get("checkpoint") else []
+    parts = [f"{name} of {place}" for name, place in weights.get("parts", {}).items()]
+    beside = f" with {', '.join([*file, *parts])}" if file or parts else ""
+    return f"{weights['source']}{pinned}{beside}"

@@ -139,8 +139,8 @@ def _elsewhere(index: Mapping[str, Any] | None) -> str:
     """Sentence about components that the index has in other repositories; empty without any."""
     there = (index or {}).get(ELSEWHERE, {})
     named = ", ".join(f"{name} in {place or 'no repository'}" for name, place in there.items())
-    hint = "put them into this one, each into a folder of the component's name"
-    return f" Its index has {named}: {hint}." if named else ""
+    given = " ".join(f"--part {name}={place or '…'}" for name, place in there.items())
+    return f" Its index has {named}: add {given}." if named else ""
 
 
 def as_call(name: str, found: Mapping[str, Any]) -> PipelineCall:

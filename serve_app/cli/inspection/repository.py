@@ -7,18 +7,21 @@ import re
 from collections import defaultdict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
 import yaml
 
 from serve_app.domain.checkpoint import Held, check_checkpoint, check_format, held_components
-from serve_app.domain.endpoint import Weights
+from serve_app.domain.endpoint import Part, Weights
 from serve_app.domain.errors import Misconfigured, WeightsUnavailable
 from serve_app.domain.lora import HubFile, parse_lora_path
 from serve_app.domain.pipeline_index import INDEX, index_file, parse_index
 from serve_app.paths import expanded
-from weights.folder import ListedFile
+from weights.folder import ListedFile, Listing
+from weights.links import files_in
+from weights.parts import config_of, repository_of, with_parts
 from weights.safetensors_header import LENGTH_BYTES, TensorFacts, read_header
 from weights.selection import select
 from weights.store import Store
@@ -28,6 +31,7 @@ README = "README.md"
 BRANCH = "main"
 
 _HUB = re.compile(r"([\w.-]+/[\w.-]+)(?:@([\w./-]+))?")
+_PART = re.compile(r"([\w.-]+/[\w.-]+?)(?:/([\w./-]+?))?(?:@([\w./-]+))?")
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _FRONT_MATTER = re.compile(r"\A---\s*\n(.*?)\n---\s*$", re.DOTALL | re.MULTILINE)
 
@@ -96,10 +100,16 @@ class _SingleFile:
 
 
 def inspected(
-    given: str, variant: str | None, store: Store, checkpoint: str | None = None
+    given: str,
+    variant: str | None,
+    store: Store,
+    checkpoint: str | None = None,
+    parts: Mapping[str, str] | None = None,
+    pipeline: str | None = None,
 ) -> Repository:
     """Inspect a folder of this machine, or ``owner/name@revision`` of the hub, with the
-    ``checkpoint`` that replaces some of its components.
+    ``checkpoint`` that replaces some of its components, and with ``parts`` of other places, by
+    component, which the class ``pipeline`` takes.
 
     A branch or tag is resolved to its commit. ``Misconfigured`` and ``WeightsUnavailable`` say what
     is wrong.
@@ -110,14 +120,99 @@ def inspected(
     except ValueError as error:
         raise Misconfigured(f"{error}.") from None
     if folder.is_dir():
-        return _of_folder(folder.resolve(), variant, file)
+        return _with_parts(_of_folder(folder.resolve(), variant, file), store, parts, pipeline)
     named = _HUB.fullmatch(given)
     if named is None or given.startswith((".", "~")):
         raise Misconfigured(
             f"There is no folder {given} on this machine. Name a folder with a diffusers pipeline, "
             "or a repository of the hub as owner/name@commit."
         )
-    return _of_hub(named[1], named[2] or BRANCH, variant, store, file)
+    whole = _of_hub(named[1], named[2] or BRANCH, variant, store, file)
+    return _with_parts(whole, store, parts, pipeline)
+
+
+def _with_parts(
+    whole: Repository, store: Store, parts: Mapping[str, str] | None, pipeline: str | None
+) -> Repository:
+    """``whole`` with components of other places."""
+    if not parts and pipeline is None:
+        return whole
+    found = {name: _part(name, place, store) for name, place in (parts or {}).items()}
+    written = {name: each.weights for name, each in found.items()}
+    named = {} if pipeline is None else {"pipeline": pipeline}
+    configs = {name: each.index for name, each in found.items()}
+    sizes = {**whole.sizes, **{name: sum(each.sizes.values()) for name, each in found.items()}}
+
+    def read(path: str) -> str | None:
+        component, _, inside = path.partition("/")
+        return found[component].read(inside) if component in found else whole.read(path)
+
+    return Repository(
+        {**whole.weights, **named, **({"parts": written} if written else {})},
+        with_parts(whole.index, configs, pipeline or ""),
+        dict(sorted(sizes.items(), key=lambda each: -each[1])),
+        whole.is_here and all(each.is_here for each in found.values()),
+        read,
+    )
+
+
+def _part(component: str, place: str, store: Store) -> Repository:
+    """One component of another place; its settings are the index."""
+    folder = Path(place).expanduser()
+    if folder.is_dir():
+        part = Part(component, str(folder.resolve()))
+        files = {name: file.stat().st_size for name, file in files_in(folder).items()}
+        listing, written = None, {"directory": part.source}
+    elif (named := _PART.fullmatch(place)) is None:
+        raise Misconfigured(
+            f"There is no folder {place} on this machine, for {component}. Name a folder, or a "
+            "repository of the hub as owner/name@commit, or a folder of one as "
+            "owner/name/folder@commit."
+        )
+    else:
+        revision = _commit(named[1], named[3] or BRANCH, store)
+        part = Part(component, named[1], revision, named[2] or "")
+        listing = store.listing(repository_of(part))
+        prefix = f"{part.folder}/" if part.folder else ""
+        needed = listing.needed(repository_of(part))
+        files = {each.path.removeprefix(prefix): each.size for each in needed}
+        written = {"hub": part.source, "revision": revision}
+        written |= {"folder": part.folder} if part.folder else {}
+
+    def read(path: str) -> str | None:
+        inside = f"{part.folder}/{path}" if part.folder else path
+        try:
+            if listing is None:
+                return (folder / path).read_text(encoding="utf-8")
+            return _text_of(repository_of(part), inside, listing, store)
+        except (OSError, UnicodeDecodeError, WeightsUnavailable):
+            return None
+
+    config = config_of(part, {name: partial(_read_or_empty, read, name) for name in files})
+    here = listing is None or store.is_here(repository_of(part))
+    return Repository(
+        written, config, {k: v for k, v in files.items() if _is_tensors(k)}, here, read
+    )
+
+
+def _read_or_empty(read: Callable[[str], str | None], name: str) -> str:
+    return read(name) or "{}"
+
+
+def _is_tensors(path: str) -> bool:
+    return path.endswith(SAFETENSORS)
+
+
+def _text_of(weights: Weights, path: str, listing: Listing, store: Store) -> str | None:
+    """Text of a small file of a repository: on this machine, or else of the hub."""
+    if store.is_here(weights):
+        with store.open(weights) as folder:
+            if (folder / path).is_file():
+                return (folder / path).read_text(encoding="utf-8")
+    file = next((each for each in listing.files if each.path == path), None)
+    if file is None or store.offline:
+        return None
+    return store.make_hub().read(listing, file).decode(errors="replace")
 
 
 def _single_file(given: str, store: Store) -> _SingleFile:
@@ -198,14 +293,7 @@ def _of_hub(
 
     def read(path: str) -> str | None:
         try:
-            if is_here:
-                with store.open(weights) as folder:
-                    if (folder / path).is_file():
-                        return (folder / path).read_text(encoding="utf-8")
-            file = next((each for each in listing.files if each.path == path), None)
-            if file is None or store.offline:
-                return None
-            return store.make_hub().read(listing, file).decode(errors="replace")
+            return _text_of(weights, path, listing, store)
         except (OSError, UnicodeDecodeError, WeightsUnavailable):
             return None
 
@@ -231,7 +319,7 @@ def _sizes(
     sizes: defaultdict[str, int] = defaultdict(int)
     sizes |= {} if checkpoint is None else checkpoint.sizes(held)
     for path, size in files.items():
-        if path.endswith(SAFETENSORS):
+        if _is_tensors(path):
             sizes[path.split("/")[0]] += size
     return dict(sorted(sizes.items(), key=lambda each: -each[1]))
 

@@ -77,6 +77,7 @@ class ModelWeights(TypedDict):
     source: str | None
     revision: str | None
     checkpoint: Annotated[str | None, Field(description="One file with some components.")]
+    parts: Annotated[dict[str, str], Field(description="Components of other places.")]
 
 
 class ModelExample(TypedDict):
@@ -323,6 +324,7 @@ def _model(entry: CatalogEntry, origin: str, held: Held | None) -> Model:
                 "source": endpoint.weights.source or None,
                 "revision": endpoint.weights.revision,
                 "checkpoint": endpoint.weights.checkpoint or None,
+                "parts": {each.component: each.place for each in endpoint.weights.parts},
             },
             "recipes": [_recipe(each) for each in endpoint.recipes],
             "examples": [{"input": each.input, "output": each.output} for each in entry.examples],

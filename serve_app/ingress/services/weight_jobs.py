@@ -58,6 +58,7 @@ TRIED_TOO_OFTEN = (
 )
 GONE = "The uploaded file was deleted before it could be read. Upload it again."
 NO_BASE = "Its base {base} is not in the catalogue any more. Register the weights for another one."
+NOT_COMPARED = frozenset({"files", "folder", "parts", "pipeline"})
 NO_WEIGHTS = "Its base {base} has no weights of its own, so nothing can be compared with them."
 QUOTA = (
     "Your weights may take {most} bytes (DARKROOM_MAX_WEIGHTS_BYTES_PER_TENANT, or "
@@ -211,7 +212,7 @@ class WeightJobs(JobHandler):
         return {
             "folder": str(folder),
             "store": "" if store is None else str(store),
-            "base": {k: v for k, v in asdict(base).items() if k != "files"},
+            "base": {k: v for k, v in asdict(base).items() if k not in NOT_COMPARED},
             "source": dict(weights.source),
             "limits": {
                 "max_bytes": max(0, left),

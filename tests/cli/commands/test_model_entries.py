@@ -148,6 +148,7 @@ def test_a_branch_of_the_hub_is_pinned_and_what_is_not_here_is_pulled(
         "source": "house/portraits",
         "revision": COMMIT,
         "checkpoint": None,
+        "parts": {},
     }
     pulled = typed(data_dir, "pull", "house/portraits", "--yes")
     assert pulled.exit_code == 0, pulled.output
@@ -343,6 +344,67 @@ def test_a_single_file_of_the_hub_is_pinned_and_only_its_header_is_read(
     }
     assert not stored["weights_are_here"]
     assert not [*tmp_path.glob("store/**/*.safetensors")]
+
+
+def part(folder: Path) -> Path:
+    """Folder with a ControlNet."""
+    folder.mkdir(parents=True)
+    (folder / "config.json").write_text('{"_class_name": "FluxControlNetModel"}')
+    (folder / "diffusion_pytorch_model.safetensors").write_bytes(bytes(700_000))
+    return folder
+
+
+def test_a_part_of_a_folder_gives_the_pipeline_its_control_image(
+    data_dir: Path, tmp_path: Path
+) -> None:
+    base, control = repository(tmp_path / "base"), part(tmp_path / "control")
+    weights = ("--weights", str(base), "--part", f"controlnet={control}")
+    stored = added(data_dir, "house/x", *weights, "--pipeline", "FluxControlNetPipeline")
+    assert stored["entry"]["weights"] == {
+        "directory": str(base),
+        "pipeline": "FluxControlNetPipeline",
+        "parts": {"controlnet": {"directory": str(control)}},
+    }
+    assert stored["weight_bytes"] == {"transformer": 2_500_000, "controlnet": 700_000}
+    assert "control_image_url" in stored["entry"]["options"]["inputs"]
+    assert f"weights  {base} with controlnet of {control}\n" in typed(data_dir, "--all").output
+
+
+def test_a_part_of_the_hub_is_pinned_and_pulled_with_the_rest(
+    data_dir: Path, tmp_path: Path, hub: HubServer
+) -> None:
+    part(tmp_path / "files/canny")
+    hub.add("house/control", COMMIT, tmp_path / "files")
+    weights = ("--weights", "house/portraits@main", "--part", "controlnet=house/control/canny@main")
+    stored = added(data_dir, "house/x", *weights, "--pipeline", "FluxControlNetPipeline")
+    assert stored["entry"]["weights"]["parts"] == {
+        "controlnet": {"hub": "house/control", "revision": COMMIT, "folder": "canny"}
+    }
+    assert stored["weight_bytes"]["controlnet"] == 700_000
+    assert not stored["weights_are_here"]
+    pulled = typed(data_dir, "pull", "house/x", "--yes")
+    assert pulled.exit_code == 0, pulled.output
+    (there,) = tmp_path.glob("store/models--house--control/snapshots/*/canny/*.safetensors")
+    assert there.stat().st_size == 700_000
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ("controlnet", "'controlnet' is not COMPONENT=PLACE"),
+        ("controlnet=/nowhere", "There is no folder /nowhere on this machine, for controlnet"),
+        ("controlnet={empty}", "does not say what it is: it has no config.json"),
+    ],
+)
+def test_a_part_that_cannot_be_read_is_refused(
+    data_dir: Path, tmp_path: Path, given: str, words: str
+) -> None:
+    (tmp_path / "empty").mkdir()
+    base = repository(tmp_path / "base")
+    given = given.format(empty=tmp_path / "empty")
+    ran = typed(data_dir, "add", "house/x", "--weights", str(base), "--part", given)
+    assert ran.exit_code
+    assert words in " ".join(ran.output.split())
 
 
 @pytest.mark.parametrize(

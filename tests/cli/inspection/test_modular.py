@@ -75,7 +75,7 @@ def test_the_command_line_asks_another_process_and_says_what_is_missing_and_wher
     assert raised.value.message == (
         "ZImageModularPipeline cannot be served: needs scheduler, text_encoder, tokenizer, "
         "transformer, which these weights do not have. Its index has transformer in "
-        "house/transformer: put them into this one, each into a folder of the component's name."
+        "house/transformer: add --part transformer=house/transformer."
     )
 
 

@@ -73,6 +73,7 @@ async def test_weights_and_recipes_are_shown(client: httpx.AsyncClient) -> None:
         "source": "black-forest-labs/FLUX.1-dev",
         "revision": "3de623fc3c33e44ffbe2bad470d0f45bccf2eb21",
         "checkpoint": None,
+        "parts": {},
     }
     assert ours["recipes"] == [
         {

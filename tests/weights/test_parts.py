@@ -1,0 +1,126 @@
+"""Components of other repositories: their files, and the folder that they make with a pipeline."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from serve_app.domain.endpoint import Endpoint, Part, StoreConfig, Weights
+from serve_app.domain.errors import WeightsUnavailable
+from tests.weights.conftest import COMMIT, MakeStore, write_repository
+from tests.weights.hub_server import HubServer
+from weights.parts import composed, repository_of
+from weights.selection import select_component
+from weights.store import Store, repositories_of
+
+CONFIG = {"_class_name": "ControlNetModel"}
+PART = Part("controlnet", "house/control", COMMIT)
+
+
+def write_part(folder: Path, config: Any = CONFIG, name: str = "config.json") -> Path:
+    folder.mkdir(parents=True)
+    (folder / name).write_text(json.dumps(config))
+    (folder / "diffusion_pytorch_model.safetensors").write_bytes(b"control" * 1000)
+    (folder / "diffusion_pytorch_model.bin").write_bytes(b"pickle")
+    return folder
+
+
+def weights_with(*parts: Part, source: str = "/srv/base") -> Weights:
+    return Weights(source, parts=parts, pipeline="SomeControlNetPipeline")
+
+
+def test_a_pipeline_and_its_parts_are_one_folder_of_links(tmp_path: Path) -> None:
+    base, control = write_repository(tmp_path / "base"), write_part(tmp_path / "control")
+    part = Part("controlnet", str(control))
+    weights = weights_with(part)
+    folder = composed(tmp_path / "store", base, weights, {part: control})
+    index = json.loads((folder / "model_index.json").read_text())
+    assert index["_class_name"] == "SomeControlNetPipeline"
+    assert index["controlnet"] == ["diffusers", "ControlNetModel"]
+    assert index["vae"] == ["diffusers", "AutoencoderKL"]
+    link = folder / "controlnet" / "diffusion_pytorch_model.safetensors"
+    assert link.resolve() == control / "diffusion_pytorch_model.safetensors"
+    assert (folder / "unet" / "config.json").resolve() == base / "unet" / "config.json"
+    assert composed(tmp_path / "store", base, weights, {part: control}) == folder
+    link.unlink()
+    link.symlink_to(tmp_path / "evicted")
+    again = composed(tmp_path / "store", base, weights, {part: control})
+    assert (again / "controlnet" / link.name).read_bytes() == b"control" * 1000
+
+
+def test_a_part_replaces_a_component_of_the_pipeline(tmp_path: Path) -> None:
+    base, better = write_repository(tmp_path / "base"), write_part(tmp_path / "vae")
+    part = Part("vae", str(better))
+    folder = composed(tmp_path / "store", base, Weights("x", parts=(part,)), {part: better})
+    assert {each.name for each in (folder / "vae").iterdir()} == {
+        "config.json",
+        "diffusion_pytorch_model.safetensors",
+        "diffusion_pytorch_model.bin",
+    }
+    index = json.loads((folder / "model_index.json").read_text())
+    assert index["_class_name"] == "SomePipeline"
+    assert index["vae"] == ["diffusers", "ControlNetModel"]
+
+
+def test_a_model_of_transformers_is_known_by_its_architecture(tmp_path: Path) -> None:
+    base = write_repository(tmp_path / "base")
+    encoder = write_part(tmp_path / "encoder", {"architectures": ["CLIPVisionModel"]})
+    part = Part("image_encoder", str(encoder))
+    folder = composed(tmp_path / "store", base, weights_with(part), {part: encoder})
+    index = json.loads((folder / "model_index.json").read_text())
+    assert index["image_encoder"] == ["transformers", "CLIPVisionModel"]
+
+
+@pytest.mark.parametrize("config", [{}, [], {"model_type": "x"}])
+def test_a_folder_that_does_not_say_what_it_is_is_refused(tmp_path: Path, config: Any) -> None:
+    base, odd = write_repository(tmp_path / "base"), write_part(tmp_path / "odd", config)
+    part = Part("controlnet", str(odd))
+    with pytest.raises(WeightsUnavailable, match=r"odd does not say what it is.*_class_name"):
+        composed(tmp_path / "store", base, weights_with(part), {part: odd})
+
+
+def test_of_a_repository_the_files_of_the_component_are_taken() -> None:
+    names = [
+        "README.md",
+        "config.json",
+        "diffusion_pytorch_model.safetensors",
+        "diffusion_pytorch_model.fp16.safetensors",
+        "diffusion_pytorch_model.bin",
+        "canny/config.json",
+        "canny/diffusion_pytorch_model.safetensors",
+    ]
+    assert select_component(names, "", "a/b") == {names[1], names[2]}
+    assert select_component(names, "canny", "a/b") == {*names[-2:]}
+    with pytest.raises(WeightsUnavailable, match="a/b has no component in its folder 'depth'"):
+        select_component(names, "depth", "a/b")
+    with pytest.raises(WeightsUnavailable, match="only as a pickle"):
+        select_component(["config.json", "diffusion_pytorch_model.bin"], "", "a/b")
+
+
+def test_parts_of_the_hub_are_downloaded_with_their_pipeline(
+    hub: HubServer, make_store: MakeStore, tmp_path: Path
+) -> None:
+    hub.add("house/control", COMMIT, write_part(tmp_path / "control"))
+    endpoint = Endpoint("house/x", "sdxl", weights_with(PART, source="house/small"), "x")
+    assert repository_of(PART) in repositories_of(endpoint)
+    store = make_store()
+    with store.open(repository_of(PART)) as folder:
+        assert {each.name for each in folder.iterdir()} == {
+            "config.json",
+            "diffusion_pytorch_model.safetensors",
+        }
+    assert store.is_here(repository_of(PART))
+
+
+def test_parts_in_folders_of_this_node_are_not_downloaded() -> None:
+    endpoint = Endpoint("house/x", "sdxl", weights_with(Part("vae", "/srv/vae")), "x")
+    assert repositories_of(endpoint) == ()
+
+
+def test_a_pipeline_without_an_index_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(WeightsUnavailable, match="is not a diffusers pipeline"):
+        Store(StoreConfig(directory=tmp_path)).composed(tmp_path / "empty", Weights("x"), {})

@@ -1,0 +1,89 @@
+"""Components of a pipeline that come from other repositories, such as a ControlNet.
+
+The pipeline and its parts become one folder of links, which is loaded as any other:
+
+    .darkroom-composed/<digest>/…
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from serve_app.domain.endpoint import Part, Weights
+from serve_app.domain.errors import WeightsUnavailable
+from serve_app.domain.pipeline_index import INDEX, component_class, index_file, parse_index
+from weights import eviction
+from weights.links import files_in, folder_named, is_whole, write_folder
+
+FOLDER = ".darkroom-composed"
+CONFIGS = ("config.json", "scheduler_config.json", "preprocessor_config.json")
+"""Files that name the class of a component, in the order in which they are looked for."""
+
+
+def repository_of(part: Part) -> Weights:
+    """Repository, or directory, of a part."""
+    return Weights(part.source, part.revision, folder=part.folder)
+
+
+def composed(directory: Path, base: Path, weights: Weights, places: Mapping[Part, Path]) -> Path:
+    """Folder with the files of ``base`` and those of the parts of ``weights``, in a store's
+    ``directory``. ``places``: the folder of each part's repository. ``WeightsUnavailable`` says
+    what a part lacks."""
+    found = {part: places[part] / part.folder for part in weights.parts}
+    identity = [str(base.resolve()), weights.pipeline]
+    identity += [f"{part} {place.resolve()}" for part, place in found.items()]
+    folder = folder_named(directory / FOLDER, json.dumps(identity))
+    if is_whole(folder):
+        return folder
+    links = {
+        path: file
+        for path, file in files_in(base).items()
+        if not any(path.startswith(f"{part.component}/") for part in weights.parts)
+    }
+    own = index_file(links)
+    if own is None:
+        raise WeightsUnavailable(f"{base} is not a diffusers pipeline: it has no {INDEX}.")
+    try:
+        index = parse_index(own, links.pop(own).read_bytes(), links)
+    except ValueError as error:
+        raise WeightsUnavailable(f"{base / own} {error}") from error
+    configs: dict[str, Mapping[str, Any]] = {}
+    for part, place in found.items():
+        files = files_in(place)
+        links |= {f"{part.component}/{path}": file for path, file in files.items()}
+        configs[part.component] = config_of(part, {n: f.read_text for n, f in files.items()})
+    text = json.dumps(with_parts(index, configs, weights.pipeline), indent=1)
+    try:
+        write_folder(folder, links, {INDEX: text})
+    except OSError as error:
+        raise eviction.explain(error, directory, base.name) from error
+    return folder
+
+
+def config_of(part: Part, files: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Settings of a part, which name its class. ``files``: of the part by name, each with a
+    function that reads its text. ``WeightsUnavailable`` if it has none."""
+    for name in CONFIGS:
+        if name in files:
+            try:
+                found = json.loads(files[name]())
+            except (ValueError, RecursionError) as error:
+                raise WeightsUnavailable(f"{name} of {part.place} is not JSON: {error}") from error
+            if isinstance(found, dict) and component_class(found) is not None:
+                return found
+    raise WeightsUnavailable(
+        f"{part.place} does not say what it is: it has no {CONFIGS[0]} with `_class_name` or "
+        "`architectures`. Name the folder of the component, as owner/name/folder."
+    )
+
+
+def with_parts(
+    index: Mapping[str, Any], configs: Mapping[str, Mapping[str, Any]], pipeline: str
+) -> dict[str, Any]:
+    """The index with other components; ``pipeline``: the class that they make, if it is another."""
+    classes = {name: component_class(config) for name, config in configs.items()}
+    more = {name: [*each] for name, each in classes.items() if each is not None}
+    return {**index, **more, **({"_class_name": pipeline} if pipeline else {})}
