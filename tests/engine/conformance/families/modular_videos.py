@@ -8,13 +8,14 @@ import diffusers as df
 import torch
 
 from tests.engine.conformance import (
+    autoencoders,
     inputs,
     language_models,
     tokenizers,
     vision_encoders,
 )
 from tests.engine.conformance.case import Case, Wish
-from tests.engine.conformance.families import wan
+from tests.engine.conformance.families import ltx2, wan
 
 _CLIP = 1280  # width of the image encoder that Wan Animate 2 is made for
 _CLIP_SIDE = 224
@@ -85,12 +86,18 @@ def _minimax_music_3() -> dict[str, Any]:
 
 
 CASES = (
-    Case("wan", "WanAnimate2ModularPipeline", _wan_animate_2, _animated),
+    Case("wan", "WanAnimate2ModularPipeline", _wan_animate_2, _animated, heavy=True),
     Case("wan", "WanAnimate2DistilledModularPipeline", _wan_animate_2, _animated),
     Case(
         "audio",
         "MiniMaxMusic3ModularPipeline",
         _minimax_music_3,
         lambda _: {"lyrics": "a dog", "audio_duration": 0.2},
+    ),
+    Case(
+        "ltx2",
+        "LTX25ModularPipeline",
+        lambda: ltx2.parts(diffusion_decoder=autoencoders.ltx2_diffusion_decoder()),
+        lambda _: {"height": 8, "width": 8, "num_frames": 9, "max_sequence_length": 16},
     ),
 )
