@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import diffusers as df
@@ -15,7 +16,7 @@ from tests.engine.conformance import (
     vision_encoders,
 )
 from tests.engine.conformance.case import Case, Wish
-from tests.engine.conformance.families import ltx2, wan
+from tests.engine.conformance.families import guided, ltx2, wan
 
 _CLIP = 1280  # width of the image encoder that Wan Animate 2 is made for
 _CLIP_SIDE = 224
@@ -85,6 +86,22 @@ def _minimax_music_3() -> dict[str, Any]:
     }
 
 
+def _two_experts(transformer: Callable[[], Any]) -> dict[str, Any]:
+    return wan.parts(
+        transformer=transformer(),
+        transformer_2=transformer(),
+        scheduler=df.UniPCMultistepScheduler(
+            prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=3.0
+        ),
+    )
+
+
+def _wan_vace() -> Any:
+    return df.WanVACETransformer3DModel(
+        **wan.SHAPE, in_channels=16, vace_layers=[0], vace_in_channels=96
+    )
+
+
 CASES = (
     Case("wan", "WanAnimate2ModularPipeline", _wan_animate_2, _animated, heavy=True),
     Case("wan", "WanAnimate2DistilledModularPipeline", _wan_animate_2, _animated),
@@ -99,5 +116,32 @@ CASES = (
         "LTX25ModularPipeline",
         lambda: ltx2.parts(diffusion_decoder=autoencoders.ltx2_diffusion_decoder()),
         lambda _: {"height": 8, "width": 8, "num_frames": 9, "max_sequence_length": 16},
+    ),
+    Case(
+        "hunyuan-video",
+        "HunyuanVideo15ModularPipeline",
+        lambda: guided.hunyuan_video_15("t2v"),
+        lambda _: {"height": 16, "width": 16, "num_frames": 5},
+        heavy=True,
+    ),
+    Case(
+        "hunyuan-video",
+        "HunyuanVideo15ModularPipeline",
+        lambda: guided.hunyuan_video_15("i2v"),
+        lambda wish: {"num_frames": 5, "image": inputs.image(wish)},
+        variant="from an image",
+        heavy=True,
+    ),
+    Case(
+        "wan",
+        "Wan22Image2VideoModularPipeline",
+        lambda: _two_experts(lambda: wan.transformer(36)),
+        lambda wish: {**wan.size(wish), "image": inputs.image(wish)},
+    ),
+    Case(
+        "wan",
+        "Wan22VaceModularPipeline",
+        lambda: _two_experts(_wan_vace),
+        lambda wish: {**wan.size(wish), "video": inputs.video(wish, 5)},
     ),
 )
