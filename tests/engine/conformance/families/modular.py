@@ -132,7 +132,7 @@ CASES = (
     Case(
         "helios",
         "HeliosModularPipeline",
-        videos._helios,
+        videos.helios,
         lambda w: {**wan.size(w), "num_latent_frames_per_chunk": 2},
     ),
 )

@@ -16,7 +16,7 @@ from tests.engine.conformance import (
     vision_encoders,
 )
 from tests.engine.conformance.case import Case, Wish
-from tests.engine.conformance.families import guided, ltx2, wan
+from tests.engine.conformance.families import guided, ltx2, videos, wan
 
 _CLIP = 1280  # width of the image encoder that Wan Animate 2 is made for
 _CLIP_SIDE = 224
@@ -102,6 +102,21 @@ def _wan_vace() -> Any:
     )
 
 
+#: At the default gamma of a third, the covariance of the noise between stages has no inverse.
+_STAGES = {"stages": 2, "stage_range": [0, 0.5, 1], "gamma": 0.3}
+
+
+def _pyramid(wish: Wish) -> dict[str, Any]:
+    return {
+        "height": 32,
+        "width": 32,
+        "num_frames": 5,
+        "max_sequence_length": 16,
+        "num_latent_frames_per_chunk": 2,
+        "pyramid_num_inference_steps_list": [2, wish.steps - 2],
+    }
+
+
 CASES = (
     Case("wan", "WanAnimate2ModularPipeline", _wan_animate_2, _animated, heavy=True),
     Case("wan", "WanAnimate2DistilledModularPipeline", _wan_animate_2, _animated),
@@ -143,5 +158,11 @@ CASES = (
         "Wan22VaceModularPipeline",
         lambda: _two_experts(_wan_vace),
         lambda wish: {**wan.size(wish), "video": inputs.video(wish, 5)},
+    ),
+    Case(
+        "helios",
+        "HeliosPyramidModularPipeline",
+        lambda: videos.helios(df.HeliosScheduler(**_STAGES)),
+        _pyramid,
     ),
 )
