@@ -21,7 +21,7 @@ from deployments.engine.snapshot.state import Tree
 from serve_app.domain.errors import ForkRefused
 from serve_app.domain.media.draft import step_of_draft
 
-FORMAT = 1
+FORMAT = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,12 +53,13 @@ class RecordedSolver:
 
 @dataclass(frozen=True, slots=True)
 class RecordedComponent:
-    """A denoiser that the draft called."""
+    """Calls of one shape, of a denoiser that the draft called."""
 
     form: Form  # of its output
     shape: Sequence[int]  # of its first tensor, without the rows
     rows: int  # of its first argument
     listed: bool  # whether that argument is a list with an entry for each row
+    in_steps: bool  # False: called before the first step only, for what all steps need
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -70,7 +71,7 @@ class Draft:
     step: int
     steps: int  # of the whole generation
     denoisers: Sequence[str]
-    components: Mapping[str, RecordedComponent]
+    components: Mapping[str, Sequence[RecordedComponent]]
     solvers: Sequence[RecordedSolver]  # the main one first
     tensors: Mapping[str, torch.Tensor]  # on the CPU
     step_cache: str = ""  # settings of the step caches; empty without one
@@ -87,7 +88,10 @@ class Draft:
         header |= {
             "format": FORMAT,
             "origin": asdict(self.origin),
-            "components": {name: asdict(each) for name, each in self.components.items()},
+            "components": {
+                name: [asdict(each) for each in recorded]
+                for name, recorded in self.components.items()
+            },
             "solvers": [asdict(each) for each in self.solvers],
         }
         del header["tensors"]
@@ -106,7 +110,8 @@ class Draft:
                 )
             header["origin"] = Origin(**header["origin"])
             header["components"] = {
-                name: RecordedComponent(**each) for name, each in header["components"].items()
+                name: [RecordedComponent(**each) for each in recorded]
+                for name, recorded in header["components"].items()
             }
             header["solvers"] = [RecordedSolver(**each) for each in header["solvers"]]
             return cls(tensors=load(given), **header)

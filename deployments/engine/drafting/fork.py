@@ -1,10 +1,11 @@
 """Forks: generations that go on from a draft, with their own prompt, guidance and LoRAs.
 
 The pipeline's call runs from its start with its own arguments. Until the draft's step, calls of
-denoisers return zeros, and nothing is computed for them. The step of each solver with the number of
-the draft's last one returns what the draft's returned, and the solver gets the draft's state. From
-there on everything is computed. No variable of the pipeline is read or written. With the arguments
-of the draft, the result is bit for bit that of a generation that never stopped.
+denoisers return zeros, and nothing is computed for them, except for calls that the draft made
+before its first step only, since all steps need what they give. The step of each solver with the
+number of the draft's last one returns what the draft's returned, and the solver gets the draft's
+state. From there on everything is computed. No variable of the pipeline is read or written. With
+the arguments of the draft, the result is bit for bit that of a generation that never stopped.
 """
 
 from __future__ import annotations
@@ -93,7 +94,10 @@ class ForkedRun:
 
     def can_answer(self, call: ComponentCall) -> bool:
         """Return whether a call of a denoiser before the draft's step needs no computing."""
-        return call.component in self._draft.components
+        if call.component not in self._draft.components:
+            return False
+        recorded = self._recorded_call(call)
+        return recorded is None or recorded.in_steps  # None: ``answer`` raises for its shape
 
     def refusal(self, error: Exception) -> ForkRefused:
         """Return the error for ``error``, which the pipeline raised after a placeholder."""
@@ -103,11 +107,12 @@ class ForkedRun:
 
     def answer(self, call: ComponentCall, log: CallLog) -> Any:
         """Answer a call before the draft's step with zeros."""
-        recorded, rows = self._draft.components[call.component], rows_of(call)
-        if rows.shape != list(recorded.shape):
+        recorded, rows = self._recorded_call(call), rows_of(call)
+        if recorded is None:
+            were = [list(each.shape) for each in self._draft.components[call.component]]
             raise ForkRefused(
                 f"Latents of this generation have the shape {rows.shape}, and those of the draft "
-                f"{list(recorded.shape)}. {_UNCHANGEABLE}"
+                f"{' and '.join(map(str, were))}. {_UNCHANGEABLE}"
             )
         try:
             output = placeholder(_form_for(recorded, rows), self._device)
@@ -162,6 +167,13 @@ class ForkedRun:
                 set_states(modules[component], generation, self._decoder.put(None, tree))
             except _INVALID as error:
                 raise ForkRefused(f"Its step cache is another one: {error}.") from error
+
+    def _recorded_call(self, call: ComponentCall) -> RecordedComponent | None:
+        shape = rows_of(call).shape
+        of_shape = (
+            each for each in self._draft.components[call.component] if list(each.shape) == shape
+        )
+        return next(of_shape, None)
 
     def _require(self, recorded: RecordedSolver, solver: Any, output: Any) -> None:
         if type(solver).__qualname__ != recorded.kind:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -43,7 +43,7 @@ class SolverRecorder:
     def __init__(self, point: DraftPoint) -> None:
         self._point = point
         self._last: dict[int, _Last] = {}
-        self._components: dict[str, RecordedComponent] = {}
+        self._components: dict[str, dict[tuple[int, ...], RecordedComponent]] = {}
 
     def stepped(
         self, number: int, solver: Any, arguments: tuple[Any, ...], keywords: Any, output: Any
@@ -63,8 +63,8 @@ class SolverRecorder:
     def called(self, call: ComponentCall, output: Any) -> None:
         """Note the answer of a denoiser, for the form of placeholders."""
         rows = rows_of(call)
-        self._components[call.component] = RecordedComponent(
-            form_of(output), rows.shape, rows.number, rows.listed
+        self._components.setdefault(call.component, {})[tuple(rows.shape)] = RecordedComponent(
+            form_of(output), rows.shape, rows.number, rows.listed, in_steps=0 in self._last
         )
 
     def reached(self, step: int, steps: int) -> bool:
@@ -106,12 +106,21 @@ class SolverRecorder:
             step,
             steps,
             sorted(each.component for each in proxies),
-            dict(self._components),
+            self._called(),
             solvers,
             encoder.tensors,
             step_cache,
             caches,
         )
+
+    def _called(self) -> dict[str, list[RecordedComponent]]:
+        """Return the components. Calls that ended with the first step were made for all steps: a
+        language model's tokens, keys and values. After one step alone, this is not known."""
+        known = any(last.steps > 1 for last in self._last.values())
+        return {
+            name: [replace(each, in_steps=each.in_steps or not known) for each in by_shape.values()]
+            for name, by_shape in self._components.items()
+        }
 
 
 def _recorded(encoder: StateEncoder, last: _Last) -> RecordedSolver:

@@ -194,6 +194,24 @@ def ltx2_video(latent_channels: int = 4) -> Any:
     )
 
 
+def ltx2_diffusion_decoder(latent_channels: int = 4) -> Any:
+    """2 times larger and longer."""
+    return df.LTX2VideoDiffusionDecoderModel(
+        latent_channels=latent_channels,
+        patch_size=1,
+        decoder_head_dim=8,
+        decoder_stage_channels=(16, 8),
+        decoder_stage_depths=(1, 1),
+        decoder_stage_kernels=((1, 3, 3),),
+        decoder_upsample_strides=((2, 2, 2),),
+        decoder_upsample_channel_reductions=(2,),
+        decoder_stage5_kernel=(3, 3, 3),
+        decoder_t_emb_dim=16,
+        spatial_compression_ratio=2,
+        temporal_compression_ratio=2,
+    )
+
+
 def ltx2_audio() -> Any:
     return df.AutoencoderKLLTX2Audio(
         base_channels=8,

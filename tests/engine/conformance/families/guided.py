@@ -39,7 +39,7 @@ def _texts(lead: int = 0) -> dict[str, Any]:
     }
 
 
-def _videos(task: str) -> dict[str, Any]:
+def hunyuan_video_15(task: str) -> dict[str, Any]:
     transformer = df.HunyuanVideo15Transformer3DModel(
         **_SHAPE,
         in_channels=9,
@@ -88,11 +88,17 @@ def _video(_: Wish) -> dict[str, Any]:
 
 
 CASES = (
-    Case("hunyuan-video", "HunyuanVideo15Pipeline", lambda: _videos("t2v"), _video, heavy=True),
+    Case(
+        "hunyuan-video",
+        "HunyuanVideo15Pipeline",
+        lambda: hunyuan_video_15("t2v"),
+        _video,
+        heavy=True,
+    ),
     Case(
         "hunyuan-video",
         "HunyuanVideo15ImageToVideoPipeline",
-        lambda: _videos("i2v"),
+        lambda: hunyuan_video_15("i2v"),
         lambda wish: {"num_frames": 5, "image": inputs.image(wish)},
         heavy=True,
     ),

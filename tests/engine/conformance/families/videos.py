@@ -111,11 +111,12 @@ def _chronoedit() -> dict[str, Any]:
     )
 
 
-def helios() -> dict[str, Any]:
+def helios(scheduler: Any = None) -> dict[str, Any]:
     shape = {name: value for name, value in wan.SHAPE.items() if name != "rope_max_seq_len"}
     return wan.parts(
         transformer=df.HeliosTransformer3DModel(**shape, in_channels=16, rope_dim=(4, 4, 4)),
-        scheduler=df.HeliosScheduler(stage_range=[0, 1], stages=1, use_flow_sigmas=True),
+        scheduler=scheduler
+        or df.HeliosScheduler(stage_range=[0, 1], stages=1, use_flow_sigmas=True),
     )
 
 
