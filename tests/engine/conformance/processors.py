@@ -6,6 +6,7 @@ one does for texts and images what they do, with the same calls.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from transformers import BatchFeature, Qwen2VLImageProcessor
@@ -40,10 +41,26 @@ class TextsAndImages:
             marks = [int(grid.prod()) // _MERGE**2 for grid in seen["image_grid_thw"]]
             texts = [_spread(each, marks) for each in texts]
         tokens = self.tokenizer(texts, **options)
+        if seen:
+            seen["mm_token_type_ids"] = (tokens["input_ids"] == self.image_token_id).int()
         return BatchFeature({**tokens, **seen})
 
     def apply_chat_template(self, messages: Any, **options: Any) -> Any:
-        return self.tokenizer.apply_chat_template(messages, **options)
+        images = [
+            part["image"]
+            for message in messages
+            if isinstance(message, Mapping)  # no batch of chats
+            for part in message["content"]
+            if isinstance(part, Mapping) and part.get("image") is not None
+        ]
+        if not (images and options.get("tokenize") and options.get("return_dict")):
+            return self.tokenizer.apply_chat_template(messages, **options)
+        tensors = options.pop("return_tensors")
+        text = self.tokenizer.apply_chat_template(messages, **{**options, "tokenize": False})
+        return self(text, images, return_tensors=tensors)
+
+    def decode(self, tokens: Any, **options: Any) -> str:
+        return self.tokenizer.decode(tokens, **options)
 
     def batch_decode(self, tokens: Any, **options: Any) -> list[str]:
         return self.tokenizer.batch_decode(tokens, **options)
