@@ -55,6 +55,8 @@ class StateEncoder:
             return {"k": _name(value)}
         if isinstance(value, tuple):
             return {"u": [self.pack(each) for each in value]}
+        if isinstance(value, frozenset):
+            return {"e": _members(value)}
         if id(value) in self._numbers:
             return {"s": self._numbers[id(value)]}
         number = self._numbers[id(value)] = len(self._numbers)
@@ -66,6 +68,8 @@ class StateEncoder:
             return {"d": [[_key(key), self.pack(each)] for key, each in value.items()]}
         if isinstance(value, list):
             return {"l": [self.pack(each) for each in value]}
+        if isinstance(value, set):
+            return {"e": _members(value)}
         if not _is_plain_object(value):
             raise OpaqueObject(_name(value))
         has = {name: each for name, each in vars(value).items() if name not in _CONSTANT}
@@ -124,6 +128,8 @@ class StateDecoder:
             case {"l": items, "i": number}:
                 self._placed[number] = into = there if isinstance(there, list) else []
                 return self._list(into, items)
+            case {"e": members, **more}:
+                return self._set(there, frozenset(map(_back, members)), more.get("i"))
             case {"u": items}:
                 return self._tuple(there, items)
             case {"k": name} if name == _name(there):
@@ -167,6 +173,15 @@ class StateDecoder:
         padded = [*there, *[None] * len(items)]
         there[:] = [self.put(each, tree) for each, tree in zip(padded, items, strict=False)]
         return there
+
+    def _set(self, there: Any, members: frozenset[Any], number: int | None) -> Any:
+        if number is None:  # nothing can change it
+            return there if isinstance(there, frozenset) and there == members else members
+        self._placed[number] = into = there if isinstance(there, set) else set()
+        if into != members:
+            into.clear()
+            into.update(members)
+        return into
 
     def _tuple(self, there: Any, items: list[Tree]) -> Any:
         if not isinstance(there, tuple) or len(there) != len(items):
@@ -220,8 +235,13 @@ def _is_plain_object(value: Any) -> bool:
     )
 
 
+def _members(of: set[Any] | frozenset[Any]) -> list[Tree]:
+    """Encode the members of a set, in the same order for the same members."""
+    return sorted(map(_key, of), key=repr)
+
+
 def _key(key: Any) -> Tree:
-    """Encode a dictionary key as JSON.
+    """Encode a dictionary key or a member of a set as JSON.
 
     Raises ``OpaqueObject`` unless it is text, a number or a tuple.
     """
@@ -229,7 +249,7 @@ def _key(key: Any) -> Tree:
         return key
     if isinstance(key, tuple):
         return [_key(each) for each in key]
-    raise OpaqueObject(f"a dictionary by {_name(key)}")
+    raise OpaqueObject(f"a dictionary by {_name(key)}, or a set of them")
 
 
 def _back(key: Tree) -> Any:
