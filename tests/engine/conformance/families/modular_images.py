@@ -52,6 +52,32 @@ def _flux3_shown(wish: Wish) -> dict[str, Any]:
     return {**_flux3_text(wish), "image": inputs.image(wish)}
 
 
+def _qwen_image21() -> dict[str, Any]:
+    return {
+        "scheduler": df.FlowMatchEulerDiscreteScheduler(),
+        "vae": autoencoders.qwen_image21(),
+        "text_encoder": language_models.qwen3_vl(),
+        "processor": processors.TextsAndImages(),
+        "transformer": df.QwenImage21Transformer2DModel(
+            in_channels=4,
+            out_channels=4,
+            num_layers=2,
+            attention_head_dim=16,
+            num_attention_heads=2,
+            context_in_dim=_LLM,
+            axes_dims_rope=(8, 4, 4),
+        ),
+    }
+
+
+def _qwen_image21_text(_: Wish) -> dict[str, Any]:
+    return {"height": 32, "width": 32}
+
+
+def _qwen_image21_shown(wish: Wish) -> dict[str, Any]:
+    return {"output_resolution": 32, "image": inputs.image(wish, 32)}
+
+
 CASES = (
     Case("flux3", "Flux3ModularPipeline", _flux3, _flux3_text),
     Case("flux3", "Flux3ModularPipeline", _flux3, _flux3_shown, variant="from an image"),
@@ -61,6 +87,22 @@ CASES = (
         "Flux3DistilledModularPipeline",
         lambda: _flux3(distilled=True),
         _flux3_shown,
+        variant="from an image",
+    ),
+    Case("qwen-image", "QwenImage21ModularPipeline", _qwen_image21, _qwen_image21_text),
+    Case(
+        "qwen-image",
+        "QwenImage21ModularPipeline",
+        _qwen_image21,
+        _qwen_image21_shown,
+        variant="from an image",
+    ),
+    Case("qwen-image", "QwenImage21TurboModularPipeline", _qwen_image21, _qwen_image21_text),
+    Case(
+        "qwen-image",
+        "QwenImage21TurboModularPipeline",
+        _qwen_image21,
+        _qwen_image21_shown,
         variant="from an image",
     ),
 )
