@@ -73,6 +73,22 @@ def qwen_image(z_dim: int = 4, halvings: int = 3) -> Any:
     )
 
 
+def qwen_image21(z_dim: int = 4) -> Any:
+    """4 times smaller. Images have four channels: it sees through them."""
+    return df.AutoencoderKLQwenImage21(
+        base_dim=8,
+        decoder_base_dim=8,
+        z_dim=z_dim,
+        dim_mult=[1, 1, 1],
+        num_res_blocks=1,
+        temperal_downsample=[False, True],
+        latents_mean=[0.1] * z_dim,
+        latents_std=[1.5] * z_dim,
+        scale_factor_spatial=4,
+        scale_factor_temporal=2,
+    )
+
+
 def flux2(latent_channels: int = 4) -> Any:
     return df.AutoencoderKLFlux2(
         block_out_channels=(8, 8),

@@ -108,7 +108,50 @@ def qwen25_vl(**more: Any) -> Any:
 
 def qwen3_vl(kind: str = "Qwen3VLForConditionalGeneration", **more: Any) -> Any:
     text = _decoder(**more)
-    vision = {
+    config = tf.Qwen3VLConfig(
+        text_config={
+            **text,
+            "rope_scaling": _ROPE,
+            "rope_parameters": {**_ROPE, "rope_theta": 1e4},
+        },
+        vision_config={**_small_vision(text["hidden_size"]), "deepstack_visual_indexes": [0]},
+        **_IDS,
+    )
+    return getattr(tf, kind)(config)
+
+
+def qwen35(**more: Any) -> Any:
+    """Writes texts: ordinary words only, never an end, so that all of its texts are as long as is
+    allowed."""
+    text = _decoder(**more)
+    config = tf.Qwen3_5Config(
+        text_config={
+            **text,
+            "layer_types": ["linear_attention", "full_attention"],
+            "linear_key_head_dim": HEAD,
+            "linear_value_head_dim": HEAD,
+            "linear_num_key_heads": 2,
+            "linear_num_value_heads": 2,
+            "rope_parameters": {
+                **_ROPE,
+                "rope_theta": 1e4,
+                "partial_rotary_factor": 1.0,
+                "mrope_interleaved": True,
+            },
+        },
+        vision_config=_small_vision(text["hidden_size"]),
+        **_IDS,
+    )
+    model = tf.Qwen3_5ForConditionalGeneration(config)
+    tokenizer = tokenizers.words()
+    unknown = range(len(tokenizer), VOCABULARY)
+    model.generation_config.suppress_tokens = [*tokenizer.all_special_ids, *unknown]
+    model.generation_config.pad_token_id = text["pad_token_id"]
+    return model
+
+
+def _small_vision(width: int) -> dict[str, Any]:
+    return {
         "depth": 1,
         "hidden_size": WIDTH,
         "intermediate_size": 32,
@@ -117,16 +160,5 @@ def qwen3_vl(kind: str = "Qwen3VLForConditionalGeneration", **more: Any) -> Any:
         "spatial_merge_size": 2,
         "temporal_patch_size": 2,
         "num_position_embeddings": 16,
-        "out_hidden_size": text["hidden_size"],
-        "deepstack_visual_indexes": [0],
+        "out_hidden_size": width,
     }
-    config = tf.Qwen3VLConfig(
-        text_config={
-            **text,
-            "rope_scaling": _ROPE,
-            "rope_parameters": {**_ROPE, "rope_theta": 1e4},
-        },
-        vision_config=vision,
-        **_IDS,
-    )
-    return getattr(tf, kind)(config)

@@ -13,6 +13,7 @@ from transformers import BatchFeature, Qwen2VLImageProcessor
 from tests.engine.conformance import tokenizers
 
 _IMAGE = "<|image_pad|>"
+_OF_TOKENS = {"padding", "padding_side", "max_length", "truncation", "return_tensors"}
 _MERGE = 2  # patches on a side that become one token
 
 
@@ -40,13 +41,36 @@ class TextsAndImages:
             marks = [int(grid.prod()) // _MERGE**2 for grid in seen["image_grid_thw"]]
             texts = [_spread(each, marks) for each in texts]
         tokens = self.tokenizer(texts, **options)
+        if seen:
+            seen["mm_token_type_ids"] = (tokens["input_ids"] == self.image_token_id).int()
         return BatchFeature({**tokens, **seen})
 
     def apply_chat_template(self, messages: Any, **options: Any) -> Any:
-        return self.tokenizer.apply_chat_template(messages, **options)
+        """Text; with ``tokenize``, lists of tokens, or all of them and the images' patches."""
+        tokenize, whole = options.pop("tokenize", True), options.pop("return_dict", True)
+        written = {name: options.pop(name) for name in _OF_TOKENS & options.keys()}
+        text = self.tokenizer.apply_chat_template(messages, tokenize=False, **options)
+        if not tokenize:
+            return text
+        inputs = self(text, _images(messages) or None, **written)
+        return inputs if whole else inputs["input_ids"]
+
+    def decode(self, tokens: Any, **options: Any) -> str:
+        return self.tokenizer.decode(tokens, **options)
 
     def batch_decode(self, tokens: Any, **options: Any) -> list[str]:
         return self.tokenizer.batch_decode(tokens, **options)
+
+
+def _images(messages: Any) -> list[Any]:
+    """All that a chat shows, or all chats of a batch do."""
+    match messages:
+        case {"image": image}:
+            return [image]
+        case {"content": parts} | list(parts) | tuple(parts):
+            return [image for part in parts for image in _images(part)]
+        case _:
+            return []
 
 
 def _spread(text: str, marks: list[int]) -> str:
