@@ -126,7 +126,7 @@ def drafts() -> Sequence[bytes]:
         step=2,
         steps=3,
         denoisers=["transformer"],
-        components={"transformer": RecordedComponent({}, [4, 8], 1, listed=False)},
+        components={"transformer": [RecordedComponent({}, [4, 8], 1, listed=False, in_steps=True)]},
         solvers=[solver],
         tensors={"x": torch.ones(2)},
     )

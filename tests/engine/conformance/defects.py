@@ -5,4 +5,7 @@ The tests expect them to fail: one that passes has to go from here.
 
 from collections.abc import Mapping
 
-DEFECTS: Mapping[str, str] = {}
+DEFECTS: Mapping[str, str] = {
+    "EchoModularPipeline": "It has no scheduler, so it makes no draft, and is not refused by name.",
+    "MiniMaxH3ModularPipeline": "Its draft lacks the steps of its second scheduler, for audio.",
+}

@@ -58,6 +58,10 @@ class TextsAndImages:
     def decode(self, tokens: Any, **options: Any) -> str:
         return self.tokenizer.decode(tokens, **options)
 
+    def create_mm_token_type_ids(self, tokens: list[list[int]]) -> list[list[int]]:
+        """1 for the mark of an image, else 0."""
+        return [[int(each == self.image_token_id) for each in line] for line in tokens]
+
     def batch_decode(self, tokens: Any, **options: Any) -> list[str]:
         return self.tokenizer.batch_decode(tokens, **options)
 

@@ -7,11 +7,13 @@ from typing import Any
 
 import diffusers as df
 import torch
+from diffusers.guiders import ClassifierFreeGuidance
 
 from tests.engine.conformance import (
     autoencoders,
     inputs,
     language_models,
+    processors,
     tokenizers,
     vision_encoders,
 )
@@ -102,8 +104,44 @@ def _wan_vace() -> Any:
     )
 
 
+def _minimax_h3() -> dict[str, Any]:
+    """It reads the language model's fiftieth layer, and makes five seconds at least."""
+    transformer = df.MiniMaxH3Transformer3DModel(
+        num_attention_heads=2,
+        attention_head_dim=8,
+        hidden_size=16,
+        num_layers=2,
+        num_refiner_layers=1,
+        ffn_dim=16,
+        in_channels=4,
+        audio_in_channels=4,
+        text_dim=language_models.WIDTH,
+        freq_dim=16,
+        time_embed_hidden_dim=16,
+        time_embed_dim=16,
+        rope_freq_dim=1,
+    )
+    return {
+        "text_encoder": language_models.qwen3_vl(num_hidden_layers=51),
+        "tokenizer": tokenizers.words(),
+        "processor": processors.TextsAndImages(),
+        "vae": autoencoders.minimax_h3(),
+        "audio_vae": autoencoders.minimax_h3_audio(),
+        "transformer": transformer,
+        "scheduler": df.MiniMaxH3Scheduler(shift=12.0),
+        "audio_scheduler": df.MiniMaxH3Scheduler(shift=3.0),
+    }
+
+
 #: At the default gamma of a third, the covariance of the noise between stages has no inverse.
 _STAGES = {"stages": 2, "stage_range": [0, 0.5, 1], "gamma": 0.3}
+
+
+def _distilled() -> dict[str, Any]:
+    """Its weights come without guidance: with the default of one of its blocks, diffusers encodes
+    no negative prompt in a second call, and asks for it."""
+    parts = videos.helios(df.HeliosDMDScheduler(**_STAGES))
+    return {**parts, "guider": ClassifierFreeGuidance(guidance_scale=1.0)}
 
 
 def _pyramid(wish: Wish) -> dict[str, Any]:
@@ -114,6 +152,19 @@ def _pyramid(wish: Wish) -> dict[str, Any]:
         "max_sequence_length": 16,
         "num_latent_frames_per_chunk": 2,
         "pyramid_num_inference_steps_list": [2, wish.steps - 2],
+    }
+
+
+def _echo(wish: Wish) -> dict[str, Any]:
+    """It has no scheduler, and as many steps as sigmas before the last."""
+    sigmas = [1 - step / wish.steps for step in range(wish.steps + 1)]
+    return {
+        "height": 8,
+        "width": 8,
+        "num_frames": 9,
+        "max_sequence_length": 16,
+        "sigmas": sigmas,
+        "image": inputs.image(wish, 8),
     }
 
 
@@ -165,4 +216,17 @@ CASES = (
         lambda: videos.helios(df.HeliosScheduler(**_STAGES)),
         _pyramid,
     ),
+    Case(
+        "helios",
+        "HeliosPyramidDistilledModularPipeline",
+        _distilled,
+        _pyramid,
+    ),
+    Case(
+        "minimax-h3",
+        "MiniMaxH3ModularPipeline",
+        _minimax_h3,
+        lambda _: {"height": 4, "width": 4, "num_frames": 124},
+    ),
+    Case("echo", "EchoModularPipeline", ltx2.parts, _echo),
 )
