@@ -116,18 +116,6 @@ CASES = (
         ltx2.parts,
         lambda w: {"height": 32, "width": 32, "num_frames": 9, "max_sequence_length": 16},
     ),
-    Case(
-        "krea",
-        "Krea2ModularPipeline",
-        images._krea,
-        lambda w: {"height": 32, "width": 32, "max_sequence_length": 64},
-    ),
-    Case(
-        "krea",
-        "Krea2TurboModularPipeline",
-        images._krea,
-        lambda w: {"height": 32, "width": 32, "max_sequence_length": 64},
-    ),
     Case("ernie", "ErnieImageModularPipeline", images._ernie, lambda w: {**_IMAGE}),
     Case(
         "helios",

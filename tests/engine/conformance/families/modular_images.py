@@ -6,8 +6,16 @@ from typing import Any
 
 import diffusers as df
 from diffusers.modular_pipelines.flux3.image_processor import Flux3ImageProcessor
+from diffusers.modular_pipelines.ideogram4.encoders import QWEN3_VL_ACTIVATION_LAYERS
+from diffusers.modular_pipelines.krea2.encoders import KREA2_TEXT_ENCODER_SELECT_LAYERS
 
-from tests.engine.conformance import autoencoders, inputs, language_models, processors
+from tests.engine.conformance import (
+    autoencoders,
+    inputs,
+    language_models,
+    processors,
+    tokenizers,
+)
 from tests.engine.conformance.case import Case, Wish
 
 _LLM = language_models.WIDTH
@@ -78,6 +86,108 @@ def _qwen_image21_shown(wish: Wish) -> dict[str, Any]:
     return {"output_resolution": 32, "image": inputs.image(wish, 32)}
 
 
+def _krea() -> dict[str, Any]:
+    return {
+        "scheduler": df.FlowMatchEulerDiscreteScheduler(),
+        "vae": autoencoders.qwen_image(),
+        "text_encoder": language_models.qwen3_vl(
+            "Qwen3VLModel", num_hidden_layers=max(KREA2_TEXT_ENCODER_SELECT_LAYERS)
+        ),
+        "tokenizer": tokenizers.words(),
+        "transformer": df.Krea2Transformer2DModel(
+            in_channels=16,
+            num_layers=1,
+            attention_head_dim=16,
+            num_attention_heads=2,
+            num_key_value_heads=1,
+            intermediate_size=32,
+            timestep_embed_dim=16,
+            text_hidden_dim=_LLM,
+            num_text_layers=len(KREA2_TEXT_ENCODER_SELECT_LAYERS),
+            text_num_attention_heads=2,
+            text_num_key_value_heads=2,
+            text_intermediate_size=32,
+            num_layerwise_text_blocks=1,
+            num_refiner_text_blocks=1,
+            axes_dims_rope=(8, 4, 4),
+        ),
+    }
+
+
+def _krea_text(_: Wish) -> dict[str, Any]:
+    return {"height": 32, "width": 32, "max_sequence_length": 64}
+
+
+def _anima() -> dict[str, Any]:
+    return {
+        "scheduler": df.FlowMatchEulerDiscreteScheduler(),
+        "vae": autoencoders.qwen_image(),
+        "text_encoder": language_models.qwen3(),
+        "tokenizer": tokenizers.words(),
+        "t5_tokenizer": tokenizers.t5(),
+        "text_conditioner": df.AnimaTextConditioner(
+            source_dim=_LLM,
+            target_dim=32,
+            model_dim=32,
+            num_layers=1,
+            num_attention_heads=2,
+            target_vocab_size=tokenizers.VOCABULARY,
+            min_sequence_length=16,
+        ),
+        "transformer": df.CosmosTransformer3DModel(
+            in_channels=4,
+            out_channels=4,
+            num_attention_heads=2,
+            attention_head_dim=16,
+            num_layers=2,
+            mlp_ratio=2,
+            text_embed_dim=32,
+            adaln_lora_dim=4,
+            max_size=(4, 32, 32),
+            rope_scale=(1.0, 1.0, 1.0),
+            concat_padding_mask=False,  # with it, torchvision is needed
+            extra_pos_embed_type=None,
+        ),
+    }
+
+
+def _anima_text(_: Wish) -> dict[str, Any]:
+    return {"height": 32, "width": 32, "max_sequence_length": 16, "negative_prompt": "a dog"}
+
+
+def _ideogram() -> dict[str, Any]:
+    shape = {
+        "in_channels": 16,
+        "num_layers": 1,
+        "attention_head_dim": 16,
+        "num_attention_heads": 2,
+        "intermediate_size": 32,
+        "adaln_dim": 16,
+        "llm_features_dim": _LLM * len(QWEN3_VL_ACTIVATION_LAYERS),
+        "mrope_section": (4, 2, 2),
+    }
+    return {
+        "scheduler": df.FlowMatchEulerDiscreteScheduler(),
+        "vae": autoencoders.flux2(),
+        "text_encoder": language_models.qwen3_vl(
+            "Qwen3VLModel", num_hidden_layers=max(QWEN3_VL_ACTIVATION_LAYERS) + 1
+        ),
+        "tokenizer": tokenizers.words(),
+        "transformer": df.Ideogram4Transformer2DModel(**shape),
+        "unconditional_transformer": df.Ideogram4Transformer2DModel(**shape),
+    }
+
+
+def _ideogram_text(wish: Wish) -> dict[str, Any]:
+    """The guidance of each step, stronger at first: as many as there are steps."""
+    return {
+        "height": 16,
+        "width": 16,
+        "max_sequence_length": 16,
+        "guidance_schedule": [4.0] * (wish.steps - 1) + [2.0],
+    }
+
+
 CASES = (
     Case("flux3", "Flux3ModularPipeline", _flux3, _flux3_text),
     Case("flux3", "Flux3ModularPipeline", _flux3, _flux3_shown, variant="from an image"),
@@ -97,6 +207,20 @@ CASES = (
         _qwen_image21_shown,
         variant="from an image",
     ),
+    Case(
+        "qwen-image",
+        "QwenImage21ModularPipeline",
+        _qwen_image21,
+        lambda w: {**_qwen_image21_text(w), "use_kv_cache": False},
+        variant="without its cache",
+    ),
+    Case(
+        "qwen-image",
+        "QwenImage21ModularPipeline",
+        _qwen_image21,
+        lambda w: {**_qwen_image21_shown(w), "use_kv_cache": False},
+        variant="from an image without its cache",
+    ),
     Case("qwen-image", "QwenImage21TurboModularPipeline", _qwen_image21, _qwen_image21_text),
     Case(
         "qwen-image",
@@ -105,4 +229,15 @@ CASES = (
         _qwen_image21_shown,
         variant="from an image",
     ),
+    Case("krea", "Krea2ModularPipeline", _krea, _krea_text),
+    Case("krea", "Krea2TurboModularPipeline", _krea, _krea_text),
+    Case("anima", "AnimaModularPipeline", _anima, _anima_text),
+    Case(
+        "anima",
+        "AnimaModularPipeline",
+        _anima,
+        lambda w: {**_anima_text(w), "image": inputs.image(w, 32), "strength": 0.8},
+        variant="from an image",
+    ),
+    Case("ideogram", "Ideogram4ModularPipeline", _ideogram, _ideogram_text),
 )
