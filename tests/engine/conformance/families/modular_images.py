@@ -17,6 +17,7 @@ from tests.engine.conformance import (
     tokenizers,
 )
 from tests.engine.conformance.case import Case, Wish
+from tests.engine.conformance.families import qwen_image
 
 _LLM = language_models.WIDTH
 _LAYERS = (1, 2)  # of FLUX.3's text encoder, that its transformer reads
@@ -240,4 +241,16 @@ CASES = (
         variant="from an image",
     ),
     Case("ideogram", "Ideogram4ModularPipeline", _ideogram, _ideogram_text),
+    Case(
+        "qwen-image",
+        "QwenImageEditPlusModularPipeline",
+        lambda: qwen_image.parts(halvings=6),
+        lambda w: {
+            "height": 256,
+            "width": 256,
+            "negative_prompt": "a dog",
+            "image": inputs.image(w, 32),
+        },
+        heavy=True,
+    ),
 )
