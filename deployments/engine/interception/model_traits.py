@@ -154,6 +154,7 @@ BUILT_IN: ModelFamily = {
         pad={"encoder_hidden_states": 1},
         mask="encoder_hidden_states_mask",
     ),
+    "QwenImage21Transformer2DModel": ModelTrait(shared=frozenset({"img_mask"})),
     "QwenImageControlNetInpaintPipeline": _DRAWS_GLOBALLY,
     # Stable Audio, and ACE-Step, which uses its autoencoder
     "AutoencoderOobleck": ModelTrait(chunked=True),

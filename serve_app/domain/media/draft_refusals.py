@@ -6,11 +6,13 @@ from collections.abc import Mapping
 
 _MOMENTUM = "its guidance keeps a momentum from step to step"
 _STAGES = "its first stage has a scheduler of its own"
+_KEEPS = "it keeps keys and values from its first step"
 _EACH_FRAME = "it has a scheduler for each frame"
 
 REFUSALS: Mapping[str, str] = {
     "AceStepPipeline": _MOMENTUM,
-    "Flux2KleinKVPipeline": "it keeps keys and values from its first step",
+    "EchoModularPipeline": "it has no scheduler",
+    "Flux2KleinKVPipeline": _KEEPS,
     "HunyuanImagePipeline": _MOMENTUM,
     "KandinskyCombinedPipeline": _STAGES,
     "KandinskyImg2ImgCombinedPipeline": _STAGES,
@@ -18,6 +20,9 @@ REFUSALS: Mapping[str, str] = {
     "KandinskyV22CombinedPipeline": _STAGES,
     "KandinskyV22Img2ImgCombinedPipeline": _STAGES,
     "KandinskyV22InpaintCombinedPipeline": _STAGES,
+    "MiniMaxH3ModularPipeline": "its audio has a scheduler of its own",
+    "QwenImage21ModularPipeline": _KEEPS,
+    "QwenImage21TurboModularPipeline": _KEEPS,
     "SkyReelsV2DiffusionForcingPipeline": _EACH_FRAME,
     "SkyReelsV2DiffusionForcingImageToVideoPipeline": _EACH_FRAME,
     "SkyReelsV2DiffusionForcingVideoToVideoPipeline": _EACH_FRAME,
