@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from serve_app.domain.endpoint import Part, Weights
+from serve_app.domain.endpoint import Weights, WeightsPart
 from serve_app.domain.errors import WeightsUnavailable
 from serve_app.domain.pipeline_index import INDEX, component_class, index_file, parse_index
 from weights import eviction
@@ -23,12 +23,14 @@ CONFIGS = ("config.json", "scheduler_config.json", "preprocessor_config.json")
 """Files that name the class of a component, in the order in which they are looked for."""
 
 
-def repository_of(part: Part) -> Weights:
+def repository_of(part: WeightsPart) -> Weights:
     """Repository, or directory, of a part."""
     return Weights(part.source, part.revision, folder=part.folder)
 
 
-def composed(directory: Path, base: Path, weights: Weights, places: Mapping[Part, Path]) -> Path:
+def composed(
+    directory: Path, base: Path, weights: Weights, places: Mapping[WeightsPart, Path]
+) -> Path:
     """Folder with the files of ``base`` and those of the parts of ``weights``, in a store's
     ``directory``. ``places``: the folder of each part's repository. ``WeightsUnavailable`` says
     what a part lacks."""
@@ -63,7 +65,7 @@ def composed(directory: Path, base: Path, weights: Weights, places: Mapping[Part
     return folder
 
 
-def config_of(part: Part, files: Mapping[str, Any]) -> Mapping[str, Any]:
+def config_of(part: WeightsPart, files: Mapping[str, Any]) -> Mapping[str, Any]:
     """Settings of a part, which name its class. ``files``: of the part by name, each with a
     function that reads its text. ``WeightsUnavailable`` if it has none."""
     for name in CONFIGS:

@@ -17,7 +17,7 @@ from typing import Any
 
 from huggingface_hub import constants
 
-from serve_app.domain.endpoint import Endpoint, Part, StoreConfig, Weights
+from serve_app.domain.endpoint import Endpoint, StoreConfig, Weights, WeightsPart
 from serve_app.domain.errors import Misconfigured, WeightsUnavailable
 from weights import eviction
 from weights.derived import DerivedFiles
@@ -135,7 +135,7 @@ class Store:
         """Files that tenants have registered, on this node."""
         return RegisteredFiles(self.directory, self._locate)
 
-    def composed(self, base: Path, weights: Weights, places: Mapping[Part, Path]) -> Path:
+    def composed(self, base: Path, weights: Weights, places: Mapping[WeightsPart, Path]) -> Path:
         """Folder of the pipeline ``base`` with the parts of ``weights``; see ``parts.composed``."""
         return composed(self.directory, base, weights, places)
 

@@ -11,7 +11,7 @@ from typing import Any, cast
 from serve_app.catalog.limits import RecipeMemory
 from serve_app.catalog.schema.registry import SCHEMAS, InputSchema
 from serve_app.catalog.source import EndpointSource, ExampleSource, RecipeSource
-from serve_app.domain.endpoint import Endpoint, Part, Recipe, Weights, WorkLimit
+from serve_app.domain.endpoint import Endpoint, Recipe, Weights, WeightsPart, WorkLimit
 from serve_app.domain.errors import InvalidInput
 from serve_app.domain.executors.hosted import EVERY, PROVIDERS
 from serve_app.domain.executors.secrets import OPTION, name_problem, named_by
@@ -232,7 +232,7 @@ def _weights(given: EndpointSource) -> Weights:
         checkpoint=written.checkpoint or "",
         components=written.components,
         parts=tuple(
-            Part(name, each.hub or str(each.directory), each.revision, each.folder)
+            WeightsPart(name, each.hub or str(each.directory), each.revision, each.folder)
             for name, each in written.parts.items()
         ),
         pipeline=written.pipeline or "",

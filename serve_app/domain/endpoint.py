@@ -21,7 +21,7 @@ CONTEXT_MARK = "x-darkroom-context"
 
 @pickle_by_name
 @dataclass(frozen=True, slots=True)
-class Part:
+class WeightsPart:
     """Component of a pipeline that comes from elsewhere, such as a ControlNet."""
 
     component: str
@@ -48,7 +48,7 @@ class Weights:
     checkpoint: str = ""  # one file with ``components``: an absolute path, owner/name/file@commit
     components: tuple[str, ...] = ()  # not needed of the source, but of ``checkpoint``
     folder: str | None = None  # the one component that is needed of the source, and no pipeline
-    parts: tuple[Part, ...] = ()  # components that are not of the source
+    parts: tuple[WeightsPart, ...] = ()  # components that are not of the source
     pipeline: str = ""  # class that the source and the parts make; empty: that of the source
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from serve_app.domain.endpoint import Endpoint, Part, StoreConfig, Weights
+from serve_app.domain.endpoint import Endpoint, StoreConfig, Weights, WeightsPart
 from serve_app.domain.errors import WeightsUnavailable
 from tests.weights.conftest import COMMIT, MakeStore, write_repository
 from tests.weights.hub_server import HubServer
@@ -17,7 +17,7 @@ from weights.selection import select_component
 from weights.store import Store, repositories_of
 
 CONFIG = {"_class_name": "ControlNetModel"}
-PART = Part("controlnet", "house/control", COMMIT)
+PART = WeightsPart("controlnet", "house/control", COMMIT)
 
 
 def write_part(folder: Path, config: Any = CONFIG, name: str = "config.json") -> Path:
@@ -28,13 +28,13 @@ def write_part(folder: Path, config: Any = CONFIG, name: str = "config.json") ->
     return folder
 
 
-def weights_with(*parts: Part, source: str = "/srv/base") -> Weights:
+def weights_with(*parts: WeightsPart, source: str = "/srv/base") -> Weights:
     return Weights(source, parts=parts, pipeline="SomeControlNetPipeline")
 
 
 def test_a_pipeline_and_its_parts_are_one_folder_of_links(tmp_path: Path) -> None:
     base, control = write_repository(tmp_path / "base"), write_part(tmp_path / "control")
-    part = Part("controlnet", str(control))
+    part = WeightsPart("controlnet", str(control))
     weights = weights_with(part)
     folder = composed(tmp_path / "store", base, weights, {part: control})
     index = json.loads((folder / "model_index.json").read_text())
@@ -53,7 +53,7 @@ def test_a_pipeline_and_its_parts_are_one_folder_of_links(tmp_path: Path) -> Non
 
 def test_a_part_replaces_a_component_of_the_pipeline(tmp_path: Path) -> None:
     base, better = write_repository(tmp_path / "base"), write_part(tmp_path / "vae")
-    part = Part("vae", str(better))
+    part = WeightsPart("vae", str(better))
     folder = composed(tmp_path / "store", base, Weights("x", parts=(part,)), {part: better})
     assert {each.name for each in (folder / "vae").iterdir()} == {
         "config.json",
@@ -68,7 +68,7 @@ def test_a_part_replaces_a_component_of_the_pipeline(tmp_path: Path) -> None:
 def test_a_model_of_transformers_is_known_by_its_architecture(tmp_path: Path) -> None:
     base = write_repository(tmp_path / "base")
     encoder = write_part(tmp_path / "encoder", {"architectures": ["CLIPVisionModel"]})
-    part = Part("image_encoder", str(encoder))
+    part = WeightsPart("image_encoder", str(encoder))
     folder = composed(tmp_path / "store", base, weights_with(part), {part: encoder})
     index = json.loads((folder / "model_index.json").read_text())
     assert index["image_encoder"] == ["transformers", "CLIPVisionModel"]
@@ -77,7 +77,7 @@ def test_a_model_of_transformers_is_known_by_its_architecture(tmp_path: Path) ->
 @pytest.mark.parametrize("config", [{}, [], {"model_type": "x"}])
 def test_a_folder_that_does_not_say_what_it_is_is_refused(tmp_path: Path, config: Any) -> None:
     base, odd = write_repository(tmp_path / "base"), write_part(tmp_path / "odd", config)
-    part = Part("controlnet", str(odd))
+    part = WeightsPart("controlnet", str(odd))
     with pytest.raises(WeightsUnavailable, match=r"odd does not say what it is.*_class_name"):
         composed(tmp_path / "store", base, weights_with(part), {part: odd})
 
@@ -116,7 +116,7 @@ def test_parts_of_the_hub_are_downloaded_with_their_pipeline(
 
 
 def test_parts_in_folders_of_this_node_are_not_downloaded() -> None:
-    endpoint = Endpoint("house/x", "sdxl", weights_with(Part("vae", "/srv/vae")), "x")
+    endpoint = Endpoint("house/x", "sdxl", weights_with(WeightsPart("vae", "/srv/vae")), "x")
     assert repositories_of(endpoint) == ()
 
 

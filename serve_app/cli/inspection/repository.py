@@ -14,7 +14,7 @@ from typing import Any, cast
 import yaml
 
 from serve_app.domain.checkpoint import Held, check_checkpoint, check_format, held_components
-from serve_app.domain.endpoint import Part, Weights
+from serve_app.domain.endpoint import Weights, WeightsPart
 from serve_app.domain.errors import Misconfigured, WeightsUnavailable
 from serve_app.domain.lora import HubFile, parse_lora_path
 from serve_app.domain.pipeline_index import INDEX, index_file, parse_index
@@ -160,7 +160,7 @@ def _part(component: str, place: str, store: Store) -> Repository:
     """One component of another place; its settings are the index."""
     folder = Path(place).expanduser()
     if folder.is_dir():
-        part = Part(component, str(folder.resolve()))
+        part = WeightsPart(component, str(folder.resolve()))
         files = {name: file.stat().st_size for name, file in files_in(folder).items()}
         listing, written = None, {"directory": part.source}
     elif (named := _PART.fullmatch(place)) is None:
@@ -171,7 +171,7 @@ def _part(component: str, place: str, store: Store) -> Repository:
         )
     else:
         revision = _commit(named[1], named[3] or BRANCH, store)
-        part = Part(component, named[1], revision, named[2] or "")
+        part = WeightsPart(component, named[1], revision, named[2] or "")
         listing = store.listing(repository_of(part))
         prefix = f"{part.folder}/" if part.folder else ""
         needed = listing.needed(repository_of(part))
