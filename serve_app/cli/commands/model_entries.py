@@ -49,7 +49,7 @@ from weights.store import Store
     multiple=True,
     metavar="COMPONENT=PLACE",
     help="A component of another place, such as controlnet=owner/name: a folder, or "
-    "owner/name/folder@commit of the hub. Repeat it for several.",
+    "owner/name/folder@commit of the hub.",
 )
 @click.option(
     "--pipeline",
