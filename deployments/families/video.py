@@ -64,7 +64,7 @@ TASKS = {
     IMAGE_TO_VIDEO: frozenset({"image"}),
     VIDEO_TO_VIDEO: frozenset({"video"}),
 }
-OPTIONAL = frozenset({"prompt", "width", "height", "num_frames", "frame_rate"})
+OPTIONAL = frozenset({"prompt", "width", "height", "num_frames", "frame_rate", "fps"})
 """Arguments that are passed only to pipelines that take them."""
 
 NUMBERS_OF_FRAMES = ("num_frames", "frames", "video_length")
@@ -126,7 +126,7 @@ class VideoFamily:
             **mapped_arguments(mapping, input),
             **_images(mapping, input, rendered, takes),
             **video,
-            **chosen_results(called),
+            **_of_blocks(called, form),
         }
         not_taken = OPTIONAL - takes
         if mapping.inputs:
@@ -201,8 +201,17 @@ def _form(input: Mapping[str, Any], requested: Size, fps: Fraction, frames: int)
     )
 
 
+def _of_blocks(called: type, form: VideoForm) -> dict[str, Any]:
+    """Arguments of modular pipelines alone. To whole ones, ``fps`` means other things."""
+    results = chosen_results(called)
+    whole = form.fps.denominator == 1
+    return {**results, "fps": form.fps.numerator if whole else float(form.fps)} if results else {}
+
+
 def _facts(form: VideoForm, input: Mapping[str, Any], seed: int, pipeline: Any) -> VideoFacts:
     rate = getattr(getattr(pipeline, "vocoder", None), "config", {}).get("output_sampling_rate")
+    if rate is None and "audio" in chosen_results(type(pipeline)).get("output", ()):
+        rate = pipeline.audio_sampling_rate
     if input.get("generate_audio") is False or form.media_type == MEDIA_TYPES["gif"]:
         rate = None
     return VideoFacts(form, seed_of(input, seed), input.get("prompt") or "", rate)

@@ -94,12 +94,15 @@ def modular_view(pipeline: Any, kind: Any) -> Any:
     """
     if kind is type(pipeline):
         return copy.copy(pipeline)
-    view = kind()
     given = {name: each for name, each in pipeline.components.items() if each is not None}
-    needed = view.pretrained_component_names
-    if missing := [name for name in needed if name not in given]:
-        raise TypeError(f"it has no {', '.join(missing)}")
-    view.register_components(**{name: given[name] for name in needed})
+    blocks = blocks_of(kind, given)
+    try:
+        workflows(blocks, given)
+    except ValueError as error:
+        raise TypeError(f"it {error}") from error
+    view = kind(blocks=blocks)
+    loaded = view.pretrained_component_names
+    view.register_components(**{name: given[name] for name in loaded if name in given})
     hide_progress_bars(view)
     return view
 

@@ -128,15 +128,12 @@ def _pipeline(
     folder: Path, dtypes: Mapping[str, torch.dtype], variant: str | None, modules: Mapping[str, Any]
 ) -> Any:
     """``modules``: components that were read already."""
-    options: dict[str, Any] = {
-        "variant": variant,
-        "use_safetensors": True,
-        "local_files_only": True,
-    }
+    options: dict[str, Any] = {"use_safetensors": True, "local_files_only": True}
     index = read_index(folder)
     kind = getattr(diffusers, index["_class_name"])
     if not is_modular(kind):
-        return DiffusionPipeline.from_pretrained(str(folder), dtype=dtypes, **options, **modules)
+        options |= {"dtype": dtypes, "variant": variant}
+        return DiffusionPipeline.from_pretrained(str(folder), **options, **modules)
     given = {each.name: each for each in components(index)}
     settings = {name: value for name, value in index.items() if name not in given}
     pipeline = kind(blocks=blocks_of(kind, given), modular_config_dict=settings)
@@ -145,6 +142,7 @@ def _pipeline(
         or ComponentSpec(name, class_of(each.library, each.class_name)).load(
             pretrained_model_name_or_path=str(folder),
             subfolder=each.folder,
+            variant=variant if _has_variant(folder / each.folder, variant) else None,
             dtype=dtypes.get(name, dtypes["default"]),
             **options,
         )
@@ -153,6 +151,10 @@ def _pipeline(
     }
     pipeline.register_components(**loaded)
     return pipeline
+
+
+def _has_variant(folder: Path, variant: str | None) -> bool:
+    return any(f".{variant}" in each.name for each in folder.glob("*.safetensors*"))
 
 
 def _by_component(dtype: str | Mapping[str, str]) -> dict[str, torch.dtype]:

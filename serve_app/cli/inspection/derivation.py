@@ -79,6 +79,7 @@ _IMAGE = re.compile(r"\bImage\b|PipelineImageInput")
 _LIST = re.compile(r"(?:List|list)\[(\w+)\]$")
 _TUPLE = re.compile(r"(?:Tuple|tuple)\[int(, int)*(, \.\.\.)?\]$")
 _TENSORS = re.compile(r"latents?$|_embeds|embeddings|hidden_states|^depth_map$|cu_seqlens$")
+_RATE = re.compile(r"\b(\d+) fps\b")
 _OF_MODEL = re.compile(r"Tensor\b|None$|ModelOutput$|^tuple$")
 
 
@@ -324,10 +325,19 @@ USUAL_FRAMES, USUAL_RATE = 49, 16
 def _moving(call: PipelineCall) -> Iterator[tuple[str, Declared]]:
     counts = (call.default(each) for each in NUMBERS_OF_FRAMES)
     frames = next((each for each in counts if isinstance(each, int)), USUAL_FRAMES)
-    rate = call.default("frame_rate")
+    rate = call.default("frame_rate") or _stated_rate(call)
     yield "num_frames", {"type": "frames", "default": frames}
     stated = rate if isinstance(rate, int | float) else USUAL_RATE
     yield "frames_per_second", {"type": "rate", "default": stated}
+
+
+def _stated_rate(call: PipelineCall) -> float | None:
+    """Frame rate of a modular pipeline: the default of ``fps``, or as its frames are described."""
+    if not call.is_modular:
+        return None
+    described = (call.arguments[n].about for n in NUMBERS_OF_FRAMES if n in call.arguments)
+    found = next((rate for each in described if (rate := _RATE.search(each))), None)
+    return call.default("fps") or (float(found[1]) if found else None)
 
 
 def stated_size(call: PipelineCall, native: int | None) -> dict[str, int] | None:

@@ -91,8 +91,6 @@ def read_call(name: str, index: Mapping[str, Any] | None = None) -> PipelineCall
     """Signature of the class ``name``; of a modular one, with the components of ``index``, or with
     all. ``Misconfigured``: this machine's diffusers has no such pipeline, or its output is neither
     images, videos nor audio."""
-    if name.endswith(MODULAR):
-        return _modular_call(name, index)
     found = find_spec("diffusers")
     places = found.submodule_search_locations if found is not None else None
     if not places:
@@ -100,6 +98,8 @@ def read_call(name: str, index: Mapping[str, Any] | None = None) -> PipelineCall
             "diffusers is not installed on this machine, so the pipeline cannot be inspected. "
             "Name a similar endpoint with --like, or run the command where replicas run."
         )
+    if name.endswith(MODULAR):
+        return _modular_call(name, index)
     pipelines = Path(next(iter(places))) / "pipelines"
     call = _call(pipelines, name)
     if call is None and _class(pipelines, name) is not None:

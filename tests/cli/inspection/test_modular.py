@@ -98,3 +98,9 @@ def test_an_entry_is_built_from_what_is_derived() -> None:
     assert built.endpoint.family == "generic"
     checked, _ = built.schema.validate({"prompt": "a dog", "guidance_scale": 2.5})
     assert checked["guidance_scale"] == 2.5
+
+
+def test_the_frame_rate_is_that_of_the_model() -> None:
+    assert inputs("MiniMaxH3ModularPipeline")["frames_per_second"]["default"] == 24
+    assert inputs("Cosmos3OmniModularPipeline")["frames_per_second"]["default"] == 24
+    assert inputs("EchoModularPipeline")["frames_per_second"]["default"] == 25

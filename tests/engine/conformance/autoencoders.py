@@ -349,16 +349,16 @@ def minimax_h3_audio(latent_channels: int = 4) -> Any:
     """4 audio samples a latent frame."""
     return df.AutoencoderKLMiniMaxH3Audio(
         encoder_dim=4,
-        encoder_rates=(2, 2),
+        encoder_rates=(10, 20),
         latent_dim=16,
         latent_channels=latent_channels,
         num_attention_heads=2,
         decoder_dim=8,
-        decoder_rates=(2, 2),
-        decoder_kernel_sizes=(4, 4),
+        decoder_rates=(20, 10),
+        decoder_kernel_sizes=(40, 20),
         resblock_kernel_sizes=(3,),
         resblock_dilation_sizes=((1, 3),),
-        sampling_rate=160,
+        sampling_rate=8000,
         latents_mean=[0.1] * latent_channels,
         latents_std=[1.5] * latent_channels,
     )
