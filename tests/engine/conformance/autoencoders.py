@@ -346,7 +346,7 @@ def minimax_h3(latent_channels: int = 4) -> Any:
 
 
 def minimax_h3_audio(latent_channels: int = 4) -> Any:
-    """4 audio samples a latent frame."""
+    """200 audio samples a latent frame."""
     return df.AutoencoderKLMiniMaxH3Audio(
         encoder_dim=4,
         encoder_rates=(10, 20),

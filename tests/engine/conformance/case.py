@@ -10,8 +10,8 @@ from typing import Any
 import diffusers
 import torch
 
-from deployments.engine.interception.modular import block_results, hide_progress_bars, is_modular
-from deployments.families.call_mapping import parameters
+from deployments.engine.interception.modular import hide_progress_bars, is_modular
+from deployments.families.call_mapping import chosen_results, parameters
 
 Parts = Callable[[], Mapping[str, Any]]
 
@@ -81,10 +81,8 @@ class Case:
             "output_type": "pt",
         }
         takes = parameters(self.kind)
-        if is_modular(self.kind):
-            usual["output"] = [*block_results(self.kind)]
         known = {name: value for name, value in usual.items() if name in takes}
-        return known | dict(self.call(wish))
+        return known | chosen_results(self.kind) | dict(self.call(wish))
 
 
 def _built(kind: type, parts: Mapping[str, Any]) -> Any:
@@ -93,10 +91,8 @@ def _built(kind: type, parts: Mapping[str, Any]) -> Any:
         pipeline.register_components(
             **{name: parts[name] for name in pipeline.component_names if name in parts}
         )
-        settings = {name: parts[name] for name in pipeline.config if name in parts}
-        pipeline.register_to_config(
-            **{name: value for name, value in settings.items() if name not in pipeline.components}
-        )
+        settings = (pipeline.config.keys() - pipeline.components.keys()) & parts.keys()
+        pipeline.register_to_config(**{name: parts[name] for name in settings})
         return pipeline
     takes = list(inspect.signature(kind.__init__).parameters.values())[1:]
     return kind(

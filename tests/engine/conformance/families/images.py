@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import diffusers as df
@@ -100,7 +101,8 @@ def _nucleus() -> dict[str, Any]:
     )
 
 
-def _krea() -> dict[str, Any]:
+def krea(layers: Sequence[int] = (1, 2)) -> dict[str, Any]:
+    """``layers``: of the text encoder, that the transformer reads."""
     return _flow(
         transformer=df.Krea2Transformer2DModel(
             in_channels=16,
@@ -111,7 +113,7 @@ def _krea() -> dict[str, Any]:
             intermediate_size=32,
             timestep_embed_dim=16,
             text_hidden_dim=_LLM,
-            num_text_layers=2,
+            num_text_layers=len(layers),
             text_num_attention_heads=2,
             text_num_key_value_heads=2,
             text_intermediate_size=32,
@@ -120,9 +122,9 @@ def _krea() -> dict[str, Any]:
             axes_dims_rope=(8, 4, 4),
         ),
         vae=autoencoders.qwen_image(),
-        text_encoder=language_models.qwen3_vl("Qwen3VLModel"),
+        text_encoder=language_models.qwen3_vl("Qwen3VLModel", num_hidden_layers=max(layers)),
         tokenizer=tokenizers.words(),
-        text_encoder_select_layers=(1, 2),
+        text_encoder_select_layers=tuple(layers),
         is_distilled=False,
         patch_size=2,
     )
@@ -238,7 +240,7 @@ CASES = (
         _longcat,
         lambda wish: {**sd.text(wish), "enable_prompt_rewrite": False},
     ),
-    Case("krea", "Krea2Pipeline", _krea, lambda wish: {**_large(wish), "max_sequence_length": 64}),
+    Case("krea", "Krea2Pipeline", krea, lambda wish: {**_large(wish), "max_sequence_length": 64}),
     Case("ernie", "ErnieImagePipeline", ernie, lambda wish: {**sd.text(wish), "use_pe": False}),
     Case(
         "hidream",

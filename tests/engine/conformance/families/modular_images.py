@@ -17,7 +17,7 @@ from tests.engine.conformance import (
     tokenizers,
 )
 from tests.engine.conformance.case import Case, Wish
-from tests.engine.conformance.families import qwen_image
+from tests.engine.conformance.families import images, qwen_image
 
 _LLM = language_models.WIDTH
 _LAYERS = (1, 2)  # of FLUX.3's text encoder, that its transformer reads
@@ -88,31 +88,7 @@ def _qwen_image21_shown(wish: Wish) -> dict[str, Any]:
 
 
 def _krea() -> dict[str, Any]:
-    return {
-        "scheduler": df.FlowMatchEulerDiscreteScheduler(),
-        "vae": autoencoders.qwen_image(),
-        "text_encoder": language_models.qwen3_vl(
-            "Qwen3VLModel", num_hidden_layers=max(KREA2_TEXT_ENCODER_SELECT_LAYERS)
-        ),
-        "tokenizer": tokenizers.words(),
-        "transformer": df.Krea2Transformer2DModel(
-            in_channels=16,
-            num_layers=1,
-            attention_head_dim=16,
-            num_attention_heads=2,
-            num_key_value_heads=1,
-            intermediate_size=32,
-            timestep_embed_dim=16,
-            text_hidden_dim=_LLM,
-            num_text_layers=len(KREA2_TEXT_ENCODER_SELECT_LAYERS),
-            text_num_attention_heads=2,
-            text_num_key_value_heads=2,
-            text_intermediate_size=32,
-            num_layerwise_text_blocks=1,
-            num_refiner_text_blocks=1,
-            axes_dims_rope=(8, 4, 4),
-        ),
-    }
+    return images.krea(KREA2_TEXT_ENCODER_SELECT_LAYERS)
 
 
 def _krea_text(_: Wish) -> dict[str, Any]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import diffusers as df
@@ -86,22 +85,6 @@ def _minimax_music_3() -> dict[str, Any]:
             upsampling_ratios=(4, 2),
         ),
     }
-
-
-def _two_experts(transformer: Callable[[], Any]) -> dict[str, Any]:
-    return wan.parts(
-        transformer=transformer(),
-        transformer_2=transformer(),
-        scheduler=df.UniPCMultistepScheduler(
-            prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=3.0
-        ),
-    )
-
-
-def _wan_vace() -> Any:
-    return df.WanVACETransformer3DModel(
-        **wan.SHAPE, in_channels=16, vace_layers=[0], vace_in_channels=96
-    )
 
 
 def _minimax_h3() -> dict[str, Any]:
@@ -201,13 +184,13 @@ CASES = (
     Case(
         "wan",
         "Wan22Image2VideoModularPipeline",
-        lambda: _two_experts(lambda: wan.transformer(36)),
+        lambda: wan.two_experts(lambda: wan.transformer(36)),
         lambda wish: {**wan.size(wish), "image": inputs.image(wish)},
     ),
     Case(
         "wan",
         "Wan22VaceModularPipeline",
-        lambda: _two_experts(_wan_vace),
+        lambda: wan.two_experts(wan.vace_transformer),
         lambda wish: {**wan.size(wish), "video": inputs.video(wish, 5)},
     ),
     Case(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import diffusers as df
@@ -46,9 +47,10 @@ def parts(**more: Any) -> dict[str, Any]:
     }
 
 
-def two_experts() -> dict[str, Any]:
+def two_experts(expert: Callable[[], Any] = transformer) -> dict[str, Any]:
     return parts(
-        transformer_2=transformer(),
+        transformer=expert(),
+        transformer_2=expert(),
         boundary_ratio=0.875,
         scheduler=df.UniPCMultistepScheduler(
             prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=3.0
@@ -64,11 +66,14 @@ def from_image() -> dict[str, Any]:
     )
 
 
-def _vace() -> dict[str, Any]:
-    vace = df.WanVACETransformer3DModel(
+def vace_transformer() -> Any:
+    return df.WanVACETransformer3DModel(
         **SHAPE, in_channels=16, vace_layers=[0], vace_in_channels=96
     )
-    return parts(transformer=vace, transformer_2=None)
+
+
+def _vace() -> dict[str, Any]:
+    return parts(transformer=vace_transformer(), transformer_2=None)
 
 
 def _animate() -> dict[str, Any]:
