@@ -8,7 +8,7 @@ The pipeline and its parts become one folder of links, which is loaded as any ot
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +36,7 @@ def composed(
     what a part lacks."""
     found = {part: places[part] / part.folder for part in weights.parts}
     identity = [str(base.resolve()), weights.pipeline]
-    identity += [f"{part} {place.resolve()}" for part, place in found.items()]
+    identity += [f"{part.identity} {place.resolve()}" for part, place in found.items()]
     folder = folder_named(directory / FOLDER, json.dumps(identity))
     if is_whole(folder):
         return folder
@@ -56,7 +56,7 @@ def composed(
     for part, place in found.items():
         files = files_in(place)
         links |= {f"{part.component}/{path}": file for path, file in files.items()}
-        configs[part.component] = config_of(part, {n: f.read_text for n, f in files.items()})
+        configs[part.component] = config_of(part, files, _reader(place))
     text = json.dumps(with_parts(index, configs, weights.pipeline), indent=1)
     try:
         write_folder(folder, links, {INDEX: text})
@@ -65,13 +65,19 @@ def composed(
     return folder
 
 
-def config_of(part: WeightsPart, files: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Settings of a part, which name its class. ``files``: of the part by name, each with a
-    function that reads its text. ``WeightsUnavailable`` if it has none."""
+def _reader(folder: Path) -> Callable[[str], str]:
+    return lambda name: (folder / name).read_text(encoding="utf-8")
+
+
+def config_of(
+    part: WeightsPart, names: Collection[str], read: Callable[[str], str | None]
+) -> Mapping[str, Any]:
+    """Settings of a part, which name its class. ``names``: of its files; ``read``: text of one, or
+    None if it cannot be read. ``WeightsUnavailable`` if it has none."""
     for name in CONFIGS:
-        if name in files:
+        if name in names:
             try:
-                found = json.loads(files[name]())
+                found = json.loads(read(name) or "{}")
             except (ValueError, RecursionError) as error:
                 raise WeightsUnavailable(f"{name} of {part.place} is not JSON: {error}") from error
             if isinstance(found, dict) and component_class(found) is not None:

@@ -18,7 +18,7 @@ from diffusers.guiders.guider_utils import BaseGuidance
 from diffusers.modular_pipelines.modular_pipeline_utils import INPUT_PARAM_TEMPLATES
 
 from deployments.engine.interception.modular import (
-    RESULTS,
+    block_results,
     blocks_of,
     is_pipeline,
     nested,
@@ -39,10 +39,9 @@ def modular_call(name: str, available: Collection[str] | None = None) -> Mapping
         raise ValueError("its blocks are of its repository, which is code. That is not run")
     blocks = blocks_of(kind, available)
     ways = workflows(blocks, available)
-    made = {each.name for way in ways for each in way.outputs}
     return {
         "arguments": [*_arguments(blocks, ways)],
-        "makes": [each for each in RESULTS if each in made],
+        "makes": block_results(kind),
         "settings": [*_settings(kind(blocks=blocks))],
         "takes_loras": any("LoraLoader" in each.__name__ for each in kind.__mro__),
     }

@@ -252,7 +252,7 @@ def weights_name(endpoint: Endpoint, recipe: Recipe | None) -> str:
     if weights.checkpoint:
         parts += [weights.checkpoint, "+".join(weights.components)]
     if weights.parts:
-        parts += [weights.pipeline, *map(str, weights.parts)]
+        parts += [weights.pipeline, *(each.identity for each in weights.parts)]
     if recipe is not None:
         parts += [recipe.precision, recipe.offload, "+".join(recipe.hot)]
         parts += ["compiled"] if recipe.compile else []

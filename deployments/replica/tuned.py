@@ -361,8 +361,7 @@ def revision_of(weights: Weights) -> str:
     others = [weights.checkpoint] if weights.checkpoint else []
     others += [each.source for each in weights.parts if each.revision is None]
     text = " ".join(f"{each} {_fingerprint(Path(each))}" for each in others)
-    pinned = " ".join(str(each) for each in weights.parts)
-    return " ".join(filter(None, (base, text, pinned)))
+    return " ".join(filter(None, (base, text, *(each.identity for each in weights.parts))))
 
 
 def _fingerprint(place: Path) -> str:

@@ -34,7 +34,7 @@ class PrivateEndpoint:
 def identity_of(weights: Weights) -> str:
     """Text that changes with the files of a base: repository and commit, or the folder's name."""
     others = [weights.checkpoint] if weights.checkpoint else []
-    others += [f"{each.component} {each.place}@{each.revision}" for each in weights.parts]
+    others += [each.identity for each in weights.parts]
     beside = f" with {', '.join(others)}" if others else ""
     if weights.revision is not None:
         return f"{weights.source}@{weights.revision}{beside}"

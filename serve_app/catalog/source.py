@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
@@ -20,30 +20,40 @@ from serve_app.options.mistakes import mistakes_of
 Path_ = tuple[str | int, ...]
 
 
-class PartSource(BaseModel):
-    """Location of a component: ``hub`` with a pinned ``revision``, or a ``directory``; in a
-    ``folder`` there, or without one."""
+class PlaceSource(BaseModel):
+    """Location of files: a ``hub`` repository at a ``revision``, or a ``directory``."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     hub: str | None = Field(default=None, pattern=r"^[\w.-]+/[\w.-]+$")
     revision: str | None = Field(default=None, pattern=r"^[0-9a-f]{40}$")
     directory: Path | None = None
-    folder: str = Field(default="", pattern=r"^([\w-][\w.-]*(/[\w-][\w.-]*)*)?$")
 
     @model_validator(mode="after")
-    def _one_place(self) -> PartSource:
+    def _one_place(self) -> Self:
         if (self.hub is None) == (self.directory is None):
             raise ValueError("set either `hub` with `revision`, or `directory`")
-        if (self.hub is None) != (self.revision is None):
-            raise ValueError("`revision` is the commit of a `hub` repository: set both")
+        if self.directory is not None and self.revision is not None:
+            raise ValueError("`revision` belongs to a `hub` repository; remove it for a directory")
         if self.directory is not None and not self.directory.is_absolute():
             raise ValueError("`directory` must be an absolute path")
         return self
 
 
-class WeightsSource(BaseModel):
-    """Location of the files: ``hub`` with a pinned ``revision``, or a ``directory``.
+class PartSource(PlaceSource):
+    """Location of a component, in a ``folder`` there, or without one. Always pinned."""
+
+    folder: str = Field(default="", pattern=r"^([\w-][\w.-]*(/[\w-][\w.-]*)*)?$")
+
+    @model_validator(mode="after")
+    def _pinned(self) -> Self:
+        if self.hub is not None and self.revision is None:
+            raise ValueError("`revision` is the commit of a `hub` repository: set both")
+        return self
+
+
+class WeightsSource(PlaceSource):
+    """Location of a model's files.
 
     A ``hub`` repository without ``revision`` is listed but not served, because a branch can change.
     ``variant`` chooses among several files of a component, as in diffusers. ``checkpoint`` is one
@@ -51,12 +61,7 @@ class WeightsSource(BaseModel):
     components of other repositories, and ``pipeline`` the class of diffusers that takes them.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    hub: str | None = Field(default=None, pattern=r"^[\w.-]+/[\w.-]+$")
-    revision: str | None = Field(default=None, pattern=r"^[0-9a-f]{40}$")
     variant: str | None = Field(default=None, pattern=r"^[A-Za-z0-9_]+$")
-    directory: Path | None = None
     checkpoint: str | None = Field(
         default=None,
         pattern=r"^(/.+|[\w.-]+/[\w.-]+/.+\.safetensors@[0-9a-f]{40})$",
@@ -67,27 +72,17 @@ class WeightsSource(BaseModel):
     pipeline: str | None = Field(default=None, pattern=r"^[A-Za-z]\w+Pipeline$")
 
     @model_validator(mode="after")
-    def _parts_of_components(self) -> WeightsSource:
+    def _parts_of_components(self) -> Self:
         if wrong := [name for name in self.parts if not name.isidentifier()]:
             raise ValueError(f"{wrong[0]!r} cannot be the name of a component")
         return self
 
     @model_validator(mode="after")
-    def _checkpoint_of_components(self) -> WeightsSource:
+    def _checkpoint_of_components(self) -> Self:
         if (self.checkpoint is None) != (not self.components):
             raise ValueError(
                 "set both `checkpoint` and the `components` that it replaces, such as [transformer]"
             )
-        return self
-
-    @model_validator(mode="after")
-    def _one_place(self) -> WeightsSource:
-        if (self.hub is None) == (self.directory is None):
-            raise ValueError("set either `hub` with `revision`, or `directory`")
-        if self.directory is not None and self.revision is not None:
-            raise ValueError("`revision` belongs to a `hub` repository; remove it for a directory")
-        if self.directory is not None and not self.directory.is_absolute():
-            raise ValueError("`directory` must be an absolute path")
         return self
 
 

@@ -34,6 +34,11 @@ class WeightsPart:
         """Text for users that says where it comes from."""
         return self.source + (f"/{self.folder}" if self.folder else "")
 
+    @property
+    def identity(self) -> str:
+        """Text that differs for other parts."""
+        return f"{self.component} {self.place}" + (f"@{self.revision}" if self.revision else "")
+
 
 @pickle_by_name
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,7 @@ import json
 import re
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
 from importlib.util import find_spec
@@ -33,6 +33,12 @@ OUTPUT_FIELDS: Mapping[str, Output] = {
     "image": "image",
 }
 """Field of the result of a call → what it holds."""
+
+MODULAR = "ModularPipeline"
+"""End of the names of modular pipelines."""
+
+MODULAR_CALL, MODULAR_CALL_S = "deployments.checking.modular_call", 300.0
+"""Module that says what their blocks take, and the longest that it may take."""
 
 REQUIRED = object()
 """Default of an argument that has none."""
@@ -112,15 +118,20 @@ def read_call(name: str, index: Mapping[str, Any] | None = None) -> PipelineCall
             f"The diffusers on this machine has no pipeline {name}. Only classes that diffusers "
             "ships are loaded; a newer version may have it."
         )
-    made = [each for each in OUTPUT_FIELDS if each in call.makes]
-    if not made:
-        returned = ", ".join(sorted(call.makes)) or "no result that it names"
-        raise Misconfigured(
-            f"{name} returns neither images, videos nor audio, but {returned}. Write a family for "
-            "it: docs/how-to/write-a-family.md."
-        )
     arguments = {each.name: each for each in _arguments(call.function)}
-    return PipelineCall(name, arguments, OUTPUT_FIELDS[made[0]], call.takes_loras)
+    return PipelineCall(name, arguments, _output(name, call.makes), call.takes_loras)
+
+
+def _output(name: str, makes: Collection[str]) -> Output:
+    """What the results are of a class that returns these fields."""
+    for field, output in OUTPUT_FIELDS.items():
+        if field in makes:
+            return output
+    returned = ", ".join(sorted(makes)) or "no result that it names"
+    raise Misconfigured(
+        f"{name} returns neither images, videos nor audio, but {returned}. Write a family for it: "
+        "docs/how-to/write-a-family.md."
+    )
 
 
 def _modular_call(name: str, index: Mapping[str, Any] | None) -> PipelineCall:
@@ -146,12 +157,6 @@ def _elsewhere(index: Mapping[str, Any] | None) -> str:
 def as_call(name: str, found: Mapping[str, Any]) -> PipelineCall:
     """Call of a modular pipeline, of which ``found`` is said. ``Misconfigured``: its output is
     neither images, videos nor audio."""
-    made = [each for each in OUTPUT_FIELDS if each in found["makes"]]
-    if not made:
-        raise Misconfigured(
-            f"{name} returns neither images, videos nor audio. Write a family for it: "
-            "docs/how-to/write-a-family.md."
-        )
     arguments = {
         each["name"]: Argument(
             each["name"],
@@ -162,16 +167,12 @@ def as_call(name: str, found: Mapping[str, Any]) -> PipelineCall:
         for each in found["arguments"]
     }
     settings = tuple(Setting(**each) for each in found["settings"])
-    return PipelineCall(name, arguments, OUTPUT_FIELDS[made[0]], found["takes_loras"], settings)
+    output = _output(name, found["makes"])
+    return PipelineCall(name, arguments, output, found["takes_loras"], settings)
 
 
 def _default(given: Any) -> Any:
     return tuple(given) if isinstance(given, list) else given
-
-
-MODULAR = "ModularPipeline"
-MODULAR_CALL = "deployments.checking.modular_call"
-MODULAR_CALL_S = 300.0
 
 
 @dataclass(frozen=True, slots=True)

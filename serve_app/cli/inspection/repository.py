@@ -7,7 +7,6 @@ import re
 from collections import defaultdict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -160,9 +159,9 @@ def _part(component: str, place: str, store: Store) -> Repository:
     """One component of another place; its settings are the index."""
     folder = Path(place).expanduser()
     if folder.is_dir():
-        part = WeightsPart(component, str(folder.resolve()))
+        part, read, is_here = WeightsPart(component, str(folder.resolve())), _reader(folder), True
+        written = {"directory": part.source}
         files = {name: file.stat().st_size for name, file in files_in(folder).items()}
-        listing, written = None, {"directory": part.source}
     elif (named := _PART.fullmatch(place)) is None:
         raise Misconfigured(
             f"There is no folder {place} on this machine, for {component}. Name a folder, or a "
@@ -172,47 +171,49 @@ def _part(component: str, place: str, store: Store) -> Repository:
     else:
         revision = _commit(named[1], named[3] or BRANCH, store)
         part = WeightsPart(component, named[1], revision, named[2] or "")
-        listing = store.listing(repository_of(part))
+        weights = repository_of(part)
+        listing, is_here = store.listing(weights), store.is_here(weights)
         prefix = f"{part.folder}/" if part.folder else ""
-        needed = listing.needed(repository_of(part))
-        files = {each.path.removeprefix(prefix): each.size for each in needed}
+        files = {e.path.removeprefix(prefix): e.size for e in listing.needed(weights)}
         written = {"hub": part.source, "revision": revision}
         written |= {"folder": part.folder} if part.folder else {}
+        read = _reader_of_hub(weights, listing, store, prefix, is_here=is_here)
+    sizes = {name: size for name, size in files.items() if name.endswith(SAFETENSORS)}
+    return Repository(written, config_of(part, files, read), sizes, is_here, read)
+
+
+def _reader(folder: Path) -> Callable[[str], str | None]:
+    """Reader of small files of a folder."""
 
     def read(path: str) -> str | None:
-        inside = f"{part.folder}/{path}" if part.folder else path
         try:
-            if listing is None:
-                return (folder / path).read_text(encoding="utf-8")
-            return _text_of(repository_of(part), inside, listing, store)
+            return (folder / path).read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError):
+            return None
+
+    return read
+
+
+def _reader_of_hub(
+    weights: Weights, listing: Listing, store: Store, prefix: str = "", *, is_here: bool
+) -> Callable[[str], str | None]:
+    """Reader of small files of a repository, below ``prefix``: on this machine, or of the hub."""
+
+    def read(path: str) -> str | None:
+        path = prefix + path
+        try:
+            if is_here:
+                with store.open(weights) as folder:
+                    if (folder / path).is_file():
+                        return (folder / path).read_text(encoding="utf-8")
+            file = next((each for each in listing.files if each.path == path), None)
+            if file is None or store.offline:
+                return None
+            return store.make_hub().read(listing, file).decode(errors="replace")
         except (OSError, UnicodeDecodeError, WeightsUnavailable):
             return None
 
-    config = config_of(part, {name: partial(_read_or_empty, read, name) for name in files})
-    here = listing is None or store.is_here(repository_of(part))
-    return Repository(
-        written, config, {k: v for k, v in files.items() if _is_tensors(k)}, here, read
-    )
-
-
-def _read_or_empty(read: Callable[[str], str | None], name: str) -> str:
-    return read(name) or "{}"
-
-
-def _is_tensors(path: str) -> bool:
-    return path.endswith(SAFETENSORS)
-
-
-def _text_of(weights: Weights, path: str, listing: Listing, store: Store) -> str | None:
-    """Text of a small file of a repository: on this machine, or else of the hub."""
-    if store.is_here(weights):
-        with store.open(weights) as folder:
-            if (folder / path).is_file():
-                return (folder / path).read_text(encoding="utf-8")
-    file = next((each for each in listing.files if each.path == path), None)
-    if file is None or store.offline:
-        return None
-    return store.make_hub().read(listing, file).decode(errors="replace")
+    return read
 
 
 def _single_file(given: str, store: Store) -> _SingleFile:
@@ -243,17 +244,8 @@ def _single_file(given: str, store: Store) -> _SingleFile:
 
 
 def _of_folder(folder: Path, variant: str | None, file: _SingleFile | None) -> Repository:
-    def read(path: str) -> str | None:
-        try:
-            return (folder / path).read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError):
-            return None
-
-    files = {
-        each.relative_to(folder).as_posix(): each.stat().st_size
-        for each in folder.rglob("*")
-        if each.is_file()
-    }
+    read = _reader(folder)
+    files = {name: file.stat().st_size for name, file in files_in(folder).items()}
     own = index_file(files)
     text = None if own is None else read(own)
     if own is None or text is None:
@@ -290,17 +282,11 @@ def _of_hub(
     held = {} if file is None else file.held(listing.index)
     weights = Weights(name, revision, variant=variant, components=tuple(held))
     is_here = store.is_here(weights)
-
-    def read(path: str) -> str | None:
-        try:
-            return _text_of(weights, path, listing, store)
-        except (OSError, UnicodeDecodeError, WeightsUnavailable):
-            return None
-
     needed = listing.needed(weights)
     sizes = _sizes({each.path: each.size for each in needed}, file, held)
     written = _written({"hub": name, "revision": revision}, variant, file, held)
     all_here = is_here and (file is None or file.is_here)
+    read = _reader_of_hub(weights, listing, store, is_here=is_here)
     return Repository(written, listing.index, sizes, all_here, read)
 
 
@@ -319,7 +305,7 @@ def _sizes(
     sizes: defaultdict[str, int] = defaultdict(int)
     sizes |= {} if checkpoint is None else checkpoint.sizes(held)
     for path, size in files.items():
-        if _is_tensors(path):
+        if path.endswith(SAFETENSORS):
             sizes[path.split("/")[0]] += size
     return dict(sorted(sizes.items(), key=lambda each: -each[1]))
 

@@ -86,7 +86,5 @@ def test_components_of_another_model_are_named(endpoint: Endpoint) -> None:
     wan = cases()["WanModularPipeline"].build()
     with pytest.raises(Misconfigured, match="has no pipeline 'SD3ModularPipeline'"):
         GenericFamily().prepare(chosen, ASKED, wan, 0)
-    with pytest.raises(
-        Misconfigured, match=r"Wan22ModularPipeline .* it needs transformer_2"
-    ):
+    with pytest.raises(Misconfigured, match=r"Wan22ModularPipeline .* it needs transformer_2"):
         pipeline_view(endpoint, wan, diffusers.Wan22ModularPipeline)
