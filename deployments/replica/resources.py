@@ -251,7 +251,7 @@ def weights_name(endpoint: Endpoint, recipe: Recipe | None) -> str:
         parts.append(weights.variant)
     if weights.checkpoint:
         parts += [weights.checkpoint, "+".join(weights.components)]
-    if weights.parts:
+    if weights.parts or weights.pipeline:
         parts += [weights.pipeline, *(each.identity for each in weights.parts)]
     if recipe is not None:
         parts += [recipe.precision, recipe.offload, "+".join(recipe.hot)]

@@ -95,9 +95,9 @@ def load(
 
 
 def _with_parts(store: Store, endpoint: Endpoint, folders: Mapping[Weights, Path]) -> Endpoint:
-    """Endpoint with one directory that has the parts of its weights."""
+    """Endpoint with one directory that has the parts of its weights, and the class for them."""
     weights = endpoint.weights
-    if not weights.parts:
+    if not (weights.parts or weights.pipeline):
         return endpoint
     places = {part: folders.get(repository_of(part), Path(part.source)) for part in weights.parts}
     source = str(store.composed(Path(weights.source), weights, places))

@@ -106,3 +106,14 @@ def test_endpoints_with_other_parts_are_other_weights(endpoint: Endpoint) -> Non
 def test_a_part_that_is_nowhere_is_refused(places: tuple[Path, Path], store: Store) -> None:
     with pytest.raises(Misconfigured, match=r"There is no folder /nowhere .* for controlnet"):
         inspected(str(places[0]), None, store, parts={"controlnet": "/nowhere"}, pipeline=CLASS)
+
+
+def test_another_class_is_loaded_without_parts_too(endpoint: Endpoint, store: Store) -> None:
+    named = replace(endpoint.weights, parts=(), pipeline="FluxImg2ImgPipeline")
+    inputs = {"prompt": {"type": "text"}, "image_url": {"type": "image", "argument": "image"}}
+    options = {**endpoint.options, "inputs": inputs}
+    other = replace(endpoint, weights=named, options=options)
+    pipeline = weights.load(store, GenericFamily(), other, "cpu")
+    assert type(pipeline).__name__ == "FluxImg2ImgPipeline"
+    plain = replace(other, weights=replace(named, pipeline=""))
+    assert weights_name(other, None) != weights_name(plain, None)
