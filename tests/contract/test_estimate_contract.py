@@ -53,7 +53,7 @@ async def waits_until(queue: Queue, request_id: str, true: Callable[[Waiting], b
         found.append(await queue.waiting(await queue.get(TENANT, request_id)))
         return true(found[-1])
 
-    await eventually(holds, patience_s=30.0)
+    await eventually(holds)
     return found[-1]
 
 
@@ -197,7 +197,7 @@ async def test_an_estimate_is_what_a_request_would_learn_if_it_was_submitted(mak
         starts_s = seconds(found.waiting.starts_at)
         return found.waiting.position == 2 and 250 < starts_s < 310
 
-    await eventually(is_known, patience_s=30.0)
+    await eventually(is_known)
     estimated = await queue.estimate(wanted)
     assert estimated.runs_s == pytest.approx(200.0, rel=0.15)
     last = await queue.submit(wanted)

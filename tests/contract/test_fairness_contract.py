@@ -392,7 +392,7 @@ async def test_what_a_hanging_replica_holds_past_its_deadline_is_ended(
         """Renew the lease without stopping. True once it is fenced."""
         return bool((await queue.report(report(held))).fenced)
 
-    await eventually(fenced, patience_s=30.0)
+    await eventually(fenced)
     ended = await queue.get(TENANT, request.id)
     assert ended.state is (State.CANCELLED if cancelled else State.EXPIRED)
     assert ended.failures == 0

@@ -248,7 +248,7 @@ class Walk(RuleBasedStateMachine):
             self.ended(held, "death", Cause.CONNECTION_ERROR if held in self.confirmed else None)
 
     async def until_it_ended(self, held: LeaseKey) -> None:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(120):
             while True:
                 request = await self.queue.get(TENANT, held.request_id)
                 if request.state is not State.RUNNING:
@@ -289,7 +289,7 @@ class Walk(RuleBasedStateMachine):
         self.following.update(dict.fromkeys(others, heir))
 
     async def until_it_leads(self, request_id: str) -> None:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(120):
             while (await self.queue.get(TENANT, request_id)).follows is not None:  # noqa: ASYNC110
                 await asyncio.sleep(0.01)
 

@@ -7,7 +7,7 @@ import time
 from collections.abc import Awaitable, Callable
 
 
-async def eventually(true: Callable[[], Awaitable[bool]], patience_s: float = 30.0) -> None:
+async def eventually(true: Callable[[], Awaitable[bool]], patience_s: float = 120.0) -> None:
     end = time.monotonic() + patience_s
     while not await true():
         assert time.monotonic() < end, "it never came true"

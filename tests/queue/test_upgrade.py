@@ -270,7 +270,7 @@ async def test_queued_requests_are_read_as_they_were_submitted(queue: PostgresQu
     assert (suspect.failures, suspect.alone) == (1, True)
     forgotten = await queue.get(TENANT, id_of("to be forgotten"))
     assert forgotten.forgetting is Redacted.INPUT
-    async with asyncio.timeout(10):  # at first the position is a guess
+    async with asyncio.timeout(120):  # at first the position is a guess
         while (await queue.waiting(queued)).position > 1:  # noqa: ASYNC110
             await asyncio.sleep(0.05)
     paused = await queue.get(TENANT, id_of("paused"))

@@ -94,7 +94,7 @@ class Place:
         await self.queue.report(report(leased.held, progress=[(leased.held, now)]))
 
     async def until(self, is_so: Callable[[], bool]) -> None:
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(120):
             while not is_so():  # noqa: ASYNC110 - any of many tasks makes it so
                 await asyncio.sleep(0.01)
 

@@ -15,12 +15,13 @@ from serve_app.domain.executors.fallback import FallbackMove, FallbackReason, Fa
 from serve_app.domain.ports import Clock
 from serve_app.domain.request import Priority, Request, State
 from serve_app.postgres.database import Database
+from serve_app.queue.state.duty_cycle import DutyCycle
 from serve_app.queue.state.positions import QueuePosition
 from serve_app.queue.state.queue_state import QueueState
 
 AT_ONCE = 2000
 """Requests of a pool in one look, from the front of its queue."""
-EASE = 4
+DUTY_FACTOR = 5
 """A slow look is made less often: at most a fifth of the time is spent looking."""
 
 
@@ -97,18 +98,17 @@ class Overflow:
         self, database: Database, clock: Clock, state: QueueState, fallbacks: Fallbacks
     ) -> None:
         self._database = database
-        self._clock = clock
         self._state = state
         self._fallbacks = fallbacks
-        self._looked_at = float("-inf")
-        self._took_s = 0.0
+        self._duty = DutyCycle(clock, DUTY_FACTOR)
 
     async def look(self) -> None:
         """Move what would start too late."""
-        since = self._clock.monotonic()
-        if since - self._looked_at < EASE * self._took_s:
-            return
-        self._looked_at = since
+        if self._duty.due():
+            with self._duty.run():
+                await self._look()
+
+    async def _look(self) -> None:
         found = [(_queued(row), row[-4:]) for row in await self._database.rows(READ)]
         if found:
             # A move costs money, so it is decided by what runs and waits at this moment.
@@ -119,7 +119,6 @@ class Overflow:
                 by_pool[request.pool].append(await self._waiting(request, times))
         for waiting in by_pool.values():
             await self._fallbacks.move(choose(waiting, self._starts_in_s))
-        self._took_s = self._clock.monotonic() - since
 
     def _is_held_back(self, request: Request) -> bool:
         """True if it would not start elsewhere either, because it is paused or at a limit."""

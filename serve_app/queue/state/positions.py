@@ -16,12 +16,13 @@ from serve_app.domain.ports import Clock
 from serve_app.domain.request import Request
 from serve_app.postgres.database import Database
 from serve_app.queue.fairness.cost_model import CostModel
+from serve_app.queue.state.duty_cycle import DutyCycle
 from serve_app.queue.store import messages
 
 DEEP = 20_000
 RECOUNT_S = 0.1  # shortest interval between reads outside the periodic ones
 NEW_S = 2.0
-EASE = 20  # a slow read runs less often: at most 1/20 of the time is spent reading
+DUTY_FACTOR = 20  # a slow read runs less often: at most 1/20 of the time is spent reading
 LOOKED_AT_S = 10.0
 
 # The order is that of lease_sql.py, by the times expected at the submit. The seconds are the times
@@ -100,12 +101,11 @@ class Positions:
     def __init__(self, database: Database, clock: Clock, costs: CostModel) -> None:
         self._database = database
         self._clock = clock
+        self._duty = DutyCycle(clock, DUTY_FACTOR)
         self._costs = costs
         self._places: dict[str, QueuePosition] = {}
         self._left: Counter[str] = Counter()  # by pool, since its positions were read
         self._looked_at: dict[str, tuple[str, float]] = {}
-        self._read_at = float("-inf")
-        self._took_s = 0.0
         self._reading = asyncio.Lock()  # two reads at once would take off twice what has left
 
     def stored(self, request: Request, before: int, own_before: int) -> None:
@@ -127,9 +127,9 @@ class Positions:
         """
         now = self._clock.monotonic()
         self._looked_at[request.id] = (request.pool, now)
-        if request.id not in self._places and self._due(RECOUNT_S):
+        if request.id not in self._places and self._duty.due(RECOUNT_S):
             async with self._reading:
-                if request.id not in self._places and self._due(RECOUNT_S):
+                if request.id not in self._places and self._duty.due(RECOUNT_S):
                     await self._read()
         known = self._places.get(request.id)
         if known is not None:
@@ -142,7 +142,7 @@ class Positions:
             id_: each for id_, each in self._looked_at.items() if now - each[1] < LOOKED_AT_S
         }
         async with self._reading:
-            if self._due():
+            if self._duty.due():
                 await self._read()
 
     async def read_at_once(self, requests: Iterable[Request]) -> None:
@@ -157,12 +157,7 @@ class Positions:
         each_s = self._costs.mean_s(pool)
         return QueuePosition(ahead, ahead * each_s, own_ahead, own_ahead * each_s)
 
-    def _due(self, least_s: float = 0.0) -> bool:
-        ago_s = self._clock.monotonic() - self._read_at
-        return ago_s > max(least_s, EASE * self._took_s)
-
     async def _read(self) -> None:
-        self._read_at = self._clock.monotonic()
         before = Counter(self._left)
         pools = {id_: pool for id_, (pool, _) in self._looked_at.items()}
         found: dict[str, QueuePosition] = {}
@@ -172,7 +167,8 @@ class Positions:
                 "ids": [*pools],
                 "lines": messages.compact(self._costs.as_rows()),
             }
-            rows = await self._database.rows(READ, params)
+            with self._duty.run():
+                rows = await self._database.rows(READ, params)
             found = {id_: QueuePosition(*numbers) for id_, *numbers in rows}
         # Requests that were queued in between, and requests deeper than the read goes.
         others = {
@@ -181,5 +177,4 @@ class Positions:
             if id_ in self._places and id_ not in found
         }
         self._places = others | found
-        self._took_s = self._clock.monotonic() - self._read_at
         self._left.subtract(before)

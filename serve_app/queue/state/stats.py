@@ -28,6 +28,7 @@ from serve_app.queue.fairness.pauses import Pauses
 from serve_app.queue.state.cold_start import ColdStage
 from serve_app.queue.state.counters import Counters, Throughput
 from serve_app.queue.state.demand import DemandReader
+from serve_app.queue.state.duty_cycle import DutyCycle
 from serve_app.queue.state.eta import EtaModel
 from serve_app.queue.state.positions import Positions, QueuePosition
 from serve_app.queue.state.request_cache import RequestCache
@@ -100,8 +101,7 @@ class QueueStats:
         # Bytes of large inputs: stored and waiting; admitted, not stored yet
         self._waiting_bytes, self._admitted_bytes = Counters(), Counters()
         self._following = Counters()  # coalesced requests, which wait for another's outcome
-        self._counted_at = float("-inf")
-        self._count_took_s = 0.0
+        self._count_duty = DutyCycle(clock, COUNT_DUTY_FACTOR)
         self._counting = False
         self._present: dict[str, Presence] = {}
         self._called_at: dict[str, float] = {}  # by replica
@@ -147,10 +147,7 @@ class QueueStats:
 
         self._pauses.admit(endpoint)
         refused = limit_error()
-        ago_s = self._clock.monotonic() - self._counted_at
-        if refused is not None and ago_s > max(
-            MIN_COUNT_INTERVAL_S, COUNT_DUTY_FACTOR * self._count_took_s
-        ):
+        if refused is not None and self._count_duty.due(MIN_COUNT_INTERVAL_S):
             await self._read_counts()
             refused = limit_error()
         if refused is not None:
@@ -461,25 +458,25 @@ class QueueStats:
 
     async def count(self) -> None:
         """Read the counts again if that is due. It may take ``COUNT_LIMIT_S``."""
-        if self._clock.monotonic() - self._counted_at > COUNT_DUTY_FACTOR * self._count_took_s:
+        if self._count_duty.due():
             await self._read_counts()
 
     async def _read_counts(self) -> None:
         """Read the counts, unless that is under way."""
         if self._counting:
             return
-        self._counting, self._counted_at = True, self._clock.monotonic()
+        self._counting = True
         try:
-            for counters, sql in (
-                (self._queued, COUNT),
-                (self._following, COUNT_FOLLOWING),
-                (self._waiting_bytes, COUNT_LARGE),
-            ):
-                counters.begin_snapshot()
-                counters.snapshot(await self._database.rows(sql, limit_s=COUNT_LIMIT_S))
+            with self._count_duty.run():
+                for counters, sql in (
+                    (self._queued, COUNT),
+                    (self._following, COUNT_FOLLOWING),
+                    (self._waiting_bytes, COUNT_LARGE),
+                ):
+                    counters.begin_snapshot()
+                    counters.snapshot(await self._database.rows(sql, limit_s=COUNT_LIMIT_S))
         finally:
             self._counting = False
-            self._count_took_s = self._clock.monotonic() - self._counted_at
 
 
 def _after(now: datetime, seconds: float | None) -> datetime | None:

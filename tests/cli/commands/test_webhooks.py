@@ -49,7 +49,7 @@ def url_of(receiver: HTTPServer) -> str:
 
 
 def shown(darkroom: Any, request_id: str, state: str) -> dict[str, Any]:
-    end = time.monotonic() + 20
+    end = time.monotonic() + 120
     while True:
         printed = json.loads(darkroom("webhooks", "show", request_id, "--json").stdout)
         if printed["state"] == state:

@@ -28,7 +28,7 @@ async def value(house: House, name: str, **labels: str) -> float | None:
 
 
 async def until(house: House, true: Callable[[float], bool], name: str, **labels: str) -> None:
-    end = time.monotonic() + 30
+    end = time.monotonic() + 120
     while not true(seen := await value(house, name, **labels) or 0.0):
         assert time.monotonic() < end, f"{name} {labels} stays {seen}"
         await asyncio.sleep(0.1)

@@ -123,7 +123,7 @@ class Place:
 
     async def over(self, prompt_id: str) -> None:
         """Wait for the end of a prompt of either id."""
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(120):
             path = f"/comfyui/history/{prompt_id}"
             while not (await self.client.get(path)).json():  # noqa: ASYNC110  # as clients do
                 await asyncio.sleep(0.01)
@@ -144,7 +144,7 @@ class Socket:
         self._to_server.put_nowait({"type": "websocket.disconnect", "code": 1000})
 
     async def hear(self) -> Any:
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(120):
             return await self._heard.get()
 
     async def until(self, kind: str, **fields: Any) -> list[Any]:

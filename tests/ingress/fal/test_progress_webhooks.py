@@ -37,7 +37,7 @@ async def ended(client: httpx.AsyncClient, url: str, body: dict[str, Any], **que
     answer = await client.post(PATH, params={"fal_webhook": url, **query}, json=body)
     assert answer.status_code == 200, answer.text
     request_id = str(answer.json()["request_id"])
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(120):
         while True:
             shown = (await client.get(f"/v1/requests/{request_id}/webhook")).json()
             if shown.get("state") in ("delivered", "dead"):

@@ -46,7 +46,7 @@ async def submitted(client: httpx.AsyncClient, url: str, body: Any = None, **hea
 
 
 async def settled(client: httpx.AsyncClient, request_id: str, *states: str) -> dict[str, Any]:
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(120):
         while True:
             delivery = (await client.get(f"/v1/requests/{request_id}/webhook")).json()
             if delivery.get("state") in (states or ("delivered", "dead")):

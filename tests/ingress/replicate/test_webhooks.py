@@ -56,7 +56,7 @@ async def delivered(client: httpx.AsyncClient, input: dict[str, Any], **body: An
 
 
 async def settled(client: httpx.AsyncClient, request_id: str) -> None:
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(120):
         while True:
             sent = (await client.get(f"/v1/requests/{request_id}/webhook")).json()
             if sent.get("state") == "delivered":
@@ -91,7 +91,7 @@ async def test_events_are_sent_also_if_the_client_leaves_while_its_prediction_is
         leaving.cancel()
         await asyncio.gather(leaving, return_exceptions=True)
         go.set()
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(120):
             while not receiver.received:  # noqa: ASYNC110
                 await asyncio.sleep(0.02)
     assert [each["status"] for each in sent_to(receiver)] == ["processing"]

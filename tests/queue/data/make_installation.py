@@ -138,7 +138,7 @@ class Installation:
 
 
 async def until(true: Callable[[], Awaitable[object]]) -> None:
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(120):
         while not await true():  # noqa: ASYNC110 - the database notifies no one
             await asyncio.sleep(0.05)
 

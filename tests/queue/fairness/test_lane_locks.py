@@ -67,7 +67,7 @@ async def test_a_statement_that_waits_for_the_first_lane_has_locked_no_other(
                 "SELECT FROM fair_lanes WHERE tenant = %s FOR NO KEY UPDATE", (TENANTS[0],)
             )
             acting = asyncio.ensure_future(act())
-            async with asyncio.timeout(5.0):
+            async with asyncio.timeout(120):
                 while await counted(probe, BLOCKED) == 0:  # noqa: ASYNC110  the server blocks it
                     await asyncio.sleep(0.01)
             free = await counted(probe, FREE)
