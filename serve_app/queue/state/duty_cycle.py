@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 
 from serve_app.domain.ports import Clock
@@ -27,7 +27,7 @@ class DutyCycle:
         return self._clock.monotonic() - self._begun > max(least_s, pause_s)
 
     @contextmanager
-    def run(self) -> Iterator[None]:
+    def run(self) -> Generator[None]:
         """Measure one run of the work."""
         self._begun = self._clock.monotonic()
         try:
