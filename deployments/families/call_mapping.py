@@ -12,6 +12,7 @@ from deployments.families.options import IMAGE_TO_VIDEO, VIDEO_TO_VIDEO, task_of
 from serve_app.domain.endpoint import Endpoint
 from serve_app.domain.errors import InvalidInput, Misconfigured
 from serve_app.options.inputs import SETTING, STEPS, Inputs, declared_inputs
+from serve_app.options.results import DeclaredResult, declared_result
 
 PIXELS, PILLOW = "pixels", "pillow"
 
@@ -34,6 +35,7 @@ class CallMapping:
 
     task: str
     inputs: Inputs = field(default_factory=dict)  # that the entry declares
+    result: DeclaredResult | None = None  # in place of images
     file_arguments: frozenset[str] = frozenset()  # arguments that come from files
     arguments: Mapping[str, str] = field(default_factory=dict)  # field of the input → argument
     settings: Mapping[str, str] = field(default_factory=dict)  # field → setting of a component
@@ -65,6 +67,7 @@ def mapping_of(endpoint: Endpoint, tasks: Tasks) -> CallMapping:
     mapping = CallMapping(
         task=task,
         inputs=inputs,
+        result=declared_result(endpoint),
         file_arguments=frozenset(declared if inputs else files),
         arguments={
             **{name: argument for name, argument in passed.items() if name not in settings},

@@ -3,10 +3,10 @@ the call, so a new model needs only an entry in the catalogue."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from deployments.families.base import GenerationCall
+from deployments.families.base import GenerationCall, GenerationResult, Product
 from deployments.families.call_mapping import (
     PIXELS,
     STANDARD,
@@ -36,6 +36,7 @@ from deployments.families.image_io import (
     size_arguments,
     stretch_to,
 )
+from deployments.families.maps_io import deliver_maps, map_arguments, map_facts
 from deployments.families.options import (
     IMAGE_TO_IMAGE,
     INPAINTING,
@@ -44,9 +45,11 @@ from deployments.families.options import (
     main_file,
 )
 from deployments.families.warm_up import warm_up_input
+from serve_app.domain.artifact import UploadTicket
 from serve_app.domain.endpoint import Endpoint
 from serve_app.domain.errors import InvalidInput
 from serve_app.options.inputs import InputType
+from serve_app.options.results import ResultType
 
 SIDES = frozenset({"width", "height"})
 COUNT = "num_images_per_prompt"
@@ -86,8 +89,10 @@ class GenericFamily(ImageFamily):
         if requested is not None:
             multiple = mapping.multiple or side_multiple(pipeline)
             rendered = rendered_size(requested, multiple, mapping.native_size)
+        maps = mapping.result if mapping.result and mapping.result.maps else None
         arguments = {
             **image_arguments(input, seed),
+            **({} if maps is None else map_arguments(mapping, input, pipeline, seed)),
             **(size_arguments(rendered) if rendered is not None else {}),
             **mapping.fixed,
             **mapped_arguments(mapping, input),
@@ -96,9 +101,23 @@ class GenericFamily(ImageFamily):
         }
         arguments = _taken(endpoint, mapping, arguments, takes)
         view = view_to_call(endpoint, mapping, input, pipeline, called)
-        facts = image_facts(input, seed, requested, mapping.task)
+        if maps is None:
+            facts = image_facts(input, seed, requested, mapping.task)
+        else:
+            facts = map_facts(input, seed, maps, pipeline)
         work = None if rendered is None else image_work(input, rendered)
         return GenerationCall(arguments, facts, view=view, work=work)
+
+    def deliver(
+        self,
+        endpoint: Endpoint,
+        call: GenerationCall,
+        generated: GenerationResult,
+        tickets: Sequence[UploadTicket],
+    ) -> Product:
+        if "result" in call.output_facts:
+            return deliver_maps(endpoint, call, generated, tickets)
+        return super().deliver(endpoint, call, generated, tickets)
 
 
 def _size(
@@ -129,10 +148,14 @@ def _images(
         given = {"image": "image_url", "mask_image": "mask_url"}
         files = [(name, each, False) for each, name in given.items() if each in TASKS[mapping.task]]
     form = as_pixels if mapping.images == PIXELS else stretch_to
-    return {
+    images = {
         argument: input[name] if as_is or rendered is None else form(input[name], rendered)
         for name, argument, as_is in files
     }
+    if mapping.result is not None and mapping.result.type is ResultType.LAYERS:
+        # The autoencoder of layers has a channel for alpha.
+        return {argument: image.convert("RGBA") for argument, image in images.items()}
+    return images
 
 
 def _taken(

@@ -117,7 +117,7 @@ def deliver_images(
         for image, ticket in zip(resized, tickets, strict=False)
     ]
     output: dict[str, Any] = {
-        "images": [_image(file) for file in files],
+        "images": [image_entry(file) for file in files],
         "timings": {"inference": round(generated.inference_s, 4)},
         "seed": call.output_facts["seed"],
         "has_nsfw_concepts": [False] * len(files),
@@ -127,7 +127,8 @@ def deliver_images(
     return Product(output, files, units=size.megapixels * len(files))
 
 
-def _image(file: MediaFile) -> dict[str, Any]:
+def image_entry(file: MediaFile) -> dict[str, Any]:
+    """An image of the output."""
     return {
         "artifact": file.ticket.key,
         "width": file.width,

@@ -24,6 +24,7 @@ OPTIONS_OF_FAMILIES = frozenset(
         "multiple",
         "native_size",
         "pipeline",
+        "result",
         "solver",
         "step_cache",
         "task",

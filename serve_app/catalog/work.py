@@ -13,7 +13,8 @@ from serve_app.domain.billing.price import Quantities, rounded_megapixels
 from serve_app.domain.endpoint import Endpoint, RequestedWork
 from serve_app.domain.media.draft import DRAFT, step_of_draft
 
-FACTORS = (*STEPS, "num_images", "seconds_total")
+LAYERS = ("layers", "num_layers")  # images of one call, whichever an input has
+FACTORS = (*STEPS, "num_images", *LAYERS, "seconds_total")
 
 USUAL_FRAME_RATE = 16
 """Frames a second of a video whose input has no field for it."""
@@ -22,8 +23,9 @@ _LINES = re.compile(r"(\d{3,4})p")
 
 
 def work_of(input: Mapping[str, Any]) -> float:
-    """Steps × megapixels × images, frames or seconds, from fal's field names. A missing field
-    counts as 1. The unit has no meaning of its own: its time in seconds is learned per endpoint."""
+    """Steps × megapixels × images, layers, frames or seconds, from fal's field names. A missing
+    field counts as 1. The unit has no meaning of its own: its time in seconds is learned per
+    endpoint."""
     each = _megapixels(input) * _frames(input)
     steps = math.prod(_number(input.get(name)) for name in FACTORS)
     return each * steps * _seeds(input) * _drafts(input)
@@ -51,7 +53,7 @@ def expected_quantities(input: Mapping[str, Any], left: float = 1.0) -> Quantiti
     ``left``: share of the steps that are left after the draft from which it goes on.
     """
     outputs = _seeds(input) * number_of_drafts(input)
-    images = int(_number(input.get("num_images"))) * outputs
+    images = math.prod(int(_number(input.get(name))) for name in ("num_images", *LAYERS)) * outputs
     share = Decimal(str(round(_share_of_draft(input) * left, 6))).normalize()
     length = length_of(input)
     seconds = Decimal(1 if length is None else str(round(length, 6)))

@@ -42,6 +42,7 @@ class InputType(StrEnum):
     # What the family translates: the pipeline gets it as other arguments, or in other units.
     SIZE = "size"  # width and height in pixels
     COUNT = "count"  # images of one request
+    LAYERS = "layers"  # images that one call makes of another, passed on as it is
     FRAMES = "frames"
     RATE = "rate"  # frames per second
     SECONDS = "seconds"
@@ -49,6 +50,7 @@ class InputType(StrEnum):
     LORAS = "loras"
 
 
+WITH_CHOICES = frozenset({InputType.TEXT, InputType.INTEGER, InputType.FORMAT})
 IMAGE_TYPES = frozenset({InputType.IMAGE, InputType.IMAGES})
 FILES = IMAGE_TYPES | {InputType.MASK, InputType.VIDEO, InputType.AUDIO}
 TRANSLATED = frozenset(
@@ -86,7 +88,7 @@ class DeclaredInput(BaseModel):
     default: Any = None  # None: the field may be left out, and the pipeline's own default holds
     least: float | None = None  # of a number, or of the items of a list
     most: float | None = None
-    choices: tuple[str, ...] = ()  # of a text, or of a format
+    choices: tuple[str | int, ...] = ()  # of a text, an integer, or a format
     by_family: bool = False  # the family reads the field by its name, as `resolution` of a video
     unused: str = ""  # why the field has no effect
     refused: str = ""  # why values other than those `granted` are refused
@@ -98,8 +100,8 @@ class DeclaredInput(BaseModel):
     def _one_way(self) -> DeclaredInput:
         if self.required and self.default is not None:
             raise ValueError("set `required` or `default`: a field with a default may be left out")
-        if self.choices and self.type not in (InputType.TEXT, InputType.FORMAT):
-            raise ValueError(f"`choices` belong to a text, not to {self.type}")
+        if self.choices and self.type not in WITH_CHOICES:
+            raise ValueError(f"`choices` belong to a text or an integer, not to {self.type}")
         if self.unused and self.refused:
             raise ValueError("set `unused` or `refused`")
         return self

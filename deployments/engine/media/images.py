@@ -34,9 +34,10 @@ _ENCODERS: Mapping[str, tuple[str, Mapping[str, Any]]] = {
 
 
 def levels_of(pixels: torch.Tensor) -> torch.Tensor:
-    """Convert ``pixels`` to 8 bits: uint8 [n, height, width, 3], on the same device.
+    """Convert ``pixels`` to 8 bits: uint8 [n, height, width, channels], on the same device.
 
-    ``pixels``: [n, 3, height, width] from 0 to 1, on any device and of any float type.
+    ``pixels``: [n, channels, height, width] from 0 to 1, on any device and of any float type; 3
+    channels, or 4 with alpha.
     """
     levels = pixels.detach().float().clamp(0, 1).mul(255).round().byte()
     return levels.permute(0, 2, 3, 1).contiguous()
@@ -62,11 +63,13 @@ def require_finite(found: torch.Tensor) -> None:
         )
 
 
-def to_images(made: torch.Tensor | NDArray[Any] | Sequence[Image.Image]) -> list[Image.Image]:
+def to_images(made: torch.Tensor | NDArray[Any] | Image.Image | Sequence[Any]) -> list[Image.Image]:
     """Convert to PIL images; see ``to_levels``. Some pipelines return arrays, channels last, or
-    images, whatever they are asked for."""
+    images, whatever they are asked for. Those of layers return a list of tensors."""
+    if isinstance(made, Image.Image):
+        return [made.convert("RGB")]
     if isinstance(made, Sequence):
-        return [each.convert("RGB") for each in made]
+        return [image for each in made for image in to_images(each)]
     if isinstance(made, np.ndarray):
         import torch  # noqa: PLC0415
 
@@ -146,5 +149,6 @@ def thumbnail(image: Image.Image, *, marked: bool = False) -> tuple[bytes, int, 
     buffer = BytesIO()
     # A higher `method` takes twice the time for a tenth of the size.
     mark = _metadata("WEBP", "", marked=marked)
-    small.convert("RGB").save(buffer, "WEBP", quality=60, method=2, **mark)
+    small = small if small.mode == "RGBA" else small.convert("RGB")
+    small.save(buffer, "WEBP", quality=60, method=2, **mark)
     return buffer.getvalue(), width, height

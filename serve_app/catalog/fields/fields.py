@@ -163,6 +163,9 @@ SyncMode = Annotated[bool, Field(description="Return the files inside the respon
 ImageFormat = Annotated[
     Literal["jpeg", "png", "webp"], Field(description="File format of the images.")
 ]
+LayerFormat = Annotated[
+    Literal["png", "webp"], Field(description="File format of the layers, with transparency.")
+]
 Acceleration = Annotated[
     Literal["none", "regular", "high"],
     NoEffect("this endpoint has no step cache", granted=("none",)),

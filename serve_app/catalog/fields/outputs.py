@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, Field, create_model
 
 from serve_app.domain.artifact import MEDIA_TYPES
 
@@ -77,6 +77,22 @@ class ImagesOutput(Output):
 
 class ImageOutput(Output):
     image: Image
+
+
+class _MapsOutput(Output):
+    seed: int = Field(description="Seed; with the same input it gives the same maps.")
+    seeds: list[int] | None = Seeds
+    timings: Timings
+
+
+def maps_output(described: Mapping[str, str]) -> type[Output]:
+    """Output with an image in each of the fields ``described``."""
+    fields: dict[str, Any] = {
+        name: (Image, Field(description=about)) for name, about in described.items()
+    }
+    for name in described:
+        fields[f"{name}s"] = (list[Image] | None, Field(default=None, description=ALL))
+    return create_model("MapsOutput", __base__=_MapsOutput, **fields)
 
 
 class Video(File):
@@ -152,12 +168,17 @@ Produced = Callable[[Mapping[str, Any]], tuple[str, ...]]
 """Function from a valid input to the media types of its files, in order."""
 
 
-def in_format(field: str = "output_format", count: str = "num_images") -> Produced:
-    """Files in the format that ``field`` names: as many as ``count`` says, or one without that
-    field."""
+def in_format(
+    field: str = "output_format", *, each: int = 1, layers: str = "", lossless: int = 0
+) -> Produced:
+    """Files in the format that ``field`` names: ``each`` for every image that ``num_images`` says,
+    or else for every one of ``seeds``; times the number in the field ``layers``, if it is named.
+    ``lossless``: PNG files beside them."""
 
     def produced(input: Mapping[str, Any]) -> tuple[str, ...]:
-        return (MEDIA_TYPES[input[field]],) * int(input.get(count, 1))
+        count = int(input["num_images"]) if "num_images" in input else _times(input)
+        files = (MEDIA_TYPES[input[field]],) * each * int(input.get(layers, 1))
+        return (*files, *(MEDIA_TYPES["png"],) * lossless) * count
 
     return produced
 

@@ -16,6 +16,7 @@ from serve_app.catalog.fields.fields import (
     FileUrl,
     ImageFormat,
     ImageInput,
+    LayerFormat,
     Loras,
     PreserveUnmasked,
     SafetyChecker,
@@ -32,6 +33,7 @@ from serve_app.catalog.fields.outputs import (
     VideoOutput,
     audio_with_waveform,
     in_format,
+    maps_output,
     video_with_poster,
 )
 from serve_app.catalog.fields.pydantic_schema import PydanticSchema, Shape
@@ -44,9 +46,18 @@ from serve_app.catalog.fields.video_fields import (
 )
 from serve_app.domain.endpoint import Endpoint
 from serve_app.options.inputs import OPTION, DeclaredInput, Inputs, InputType, declared_inputs
+from serve_app.options.results import (
+    DEPTH_MAP,
+    IMAGE,
+    RESULT,
+    DeclaredResult,
+    ResultType,
+    declared_result,
+)
 
 PRESERVE, FORMAT = "preserve_unmasked", "output_format"
 MAX_IMAGES = 4  # that one request makes
+MAX_LAYERS = 10  # of an image, as at fal
 MAX_FILES = 10  # of a list
 MAX_NUMBERS = 1000
 
@@ -98,6 +109,8 @@ class DeclaredSchema(PydanticSchema):
             raise ValueError(
                 f"the schema `declared` needs `options.{OPTION}`, the endpoint's fields"
             )
+        if (result := declared_result(endpoint)) is not None:
+            kind = _kind_of(result, inputs, endpoint.family)
         standard, produced = kind.fields, kind.produced
         if any(each.type is InputType.MASK for each in inputs.values()):
             standard = {PRESERVE: (PreserveUnmasked, True), **standard}
@@ -107,6 +120,34 @@ class DeclaredSchema(PydanticSchema):
         if taken := sorted(inputs.keys() & standard.keys()):
             raise ValueError(f"`options.{OPTION}` has {', '.join(taken)}, which every input has")
         super().__init__(Shape(_model(inputs, standard), kind.output, produced), endpoint)
+
+
+def _kind_of(result: DeclaredResult, inputs: Inputs, family: str) -> Kind:
+    """Kind of the endpoints with this result. ``ValueError``: the entry does not fit it."""
+    if family != "generic":
+        raise ValueError(f"`options.{RESULT}` is for the family generic, not for {family}")
+    if any(each.type in (InputType.FORMAT, InputType.COUNT) for each in inputs.values()):
+        raise ValueError(f"with `options.{RESULT}`, no input has the type `format` or `count`")
+    layers = [name for name, each in inputs.items() if each.type is InputType.LAYERS]
+    if (len(layers) == 1) != (result.type is ResultType.LAYERS):
+        raise ValueError(f"the {RESULT} `layers` and one input of the type `layers` go together")
+    if layers:
+        fields = _IMAGES | {FORMAT: (LayerFormat, "png")}
+        return Kind(fields, ImagesOutput, in_format(layers=layers[0]))
+    described = {name: _MAPS.get((result.type, name), f"The map `{name}`.") for name in result.maps}
+    lossless = sum(name == DEPTH_MAP for name in result.maps)
+    produced = in_format(each=len(described) - lossless, lossless=lossless)
+    return Kind(_IMAGES, maps_output(described), produced)
+
+
+_MAPS: Mapping[tuple[ResultType, str], str] = {
+    (ResultType.DEPTH, IMAGE): "The depth in 256 levels of grey, for people and ControlNets: what "
+    "is near is light.",
+    (ResultType.DEPTH, DEPTH_MAP): "The depth in 65,536 levels, as the model says it: a PNG file "
+    "of 16 bits, from its 0 (black) to its 1.",
+    (ResultType.NORMALS, IMAGE): "Normals of the surfaces: red is x, green is y, blue is z, each "
+    "from -1 (0) to 1 (255).",
+}
 
 
 class _Input(ImageInput):
@@ -174,6 +215,7 @@ _ANNOTATIONS: Mapping[InputType, Callable[[DeclaredInput], Any]] = {
     InputType.AUDIO: lambda _: FileUrl,
     InputType.SIZE: lambda _: Size,
     InputType.COUNT: _whole(1, MAX_IMAGES),
+    InputType.LAYERS: _whole(1, MAX_LAYERS),
     InputType.FRAMES: _whole(1, MAX_FRAMES),
     InputType.RATE: lambda _: Annotated[float, Field(ge=0.1, le=MAX_FPS, allow_inf_nan=False)],
     InputType.SECONDS: lambda _: Seconds,
@@ -192,6 +234,8 @@ DESCRIPTIONS: Mapping[str, str] = {
     "audio_url": "Input audio: an http(s) URL, or a data URI.",
     "image_size": "A preset's name, or width and height in pixels.",
     "num_images": "Number of images to make.",
+    "layers": "Number of layers to make of the image.",
+    "num_layers": "Number of layers to make of the image.",
     "num_frames": "Number of frames of the video.",
     "frames_per_second": "Frames per second of the video.",
     "seconds_total": "Duration in seconds.",

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from serve_app.cli.inspection.pipeline_call import Argument, PipelineCall
+from serve_app.cli.inspection.pipeline_call import LAYERS, Argument, PipelineCall
 from serve_app.domain.errors import Misconfigured
 from serve_app.domain.media.image_size import MIN_SIDE
 from serve_app.options.inputs import FILES, STEPS
@@ -37,8 +37,14 @@ BY_FAMILY = frozenset(
 )
 """Arguments that the family gives, from fields that every endpoint of its kind has."""
 
-INTERNAL = frozenset({"debug", "batch_size", "seed", "prior_callback_on_step_end"})
-"""Arguments that change no result, or that generators and the engine's batches are in place of."""
+INTERNAL = frozenset(
+    {
+        *("debug", "batch_size", "seed", "prior_callback_on_step_end"),
+        *("output_uncertainty", "output_latent"),
+    }
+)
+"""Arguments that change no result that is delivered, or that generators and the engine's batches
+are in place of."""
 
 NAMES = {
     "image": "image_url",
@@ -63,14 +69,30 @@ SHARES = ("strength", "start", "end", "_noise_scale")
 """Ends of names of numbers from 0 to 1."""
 
 UNSERVED = {
-    "QwenImageLayeredPipeline": "it makes the layers of an image, as many as its input says",
-    "QwenImageLayeredModularPipeline": "it makes the layers of an image, as many as its input says",
     "ShapEPipeline": "it makes a mesh, or views of one",
     "ShapEImg2ImgPipeline": "it makes a mesh, or views of one",
     "VisualClozePipeline": "its image is a grid of rows of examples",
     "VisualClozeGenerationPipeline": "its image is a grid of rows of examples",
 }
 """Classes whose call does not say that a request cannot make it, with the reason."""
+
+RESAMPLING = ("nearest", "nearest-exact", "bilinear", "bicubic", "area")
+CHOICES: Mapping[str, Mapping[str, tuple[str | int, ...]]] = {
+    "QwenImageLayered": {"resolution": (640, 1024)},
+    "Marigold": {"resample_method_input": RESAMPLING, "resample_method_output": RESAMPLING},
+}
+"""Beginning of a class's name → argument → its only values, where the annotation does not say them.
+"""
+
+BOUNDS: Mapping[str, Mapping[str, int]] = {
+    STEPS: {"least": 1},
+    "ensemble_size": {"least": 1, "most": 50},
+    "processing_resolution": {"least": 0},
+}
+"""Argument with an integer → its bounds."""
+
+CAPTIONS = "use_en_prompt"
+"""Argument of pipelines that describe the image by themselves where the prompt is left out."""
 
 TENSOR = "it is a tensor of the model"
 """Why no request can give what only other parts of the model make."""
@@ -160,7 +182,13 @@ def _declared(call: PipelineCall, argument: Argument) -> Declared | None:
     if (scalar := _scalar(argument)) is None:
         return None
     default = argument.default
-    if argument.is_required or (name == PROMPT and default is None):
+    if name == LAYERS and call.result is not None:
+        scalar["type"] = LAYERS
+    for start, choices in CHOICES.items():
+        if call.name.startswith(start) and name in choices:
+            scalar["choices"] = [*choices[name]]
+    needed = name == PROMPT and default is None and CAPTIONS not in call.arguments
+    if argument.is_required or needed:
         scalar["required"] = True
     elif default is not None and not isinstance(default, (tuple, dict)):
         scalar["default"] = default
@@ -202,7 +230,7 @@ def _scalar(argument: Argument) -> Declared | None:
             number |= {"least": 0, "most": 1}
         return number
     if "int" in types:
-        return {"type": "integer", **({"least": 1} if name == STEPS else {})}
+        return {"type": "integer", **BOUNDS.get(name, {})}
     lists = {"str": "texts", "int": "integers", "float": "numbers"}
     items = (found[1] for each in types if (found := _LIST.match(each)))
     return next(({"type": lists[item]} for item in items if item in lists), None)
@@ -267,7 +295,10 @@ def _is_list(call: PipelineCall, name: str, type_: str) -> bool:
 
 def _redraws(call: PipelineCall) -> bool:
     """True if the pipeline changes an image, although its argument has a default."""
-    parts = ("Img2Img", "Kontext", "Edit", "InstructPix2Pix", "Inpaint", "ImageTo", "AudioToAudio")
+    parts = (
+        *("Img2Img", "Kontext", "Edit", "InstructPix2Pix", "Inpaint", "ImageTo", "AudioToAudio"),
+        "Layered",
+    )
     return "strength" in call.arguments or any(part in call.name for part in parts)
 
 
@@ -303,7 +334,7 @@ def _of_family(
     if call.takes_loras and call.output != "audio":
         yield "loras", {"type": "loras"}
     if call.output == "image":
-        if COUNT in call.arguments:
+        if COUNT in call.arguments and call.result is None:
             yield "num_images", {"type": "count", "argument": COUNT, "default": 1}
     elif call.output == "video":
         if any(each["type"] == "video" and each.get("required") for each in inputs.values()):
@@ -361,7 +392,7 @@ def _order(each: tuple[str, Declared]) -> int:
     )
     usual = (
         *("negative_prompt", "image_size", "num_frames", "frames_per_second", "seconds_total"),
-        *(STEPS, "guidance_scale", "strength", "num_images", "loras"),
+        *(STEPS, "guidance_scale", "strength", "num_images", "layers", "num_layers", "loras"),
     )
     if name in first:
         return first.index(name)

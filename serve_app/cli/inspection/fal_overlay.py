@@ -51,6 +51,8 @@ RENAMED: Mapping[str, tuple[str, ...]] = {
     "control_start": ("control_guidance_start",),
     "control_end": ("control_guidance_end",),
     "cond_aug": ("noise_aug_strength",),
+    "num_layers": ("layers",),
+    "processing_res": ("processing_resolution",),
     "strength": ("strength", "init_noise_level"),
 }
 """fal's field → arguments that take what it holds, the first that the pipeline has."""

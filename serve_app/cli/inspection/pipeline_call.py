@@ -21,6 +21,7 @@ from typing import Any, Literal
 
 from serve_app.domain.errors import Misconfigured
 from serve_app.domain.pipeline_index import ELSEWHERE, components
+from serve_app.options.results import DeclaredResult, ResultType
 
 Output = Literal["image", "video", "audio"]
 FAMILY_OF_OUTPUT: Mapping[Output, str] = {"image": "generic", "video": "video", "audio": "audio"}
@@ -33,6 +34,19 @@ OUTPUT_FIELDS: Mapping[str, Output] = {
     "image": "image",
 }
 """Field of the result of a call → what it holds."""
+
+MAPS: Mapping[str, ResultType] = {
+    "MarigoldDepthPipeline": ResultType.DEPTH,
+    "MarigoldNormalsPipeline": ResultType.NORMALS,
+    "MarigoldIntrinsicsPipeline": ResultType.INTRINSICS,
+}
+"""Class → what its ``prediction`` is, in place of images."""
+
+LAYERS = "layers"
+"""Argument that says how many layers a call makes of an image."""
+
+TARGETS = "target_properties"
+"""Setting of a pipeline that names its maps."""
 
 MODULAR = "ModularPipeline"
 """End of the names of modular pipelines."""
@@ -82,6 +96,25 @@ class PipelineCall:
     output: Output
     takes_loras: bool = False
     settings: tuple[Setting, ...] = ()
+    targets: tuple[str, ...] = ()  # names of the maps that the weights make
+
+    @property
+    def result(self) -> DeclaredResult | None:
+        """What it makes in place of images. ``Misconfigured``: the weights do not name it."""
+        if (type_ := MAPS.get(self.name)) is None:
+            layered = self.output == "image" and LAYERS in self.arguments
+            return DeclaredResult(type=ResultType.LAYERS) if layered else None
+        if type_ is not ResultType.INTRINSICS:
+            return DeclaredResult(type=type_)
+        if not self.targets:
+            raise Misconfigured(
+                f"{self.name} makes maps that the weights name, and their index has no "
+                f"`{TARGETS}` with `target_names`. Write them in the index (model_index.json)."
+            )
+        try:
+            return DeclaredResult(type=type_, fields=self.targets)
+        except ValueError as error:
+            raise Misconfigured(f"The maps of {self.name} ({TARGETS}): {error}") from None
 
     @property
     def is_modular(self) -> bool:
@@ -119,11 +152,26 @@ def read_call(name: str, index: Mapping[str, Any] | None = None) -> PipelineCall
             "ships are loaded; a newer version may have it."
         )
     arguments = {each.name: each for each in _arguments(call.function)}
-    return PipelineCall(name, arguments, _output(name, call.makes), call.takes_loras)
+    output = _output(name, call.makes)
+    return PipelineCall(
+        name, arguments, output, call.takes_loras, targets=(*_targets(index or {}),)
+    )
+
+
+def _targets(index: Mapping[str, Any]) -> Iterator[str]:
+    """Names of the maps that the pipeline of an index makes: of a stack, those of its parts too."""
+    properties: Mapping[str, Any] = index.get(TARGETS) or {}
+    for name in properties.get("target_names", ()):
+        own: Mapping[str, Any] = properties.get(name) or {}
+        parts = own.get("sub_target_names", ()) if own.get("prediction_space") == "stack" else ()
+        yield from (str(part) for part in parts if part is not None)
+        yield str(name)
 
 
 def _output(name: str, makes: Collection[str]) -> Output:
     """What the results are of a class that returns these fields."""
+    if name in MAPS:
+        return "image"
     for field, output in OUTPUT_FIELDS.items():
         if field in makes:
             return output

@@ -13,6 +13,7 @@ from serve_app.cli.inspection.pipeline_call import FAMILY_OF_OUTPUT, PipelineCal
 from serve_app.cli.inspection.repository import Repository
 from serve_app.domain.errors import Misconfigured
 from serve_app.options.inputs import DECLARED, OPTION
+from serve_app.options.results import RESULT
 
 Entry = dict[str, Any]
 Config = Callable[[str], Mapping[str, Any]]
@@ -40,6 +41,12 @@ def like(source_id: str, source: Mapping[str, Any], call: PipelineCall) -> Entry
             f"the family {own}. Name an endpoint of that family, or leave out --like."
         )
     options = cast("Mapping[str, Any]", entry.get("options", {}))
+    result = call.result
+    if options.get(RESULT) != (None if result is None else result.written):
+        raise Misconfigured(
+            f"--like {source_id} does not fit: its `options.{RESULT}` is not what {call.name} "
+            "makes. Leave out --like."
+        )
     if "pipeline" not in options and own == family and own in FAMILY_OF_OUTPUT.values():
         mapped = {*options.get("arguments", {}).values(), *options.get("fixed", {})}
         if unknown := sorted(mapped - call.arguments.keys()):
@@ -66,11 +73,16 @@ def proposed(call: PipelineCall, config: Config, endpoint_id: str = "") -> Entry
         found, defaults = Derived(laid.inputs), laid.defaults
     task = _task(call, found)
     family = FAMILY_OF_OUTPUT[call.output]
+    result = call.result
+    # In bfloat16, a map would have 256 levels.
+    precise = family == "audio" or (result is not None and result.maps)
     options: Entry = {
         "task": task,
-        "dtype": "float16" if family == "audio" else "bfloat16",
+        "dtype": "float16" if precise else "bfloat16",
         OPTION: found.inputs,
     }
+    if result is not None:
+        options[RESULT] = result.written
     if family == "audio":
         options["audio_format"] = _audio_format(call, found)
     else:

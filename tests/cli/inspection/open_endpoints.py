@@ -75,6 +75,8 @@ _IDS = {
     "QwenImagePipeline": "qwen-image-2512 qwen-image-2512/lora",
     "QwenImageImg2ImgPipeline": "qwen-image/image-to-image",
     "QwenImageEditPipeline": "qwen-image-edit qwen-image-edit-lora",
+    "QwenImageLayeredPipeline": "qwen-image-layered qwen-image-layered/lora",
+    "MarigoldDepthPipeline": "imageutils/marigold-depth",
     "QwenImageEditInpaintPipeline": "qwen-image-edit/inpaint",
     "QwenImageEditPlusPipeline": (
         "qwen-image-edit-2509 qwen-image-edit-2509-lora qwen-image-edit-2511 "

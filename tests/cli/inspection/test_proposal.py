@@ -81,7 +81,7 @@ def test_a_flux_model_without_guidance_takes_few_steps() -> None:
     [
         ("KandinskyPipeline", "needs image_embeds, which no field of a request gives: it is a ten"),
         ("KandinskyPriorPipeline", "returns neither images, videos nor audio, but image_embeds"),
-        ("MarigoldDepthPipeline", "but latent, prediction, uncertainty"),
+        ("MarigoldIntrinsicsPipeline", "their index has no `target_properties`"),
         ("ShapEPipeline", "it makes a mesh"),
         ("AudioDiffusionPipeline", "takes no duration by a known name"),
         ("os", "has no pipeline os"),

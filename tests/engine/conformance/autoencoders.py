@@ -60,8 +60,8 @@ def wan(z_dim: int = 16, **more: Any) -> Any:
     )
 
 
-def qwen_image(z_dim: int = 4, halvings: int = 3) -> Any:
-    """Halves width and height ``halvings`` times."""
+def qwen_image(z_dim: int = 4, halvings: int = 3, channels: int = 3) -> Any:
+    """Halves width and height ``halvings`` times. With four ``channels``, it sees through images."""
     return df.AutoencoderKLQwenImage(
         base_dim=4,
         z_dim=z_dim,
@@ -70,6 +70,7 @@ def qwen_image(z_dim: int = 4, halvings: int = 3) -> Any:
         temperal_downsample=[False] * (halvings - 2) + [True, True],
         latents_mean=[0.1] * z_dim,
         latents_std=[1.5] * z_dim,
+        input_channels=channels,
     )
 
 

@@ -23,13 +23,20 @@ from deployments.families.warm_up import plain_file
 from serve_app.catalog.catalog import CatalogEntry, StoredEntry, build_stored
 from serve_app.catalog.entries import EntryBuilder
 from serve_app.cli.inspection.derivation import LENGTHS, NUMBERS_OF_FRAMES
-from serve_app.cli.inspection.pipeline_call import MODULAR, PipelineCall, as_call, read_call
+from serve_app.cli.inspection.pipeline_call import (
+    MODULAR,
+    TARGETS,
+    PipelineCall,
+    as_call,
+    read_call,
+)
 from serve_app.cli.inspection.proposal import proposed
 from serve_app.domain.artifact import UploadTicket
 from serve_app.domain.errors import Misconfigured
 from serve_app.options.inputs import IMAGE_TYPES, DeclaredInput, InputType, declared_inputs
 from tests.engine.conformance import inputs
 from tests.engine.conformance.case import WISHES, Case
+from tests.engine.conformance.families.sd import INTRINSICS
 
 #: Classes whose tiny components, or whose case, cannot be what a request asks for.
 NOT_TRIED = {
@@ -42,6 +49,8 @@ NOT_TRIED = {
     "SanaSprintImg2ImgPipeline": "takes two steps unless an argument is None",
     "StableDiffusionDepth2ImgPipeline": "its case brings the depth, for which it has no model",
 }
+INDEXES = {"MarigoldIntrinsicsPipeline": {TARGETS: INTRINSICS}}
+"""What the index of weights says about the call of their class."""
 BUILDER = EntryBuilder(demo=False, demo_dir=Path("/"))
 URL = "https://example.org/file"
 
@@ -64,7 +73,7 @@ def entry_of(case: Case, pipeline: Any, endpoint_id: str = "") -> CatalogEntry:
 def call_of(name: str) -> PipelineCall:
     """What ``read_call`` says, which asks another process about modular pipelines."""
     if not name.endswith(MODULAR):
-        return read_call(name)
+        return read_call(name, INDEXES.get(name))
     try:
         return as_call(name, modular_call(name))
     except ValueError as error:
@@ -172,6 +181,7 @@ def _one(value: Any) -> Any:
 AS: Mapping[InputType, Callable[[Any], Any]] = {
     InputType.TEXT: _one,
     InputType.INTEGER: _one,
+    InputType.LAYERS: _one,
     InputType.NUMBER: _one,
     InputType.BOOLEAN: _one,
     InputType.TEXTS: _several,

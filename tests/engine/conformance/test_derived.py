@@ -53,8 +53,11 @@ def deliver(case: Case) -> None:
 
 def check(case: Case, output: Mapping[str, Any]) -> None:
     arguments = case.arguments(WISHES[0])
-    assert [each for each in ("images", "video", "audio") if each in output]
-    files: list[Any] = output.get("images") or [output.get("video") or output["audio"]]
+    files: list[Any] = output.get("images") or [
+        each for each in output.values() if isinstance(each, Mapping) and "artifact" in each
+    ]
+    assert len(files) >= 1
+    assert len(files) == arguments.get("layers", len(files))
     assert all(each["file_size"] > 0 for each in files)
     if arguments.get("width") and "audio" not in output:
         assert {(e["width"], e["height"]) for e in files} == {

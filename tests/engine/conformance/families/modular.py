@@ -73,6 +73,13 @@ CASES = (
         qwen_image.edit,
         heavy=True,
     ),
+    Case(
+        "qwen-image",
+        "QwenImageLayeredModularPipeline",
+        qwen_image.layers,
+        qwen_image.layered,
+        heavy=True,
+    ),
     Case("ltx", "LTXModularPipeline", ltx.parts, _VIDEO),
     Case("ltx2", "LTX2ModularPipeline", ltx2.parts, _VIDEO, heavy=True),
     Case("ernie", "ErnieImageModularPipeline", images.ernie, sized()),

@@ -64,9 +64,21 @@ def edit(wish: Wish) -> dict[str, Any]:
     return {**_text(wish), "height": 256, "width": 256, "image": inputs.image(wish, 32)}
 
 
-def _layered(wish: Wish) -> dict[str, Any]:
+def layers() -> dict[str, Any]:
+    """What is made into layers is made 640² pixels large. Latents with as many channels as an image
+    would be taken for one."""
+    shape = _SHAPE | {"in_channels": 32, "out_channels": 8}
+    return parts(halvings=6) | {
+        "vae": autoencoders.qwen_image(z_dim=8, halvings=6, channels=4),
+        "transformer": df.QwenImageTransformer2DModel(
+            **shape, use_additional_t_cond=True, use_layer3d_rope=True
+        ),
+    }
+
+
+def layered(wish: Wish) -> dict[str, Any]:
     size = {name: value for name, value in _text(wish).items() if name not in {"height", "width"}}
-    return {**size, "image": inputs.image(wish, 32), "layers": 2}
+    return {**size, "image": inputs.image(wish, 32).convert("RGBA"), "layers": 2}
 
 
 CASES = (
@@ -83,5 +95,5 @@ CASES = (
     Case("qwen-image", "QwenImageEditPipeline", edited, edit, heavy=True),
     Case("qwen-image", "QwenImageEditPlusPipeline", edited, edit, heavy=True),
     Case("qwen-image", "QwenImageEditInpaintPipeline", edited, _inpaint, heavy=True),
-    Case("qwen-image", "QwenImageLayeredPipeline", edited, _layered, heavy=True),
+    Case("qwen-image", "QwenImageLayeredPipeline", layers, layered, heavy=True),
 )

@@ -124,11 +124,17 @@ def _unclip() -> dict[str, Any]:
     )
 
 
-_INTRINSICS = {
-    "target_names": ["albedo", "roughness"],
-    "albedo": {"prediction_space": "srgb"},
+INTRINSICS = {
+    "target_names": ["albedo", "material"],
+    "albedo": {"prediction_space": "linear", "up_to_scale": True},
+    "material": {
+        "prediction_space": "stack",
+        "sub_target_names": ["roughness", "metallicity", None],
+    },
     "roughness": {"prediction_space": "linear"},
+    "metallicity": {"prediction_space": "linear"},
 }
+"""As the weights of materials name their maps."""
 
 
 def _marigold(wish: Wish) -> dict[str, Any]:
@@ -219,7 +225,7 @@ CASES = (
     Case(
         "marigold",
         "MarigoldIntrinsicsPipeline",
-        lambda: parts(12, unet=unets.sd(12, out_channels=8), target_properties=_INTRINSICS),
+        lambda: parts(12, unet=unets.sd(12, out_channels=8), target_properties=INTRINSICS),
         _marigold,
     ),
     Case("marigold", "MarigoldNormalsPipeline", lambda: parts(8), _marigold),

@@ -1,0 +1,69 @@
+"""Results of a pipeline other than images, as an entry of the catalogue says (``options.result``).
+The ingress builds the endpoint's output from them, and the family ``generic`` its files.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from enum import StrEnum
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, model_validator
+
+from serve_app.domain.endpoint import Endpoint
+from serve_app.options.mistakes import validate
+
+RESULT = "result"
+IMAGE = "image"
+DEPTH_MAP = "depth_map"
+"""Name that fal has for a depth map beside other maps (``image-preprocessors/midas``)."""
+FACTS = frozenset({"seed", "seeds", "timings", "drafts"})
+"""Fields of an output beside its files."""
+
+
+class ResultType(StrEnum):
+    """What a pipeline makes of an input."""
+
+    LAYERS = "layers"  # of an image, as many as the input says, with alpha
+    DEPTH = "depth"  # a map from 0 to 1
+    NORMALS = "normals"  # a map of unit vectors
+    INTRINSICS = "intrinsics"  # maps of an image's materials or light, which the weights name
+
+
+class DeclaredResult(BaseModel):
+    """Type of the result, and the fields of the output that hold its files, for those that the type
+    does not say."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    type: ResultType
+    fields: tuple[str, ...] = ()
+
+    @model_validator(mode="after")
+    def _named(self) -> DeclaredResult:
+        if (self.type is ResultType.INTRINSICS) != bool(self.fields):
+            raise ValueError("set `fields` for intrinsics, and for nothing else")
+        for name in self.fields:
+            if not name.isidentifier() or name.startswith(("_", "darkroom")) or name in FACTS:
+                raise ValueError(f"{name!r} cannot be the name of a field with a map")
+        if len({*self.fields}) < len(self.fields):
+            raise ValueError("`fields` has a name twice")
+        return self
+
+    @property
+    def written(self) -> Mapping[str, Any]:
+        """The option as an entry writes it."""
+        return self.model_dump(mode="json", exclude_defaults=True)
+
+    @property
+    def maps(self) -> tuple[str, ...]:
+        """Fields of the output, each with a file; none for layers, which are ``images``."""
+        fixed = {ResultType.DEPTH: (IMAGE, DEPTH_MAP), ResultType.NORMALS: (IMAGE,)}
+        return fixed.get(self.type, self.fields)
+
+
+def declared_result(endpoint: Endpoint) -> DeclaredResult | None:
+    """Result that the endpoint's entry declares. None: images, or what its family makes.
+    ``ValueError`` names what is wrong."""
+    given = endpoint.options.get(RESULT)
+    return None if given is None else validate(DeclaredResult, given, f"options.{RESULT}")
