@@ -147,15 +147,14 @@ def _images(
     else:
         given = {"image": "image_url", "mask_image": "mask_url"}
         files = [(name, each, False) for each, name in given.items() if each in TASKS[mapping.task]]
+    if mapping.result is not None and mapping.result.type is ResultType.LAYERS:
+        # The autoencoder of layers has a channel for alpha.
+        return {argument: input[name].convert("RGBA") for name, argument, _ in files}
     form = as_pixels if mapping.images == PIXELS else stretch_to
-    images = {
+    return {
         argument: input[name] if as_is or rendered is None else form(input[name], rendered)
         for name, argument, as_is in files
     }
-    if mapping.result is not None and mapping.result.type is ResultType.LAYERS:
-        # The autoencoder of layers has a channel for alpha.
-        return {argument: image.convert("RGBA") for argument, image in images.items()}
-    return images
 
 
 def _taken(

@@ -61,7 +61,7 @@ def wan(z_dim: int = 16, **more: Any) -> Any:
 
 
 def qwen_image(z_dim: int = 4, halvings: int = 3, channels: int = 3) -> Any:
-    """Halves width and height ``halvings`` times. With four ``channels``, it sees through images."""
+    """Halves width and height ``halvings`` times. With four ``channels``, images have alpha."""
     return df.AutoencoderKLQwenImage(
         base_dim=4,
         z_dim=z_dim,
