@@ -74,13 +74,11 @@ def proposed(call: PipelineCall, config: Config, endpoint_id: str = "") -> Entry
     task = _task(call, found)
     family = FAMILY_OF_OUTPUT[call.output]
     result = call.result
-    # In bfloat16, a map would have 256 levels.
-    precise = family == "audio" or (result is not None and result.maps)
-    options: Entry = {
-        "task": task,
-        "dtype": "float16" if precise else "bfloat16",
-        OPTION: found.inputs,
-    }
+    dtype = "float16" if family == "audio" else "bfloat16"
+    if result is not None and result.maps:
+        # Between 0.5 and 1, bfloat16 has 128 levels. In float16, CPUs cannot resize.
+        dtype = "float32"
+    options: Entry = {"task": task, "dtype": dtype, OPTION: found.inputs}
     if result is not None:
         options[RESULT] = result.written
     if family == "audio":
