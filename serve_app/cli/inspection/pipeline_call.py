@@ -35,6 +35,9 @@ OUTPUT_FIELDS: Mapping[str, Output] = {
 }
 """Field of the result of a call → what it holds."""
 
+TEXTS = "texts"
+"""Field of the results of language models."""
+
 MAPS: Mapping[str, ResultType] = {
     "MarigoldDepthPipeline": ResultType.DEPTH,
     "MarigoldNormalsPipeline": ResultType.NORMALS,
@@ -175,6 +178,12 @@ def _output(name: str, makes: Collection[str]) -> Output:
     for field, output in OUTPUT_FIELDS.items():
         if field in makes:
             return output
+    if TEXTS in makes:
+        raise Misconfigured(
+            f"{name} cannot be served without code: it makes text, and the engine steps, cancels "
+            "and resumes models of images, videos and audio only. Serve it as an app: "
+            "docs/how-to/serve-a-fal-app.md."
+        )
     returned = ", ".join(sorted(makes)) or "no result that it names"
     raise Misconfigured(
         f"{name} returns neither images, videos nor audio, but {returned}. Write a family for it: "

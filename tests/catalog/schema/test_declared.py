@@ -51,6 +51,7 @@ def test_a_request_has_the_declared_fields_in_their_order_before_those_of_every_
         ({"type": "images", "most": 2}, [URL], [URL] * 3, "sequence_too_long"),
         ({"type": "mask"}, URL, 1, "string_type"),
         ({"type": "count"}, 4, 5, "less_than_equal"),
+        ({"type": "integer", "choices": [640, 1024]}, 1024, 700, "one_of"),
         ({"type": "size"}, "square", "round", "one_of"),
         ({"type": "loras"}, [{"path": "owner/name"}], [{}], "missing"),
     ],
@@ -132,3 +133,62 @@ def test_inputs_of_an_entry_with_another_schema_are_refused() -> None:
     builder = EntryBuilder(demo=False, demo_dir=Path("/"))
     with pytest.raises(InvalidInput, match="belongs to the schema `declared`"):
         build_stored(builder, StoredEntry("house/x", entry), strict=True)
+
+
+def with_result(result: Any, **inputs: Any) -> DeclaredSchema:
+    options = {"inputs": {"image_url": {"type": "image"}, **inputs}, "result": result}
+    entry = Endpoint("house/x", "generic", Weights("/x"), "declared", options=options)
+    return DeclaredSchema(entry)
+
+
+def types_of(found: DeclaredSchema, **body: Any) -> list[str]:
+    checked, _ = found.validate({"image_url": URL, **body})
+    return [each.removeprefix("image/") for each in found.media_types(checked)]
+
+
+def test_each_layer_is_a_file_of_a_format_with_transparency() -> None:
+    found = with_result({"type": "layers"}, num_layers={"type": "layers", "default": 4})
+    assert types_of(found) == ["png"] * 4
+    assert types_of(found, num_layers=3, seeds=[1, 2], output_format="webp") == ["webp"] * 6
+    for body in ({"num_layers": 11}, {"output_format": "jpeg"}):
+        with pytest.raises(InvalidInput, match=next(iter(body))):
+            types_of(found, **body)
+
+
+def test_a_depth_map_has_a_lossless_file_beside_its_image() -> None:
+    found = with_result({"type": "depth"})
+    assert types_of(found, output_format="jpeg", seeds=[1, 2]) == ["jpeg", "png"] * 2
+    output = found.output_schema()
+    assert {"image", "depth_map", "seed", "timings"} <= {*output["required"]}
+    assert {"images", "depth_maps"} <= output["properties"].keys()
+
+
+def test_the_maps_that_the_entry_names_are_fields_of_the_output() -> None:
+    found = with_result({"type": "intrinsics", "fields": ["albedo", "shading"]})
+    assert types_of(found) == ["png"] * 2
+    assert {"albedo", "shading", "shadings"} <= found.output_schema()["properties"].keys()
+
+
+def test_several_seeds_have_a_file_each_where_an_input_has_no_number_of_images() -> None:
+    found = schema()
+    checked, _ = found.validate({"prompt": "x", "seeds": [1, 2, 3]})
+    assert found.media_types(checked) == ("image/png",) * 3
+
+
+@pytest.mark.parametrize(
+    ("result", "inputs", "words"),
+    [
+        ("depth", {}, "options.result"),
+        ({"type": "depths"}, {}, "options.result.type"),
+        ({"type": "intrinsics"}, {}, "set `fields` for intrinsics"),
+        ({"type": "depth", "fields": ["a"]}, {}, "for nothing else"),
+        ({"type": "intrinsics", "fields": ["seed"]}, {}, "'seed' cannot be the name"),
+        ({"type": "intrinsics", "fields": ["a", "a"]}, {}, "twice"),
+        ({"type": "layers"}, {}, "go together"),
+        ({"type": "depth"}, {"layers": {"type": "layers"}}, "go together"),
+        ({"type": "depth"}, {"n": {"type": "count"}}, "no input has the type"),
+    ],
+)
+def test_a_result_that_fits_nothing_is_refused(result: Any, inputs: Any, words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        with_result(result, **inputs)

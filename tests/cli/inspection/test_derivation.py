@@ -56,6 +56,24 @@ def test_what_is_redrawn_must_be_given_even_if_the_argument_has_a_default() -> N
     assert "required" not in fields("Flux2Pipeline")["image_urls"]
 
 
+@pytest.mark.parametrize("name", ["QwenImageLayeredPipeline", "QwenImageLayeredModularPipeline"])
+def test_layers_are_made_of_an_image_whose_prompt_may_be_left_out(name: str) -> None:
+    found = fields(name)
+    assert found["image_url"]["required"]
+    assert "required" not in found["prompt"]
+    assert (found["layers"]["type"], found["layers"]["default"]) == ("layers", 4)
+    assert found["resolution"]["choices"] == [640, 1024]
+    assert "num_images" not in found
+
+
+def test_a_map_is_made_of_an_image_alone() -> None:
+    found = fields("MarigoldDepthPipeline")
+    assert [name for name, each in found.items() if each.get("required")] == ["image_url"]
+    assert (found["ensemble_size"]["least"], found["ensemble_size"]["most"]) == (1, 50)
+    assert "bicubic" in found["resample_method_output"]["choices"]
+    assert not found.keys() & {"output_uncertainty", "output_latent", "batch_size"}
+
+
 def test_the_guidance_of_a_distilled_model_is_the_one_that_works_at_fal() -> None:
     qwen = fields("QwenImagePipeline")
     assert qwen["guidance_scale"] == {

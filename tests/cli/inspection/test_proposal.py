@@ -48,6 +48,8 @@ def built(entry: Mapping[str, Any]) -> Endpoint:
         ("WanImageToVideoPipeline", "video", "declared", "image-to-video"),
         ("WanAnimatePipeline", "video", "declared", "video-to-video"),
         ("AudioLDM2Pipeline", "audio", "declared", "text-to-audio"),
+        ("QwenImageLayeredPipeline", "generic", "declared", "image-to-image"),
+        ("MarigoldDepthPipeline", "generic", "declared", "image-to-image"),
         ("StableAudio3AudioToAudioPipeline", "audio", "declared", "audio-to-audio"),
     ],
 )
@@ -57,6 +59,36 @@ def test_family_schema_and_task_follow_from_the_class(
     endpoint = built(proposed(read_call(name), unknown))
     assert (endpoint.family, endpoint.schema) == (family, schema)
     assert endpoint.options["task"] == endpoint.category == task
+
+
+def test_an_entry_says_what_comes_in_place_of_images() -> None:
+    assert proposed(read_call("QwenImageLayeredPipeline"), unknown)["options"]["result"] == {
+        "type": "layers"
+    }
+    depth = proposed(read_call("MarigoldDepthPipeline"), unknown)["options"]
+    assert (depth["result"], depth["dtype"]) == ({"type": "depth"}, "float32")
+    assert "result" not in proposed(read_call("QwenImageEditPipeline"), unknown)["options"]
+
+
+def test_the_weights_name_the_maps_of_an_image() -> None:
+    targets = {
+        "target_names": ["albedo", "material"],
+        "material": {"prediction_space": "stack", "sub_target_names": ["roughness", None, None]},
+    }
+    call = read_call("MarigoldIntrinsicsPipeline", {"target_properties": targets})
+    assert proposed(call, unknown)["options"]["result"] == {
+        "type": "intrinsics",
+        "fields": ["albedo", "roughness", "material"],
+    }
+    wrong = read_call(call.name, {"target_properties": {"target_names": ["seed"]}})
+    with pytest.raises(Misconfigured, match="'seed' cannot be the name of a field"):
+        proposed(wrong, unknown)
+
+
+def test_an_endpoint_with_another_result_is_not_copied() -> None:
+    source = {"family": "generic", "schema": "declared", "options": {"result": {"type": "normals"}}}
+    with pytest.raises(Misconfigured, match=r"`options.result` is not what MarigoldDepthPipeline"):
+        like("house/x", source, read_call("MarigoldDepthPipeline"))
 
 
 def test_sizes_are_those_of_the_denoiser() -> None:
@@ -81,6 +113,8 @@ def test_a_flux_model_without_guidance_takes_few_steps() -> None:
     [
         ("KandinskyPipeline", "needs image_embeds, which no field of a request gives: it is a ten"),
         ("KandinskyPriorPipeline", "returns neither images, videos nor audio, but image_embeds"),
+        ("LLaDA2Pipeline", "it makes text"),
+        ("DiffusionGemmaPipeline", "it makes text"),
         ("MarigoldIntrinsicsPipeline", "their index has no `target_properties`"),
         ("ShapEPipeline", "it makes a mesh"),
         ("AudioDiffusionPipeline", "takes no duration by a known name"),
