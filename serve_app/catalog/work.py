@@ -12,6 +12,7 @@ from serve_app.catalog.fields.fields import STEPS
 from serve_app.domain.billing.price import Quantities, rounded_megapixels
 from serve_app.domain.endpoint import Endpoint, RequestedWork
 from serve_app.domain.media.draft import DRAFT, step_of_draft
+from serve_app.options.results import declared_result
 
 LAYERS = ("layers", "num_layers")  # images of one call, whichever an input has
 FACTORS = (*STEPS, "num_images", *LAYERS, "seconds_total")
@@ -46,14 +47,24 @@ def requested_work(input: Mapping[str, Any]) -> RequestedWork | None:
     return RequestedWork(width, height, max(1, int(_frames(input))), images)
 
 
-def expected_quantities(input: Mapping[str, Any], left: float = 1.0) -> Quantities:
+def files_of_each(endpoint: Endpoint) -> int:
+    """Number of files that show one result: several, where the entry declares maps."""
+    result = declared_result(endpoint)
+    return 1 if result is None else max(1, len(result.maps))
+
+
+def expected_quantities(
+    input: Mapping[str, Any], left: float = 1.0, *, files: int = 1
+) -> Quantities:
     """What an input will make, before it runs, as far as its fields say: one image of a megapixel,
     or one second, where they do not. The time on a GPU is not known here.
 
-    ``left``: share of the steps that are left after the draft from which it goes on.
+    ``left``: share of the steps that are left after the draft from which it goes on. ``files``:
+    see ``files_of_each``; each counts as an image.
     """
     outputs = _seeds(input) * number_of_drafts(input)
-    images = math.prod(int(_number(input.get(name))) for name in ("num_images", *LAYERS)) * outputs
+    images = math.prod(int(_number(input.get(name))) for name in ("num_images", *LAYERS))
+    images *= outputs * files
     share = Decimal(str(round(_share_of_draft(input) * left, 6))).normalize()
     length = length_of(input)
     seconds = Decimal(1 if length is None else str(round(length, 6)))

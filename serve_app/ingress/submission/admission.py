@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from serve_app.catalog.catalog import CatalogEntry
-from serve_app.catalog.work import expected_quantities, work_of
+from serve_app.catalog.work import expected_quantities, files_of_each, work_of
 from serve_app.domain.billing.price import NOTHING, Price
 from serve_app.domain.executors.fallback import Fallback
 from serve_app.domain.media.file_access import FileAccess
@@ -75,7 +75,9 @@ class Submission:
             draft_key=self.draft_key,
             key_id=options.key_id,
             price=price,
-            expected=NOTHING if price is None else expected_quantities(self.input, self.left),
+            expected=NOTHING
+            if price is None
+            else expected_quantities(self.input, self.left, files=files_of_each(entry.endpoint)),
             fallback=self.fallback,
             shadow=self.shadow,
             steps_stay=entry.endpoint.family == FAMILY

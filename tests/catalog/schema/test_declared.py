@@ -11,6 +11,7 @@ import pytest
 from serve_app.catalog.catalog import StoredEntry, build_stored
 from serve_app.catalog.entries import EntryBuilder
 from serve_app.catalog.schema.declared import DESCRIPTIONS, DeclaredSchema
+from serve_app.catalog.work import expected_quantities, files_of_each
 from serve_app.domain.endpoint import Endpoint, Weights
 from serve_app.domain.errors import InvalidInput
 
@@ -135,10 +136,13 @@ def test_inputs_of_an_entry_with_another_schema_are_refused() -> None:
         build_stored(builder, StoredEntry("house/x", entry), strict=True)
 
 
-def with_result(result: Any, **inputs: Any) -> DeclaredSchema:
+def endpoint_with(result: Any, **inputs: Any) -> Endpoint:
     options = {"inputs": {"image_url": {"type": "image"}, **inputs}, "result": result}
-    entry = Endpoint("house/x", "generic", Weights("/x"), "declared", options=options)
-    return DeclaredSchema(entry)
+    return Endpoint("house/x", "generic", Weights("/x"), "declared", options=options)
+
+
+def with_result(result: Any, **inputs: Any) -> DeclaredSchema:
+    return DeclaredSchema(endpoint_with(result, **inputs))
 
 
 def types_of(found: DeclaredSchema, **body: Any) -> list[str]:
@@ -167,6 +171,23 @@ def test_the_maps_that_the_entry_names_are_fields_of_the_output() -> None:
     found = with_result({"type": "intrinsics", "fields": ["albedo", "shading"]})
     assert types_of(found) == ["png"] * 2
     assert {"albedo", "shading", "shadings"} <= found.output_schema()["properties"].keys()
+
+
+@pytest.mark.parametrize(
+    ("result", "inputs"),
+    [
+        ({"type": "depth"}, {}),
+        ({"type": "normals"}, {}),
+        ({"type": "intrinsics", "fields": ["albedo", "shading", "residual"]}, {}),
+        ({"type": "layers"}, {"layers": {"type": "layers", "default": 3}}),
+    ],
+)
+def test_as_many_images_are_expected_as_are_billed(result: Any, inputs: Any) -> None:
+    endpoint = endpoint_with(result, **inputs)
+    checked, _ = DeclaredSchema(endpoint).validate({"image_url": URL, "seeds": [1, 2]})
+    files = DeclaredSchema(endpoint).media_types(checked)
+    expected = expected_quantities(checked, files=files_of_each(endpoint))
+    assert expected.images == len(files)
 
 
 def test_several_seeds_have_a_file_each_where_an_input_has_no_number_of_images() -> None:
