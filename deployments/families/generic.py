@@ -36,6 +36,7 @@ from deployments.families.image_io import (
     size_arguments,
     stretch_to,
 )
+from deployments.families.object_inputs import object_arguments, plain_form
 from deployments.families.options import (
     IMAGE_TO_IMAGE,
     INPAINTING,
@@ -92,6 +93,7 @@ class GenericFamily(ImageFamily):
             **mapping.fixed,
             **mapped_arguments(mapping, input),
             **_images(mapping, input, rendered),
+            **object_arguments(mapping.inputs, input, called, plain_form),
             **chosen_results(called),
         }
         arguments = _taken(endpoint, mapping, arguments, takes)

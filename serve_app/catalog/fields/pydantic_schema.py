@@ -93,6 +93,8 @@ _FALS = {
 """pydantic error type → fal's name for it, if they differ."""
 
 
+WITHIN = "within"
+"""Key of an error's context: the field, inside the object with the error, that is wrong."""
 MAX_PROBLEMS = 100
 """Problems that an answer names. A long list of wrong items would have an answer that is longer."""
 
@@ -114,12 +116,14 @@ def _problem(detail: ErrorDetails) -> FieldProblem:
     context.pop("error", None)
     for only_in_message in ("names", "more", "why"):
         context.pop(only_in_message, None)
+    within = [context.pop(WITHIN)] if WITHIN in context else []
+    value = _shown(detail)
     return FieldProblem(
-        loc=("body", *detail["loc"]),
+        loc=("body", *detail["loc"], *within),
         message=detail["msg"],
         type=type_,
         context=context or None,
-        value=_shown(detail),
+        value=value[within[0]] if within and value is not None else value,
     )
 
 
