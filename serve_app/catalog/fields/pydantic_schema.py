@@ -181,6 +181,9 @@ class PydanticSchema:
         if drafts.DRAFT not in checked:
             checked = apply_seeds(body, checked, self._most_outputs)
         field_notes.refuse(self._marks, checked)
+        for name, (_, marks) in self._item_marks.items():
+            for number, item in enumerate(checked.get(name) or ()):
+                field_notes.refuse(marks, item, (name, number))
         if isinstance(checked.get("image_size"), Mapping):  # the replica knows the size of `auto`
             self._check_megapixels(checked["image_size"])
         return checked, self._warnings(body)
