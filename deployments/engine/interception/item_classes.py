@@ -35,7 +35,7 @@ def _of_call(called: Any, argument: str) -> Iterator[type]:
 
 
 def _of_blocks(called: Any, argument: str) -> Iterator[type]:
-    """Of the type that a block states for its input; without one, of the names in its words."""
+    """Yield classes of the type that a block states for its input, or else of its description."""
     for block in nested(blocks_of(called)):
         for each in block.inputs if not getattr(block, "sub_blocks", None) else ():
             if each.name != argument:
