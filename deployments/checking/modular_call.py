@@ -11,12 +11,14 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from typing import Any
+from dataclasses import MISSING, Field, fields
+from typing import Any, get_args, get_type_hints
 
 import diffusers
 from diffusers.guiders.guider_utils import BaseGuidance
 from diffusers.modular_pipelines.modular_pipeline_utils import INPUT_PARAM_TEMPLATES
 
+from deployments.engine.interception.item_classes import item_classes
 from deployments.engine.interception.modular import (
     block_results,
     blocks_of,
@@ -40,14 +42,14 @@ def modular_call(name: str, available: Collection[str] | None = None) -> Mapping
     blocks = blocks_of(kind, available)
     ways = workflows(blocks, available)
     return {
-        "arguments": [*_arguments(blocks, ways)],
+        "arguments": [*_arguments(kind, blocks, ways)],
         "makes": block_results(kind),
         "settings": [*_settings(kind(blocks=blocks))],
         "takes_loras": any("LoraLoader" in each.__name__ for each in kind.__mro__),
     }
 
 
-def _arguments(blocks: Any, ways: Sequence[Any]) -> Iterator[Mapping[str, Any]]:
+def _arguments(called: type, blocks: Any, ways: Sequence[Any]) -> Iterator[Mapping[str, Any]]:
     made = {each.name for block in nested(blocks) for each in block.intermediate_outputs}
     of_ways = [{each.name: each for each in way.inputs} for way in ways]
     for each in blocks.inputs:
@@ -68,6 +70,32 @@ def _arguments(blocks: Any, ways: Sequence[Any]) -> Iterator[Mapping[str, Any]]:
             and all(one.required for one in found),
             "type": _type(each.name, kind or standard.get("type_hint"), default),
             "about": next((one.description for one in found if one.description), ""),
+            **_items(item_classes(called, each.name)),
+        }
+
+
+def _items(kinds: Sequence[Any]) -> Mapping[str, Any]:
+    """What is known of the objects in a list of these classes."""
+    described = "\n".join(kind.__doc__ or "" for kind in kinds)
+    return {"item": [*_item(kinds)], "docstring": described} if kinds else {}
+
+
+def _item(kinds: Sequence[Any]) -> Iterator[Mapping[str, Any]]:
+    """Arguments of the constructors. Those that not all the classes need may be left out."""
+    known: dict[str, list[Field[Any]]] = {}
+    for kind in kinds:
+        for each in fields(kind):
+            known.setdefault(each.name, []).append(each)
+    hints = {name: hint for kind in kinds for name, hint in get_type_hints(kind).items()}
+    for name, found in known.items():
+        default = found[0].default
+        needed = all(e.default is MISSING and e.default_factory is MISSING for e in found)
+        yield {
+            "name": name,
+            "default": default if _is_json(default) else None,
+            "is_required": needed and len(found) == len(kinds),
+            "type": str(hints[name]) if get_args(hints[name]) else _type(name, hints[name], None),
+            "about": "",
         }
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, cast
 
 from deployments.families.image_io import own_dtypes, strength_of
+from deployments.families.object_inputs import unknown_attributes
 from deployments.families.options import IMAGE_TO_VIDEO, VIDEO_TO_VIDEO, task_of
 from serve_app.domain.endpoint import Endpoint
 from serve_app.domain.errors import InvalidInput, Misconfigured
@@ -36,7 +37,7 @@ class CallMapping:
     task: str
     inputs: Inputs = field(default_factory=dict)  # that the entry declares
     result: DeclaredResult | None = None  # in place of images
-    file_arguments: frozenset[str] = frozenset()  # arguments that come from files
+    file_arguments: frozenset[str] = frozenset()  # that come from files, or lists of objects
     arguments: Mapping[str, str] = field(default_factory=dict)  # field of the input → argument
     settings: Mapping[str, str] = field(default_factory=dict)  # field → setting of a component
     fixed: Mapping[str, Any] = field(default_factory=dict)  # argument → constant value
@@ -61,7 +62,7 @@ def mapping_of(endpoint: Endpoint, tasks: Tasks) -> CallMapping:
     inputs = declared_inputs(endpoint)
     video = _typed(endpoint, "video", str) or "video"
     files = (video if each == "video" else each for each in tasks[task])
-    declared = (each.argument for each in inputs.values() if each.is_file)
+    declared = (each.argument for each in inputs.values() if each.is_file or each.fields)
     passed = {name: each.argument for name, each in inputs.items() if each.is_passed}
     settings = {name: argument for name, argument in passed.items() if SETTING in argument}
     mapping = CallMapping(
@@ -109,7 +110,7 @@ def check_arguments(endpoint: Endpoint, mapping: CallMapping, called: type) -> N
     """Raise ``Misconfigured`` if the pipeline class ``called`` lacks an argument of the mapping."""
     takes = parameters(called)
     passed = mapping.required_arguments() - OPTIONAL_BY_TASK.get(mapping.task, frozenset())
-    if unknown := sorted(passed - takes):
+    if unknown := sorted([*(passed - takes), *unknown_attributes(mapping.inputs, called)]):
         raise Misconfigured(
             f"{endpoint.id}: {called.__name__} has no argument {', '.join(unknown)}. Its arguments "
             f"are {', '.join(sorted(takes))}. Change `options.arguments`, `options.fixed` or "

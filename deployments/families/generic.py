@@ -37,6 +37,7 @@ from deployments.families.image_io import (
     stretch_to,
 )
 from deployments.families.maps_io import deliver_maps, map_arguments, map_facts
+from deployments.families.object_inputs import object_arguments, plain_form
 from deployments.families.options import (
     IMAGE_TO_IMAGE,
     INPAINTING,
@@ -97,6 +98,7 @@ class GenericFamily(ImageFamily):
             **mapping.fixed,
             **mapped_arguments(mapping, input),
             **_images(mapping, input, rendered),
+            **object_arguments(mapping.inputs, input, called, plain_form),
             **chosen_results(called),
         }
         arguments = _taken(endpoint, mapping, arguments, takes)

@@ -8,7 +8,7 @@ module does not import torch.
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
@@ -20,7 +20,7 @@ from deployments.transfer.lora_fetcher import FIELD, RequestedLora
 from serve_app.domain.endpoint import STEP_CACHE, Endpoint, Weights, levels_of
 from serve_app.domain.errors import InvalidInput, Misconfigured
 from serve_app.domain.lora import MAX_LORAS, MAX_SCALE, REPLACED, parse_lora_path
-from serve_app.options.inputs import InputType, declared_inputs
+from serve_app.options.inputs import Inputs, InputType, declared_inputs
 from weights.selection import LORA_FILE
 from weights.store import adapters_of
 
@@ -56,7 +56,7 @@ FILES_OF_TASKS: Mapping[str, Mapping[str, FileField]] = {
 }
 """Task → fields of its inputs, unless the entry declares them."""
 
-_DECLARED = {
+KINDS_OF_FILES = {
     InputType.IMAGE: InputKind.IMAGE,
     InputType.IMAGES: InputKind.IMAGE,
     InputType.MASK: InputKind.MASK,
@@ -82,9 +82,13 @@ def file_fields(endpoint: Endpoint) -> Mapping[str, FileField]:
     declared = declared_inputs(endpoint)
     if not declared:
         return FILES_OF_TASKS.get(str(endpoint.options.get("task", "")), {})
+    return _named_files(declared)
+
+
+def _named_files(inputs: Inputs) -> Mapping[str, FileField]:
     return {
-        name: FileField(_DECLARED[each.type], each.required, each.type is InputType.IMAGES)
-        for name, each in declared.items()
+        name: FileField(KINDS_OF_FILES[each.type], each.required, each.type is InputType.IMAGES)
+        for name, each in inputs.items()
         if each.is_file
     }
 
@@ -99,47 +103,75 @@ def main_file(endpoint: Endpoint, input: Mapping[str, Any]) -> Any:
     for name, field in file_fields(endpoint).items():
         if field.kind is not InputKind.MASK and (given := input.get(name)):
             return given[0] if isinstance(given, list) else given
+    for name, each in _objects(endpoint).items():
+        shapes = [n for n, e in each.fields.items() if e.type in SHAPES and not e.as_is]
+        files = (item.get(inner) for item in input.get(name) or () for inner in shapes)
+        if (given := next(filter(None, files), None)) is not None:
+            return given
     return None
+
+
+SHAPES = frozenset({InputType.IMAGE, InputType.VIDEO})
+"""Types of files whose shape the output has."""
+
+
+def _objects(endpoint: Endpoint) -> Inputs:
+    """Declared inputs that are lists of objects."""
+    return {name: each for name, each in declared_inputs(endpoint).items() if each.fields}
 
 
 @dataclass(frozen=True, slots=True)
 class InputFile:
     """File that an input names. It is fetched and decoded before the family prepares its call."""
 
-    field: str
+    path: tuple[str | int, ...]  # of its URL in the input: names of fields, and numbers in lists
     url: str
     kind: InputKind
-    number: int | None = None  # in the field's list
 
     @property
     def place(self) -> str:
-        """Path of its URL in the input, for errors."""
-        return self.field if self.number is None else f"{self.field}.{self.number}"
+        """The path, for errors."""
+        return ".".join(map(str, self.path))
 
 
 def input_files(endpoint: Endpoint, input: Mapping[str, Any]) -> Sequence[InputFile]:
-    """The files of ``input``."""
-    found: list[InputFile] = []
-    for name, field in file_fields(endpoint).items():
-        if (value := input.get(name)) is None:
+    """The files of ``input``, those of its objects last."""
+    found = [*_files(file_fields(endpoint), input, ())]
+    for name, each in _objects(endpoint).items():
+        fields = _named_files(each.fields)
+        for number, item in enumerate(input.get(name) or ()):
+            found += _files(fields, item, (name, number))
+    return found
+
+
+def _files(
+    fields: Mapping[str, FileField], values: Mapping[str, Any], at: tuple[str | int, ...]
+) -> Iterator[InputFile]:
+    for name, field in fields.items():
+        if (value := values.get(name)) is None:
             continue
         if field.many:
-            found += [InputFile(name, str(url), field.kind, n) for n, url in enumerate(value)]
+            for number, url in enumerate(value):
+                yield InputFile((*at, name, number), str(url), field.kind)
         else:
-            found.append(InputFile(name, str(value), field.kind))
-    return found
+            yield InputFile((*at, name), str(value), field.kind)
 
 
 def with_files(input: Mapping[str, Any], files: Mapping[InputFile, Any]) -> dict[str, Any]:
     """``input`` with decoded files in place of their URLs."""
-    filled: dict[str, Any] = dict(input)
+    filled = dict(input)
     for file, decoded in files.items():
-        if file.number is None:
-            filled[file.field] = decoded
-        else:
-            filled[file.field] = [*filled[file.field]]
-            filled[file.field][file.number] = decoded
+        filled = _with_value(filled, file.path, decoded)
     return filled
+
+
+def _with_value(within: Any, path: Sequence[str | int], value: Any) -> Any:
+    """Copy of ``within`` with ``value`` at ``path``."""
+    if not path:
+        return value
+    copied: Any = {**within} if isinstance(within, Mapping) else [*within]
+    copied[path[0]] = _with_value(copied[path[0]], path[1:], value)
+    return copied
 
 
 # Options that change the loaded pipeline.

@@ -4,6 +4,7 @@ video, as the endpoint's options say."""
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +28,7 @@ from deployments.families.call_mapping import (
     view_to_call,
 )
 from deployments.families.image_io import Size, as_pixels, rendered_size, seed_of, side_multiple
+from deployments.families.object_inputs import object_arguments, object_values
 from deployments.families.options import (
     IMAGE_TO_VIDEO,
     TEXT_TO_VIDEO,
@@ -46,6 +48,7 @@ from deployments.families.video_io import (
     rendered_frames,
     requested_fps,
     requested_frames,
+    video_frames,
     video_size,
 )
 from deployments.families.video_recorder import VideoRecorder
@@ -54,7 +57,7 @@ from deployments.transfer.lora_fetcher import RequestedLora
 from serve_app.domain.artifact import MEDIA_TYPES, UploadTicket
 from serve_app.domain.endpoint import Endpoint, RequestedWork
 from serve_app.domain.errors import InvalidInput
-from serve_app.options.inputs import IMAGE_TYPES, InputType
+from serve_app.options.inputs import IMAGE_TYPES, DeclaredInput, InputType
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -66,6 +69,9 @@ TASKS = {
 }
 OPTIONAL = frozenset({"prompt", "width", "height", "num_frames", "frame_rate", "fps"})
 """Arguments that are passed only to pipelines that take them."""
+
+AUDIO_RATE, AUDIO_CHANNELS = 48_000, 2
+"""Form of audio for pipelines that do not state a rate."""
 
 NUMBERS_OF_FRAMES = ("num_frames", "frames", "video_length")
 """Names that pipelines use for the number of frames."""
@@ -126,6 +132,7 @@ class VideoFamily:
             **mapped_arguments(mapping, input),
             **_images(mapping, input, rendered, takes),
             **video,
+            **_objects(mapping, input, called, _ObjectFiles(pipeline, rendered, form)),
             **_of_blocks(called, form),
         }
         not_taken = OPTIONAL - takes
@@ -263,6 +270,57 @@ def _images(
         for argument, image in given.items()
         if image
     }
+
+
+@dataclass(frozen=True, slots=True)
+class _ObjectFiles:
+    """Form of files in objects: images and frames in the size of the video, unless they keep their
+    own, and frames at its rate."""
+
+    pipeline: Any
+    rendered: Size
+    form: VideoForm
+    videos: int = 1  # of the input: they share the memory
+
+    def __call__(self, declared: DeclaredInput, file: Any, at: str) -> Mapping[str, Any]:
+        from deployments.engine.media.images import fit  # noqa: PLC0415
+
+        match declared.type:
+            case InputType.VIDEO:
+                size = Size(*file.size) if declared.as_is else self.rendered
+                fps, limit = self.form.fps, self.form.num_frames
+                frames = video_frames(file, at, fps, size, limit, self.videos)
+                padded = pad_frames(frames, _compression(self.pipeline))
+                return {declared.argument: padded, "fps": float(fps)}
+            case InputType.AUDIO:
+                import torch  # noqa: PLC0415
+
+                rate = getattr(self.pipeline, "audio_sampling_rate", None) or AUDIO_RATE
+                samples = file.samples(rate, AUDIO_CHANNELS, self.form.duration_s)
+                return {declared.argument: torch.from_numpy(samples), "sample_rate": rate}
+            case _ if declared.as_is:
+                return {declared.argument: file}
+            case _:
+                return {declared.argument: fit(file, self.rendered.width, self.rendered.height)}
+
+
+def _objects(
+    mapping: CallMapping, input: Mapping[str, Any], called: type, files: _ObjectFiles
+) -> dict[str, Any]:
+    """Arguments that take lists of objects. ``InvalidInput`` names a place in time that the video
+    does not have."""
+    compression, frames = _compression(files.pipeline), files.form.num_frames
+    latents = (rendered_frames(frames, compression) - 1) // compression + 1
+    places = {"frame_index": range(frames), "index": range(-latents, latents)}
+    values = [*object_values(mapping.inputs, input)]
+    for at, declared, value in values:
+        allowed = places.get(declared.argument)
+        if allowed is not None and value not in allowed:
+            limits = f"{allowed.start} to {allowed.stop - 1}"
+            message = f"Input should be from {limits} for a video of {frames} frames"
+            raise InvalidInput.of_field(at, message)
+    videos = sum(each.type is InputType.VIDEO for _, each, _ in values)
+    return object_arguments(mapping.inputs, input, called, replace(files, videos=max(videos, 1)))
 
 
 def _view(

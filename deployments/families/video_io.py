@@ -267,8 +267,15 @@ def input_frames(
         limit = requested_frames(endpoint, input, fps)
     except Misconfigured:
         limit = MAX_FRAMES
-    video: InputVideo = input[field]
-    max_frames = MAX_PIXELS // (size.width * size.height)
+    return video_frames(input[field], field, fps, size, limit)
+
+
+def video_frames(
+    video: InputVideo, at: str, fps: Fraction, size: Size, limit: int, videos: int = 1
+) -> list[Image]:
+    """Frames of the video at the place ``at`` of an input with as many ``videos``, up to ``limit``.
+    ``InvalidInput`` if they do not fit into memory."""
+    max_frames = MAX_PIXELS // videos // (size.width * size.height)
     frames = video.frames(size.width, size.height, fps, min(limit, max_frames + 1))
     if len(frames) > max_frames:
         message = (
@@ -276,7 +283,7 @@ def input_frames(
             f"{float(fps):g} fps; ask for fewer with num_frames, or for a smaller image_size"
         )
         raise InvalidInput.of_field(
-            field, message, "video_duration_too_long", {"max_frames": max_frames}
+            at, message, "video_duration_too_long", {"max_frames": max_frames}
         )
     return frames
 

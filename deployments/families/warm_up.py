@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from deployments.engine.media.input import InputKind
 from deployments.families.base import WarmsUp
 from deployments.families.image_io import Size
-from deployments.families.options import required_files
+from deployments.families.options import KINDS_OF_FILES, required_files
 from serve_app.domain.endpoint import Endpoint
 from serve_app.options.inputs import DeclaredInput, InputType, declared_inputs
 
@@ -62,7 +62,18 @@ _LEAST: Mapping[InputType, Callable[[DeclaredInput], Any]] = {
     InputType.TEXTS: lambda each: [WARM_UP_DEFAULTS["prompt"]] * int(each.least or 1),
     InputType.INTEGERS: lambda each: [1] * int(each.least or 1),
     InputType.NUMBERS: lambda each: [1.0] * int(each.least or 1),
+    InputType.OBJECTS: lambda each: [_least_object(each)],
 }
+
+
+def _least_object(declared: DeclaredInput) -> Mapping[str, Any]:
+    """Object with the fields that it must have, of those that exclude each other the first."""
+    needed = {name for name, each in declared.fields.items() if each.required}
+    return {
+        name: plain_file(KINDS_OF_FILES[each.type]) if each.is_file else _LEAST[each.type](each)
+        for name, each in declared.fields.items()
+        if name in needed | {*declared.one_of[:1]}
+    }
 
 
 def short_call(family: WarmsUp, endpoint: Endpoint, pipeline: Any) -> Mapping[str, Any]:

@@ -48,6 +48,8 @@ class InputType(StrEnum):
     SECONDS = "seconds"
     FORMAT = "format"  # of the files
     LORAS = "loras"
+    # Objects with fields of their own, such as images with a place in time.
+    OBJECTS = "objects"  # a list
 
 
 WITH_CHOICES = frozenset({InputType.TEXT, InputType.INTEGER, InputType.FORMAT})
@@ -93,7 +95,10 @@ class DeclaredInput(BaseModel):
     unused: str = ""  # why the field has no effect
     refused: str = ""  # why values other than those `granted` are refused
     granted: tuple[Any, ...] = ()
-    as_is: bool = False  # an image that keeps its own size; otherwise it gets that of the output
+    as_is: bool = False  # a file that keeps its own size; otherwise it gets that of the output
+    fields: Mapping[str, DeclaredInput] = Field(default_factory=dict[str, "DeclaredInput"])
+    # of each of the objects; their arguments are those of the class that the pipeline takes
+    one_of: tuple[str, ...] = ()  # fields of which each object has exactly one
     about: str = Field(default="", max_length=300)
 
     @model_validator(mode="after")
@@ -104,6 +109,19 @@ class DeclaredInput(BaseModel):
             raise ValueError(f"`choices` belong to a text or an integer, not to {self.type}")
         if self.unused and self.refused:
             raise ValueError("set `unused` or `refused`")
+        return self
+
+    @model_validator(mode="after")
+    def _of_objects(self) -> DeclaredInput:
+        if bool(self.fields) != (self.type is InputType.OBJECTS):
+            raise ValueError("`fields` belong to objects, and objects need them")
+        for name, each in self.fields.items():
+            check_name(name)
+            if each.type in TRANSLATED | {InputType.OBJECTS, InputType.IMAGES}:
+                raise ValueError(f"`fields.{name}` is of the type {each.type}, which no object has")
+        for name in self.one_of:
+            if name not in self.fields or self.fields[name].required:
+                raise ValueError(f"`one_of` names {name}, which is none of the optional `fields`")
         return self
 
     @property
@@ -126,7 +144,7 @@ class DeclaredInput(BaseModel):
     @property
     def is_passed(self) -> bool:
         """True if the argument takes the value as it is."""
-        elsewhere = self.by_family or self.unused or self.refused
+        elsewhere = self.by_family or self.unused or self.refused or self.fields
         return not (elsewhere or self.is_file or self.type in TRANSLATED)
 
 
@@ -144,10 +162,19 @@ def declared_inputs(endpoint: Endpoint) -> Inputs:
         raise ValueError(f"`options.{OPTION}` must be a mapping from fields to what they are")  # noqa: TRY004
     found: dict[str, DeclaredInput] = {}
     for name, value in cast("Mapping[str, Any]", given).items():
-        if not name.isidentifier() or name.startswith("_"):
-            raise ValueError(
-                f"`options.{OPTION}` has {name!r}, which cannot be the name of a field"
-            )
+        check_name(name)
         each = validate(DeclaredInput, value, f"options.{OPTION}.{name}")
-        found[name] = each if each.argument else each.model_copy(update={"argument": name})
+        found[name] = _with_argument(name, each)
     return found
+
+
+def check_name(name: str) -> None:
+    """Raise ``ValueError`` if no field can have the name."""
+    if not name.isidentifier() or name.startswith("_"):
+        raise ValueError(f"`options.{OPTION}` has {name!r}, which cannot be the name of a field")
+
+
+def _with_argument(name: str, declared: DeclaredInput) -> DeclaredInput:
+    """``declared`` with the names of arguments that it leaves out: those of the fields."""
+    inner = {field: _with_argument(field, each) for field, each in declared.fields.items()}
+    return declared.model_copy(update={"argument": declared.argument or name, "fields": inner})

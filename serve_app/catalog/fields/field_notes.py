@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, get_args, get_origin
+from typing import Annotated, Any, get_args, get_origin
 
 from pydantic import BaseModel
 
@@ -51,10 +51,22 @@ def marks_of_items(model: type[BaseModel]) -> Mapping[str, tuple[str, Marks]]:
     """Marks of fields that are lists of objects: field → (name of the objects' model, marks)."""
     found: dict[str, tuple[str, Marks]] = {}
     for name, field in model.model_fields.items():
-        inside = get_args(field.annotation) if get_origin(field.annotation) is list else ()
-        if inside and isinstance(inside[0], type) and issubclass(inside[0], BaseModel):
-            found[name] = inside[0].__name__, marks(inside[0])
+        for item in _items(field.annotation):
+            found[name] = item.__name__, marks(item)
     return found
+
+
+def _items(annotation: Any) -> Iterator[type[BaseModel]]:
+    """Models of the objects of a list, which may be optional or annotated."""
+    if get_origin(annotation) is not list:
+        inner = get_args(annotation)
+        for each in inner[:1] if get_origin(annotation) is Annotated else inner:
+            yield from _items(each)
+        return
+    (item,) = get_args(annotation)
+    item = get_args(item)[0] if get_origin(item) is Annotated else item
+    if isinstance(item, type) and issubclass(item, BaseModel):
+        yield item
 
 
 def warnings(marked: Marks, body: Mapping[str, Any], within: str = "") -> Iterator[str]:
@@ -65,10 +77,13 @@ def warnings(marked: Marks, body: Mapping[str, Any], within: str = "") -> Iterat
             yield f"{within}{name} has no effect: {mark.because}."
 
 
-def refuse(marked: Marks, checked: Mapping[str, Any]) -> None:
-    """Raise ``InvalidInput`` for fields that ask for something unsupported."""
+def refuse(marked: Marks, checked: Mapping[str, Any], within: tuple[str | int, ...] = ()) -> None:
+    """Raise ``InvalidInput`` for fields that ask for something unsupported. ``within``: place of
+    ``checked`` in the input."""
     problems = tuple(
-        FieldProblem(("body", name), f"Not supported here: {mark.because}", "feature_not_supported")
+        FieldProblem(
+            ("body", *within, name), f"Not supported here: {mark.because}", "feature_not_supported"
+        )
         for name, mark in marked.items()
         if isinstance(mark, NotSupported) and mark.refuses(checked.get(name))
     )

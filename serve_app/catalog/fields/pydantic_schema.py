@@ -93,6 +93,8 @@ _FALS = {
 """pydantic error type → fal's name for it, if they differ."""
 
 
+WITHIN = "within"
+"""Key of an error's context: the field, inside the object with the error, that is wrong."""
 MAX_PROBLEMS = 100
 """Problems that an answer names. A long list of wrong items would have an answer that is longer."""
 
@@ -114,12 +116,14 @@ def _problem(detail: ErrorDetails) -> FieldProblem:
     context.pop("error", None)
     for only_in_message in ("names", "more", "why"):
         context.pop(only_in_message, None)
+    within = [context.pop(WITHIN)] if WITHIN in context else []
+    value = _shown(detail)
     return FieldProblem(
-        loc=("body", *detail["loc"]),
+        loc=("body", *detail["loc"], *within),
         message=detail["msg"],
         type=type_,
         context=context or None,
-        value=_shown(detail),
+        value=value[within[0]] if within and value is not None else value,
     )
 
 
@@ -177,6 +181,9 @@ class PydanticSchema:
         if drafts.DRAFT not in checked:
             checked = apply_seeds(body, checked, self._most_outputs)
         field_notes.refuse(self._marks, checked)
+        for name, (_, marks) in self._item_marks.items():
+            for number, item in enumerate(checked.get(name) or ()):
+                field_notes.refuse(marks, item, (name, number))
         if isinstance(checked.get("image_size"), Mapping):  # the replica knows the size of `auto`
             self._check_megapixels(checked["image_size"])
         return checked, self._warnings(body)

@@ -7,7 +7,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, create_model
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, create_model
+from pydantic_core import PydanticCustomError
 
 from serve_app.catalog.fields.audio_fields import AudioFormat, Seconds
 from serve_app.catalog.fields.field_notes import NoEffect, NotSupported
@@ -36,7 +37,7 @@ from serve_app.catalog.fields.outputs import (
     maps_output,
     video_with_poster,
 )
-from serve_app.catalog.fields.pydantic_schema import PydanticSchema, Shape
+from serve_app.catalog.fields.pydantic_schema import WITHIN, PydanticSchema, Shape
 from serve_app.catalog.fields.video_fields import (
     MAX_FPS,
     MAX_FRAMES,
@@ -59,6 +60,7 @@ PRESERVE, FORMAT = "preserve_unmasked", "output_format"
 MAX_IMAGES = 4  # that one request makes
 MAX_LAYERS = 10  # of an image, as at fal
 MAX_FILES = 10  # of a list
+MAX_OBJECTS = 20
 MAX_NUMBERS = 1000
 
 _Fields = dict[str, tuple[Any, Any]]
@@ -160,7 +162,11 @@ def _model(inputs: Inputs, standard: _Fields) -> type[_Input]:
 
 
 def _field(name: str, declared: DeclaredInput) -> tuple[Any, Any]:
-    annotation: Any = _ANNOTATIONS[declared.type](declared)
+    annotation: Any
+    if declared.type is InputType.OBJECTS:
+        annotation = _objects(name, declared)
+    else:
+        annotation = _ANNOTATIONS[declared.type](declared)
     if declared.choices:
         annotation = Literal[declared.choices]
     default: Any = [] if declared.type is InputType.LORAS else declared.default
@@ -194,6 +200,35 @@ def _listed(item: Any, most: int) -> Callable[[DeclaredInput], Any]:
         return Annotated[list[item], Field(min_length=least, max_length=bound, fail_fast=True)]
 
     return annotation
+
+
+class _Object(BaseModel):
+    model_config = ConfigDict(extra="forbid", protected_namespaces=())
+
+
+def _objects(name: str, declared: DeclaredInput) -> Any:
+    """List of objects with the declared fields."""
+    fields: dict[str, Any] = {inner: _field(inner, each) for inner, each in declared.fields.items()}
+    title = "".join(part.capitalize() for part in name.removesuffix("s").split("_"))
+    model: Any = create_model(title, __base__=_Object, **fields)
+    if declared.one_of:
+        model = Annotated[model, AfterValidator(_exactly_one(declared.one_of))]
+    return _listed(model, MAX_OBJECTS)(declared)
+
+
+def _exactly_one(fields: tuple[str, ...]) -> Callable[[BaseModel], BaseModel]:
+    def check(item: BaseModel) -> BaseModel:
+        given = [name for name in fields if getattr(item, name) is not None]
+        names = " or ".join(fields)
+        if not given:
+            context = {"names": names, WITHIN: fields[0]}
+            raise PydanticCustomError("missing", "Field required: {names}", context)
+        if len(given) > 1:
+            context = {"names": names, WITHIN: given[1]}
+            raise PydanticCustomError("one_of", "Only one can be set: {names}", context)
+        return item
+
+    return check
 
 
 _TEXT = Annotated[str, Field(max_length=MAX_PROMPT)]

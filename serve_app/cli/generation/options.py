@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 from serve_app.cli.generation.files import MediaKind, image_input, media_input
 from serve_app.domain.errors import InvalidInput
@@ -147,6 +147,18 @@ def _field(text: str) -> tuple[str, Any]:
     if value.startswith("@"):
         return name, media_input(value.removeprefix("@"))
     try:
-        return name, json.loads(value)
+        return name, _with_files(json.loads(value), name)
     except ValueError:
         return name, value  # a word that is not JSON is a string
+
+
+def _with_files(value: Any, name: str) -> Any:
+    """``value`` with the content of ``@FILE`` in the fields of its objects that take URLs."""
+    if isinstance(value, dict):
+        fields = cast("dict[str, Any]", value)
+        return {field: _with_files(each, field) for field, each in fields.items()}
+    if isinstance(value, list):
+        return [_with_files(each, name) for each in cast("list[Any]", value)]
+    if isinstance(value, str) and value.startswith("@") and name.endswith(("_url", "_urls")):
+        return media_input(value.removeprefix("@"))
+    return value

@@ -65,6 +65,8 @@ KEPT = ("reference", "ref_", "example", "style", "subject", "source")
 EDITORS = ("Flux2", "Flux3", "QwenImage21", "EditPlus")
 """Parts of names of modular pipelines that edit several images at once."""
 
+MAX_WINDOW = 1000
+
 SHARES = ("strength", "start", "end", "_noise_scale")
 """Ends of names of numbers from 0 to 1."""
 
@@ -93,6 +95,34 @@ BOUNDS: Mapping[str, Mapping[str, int]] = {
 
 CAPTIONS = "use_en_prompt"
 """Argument of pipelines that describe the image by themselves where the prompt is left out."""
+
+OF_FILE = frozenset({"fps", "sample_rate"})
+"""Attributes of objects that say how their file was decoded."""
+
+CONDITIONS = "conditions"
+"""End of the names of lists of objects whose files are parts of the result: they get its size."""
+
+OBJECTS: Mapping[str, Declared] = {
+    "prompt_segments": {
+        "fields": {
+            "start_window": {"type": "integer", "least": 0, "most": MAX_WINDOW, "default": 0},
+            "end_window": {"type": "integer", "least": 0, "most": MAX_WINDOW, "required": True},
+            "text": {"type": "text", "required": True},
+        },
+    },
+    "boxes": {
+        "fields": {
+            "id": {"type": "text"},
+            "desc": {"type": "text", "required": True},
+            "bbox": {"type": "numbers", "least": 4, "most": 4},
+            "from": {"type": "text"},
+            "src_bbox": {"type": "numbers", "least": 4, "most": 4},
+            "tgt_bbox": {"type": "numbers", "least": 4, "most": 4},
+        },
+        "one_of": ["bbox", "tgt_bbox"],
+    },
+}
+"""Argument with a list of mappings → the keys that its pipeline reads, which no type states."""
 
 TENSOR = "it is a tensor of the model"
 """Why no request can give what only other parts of the model make."""
@@ -179,23 +209,72 @@ def _declared(call: PipelineCall, argument: Argument) -> Declared | None:
         return {"type": "audio", "argument": name, "required": True}
     if _is_file(argument):
         return _file(call, argument)
-    if (scalar := _scalar(argument)) is None:
+    declared = _objects(argument) if _has_objects(argument) else _scalar(argument)
+    if declared is None:
         return None
-    default = argument.default
     if name == LAYERS and call.result is not None:
-        scalar["type"] = LAYERS
+        declared["type"] = LAYERS
     for start, choices in CHOICES.items():
         if call.name.startswith(start) and name in choices:
-            scalar["choices"] = [*choices[name]]
-    needed = name == PROMPT and default is None and CAPTIONS not in call.arguments
-    if argument.is_required or needed:
-        scalar["required"] = True
-    elif default is not None and not isinstance(default, (tuple, dict)):
-        scalar["default"] = default
+            declared["choices"] = [*choices[name]]
+    declared |= _default(argument)
+    if name == PROMPT and argument.default is None and CAPTIONS not in call.arguments:
+        declared["required"] = True
     about = re.sub(rf"^{name} \([^)]*\):\s*", "", argument.about)
     if about and name not in DESCRIBED:
-        scalar["about"] = about
-    return scalar
+        declared["about"] = about
+    return declared
+
+
+def _default(argument: Argument) -> Declared:
+    """Key of a declaration that says whether its field may be left out."""
+    default = argument.default
+    if argument.is_required:
+        return {"required": True}
+    has_one = default is not None and not isinstance(default, (tuple, dict))
+    return {"default": default} if has_one else {}
+
+
+def _has_objects(argument: Argument) -> bool:
+    takes_lists = any(each.startswith("list") for each in _members(argument.type))
+    return takes_lists and (bool(argument.item) or argument.name in OBJECTS)
+
+
+def _objects(argument: Argument) -> Declared | None:
+    """Declaration of a list of objects, by the class of its items. None: an object needs what no
+    request can give."""
+    if not argument.item:
+        return {"type": "objects", **OBJECTS[argument.name]}
+    fields: dict[str, Declared] = {}
+    files: dict[str, Declared] = {}
+    for each in argument.item:
+        if each.name in OF_FILE:
+            continue
+        if found := dict(_files(argument, each)):
+            files |= found
+        elif (scalar := _scalar(each)) is not None:
+            if each.name == "strength":
+                scalar["least"] = 0  # nothing is redrawn: it is how much an object counts
+            about = {"about": each.about} if each.about else {}
+            fields[each.name] = scalar | _default(each) | about
+        elif each.is_required:
+            return None
+    if len(files) == 1:
+        next(iter(files.values()))["required"] = True
+    declared: Declared = {"type": "objects", "fields": {**files, **fields}}
+    return declared | ({"one_of": [*files]} if len(files) > 1 else {})
+
+
+def _files(argument: Argument, attribute: Argument) -> Iterator[tuple[str, Declared]]:
+    """Fields for the files that an attribute of an object can be made from."""
+    types = [each for each in _members(attribute.type) if _IMAGE.search(each)]
+    kept = {} if argument.name.endswith(CONDITIONS) else {"as_is": True}
+    if any(not each.startswith("list") for each in types):
+        yield "image_url", {"type": "image", "argument": attribute.name, **kept}
+    if any(each.startswith("list") for each in types):
+        yield "video_url", {"type": "video", "argument": attribute.name, **kept}
+    if attribute.name == "audio":
+        yield "audio_url", {"type": "audio", "argument": attribute.name}
 
 
 def _is_audio(call: PipelineCall, argument: Argument) -> bool:
@@ -232,6 +311,8 @@ def _scalar(argument: Argument) -> Declared | None:
     if "int" in types:
         return {"type": "integer", **BOUNDS.get(name, {})}
     lists = {"str": "texts", "int": "integers", "float": "numbers"}
+    if "list" in types and isinstance(default, list) and default:
+        types = [f"list[{type(default[0]).__name__}]"]
     items = (found[1] for each in types if (found := _LIST.match(each)))
     return next(({"type": lists[item]} for item in items if item in lists), None)
 
@@ -267,7 +348,9 @@ def _file(call: PipelineCall, argument: Argument) -> Declared:
         declared["type"] = "image"
         if any(part in name for part in KEPT):
             declared["as_is"] = True
-    always = {"image": _redraws(call), "mask_image": "Inpaint" in call.name}
+    elsewhere = any(each.name == name for a in call.arguments.values() for each in a.item)
+    redraws = _redraws(call) and not elsewhere  # else its objects may have the image
+    always = {"image": redraws, "mask_image": "Inpaint" in call.name}
     if argument.is_required or (always.get(name, False) and not call.is_modular):
         declared["required"] = True
     return declared
@@ -396,7 +479,8 @@ def _order(each: tuple[str, Declared]) -> int:
     )
     if name in first:
         return first.index(name)
-    if declared["type"] in FILES or declared.get("required"):
+    has_files = declared["type"] in FILES or declared.get("one_of")
+    if has_files or declared.get("required"):
         return len(first)
     if name in usual:
         return len(first) + 1 + usual.index(name)

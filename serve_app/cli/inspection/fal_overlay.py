@@ -12,7 +12,17 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from serve_app.catalog.fal_types import Choice, FalField, FalType, ListOf, Plain, fal_input
+from serve_app.catalog.fal_types import (
+    Choice,
+    FalField,
+    FalFields,
+    FalType,
+    ListOf,
+    ObjectOf,
+    Plain,
+    fal_input,
+    fal_object,
+)
 from serve_app.catalog.schema.declared import KINDS
 from serve_app.cli.inspection.derivation import PROMPT, Declared, Derived, ordered
 from serve_app.cli.inspection.pipeline_call import FAMILY_OF_OUTPUT, Output
@@ -54,6 +64,8 @@ RENAMED: Mapping[str, tuple[str, ...]] = {
     "num_layers": ("layers",),
     "processing_res": ("processing_resolution",),
     "strength": ("strength", "init_noise_level"),
+    "start_frame_num": ("frame_index",),
+    "start_frame_number": ("frame_index",),
 }
 """fal's field → arguments that take what it holds, the first that the pipeline has."""
 
@@ -123,7 +135,12 @@ def overlaid(found: Derived, endpoint_id: str, made: Output, name: str) -> Overl
     own = {field: fals for field, fals in fields.items() if field not in standard}
     for field, fals in own.items():
         source = next((each for each in _sources(field, found) if each not in taken), None)
-        if source is None:
+        objects = None if source else _source_of_objects(fals, found)
+        if objects is not None:
+            source, items = objects
+            taken.add(source)
+            inputs[field] = _objects(items, source, found.inputs[source], made, name)
+        elif source is None:
             inputs[field] = _without_argument(field, fals, made, name)
         else:
             taken.add(source)
@@ -165,6 +182,32 @@ def _sources(field: str, found: Derived) -> Iterator[str]:
     if field in found.inputs and field not in RENAMED:
         yield field
     yield from (of_argument[each] for each in RENAMED.get(field, ()) if each in of_argument)
+
+
+def _source_of_objects(fals: FalField, found: Derived) -> tuple[str, FalFields] | None:
+    """Derived list of objects with a file that those of fal's have too, and fal's fields of each.
+    Several fields of fal's may share the list, such as one of images and one of videos."""
+    if not isinstance(fals.type, ListOf) or not isinstance(fals.type.item, ObjectOf):
+        return None
+    items = fal_object(fals.type.item.name)
+    files = {name for name in items if name.endswith("_url")}
+    listed = ((n, each["fields"].keys()) for n, each in found.inputs.items() if "fields" in each)
+    return next(((name, items) for name, fields in listed if files & fields), None)
+
+
+def _objects(items: FalFields, source: str, derived: Declared, made: Output, name: str) -> Declared:
+    """Declaration of a list of fal's objects, whose files are those of the derived list."""
+    own = Derived(derived["fields"])
+    fields: dict[str, Declared] = {}
+    for field, each in items.items():
+        found = next(_sources(field, own), None)
+        if found is None:
+            fields[field] = _without_argument(field, each, made, name)
+        else:
+            fields[field] = _with_argument(each, found, own.inputs[found])
+    declared: Declared = {"type": "objects", "argument": derived.get("argument", source)}
+    choice = [n for n in derived.get("one_of", ()) if n in fields and "required" not in fields[n]]
+    return {**declared, "fields": fields, **({"one_of": choice} if choice else {})}
 
 
 def _with_argument(fals: FalField, source: str, derived: Declared) -> Declared:

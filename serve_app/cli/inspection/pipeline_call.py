@@ -60,6 +60,7 @@ MODULAR_CALL, MODULAR_CALL_S = "deployments.checking.modular_call", 300.0
 REQUIRED = object()
 """Default of an argument that has none."""
 
+_NAME = re.compile(r"\w+")
 _CLASS = re.compile(r"^class (\w+)", re.MULTILINE)
 _DESCRIBED = re.compile(r"^( *)(\w+) ?\([^\n]*\):? *\n((?:\1 +\S[^\n]*\n|[ ]*\n)+)", re.MULTILINE)
 """An argument of a docstring: its indentation, its name, and the lines below."""
@@ -75,6 +76,7 @@ class Argument:
     default: Any  # ``REQUIRED``; None for one that is computed
     type: str = ""  # as its annotation is written
     about: str = ""  # first sentence about it in the docstring
+    item: tuple[Argument, ...] = ()  # of the constructor of the objects in its list
 
     @property
     def is_required(self) -> bool:
@@ -154,7 +156,7 @@ def read_call(name: str, index: Mapping[str, Any] | None = None) -> PipelineCall
             f"The diffusers on this machine has no pipeline {name}. Only classes that diffusers "
             "ships are loaded; a newer version may have it."
         )
-    arguments = {each.name: each for each in _arguments(call.function)}
+    arguments = {each.name: each for each in _arguments(pipelines, call.function)}
     output = _output(name, call.makes)
     return PipelineCall(
         name, arguments, output, call.takes_loras, targets=(*_targets(index or {}),)
@@ -214,18 +216,22 @@ def _elsewhere(index: Mapping[str, Any] | None) -> str:
 def as_call(name: str, found: Mapping[str, Any]) -> PipelineCall:
     """Call of a modular pipeline, of which ``found`` is said. ``Misconfigured``: its output is
     neither images, videos nor audio."""
-    arguments = {
-        each["name"]: Argument(
-            each["name"],
-            REQUIRED if each["is_required"] else _default(each["default"]),
-            each["type"],
-            _first_sentence(each["about"]),
-        )
-        for each in found["arguments"]
-    }
+    arguments = {each["name"]: _as_argument(each) for each in found["arguments"]}
     settings = tuple(Setting(**each) for each in found["settings"])
     output = _output(name, found["makes"])
     return PipelineCall(name, arguments, output, found["takes_loras"], settings)
+
+
+def _as_argument(said: Mapping[str, Any]) -> Argument:
+    described = dict(_descriptions(said.get("docstring", "")))
+    item = ({**each, "about": described.get(each["name"], "")} for each in said.get("item", ()))
+    return Argument(
+        said["name"],
+        REQUIRED if said["is_required"] else _default(said["default"]),
+        said["type"],
+        _first_sentence(said["about"]),
+        tuple(map(_as_argument, item)),
+    )
 
 
 def _default(given: Any) -> Any:
@@ -291,14 +297,34 @@ def _returned(pipelines: Path, function: ast.FunctionDef) -> Iterator[str]:
 def _fields(pipelines: Path, name: str) -> list[str]:
     """Fields of a class of results; empty for one that is not there."""
     found = _class(pipelines, name)
-    return [
-        each.target.id
-        for each in (found.body if found is not None else ())
-        if isinstance(each, ast.AnnAssign) and isinstance(each.target, ast.Name)
-    ]
+    return [] if found is None else [name for name, _ in _annotated(found)]
 
 
-def _arguments(function: ast.FunctionDef) -> Iterator[Argument]:
+def _annotated(kind: ast.ClassDef) -> Iterator[tuple[str, ast.AnnAssign]]:
+    """Names and statements of the fields of a class."""
+    for each in kind.body:
+        if isinstance(each, ast.AnnAssign) and isinstance(each.target, ast.Name):
+            yield each.target.id, each
+
+
+def _item(pipelines: Path, annotation: str) -> Iterator[Argument]:
+    """Arguments of the constructor of the data class that an annotation names; none without one."""
+    for name in dict.fromkeys(_NAME.findall(annotation)):
+        found = _class(pipelines, name)
+        if found is None or not any(map(_is_dataclass, found.decorator_list)):
+            continue
+        described = dict(_descriptions(ast.get_docstring(found, clean=False) or ""))
+        for field, each in _annotated(found):
+            written = ast.unparse(each.annotation)
+            yield Argument(field, _value(each.value), written, described.get(field, ""))
+
+
+def _is_dataclass(decorator: ast.expr) -> bool:
+    called = decorator.func if isinstance(decorator, ast.Call) else decorator
+    return isinstance(called, ast.Name) and called.id == "dataclass"
+
+
+def _arguments(pipelines: Path, function: ast.FunctionDef) -> Iterator[Argument]:
     described = dict(_descriptions(ast.get_docstring(function, clean=False) or ""))
     given = function.args
     named = [*given.posonlyargs, *given.args][1:]  # without ``self``
@@ -309,7 +335,8 @@ def _arguments(function: ast.FunctionDef) -> Iterator[Argument]:
     ]
     for each, default in pairs:
         written = "" if each.annotation is None else ast.unparse(each.annotation)
-        yield Argument(each.arg, _value(default), written, described.get(each.arg, ""))
+        item = tuple(_item(pipelines, written))
+        yield Argument(each.arg, _value(default), written, described.get(each.arg, ""), item)
 
 
 def _descriptions(docstring: str) -> Iterator[tuple[str, str]]:

@@ -213,3 +213,78 @@ def test_several_seeds_have_a_file_each_where_an_input_has_no_number_of_images()
 def test_a_result_that_fits_nothing_is_refused(result: Any, inputs: Any, words: str) -> None:
     with pytest.raises(ValueError, match=words):
         with_result(result, **inputs)
+
+
+CONDITIONS = {
+    "type": "objects",
+    "fields": {
+        "image_url": {"type": "image", "argument": "image"},
+        "video_url": {"type": "video", "argument": "video"},
+        "frame_index": {"type": "integer", "default": 0},
+        "strength": {"type": "number", "least": 0, "most": 1, "default": 1.0},
+    },
+    "one_of": ["image_url", "video_url"],
+}
+
+
+def test_objects_have_their_fields_with_defaults() -> None:
+    one = schema("video", conditions=CONDITIONS)
+    body = {"prompt": "x", "conditions": [{"image_url": URL}, {"video_url": URL, "frame_index": 8}]}
+    assert one.validate(body)[0]["conditions"] == [
+        {"image_url": URL, "video_url": None, "frame_index": 0, "strength": 1.0},
+        {"image_url": None, "video_url": URL, "frame_index": 8, "strength": 1.0},
+    ]
+    assert one.validate({"prompt": "x"})[0]["conditions"] is None
+    stated = one.json_schema()["$defs"]["Condition"]["properties"]
+    assert [*stated] == ["image_url", "video_url", "frame_index", "strength"]
+
+
+@pytest.mark.parametrize(
+    ("item", "field", "type_"),
+    [
+        ({}, "image_url", "missing"),
+        ({"image_url": URL, "video_url": URL}, "video_url", "one_of"),
+        ({"image_url": "cat.png"}, "image_url", "url_scheme"),
+        ({"image_url": URL, "strength": 2}, "strength", "less_than_equal"),
+        ({"image_url": URL, "frame_index": "a"}, "frame_index", "int_parsing"),
+        ({"image_url": URL, "frame_idx": 2}, "frame_idx", "extra_forbidden"),
+    ],
+)
+def test_a_wrong_object_is_refused_with_its_field(
+    item: Mapping[str, Any], field: str, type_: str
+) -> None:
+    body = {"prompt": "x", "conditions": [{"image_url": URL}, item]}
+    with pytest.raises(InvalidInput, match=rf"^conditions\.1\.{field}: ") as error:
+        schema("video", conditions=CONDITIONS).validate(body)
+    (problem,) = error.value.problems
+    assert (problem.loc, problem.type) == (("body", "conditions", 1, field), type_)
+    assert problem.value == (None if type_ == "missing" else item[field])
+
+
+def test_a_refused_field_of_an_object_is_refused_with_its_place() -> None:
+    depth = {"type": "text", "default": "rgb", "refused": "no", "granted": ["rgb"]}
+    inner: dict[str, Any] = {"image_url": {"type": "image", "required": True}, "kind": depth}
+    one = schema("video", items={"type": "objects", "fields": inner})
+    assert one.validate({"prompt": "x", "items": [{"image_url": URL}]})[0]["items"]
+    with pytest.raises(InvalidInput, match=r"^items\.0\.kind: Not supported here: no"):
+        one.validate({"prompt": "x", "items": [{"image_url": URL, "kind": "depth"}]})
+
+
+@pytest.mark.parametrize(
+    ("declared", "words"),
+    [
+        ({"type": "objects"}, "`fields` belong to objects"),
+        ({"type": "text", "fields": {"a": {"type": "text"}}}, "`fields` belong to objects"),
+        ({"type": "objects", "fields": {"a": {"type": "images"}}}, "fields.a. is of the type"),
+        ({"type": "objects", "fields": {"a b": {"type": "text"}}}, "'a b', which cannot"),
+        (
+            {"type": "objects", "fields": {"a": {"type": "text"}}, "one_of": ["b"]},
+            "`one_of` names b",
+        ),
+    ],
+)
+def test_objects_that_cannot_be_are_mistakes_of_the_entry(
+    declared: Mapping[str, Any], words: str
+) -> None:
+    with pytest.raises(ValueError, match=words):
+        schema(field=declared)

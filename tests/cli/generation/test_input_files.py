@@ -49,6 +49,15 @@ def test_a_field_takes_the_content_of_a_video_or_an_audio_file(
     assert body == {"prompt": "a dog", "its_url": f"{begins}YWJj"}
 
 
+def test_a_list_of_objects_takes_the_content_of_files_in_fields_for_urls(tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_bytes(b"abc")
+    value = f'[{{"image_url": "@{tmp_path / "a.png"}", "text": "@here", "index": 1}}]'
+    body = GenerateOptions("a dog", fields=(f"conditions={value}",)).body()
+    assert body["conditions"] == [
+        {"image_url": "data:image/png;base64,YWJj", "text": "@here", "index": 1}
+    ]
+
+
 @pytest.mark.parametrize("name", ["secrets.txt", "nothing.mp4"])
 def test_a_field_takes_no_file_that_is_none_of_these_or_is_not_there(
     tmp_path: Path, name: str

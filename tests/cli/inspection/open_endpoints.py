@@ -62,6 +62,10 @@ _IDS = {
     "LTXImageToVideoPipeline": (
         "ltx-video-lora/image-to-video ltx-video-v095/image-to-video ltx-video-v097/image-to-video"
     ),
+    "LTXConditionPipeline": (
+        "ltx-video-lora/multiconditioning ltx-video-v095/multiconditioning"
+        " ltx-video-v097/multiconditioning"
+    ),
     "LTX2Pipeline": "ltx-2.3/text-to-video ltx-2.3/text-to-video/fast ltx-2/text-to-video/fast",
     "LTX2ImageToVideoPipeline": (
         "ltx-2.3/image-to-video ltx-2.3/image-to-video/fast ltx-2/image-to-video "

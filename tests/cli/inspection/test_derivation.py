@@ -148,3 +148,56 @@ def test_a_field_says_what_the_docstring_says_of_its_argument() -> None:
     assert about == "Guidance scale for the low-noise stage transformer (`transformer_2`)."
     cfg = fields("FluxKontextPipeline")["true_cfg_scale"]["about"]
     assert cfg.startswith("When > 1.0")
+
+
+def test_a_list_of_objects_has_the_fields_of_its_class() -> None:
+    found = fields("LTXConditionPipeline")["conditions"]
+    assert (found["type"], found["one_of"]) == ("objects", ["image_url", "video_url"])
+    inner = {name: {**each, "about": ""} for name, each in found["fields"].items()}
+    assert inner == {
+        "image_url": {"type": "image", "argument": "image", "about": ""},
+        "video_url": {"type": "video", "argument": "video", "about": ""},
+        "frame_index": {"type": "integer", "default": 0, "about": ""},
+        "strength": {"type": "number", "least": 0, "most": 1, "default": 1.0, "about": ""},
+    }
+    assert found["fields"]["frame_index"]["about"].startswith("The frame index")
+
+
+@pytest.mark.parametrize(
+    ("name", "field"),
+    [
+        ("LTX2ConditionPipeline", "conditions"),
+        ("LTX2DFRPipeline", "conditions"),
+        ("LTX2InContextPipeline", "conditions"),
+        ("LTX2InContextPipeline", "reference_conditions"),
+        ("LTX2HDRPipeline", "reference_conditions"),
+    ],
+)
+def test_frames_of_an_object_are_an_image_or_a_video(name: str, field: str) -> None:
+    found = fields(name)[field]
+    assert found["one_of"] == ["image_url", "video_url"]
+    arguments = {each: found["fields"][each]["argument"] for each in found["one_of"]}
+    assert arguments == dict.fromkeys(found["one_of"], "frames")
+
+
+def test_an_image_that_objects_may_have_is_not_required_beside_them() -> None:
+    found = fields("LTXConditionPipeline")
+    assert "required" not in found["image_url"]
+    assert [*found].index("conditions") < [*found].index("negative_prompt")
+
+
+def test_keys_of_mappings_that_no_type_states_are_those_that_the_pipeline_reads() -> None:
+    found = fields("LTXI2VLongMultiPromptPipeline")["prompt_segments"]
+    assert {n for n, each in found["fields"].items() if each.get("required")} == {
+        "end_window",
+        "text",
+    }
+
+
+def test_a_list_without_a_type_has_that_of_its_default() -> None:
+    found = fields("HeliosPyramidPipeline")
+    assert (found["history_sizes"]["type"], found["history_sizes"]["default"]) == (
+        "integers",
+        [16, 2, 1],
+    )
+    assert found["pyramid_num_inference_steps_list"]["type"] == "integers"

@@ -120,3 +120,14 @@ def test_an_id_whose_clients_do_not_send_what_the_pipeline_needs_is_refused(
 ) -> None:
     with pytest.raises(Misconfigured, match=words):
         entry(endpoint_id, name)
+
+
+def test_fals_lists_of_images_and_of_videos_are_one_list_of_the_pipeline() -> None:
+    found = entry("fal-ai/ltx-video-v095/multiconditioning", "LTXConditionPipeline")
+    declared = found.endpoint.options["inputs"]
+    assert {declared[name]["argument"] for name in ("images", "videos")} == {"conditions"}
+    assert declared["images"]["fields"]["start_frame_num"]["argument"] == "frame_index"
+    body = {"prompt": "x", "videos": [{"video_url": URL}]}
+    assert found.schema.validate(body)[0]["videos"][0]["start_frame_num"] == 0
+    with pytest.raises(InvalidInput, match=r"videos\.0\.conditioning_type: Not supported here"):
+        found.schema.validate({**body, "videos": [{"video_url": URL, "conditioning_type": "pose"}]})

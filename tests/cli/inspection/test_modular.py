@@ -104,3 +104,31 @@ def test_the_frame_rate_is_that_of_the_model() -> None:
     assert inputs("MiniMaxH3ModularPipeline")["frames_per_second"]["default"] == 24
     assert inputs("Cosmos3OmniModularPipeline")["frames_per_second"]["default"] == 24
     assert inputs("EchoModularPipeline")["frames_per_second"]["default"] == 25
+
+
+def test_a_list_of_objects_has_the_fields_of_the_class_that_a_block_names() -> None:
+    found = inputs("LTX25ModularPipeline")
+    assert [*found["conditions"]["fields"]] == [
+        "image_url",
+        "video_url",
+        "index",
+        "strength",
+        "crf",
+    ]
+    assert found["conditions"]["fields"]["index"]["about"].startswith("The index at which")
+    assert found["reference_conditions"]["one_of"] == ["image_url", "video_url"]
+
+
+def test_a_list_of_several_classes_has_the_files_of_all() -> None:
+    found = inputs("MiniMaxH3ModularPipeline")["references"]
+    assert {name: each["argument"] for name, each in found["fields"].items()} == {
+        "image_url": "image",
+        "video_url": "frames",
+        "audio_url": "audio",
+    }
+    assert found["one_of"] == [*found["fields"]]
+    assert all(found["fields"][name]["as_is"] for name in ("image_url", "video_url"))
+
+
+def test_boxes_have_the_keys_that_the_blocks_read() -> None:
+    assert inputs("Flux3ModularPipeline")["boxes"]["one_of"] == ["bbox", "tgt_bbox"]

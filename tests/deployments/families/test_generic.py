@@ -312,10 +312,14 @@ def test_several_images_reach_a_pipeline_that_edits_them_together(engine, tmp_pa
 
 
 def test_decoded_files_take_the_place_of_their_urls_in_lists_too():
-    first, second = InputFile("a", IMAGE, InputKind.IMAGE, 0), InputFile("b", IMAGE, InputKind.MASK)
-    given_ = {"a": [IMAGE, IMAGE], "b": IMAGE, "c": 1}
-    assert with_files(given_, {first: "x", second: "y"}) == {"a": ["x", IMAGE], "b": "y", "c": 1}
+    first = InputFile(("a", 0), IMAGE, InputKind.IMAGE)
+    second = InputFile(("b",), IMAGE, InputKind.MASK)
+    inner = InputFile(("d", 0, "e"), IMAGE, InputKind.IMAGE)
+    given_ = {"a": [IMAGE, IMAGE], "b": IMAGE, "c": 1, "d": [{"e": IMAGE, "f": 2}]}
+    filled = with_files(given_, {first: "x", second: "y", inner: "z"})
+    assert filled == {"a": ["x", IMAGE], "b": "y", "c": 1, "d": [{"e": "z", "f": 2}]}
     assert given_["a"] == [IMAGE, IMAGE]
+    assert given_["d"] == [{"e": IMAGE, "f": 2}]
 
 
 def test_a_pipeline_that_chooses_its_size_delivers_what_it_makes(engine, tmp_path):

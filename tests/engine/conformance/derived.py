@@ -105,7 +105,10 @@ def served(case: Case, pipeline: Any, engine: Engine, endpoint_id: str = "") -> 
             given = AS[each.type](arguments.get("image") or inputs.image(WISHES[0], 64))
         if given is None:
             continue
-        if each.is_file:
+        if each.fields:
+            files[name] = given
+            body[name] = [_named(each, item) for item in given]
+        elif each.is_file:
             files[name] = given
             body[name] = [URL] * len(given) if isinstance(given, list) else URL
         else:
@@ -135,8 +138,28 @@ def _given(declared: DeclaredInput, arguments: Mapping[str, Any]) -> Any:
             return _first(arguments, NUMBERS_OF_FRAMES)
         case InputType.SECONDS:
             return _first(arguments, (*LENGTHS, "audio_end_in_s"))
+        case InputType.OBJECTS:
+            return [
+                _item(declared, each) for each in arguments.get(declared.argument) or ()
+            ] or None
     value = arguments.get(declared.argument)
     return None if value is None or declared.type not in AS else AS[declared.type](value)
+
+
+def _item(declared: DeclaredInput, value: Any) -> dict[str, Any]:
+    """Item of a request that asks for an object of a call. One image is no video."""
+    own = {}
+    for name, each in declared.fields.items():
+        given = getattr(value, each.argument, None)
+        if each.is_file and isinstance(given, list) != (each.type is InputType.VIDEO):
+            given = given if each.type is InputType.AUDIO else None
+        if given is not None:
+            own[name] = AS[each.type](given)
+    return own
+
+
+def _named(declared: DeclaredInput, item: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: URL if declared.fields[name].is_file else item[name] for name in item}
 
 
 def _video(value: Any) -> Any:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import diffusers as df
+from diffusers.pipelines.ltx.pipeline_ltx_condition import LTXVideoCondition
 
 from tests.engine.conformance import autoencoders, inputs, text_encoders, tokenizers
 from tests.engine.conformance.case import Case, Wish
@@ -33,6 +34,12 @@ def _size(_: Wish) -> dict[str, Any]:
     return {"height": 32, "width": 32, "num_frames": 9, "max_sequence_length": 16}
 
 
+def _conditions(wish: Wish) -> dict[str, Any]:
+    first = LTXVideoCondition(image=inputs.image(wish, 32), strength=0.8)
+    later = LTXVideoCondition(video=inputs.video(wish, 9, 32), frame_index=8)
+    return {**_size(wish), "num_frames": 17, "conditions": [first, later]}
+
+
 CASES = (
     Case("ltx", "LTXPipeline", parts, _size),
     Case(
@@ -58,4 +65,5 @@ CASES = (
         parts,
         lambda wish: {**_size(wish), "image": inputs.image(wish, 32), "strength": 0.8},
     ),
+    Case("ltx", "LTXConditionPipeline", parts, _conditions, variant="with conditions"),
 )

@@ -6,6 +6,8 @@ from typing import Any
 
 import diffusers as df
 from diffusers.pipelines.ltx2.connectors import LTX2TextConnectors
+from diffusers.pipelines.ltx2.pipeline_ltx2_condition import LTX2VideoCondition
+from diffusers.pipelines.ltx2.pipeline_ltx2_ic_lora import LTX2ReferenceCondition
 from diffusers.pipelines.ltx2.vocoder import LTX2Vocoder
 
 from tests.engine.conformance import autoencoders, inputs, language_models, tokenizers
@@ -82,9 +84,23 @@ def _from_image(wish: Wish) -> dict[str, Any]:
     return {**_size(wish), "image": inputs.image(wish, 32), "image_crf": 0}
 
 
+def _conditions(wish: Wish) -> dict[str, Any]:
+    first = LTX2VideoCondition(frames=inputs.image(wish, 32), crf=0, strength=0.8)
+    later = LTX2VideoCondition(frames=inputs.video(wish, 5, 32), index=1)
+    return {**_size(wish), "num_frames": 9, "conditions": [first, later]}
+
+
+def _references(wish: Wish) -> dict[str, Any]:
+    reference = LTX2ReferenceCondition(frames=inputs.video(wish, 5, 32), strength=0.5)
+    return {**_conditions(wish), "reference_conditions": [reference]}
+
+
+WITH_CONDITIONS = "with conditions"
 CASES = (
     Case("ltx2", "LTX2Pipeline", parts, _size),
     Case("ltx2", "LTX2ImageToVideoPipeline", parts, _from_image),
     Case("ltx2", "LTX2ConditionPipeline", parts, _size),
+    Case("ltx2", "LTX2ConditionPipeline", parts, _conditions, variant=WITH_CONDITIONS, heavy=True),
     Case("ltx2", "LTX2InContextPipeline", parts, _size),
+    Case("ltx2", "LTX2InContextPipeline", parts, _references, variant=WITH_CONDITIONS, heavy=True),
 )
