@@ -40,9 +40,10 @@ class FileField:
     kind: InputKind
     required: bool = True
     many: bool = False
+    is_main: bool = True  # False: the output is not about it, nor of its size
 
 
-_IMAGE, _MASK = FileField(InputKind.IMAGE), FileField(InputKind.MASK)
+_IMAGE, _MASK = FileField(InputKind.IMAGE), FileField(InputKind.MASK, is_main=False)
 FILES_OF_TASKS: Mapping[str, Mapping[str, FileField]] = {
     IMAGE_TO_IMAGE: {"image_url": _IMAGE},
     INPAINTING: {"image_url": _IMAGE, "mask_url": _MASK},
@@ -83,7 +84,12 @@ def file_fields(endpoint: Endpoint) -> Mapping[str, FileField]:
     if not declared:
         return FILES_OF_TASKS.get(str(endpoint.options.get("task", "")), {})
     return {
-        name: FileField(_DECLARED[each.type], each.required, each.type is InputType.IMAGES)
+        name: FileField(
+            _DECLARED[each.type],
+            each.required,
+            each.type is InputType.IMAGES,
+            is_main=each.type is not InputType.MASK and not each.is_adapters,
+        )
         for name, each in declared.items()
         if each.is_file
     }
@@ -97,7 +103,7 @@ def required_files(endpoint: Endpoint) -> Mapping[str, FileField]:
 def main_file(endpoint: Endpoint, input: Mapping[str, Any]) -> Any:
     """The decoded file that an input is about, the first of several; None: it has none."""
     for name, field in file_fields(endpoint).items():
-        if field.kind is not InputKind.MASK and (given := input.get(name)):
+        if field.is_main and (given := input.get(name)):
             return given[0] if isinstance(given, list) else given
     return None
 
