@@ -50,9 +50,7 @@ _OF_FACES = ("perceiver_resampler.proj_in.weight", "proj.2.weight")
 def add_ip_adapter(pipeline: Any, file: Path) -> None:
     """Add the adapter in ``file``, which is not read yet. ``WeightsUnavailable`` says in which way
     it does not fit."""
-    if not isinstance(pipeline, (IPAdapterMixin, SD3IPAdapterMixin)) and not _is_like_flux(
-        pipeline
-    ):
+    if not hasattr(pipeline, "load_ip_adapter"):
         raise _refused(file, f"{type(pipeline).__name__} takes no IP-Adapter")
     encoder = getattr(pipeline, "image_encoder", None)
     if encoder is None:
@@ -217,15 +215,11 @@ class ScaledProjection(MultiIPAdapterImageProjection):
         if not image_embeds:
             return []
         widths = [_taken(each) for each in self.image_projection_layers]
-        projected = super().forward(
-            [
-                each[..., :width].contiguous()
-                for each, width in zip(image_embeds, widths, strict=True)
-            ]
-        )
+        pairs = [*zip(image_embeds, widths, strict=True)]
+        projected = super().forward([embeds[..., :width].contiguous() for embeds, width in pairs])
         return [
             torch.cat([tokens, _scales(embeds, width, tokens)], dim=-1)
-            for embeds, width, tokens in zip(image_embeds, widths, projected, strict=True)
+            for (embeds, width), tokens in zip(pairs, projected, strict=True)
         ]
 
 

@@ -49,7 +49,8 @@ from weights.store import Store
     multiple=True,
     metavar="COMPONENT=PLACE",
     help="A component of another place, such as controlnet=owner/name: a folder, or "
-    "owner/name/folder@commit of the hub; ip_adapter is a file, owner/name/file.safetensors@commit.",
+    "owner/name/folder@commit of the hub. ip_adapter is one file of it, with its name in place of "
+    "the folder.",
 )
 @click.option(
     "--pipeline",

@@ -147,15 +147,19 @@ def derived(call: PipelineCall, *, native: int | None = None, adapter: bool = Fa
                 f"{{{each.name}: …}}}}`; otherwise write a family: docs/how-to/write-a-family.md."
             )
     if call.default("guidance_scale") is None and "true_cfg_scale" in inputs:
-        # Of a distilled model, whose own guidance is an input of its denoiser, as of Qwen-Image.
-        if own := inputs.pop("guidance_scale", None):
-            inputs["embedded_guidance_scale"] = own | {"argument": "guidance_scale"}
-        inputs["guidance_scale"] = inputs.pop("true_cfg_scale") | {"argument": "true_cfg_scale"}
-        inputs["guidance_scale"].pop("about", None)
+        _name_guidance(inputs)
     inputs |= _of_family(call, inputs, native)
-    if adapter:
-        inputs[f"{IP_ADAPTER}_scale"] = SCALE
+    inputs |= {f"{IP_ADAPTER}_scale": SCALE} if adapter else {}
     return Derived(ordered(inputs), left_out)
+
+
+def _name_guidance(inputs: dict[str, Declared]) -> None:
+    """Name the guidance of a distilled model, whose own one is an input of its denoiser, as of
+    Qwen-Image."""
+    if own := inputs.pop("guidance_scale", None):
+        inputs["embedded_guidance_scale"] = own | {"argument": "guidance_scale"}
+    inputs["guidance_scale"] = inputs.pop("true_cfg_scale") | {"argument": "true_cfg_scale"}
+    inputs["guidance_scale"].pop("about", None)
 
 
 def _reason(call: PipelineCall, argument: Argument, *, adapter: bool) -> str:

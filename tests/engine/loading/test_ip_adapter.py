@@ -15,7 +15,7 @@ from deployments.engine.engine import Engine
 from deployments.engine.loading.ip_adapter import ScaledValues, with_scale
 from deployments.engine.loading.loader import weights_bytes
 from deployments.engine.loop.options import GenerationOptions
-from deployments.engine.reading.unread import reading_later
+from deployments.engine.reading.unread import UnreadWeight, reading_later
 from serve_app.domain.endpoint import Weights
 from serve_app.domain.errors import WeightsUnavailable
 from serve_app.domain.progress import Progress, Stage
@@ -74,7 +74,7 @@ def alone(pipeline: Any, seed: int, image: Any = None, scale: float = 1.0) -> to
 
 def without_adapter(folder: Path, seed: int) -> torch.Tensor:
     base = folder.parents[1].parent / "base"
-    plain = DiffusionPipeline.from_pretrained(str(base))
+    plain: Any = DiffusionPipeline.from_pretrained(str(base))
     plain.set_progress_bar_config(disable=True)
     return plain(**wish(seed)).images
 
@@ -116,7 +116,7 @@ def test_an_embedding_without_a_scale_counts_whole(pipeline: Any) -> None:
 
 def test_the_result_is_that_of_diffusers_own_adapter(tmp_path: Path) -> None:
     folder = save_with_adapter(tmp_path, tiny_sdxl())
-    theirs = DiffusionPipeline.from_pretrained(str(tmp_path / "base"))
+    theirs: Any = DiffusionPipeline.from_pretrained(str(tmp_path / "base"))
     theirs.image_encoder = CLIPVisionModelWithProjection.from_pretrained(
         tmp_path / "adapter" / "image_encoder"
     )
@@ -153,14 +153,14 @@ def test_a_generation_resumes_with_its_image_and_scale(pipeline: Any) -> None:
 def test_its_weights_are_read_later_and_counted(folder: Path, pipeline: Any) -> None:
     with reading_later():
         unread = loaded(folder)
-    names = {type(each).__name__ for each in _denoiser(unread).parameters()}
-    assert names == {"UnreadWeight"} or "UnreadWeight" in names
+    assert all(isinstance(each, UnreadWeight) for each in _denoiser(unread).parameters())
     of_all = weights_bytes(Weights(str(folder)), {"default": "float32"}, select)
     held = [each for each in vars(pipeline).values() if isinstance(each, torch.nn.Module)]
     parameters = {id(p): p.numel() * 4 for each in held for p in each.parameters()}
     assert sum(parameters.values()) <= of_all
     layers = [e for e in _denoiser(pipeline).modules() if isinstance(e, ScaledValues)]
-    assert layers and all(each.linear.weight.dtype == torch.float32 for each in layers)
+    assert layers
+    assert all(each.linear.weight.dtype == torch.float32 for each in layers)
 
 
 def _denoiser(pipeline: Any) -> Any:
