@@ -6,7 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import FluxPipeline
+from diffusers import FluxPipeline, StableDiffusion3Pipeline
+from diffusers.models.attention_processor import SD3IPAdapterJointAttnProcessor2_0
+from diffusers.models.embeddings import IPAdapterTimeImageProjection
 from PIL import Image
 from safetensors.torch import save_file
 
@@ -29,6 +31,8 @@ def adapter_of(pipeline: Any, *, patches: bool = False, width: int = WIDTH) -> d
     torch.manual_seed(7)
     if isinstance(pipeline, FluxPipeline):
         return _of_flux(pipeline.transformer, width)
+    if isinstance(pipeline, StableDiffusion3Pipeline):
+        return _of_sd3(pipeline.transformer, width)
     unet = pipeline.unet
     inner = unet.config["cross_attention_dim"]
     found = _resampler(width, inner) if patches else _projection(width, inner)
@@ -95,6 +99,21 @@ def _of_flux(transformer: Any, width: int) -> dict[str, Any]:
                 f"{place}.bias": torch.zeros(inner),
             }
     return given
+
+
+def _of_sd3(transformer: Any, width: int) -> dict[str, Any]:
+    """As diffusers names it."""
+    config = transformer.config
+    inner = config["attention_head_dim"] * config["num_attention_heads"]
+    projection = IPAdapterTimeImageProjection(
+        embed_dim=width, output_dim=inner, hidden_dim=64, depth=4, heads=1, num_queries=TOKENS
+    )
+    found = {f"image_proj.{name}": each for name, each in projection.state_dict().items()}
+    for number in range(len(transformer.attn_processors)):
+        layers = SD3IPAdapterJointAttnProcessor2_0(inner, inner, config["attention_head_dim"], 64)
+        for name, each in layers.state_dict().items():
+            found[f"ip_adapter.{number}.{name}"] = each
+    return found
 
 
 def save_with_adapter(

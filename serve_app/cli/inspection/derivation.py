@@ -393,7 +393,7 @@ def _order(each: tuple[str, Declared]) -> int:
     )
     usual = (
         *("negative_prompt", "image_size", "num_frames", "frames_per_second", "seconds_total"),
-        *(STEPS, "guidance_scale", "strength", "num_images", "loras"),
+        *(STEPS, "guidance_scale", "strength", f"{IP_ADAPTER}_scale", "num_images", "loras"),
     )
     if name in first:
         return first.index(name)

@@ -19,10 +19,10 @@ from deployments.engine.reading.unread import UnreadWeight, reading_later
 from serve_app.domain.endpoint import Weights
 from serve_app.domain.errors import WeightsUnavailable
 from serve_app.domain.progress import Progress, Stage
-from tests.engine.conformance.vision_encoders import clip
+from tests.engine.conformance.vision_encoders import clip, siglip
 from tests.engine.gate import Gate, merging_engine, together
 from tests.engine.ip_adapters import BLUE, FILE, RED, adapter_of, loaded, save_with_adapter
-from tests.engine.tiny import tiny_flux, tiny_sdxl
+from tests.engine.tiny import tiny_flux, tiny_sd3, tiny_sdxl
 from weights.selection import select
 
 pytestmark = [
@@ -213,3 +213,22 @@ def test_an_encoder_of_another_size_is_named(tmp_path: Path) -> None:
     folder = save_with_adapter(tmp_path, tiny_sdxl(), encoder=clip(width=64))
     with pytest.raises(WeightsUnavailable, match="--part image_encoder=owner/name/folder"):
         loaded(folder)
+
+
+@pytest.fixture(scope="module")
+def sd3(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    return loaded(save_with_adapter(tmp_path_factory.mktemp("sd3"), tiny_sd3(), encoder=siglip()))
+
+
+def test_of_stable_diffusion_3_requests_with_equal_scales_share_forwards(sd3: Any) -> None:
+    inputs: Sequence[tuple[int, Any, float]] = [(1, RED, 0.8), (2, BLUE, 0.8), (3, BLUE, 0.2)]
+    expected = [alone(sd3, *each) for each in inputs]
+    calls = [{**wish(seed, image), "options": scaled(scale)} for seed, image, scale in inputs]
+    with merging_engine(sd3, threads=1) as engine:
+        made = together(engine, calls)
+        counts = engine.counts()
+    for result, its in zip(made, expected, strict=True):
+        assert (result.images - its).abs().max() <= BOUND
+    assert max(counts["batch_sizes"]) == 2
+    assert torch.equal(alone(sd3, 1, RED, 0), alone(sd3, 1))
+    assert not torch.equal(expected[0], alone(sd3, 1))
