@@ -36,7 +36,8 @@ def adapter_of(pipeline: Any, *, patches: bool = False, width: int = WIDTH) -> d
     unet = pipeline.unet
     inner = unet.config["cross_attention_dim"]
     found = _resampler(width, inner) if patches else _projection(width, inner)
-    places = [name for name in unet.attn_processors if "attn2" in name]
+    others = ("attn1.processor", "motion_modules")
+    places = [name for name in unet.attn_processors if not any(each in name for each in others)]
     for number, name in enumerate(places):
         layer = unet.get_submodule(name.removesuffix(".processor")).to_k.weight
         for part in ("k", "v"):
