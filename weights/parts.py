@@ -9,12 +9,18 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Collection, Mapping
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from serve_app.domain.endpoint import Weights, WeightsPart
 from serve_app.domain.errors import WeightsUnavailable
-from serve_app.domain.pipeline_index import INDEX, component_class, index_file, parse_index
+from serve_app.domain.pipeline_index import (
+    ADAPTER_FILE,
+    INDEX,
+    component_class,
+    index_file,
+    parse_index,
+)
 from weights import eviction
 from weights.links import files_in, folder_named, is_whole, write_folder
 
@@ -22,9 +28,17 @@ FOLDER = ".darkroom-composed"
 CONFIGS = ("config.json", "scheduler_config.json", "preprocessor_config.json")
 """Files that name the class of a component, in the order in which they are looked for."""
 
+VISION = {
+    ("image_encoder", "CLIPModel"): "CLIPVisionModelWithProjection",
+    ("image_encoder", "SiglipModel"): "SiglipVisionModel",
+}
+"""Component and class of a whole model → the class of the half that looks at images."""
+
 
 def repository_of(part: WeightsPart) -> Weights:
     """Repository, or directory, of a part."""
+    if part.file:
+        return Weights(part.source, part.revision, files=(part.file,))
     return Weights(part.source, part.revision, folder=part.folder)
 
 
@@ -53,16 +67,28 @@ def composed(
     except ValueError as error:
         raise WeightsUnavailable(f"{base / own} {error}") from error
     configs: dict[str, Mapping[str, Any]] = {}
+    adapter = ""
     for part, place in found.items():
+        if part.file:
+            adapter = f"{part.component}/{PurePosixPath(part.file).name}"
+            links[adapter] = _file_of(part, place)
+            continue
         files = files_in(place)
         links |= {f"{part.component}/{path}": file for path, file in files.items()}
         configs[part.component] = config_of(part, files, _reader(place))
-    text = json.dumps(with_parts(index, configs, weights.pipeline), indent=1)
+    text = json.dumps(with_parts(index, configs, weights.pipeline, adapter), indent=1)
     try:
         write_folder(folder, links, {INDEX: text})
     except OSError as error:
         raise eviction.explain(error, directory, base.name) from error
     return folder
+
+
+def _file_of(part: WeightsPart, place: Path) -> Path:
+    file = place / part.file
+    if not file.is_file():
+        raise WeightsUnavailable(f"There is no file {part.place}, for {part.component}.")
+    return file
 
 
 def _reader(folder: Path) -> Callable[[str], str]:
@@ -89,9 +115,18 @@ def config_of(
 
 
 def with_parts(
-    index: Mapping[str, Any], configs: Mapping[str, Mapping[str, Any]], pipeline: str
+    index: Mapping[str, Any],
+    configs: Mapping[str, Mapping[str, Any]],
+    pipeline: str,
+    adapter: str = "",
 ) -> dict[str, Any]:
-    """The index with other components; ``pipeline``: the class that they make, if it is another."""
+    """The index with other components; ``pipeline``: the class that they make, if it is another;
+    ``adapter``: path of the IP-Adapter's file."""
     classes = {name: component_class(config) for name, config in configs.items()}
-    more = {name: [*each] for name, each in classes.items() if each is not None}
-    return {**index, **more, **({"_class_name": pipeline} if pipeline else {})}
+    more = {
+        name: [each[0], VISION.get((name, each[1]), each[1])]
+        for name, each in classes.items()
+        if each is not None
+    }
+    named = {"_class_name": pipeline} if pipeline else {}
+    return {**index, **more, **named, **({ADAPTER_FILE: adapter} if adapter else {})}

@@ -11,7 +11,13 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from serve_app.domain.errors import WeightsUnavailable
-from serve_app.domain.pipeline_index import INDEX, Component, components, index_file
+from serve_app.domain.pipeline_index import (
+    INDEX,
+    Component,
+    adapter_file,
+    components,
+    index_file,
+)
 
 SETTINGS = (".json", ".txt", ".model", ".jinja", ".spm", ".tiktoken")
 """File extensions of configurations, tokenizers and schedulers."""
@@ -43,7 +49,8 @@ def select(
     if index is None:
         found = frozenset(n for n in names if n.endswith((*SETTINGS, ".safetensors")))
     else:
-        found = frozenset({index_file(names) or INDEX}).union(
+        own = {index_file(names) or INDEX, *filter(None, [adapter_file(index)])}
+        found = frozenset(own).union(
             *(
                 _of_component(
                     names, each, variant, repository, with_weights=each.name not in without

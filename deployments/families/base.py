@@ -33,6 +33,7 @@ class GenerationCall:
     recording: VideoRecorder | None = None  # takes the frames of a video while it is decoded
     work: RequestedWork | None = None  # what the call makes, against the limit of the recipe
     loras: Sequence[Any] = ()  # ``engine.lora.format.Lora``, for this generation only
+    set_up: Any = None  # ``engine.loop.options.PipelineSetup``, for this generation only
 
 
 @dataclass(frozen=True, slots=True)

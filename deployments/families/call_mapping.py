@@ -12,7 +12,7 @@ from deployments.families.object_inputs import unknown_attributes
 from deployments.families.options import IMAGE_TO_VIDEO, VIDEO_TO_VIDEO, task_of
 from serve_app.domain.endpoint import Endpoint
 from serve_app.domain.errors import InvalidInput, Misconfigured
-from serve_app.options.inputs import SETTING, STEPS, Inputs, declared_inputs
+from serve_app.options.inputs import ADAPTER_SCALE, SETTING, STEPS, Inputs, declared_inputs
 from serve_app.options.results import DeclaredResult, declared_result
 
 PIXELS, PILLOW = "pixels", "pillow"
@@ -198,7 +198,7 @@ def view_to_call(
     given = {
         place: input[name]
         for name, place in mapping.settings.items()
-        if input.get(name) is not None
+        if input.get(name) is not None and place != ADAPTER_SCALE
     }
     if mapping.pipeline is None and not given:
         return None
@@ -215,6 +215,18 @@ def view_to_call(
             )
         setattr(view, name, guider_with(guider, **{setting: value}))
     return view
+
+
+def adapter_set_up(mapping: CallMapping, input: Mapping[str, Any]) -> Any:
+    """``set_up`` of a generation with the scale of the image for the IP-Adapter, if the input has
+    one; None: nothing is to be set."""
+    if not any(each.is_adapters and input.get(name) for name, each in mapping.inputs.items()):
+        return None
+    fields = (name for name, place in mapping.settings.items() if place == ADAPTER_SCALE)
+    scale = input.get(next(fields, ""))
+    from deployments.engine.loading.ip_adapter import with_scale  # noqa: PLC0415
+
+    return with_scale(1.0 if scale is None else float(scale))
 
 
 def pipeline_view(endpoint: Endpoint, pipeline: Any, called: type) -> Any:

@@ -11,6 +11,7 @@ from deployments.families.call_mapping import (
     PIXELS,
     STANDARD,
     CallMapping,
+    adapter_set_up,
     as_families_read,
     check_arguments,
     chosen_results,
@@ -108,7 +109,9 @@ class GenericFamily(ImageFamily):
         else:
             facts = map_facts(input, seed, maps, pipeline)
         work = None if rendered is None else image_work(input, rendered)
-        return GenerationCall(arguments, facts, view=view, work=work)
+        return GenerationCall(
+            arguments, facts, view=view, work=work, set_up=adapter_set_up(mapping, input)
+        )
 
     def deliver(
         self,

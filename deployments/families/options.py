@@ -40,9 +40,10 @@ class FileField:
     kind: InputKind
     required: bool = True
     many: bool = False
+    is_main: bool = True  # False: the output is not about it, nor of its size
 
 
-_IMAGE, _MASK = FileField(InputKind.IMAGE), FileField(InputKind.MASK)
+_IMAGE, _MASK = FileField(InputKind.IMAGE), FileField(InputKind.MASK, is_main=False)
 FILES_OF_TASKS: Mapping[str, Mapping[str, FileField]] = {
     IMAGE_TO_IMAGE: {"image_url": _IMAGE},
     INPAINTING: {"image_url": _IMAGE, "mask_url": _MASK},
@@ -87,7 +88,12 @@ def file_fields(endpoint: Endpoint) -> Mapping[str, FileField]:
 
 def _named_files(inputs: Inputs) -> Mapping[str, FileField]:
     return {
-        name: FileField(KINDS_OF_FILES[each.type], each.required, each.type is InputType.IMAGES)
+        name: FileField(
+            KINDS_OF_FILES[each.type],
+            each.required,
+            each.type is InputType.IMAGES,
+            is_main=each.type is not InputType.MASK and not each.is_adapters,
+        )
         for name, each in inputs.items()
         if each.is_file
     }
@@ -101,7 +107,7 @@ def required_files(endpoint: Endpoint) -> Mapping[str, FileField]:
 def main_file(endpoint: Endpoint, input: Mapping[str, Any]) -> Any:
     """The decoded file that an input is about, the first of several; None: it has none."""
     for name, field in file_fields(endpoint).items():
-        if field.kind is not InputKind.MASK and (given := input.get(name)):
+        if field.is_main and (given := input.get(name)):
             return given[0] if isinstance(given, list) else given
     for name, each in _objects(endpoint).items():
         shapes = [n for n, e in each.fields.items() if e.type in SHAPES and not e.as_is]

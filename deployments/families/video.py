@@ -15,6 +15,7 @@ from deployments.families.call_mapping import (
     PIXELS,
     STANDARD,
     CallMapping,
+    adapter_set_up,
     as_families_read,
     check_arguments,
     chosen_results,
@@ -145,6 +146,7 @@ class VideoFamily:
             {"video": facts},
             recording=VideoRecorder(form, facts.audio_rate, left_out) if recorded else None,
             view=_view(endpoint, mapping, input, pipeline, called),
+            set_up=adapter_set_up(mapping, input),
             work=RequestedWork(rendered.width, rendered.height, rendered_count),
         )
 

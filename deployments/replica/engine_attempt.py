@@ -291,6 +291,7 @@ class EngineAttempt(Attempt):
                 draft=start.point,
                 fork=start.fork,
                 cache_scope=self._resources.cache_scope(self.lease.tenant),
+                set_up=call.set_up,
             ),
             **call.arguments,
         )

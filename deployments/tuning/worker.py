@@ -20,7 +20,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from deployments.engine.accelerator.allocator import use_expandable_segments
 from deployments.families.base import Family, as_warming_up, load_families, model_rules_of
@@ -40,6 +40,9 @@ from deployments.tuning.job import (
 from serve_app.domain.endpoint import Endpoint, has_step_caches
 from serve_app.domain.errors import DarkroomError, Misconfigured, OutOfMemory
 from weights.store import Store
+
+if TYPE_CHECKING:  # it imports torch
+    from deployments.engine.loop.options import GenerationOptions
 
 STDIN = 0  # file descriptor
 LEAST_RUNS = 4  # generations that are timed, in all, while they are short
@@ -183,21 +186,25 @@ class _Loaded:
 
         endpoint = with_recipe_dtype(workload.endpoint, self._job.recipe)
         adapters = weights.adapters(self._store, endpoint, workload.inputs[0])
-        shared = {"options": GenerationOptions(step_cache=self._step_cache(endpoint))}
-        return [
-            {**shared, **self._call(pipeline, endpoint, each, adapters)} for each in workload.inputs
-        ]
+        options = GenerationOptions(step_cache=self._step_cache(endpoint))
+        return [self._call(pipeline, endpoint, each, adapters, options) for each in workload.inputs]
 
     def _step_cache(self, endpoint: Endpoint) -> Mapping[str, Any] | None:
         caches = self._job.step_cache and has_step_caches(endpoint, self._job.recipe)
         return self._job.step_cache if caches else None
 
     def _call(
-        self, pipeline: Any, endpoint: Endpoint, input: Mapping[str, Any], adapters: Sequence[Any]
+        self,
+        pipeline: Any,
+        endpoint: Endpoint,
+        input: Mapping[str, Any],
+        adapters: Sequence[Any],
+        options: GenerationOptions,
     ) -> dict[str, Any]:
         given = {**input, **plain_files(endpoint)}
         call = prepared_call(self._family, endpoint, given, pipeline, seed=0)
         own = {"view": call.view, "loras": [*adapters, *call.loras]}
+        own["options"] = replace(options, set_up=call.set_up)
         return {**call.arguments, **own, "seed": input.get("seed") or 0}
 
     def _run(self, call: Mapping[str, Any]) -> tuple[float, Any]:

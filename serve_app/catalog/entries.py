@@ -232,7 +232,9 @@ def _weights(given: EndpointSource) -> Weights:
         checkpoint=written.checkpoint or "",
         components=written.components,
         parts=tuple(
-            WeightsPart(name, each.hub or str(each.directory), each.revision, each.folder)
+            WeightsPart(
+                name, each.hub or str(each.directory), each.revision, each.folder, each.file
+            )
             for name, each in written.parts.items()
         ),
         pipeline=written.pipeline or "",

@@ -15,6 +15,7 @@ from serve_app.domain.billing.price import Price
 from serve_app.domain.endpoint import STEP_CACHE, Precision, levels_of
 from serve_app.domain.errors import Misconfigured
 from serve_app.domain.executors.fallback import ERRORS, NEVER, USUAL_ERRORS, FallbackBudget
+from serve_app.domain.pipeline_index import IP_ADAPTER
 from serve_app.options.mistakes import mistakes_of
 
 Path_ = tuple[str | int, ...]
@@ -41,9 +42,11 @@ class PlaceSource(BaseModel):
 
 
 class PartSource(PlaceSource):
-    """Location of a component, in a ``folder`` there, or without one. Always pinned."""
+    """Location of a component, in a ``folder`` there, or without one, or of the ``file`` of an
+    IP-Adapter. Always pinned."""
 
     folder: str = Field(default="", pattern=r"^([\w-][\w.-]*(/[\w-][\w.-]*)*)?$")
+    file: str = Field(default="", pattern=r"^([\w-][\w.-]*(/[\w-][\w.-]*)*\.safetensors)?$")
 
     @model_validator(mode="after")
     def _pinned(self) -> Self:
@@ -75,6 +78,11 @@ class WeightsSource(PlaceSource):
     def _parts_of_components(self) -> Self:
         if wrong := [name for name in self.parts if not name.isidentifier()]:
             raise ValueError(f"{wrong[0]!r} cannot be the name of a component")
+        for name, part in self.parts.items():
+            if name == IP_ADAPTER and (part.folder or not part.file):
+                raise ValueError(f"`{name}` is one file: set its `file`, and no `folder`")
+            if name != IP_ADAPTER and part.file:
+                raise ValueError(f"`file` belongs to `{IP_ADAPTER}`; set the `folder` of `{name}`")
         return self
 
     @model_validator(mode="after")

@@ -28,11 +28,13 @@ class WeightsPart:
     source: str  # absolute directory, or ``owner/name`` on the hub
     revision: str | None = None  # commit hash; required for the hub
     folder: str = ""  # inside; empty: its files are not in a folder
+    file: str = ""  # inside, of an IP-Adapter, in place of a folder
 
     @property
     def place(self) -> str:
         """Text for users that says where it comes from."""
-        return self.source + (f"/{self.folder}" if self.folder else "")
+        inside = self.file or self.folder
+        return self.source + (f"/{inside}" if inside else "")
 
     @property
     def identity(self) -> str:

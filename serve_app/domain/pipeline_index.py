@@ -18,6 +18,12 @@ INDEXES = (INDEX, MODULAR_INDEX)
 ELSEWHERE = "_elsewhere"
 """Key of an index for the components that are not in its repository: name → where they are."""
 
+IP_ADAPTER = "ip_adapter"
+"""Name of the part that is no component: layers that are added to those of the denoiser."""
+
+ADAPTER_FILE = "_ip_adapter"
+"""Key of an index for the path of an IP-Adapter's file in the pipeline's folder."""
+
 
 @dataclass(frozen=True, slots=True)
 class Component:
@@ -66,6 +72,12 @@ def components(index: Mapping[str, Any]) -> Iterator[Component]:
                 yield Component(name, library, kind, str(folder[0]) if folder else name)
             case _:
                 continue
+
+
+def adapter_file(index: Mapping[str, Any]) -> str | None:
+    """Path of the IP-Adapter's file in the pipeline's folder; None: it has none."""
+    given = index.get(ADAPTER_FILE)
+    return given if isinstance(given, str) else None
 
 
 def _whole(index: Mapping[str, Any], paths: Collection[str]) -> dict[str, Any]:

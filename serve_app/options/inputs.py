@@ -18,6 +18,10 @@ OPTION = "inputs"
 STEPS = "num_inference_steps"
 SETTING = "."
 """Mark between a component and its setting, in the place of an argument."""
+ADAPTER_SCALE = "ip_adapter.scale"
+"""Place of the scale of the image for an IP-Adapter, which each request has for itself."""
+ADAPTER_IMAGES = frozenset({"ip_adapter_image", "negative_ip_adapter_image"})
+"""Arguments that take images for an IP-Adapter."""
 DECLARED = "declared"
 """Name of the schema whose fields these are."""
 
@@ -140,6 +144,11 @@ class DeclaredInput(BaseModel):
     @property
     def is_file(self) -> bool:
         return self.type in FILES
+
+    @property
+    def is_adapters(self) -> bool:
+        """True for an image that an IP-Adapter looks at, and that the output is not about."""
+        return self.argument in ADAPTER_IMAGES
 
     @property
     def is_passed(self) -> bool:

@@ -12,8 +12,8 @@ from serve_app.domain.endpoint import Endpoint, StoreConfig, Weights, WeightsPar
 from serve_app.domain.errors import WeightsUnavailable
 from tests.weights.conftest import COMMIT, MakeStore, write_repository
 from tests.weights.hub_server import HubServer
-from weights.parts import composed, repository_of
-from weights.selection import select_component
+from weights.parts import composed, repository_of, with_parts
+from weights.selection import select, select_component
 from weights.store import Store, repositories_of
 
 CONFIG = {"_class_name": "ControlNetModel"}
@@ -124,3 +124,41 @@ def test_a_pipeline_without_an_index_is_refused(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises(WeightsUnavailable, match="is not a diffusers pipeline"):
         Store(StoreConfig(directory=tmp_path)).composed(tmp_path / "empty", Weights("x"), {})
+
+
+ADAPTER = WeightsPart("ip_adapter", "house/adapter", COMMIT, file="models/plus.safetensors")
+
+
+def write_adapters(folder: Path) -> Path:
+    (folder / "models").mkdir(parents=True)
+    for name in ("plus.safetensors", "plain.safetensors", "plain.bin"):
+        (folder / "models" / name).write_bytes(b"adapter")
+    return folder
+
+
+def test_of_an_ip_adapters_repository_one_file_is_downloaded(
+    hub: HubServer, make_store: MakeStore, tmp_path: Path
+) -> None:
+    hub.add("house/adapter", COMMIT, write_adapters(tmp_path / "adapter"))
+    with make_store().open(repository_of(ADAPTER)) as folder:
+        assert [each.name for each in (folder / "models").iterdir()] == ["plus.safetensors"]
+
+
+def test_an_ip_adapter_is_a_file_of_the_folder_that_the_index_names(tmp_path: Path) -> None:
+    base, place = write_repository(tmp_path / "base"), write_adapters(tmp_path / "adapter")
+    weights = weights_with(ADAPTER)
+    folder = composed(tmp_path / "store", base, weights, {ADAPTER: place})
+    index = json.loads((folder / "model_index.json").read_text())
+    assert index["_ip_adapter"] == "ip_adapter/plus.safetensors"
+    assert (folder / "ip_adapter" / "plus.safetensors").read_bytes() == b"adapter"
+    names = [each.relative_to(folder).as_posix() for each in folder.rglob("*")]
+    assert "ip_adapter/plus.safetensors" in select(names, index, None, "x")
+    (place / "models" / "plus.safetensors").unlink()
+    with pytest.raises(WeightsUnavailable, match=r"no file house/adapter/models/plus\.safetensors"):
+        composed(tmp_path / "store", base, weights, {ADAPTER: place})
+
+
+def test_the_vision_half_of_a_whole_model_is_the_image_encoder() -> None:
+    configs = {"image_encoder": {"architectures": ["CLIPModel"]}}
+    named = with_parts({}, configs, "")["image_encoder"]
+    assert named == ["transformers", "CLIPVisionModelWithProjection"]

@@ -23,13 +23,22 @@ from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 from deployments.engine.accelerator.cpu import Cpu
 from deployments.engine.default_dtype import own_default_dtype
 from deployments.engine.interception.modular import blocks_of, is_modular, is_pipeline, workflows
+from deployments.engine.loading.ip_adapter import add_ip_adapter
 from deployments.engine.reading.reader import Home, WeightReader
 from deployments.engine.reading.single_file import open_checkpoint, read_checkpoint
 from deployments.engine.reading.unread import OpenedFiles, placeholders, reads_later
 from deployments.engine.threads import ONE_BUILDER
 from serve_app.domain.endpoint import Weights
 from serve_app.domain.errors import Misconfigured, WeightsUnavailable
-from serve_app.domain.pipeline_index import INDEX, INDEXES, Component, components, parse_index
+from serve_app.domain.pipeline_index import (
+    INDEX,
+    INDEXES,
+    IP_ADAPTER,
+    Component,
+    adapter_file,
+    components,
+    parse_index,
+)
 from serve_app.domain.progress import OnDownload
 
 log = logging.getLogger(__name__)
@@ -133,7 +142,10 @@ def _pipeline(
     kind = getattr(diffusers, index["_class_name"])
     if not is_modular(kind):
         options |= {"dtype": dtypes, "variant": variant}
-        return DiffusionPipeline.from_pretrained(str(folder), **options, **modules)
+        pipeline = DiffusionPipeline.from_pretrained(str(folder), **options, **modules)
+        if (adapter := adapter_file(index)) is not None:
+            add_ip_adapter(pipeline, folder / adapter)
+        return pipeline
     given = {each.name: each for each in components(index)}
     settings = {name: value for name, value in index.items() if name not in given}
     pipeline = kind(blocks=blocks_of(kind, given), modular_config_dict=settings)
@@ -198,6 +210,11 @@ def _check(folder: Path, dtypes: Collection[str], replaced: Collection[str]) -> 
             f"{', '.join(names)}."
         )
     if is_modular(pipeline_class):
+        if adapter_file(index) is not None:
+            raise WeightsUnavailable(
+                f"{folder}: the modular {name} is not served with the part {IP_ADAPTER}. Name the "
+                "pipeline's class without Modular as `weights.pipeline`, or leave out the part."
+            )
         try:
             workflows(blocks_of(pipeline_class, names), names)
         except ValueError as error:

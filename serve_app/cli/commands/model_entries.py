@@ -49,7 +49,8 @@ from weights.store import Store
     multiple=True,
     metavar="COMPONENT=PLACE",
     help="A component of another place, such as controlnet=owner/name: a folder, or "
-    "owner/name/folder@commit of the hub.",
+    "owner/name/folder@commit of the hub. ip_adapter is one file of it, with its name in place of "
+    "the folder.",
 )
 @click.option(
     "--pipeline",
@@ -100,7 +101,7 @@ def add_command(
     call = read_call(repository.pipeline, repository.index)
     with Client(server) as client:
         if like_id is None:
-            entry = proposed(call, repository.config, endpoint)
+            entry = proposed(call, repository.config, endpoint, adapter=repository.has_adapter)
         else:
             entry = like(like_id, client.get(path_of(ENTRIES, like_id))["entry"], call)
         pool, name, licence = (given[each] for each in ("pool", "name", "licence"))
@@ -164,7 +165,7 @@ def _lines(
         yield f"    fields   {', '.join(name for name in fields if name not in refused)}"
         if refused:
             yield f"    refused  unless at the default: {', '.join(refused)}"
-        for name, why in derived(call).told.items():
+        for name, why in derived(call, adapter=repository.has_adapter).told.items():
             yield f"    without  {name}: {why}"
     sizes = [f"{name} {gigabytes(size)}" for name, size in repository.sizes.items()]
     yield f"    weights  {gigabytes(sum(repository.sizes.values()))}: {', '.join(sizes)}"

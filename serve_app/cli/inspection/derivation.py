@@ -16,7 +16,8 @@ from typing import Any
 from serve_app.cli.inspection.pipeline_call import LAYERS, Argument, PipelineCall
 from serve_app.domain.errors import Misconfigured
 from serve_app.domain.media.image_size import MIN_SIDE
-from serve_app.options.inputs import FILES, STEPS
+from serve_app.domain.pipeline_index import IP_ADAPTER
+from serve_app.options.inputs import ADAPTER_IMAGES, ADAPTER_SCALE, FILES, STEPS
 
 Declared = dict[str, Any]
 """A ``DeclaredInput`` as an entry writes it."""
@@ -58,7 +59,6 @@ NAMES = {
 
 CONTROL = "control_image"
 AUDIO = ("audio", "src_audio", "initial_audio_waveforms")
-ADAPTED = "ip_adapter"
 KEPT = ("reference", "ref_", "example", "style", "subject", "source")
 """Parts of names of images that the pipeline brings into its own size."""
 
@@ -124,6 +124,22 @@ OBJECTS: Mapping[str, Declared] = {
 }
 """Argument with a list of mappings → the keys that its pipeline reads, which no type states."""
 
+WITHOUT_ADAPTER = (
+    f"it takes an image for an IP-Adapter; add one with --part {IP_ADAPTER}=owner/name/file"
+    ".safetensors --part image_encoder=owner/name/folder"
+)
+OF_MODULAR = "it takes an image for an IP-Adapter, which modular pipelines are served without"
+
+SCALE: Declared = {
+    "type": "number",
+    "argument": ADAPTER_SCALE,
+    "default": 1.0,
+    "least": 0,
+    "most": 1,
+    "about": "How much the image of the IP-Adapter counts; 0: as without it.",
+}
+"""Scale of the image for an IP-Adapter, with diffusers' own default."""
+
 TENSOR = "it is a tensor of the model"
 """Why no request can give what only other parts of the model make."""
 
@@ -148,9 +164,14 @@ class Derived:
         return {name: why for name, why in self.left_out.items() if not why.startswith(TENSOR)}
 
 
-def derived(call: PipelineCall, *, native: int | None = None) -> Derived:
+def derived(call: PipelineCall, *, native: int | None = None, adapter: bool = False) -> Derived:
     """Inputs of the pipeline. ``native``: side in pixels of the images that the model was made
-    for. ``Misconfigured`` names an argument that the pipeline needs and no request can give."""
+    for. ``adapter``: it is loaded with an IP-Adapter. ``Misconfigured`` names an argument that the
+    pipeline needs and no request can give."""
+    if adapter and ADAPTER_IMAGES.isdisjoint(call.arguments):
+        raise Misconfigured(
+            f"{call.name} takes no image for an IP-Adapter: leave out --part {IP_ADAPTER}."
+        )
     if why := UNSERVED.get(call.name):
         raise Misconfigured(
             f"{call.name} cannot be served without code: {why}. Write a family for it: "
@@ -164,7 +185,7 @@ def derived(call: PipelineCall, *, native: int | None = None) -> Derived:
         if each.name.endswith("kwargs") or each.name.startswith("callback"):
             continue
         declared = None
-        if not (why := _reason(call, each)):
+        if not (why := _reason(call, each, adapter=adapter)):
             declared = _declared(call, each)
             why = f"its type is {each.type or 'not stated'}"
         if declared is not None:
@@ -178,22 +199,28 @@ def derived(call: PipelineCall, *, native: int | None = None) -> Derived:
                 f"{{{each.name}: …}}}}`; otherwise write a family: docs/how-to/write-a-family.md."
             )
     if call.default("guidance_scale") is None and "true_cfg_scale" in inputs:
-        # Of a distilled model, whose own guidance is an input of its denoiser, as of Qwen-Image.
-        if own := inputs.pop("guidance_scale", None):
-            inputs["embedded_guidance_scale"] = own | {"argument": "guidance_scale"}
-        inputs["guidance_scale"] = inputs.pop("true_cfg_scale") | {"argument": "true_cfg_scale"}
-        inputs["guidance_scale"].pop("about", None)
+        _name_guidance(inputs)
     inputs |= _of_family(call, inputs, native)
+    inputs |= {f"{IP_ADAPTER}_scale": SCALE} if adapter else {}
     return Derived(ordered(inputs), left_out)
 
 
-def _reason(call: PipelineCall, argument: Argument) -> str:
+def _name_guidance(inputs: dict[str, Declared]) -> None:
+    """Name the guidance of a distilled model, whose own one is an input of its denoiser, as of
+    Qwen-Image."""
+    if own := inputs.pop("guidance_scale", None):
+        inputs["embedded_guidance_scale"] = own | {"argument": "guidance_scale"}
+    inputs["guidance_scale"] = inputs.pop("true_cfg_scale") | {"argument": "true_cfg_scale"}
+    inputs["guidance_scale"].pop("about", None)
+
+
+def _reason(call: PipelineCall, argument: Argument, *, adapter: bool) -> str:
     """Why no request can give an argument; empty if nothing but its type decides."""
     name, type_ = argument.name, argument.type
     if _TENSORS.search(name):
         return f"{TENSOR} ({type_})"
-    if name.startswith((ADAPTED, f"negative_{ADAPTED}")):
-        return "it takes the image of an IP-Adapter, which the pipeline does not have"
+    if name in ADAPTER_IMAGES and (call.is_modular or not adapter):
+        return OF_MODULAR if call.is_modular else WITHOUT_ADAPTER
     if _is_audio(call, argument):
         task = "it belongs to the task audio-to-audio (docs/how-to/add-a-model.md)"
         return "" if _redraws(call) else task
@@ -338,6 +365,8 @@ def _file(call: PipelineCall, argument: Argument) -> Declared:
     """Declaration of a field with an image, several images, a mask or a video."""
     name, type_ = argument.name, argument.type
     declared: Declared = {"argument": name}
+    if name in ADAPTER_IMAGES:  # also where it may be a list, with an image for each adapter
+        return {"type": "image", **declared, "as_is": True}
     if "video" in name or name.endswith("_frames") or _is_video_of_masks(call, argument):
         declared["type"] = "video"
     elif "mask" in name:
@@ -407,7 +436,10 @@ def _of_family(
             scale: Declared = {"type": "number", "argument": each.place}
             yield each.field, scale | ({} if each.default is None else {"default": each.default})
     if call.arguments.keys() >= SIDES:
-        shown = any(each["type"] in ("image", "images", "video") for each in inputs.values())
+        shown = any(
+            each["type"] in ("image", "images", "video") and each["argument"] not in ADAPTER_IMAGES
+            for each in inputs.values()
+        )
         # With an image, the size is its own; else that of the pipeline, or of `video_format`.
         size: Declared = {"type": "size"}
         if not shown and call.output != "video":
@@ -475,7 +507,8 @@ def _order(each: tuple[str, Declared]) -> int:
     )
     usual = (
         *("negative_prompt", "image_size", "num_frames", "frames_per_second", "seconds_total"),
-        *(STEPS, "guidance_scale", "strength", "num_images", "layers", "num_layers", "loras"),
+        *(STEPS, "guidance_scale", "strength", f"{IP_ADAPTER}_scale"),
+        *("num_images", "layers", "num_layers", "loras"),
     )
     if name in first:
         return first.index(name)

@@ -57,16 +57,19 @@ def like(source_id: str, source: Mapping[str, Any], call: PipelineCall) -> Entry
     return entry
 
 
-def proposed(call: PipelineCall, config: Config, endpoint_id: str = "") -> Entry:
+def proposed(
+    call: PipelineCall, config: Config, endpoint_id: str = "", *, adapter: bool = False
+) -> Entry:
     """Entry by the class and its arguments; of an endpoint of fal's, with fal's fields.
-    ``Misconfigured``: no family can call it."""
+    ``adapter``: it is loaded with an IP-Adapter. ``Misconfigured``: no family can call it."""
     is_fals = endpoint_id in fal_ids()
-    if not is_fals and call.name == FLUX:
+    has_own = not is_fals and not adapter  # these families have no fields for an adapter
+    if has_own and call.name == FLUX:
         return _flux(config)
-    if not is_fals and call.name == SDXL:
+    if has_own and call.name == SDXL:
         own: Entry = {"family": "sdxl", "schema": "sdxl-text-to-image"}
         return own | {"options": {"task": "text-to-image", "dtype": "float16"}}
-    found = derived(call, native=_native_size(config))
+    found = derived(call, native=_native_size(config), adapter=adapter)
     defaults: Mapping[str, Any] = {}
     if is_fals:
         laid = overlaid(found, endpoint_id, call.output, call.name)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections import defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -16,16 +16,24 @@ from serve_app.domain.checkpoint import Held, check_checkpoint, check_format, he
 from serve_app.domain.endpoint import Weights, WeightsPart
 from serve_app.domain.errors import Misconfigured, WeightsUnavailable
 from serve_app.domain.lora import HubFile, parse_lora_path
-from serve_app.domain.pipeline_index import INDEX, index_file, parse_index
+from serve_app.domain.pipeline_index import (
+    INDEX,
+    IP_ADAPTER,
+    adapter_file,
+    components,
+    index_file,
+    parse_index,
+)
 from serve_app.paths import expanded
 from weights.folder import ListedFile, Listing
 from weights.links import files_in
 from weights.parts import config_of, repository_of, with_parts
 from weights.safetensors_header import LENGTH_BYTES, TensorFacts, read_header
-from weights.selection import select
+from weights.selection import PICKLES, select
 from weights.store import Store
 
 SAFETENSORS = ".safetensors"
+IMAGE_ENCODER = "image_encoder"
 README = "README.md"
 BRANCH = "main"
 
@@ -48,6 +56,11 @@ class Repository:
     @property
     def pipeline(self) -> str:
         return str(self.index.get("_class_name", ""))
+
+    @property
+    def has_adapter(self) -> bool:
+        """True if it is loaded with an IP-Adapter."""
+        return adapter_file(self.index) is not None
 
     @property
     def licence(self) -> str:
@@ -136,10 +149,17 @@ def _with_parts(
     """``whole`` with components of other places."""
     if not parts and pipeline is None:
         return whole
-    found = {name: _part(name, place, store) for name, place in (parts or {}).items()}
+    found = {
+        name: _adapter(place, store) if name == IP_ADAPTER else _part(name, place, store)
+        for name, place in (parts or {}).items()
+    }
     written = {name: each.weights for name, each in found.items()}
     named = {} if pipeline is None else {"pipeline": pipeline}
-    configs = {name: each.index for name, each in found.items()}
+    configs = {name: each.index for name, each in found.items() if name != IP_ADAPTER}
+    adapter = str(written.get(IP_ADAPTER, {}).get("file", ""))
+    index = with_parts(whole.index, configs, pipeline or "", adapter)
+    if adapter and not any(each.name == IMAGE_ENCODER for each in components(index)):
+        raise Misconfigured(_no_encoder(found[IP_ADAPTER], store))
     sizes = {**whole.sizes, **{name: sum(each.sizes.values()) for name, each in found.items()}}
 
     def read(path: str) -> str | None:
@@ -148,7 +168,7 @@ def _with_parts(
 
     return Repository(
         {**whole.weights, **named, **({"parts": written} if written else {})},
-        with_parts(whole.index, configs, pipeline or ""),
+        index,
         dict(sorted(sizes.items(), key=lambda each: -each[1])),
         whole.is_here and all(each.is_here for each in found.values()),
         read,
@@ -180,6 +200,77 @@ def _part(component: str, place: str, store: Store) -> Repository:
         read = _reader_of_hub(weights, listing, store, prefix, is_here=is_here)
     sizes = {name: size for name, size in files.items() if name.endswith(SAFETENSORS)}
     return Repository(written, config_of(part, files, read), sizes, is_here, read)
+
+
+def _adapter(place: str, store: Store) -> Repository:
+    """The file of an IP-Adapter; its index is empty."""
+    path = Path(place).expanduser()
+    if place.endswith(PICKLES):
+        raise Misconfigured(_of_pickle(place))
+    if path.exists():
+        folder, name = path.resolve().parent, path.name
+        if path.is_dir():
+            folder, name = path.resolve(), _only_file(place, [e.name for e in path.iterdir()])
+        written = {"directory": str(folder), "file": name}
+        sizes = {name: (folder / name).stat().st_size}
+        return Repository(written, {}, sizes, is_here=True, read=_reader(folder))
+    if (named := _PART.fullmatch(place)) is None:
+        raise Misconfigured(
+            f"There is no file {place} on this machine, for {IP_ADAPTER}. Name a file, or one of "
+            "the hub as owner/name/file.safetensors@commit."
+        )
+    revision, file = _commit(named[1], named[3] or BRANCH, store), named[2] or ""
+    if not file.endswith(SAFETENSORS):
+        listing = store.listing(Weights(named[1], revision))
+        prefix = f"{file}/" if file else ""
+        inside = [e.path.removeprefix(prefix) for e in listing.files if e.path.startswith(prefix)]
+        file = prefix + _only_file(place, inside)
+    weights = repository_of(WeightsPart(IP_ADAPTER, named[1], revision, file=file))
+    listing, is_here = store.listing(weights), store.is_here(weights)
+    (needed,) = listing.needed(weights)
+    written = {"hub": named[1], "revision": revision, "file": needed.path}
+    read = _reader_of_hub(weights, listing, store, is_here=is_here)
+    return Repository(written, {}, {needed.path: needed.size}, is_here, read)
+
+
+def _only_file(place: str, inside: Collection[str]) -> str:
+    """The one safetensors file in a folder. ``Misconfigured`` names those that are there."""
+    beside = sorted(name for name in inside if "/" not in name)
+    found = [name for name in beside if name.endswith(SAFETENSORS)]
+    if len(found) == 1:
+        return found[0]
+    if pickles := [name for name in beside if not found and name.endswith(PICKLES)]:
+        raise Misconfigured(_of_pickle(f"{place} ({', '.join(pickles)})"))
+    shown = f"Its files are {', '.join(found)}" if found else "It has no safetensors"
+    raise Misconfigured(
+        f"{place} is a folder, and {IP_ADAPTER} is one file in it: name it, as "
+        f"--part {IP_ADAPTER}=owner/name/folder/file.safetensors. {shown}."
+    )
+
+
+def _of_pickle(place: str) -> str:
+    return (
+        f"{place} is a pickle, which can run code and is never loaded. Convert it where you trust "
+        "it (docs/how-to/add-a-model.md), and name the safetensors file."
+    )
+
+
+def _no_encoder(adapter: Repository, store: Store) -> str:
+    """Sentence with the image encoders that lie beside the adapter."""
+    place, revision = str(adapter.weights.get("hub", "")), adapter.weights.get("revision")
+    if place:
+        files = store.listing(Weights(place, revision)).files
+        folders = {each.path.rpartition("/")[0] for each in files}
+    else:
+        place = str(adapter.weights["directory"])
+        folders = {each.name for each in Path(place).iterdir() if each.is_dir()}
+    at = "" if revision is None else f"@{revision}"
+    beside = [f"{place}/{each}{at}" for each in sorted(folders) if each.endswith(IMAGE_ENCODER)]
+    shown = f" Beside it: {', '.join(beside)}." if beside else ""
+    return (
+        f"{IP_ADAPTER} needs the image encoder that it was made with: add --part "
+        f"{IMAGE_ENCODER}=owner/name/folder.{shown}"
+    )
 
 
 def _reader(folder: Path) -> Callable[[str], str | None]:

@@ -100,7 +100,7 @@ def test_the_fields_are_shown_with_what_is_refused_and_what_has_none(
     assert "    family   generic, schema declared\n" in ran.output
     assert "    fields   prompt, image_url, negative_prompt, image_size, num_inf" in ran.output
     assert "    refused  unless at the default: resolution_mode\n" in ran.output
-    assert "    without  ip_adapter_image: it takes the image of an IP-Adapter" in ran.output
+    assert "    without  ip_adapter_image: it takes an image for an IP-Adapter; add" in ran.output
 
 
 def test_a_similar_endpoint_without_options_lends_none(data_dir: Path, tmp_path: Path) -> None:

@@ -128,9 +128,34 @@ def test_an_argument_that_must_be_given_and_cannot_names_the_line_to_write() -> 
 
 def test_what_cannot_be_given_is_named_with_the_reason() -> None:
     left_out = derived(read_call("FluxKontextPipeline")).left_out
-    assert "IP-Adapter" in left_out["ip_adapter_image"]
+    assert "--part ip_adapter=owner/name/file.safetensors" in left_out["ip_adapter_image"]
+    assert "--part image_encoder=" in left_out["negative_ip_adapter_image"]
     assert "tensor" in left_out["prompt_embeds"]
     assert "_auto_resize" not in left_out
+
+
+def test_with_an_ip_adapter_a_request_gives_its_image_and_scale() -> None:
+    found = derived(read_call("FluxPipeline"), native=1024, adapter=True)
+    assert not [name for name in found.told if "ip_adapter" in name]
+    inputs = found.inputs
+    for name in ("ip_adapter_image", "negative_ip_adapter_image"):
+        declared = {"type": "image", "argument": name, "as_is": True}
+        assert inputs[f"{name}_url"] == declared
+    scale = inputs["ip_adapter_scale"]
+    assert (scale["argument"], scale["default"]) == ("ip_adapter.scale", 1.0)
+    assert (scale["least"], scale["most"]) == (0, 1)
+    assert "default" in inputs["image_size"], "the size is not that of the adapter's image"
+
+
+def test_every_pipeline_that_takes_an_adapter_has_its_fields() -> None:
+    for name in ("StableDiffusionPipeline", "StableDiffusion3Pipeline", "AnimateDiffPipeline"):
+        inputs = derived(read_call(name), adapter=True).inputs
+        assert {"ip_adapter_image_url", "ip_adapter_scale"} <= inputs.keys(), name
+
+
+def test_an_adapter_for_a_pipeline_that_takes_none_is_refused() -> None:
+    with pytest.raises(Misconfigured, match="WanPipeline takes no image for an IP-Adapter: leave"):
+        derived(read_call("WanPipeline"), adapter=True)
 
 
 def test_what_a_request_is_about_comes_first() -> None:

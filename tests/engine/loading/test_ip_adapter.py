@@ -1,0 +1,234 @@
+"""IP-Adapters: the image of a request, each with its own scale."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from diffusers import DiffusionPipeline
+from transformers import CLIPVisionModelWithProjection
+
+from deployments.engine.engine import Engine
+from deployments.engine.loading.ip_adapter import ScaledValues, with_scale
+from deployments.engine.loading.loader import weights_bytes
+from deployments.engine.loop.options import GenerationOptions
+from deployments.engine.reading.unread import UnreadWeight, reading_later
+from serve_app.domain.endpoint import Weights
+from serve_app.domain.errors import WeightsUnavailable
+from serve_app.domain.progress import Progress, Stage
+from tests.engine.conformance.vision_encoders import clip, siglip
+from tests.engine.gate import Gate, merging_engine, together
+from tests.engine.ip_adapters import BLUE, FILE, RED, adapter_of, loaded, save_with_adapter
+from tests.engine.tiny import tiny_flux, tiny_sd3, tiny_sdxl
+from weights.selection import select
+
+pytestmark = [
+    pytest.mark.engine,
+    # diffusers' discrete solvers and numpy 2
+    pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning"),
+]
+
+BOUND = 1e-4
+MAKERS = {"sdxl": tiny_sdxl, "flux": tiny_flux}
+
+
+@pytest.fixture(scope="module", params=[*MAKERS, "sdxl plus"])
+def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    directory = tmp_path_factory.mktemp("adapter")
+    kind, _, plus = request.param.partition(" ")
+    pipeline = MAKERS[kind]()
+    return save_with_adapter(directory, pipeline, adapter_of(pipeline, patches=bool(plus)))
+
+
+@pytest.fixture(scope="module")
+def pipeline(folder: Path) -> Any:
+    return loaded(folder)
+
+
+def wish(seed: int, image: Any = None, **more: Any) -> dict[str, Any]:
+    given = {} if image is None else {"ip_adapter_image": image}
+    return {
+        "prompt": "a red circle",
+        "num_inference_steps": 3,
+        "width": 32,
+        "height": 32,
+        "output_type": "pt",
+        "generator": torch.Generator().manual_seed(seed),
+        **given,
+        **more,
+    }
+
+
+def scaled(scale: float) -> GenerationOptions:
+    return GenerationOptions(set_up=with_scale(scale))
+
+
+def alone(pipeline: Any, seed: int, image: Any = None, scale: float = 1.0) -> torch.Tensor:
+    with Engine(pipeline, threads=1, max_batch=1) as engine:
+        options = GenerationOptions() if image is None else scaled(scale)
+        return engine.submit(options=options, **wish(seed, image)).result(60).images
+
+
+def without_adapter(folder: Path, seed: int) -> torch.Tensor:
+    base = folder.parents[1].parent / "base"
+    plain: Any = DiffusionPipeline.from_pretrained(str(base))
+    plain.set_progress_bar_config(disable=True)
+    return plain(**wish(seed)).images
+
+
+def test_the_image_changes_what_is_made_and_scale_0_or_no_image_change_no_bit(
+    folder: Path, pipeline: Any
+) -> None:
+    plain = without_adapter(folder, 1)
+    assert torch.equal(alone(pipeline, 1), plain)
+    assert torch.equal(alone(pipeline, 1, RED, scale=0), plain)
+    red, blue = alone(pipeline, 1, RED), alone(pipeline, 1, BLUE)
+    assert (red - plain).abs().max() > 0.01
+    assert (red - blue).abs().max() > 0.01
+    weak = alone(pipeline, 1, RED, scale=0.3)
+    assert 0 < (weak - plain).abs().mean() < (red - plain).abs().mean()
+
+
+def test_requests_with_other_images_and_scales_share_forwards_and_make_what_each_makes_alone(
+    pipeline: Any,
+) -> None:
+    inputs: Sequence[tuple[int, Any, float]] = [(1, RED, 1.0), (2, BLUE, 0.4), (3, RED, 0.0)]
+    expected = [alone(pipeline, *each) for each in inputs]
+    calls = [{**wish(seed, image), "options": scaled(scale)} for seed, image, scale in inputs]
+    with merging_engine(pipeline, threads=1) as engine:
+        made = together(engine, [*calls, wish(4)])
+        counts = engine.counts()
+    for result, its in zip(made, expected, strict=False):
+        assert (result.images - its).abs().max() <= BOUND
+    assert (made[3].images - alone(pipeline, 4)).abs().max() <= BOUND
+    assert max(counts["batch_sizes"]) == 3
+    assert "failed when merged" not in counts["not_merged"]
+
+
+def test_an_embedding_without_a_scale_counts_whole(pipeline: Any) -> None:
+    with Engine(pipeline, threads=1, max_batch=1) as engine:
+        plain = engine.submit(**wish(1, RED)).result(60).images
+    assert torch.equal(plain, alone(pipeline, 1, RED))
+
+
+def test_the_result_is_that_of_diffusers_own_adapter(tmp_path: Path) -> None:
+    folder = save_with_adapter(tmp_path, tiny_sdxl())
+    theirs: Any = DiffusionPipeline.from_pretrained(str(tmp_path / "base"))
+    theirs.image_encoder = CLIPVisionModelWithProjection.from_pretrained(
+        tmp_path / "adapter" / "image_encoder"
+    )
+    theirs.load_ip_adapter(str(tmp_path / "adapter"), subfolder="", weight_name=FILE)
+    theirs.set_progress_bar_config(disable=True)
+    ours = loaded(folder)
+    for scale in (1.0, 0.35):
+        theirs.set_ip_adapter_scale(scale)
+        expected = theirs(**wish(5, BLUE)).images
+        made = alone(ours, 5, BLUE, scale)
+        assert torch.equal(made, expected) if scale == 1 else (made - expected).abs().max() < BOUND
+
+
+def test_a_generation_resumes_with_its_image_and_scale(pipeline: Any) -> None:
+    expected = alone(pipeline, 6, RED, 0.5)
+    box: list[Any] = []
+    asked: list[Any] = []
+
+    def ask(progress: Progress) -> None:
+        if progress.stage is Stage.DENOISING and progress.step == 1:
+            asked.append(box[0].request_snapshot())
+
+    with Engine(pipeline, threads=1, max_batch=1) as engine:
+        gate = Gate(engine)
+        box.append(engine.submit(options=scaled(0.5), on_progress=ask, **wish(6, RED)))
+        gate.open()
+        assert torch.equal(box[0].result(60).images, expected)
+        snapshot = asked[0].result(60).to_bytes()
+        resumed = engine.submit(options=scaled(0.5), snapshot=snapshot, **wish(6, RED))
+        assert torch.equal(resumed.result(60).images, expected)
+        assert resumed.steps_done == 3
+
+
+def test_its_weights_are_read_later_and_counted(folder: Path, pipeline: Any) -> None:
+    with reading_later():
+        unread = loaded(folder)
+    assert all(isinstance(each, UnreadWeight) for each in _denoiser(unread).parameters())
+    of_all = weights_bytes(Weights(str(folder)), {"default": "float32"}, select)
+    held = [each for each in vars(pipeline).values() if isinstance(each, torch.nn.Module)]
+    parameters = {id(p): p.numel() * 4 for each in held for p in each.parameters()}
+    assert sum(parameters.values()) <= of_all
+    layers = [e for e in _denoiser(pipeline).modules() if isinstance(e, ScaledValues)]
+    assert layers
+    assert all(each.linear.weight.dtype == torch.float32 for each in layers)
+
+
+def _denoiser(pipeline: Any) -> Any:
+    return getattr(pipeline, "unet", None) or pipeline.transformer
+
+
+def test_its_layers_have_the_denoisers_dtype(folder: Path) -> None:
+    pipeline = loaded(folder, "bfloat16")
+    assert {each.dtype for each in _denoiser(pipeline).parameters()} == {torch.bfloat16}
+    assert alone(pipeline, 1, RED, 0.5).isfinite().all()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"width": 24}, "takes 24 values of an image, and image_encoder gives 32"),
+        ({"without": "ip_adapter"}, "it is no IP-Adapter"),
+        ({"without": "image_proj"}, "it is no IP-Adapter"),
+        ({"without": "ip_adapter.1.to_k_ip"}, r"it has no 1.to_k_ip.weight, which the UNet2DCond"),
+        (
+            {"narrow": True},
+            "its 1.to_k_ip.weight is 64×32, and the UNet2DConditionModel needs 64×64",
+        ),
+        ({"face": True}, "it is a Face ID adapter"),
+    ],
+)
+def test_an_adapter_of_another_model_is_refused(
+    tmp_path: Path, change: dict[str, Any], message: str
+) -> None:
+    made = tiny_sdxl()
+    tensors = adapter_of(made, width=change.get("width", 32))
+    if without := change.get("without"):
+        tensors = {name: each for name, each in tensors.items() if not name.startswith(without)}
+    if change.get("narrow"):
+        tensors = {
+            name: each[:, :32].contiguous() if "_ip." in name else each
+            for name, each in tensors.items()
+        }
+    if change.get("face"):
+        del tensors["image_proj.proj.weight"], tensors["image_proj.proj.bias"]
+        tensors["image_proj.proj.0.weight"] = torch.zeros(64, 512)
+        tensors["image_proj.proj.2.weight"] = torch.zeros(256, 64)
+    folder = save_with_adapter(tmp_path, made, tensors)
+    with pytest.raises(WeightsUnavailable, match=message) as refused:
+        loaded(folder)
+    assert f"The part ip_adapter, {FILE}, cannot be loaded" in str(refused.value)
+
+
+def test_an_encoder_of_another_size_is_named(tmp_path: Path) -> None:
+    folder = save_with_adapter(tmp_path, tiny_sdxl(), encoder=clip(width=64))
+    with pytest.raises(WeightsUnavailable, match="--part image_encoder=owner/name/folder"):
+        loaded(folder)
+
+
+@pytest.fixture(scope="module")
+def sd3(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    return loaded(save_with_adapter(tmp_path_factory.mktemp("sd3"), tiny_sd3(), encoder=siglip()))
+
+
+def test_of_stable_diffusion_3_requests_with_equal_scales_share_forwards(sd3: Any) -> None:
+    inputs: Sequence[tuple[int, Any, float]] = [(1, RED, 0.8), (2, BLUE, 0.8), (3, BLUE, 0.2)]
+    expected = [alone(sd3, *each) for each in inputs]
+    calls = [{**wish(seed, image), "options": scaled(scale)} for seed, image, scale in inputs]
+    with merging_engine(sd3, threads=1) as engine:
+        made = together(engine, calls)
+        counts = engine.counts()
+    for result, its in zip(made, expected, strict=True):
+        assert (result.images - its).abs().max() <= BOUND
+    assert max(counts["batch_sizes"]) == 2
+    assert torch.equal(alone(sd3, 1, RED, 0), alone(sd3, 1))
+    assert not torch.equal(expected[0], alone(sd3, 1))
