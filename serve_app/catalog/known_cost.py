@@ -39,7 +39,7 @@ def cost_of(
     unknown = _unknown(entry, price, input)
     if unknown or price is None:
         return KnownCost(unknown=unknown)
-    made = expected_quantities(input, left, files=files_of_each(entry.endpoint))
+    made = expected_quantities(input, left, files=files_of_each(entry.endpoint, input))
     return KnownCost(made.cost(price), price.currency)
 
 

@@ -12,10 +12,10 @@ from serve_app.catalog.fields.fields import STEPS
 from serve_app.domain.billing.price import Quantities, rounded_megapixels
 from serve_app.domain.endpoint import Endpoint, RequestedWork
 from serve_app.domain.media.draft import DRAFT, step_of_draft
+from serve_app.options.inputs import InputType, declared_inputs
 from serve_app.options.results import declared_result
 
-LAYERS = ("layers", "num_layers")  # images of one call, whichever an input has
-FACTORS = (*STEPS, "num_images", *LAYERS, "seconds_total")
+FACTORS = (*STEPS, "num_images", "seconds_total")
 
 USUAL_FRAME_RATE = 16
 """Frames a second of a video whose input has no field for it."""
@@ -24,9 +24,8 @@ _LINES = re.compile(r"(\d{3,4})p")
 
 
 def work_of(input: Mapping[str, Any]) -> float:
-    """Steps × megapixels × images, layers, frames or seconds, from fal's field names. A missing
-    field counts as 1. The unit has no meaning of its own: its time in seconds is learned per
-    endpoint."""
+    """Steps × megapixels × images, frames or seconds, from fal's field names. A missing field
+    counts as 1. The unit has no meaning of its own: its time in seconds is learned per endpoint."""
     each = _megapixels(input) * _frames(input)
     steps = math.prod(_number(input.get(name)) for name in FACTORS)
     return each * steps * _seeds(input) * _drafts(input)
@@ -47,10 +46,19 @@ def requested_work(input: Mapping[str, Any]) -> RequestedWork | None:
     return RequestedWork(width, height, max(1, int(_frames(input))), images)
 
 
-def files_of_each(endpoint: Endpoint) -> int:
-    """Number of files that show one result: several, where the entry declares maps."""
+def files_of_each(endpoint: Endpoint, input: Mapping[str, Any]) -> int:
+    """Number of files for one image: several, where the entry declares maps or layers."""
     result = declared_result(endpoint)
-    return 1 if result is None else max(1, len(result.maps))
+    return layers_of(endpoint, input) if result is None or not result.maps else len(result.maps)
+
+
+def layers_of(endpoint: Endpoint, input: Mapping[str, Any]) -> int:
+    """Number of layers that an image gets; 1, where the entry declares none."""
+    if declared_result(endpoint) is None:
+        return 1
+    declared = declared_inputs(endpoint).items()
+    names = (name for name, each in declared if each.type is InputType.LAYERS)
+    return math.prod(int(_number(input.get(name))) for name in names)
 
 
 def expected_quantities(
@@ -63,8 +71,7 @@ def expected_quantities(
     see ``files_of_each``; each counts as an image.
     """
     outputs = _seeds(input) * number_of_drafts(input)
-    images = math.prod(int(_number(input.get(name))) for name in ("num_images", *LAYERS))
-    images *= outputs * files
+    images = int(_number(input.get("num_images"))) * outputs * files
     share = Decimal(str(round(_share_of_draft(input) * left, 6))).normalize()
     length = length_of(input)
     seconds = Decimal(1 if length is None else str(round(length, 6)))

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from serve_app.catalog.catalog import CatalogEntry
-from serve_app.catalog.work import expected_quantities, files_of_each, work_of
+from serve_app.catalog.work import expected_quantities, files_of_each, layers_of, work_of
 from serve_app.domain.billing.price import NOTHING, Price
 from serve_app.domain.executors.fallback import Fallback
 from serve_app.domain.media.file_access import FileAccess
@@ -57,7 +57,7 @@ class Submission:
             priority=options.priority,
             start_within_s=options.start_within_s,
             end_within_s=options.end_within_s,
-            work=work_of(self.input) * self.left,
+            work=work_of(self.input) * layers_of(entry.endpoint, self.input) * self.left,
             alone=options.deterministic,
             previews=options.previews and self.services.config.models.previews,
             warnings=self.warnings,
@@ -77,7 +77,9 @@ class Submission:
             price=price,
             expected=NOTHING
             if price is None
-            else expected_quantities(self.input, self.left, files=files_of_each(entry.endpoint)),
+            else expected_quantities(
+                self.input, self.left, files=files_of_each(entry.endpoint, self.input)
+            ),
             fallback=self.fallback,
             shadow=self.shadow,
             steps_stay=entry.endpoint.family == FAMILY

@@ -93,7 +93,7 @@ async def _plan(submission: Submission, source: FallbackSource) -> Fallback:
         budget=budget,
         fields=source.fields,
         same_pool=pool == own_pool,
-        expected=expected_quantities(fields, files=files_of_each(other.endpoint)),
+        expected=expected_quantities(fields, files=files_of_each(other.endpoint, fields)),
     )
 
 

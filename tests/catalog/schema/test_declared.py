@@ -186,7 +186,7 @@ def test_as_many_images_are_expected_as_are_billed(result: Any, inputs: Any) -> 
     endpoint = endpoint_with(result, **inputs)
     checked, _ = DeclaredSchema(endpoint).validate({"image_url": URL, "seeds": [1, 2]})
     files = DeclaredSchema(endpoint).media_types(checked)
-    expected = expected_quantities(checked, files=files_of_each(endpoint))
+    expected = expected_quantities(checked, files=files_of_each(endpoint, checked))
     assert expected.images == len(files)
 
 
