@@ -202,7 +202,7 @@ def test_text_to_image_needs_no_image():
 
 def test_a_file_that_the_input_does_not_name_is_not_fetched():
     whole = endpoint("inpainting")
-    assert [each.field for each in input_files(whole, wish(mask_url=None))] == ["image_url"]
+    assert [each.place for each in input_files(whole, wish(mask_url=None))] == ["image_url"]
 
 
 def test_a_unet_of_other_latents_inpaints_too(engine):
