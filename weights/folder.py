@@ -16,6 +16,7 @@ import contextlib
 import hashlib
 import json
 import os
+import re
 import shutil
 import threading
 from collections.abc import Iterator, Mapping, Sequence
@@ -124,6 +125,7 @@ def known(digest: str) -> bool:
 
 
 OWN = ".darkroom"
+COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
 def default_directory() -> Path:
@@ -164,6 +166,19 @@ class RepositoryFolder:
 
     def keep_listing(self, listing: Listing) -> None:
         _write(self._listing_path(listing.revision), listing.to_json())
+
+    def commit_of(self, revision: str) -> str | None:
+        """Commit of a branch or tag, where the hub's own library has recorded it."""
+        try:
+            noted = (self.path / "refs" / revision).read_text().strip()
+        except OSError:
+            return None
+        return noted if COMMIT.fullmatch(noted) else None
+
+    def commits(self) -> Sequence[str]:
+        """Commits of which files are here."""
+        found = (self.path / "snapshots").glob("*")
+        return sorted(each.name for each in found if COMMIT.fullmatch(each.name))
 
     def listings(self) -> Iterator[Listing]:
         for path in sorted((self.path / OWN).glob("listing-*.json")):

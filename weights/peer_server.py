@@ -21,8 +21,8 @@ from typing import BinaryIO
 from aiohttp import web
 
 from weights.eviction import repository_of
-from weights.folder import ListedFile, Listing, RepositoryFolder, known, repositories
-from weights.peers import COMMIT, DIGEST, NAME, caller_of
+from weights.folder import COMMIT, ListedFile, Listing, RepositoryFolder, known, repositories
+from weights.peers import DIGEST, NAME, caller_of
 
 log = logging.getLogger(__name__)
 

@@ -38,7 +38,6 @@ CONNECT_S, SILENCE_S = 3.0, 20.0
 MAX_LISTING_BYTES = 32 * 2**20
 
 NAME = re.compile(r"[\w.-]+/[\w.-]+")
-COMMIT = re.compile(r"[0-9a-f]{40}")
 DIGEST = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
 
 OK, PARTIAL, BUSY, ABSENT = 200, 206, 503, 404

@@ -3,7 +3,6 @@ only one file, whatever else it contains, and its revision may be a branch."""
 
 from __future__ import annotations
 
-import re
 import shutil
 import threading
 from pathlib import Path
@@ -15,7 +14,6 @@ from weights.source import ByteRange
 from weights.store import Store
 
 MAIN = "main"
-_COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
 class RepositoryFiles:
@@ -27,7 +25,7 @@ class RepositoryFiles:
 
     def listing(self, repository: str, revision: str | None) -> Listing:
         """All files at ``revision``: a commit, a branch or a tag. None: the main branch."""
-        commit = self._commit(repository, revision or MAIN)
+        commit = self._store.commit_of(repository, revision or MAIN)
         return self._store.listing(Weights(repository, commit))
 
     def write(self, listing: Listing, file: ListedFile, into: Path) -> None:
@@ -55,22 +53,3 @@ class RepositoryFiles:
                 f"digest {file.digest[:12]}… that the repository lists for it."
             )
         raise trouble
-
-    def _commit(self, repository: str, revision: str) -> str:
-        if _COMMIT.fullmatch(revision):
-            return revision
-        if not self._store.offline:
-            return self._store.make_hub().commit_of(repository, revision)
-        # The hub's own library records it in the same directory.
-        folder = RepositoryFolder(self._store.directory, repository)
-        try:
-            noted = (folder.path / "refs" / revision).read_text().strip()
-        except OSError:
-            noted = ""
-        if not _COMMIT.fullmatch(noted):
-            raise WeightsUnavailable(
-                f"Only the hub can say which commit {revision!r} of {repository} is, and downloads "
-                "are disabled (DARKROOM_OFFLINE, or the hub's own HF_HUB_OFFLINE). Name a commit "
-                "that is on this machine: owner/name@commit."
-            )
-        return noted

@@ -22,7 +22,14 @@ from serve_app.domain.errors import Misconfigured, WeightsUnavailable
 from weights import eviction
 from weights.derived import DerivedFiles
 from weights.fetch import Fetching, FetchPlan, PlannedFile
-from weights.folder import ListedFile, Listing, RepositoryFolder, default_directory, repositories
+from weights.folder import (
+    COMMIT,
+    ListedFile,
+    Listing,
+    RepositoryFolder,
+    default_directory,
+    repositories,
+)
 from weights.hub import Hub
 from weights.lock import RepositoryLock
 from weights.mirror import Mirror
@@ -35,7 +42,6 @@ log = logging.getLogger(__name__)
 
 NAMED_FILES = 5  # in a message
 _HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
-_COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
 def is_of_hub(weights: Weights) -> bool:
@@ -187,6 +193,26 @@ class Store:
             return []
         mirrors: list[Source] = [Mirror(self._config)] if self._config.mirror else []
         return [*mirrors, self.make_hub()]
+
+    def commit_of(self, repository: str, revision: str) -> str:
+        """The commit that a branch or tag of a repository is now, by the hub. If downloads are
+        disabled, the one that it was when files were fetched, or the only one on this machine."""
+        if COMMIT.fullmatch(revision):
+            return revision
+        if not self.offline:
+            return self.make_hub().commit_of(repository, revision)
+        folder = RepositoryFolder(self.directory, repository)
+        if (noted := folder.commit_of(revision)) is not None:
+            return noted
+        here = folder.commits()
+        if len(here) == 1:
+            return here[0]
+        known = f" On this machine: {', '.join(here)}." if here else ""
+        raise WeightsUnavailable(
+            f"Only the hub can say which commit {revision!r} of {repository} is, and downloads are "
+            "disabled (DARKROOM_OFFLINE, or the hub's own HF_HUB_OFFLINE). Name a commit that is "
+            f"on this machine: owner/name@commit.{known}"
+        )
 
     def is_here(self, weights: Weights) -> bool:
         """True if ``open`` would download nothing."""
@@ -386,7 +412,7 @@ def _revision(weights: Weights) -> str:
     """Full commit hash of the weights. ``Misconfigured`` without one: a branch can change under a
     running installation, and every result with it."""
     revision = weights.revision or ""
-    if not _COMMIT.fullmatch(revision):
+    if not COMMIT.fullmatch(revision):
         raise Misconfigured(
             f"The weights {weights.source} need a revision: the full commit hash, 40 hexadecimal "
             f"digits, as the hub's page of commits shows it. Found: {weights.revision!r}."

@@ -19,7 +19,7 @@ from serve_app.cli.connection.server import Server
 from serve_app.cli.inspection.derivation import derived
 from serve_app.cli.inspection.pipeline_call import PipelineCall, read_call
 from serve_app.cli.inspection.proposal import completed, like, proposed
-from serve_app.cli.inspection.repository import Repository, inspected
+from serve_app.cli.inspection.repository import Repository, id_of, inspected
 from serve_app.domain.errors import Misconfigured
 from serve_app.options.inputs import OPTION as INPUTS
 from serve_app.resources.entries import ENTRIES
@@ -33,10 +33,9 @@ from weights.store import Store
 @click.argument("endpoint")
 @click.option(
     "--weights",
-    required=True,
     metavar="REPOSITORY",
     help="A diffusers pipeline: owner/name@commit of the hub, or a folder. The folder must have "
-    "the same path on every node with replicas.",
+    "the same path on every node with replicas. Default: ENDPOINT names it.",
 )
 @click.option(
     "--checkpoint",
@@ -79,7 +78,7 @@ def add_command(
     server: Server,
     endpoint: str,
     *,
-    weights: str,
+    weights: str | None,
     checkpoint: str | None,
     part: Sequence[str],
     pipeline: str | None,
@@ -93,10 +92,15 @@ def add_command(
 ) -> None:
     """Serve a diffusers repository as ENDPOINT, such as house/portraits, without a restart.
 
+    ENDPOINT alone may be the repository: owner/name of the hub is served under its name, a folder
+    as local/ with the folder's name.
+
     Family, schema and options follow from the pipeline's class and arguments. Every replica of the
     ingress serves it within about a second.
     """
     store = Store(read_config({}).weights.store())
+    if weights is None:
+        weights, endpoint = endpoint, id_of(endpoint)
     repository = inspected(weights, variant, store, checkpoint, _parts(part), pipeline)
     call = read_call(repository.pipeline, repository.index)
     with Client(server) as client:

@@ -39,7 +39,7 @@ BRANCH = "main"
 
 _HUB = re.compile(r"([\w.-]+/[\w.-]+)(?:@([\w./-]+))?")
 _PART = re.compile(r"([\w.-]+/[\w.-]+?)(?:/([\w./-]+?))?(?:@([\w./-]+))?")
-_COMMIT = re.compile(r"[0-9a-f]{40}")
+_NO_ID = re.compile(r"[^\w.-]+")  # what the ids of endpoints do not have
 _FRONT_MATTER = re.compile(r"\A---\s*\n(.*?)\n---\s*$", re.DOTALL | re.MULTILINE)
 
 
@@ -111,6 +111,34 @@ class _SingleFile:
         }
 
 
+def id_of(repository: str) -> str:
+    """Endpoint id of a repository that is served under its own name: the name that it has at the
+    hub, or ``local/`` with that of its folder. ``Misconfigured``: it is neither."""
+    if (folder := _folder(repository)) is not None:
+        return f"local/{_NO_ID.sub('-', folder.name).lower()}"
+    return _named(repository)[0]
+
+
+def _folder(given: str) -> Path | None:
+    """Folder of this machine that is given; None: there is none."""
+    try:
+        folder = expanded(given)
+    except ValueError as error:
+        raise Misconfigured(f"{error}.") from None
+    return folder.resolve() if folder.is_dir() else None
+
+
+def _named(given: str) -> tuple[str, str]:
+    """Repository of the hub that is given, and its revision."""
+    named = _HUB.fullmatch(given)
+    if named is None or given.startswith((".", "~")):
+        raise Misconfigured(
+            f"There is no folder {given} on this machine. Name a folder with a diffusers pipeline, "
+            "or a repository of the hub as owner/name@commit."
+        )
+    return named[1], named[2] or BRANCH
+
+
 def inspected(
     given: str,
     variant: str | None,
@@ -127,19 +155,9 @@ def inspected(
     is wrong.
     """
     file = None if checkpoint is None else _single_file(checkpoint, store)
-    try:
-        folder = expanded(given)
-    except ValueError as error:
-        raise Misconfigured(f"{error}.") from None
-    if folder.is_dir():
-        return _with_parts(_of_folder(folder.resolve(), variant, file), store, parts, pipeline)
-    named = _HUB.fullmatch(given)
-    if named is None or given.startswith((".", "~")):
-        raise Misconfigured(
-            f"There is no folder {given} on this machine. Name a folder with a diffusers pipeline, "
-            "or a repository of the hub as owner/name@commit."
-        )
-    whole = _of_hub(named[1], named[2] or BRANCH, variant, store, file)
+    if (folder := _folder(given)) is not None:
+        return _with_parts(_of_folder(folder, variant, file), store, parts, pipeline)
+    whole = _of_hub(*_named(given), variant, store, file)
     return _with_parts(whole, store, parts, pipeline)
 
 
@@ -189,7 +207,7 @@ def _part(component: str, place: str, store: Store) -> Repository:
             "owner/name/folder@commit."
         )
     else:
-        revision = _commit(named[1], named[3] or BRANCH, store)
+        revision = store.commit_of(named[1], named[3] or BRANCH)
         part = WeightsPart(component, named[1], revision, named[2] or "")
         weights = repository_of(part)
         listing, is_here = store.listing(weights), store.is_here(weights)
@@ -219,7 +237,7 @@ def _adapter(place: str, store: Store) -> Repository:
             f"There is no file {place} on this machine, for {IP_ADAPTER}. Name a file, or one of "
             "the hub as owner/name/file.safetensors@commit."
         )
-    revision, file = _commit(named[1], named[3] or BRANCH, store), named[2] or ""
+    revision, file = store.commit_of(named[1], named[3] or BRANCH), named[2] or ""
     if not file.endswith(SAFETENSORS):
         listing = store.listing(Weights(named[1], revision))
         prefix = f"{file}/" if file else ""
@@ -322,7 +340,7 @@ def _single_file(given: str, store: Store) -> _SingleFile:
             f"There is no file {given} on this machine. Name a checkpoint's file, or one of the "
             "hub as owner/name/file.safetensors@commit."
         )
-    revision = _commit(source.repository, source.revision or BRANCH, store)
+    revision = store.commit_of(source.repository, source.revision or BRANCH)
     weights = Weights(source.repository, revision, files=(source.file,))
     (file,) = store.plan(weights).files
     written = f"{source.repository}/{file.path}@{revision}"
@@ -352,21 +370,10 @@ def _of_folder(folder: Path, variant: str | None, file: _SingleFile | None) -> R
     return Repository(weights, index, sizes, file is None or file.is_here, read)
 
 
-def _commit(name: str, revision: str, store: Store) -> str:
-    if _COMMIT.fullmatch(revision):
-        return revision
-    if store.offline:
-        raise Misconfigured(
-            f"{revision} of {name} is a branch, which only the hub can resolve, and downloads "
-            f"are disabled. Name the commit: {name}@<40 hex digits>."
-        )
-    return store.make_hub().commit_of(name, revision)
-
-
 def _of_hub(
     name: str, revision: str, variant: str | None, store: Store, file: _SingleFile | None
 ) -> Repository:
-    revision = _commit(name, revision, store)
+    revision = store.commit_of(name, revision)
     listing = store.listing(Weights(name, revision, variant=variant))
     if listing.index is None:
         raise Misconfigured(_no_pipeline(f"{name}@{revision}"))

@@ -163,6 +163,31 @@ def test_a_branch_of_the_hub_is_pinned_and_what_is_not_here_is_pulled(
     assert again["weights_are_here"]
 
 
+def test_a_repository_alone_is_served_under_its_name_offline_too(
+    data_dir: Path, hub: HubServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = added(data_dir, "house/portraits")
+    assert found["endpoint_id"] == "house/portraits"
+    assert found["entry"]["weights"] == {"hub": "house/portraits", "revision": COMMIT}
+    pulled = typed(data_dir, "pull", "house/portraits", "--yes")
+    assert pulled.exit_code == 0, pulled.output
+    monkeypatch.setenv("DARKROOM_OFFLINE", "1")
+    offline = added(data_dir, "house/portraits@main", "--replace")
+    assert offline["entry"]["weights"] == found["entry"]["weights"]
+    assert offline["weights_are_here"]
+    refused = typed(data_dir, "add", "house/landscapes")
+    assert refused.exit_code == 1
+    assert "Only the hub can say which commit 'main' of house/landscapes is" in refused.output
+
+
+def test_a_folder_alone_is_served_under_its_name(data_dir: Path, tmp_path: Path) -> None:
+    found = added(data_dir, str(repository(tmp_path / "My Portraits 2")))
+    assert found["endpoint_id"] == "local/my-portraits-2"
+    refused = typed(data_dir, "add", "portraits")
+    assert refused.exit_code == 1
+    assert "There is no folder portraits on this machine" in refused.output
+
+
 def test_weights_of_a_server_elsewhere_are_pulled_on_its_machine(
     data_dir: Path, hub: HubServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
