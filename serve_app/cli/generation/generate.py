@@ -62,7 +62,11 @@ from serve_app.cli.generation.options import FROM_PROMPT, GenerateOptions
     help="Share of the noise of --from-draft to replace, 0 to 1, for a variation.",
 )
 @click.option(
-    "--field", "fields", multiple=True, help="Any other input field: NAME=JSON or NAME=@FILE."
+    "--field",
+    "--set",
+    "fields",
+    multiple=True,
+    help="Any other input field: NAME=JSON or NAME=@FILE.",
 )
 @click.option(
     "--preview",

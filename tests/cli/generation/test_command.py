@@ -101,7 +101,7 @@ def test_without_a_name_the_file_has_the_format_of_the_field(
     made = generate("x", "-m", "test/images", "--field", field)
     assert made.exit_code == 0, made.output
     assert [each.name for each in here.iterdir()] == [file]
-    named = generate("x", "-m", "test/images", "--field", field, "-o", f"named{Path(file).suffix}")
+    named = generate("x", "-m", "test/images", "--set", field, "-o", f"named{Path(file).suffix}")
     assert named.exit_code == 0, named.output
 
 
