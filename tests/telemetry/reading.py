@@ -12,7 +12,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from serve_app.telemetry.metrics import Metrics, MetricsServer
 
-PATIENCE_S = 30.0
+PATIENCE_S = 120.0
 Series = Mapping[tuple[str, frozenset[tuple[str, str]]], float]
 
 
