@@ -11,9 +11,7 @@ from serve_app.domain.endpoint import Weights
 from serve_app.domain.errors import WeightsUnavailable
 from weights.folder import ListedFile, Listing, RepositoryFolder, digest_of, known
 from weights.source import ByteRange
-from weights.store import Store
-
-MAIN = "main"
+from weights.store import MAIN, Store
 
 
 class RepositoryFiles:

@@ -40,6 +40,8 @@ from weights.source import OnProgress, Source
 
 log = logging.getLogger(__name__)
 
+MAIN = "main"
+
 NAMED_FILES = 5  # in a message
 _HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 
@@ -194,9 +196,12 @@ class Store:
         mirrors: list[Source] = [Mirror(self._config)] if self._config.mirror else []
         return [*mirrors, self.make_hub()]
 
-    def commit_of(self, repository: str, revision: str) -> str:
+    def commit_of(
+        self, repository: str, revision: str = MAIN, *, or_only_here: bool = False
+    ) -> str:
         """The commit that a branch or tag of a repository is now, by the hub. If downloads are
-        disabled, the one that it was when files were fetched, or the only one on this machine."""
+        disabled, the one that the hub's own library has noted, or with ``or_only_here`` the only
+        one on this machine."""
         if COMMIT.fullmatch(revision):
             return revision
         if not self.offline:
@@ -205,7 +210,7 @@ class Store:
         if (noted := folder.commit_of(revision)) is not None:
             return noted
         here = folder.commits()
-        if len(here) == 1:
+        if or_only_here and len(here) == 1:
             return here[0]
         known = f" On this machine: {', '.join(here)}." if here else ""
         raise WeightsUnavailable(

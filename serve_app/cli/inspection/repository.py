@@ -35,7 +35,6 @@ from weights.store import Store
 SAFETENSORS = ".safetensors"
 IMAGE_ENCODER = "image_encoder"
 README = "README.md"
-BRANCH = "main"
 
 _HUB = re.compile(r"([\w.-]+/[\w.-]+)(?:@([\w./-]+))?")
 _PART = re.compile(r"([\w.-]+/[\w.-]+?)(?:/([\w./-]+?))?(?:@([\w./-]+))?")
@@ -128,15 +127,15 @@ def _folder(given: str) -> Path | None:
     return folder.resolve() if folder.is_dir() else None
 
 
-def _named(given: str) -> tuple[str, str]:
-    """Repository of the hub that is given, and its revision."""
+def _named(given: str) -> tuple[str, str | None]:
+    """Repository of the hub that is given, and its revision, if that is given."""
     named = _HUB.fullmatch(given)
     if named is None or given.startswith((".", "~")):
         raise Misconfigured(
             f"There is no folder {given} on this machine. Name a folder with a diffusers pipeline, "
             "or a repository of the hub as owner/name@commit."
         )
-    return named[1], named[2] or BRANCH
+    return named[1], named[2]
 
 
 def inspected(
@@ -207,7 +206,7 @@ def _part(component: str, place: str, store: Store) -> Repository:
             "owner/name/folder@commit."
         )
     else:
-        revision = store.commit_of(named[1], named[3] or BRANCH)
+        revision = _commit(named[1], named[3], store)
         part = WeightsPart(component, named[1], revision, named[2] or "")
         weights = repository_of(part)
         listing, is_here = store.listing(weights), store.is_here(weights)
@@ -237,7 +236,7 @@ def _adapter(place: str, store: Store) -> Repository:
             f"There is no file {place} on this machine, for {IP_ADAPTER}. Name a file, or one of "
             "the hub as owner/name/file.safetensors@commit."
         )
-    revision, file = store.commit_of(named[1], named[3] or BRANCH), named[2] or ""
+    revision, file = _commit(named[1], named[3], store), named[2] or ""
     if not file.endswith(SAFETENSORS):
         listing = store.listing(Weights(named[1], revision))
         prefix = f"{file}/" if file else ""
@@ -340,7 +339,7 @@ def _single_file(given: str, store: Store) -> _SingleFile:
             f"There is no file {given} on this machine. Name a checkpoint's file, or one of the "
             "hub as owner/name/file.safetensors@commit."
         )
-    revision = store.commit_of(source.repository, source.revision or BRANCH)
+    revision = _commit(source.repository, source.revision, store)
     weights = Weights(source.repository, revision, files=(source.file,))
     (file,) = store.plan(weights).files
     written = f"{source.repository}/{file.path}@{revision}"
@@ -370,10 +369,17 @@ def _of_folder(folder: Path, variant: str | None, file: _SingleFile | None) -> R
     return Repository(weights, index, sizes, file is None or file.is_here, read)
 
 
+def _commit(name: str, revision: str | None, store: Store) -> str:
+    """Commit of a repository: of a branch as the hub says, or offline the only one that is here."""
+    if revision is None:
+        return store.commit_of(name, or_only_here=True)
+    return store.commit_of(name, revision)
+
+
 def _of_hub(
-    name: str, revision: str, variant: str | None, store: Store, file: _SingleFile | None
+    name: str, revision: str | None, variant: str | None, store: Store, file: _SingleFile | None
 ) -> Repository:
-    revision = store.commit_of(name, revision)
+    revision = _commit(name, revision, store)
     listing = store.listing(Weights(name, revision, variant=variant))
     if listing.index is None:
         raise Misconfigured(_no_pipeline(f"{name}@{revision}"))

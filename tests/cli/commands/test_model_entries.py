@@ -172,7 +172,7 @@ def test_a_repository_alone_is_served_under_its_name_offline_too(
     pulled = typed(data_dir, "pull", "house/portraits", "--yes")
     assert pulled.exit_code == 0, pulled.output
     monkeypatch.setenv("DARKROOM_OFFLINE", "1")
-    offline = added(data_dir, "house/portraits@main", "--replace")
+    offline = added(data_dir, "house/portraits", "--replace")
     assert offline["entry"]["weights"] == found["entry"]["weights"]
     assert offline["weights_are_here"]
     refused = typed(data_dir, "add", "house/landscapes")
