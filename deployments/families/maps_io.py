@@ -21,6 +21,7 @@ from deployments.families.image_io import Size, generators, image_entry, image_f
 from serve_app.domain.artifact import UploadTicket
 from serve_app.domain.endpoint import Endpoint
 from serve_app.domain.errors import InvalidInput, Misconfigured
+from serve_app.options.inputs import STEPS
 from serve_app.options.results import DEPTH_MAP, IMAGE, DeclaredResult, ResultType
 
 if TYPE_CHECKING:
@@ -30,6 +31,9 @@ if TYPE_CHECKING:
 RESOLUTION = "processing_resolution"
 """Argument with the longer side at which the model works."""
 
+DEFAULTS = {RESOLUTION: "default_processing_resolution", STEPS: "default_denoising_steps"}
+"""Argument → attribute of the pipeline with the default of its weights, which some lack."""
+
 DISPARITY = "disparity"
 """Maps of this ``prediction_type`` have the high values near, those of depth far."""
 
@@ -38,9 +42,14 @@ def map_arguments(
     mapping: CallMapping, input: Mapping[str, Any], pipeline: Any, seed: int
 ) -> dict[str, Any]:
     """Arguments in place of those for images: one generator, whatever the size of an ensemble.
-    ``InvalidInput``: a size that the model cannot work at."""
+    ``InvalidInput``: a size that the model cannot work at, or one that neither says."""
     multiple = pipeline.vae_scale_factor
     for name, argument in mapping.arguments.items():
+        default = DEFAULTS.get(argument)
+        if default and input.get(name) is None and getattr(pipeline, default) is None:
+            raise InvalidInput.of_field(
+                name, "Field required: the weights state no default", "missing"
+            )
         if argument == RESOLUTION and (input.get(name) or 0) % multiple:
             raise InvalidInput.of_field(
                 name,
