@@ -80,7 +80,10 @@ def task_of(endpoint: Endpoint, known: tuple[str, ...]) -> str:
 
 def file_fields(endpoint: Endpoint) -> Mapping[str, FileField]:
     """Fields of the endpoint's inputs that name files, the main one first."""
-    declared = declared_inputs(endpoint)
+    return _files_of(endpoint, declared_inputs(endpoint))
+
+
+def _files_of(endpoint: Endpoint, declared: Inputs) -> Mapping[str, FileField]:
     if not declared:
         return FILES_OF_TASKS.get(str(endpoint.options.get("task", "")), {})
     return _named_files(declared)
@@ -106,10 +109,11 @@ def required_files(endpoint: Endpoint) -> Mapping[str, FileField]:
 
 def main_file(endpoint: Endpoint, input: Mapping[str, Any]) -> Any:
     """The decoded file that an input is about, the first of several; None: it has none."""
-    for name, field in file_fields(endpoint).items():
+    declared = declared_inputs(endpoint)
+    for name, field in _files_of(endpoint, declared).items():
         if field.is_main and (given := input.get(name)):
             return given[0] if isinstance(given, list) else given
-    for name, each in _objects(endpoint).items():
+    for name, each in _objects(declared).items():
         shapes = [n for n, e in each.fields.items() if e.type in SHAPES and not e.as_is]
         files = (item.get(inner) for item in input.get(name) or () for inner in shapes)
         if (given := next(filter(None, files), None)) is not None:
@@ -121,9 +125,9 @@ SHAPES = frozenset({InputType.IMAGE, InputType.VIDEO})
 """Types of files whose shape the output has."""
 
 
-def _objects(endpoint: Endpoint) -> Inputs:
+def _objects(declared: Inputs) -> Inputs:
     """Declared inputs that are lists of objects."""
-    return {name: each for name, each in declared_inputs(endpoint).items() if each.fields}
+    return {name: each for name, each in declared.items() if each.fields}
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,8 +146,9 @@ class InputFile:
 
 def input_files(endpoint: Endpoint, input: Mapping[str, Any]) -> Sequence[InputFile]:
     """The files of ``input``, those of its objects last."""
-    found = [*_files(file_fields(endpoint), input, ())]
-    for name, each in _objects(endpoint).items():
+    declared = declared_inputs(endpoint)
+    found = [*_files(_files_of(endpoint, declared), input, ())]
+    for name, each in _objects(declared).items():
         fields = _named_files(each.fields)
         for number, item in enumerate(input.get(name) or ()):
             found += _files(fields, item, (name, number))

@@ -49,7 +49,9 @@ def requested_work(input: Mapping[str, Any]) -> RequestedWork | None:
 def files_of_each(endpoint: Endpoint, input: Mapping[str, Any]) -> int:
     """Number of files for one image: several, where the entry declares maps or layers."""
     result = declared_result(endpoint)
-    return layers_of(endpoint, input) if result is None or not result.maps else len(result.maps)
+    if result is None:
+        return 1
+    return len(result.maps) or layers_of(endpoint, input)
 
 
 def layers_of(endpoint: Endpoint, input: Mapping[str, Any]) -> int:
