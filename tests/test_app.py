@@ -3,6 +3,29 @@
 import json
 import subprocess
 import sys
+from typing import Any
+
+import pytest
+
+OWN_SLOTS = {"families": ["sdxl"], "num_gpus": 1, "min_replicas": 0, "max_replicas": 2}
+POOLS: dict[str, dict[str, Any]] = {
+    "three devices": {
+        "families": ["video"],
+        "devices_per_replica": 3,
+        "num_gpus": 1,
+        "num_cpus": 2,
+        "accelerator": "H100",
+        "resources": {"fast_disk": 1},
+    },
+    "one device": {"families": ["video"]},
+    "images": {"families": ["flux"]},
+    "half a GPU": {"families": ["video"], "devices_per_replica": 2, "num_gpus": 0.5},
+    "no CPU": {"families": ["video"], "devices_per_replica": 2, "num_cpus": 0},
+    "keys beside code": {"families": ["python", "fal", "cog", "openai"]},
+    "providers": {"families": ["fal", "replicate", "openai", "darkroom"]},
+    "large": {**OWN_SLOTS, "accelerator": "H100"},
+    "three slots": {**OWN_SLOTS, "slots": 3},
+}
 
 # In a process without pytest's strictness about warnings, because it imports ray.
 BUILD = """
@@ -30,67 +53,47 @@ print(json.dumps([pool(**each) for each in json.loads(sys.argv[1])]))
 """
 
 
-def built(*pools: dict[str, object]) -> list[dict[str, object] | str]:
+@pytest.fixture(scope="module")
+def pools() -> dict[str, Any]:
+    """What ``POOLS`` become: one process imports Ray for all."""
+    wanted = json.dumps([*POOLS.values()])
     ran = subprocess.run(
-        [sys.executable, "-c", BUILD, json.dumps(pools)], check=True, capture_output=True, text=True
+        [sys.executable, "-c", BUILD, wanted], check=True, capture_output=True, text=True
     )
-    return json.loads(ran.stdout)
+    return dict(zip(POOLS, json.loads(ran.stdout), strict=True))
 
 
-def test_a_replica_with_several_devices_gets_a_bundle_for_each_on_one_node() -> None:
-    several, one = built(
-        {
-            "families": ["video"],
-            "devices_per_replica": 3,
-            "num_gpus": 1,
-            "num_cpus": 2,
-            "accelerator": "H100",
-            "resources": {"fast_disk": 1},
-        },
-        {"families": ["video"]},
-    )
-    assert isinstance(several, dict)
-    first, *others = several["bundles"]  # type: ignore[misc]
+def test_a_replica_with_several_devices_gets_a_bundle_for_each_on_one_node(
+    pools: dict[str, Any],
+) -> None:
+    several, one = pools["three devices"], pools["one device"]
+    first, *others = several["bundles"]
     device = {"CPU": 2, "GPU": 1}
     assert first == device | {"fast_disk": 1, "accelerator_type:H100": 0.001}
     assert others == [device] * 2
     assert several["strategy"] == "STRICT_PACK"
     assert several["devices"] == 3
     assert several["log_format"] == "json"
-    assert isinstance(one, dict)
     assert one["bundles"] is None
-    assert "GLOO_SOCKET_IFNAME" not in one["environment"]  # type: ignore[operator]
+    assert "GLOO_SOCKET_IFNAME" not in one["environment"]
 
 
-def test_replicas_keep_compiled_code_in_the_data_directory() -> None:
-    (pool,) = built({"families": ["flux"]})
-    assert isinstance(pool, dict)
-    environment = pool["environment"]
-    assert isinstance(environment, dict)
-    assert environment["TORCHINDUCTOR_CACHE_DIR"].endswith("/compiled")
+def test_replicas_keep_compiled_code_in_the_data_directory(pools: dict[str, Any]) -> None:
+    assert pools["images"]["environment"]["TORCHINDUCTOR_CACHE_DIR"].endswith("/compiled")
 
 
-def test_pools_that_cannot_be_are_refused_in_a_sentence() -> None:
-    shared, nothing, mixed, providers = built(
-        {"families": ["video"], "devices_per_replica": 2, "num_gpus": 0.5},
-        {"families": ["video"], "devices_per_replica": 2, "num_cpus": 0},
-        {"families": ["python", "fal", "cog", "openai"]},
-        {"families": ["fal", "replicate", "openai", "darkroom"]},
-    )
+def test_pools_that_cannot_be_are_refused_in_a_sentence(pools: dict[str, Any]) -> None:
+    mixed = pools["keys beside code"]
     assert "hosts fal, openai, whose keys its replicas hold, and python, cog" in mixed
     assert "Give the hosted providers a pool of their own." in mixed
-    assert isinstance(providers, dict)
-    assert "num_gpus to 1" in shared
-    assert "num_cpus above 0" in nothing
+    assert isinstance(pools["providers"], dict)
+    assert "num_gpus to 1" in pools["half a GPU"]
+    assert "num_cpus above 0" in pools["no CPU"]
 
 
-def test_replicas_have_the_slots_of_their_class_of_gpu() -> None:
-    pool = {"families": ["sdxl"], "num_gpus": 1, "min_replicas": 0, "max_replicas": 2}
-    large, own = built({**pool, "accelerator": "H100"}, {**pool, "slots": 3})
-    assert isinstance(large, dict)
-    assert isinstance(own, dict)
-    assert large["slots"] == 16
-    assert own["slots"] == 3
+def test_replicas_have_the_slots_of_their_class_of_gpu(pools: dict[str, Any]) -> None:
+    assert pools["large"]["slots"] == 16
+    assert pools["three slots"]["slots"] == 3
 
 
 PARTS = """

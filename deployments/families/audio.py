@@ -32,7 +32,7 @@ from deployments.families.call_mapping import (
     view_to_call,
 )
 from deployments.families.image_io import seed_of
-from deployments.families.object_inputs import object_arguments, plain_form
+from deployments.families.object_inputs import object_arguments
 from deployments.families.options import (
     AUDIO_TO_AUDIO,
     TEXT_TO_AUDIO,
@@ -99,7 +99,7 @@ class AudioFamily:
             **audio,
             **mapping.fixed,
             **mapped_arguments(mapping, input),
-            **object_arguments(mapping.inputs, input, called, plain_form),
+            **object_arguments(mapping.inputs, input, called),
             **chosen_results(called),
         }
         echoed = {name: input.get(name) for name in options.echo}

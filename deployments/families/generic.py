@@ -38,7 +38,7 @@ from deployments.families.image_io import (
     stretch_to,
 )
 from deployments.families.maps_io import deliver_maps, map_arguments, map_facts
-from deployments.families.object_inputs import object_arguments, plain_form
+from deployments.families.object_inputs import object_arguments
 from deployments.families.options import (
     IMAGE_TO_IMAGE,
     INPAINTING,
@@ -99,7 +99,7 @@ class GenericFamily(ImageFamily):
             **mapping.fixed,
             **mapped_arguments(mapping, input),
             **_images(mapping, input, rendered),
-            **object_arguments(mapping.inputs, input, called, plain_form),
+            **object_arguments(mapping.inputs, input, called),
             **chosen_results(called),
         }
         arguments = _taken(endpoint, mapping, arguments, takes)

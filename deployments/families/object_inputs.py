@@ -18,8 +18,13 @@ FileForm = Callable[[DeclaredInput, Any, str], Mapping[str, Any]]
 want to know about the file, such as its frame rate. The text is its place, for errors."""
 
 
+def _plain_form(declared: DeclaredInput, file: Any, _: str) -> Mapping[str, Any]:
+    """Form of files that the pipeline takes as they are decoded."""
+    return {declared.argument: file}
+
+
 def object_arguments(
-    inputs: Inputs, input: Mapping[str, Any], called: type, form: FileForm
+    inputs: Inputs, input: Mapping[str, Any], called: type, form: FileForm = _plain_form
 ) -> dict[str, Any]:
     """Arguments that take lists of objects. Fields with the same argument share its list.
 
@@ -110,8 +115,3 @@ def _object(
             return kind(**{name: values[name] for name in attributes if name in values})
     names = " and ".join(given.values()) or "nothing"
     raise InvalidInput.of_field(at, f"The model takes no object that has {names}")
-
-
-def plain_form(declared: DeclaredInput, file: Any, _: str) -> Mapping[str, Any]:
-    """Form of files that the pipeline takes as they are decoded."""
-    return {declared.argument: file}

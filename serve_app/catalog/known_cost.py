@@ -10,7 +10,7 @@ from typing import Any
 from serve_app.catalog.catalog import Catalog, CatalogEntry
 from serve_app.catalog.fields.fields import COUNT, SEEDS
 from serve_app.catalog.fields.pydantic_schema import PydanticSchema
-from serve_app.catalog.work import expected_quantities, files_of_each, length_of, requested_work
+from serve_app.catalog.work import expected_quantities, length_of, requested_work
 from serve_app.domain.billing.price import Price, PriceUnit
 from serve_app.domain.executors.hosted import PROVIDERS
 from serve_app.domain.media.draft import DRAFT, FROM_DRAFT
@@ -39,7 +39,7 @@ def cost_of(
     unknown = _unknown(entry, price, input)
     if unknown or price is None:
         return KnownCost(unknown=unknown)
-    made = expected_quantities(input, left, files=files_of_each(entry.endpoint, input))
+    made = expected_quantities(entry.endpoint, input, left)
     return KnownCost(made.cost(price), price.currency)
 
 

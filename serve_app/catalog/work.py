@@ -46,7 +46,7 @@ def requested_work(input: Mapping[str, Any]) -> RequestedWork | None:
     return RequestedWork(width, height, max(1, int(_frames(input))), images)
 
 
-def files_of_each(endpoint: Endpoint, input: Mapping[str, Any]) -> int:
+def _files_of_each(endpoint: Endpoint, input: Mapping[str, Any]) -> int:
     """Number of files for one image: several, where the entry declares maps or layers."""
     result = declared_result(endpoint)
     if result is None:
@@ -64,16 +64,16 @@ def layers_of(endpoint: Endpoint, input: Mapping[str, Any]) -> int:
 
 
 def expected_quantities(
-    input: Mapping[str, Any], left: float = 1.0, *, files: int = 1
+    endpoint: Endpoint, input: Mapping[str, Any], left: float = 1.0
 ) -> Quantities:
     """What an input will make, before it runs, as far as its fields say: one image of a megapixel,
-    or one second, where they do not. The time on a GPU is not known here.
+    or one second, where they do not. Each map and layer counts as an image. The time on a GPU is
+    not known here.
 
-    ``left``: share of the steps that are left after the draft from which it goes on. ``files``:
-    see ``files_of_each``; each counts as an image.
+    ``left``: share of the steps that are left after the draft from which it goes on.
     """
     outputs = _seeds(input) * number_of_drafts(input)
-    images = int(_number(input.get("num_images"))) * outputs * files
+    images = int(_number(input.get("num_images"))) * outputs * _files_of_each(endpoint, input)
     share = Decimal(str(round(_share_of_draft(input) * left, 6))).normalize()
     length = length_of(input)
     seconds = Decimal(1 if length is None else str(round(length, 6)))

@@ -9,6 +9,7 @@ tenant take along.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, fields, is_dataclass, replace
 from datetime import datetime
@@ -137,12 +138,17 @@ class Resource(Generic[Row]):
             return "sentence"
         if name == "size" or name.endswith("_bytes"):
             return "bytes"
-        kind = get_type_hints(self.model)[name]
+        kind = _types(self.model)[name]
         kinds = {kind, *get_args(kind)}
         for types, found in _FORMATS:
             if kinds & types:
                 return found
         return "text"
+
+
+@functools.cache  # a millisecond for each column, at each start
+def _types(model: type) -> Mapping[str, Any]:
+    return get_type_hints(model)
 
 
 _FORMATS: Sequence[tuple[Set[type], Format]] = (

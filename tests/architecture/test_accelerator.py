@@ -54,12 +54,23 @@ def _device_name(node: ast.AST) -> str:
         case ast.ImportFrom(module=str(source), names=names):
             whole = (f"{source}.{each.name}" for each in names)
             return next((each for each in whole if _of_torch(each)), "")
-        case ast.Attribute(attr=name) if name in ON_TENSORS or _of_torch(ast.unparse(node)):
+        case ast.Attribute(attr=name) if name in ON_TENSORS or _of_torch(".".join(_parts(node))):
             return name
         case ast.Constant(value=str(text)) if text.partition(":")[0] in KINDS:
             return repr(text)
         case _:
             return ""
+
+
+def _parts(node: ast.expr) -> list[str]:
+    """Names of ``a.b.c``; of a part that is no name, nothing."""
+    match node:
+        case ast.Attribute(value=value, attr=name):
+            return [*_parts(value), name]
+        case ast.Name(id=name):
+            return [name]
+        case _:
+            return [""]
 
 
 def _of_torch(name: str) -> bool:

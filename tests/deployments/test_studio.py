@@ -39,6 +39,7 @@ def budget():
     return max(sizes) + min(sizes) // 2
 
 
+@pytest.mark.long
 async def test_alternating_requests_all_end(make_rig, endpoints, budget, caplog):
     caplog.set_level("INFO")
     rig = await make_rig(weights_bytes=budget)

@@ -36,6 +36,7 @@ def cluster() -> dict[str, Any]:
     return dict(yaml.safe_load((ROOT / "cluster.yaml").read_text()))
 
 
+@pytest.mark.long
 def test_rays_launcher_starts_a_node_of_each_group(
     cluster: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -6,6 +6,7 @@ import asyncio
 from io import BytesIO
 from pathlib import Path
 
+import pytest
 from PIL import Image
 
 from tests.deployments.executors.fal.house import deployed, environments_with_fal, serving
@@ -14,6 +15,7 @@ from tests.docs.pages import DOCS, blocks
 PAGE = DOCS / "how-to" / "serve-a-fal-app.md"
 
 
+@pytest.mark.long
 async def test_the_app_for_fal_of_the_docs_is_served(tmp_path: Path) -> None:
     (block,) = (each.text for each in blocks(PAGE, "python"))
     path = tmp_path / "square.py"

@@ -194,10 +194,12 @@ def test_an_alert_on_an_increase_sees_the_first_one_that_a_process_counts() -> N
     assert missed == []
 
 
-def promtool_test(folder: Path, *tests: Mapping[str, Any]) -> None:
-    """Run unit tests of the alert rules."""
+def promtool_test(folder: Path, *tests: Mapping[str, Any], every: str = "1m") -> None:
+    """Run unit tests of the alert rules, which are evaluated ``every`` so often."""
     file = folder / "tests.yaml"
-    file.write_text(yaml.safe_dump({"rule_files": [str(ALERTS)], "tests": tests}))
+    file.write_text(
+        yaml.safe_dump({"rule_files": [str(ALERTS)], "evaluation_interval": every, "tests": tests})
+    )
     command = [str(PROMTOOL), "test", "rules", str(file)]
     checked = subprocess.run(command, capture_output=True, text=True, check=False)
     assert checked.returncode == 0, checked.stdout + checked.stderr
@@ -427,28 +429,30 @@ FIRING: Mapping[str, tuple[str, Mapping[str, str], str, str, dict[str, Any] | No
     ),
     "a backup of three days ago": (
         "BackupIsOld",
-        {BACKUP: "1x4400"},
+        {BACKUP: "1x80"},
         "47h",
         "72h",
         expected_alert("BackupIsOld", {}, summary="The last backup is 2d 23h 59m 59s old."),
     ),
 }
-"""Series by minute, the last time without the alert, a time with it, and the alert; None: none."""
+"""Series by minute (by hour where the times are hours), the last time without the alert, a time
+with it, and the alert; None: none."""
 
 
 @needs_promtool
 @pytest.mark.parametrize("case", FIRING)
 def test_an_alert_fires_for(case: str, tmp_path: Path) -> None:
     name, series, before, at, fires = FIRING[case]
+    every = "1h" if at.endswith("h") else "1m"
     scraped = {
-        "interval": "1m",
+        "interval": every,
         "input_series": [{"series": each, "values": values} for each, values in series.items()],
         "alert_rule_test": [
             {"eval_time": before, "alertname": name, "exp_alerts": []},
             {"eval_time": at, "alertname": name, "exp_alerts": [fires] if fires else []},
         ],
     }
-    promtool_test(tmp_path, scraped)
+    promtool_test(tmp_path, scraped, every=every)
 
 
 def periods() -> dict[str, float]:

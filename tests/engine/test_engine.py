@@ -212,6 +212,7 @@ def test_closing_ends_what_runs_and_what_waits(flux):
         engine.submit(pipeline="it", **call())
 
 
+@pytest.mark.long
 def test_hundreds_of_aborted_generations_leave_memory_flat(engine):
     engine.add("it", tiny_flux())
 

@@ -72,6 +72,7 @@ def test_a_seed_gives_the_same_input_again() -> None:
     assert len({damaged(f"1/json/{n}", samples) for n in range(50)}) > 30
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("code", "what"),
     [

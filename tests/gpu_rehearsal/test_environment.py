@@ -41,6 +41,7 @@ def run(shell: Shell, *words: str) -> Ran:
     return shell.run(words, LIMIT_S, lambda _: None)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", ["ray", "pydantic", "fastapi", "httpx2"])
 def test_what_the_machine_lacks_is_not_imported(shell: Shell, name: str) -> None:
     error = f"ModuleNotFoundError: not on the GPU machine: {name}\n"

@@ -70,6 +70,7 @@ async def works_again(call: Callable[[], Awaitable[object]]) -> None:
             return
 
 
+@pytest.mark.long
 async def test_when_all_connections_fall_silent_everything_answers_again_within_10_s(
     proxy: tuple[Proxy, str], opened: Callable[..., Awaitable[Database]]
 ) -> None:

@@ -132,6 +132,7 @@ def test_an_accepted_vulnerability_is_open_again_after_its_day(osv: Osv) -> None
     assert accepted(hole, date(2026, 6, 30), {}) is None
 
 
+@pytest.mark.long
 def test_the_command_fails_for_a_vulnerability(
     osv: Osv, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -50,6 +50,7 @@ def built_twice(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     return outs
 
 
+@pytest.mark.long
 def test_two_builds_are_equal_bytes(built_twice: tuple[Path, Path]) -> None:
     first, second = (
         {path.name: path.read_bytes() for path in out.iterdir()} for out in built_twice

@@ -27,6 +27,7 @@ def test_it_judges_at_least_99_of_100_rendered_scenes_right() -> None:
     assert sum(verdict.size for verdict in verdicts) >= 0.97 * len(scenes)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("width", "height"), [(128, 96), (96, 128), (128, 64), (64, 128)])
 def test_it_judges_at_least_97_of_100_scenes_that_are_not_square_right(
     width: int, height: int

@@ -87,6 +87,7 @@ def test_noise_is_mixed_in_as_the_solver_undoes_it():
         assert torch.allclose(found, image, atol=0.01 if step else 0.5)
 
 
+@pytest.mark.long
 def test_a_few_steps_lower_the_loss(examples):
     torch.manual_seed(0)
     stack, noise, scale = sdxl.SdxlStack(), sdxl.Noise(), sdxl.scale_of(examples.latents)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from serve_app.catalog.catalog import CatalogEntry
-from serve_app.catalog.work import expected_quantities, files_of_each, layers_of, work_of
+from serve_app.catalog.work import expected_quantities, layers_of, work_of
 from serve_app.domain.billing.price import NOTHING, Price
 from serve_app.domain.executors.fallback import Fallback
 from serve_app.domain.media.file_access import FileAccess
@@ -77,9 +77,7 @@ class Submission:
             price=price,
             expected=NOTHING
             if price is None
-            else expected_quantities(
-                self.input, self.left, files=files_of_each(entry.endpoint, self.input)
-            ),
+            else expected_quantities(entry.endpoint, self.input, self.left),
             fallback=self.fallback,
             shadow=self.shadow,
             steps_stay=entry.endpoint.family == FAMILY

@@ -10,7 +10,7 @@ from serve_app.catalog.catalog import CatalogEntry
 from serve_app.catalog.fallbacks import input_at, unfit_field
 from serve_app.catalog.known_cost import cost_of
 from serve_app.catalog.source import FallbackSource
-from serve_app.catalog.work import expected_quantities, files_of_each
+from serve_app.catalog.work import expected_quantities
 from serve_app.domain.billing.price import Price
 from serve_app.domain.errors import (
     DarkroomError,
@@ -93,7 +93,7 @@ async def _plan(submission: Submission, source: FallbackSource) -> Fallback:
         budget=budget,
         fields=source.fields,
         same_pool=pool == own_pool,
-        expected=expected_quantities(fields, files=files_of_each(other.endpoint, fields)),
+        expected=expected_quantities(other.endpoint, fields),
     )
 
 

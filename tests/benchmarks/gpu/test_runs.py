@@ -74,6 +74,7 @@ def test_sections_run_on_a_cpu_and_are_not_run_twice(tmp_path, capfd):
     assert (tmp_path / FILE).read_text() == before  # all of it is done
 
 
+@pytest.mark.long
 def test_a_run_writes_one_file_with_its_machine_and_prints_its_table(tmp_path, capfd):
     assert tiny(tmp_path, "--only", "machine", "--commit", "abc") == 0
     content = json.loads((tmp_path / FILE).read_text())

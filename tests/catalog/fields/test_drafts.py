@@ -68,7 +68,7 @@ def test_drafts_are_expected_to_cost_their_share_of_the_steps(
 ) -> None:
     given = {"image_url": "https://example.com/a.png"} if endpoint_id == REDRAWN else {}
     eight = checked(catalog, endpoint_id, **{"draft": {"count": 8}, **given, **fields})
-    made = expected_quantities(eight)
+    made = expected_quantities(catalog.listed(endpoint_id).endpoint, eight)
     assert (made.images, made.of(PriceUnit.IMAGE)) == (8, 8 * Decimal(share))
     assert made.of(PriceUnit.REQUEST) == 1
 
@@ -78,10 +78,10 @@ def test_drafts_of_a_video_are_expected_to_take_the_seconds_of_their_steps(
 ) -> None:
     whole = checked(catalog, VIDEO, num_inference_steps=40)
     four = checked(catalog, VIDEO, num_inference_steps=40, draft={"count": 4})
-    assert expected_quantities(four).seconds == expected_quantities(whole).seconds
-    assert (
-        expected_quantities(whole, left=0.75).seconds * 4 == expected_quantities(whole).seconds * 3
-    )
+    endpoint = catalog.listed(VIDEO).endpoint
+    seconds = expected_quantities(endpoint, whole).seconds
+    assert expected_quantities(endpoint, four).seconds == seconds
+    assert expected_quantities(endpoint, whole, left=0.75).seconds * 4 == seconds * 3
 
 
 def test_an_input_without_drafts_shows_none_of_their_fields(catalog: Catalog) -> None:
@@ -202,9 +202,12 @@ def test_an_entry_that_names_a_class_without_drafts_makes_none() -> None:
 
 
 @pytest.mark.parametrize("value", [True, "rough", 3, [1], {}, {"count": "two", "until": 0.5}, None])
-def test_a_field_of_an_app_that_is_called_draft_makes_no_drafts(value: Any) -> None:
+def test_a_field_of_an_app_that_is_called_draft_makes_no_drafts(
+    catalog: Catalog, value: Any
+) -> None:
     own = {"prompt": "x", "num_images": 2, "draft": value}
     without = {"prompt": "x", "num_images": 2}
     assert drafting_of(own) is None
     assert work_of(own) == work_of(without)
-    assert expected_quantities(own) == expected_quantities(without)
+    endpoint = catalog.listed(SDXL).endpoint
+    assert expected_quantities(endpoint, own) == expected_quantities(endpoint, without)

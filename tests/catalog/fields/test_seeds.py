@@ -33,7 +33,8 @@ def test_as_many_files_are_made_as_there_are_seeds(catalog: Catalog, endpoint_id
     assert four["seeds"] == FOUR
     assert types(four) == types(one) * 4
     assert work_of(four) == pytest.approx(4 * work_of(one))
-    made, each = expected_quantities(four), expected_quantities(one)
+    endpoint = catalog.listed(endpoint_id).endpoint
+    made, each = expected_quantities(endpoint, four), expected_quantities(endpoint, one)
     assert made.images == 4 * each.images
     assert made.seconds == (4 if endpoint_id in (VIDEO, AUDIO) else 1) * each.seconds
 

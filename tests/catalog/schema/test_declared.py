@@ -11,7 +11,7 @@ import pytest
 from serve_app.catalog.catalog import StoredEntry, build_stored
 from serve_app.catalog.entries import EntryBuilder
 from serve_app.catalog.schema.declared import DESCRIPTIONS, DeclaredSchema
-from serve_app.catalog.work import expected_quantities, files_of_each
+from serve_app.catalog.work import expected_quantities
 from serve_app.domain.endpoint import Endpoint, Weights
 from serve_app.domain.errors import InvalidInput
 
@@ -186,7 +186,7 @@ def test_as_many_images_are_expected_as_are_billed(result: Any, inputs: Any) -> 
     endpoint = endpoint_with(result, **inputs)
     checked, _ = DeclaredSchema(endpoint).validate({"image_url": URL, "seeds": [1, 2]})
     files = DeclaredSchema(endpoint).media_types(checked)
-    expected = expected_quantities(checked, files=files_of_each(endpoint, checked))
+    expected = expected_quantities(endpoint, checked)
     assert expected.images == len(files)
 
 

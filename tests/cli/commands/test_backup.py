@@ -10,6 +10,8 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
+import pytest
+
 from serve_app.embedded_postgres.embedded import EmbeddedPostgres
 from serve_app.embedded_postgres.files import ClusterFiles
 from serve_app.postgres.database import Database
@@ -88,6 +90,7 @@ async def test_an_installation_is_backed_up_checked_and_restored_by_commands(
         until_stopped(ClusterFiles(each))
 
 
+@pytest.mark.long
 async def test_settings_of_the_configuration_file_are_followed_and_needed(tmp_path: Path) -> None:
     data_dir, file = tmp_path / "data", tmp_path / "darkroom.yaml"
     await installation(data_dir, {"": "the bucket my-bucket at AWS"})

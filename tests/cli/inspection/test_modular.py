@@ -67,6 +67,7 @@ def test_a_step_that_rewrites_the_prompt_is_left_out_without_its_model() -> None
     assert inputs("Flux3ModularPipeline", there)["prompt"]["required"] is True
 
 
+@pytest.mark.long
 def test_the_command_line_asks_another_process_and_says_what_is_missing_and_where_it_is() -> None:
     diffusers = ["diffusers", "AutoencoderKL"]
     index = {"vae": diffusers, ELSEWHERE: {"transformer": "house/transformer"}}

@@ -105,6 +105,7 @@ def test_a_mistake_in_the_catalogue_ends_the_start_before_anything_is_started(
     server.check()
 
 
+@pytest.mark.long
 @pytest.mark.skipif("cuda" in version("torch"), reason="this torch may find the GPU")
 def test_a_gpu_that_torch_cannot_use_ends_the_start_before_anything_is_started(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -31,6 +31,7 @@ def seeded(seed):
     return {**CALL, "generator": torch.Generator("cpu").manual_seed(seed)}
 
 
+@pytest.mark.long
 @pytest.mark.engine
 def test_a_video_decoded_in_float32_is_that_of_the_pipeline_by_itself():
     expected = [wan()(**seeded(seed)).frames for seed in (1, 2)]

@@ -93,6 +93,7 @@ def published(folder: Any, steps: int, kind: Any = None, **files: Any) -> torch.
     return pipe("A girl smiling", **call, **more).images
 
 
+@pytest.mark.long
 def test_each_number_of_steps_has_the_adapter_that_was_distilled_for_it(endpoint, tmp_path):
     pipeline, store = tiny_sdxl(), Store(StoreConfig())
     usual = pipeline.scheduler

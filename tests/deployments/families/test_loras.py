@@ -19,6 +19,7 @@ from tests.engine.gate import Gate
 from tests.engine.loras import save_lora
 from tests.engine.tiny import tiny_flux, tiny_sdxl
 from tests.engine.tiny_qwen import tiny_qwen_image
+from tests.samples import sampled
 
 pytestmark = [
     pytest.mark.engine,
@@ -95,7 +96,7 @@ def levels(body):
     return torch.frombuffer(bytearray(image.tobytes()), dtype=torch.uint8).int()
 
 
-@pytest.mark.parametrize("endpoint_id", ENDPOINTS)
+@pytest.mark.parametrize("endpoint_id", sampled(ENDPOINTS, FLUX, "fal-ai/fast-sdxl/inpainting"))
 async def test_two_requests_with_loras_share_forwards_and_get_what_diffusers_makes(
     make_rig, folders, endpoint_id
 ):

@@ -23,6 +23,7 @@ def documented() -> dict[str, tuple[str, str]]:
     }
 
 
+@pytest.mark.long
 def test_every_class_is_there_and_counted() -> None:
     rows = documented()
     assert rows.keys() == of_media().keys()

@@ -19,7 +19,7 @@ from deployments.engine.interception.item_classes import item_classes
 from deployments.engine.media.input import InputKind
 from deployments.families import video_io
 from deployments.families.base import GenerationCall
-from deployments.families.object_inputs import object_arguments, plain_form
+from deployments.families.object_inputs import object_arguments
 from deployments.families.options import input_files, required_files, with_files
 from deployments.families.video import VideoFamily
 from deployments.families.warm_up import plain_file, warm_up_input
@@ -178,7 +178,7 @@ def test_objects_without_a_class_are_mappings() -> None:
     )
     segments = [{"start_window": 0, "end_window": 1, "text": "a"}, {"end_window": 2, "text": "b"}]
     kind = diffusers.LTXI2VLongMultiPromptPipeline
-    found = object_arguments(inputs, {"prompt_segments": segments}, kind, plain_form)
+    found = object_arguments(inputs, {"prompt_segments": segments}, kind)
     assert found == {"prompt_segments": segments}
 
 
@@ -187,7 +187,7 @@ def test_the_kind_of_an_object_follows_from_the_file_that_it_has() -> None:
     names = {"image_url": "image", "video_url": "frames", "audio_url": "audio"}
     fields = {n: {"type": n.removesuffix("_url"), "argument": a} for n, a in names.items()}
     items = [{name: "file"} for name in fields]
-    found = object_arguments(declared(fields), {"references": items}, kind, plain_form)
+    found = object_arguments(declared(fields), {"references": items}, kind)
     assert [type(each).__name__ for each in found["references"]] == [
         "MiniMaxH3ImageReference",
         "MiniMaxH3VideoReference",
@@ -195,7 +195,7 @@ def test_the_kind_of_an_object_follows_from_the_file_that_it_has() -> None:
     ]
     both = [{"image_url": "file", "audio_url": "file"}]
     with pytest.raises(InvalidInput, match=r"references\.0: .* image_url and audio_url"):
-        object_arguments(declared(fields), {"references": both}, kind, plain_form)
+        object_arguments(declared(fields), {"references": both}, kind)
 
 
 def test_only_data_classes_of_diffusers_are_made() -> None:

@@ -121,6 +121,7 @@ def test_a_turbo_endpoint_gives_what_diffusers_gives_with_its_adapters(endpoint_
     assert pipeline.scheduler is usual
 
 
+@pytest.mark.long
 async def test_base_and_turbo_share_one_set_of_weights_in_a_replica(make_rig, folder, endpoint_id):
     if endpoint_id == TURBO_I2V:
         pytest.skip("Its input image would be fetched; the way is the same.")

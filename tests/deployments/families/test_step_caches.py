@@ -112,6 +112,7 @@ def test_requests_with_a_step_cache_compute_less_beside_others_that_compute_ever
     assert not pipeline.transformer.is_cache_enabled
 
 
+@pytest.mark.long
 def test_a_request_without_a_step_cache_has_the_bits_of_a_model_that_never_had_one():
     pipeline = load(FIRST_BLOCK)
     expected = pipeline(**call(1)).images
@@ -127,6 +128,7 @@ def test_a_request_without_a_step_cache_has_the_bits_of_a_model_that_never_had_o
     assert torch.equal(pipeline(**call(1)).images, expected)
 
 
+@pytest.mark.long
 def test_the_same_cache_with_other_settings_is_a_cache_of_its_own():
     pipeline, one_by_one = load(None), load(None)
     eager = {**FIRST_BLOCK, "threshold": 10.0}
@@ -157,6 +159,7 @@ def lora(file, scale):
     return file
 
 
+@pytest.mark.long
 def test_a_lora_changes_a_generation_with_a_step_cache(tmp_path):
     file = lora(tmp_path / "lora.safetensors", 0.5)
     one_by_one = load(None)

@@ -29,6 +29,7 @@ def decoding(video, *, tiling):
     return live.peak
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", ["fal-ai/ltx-video", "fal-ai/ltx-video/image-to-video"])
 def test_the_smallest_gpu_of_ltx_video_has_room_to_decode_its_video(name):
     endpoint = load(None, demo=False, demo_dir=Path("/")).get(name).endpoint

@@ -196,6 +196,7 @@ def test_an_autoencoder_that_blends_its_chunks_gives_them_all_at_once():
         assert result.frames.shape == (1, 5, 3, 16, 32)
 
 
+@pytest.mark.long
 def test_a_video_that_comes_with_audio_is_the_same_file_as_one_written_afterwards(
     scratch, encoders
 ):

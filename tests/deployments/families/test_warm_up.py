@@ -103,6 +103,7 @@ def test_so_can_entries_of_one_s_own_whatever_they_begin_with(endpoint, make):
     assert warmed_up(endpoint, make())
 
 
+@pytest.mark.long
 def test_what_their_denoisers_repeat_is_compiled_by_it_and_no_more_is_later():
     """Traced but not compiled by Inductor, which takes minutes."""
     torch._dynamo.reset()

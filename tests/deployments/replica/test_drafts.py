@@ -24,6 +24,7 @@ from tests.deployments.conftest import MakeRig, Rig
 from tests.deployments.demos import AUDIO, CATALOG, FLUX, WAN, leased
 from tests.deployments.replica.test_resuming_outputs import pausing
 from tests.deployments.waiting import until
+from tests.samples import sampled
 
 pytestmark = [pytest.mark.engine, pytest.mark.filterwarnings("ignore")]
 
@@ -81,7 +82,7 @@ def pixels(body: bytes) -> np.ndarray[Any, Any]:
     return np.asarray(Image.open(io.BytesIO(body)), dtype=float)
 
 
-@pytest.mark.parametrize("endpoint_id", LONG)
+@pytest.mark.parametrize("endpoint_id", sampled(LONG, FLUX))
 async def test_each_draft_has_a_preview_and_goes_on_to_the_same_bits(
     make_rig: MakeRig, endpoint_id: str
 ) -> None:
@@ -174,6 +175,7 @@ async def test_what_only_the_replica_can_refuse_names_the_field(make_rig: MakeRi
     assert failure.field == "from_draft"
 
 
+@pytest.mark.long
 async def test_another_replica_keeps_the_drafts_that_were_made(make_rig: MakeRig) -> None:
     one: Rig = await make_rig(call_timeout_s=20.0, snapshot_interval_s=0.0, snapshot_worth_s=0.0)
     lease = drafting(one, "first", WAN, draft={"count": 3, "until": 0.5})
@@ -214,6 +216,7 @@ async def test_another_replica_keeps_the_drafts_that_were_made(make_rig: MakeRig
     await ended(other, continuing(other, "fork", again, drafted))
 
 
+@pytest.mark.long
 async def test_another_replica_resumes_what_went_on_from_a_draft(make_rig: MakeRig) -> None:
     steps = 12
     one: Rig = await make_rig(call_timeout_s=20.0, snapshot_interval_s=0.0, snapshot_worth_s=0.0)

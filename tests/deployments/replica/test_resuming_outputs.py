@@ -129,6 +129,7 @@ async def test_another_replica_goes_on_in_the_third_and_all_are_the_same_bit_for
     assert outcome.usage.units == pytest.approx(whole.usage.units)
 
 
+@pytest.mark.long
 async def test_images_of_seeds_that_were_in_their_first_are_not_taken_for_one_call(
     make_rig: MakeRig,
 ) -> None:
@@ -140,6 +141,7 @@ async def test_images_of_seeds_that_were_in_their_first_are_not_taken_for_one_ca
     assert files(other, outcome) == files(other, await ended(other, several(other, "whole", FLUX)))
 
 
+@pytest.mark.long
 async def test_the_interval_is_counted_from_the_first_so_that_short_ones_are_kept_too(
     make_rig: MakeRig,
 ) -> None:
@@ -163,6 +165,7 @@ async def test_the_interval_is_counted_from_the_first_so_that_short_ones_are_kep
     files(rig, await rig.outcome(lease.held))
 
 
+@pytest.mark.long
 async def test_beyond_the_limit_the_last_snapshot_stays_and_the_request_goes_on(
     make_rig: MakeRig, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -173,6 +176,7 @@ async def test_beyond_the_limit_the_last_snapshot_stays_and_the_request_goes_on(
     assert rig.port.snapshots[lease.held].step <= STEPS  # of the first part, which needs no file
 
 
+@pytest.mark.long
 async def test_what_cannot_be_used_is_made_anew(make_rig: MakeRig) -> None:
     one, held = await handed_back(make_rig, WAN, finished=1)
     other: Rig = await make_rig(call_timeout_s=20.0)

@@ -63,6 +63,7 @@ def test_a_replica_configures_its_process_before_it_looks_for_a_gpu(
     assert seen == [EXPANDABLE]
 
 
+@pytest.mark.long
 def test_torch_reads_the_setting_after_it_was_imported_and_knows_the_value() -> None:
     own = os.environ  # noqa: TID251 for a child
     environ = {name: value for name, value in own.items() if "ALLOC_CONF" not in name}

@@ -59,6 +59,7 @@ def test_a_replica_of_a_pool_with_gpus_does_not_compute_on_the_cpu_beside_its_gp
         make_resources(ReplicaConfig(needs_gpu=True), {}, SystemClock(), BACKOFF)
 
 
+@pytest.mark.long
 def test_the_doctor_reports_a_gpu_that_torch_cannot_use(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ):

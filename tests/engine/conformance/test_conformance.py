@@ -17,6 +17,7 @@ def test_a_pipeline_gives_the_same_in_the_engine_alone_beside_a_cancelled_one_an
     assert examine(case).wrong == []
 
 
+@pytest.mark.long
 def test_every_case_is_a_class_that_diffusers_exports():
     assert {case.name for case in cases().values()} <= classes.exported().keys()
 

@@ -98,6 +98,7 @@ def test_it_draws_single_shapes_on_white(pipeline: FluxPipeline, each: int) -> N
     assert right >= 4 * each - 1
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("count", [1, 2, 3, 4])
 def test_it_counts_to_four(pipeline: FluxPipeline, count: int) -> None:
     words = {1: "a blue square", 2: "two blue squares", 3: "three blue squares"}

@@ -128,6 +128,7 @@ def test_an_image_redrawn_keeps_its_layout_and_takes_the_new_colour(
     assert rights >= seeds * 2 / 3
 
 
+@pytest.mark.long
 @SEEDS
 def test_only_what_the_mask_shows_is_painted_anew(
     pipeline: StableDiffusionXLPipeline, seeds: int

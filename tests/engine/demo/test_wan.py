@@ -97,6 +97,7 @@ def test_the_folder_loads_as_an_image_to_video_pipeline_too() -> None:
     assert frames[0].mean() > 0.9
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("frames", "length"), [(1, 1), (9, 9), (13, 13)])
 def test_a_shorter_video_is_a_video_too(pipeline: WanPipeline, frames: int, length: int) -> None:
     (video,) = exam.make(pipeline, ["a red circle"], steps=8, seeds=[1], frames=frames, side=SIDE)
@@ -104,6 +105,7 @@ def test_a_shorter_video_is_a_video_too(pipeline: WanPipeline, frames: int, leng
     assert sight(video).background == "white"
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("task", ["text-to-video", "image-to-video"])
 def test_a_request_that_names_nothing_else_is_rendered_as_it_was_trained(
     pipeline: WanPipeline, task: str
@@ -126,6 +128,7 @@ def test_a_request_that_names_nothing_else_is_rendered_as_it_was_trained(
         )
 
 
+@pytest.mark.long
 def test_the_same_seed_makes_the_same_video_and_another_seed_another(
     pipeline: WanPipeline,
 ) -> None:

@@ -144,6 +144,7 @@ def test_a_fork_may_have_another_lora(flux: Engine, drawn: Draft, tmp_path: Any)
     assert not torch.equal(made_of(with_it.result(60)), without)
 
 
+@pytest.mark.long
 def test_eight_drafts_with_two_finished_cost_less_than_half_of_eight_whole_ones(
     flux: Engine, tmp_path: Any
 ) -> None:

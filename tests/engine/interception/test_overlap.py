@@ -95,6 +95,7 @@ def test_the_frames_that_come_are_those_of_the_whole_bit_for_bit(kind):
             assert small.shape[3] < whole.shape[3]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("kind", sampled(["wan", "cogvideox", "ltx", "hunyuan"], "ltx"))
 def test_memory_does_not_grow_with_the_frames_of_the_video(kind):
     pipeline, shape = made(kind, Weighs)

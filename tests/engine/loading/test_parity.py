@@ -16,6 +16,7 @@ from deployments.engine.reading.unread import UnreadWeight, WeightsNotRead, read
 from serve_app.domain.endpoint import Recipe, Weights
 from tests.engine.tiny import save_tiny_flux, tiny_sd3, tiny_sdxl
 from tests.fakes.accelerator import FakeAccelerator
+from tests.samples import sampled
 
 pytestmark = [
     pytest.mark.engine,
@@ -82,7 +83,9 @@ def tied(tensors):
     return {key: min(k for k in tensors if tensors[k] is tensors[key]) for key in tensors}
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize(
+    "dtype", sampled([torch.float32, torch.bfloat16, torch.float16], torch.bfloat16)
+)
 @pytest.mark.parametrize("family", FAMILIES)
 def test_the_demo_models_are_loaded_as_by_their_library(family, dtype, told):
     ours = load_pipeline(Weights(str(DEMO / family)), dtype=str(dtype).removeprefix("torch."))

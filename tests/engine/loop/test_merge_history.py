@@ -119,6 +119,7 @@ def test_eight_that_come_together_are_ready_in_six_tenths_of_the_time_and_the_la
     assert max(each.latency for each in limited) <= 1.06 * max(each.latency for each in merged)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("seconds", DEVICES)
 @pytest.mark.parametrize("load", [0.6, 0.93])
 @pytest.mark.parametrize("steps", [(28,), (4, 4, 4, 28, 28, 50)], ids=["equal", "mixed"])

@@ -16,6 +16,7 @@ from tests.engine.loras import FLUX_LAYERS, SDXL_LAYERS, save_lora
 from tests.engine.tiny import tiny_flux, tiny_sdxl
 from tests.engine.with_loras import plain_with, relative, together
 from tests.fakes.accelerator import FakeAccelerator
+from tests.samples import sampled
 
 pytestmark = [
     pytest.mark.engine,
@@ -98,7 +99,7 @@ def scaled(pipeline, scale):
     return pipeline
 
 
-@pytest.mark.parametrize("names", ["kohya", "lycoris", "dots", "diffusion_model"])
+@pytest.mark.parametrize("names", sampled(["kohya", "lycoris", "dots", "diffusion_model"], "kohya"))
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("model", MAKERS)
 def test_each_kind_is_applied_and_merged_as_by_peft(model, kind, names, tmp_path):

@@ -118,6 +118,7 @@ def saved(folder, seed, rank):
     return Lora(save_lora(folder, tiny_flux(), seed, rank, LAYERS), 0.5)
 
 
+@pytest.mark.long
 def test_code_of_a_bucket_runs_all_mixes_ranks_scales_and_rows(studio, plain, loras):
     wishes = [
         [loras[0]],
@@ -142,6 +143,7 @@ def test_code_of_a_bucket_runs_all_mixes_ranks_scales_and_rows(studio, plain, lo
     assert graphs() == known
 
 
+@pytest.mark.long
 def test_other_ranks_and_layers_run_as_written_until_their_code_is_there(studio, plain, tmp_path):
     larger = saved(tmp_path, 4, 20)
     known = graphs()

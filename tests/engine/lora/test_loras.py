@@ -432,6 +432,7 @@ def state_of(pipeline):
     return len(wrapped(pipeline)), len(blocks)
 
 
+@pytest.mark.long
 def test_without_loras_layers_are_the_models_own_again_and_blocks_run_compiled(tmp_path):
     pipeline = tiny_flux()
     own = [*pipeline.transformer.modules()]

@@ -123,6 +123,7 @@ def test_audio_with_a_rate_that_no_one_hears_is_refused(rate):
     assert raised.value.problems[0].loc == ("body", "audio_url")
 
 
+@pytest.mark.long
 def test_hours_of_silence_are_read_as_far_as_a_model_needs_them(tmp_path):
     path = tmp_path / "silence.flac"
     rate, hours = 8_000, 4

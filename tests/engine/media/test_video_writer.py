@@ -164,6 +164,7 @@ with VideoWriter(Path(sys.argv[1]), form) as writer:
 """
 
 
+@pytest.mark.long
 def test_memory_does_not_grow_with_the_video(tmp_path: Path):
     ran = subprocess.run(
         [sys.executable, "-c", MEMORY, str(tmp_path / "long.mp4")],

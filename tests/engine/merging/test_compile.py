@@ -235,6 +235,7 @@ def test_weights_are_compiled_on_the_loaders_thread_before_anybody_gets_them(mon
     assert stages == [Stage.LOADING, Stage.COMPILING, Stage.WARMING_UP]
 
 
+@pytest.mark.long
 def test_a_compiled_decoder_runs_for_other_rows_and_sizes_and_nothing_is_compiled_then():
     counting, runs = counting_backend()
     calls = [partial(call, seed=seed, width=side, steps=1) for seed, side in SIZES]

@@ -238,6 +238,7 @@ def test_loras_of_the_first_requests_are_applied_and_theirs_get_code_too(monkeyp
         assert runs == 2 * blocks
 
 
+@pytest.mark.long
 def test_of_a_step_cache_nothing_is_recorded_and_its_requests_run_as_written(monkeypatch):
     caching = GenerationOptions(step_cache={"name": "FirstBlockCache", "threshold": 0.0})
     with Later(monkeypatch, tiny_flux(), Backend()) as later:
@@ -249,6 +250,7 @@ def test_of_a_step_cache_nothing_is_recorded_and_its_requests_run_as_written(mon
         assert later.made(call(steps=2))[1] > 0
 
 
+@pytest.mark.long
 def test_a_decoder_decodes_as_written_until_its_code_has_come(monkeypatch):
     expected = tiny_flux()(**call(steps=1)).images
     with Later(monkeypatch, tiny_flux(), Backend(), compile_decoder) as later:

@@ -290,6 +290,7 @@ def drawn(request: pytest.FixtureRequest) -> tuple[Any, dict[str, Any], list[Any
     return pipeline, how, exam.draw(pipeline, PROMPTS, seeds=range(8), **how)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("precision", sampled(QUANTIZATIONS, "float8-dynamic"))
 def test_demo_models_draw_the_same_colours_and_shapes_in_eight_bits(
     drawn: tuple[Any, dict[str, Any], list[Any]], precision: str
@@ -313,7 +314,7 @@ def pixels(images: list[Any]) -> torch.Tensor:
 # In the engine.
 
 
-@pytest.mark.parametrize("precision", QUANTIZATIONS)
+@pytest.mark.parametrize("precision", sampled(QUANTIZATIONS, "int8-dynamic"))
 def test_calls_in_eight_bits_merge_though_last_bits_become_steps(precision: str) -> None:
     pipeline = load_pipeline(Weights(str(DEMO / "flux")))
     tokens = {"max_sequence_length": pipeline.tokenizer_2.model_max_length}
@@ -372,7 +373,7 @@ def test_parameters_of_unknown_quantizers_are_taken_for_such_that_round_inputs()
     assert rounds_inputs(QuantizedLinear(plain, QUANTIZATIONS["int8-dynamic"]))
 
 
-@pytest.mark.parametrize("precision", QUANTIZATIONS)
+@pytest.mark.parametrize("precision", sampled(QUANTIZATIONS, "int8-dynamic"))
 @pytest.mark.parametrize("make", [tiny_flux, tiny_sdxl])
 def test_wherever_they_wait_layers_in_eight_bits_give_the_same(make: Any, precision: str) -> None:
     made = []
@@ -408,6 +409,7 @@ def test_layers_in_eight_bits_take_loras_and_give_what_diffusers_gives(
     assert rms(made[0], made[2]) > 2 * max(apart)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("precision", QUANTIZATIONS)
 def test_a_layer_in_eight_bits_is_one_graph_for_all_numbers_of_tokens(precision: str) -> None:
     torch._dynamo.reset()

@@ -24,6 +24,7 @@ from serve_app.domain.endpoint import Recipe, Weights
 from tests.engine.calls import call
 from tests.engine.tiny import save_tiny_flux
 from tests.fakes.accelerator import FakeAccelerator
+from tests.samples import sampled
 
 pytestmark = [
     pytest.mark.engine,
@@ -100,7 +101,7 @@ def assert_same(some: dict[str, torch.Tensor], others: dict[str, torch.Tensor]) 
 
 @DEVICES
 @pytest.mark.parametrize("precision", QUANTIZATIONS)
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("dtype", sampled(["float32", "bfloat16"], "bfloat16"))
 def test_what_is_read_is_what_would_be_computed_bit_for_bit(
     weights: Path, files: Files, make: Any, precision: str, dtype: str
 ) -> None:

@@ -140,6 +140,7 @@ def test_a_video_of_two_devices_is_that_of_one(demo):
         torch.testing.assert_close(torch.as_tensor(two), one, rtol=0, atol=1e-5)
 
 
+@pytest.mark.long
 def test_videos_of_several_requests_are_divided_by_rows(demo, ways):
     with merging_engine(demo, threads=1, verify_merges=True) as engine:
         alone = [engine.submit(**video(p, seed=4)).result(300).frames for p in PROMPTS]
@@ -352,6 +353,7 @@ def test_a_follower_drops_the_denoisers_that_are_collected_here(spread, demo, at
     at_the_end.append(lambda ended: ended["denoisers"] < len(NAMES))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", ["flux", "sdxl"])
 def test_loras_are_applied_on_all_devices(added, ways, name, tmp_path):
     """Alone, mixed in one forward with others and with none, several at once, and gone again."""
@@ -416,6 +418,7 @@ def stepping(leader: subprocess.Popen[str]) -> psutil.Process:
     return follower
 
 
+@pytest.mark.long
 def test_a_generation_whose_other_device_is_killed_fails_with_that_reason(tmp_path):
     """While both compute tokens of a call."""
     with process("leading", str(tmp_path / "rendezvous"), "flux") as leader:
@@ -425,6 +428,7 @@ def test_a_generation_whose_other_device_is_killed_fails_with_that_reason(tmp_pa
     assert [line for line in said if "step" not in line] == ["lost", died, died]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("lost_at", [None, (0, 1), (1, 0)])
 def test_a_device_whose_connections_are_gone_has_ended_though_its_process_still_counts(lost_at):
     """Before it is told of a call, gets its rows, or returns them."""

@@ -80,6 +80,7 @@ def forked() -> Iterator[ForkServerContext]:
     forkserver._forkserver._stop()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("family", sampled(CALLS, "flux"))
 def test_what_a_process_was_killed_in_goes_on_in_another_bit_for_bit(
     family: str, tmp_path: Path, chance: random.Random, forked: ForkServerContext

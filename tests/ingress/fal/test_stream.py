@@ -316,6 +316,7 @@ JSON_VALUES = st.recursive(
 )
 
 
+@pytest.mark.long
 @given(
     path=st.sampled_from(["test/probe", "fal-ai/flux/schnell"]) | st.text(max_size=20),
     body=st.binary(max_size=50) | JSON_VALUES.map(lambda value: json.dumps(value).encode()),

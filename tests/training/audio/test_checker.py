@@ -20,12 +20,14 @@ from training.audio.world import (
 )
 
 
+@pytest.mark.long
 def test_it_is_right_on_played_audio_files_of_both_splits() -> None:
     rng = np.random.default_rng(1)
     audios = [sample_audio(rng, held_out=i % 2 == 0) for i in range(60)]
     assert all(judge(render(audio), SAMPLE_RATE, audio).everything for audio in audios)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("manner", MANNERS)
 def test_every_other_manner_pitch_and_loudness_is_wrong(manner: str) -> None:
     audio = Audio("middle", manner, "normal", 0.4, 1.0)

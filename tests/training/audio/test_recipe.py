@@ -31,6 +31,7 @@ def stack():
     return stable_audio.AudioStack().eval()
 
 
+@pytest.mark.long
 def test_the_scale_is_folded_into_the_autoencoder():
     autoencoder = vae.build_vae().eval()
     audios = [sample_audio(np.random.default_rng(seed)) for seed in range(2)]
@@ -81,6 +82,7 @@ def test_the_velocity_is_what_the_solver_takes_it_for():
         solver.step(velocity, time, sample)
 
 
+@pytest.mark.long
 def test_the_recipe_goes_from_nothing_to_a_pipeline_and_resumes(tmp_path):
     recipe = AudioRecipe(tmp_path, AudioSteps(vae=2, reading=2, audio=2), audios=3)
     pipeline = recipe.cook()

@@ -35,6 +35,7 @@ def test_it_judges_at_least_199_of_200_rendered_images_right() -> None:
     assert sum(verdict.size for verdict in verdicts) >= 199
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("width", "height"), [(256, 192), (192, 256), (256, 160), (160, 256)])
 def test_it_judges_nearly_all_images_that_are_not_square_right(width: int, height: int) -> None:
     rng = np.random.default_rng(13)

@@ -17,6 +17,7 @@ def _frames(video: Video) -> np.ndarray:
     return (render_array(video) * 255.0).round().astype(np.uint8)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("free", [False, True])
 def test_it_is_right_on_rendered_videos_of_both_splits(free: bool) -> None:
     rng = np.random.default_rng(1)
@@ -24,6 +25,7 @@ def test_it_is_right_on_rendered_videos_of_both_splits(free: bool) -> None:
     assert all(judge(_frames(video), video).everything for video in videos)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("motion", MOTIONS)
 def test_every_other_motion_is_wrong(motion: str) -> None:
     rng = np.random.default_rng(2)

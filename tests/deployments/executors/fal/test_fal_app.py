@@ -271,6 +271,7 @@ class Old(fal.App):
 """
 
 
+@pytest.mark.long
 def test_computed_requirements_in_layers_and_an_old_pydantic(
     environments: Path, tmp_path: Path
 ) -> None:

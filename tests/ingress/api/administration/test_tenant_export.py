@@ -100,6 +100,7 @@ async def test_an_admin_exports_its_own_tenant_only_and_operators_are_recorded(
     assert acts == [("tenant.read", "other")]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("number", [350])
 async def test_memory_does_not_grow_with_the_requests(
     idle: House, monkeypatch: pytest.MonkeyPatch, number: int
