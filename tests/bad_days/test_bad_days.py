@@ -1,4 +1,4 @@
-"""Two rows of the matrix in each test run; ``scripts/bad_days`` has all."""
+"""Two rows of the matrix; ``scripts/bad_days`` has all."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from tests.bad_days.rows import ROWS
 
 pytestmark = [
     pytest.mark.cluster,
+    pytest.mark.long,
     pytest.mark.crash,
     pytest.mark.timeout(600),
     pytest.mark.skipif(not haproxy.available(), reason="no HAProxy for this machine"),

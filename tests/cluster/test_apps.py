@@ -196,6 +196,7 @@ def hosted(darkroom: Darkroom, endpoint: str) -> str:
     return "hosted/shop"
 
 
+@pytest.mark.long
 def test_an_app_serves_from_nothing_also_through_a_hosted_endpoint_and_its_death_loses_nothing(
     make_darkroom: Callable[..., Darkroom], tmp_path: Path, bucket: Bucket
 ) -> None:

@@ -47,6 +47,7 @@ finally:
 """
 
 
+@pytest.mark.long
 def test_a_node_that_is_cut_off_answers_nothing_until_its_network_heals(tmp_path: Path) -> None:
     node = tmp_path / "node"
     node.write_text(NODE.format(python=sys.executable))

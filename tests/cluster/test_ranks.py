@@ -4,7 +4,7 @@ import pytest
 
 from tests.cluster.scenario import seen_by
 
-pytestmark = [pytest.mark.cluster, pytest.mark.crash]
+pytestmark = [pytest.mark.cluster, pytest.mark.crash, pytest.mark.long]
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,6 @@ from serve_app.catalog.fields.field_notes import NoEffect
 from serve_app.catalog.fields.fields import MAX_PROMPT, Guidance, Steps
 from serve_app.catalog.fields.outputs import (
     AudioFileOutput,
-    AudioOutput,
     SongOutput,
     audio_with_waveform,
 )
@@ -27,17 +26,7 @@ class StableAudioInput(AudioInput):
     steps: Steps = 100
 
 
-class StableAudio25Input(AudioInput):
-    model_config = ConfigDict(title="StableAudio25Input")
-
-    prompt: AudioPrompt
-    seconds_total: Seconds = 190.0
-    num_inference_steps: Steps = 8
-    guidance_scale: Guidance = 1.0
-
-
 TEXT_TO_AUDIO = Shape(StableAudioInput, AudioFileOutput, audio_with_waveform)
-LONGER_TEXT_TO_AUDIO = Shape(StableAudio25Input, AudioOutput, audio_with_waveform)
 
 
 # ACE-Step: songs from tags and lyrics.

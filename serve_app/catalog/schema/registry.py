@@ -114,7 +114,6 @@ class InputSchema(Protocol):
 
 SCHEMAS: Mapping[str, Callable[[Endpoint], InputSchema]] = {
     "ace-step-text-to-music": partial(PydanticSchema, audio.TEXT_TO_MUSIC),
-    "audio-to-audio": partial(PydanticSchema, videos.AUDIO_TO_AUDIO),
     DECLARED: DeclaredSchema,
     "flux-text-to-image": partial(PydanticSchema, flux.TEXT_TO_IMAGE),
     "flux-image-to-image": partial(PydanticSchema, flux.IMAGE_TO_IMAGE),
@@ -136,10 +135,8 @@ SCHEMAS: Mapping[str, Callable[[Endpoint], InputSchema]] = {
     "sdxl-image-to-image": partial(PydanticSchema, sdxl.IMAGE_TO_IMAGE),
     "sdxl-inpainting": partial(PydanticSchema, sdxl.INPAINTING),
     "sdxl-text-to-image": partial(PydanticSchema, sdxl.TEXT_TO_IMAGE),
-    "stable-audio-25-text-to-audio": partial(PydanticSchema, audio.LONGER_TEXT_TO_AUDIO),
     "stable-audio-text-to-audio": partial(PydanticSchema, audio.TEXT_TO_AUDIO),
     "upscaling": partial(PydanticSchema, images.UPSCALING),
-    "video-to-video": partial(PydanticSchema, videos.VIDEO_TO_VIDEO),
     "wan-image-to-video": partial(PydanticSchema, wan.IMAGE_TO_VIDEO),
     "wan-text-to-video": partial(PydanticSchema, wan.TEXT_TO_VIDEO),
     "wan22-5b-image-to-video": partial(PydanticSchema, wan.SMALL_IMAGE_TO_VIDEO),

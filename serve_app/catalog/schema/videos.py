@@ -6,21 +6,16 @@ from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, ConfigDict, Field
 
-from serve_app.catalog.fields.audio_fields import AudioInput, AudioPrompt, Seconds
 from serve_app.catalog.fields.field_notes import NoEffect
-from serve_app.catalog.fields.fields import FileUrl, Guidance, SafetyChecker, Size, Steps, Strength
+from serve_app.catalog.fields.fields import Guidance, SafetyChecker, Steps
 from serve_app.catalog.fields.outputs import (
-    AudioOutput,
     VideoOutput,
-    audio_with_waveform,
     video_with_poster,
 )
 from serve_app.catalog.fields.pydantic_schema import Shape
 from serve_app.catalog.fields.video_fields import (
     ClipInput,
     FirstImageUrl,
-    Frames,
-    FramesPerSecond,
     NegativeVideoPrompt,
 )
 
@@ -112,40 +107,3 @@ class HunyuanImageToVideoInput(_HunyuanInput):
 
 HUNYUAN_TEXT_TO_VIDEO = Shape(HunyuanTextToVideoInput, VideoOutput, video_with_poster)
 HUNYUAN_IMAGE_TO_VIDEO = Shape(HunyuanImageToVideoInput, VideoOutput, video_with_poster)
-
-
-# Inputs of video-to-video and audio-to-audio endpoints, for any model.
-
-VideoUrl = Annotated[
-    FileUrl,
-    Field(description="Input video (MP4, WebM, GIF): an http(s) URL, or a data URI."),
-]
-AudioUrl = Annotated[FileUrl, Field(description="Input audio: an http(s) URL, or a data URI.")]
-
-
-class VideoToVideoInput(ClipInput):
-    model_config = ConfigDict(title="VideoToVideoInput")
-
-    video_url: VideoUrl
-    negative_prompt: NegativeVideoPrompt = ""
-    num_inference_steps: Steps = 30
-    guidance_scale: Guidance = 5.0
-    strength: Strength = 0.8
-    num_frames: Frames | None = None
-    frames_per_second: FramesPerSecond | None = None
-    image_size: Size | None = None
-
-
-class AudioToAudioInput(AudioInput):
-    model_config = ConfigDict(title="AudioToAudioInput")
-
-    audio_url: AudioUrl
-    prompt: AudioPrompt
-    num_inference_steps: Steps = 8
-    guidance_scale: Guidance = 1.0
-    strength: Strength = 0.8
-    seconds_total: Seconds | None = None
-
-
-VIDEO_TO_VIDEO = Shape(VideoToVideoInput, VideoOutput, video_with_poster)
-AUDIO_TO_AUDIO = Shape(AudioToAudioInput, AudioOutput, audio_with_waveform)
