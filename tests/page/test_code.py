@@ -24,6 +24,8 @@ from tests.node import node, packages
 from tests.page.darkroom import page_darkroom
 from tests.page.reader import Reader, box_of, select_past
 
+pytestmark = pytest.mark.long
+
 JAVASCRIPT = Path(__file__).parents[1] / "wire" / "javascript"
 PRINT_JSON = "console.log(JSON.stringify(data))"  # Node's own format is not JSON
 SEED = 18446744073709551557

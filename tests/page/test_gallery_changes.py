@@ -14,6 +14,8 @@ from tests.page.gallery import Gallery
 from tests.page.reader import box_of, expect_said
 from tests.page.test_gallery import FOX, HILL, SEA
 
+pytestmark = pytest.mark.long
+
 REFRESH = re.compile(r"/v1/requests\?limit=100&")
 
 

@@ -11,6 +11,8 @@ from playwright.sync_api import Locator, Page, Route, expect
 from tests.page.reader import Reader, expect_phase
 from tests.page.test_form import fill_required, strange  # noqa: F401 a fixture # pyright: ignore[reportUnusedImport]
 
+pytestmark = pytest.mark.long
+
 NUMBERS: Any = pytest.mark.parametrize(
     ("text", "values"),
     [

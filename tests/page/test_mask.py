@@ -16,6 +16,8 @@ from tests.page.painter import image
 from tests.page.reader import Reader
 from tests.page.test_reuse import IMAGE, asked, endpoint, offer
 
+pytestmark = pytest.mark.long
+
 SIZE = {
     "default": {"width": 256, "height": 256},
     "anyOf": [

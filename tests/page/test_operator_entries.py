@@ -22,6 +22,8 @@ from tests.page.operator import Operator, give_pool
 from tests.page.reader import FLUX
 from tests.page.test_operator import HIDE
 
+pytestmark = pytest.mark.long
+
 OPEN = {"family": "probe", "schema": "open", "weights": {"directory": "/srv/weights/portraits"}}
 BUILDER = EntryBuilder(demo=True, demo_dir=DEMO)
 DOCUMENTED = combined(read_file(MODELS), BUILDER, [StoredEntry("house/portraits", OPEN)])

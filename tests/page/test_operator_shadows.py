@@ -18,6 +18,8 @@ from tests.page.darkroom import PageDarkroom, page_darkroom
 from tests.page.operator import Operator, give_pool
 from tests.page.reader import FLUX
 
+pytestmark = pytest.mark.long
+
 SHADOW = "house/shadow"
 WITHIN_S = 60.0
 

@@ -15,6 +15,8 @@ from serve_app.domain.media.file_metadata import FileMetadata
 from tests.page.reader import FLUX, PROBE, Reader, expect_said
 from tests.page.test_reuse import CHANGES, MIXES, asked, offer
 
+pytestmark = pytest.mark.long
+
 GIVE = """([place, kind, content, name, type]) => {
     const bytes = Uint8Array.from(atob(content), (each) => each.charCodeAt(0));
     const files = new DataTransfer();

@@ -18,6 +18,8 @@ from tests.page.gallery import Gallery
 from tests.page.reader import Reader, expect_images
 from tests.page.test_reuse import CHANGES, offer
 
+pytestmark = pytest.mark.long
+
 
 @pytest.fixture
 def private() -> Iterator[PageDarkroom]:

@@ -10,6 +10,8 @@ from playwright.sync_api import expect
 
 from tests.page.reader import Reader, expect_images, expect_phase
 
+pytestmark = pytest.mark.long
+
 HIDE = "Object.defineProperty(document, 'hidden', {{ value: {}, configurable: true }})"
 NOTIFICATIONS = """() => {
     window.shown = [];

@@ -18,6 +18,8 @@ from tests.page.reader import Reader, expect_images
 from tests.page.test_form import model, refuse
 from tests.page.test_lightbox import tone, video
 
+pytestmark = pytest.mark.long
+
 IMAGE = {"type": "string", "description": "An http(s) URL, or a data URI."}
 PROMPT = {"type": "string"}
 
