@@ -105,7 +105,7 @@ class VideoFamily:
         called = pipeline_class(endpoint, mapping, pipeline)
         # Endpoints share loaded weights, which may have been loaded with another one's options.
         check_arguments(endpoint, mapping, called)
-        takes = parameters(called)
+        takes = parameters(called) - KNOWN.exact(called).unplaced(pipeline)
         if not mapping.inputs:
             words = ("prompt",) if "prompt" in takes else ()
             require_fields(input, *words, "num_inference_steps", *required_files(endpoint))
@@ -261,7 +261,9 @@ def _images(
     else:
         return {}
     if given.get("last_image") is not None and "last_image" not in takes:
-        raise InvalidInput.of_field("end_image_url", "this model does not take a last frame")
+        names = (name for name, each in mapping.inputs.items() if each.argument == "last_image")
+        field = next(names, "end_image_url")
+        raise InvalidInput.of_field(field, "these weights take no last frame")
 
     def form(image: Image) -> Any:
         fitted = fit(image, rendered.width, rendered.height)

@@ -41,6 +41,8 @@ class ModelTrait:
     decodes_last: bool = False  # decoding the video is its last action; not for subclasses
     # Number of decoded frames at the start that the pipeline drops even so.
     dropped_frames: Callable[[Any], int] = lambda _: 0
+    # Arguments of the call for which weights of this kind have no place.
+    unplaced: Callable[[Any], frozenset[str]] = lambda _: frozenset[str]()
 
 
 ModelFamily = Mapping[str, ModelTrait]
@@ -89,6 +91,15 @@ _LTX_TRANSFORMER = ModelTrait(
 def _frames_of_the_image(pipeline: Any) -> int:
     """Frames at the start that show the input image. Older weights generate them with the video."""
     return 4 if pipeline.transformer.config.image_condition_type == "latent_concat" else 0
+
+
+def _last_image(pipeline: Any) -> frozenset[str]:
+    """Those of 5B begin with a frame and no more. Those of 2.1 see images through CLIP, and only
+    weights that were trained with two have positions for both."""
+    of = getattr(pipeline.transformer, "config", None)  # of 2.2, none may be left
+    untrained = of is not None and of.image_dim is not None and of.pos_embed_seq_len is None
+    takes = not (untrained or pipeline.config.expand_timesteps)
+    return frozenset() if takes else frozenset({"last_image"})
 
 
 BUILT_IN: ModelFamily = {
@@ -168,7 +179,7 @@ BUILT_IN: ModelFamily = {
     "AutoencoderKLTemporalDecoder": ModelTrait(merge_refusal="its rows are frames of one video"),
     # Wan 2.1 and 2.2, and SkyReels V2, which is based on Wan
     "WanPipeline": _DECODES_LAST,
-    "WanImageToVideoPipeline": _DECODES_LAST,
+    "WanImageToVideoPipeline": ModelTrait(decodes_last=True, unplaced=_last_image),
     "WanVideoToVideoPipeline": _DECODES_LAST,
     "WanVACEPipeline": _DECODES_LAST,
     "SkyReelsV2Pipeline": _DECODES_LAST,

@@ -14,7 +14,7 @@ from PIL import Image
 from deployments.engine.interception.pipeline import view_of, with_shift
 from deployments.engine.media.images import fit
 from serve_app.catalog.fields.drafts import INPUT_FIELDS as OF_DRAFTS
-from serve_app.domain.errors import Unsupported
+from serve_app.domain.errors import InvalidInput, Unsupported
 from tests.deployments.served import CATALOG, SEED
 from tests.deployments.video_cases import (
     CASES,
@@ -142,6 +142,17 @@ def test_a_video_may_end_with_an_image_too(serve, pipelines):
     del fields["end_image_url"]
     without = frames(serve(LARGE_I2V), fields, image_url=given(), num_frames=5)
     assert not torch.equal(made, without)
+
+
+@pytest.mark.parametrize("endpoint_id", [WAN_I2V, SMALL_I2V])
+def test_a_last_frame_for_which_the_weights_have_no_place_is_refused(serve, endpoint_id):
+    fields = body(endpoint_id, image_url="https://example.org/a.png")
+    with pytest.raises(InvalidInput, match="end_image_url: these weights take no last frame"):
+        serve(endpoint_id).call(
+            {**fields, "end_image_url": "https://example.org/b.png"},
+            image_url=given(),
+            end_image_url=given(),
+        )
 
 
 def test_ltx_follows_the_image_that_it_is_given(serve):
