@@ -151,6 +151,9 @@ SCALE: Declared = {
 }
 """Scale of the image for an IP-Adapter, with diffusers' own default."""
 
+CROP = "padding_mask_crop"
+OF_FILES = "it pastes into finished files, and the engine keeps pixels: crop the image and its mask"
+
 TENSOR = "it is a tensor of the model"
 """Why no request can give what only other parts of the model make."""
 
@@ -228,6 +231,8 @@ def _name_guidance(inputs: dict[str, Declared]) -> None:
 def _reason(call: PipelineCall, argument: Argument, *, adapter: bool) -> str:
     """Why no request can give an argument; empty if nothing but its type decides."""
     name, type_ = argument.name, argument.type
+    if name == CROP:
+        return OF_FILES
     if _TENSORS.search(name):
         return f"{TENSOR} ({type_})"
     if name in ADAPTER_IMAGES and (call.is_modular or not adapter):

@@ -26,6 +26,9 @@ DENOISERS = ("transformer", "unet")
 FLOAT32_VAES = frozenset({"AutoencoderKLWan", "AutoencoderKLAllegro"})
 """Autoencoders that the authors load in float32. Some pipelines give them nothing else."""
 
+MOST_SECONDS = {"LongCatAudioDiTPipeline": 30}
+"""Class → its longest audio, where it cuts what is asked for, and a file would end in silence."""
+
 USUAL_VIDEO = {"width": 832, "height": 480}
 NOT_COPIED = frozenset(
     {"demo", "cpu", "weights", "display_name", "description", "licence", "readme", "examples"}
@@ -137,7 +140,8 @@ def _audio_format(call: PipelineCall, found: Derived) -> Entry:
     given = {"given": audio[0]} if audio else {}
     length = next((each for each in LENGTHS if each in call.arguments), None)
     if length is not None:
-        return {"length": length, **given}
+        most = MOST_SECONDS.get(call.name)
+        return {"length": length, **({"most_seconds": most} if most else {}), **given}
     if call.arguments.keys() >= set(SPAN):
         return dict(zip(("start", "end"), SPAN, strict=True))
     raise Misconfigured(

@@ -160,6 +160,12 @@ def test_what_cannot_be_given_is_named_with_the_reason() -> None:
     assert "_auto_resize" not in left_out
 
 
+def test_a_crop_that_pipelines_make_of_finished_files_alone_is_left_out() -> None:
+    found = derived(read_call("StableDiffusionXLInpaintPipeline"))
+    assert "crop the image" in found.told["padding_mask_crop"]
+    assert "padding_mask_crop" not in found.inputs
+
+
 def test_with_an_ip_adapter_a_request_gives_its_image_and_scale() -> None:
     found = derived(read_call("FluxPipeline"), native=1024, adapter=True)
     assert not [name for name in found.told if "ip_adapter" in name]
