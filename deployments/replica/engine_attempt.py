@@ -27,6 +27,7 @@ from deployments.replica.attempt_state import Phase, StopReason, computed
 from deployments.replica.files import ArtifactDelivery, Files, InputFiles
 from deployments.replica.poller import SlotQueue
 from deployments.replica.previewer import Previewer
+from deployments.replica.refusals import refusal
 from deployments.replica.resources import ReplicaResources
 from deployments.replica.resume import (
     FinishedOutput,
@@ -106,6 +107,10 @@ class EngineAttempt(Attempt):
             product, files = await self._produce()
         except LoraRefused as error:
             raise self._explained(error) from error
+        except (ValueError, TypeError) as error:
+            if (refused := refusal(error, self.lease.endpoint)) is None:
+                raise
+            raise refused from error
         made = SeparatedFiles.of(product, files)
         return Outcome(
             output=made.output,

@@ -59,6 +59,16 @@ NAMES = {
 
 CONTROL = "control_image"
 AUDIO = ("audio", "src_audio", "initial_audio_waveforms")
+NEEDED = {
+    "mask_image": "Inpaint",
+    CONTROL: "Control",
+    "control_mask": "Inpaint",
+    "control_mode": "Union",
+    "video": "VideoToVideo",
+    "conditioning_frames": "ControlNet",
+}
+"""Argument → part of the names of the classes that fail without it, although it has a default."""
+
 KEPT = ("reference", "ref_", "example", "style", "subject", "source")
 """Parts of names of images that the pipeline brings into its own size."""
 
@@ -81,6 +91,7 @@ UNSERVED = {
 RESAMPLING = ("nearest", "nearest-exact", "bilinear", "bicubic", "area")
 CHOICES: Mapping[str, Mapping[str, tuple[str | int, ...]]] = {
     "QwenImageLayered": {"resolution": (640, 1024)},
+    "WanAnimate": {"mode": ("animate", "replace")},
     "Marigold": {"resample_method_input": RESAMPLING, "resample_method_output": RESAMPLING},
 }
 """Beginning of a class's name → argument → its only values, where the annotation does not say them.
@@ -140,6 +151,9 @@ SCALE: Declared = {
 }
 """Scale of the image for an IP-Adapter, with diffusers' own default."""
 
+CROP = "padding_mask_crop"
+OF_FILES = "it pastes into finished files, and the engine keeps pixels: crop the image and its mask"
+
 TENSOR = "it is a tensor of the model"
 """Why no request can give what only other parts of the model make."""
 
@@ -189,7 +203,7 @@ def derived(call: PipelineCall, *, native: int | None = None, adapter: bool = Fa
             declared = _declared(call, each)
             why = f"its type is {each.type or 'not stated'}"
         if declared is not None:
-            inputs[_name(each, declared["type"])] = declared
+            inputs[_name(call, each, declared["type"])] = declared
             continue
         left_out[each.name] = why
         if each.is_required:
@@ -217,6 +231,8 @@ def _name_guidance(inputs: dict[str, Declared]) -> None:
 def _reason(call: PipelineCall, argument: Argument, *, adapter: bool) -> str:
     """Why no request can give an argument; empty if nothing but its type decides."""
     name, type_ = argument.name, argument.type
+    if name == CROP:
+        return OF_FILES
     if _TENSORS.search(name):
         return f"{TENSOR} ({type_})"
     if name in ADAPTER_IMAGES and (call.is_modular or not adapter):
@@ -244,7 +260,7 @@ def _declared(call: PipelineCall, argument: Argument) -> Declared | None:
     for start, choices in CHOICES.items():
         if call.name.startswith(start) and name in choices:
             declared["choices"] = [*choices[name]]
-    declared |= _default(argument)
+    declared |= {"required": True} if _is_needed(call, argument) else _default(argument)
     if name == PROMPT and argument.default is None and CAPTIONS not in call.arguments:
         declared["required"] = True
     about = re.sub(rf"^{name} \([^)]*\):\s*", "", argument.about)
@@ -379,10 +395,24 @@ def _file(call: PipelineCall, argument: Argument) -> Declared:
             declared["as_is"] = True
     elsewhere = any(each.name == name for a in call.arguments.values() for each in a.item)
     redraws = _redraws(call) and not elsewhere  # else its objects may have the image
-    always = {"image": redraws, "mask_image": "Inpaint" in call.name}
-    if argument.is_required or (always.get(name, False) and not call.is_modular):
+    always = name == "image" and (redraws or _is_control(call, name))
+    if _is_needed(call, argument) or (always and not call.is_modular):
         declared["required"] = True
+    if argument.about and name not in {*NAMES, CONTROL, "video"}:
+        declared["about"] = argument.about
     return declared
+
+
+def _is_needed(call: PipelineCall, argument: Argument) -> bool:
+    """True if the pipeline fails without the argument."""
+    part = None if call.is_modular else NEEDED.get(argument.name)
+    return argument.is_required or (part is not None and part in call.name)
+
+
+def _is_control(call: PipelineCall, name: str) -> bool:
+    """True for the image of a ControlNet that its pipeline calls ``image``, as it has no other."""
+    named = any(part in call.name for part in ("ControlNet", "Adapter"))
+    return name == "image" and named and not call.is_modular and CONTROL not in call.arguments
 
 
 def _is_video_of_masks(call: PipelineCall, argument: Argument) -> bool:
@@ -414,10 +444,12 @@ def _redraws(call: PipelineCall) -> bool:
     return "strength" in call.arguments or any(part in call.name for part in parts)
 
 
-def _name(argument: Argument, type_: str) -> str:
+def _name(call: PipelineCall, argument: Argument, type_: str) -> str:
     name = argument.name
     if type_ not in FILES:
         return name
+    if _is_control(call, name):
+        name = CONTROL
     if type_ == "audio":
         return "audio_url"
     if type_ == "video" and "video" not in name:
@@ -471,19 +503,19 @@ USUAL_FRAMES, USUAL_RATE = 49, 16
 def _moving(call: PipelineCall) -> Iterator[tuple[str, Declared]]:
     counts = (call.default(each) for each in NUMBERS_OF_FRAMES)
     frames = next((each for each in counts if isinstance(each, int)), USUAL_FRAMES)
-    rate = call.default("frame_rate") or _stated_rate(call)
+    rate = call.default("frame_rate") or call.default("fps") or _described_rate(call)
     yield "num_frames", {"type": "frames", "default": frames}
     stated = rate if isinstance(rate, int | float) else USUAL_RATE
     yield "frames_per_second", {"type": "rate", "default": stated}
 
 
-def _stated_rate(call: PipelineCall) -> float | None:
-    """Frame rate of a modular pipeline: the default of ``fps``, or as its frames are described."""
+def _described_rate(call: PipelineCall) -> float | None:
+    """Frame rate of a modular pipeline, as its frames are described."""
     if not call.is_modular:
         return None
     described = (call.arguments[n].about for n in NUMBERS_OF_FRAMES if n in call.arguments)
     found = next((rate for each in described if (rate := _RATE.search(each))), None)
-    return call.default("fps") or (float(found[1]) if found else None)
+    return float(found[1]) if found else None
 
 
 def stated_size(call: PipelineCall, native: int | None) -> dict[str, int] | None:

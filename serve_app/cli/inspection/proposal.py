@@ -23,6 +23,12 @@ FLUX, SDXL = "FluxPipeline", "StableDiffusionXLPipeline"
 FAMILY_OF_CLASS = {FLUX: "flux", SDXL: "sdxl"}
 
 DENOISERS = ("transformer", "unet")
+FLOAT32_VAES = frozenset({"AutoencoderKLWan", "AutoencoderKLAllegro"})
+"""Autoencoders that the authors load in float32. Some pipelines give them nothing else."""
+
+MOST_SECONDS = {"LongCatAudioDiTPipeline": 30}
+"""Class → its longest audio, where it cuts what is asked for, and a file would end in silence."""
+
 USUAL_VIDEO = {"width": 832, "height": 480}
 NOT_COPIED = frozenset(
     {"demo", "cpu", "weights", "display_name", "description", "licence", "readme", "examples"}
@@ -82,6 +88,8 @@ def proposed(
         # Between 0.5 and 1, bfloat16 has 128 levels. In float16, CPUs cannot resize.
         dtype = "float32"
     options: Entry = {"task": task, "dtype": dtype, OPTION: found.inputs}
+    if config("vae").get("_class_name") in FLOAT32_VAES:
+        options["dtypes"] = {"vae": "float32"}
     if result is not None:
         options[RESULT] = result.written
     if family == "audio":
@@ -107,7 +115,11 @@ def _flux(config: Config) -> Entry:
 
 def _task(call: PipelineCall, found: Derived) -> str:
     """Task by the files that every input has."""
-    given = {each["type"] for each in found.inputs.values() if each.get("required")}
+    given = {
+        each["type"]
+        for name, each in found.inputs.items()
+        if each.get("required") and not name.startswith("control_")  # else it is drawn anew
+    }
     if call.output == "audio":
         return "audio-to-audio" if "audio" in given else "text-to-audio"
     if call.output == "video" and "video" in given:
@@ -128,7 +140,8 @@ def _audio_format(call: PipelineCall, found: Derived) -> Entry:
     given = {"given": audio[0]} if audio else {}
     length = next((each for each in LENGTHS if each in call.arguments), None)
     if length is not None:
-        return {"length": length, **given}
+        most = MOST_SECONDS.get(call.name)
+        return {"length": length, **({"most_seconds": most} if most else {}), **given}
     if call.arguments.keys() >= set(SPAN):
         return dict(zip(("start", "end"), SPAN, strict=True))
     raise Misconfigured(

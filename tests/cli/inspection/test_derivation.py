@@ -37,7 +37,9 @@ def test_files_have_the_names_that_fals_clients_send() -> None:
     }
     vace = fields("WanVACEPipeline")
     assert vace["reference_image_urls"]["type"] == "images"
-    assert vace["mask_video_url"] == {"type": "video", "argument": "mask"}
+    assert (vace["mask_video_url"]["type"], vace["mask_video_url"]["argument"]) == ("video", "mask")
+    assert animate["pose_video_url"]["about"].startswith("The input pose video")
+    assert animate["mode"]["choices"] == ["animate", "replace"]
 
 
 @pytest.mark.parametrize("name", ["QwenImageEditPlusPipeline", "Flux2Pipeline"])
@@ -54,6 +56,30 @@ def test_what_is_redrawn_must_be_given_even_if_the_argument_has_a_default() -> N
     assert inpainting["image_url"]["required"]
     assert inpainting["mask_url"]["required"]
     assert "required" not in fields("Flux2Pipeline")["image_urls"]
+
+
+@pytest.mark.parametrize(
+    ("name", "field"),
+    [
+        ("StableDiffusionControlNetPipeline", "control_image_url"),
+        ("StableDiffusionXLControlNetUnionPipeline", "control_image_url"),
+        ("StableDiffusionXLControlNetUnionPipeline", "control_mode"),
+        ("StableDiffusionXLControlNetInpaintPipeline", "image_url"),
+        ("StableDiffusionXLControlNetInpaintPipeline", "control_image_url"),
+        ("StableDiffusionXLAdapterPipeline", "control_image_url"),
+        ("FluxControlPipeline", "control_image_url"),
+        ("QwenImageControlNetInpaintPipeline", "control_mask_url"),
+        ("AnimateDiffVideoToVideoPipeline", "video_url"),
+        ("AnimateDiffControlNetPipeline", "conditioning_frames_video_url"),
+    ],
+)
+def test_what_a_pipeline_fails_without_is_required(name: str, field: str) -> None:
+    assert fields(name)[field]["required"]
+
+
+def test_a_video_has_the_frame_rate_that_its_model_is_asked_for() -> None:
+    assert fields("StableVideoDiffusionPipeline")["frames_per_second"]["default"] == 7
+    assert fields("LTXPipeline")["frames_per_second"]["default"] == 25
 
 
 @pytest.mark.parametrize("name", ["QwenImageLayeredPipeline", "QwenImageLayeredModularPipeline"])
@@ -132,6 +158,12 @@ def test_what_cannot_be_given_is_named_with_the_reason() -> None:
     assert "--part image_encoder=" in left_out["negative_ip_adapter_image"]
     assert "tensor" in left_out["prompt_embeds"]
     assert "_auto_resize" not in left_out
+
+
+def test_a_crop_that_pipelines_make_of_finished_files_alone_is_left_out() -> None:
+    found = derived(read_call("StableDiffusionXLInpaintPipeline"))
+    assert "crop the image" in found.told["padding_mask_crop"]
+    assert "padding_mask_crop" not in found.inputs
 
 
 def test_with_an_ip_adapter_a_request_gives_its_image_and_scale() -> None:

@@ -181,3 +181,15 @@ def test_what_describes_the_weights_of_another_endpoint_is_not_copied() -> None:
     own = {"readme": "# Another model", "examples": [{"input": {"prompt": "x"}}], "licence": "MIT"}
     flux = {"family": "flux", "schema": "flux-text-to-image", "cache": True}
     assert like("fal-ai/flux/dev", flux | own, read_call("FluxPipeline")) == flux
+
+
+@pytest.mark.parametrize("name", ["LucyEditPipeline", "WanPipeline", "WanModularPipeline"])
+def test_the_autoencoder_of_wan_is_loaded_in_float32(name: str) -> None:
+    configs = {"vae": {"_class_name": "AutoencoderKLWan"}}
+    options = proposed(read_call(name), lambda name: configs.get(name, {}))["options"]
+    assert (options["dtype"], options["dtypes"]) == ("bfloat16", {"vae": "float32"})
+
+
+def test_audio_is_no_longer_than_its_model_makes_it() -> None:
+    options = proposed(read_call("LongCatAudioDiTPipeline"), unknown)["options"]
+    assert options["audio_format"] == {"length": "audio_duration_s", "most_seconds": 30}

@@ -57,7 +57,8 @@ URL = "https://example.org/file"
 
 def entry_of(case: Case, pipeline: Any, endpoint_id: str = "") -> CatalogEntry:
     def config(component: str) -> Mapping[str, Any]:
-        return getattr(getattr(pipeline, component, None), "config", {})
+        module = getattr(pipeline, component, None)
+        return {"_class_name": type(module).__name__, **getattr(module, "config", {})}
 
     entry = {
         **proposed(call_of(case.name), config, endpoint_id),

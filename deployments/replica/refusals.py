@@ -1,0 +1,25 @@
+"""Input that a pipeline's own checks refuse, which its schema cannot say."""
+
+from __future__ import annotations
+
+import re
+import traceback
+
+from serve_app.domain.endpoint import Endpoint
+from serve_app.domain.errors import InvalidInput
+from serve_app.options.inputs import declared_inputs
+
+CHECK = re.compile(r"_?check_\w*inputs?$|retrieve_timesteps$")
+"""Functions of diffusers that refuse arguments of a call."""
+
+
+def refusal(error: Exception, endpoint: Endpoint) -> InvalidInput | None:
+    """Error of the field that the message of a pipeline's check names first. None: it is no error
+    of a check, or it names no field."""
+    frames = (frame.f_code for frame, _ in traceback.walk_tb(error.__traceback__))
+    if not any(CHECK.match(e.co_name) and "diffusers" in e.co_filename for e in frames):
+        return None
+    message = str(error)
+    fields = {each.argument: name for name, each in declared_inputs(endpoint).items()}
+    argument = next((word for word in re.findall(r"\w+", message) if word in fields), None)
+    return None if argument is None else InvalidInput.of_field(fields[argument], message)

@@ -1,0 +1,58 @@
+"""Errors of a pipeline's own checks, as the client of the request gets them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from deployments.replica.failures import as_failure
+from deployments.replica.refusals import refusal
+from serve_app.domain.endpoint import Endpoint, Weights
+from serve_app.domain.errors import InvalidInput
+
+WEIGHTS = Weights("/srv/x")
+INPUTS = {"mask_video_url": {"type": "video", "argument": "mask"}, "sigmas": {"type": "numbers"}}
+ENDPOINT = Endpoint("house/x", "video", WEIGHTS, "declared", options={"inputs": INPUTS})
+
+
+def raised(function: str, message: str, file: str = "/site-packages/diffusers/x.py") -> ValueError:
+    """Error as a function of this name in a file of diffusers raises it."""
+    code = compile(f"def {function}():\n raise ValueError({message!r})", file, "exec")
+    scope: dict[str, Any] = {}
+    exec(code, scope)  # noqa: S102  only so has the frame the name and the file
+    try:
+        scope[function]()
+    except ValueError as error:
+        return error
+    raise AssertionError
+
+
+@pytest.mark.parametrize(
+    ("function", "message", "field"),
+    [
+        ("check_inputs", "`mask` can only be passed if `video` is passed.", "mask_video_url"),
+        ("_check_inputs", "`mask` is too long.", "mask_video_url"),
+        ("retrieve_timesteps", "Only one of `timesteps` or `sigmas` can be passed.", "sigmas"),
+    ],
+)
+def test_what_a_check_refuses_is_an_error_of_the_field(
+    function: str, message: str, field: str
+) -> None:
+    refused = refusal(raised(function, message), ENDPOINT)
+    assert isinstance(refused, InvalidInput)
+    failure = as_failure(refused)
+    assert (failure.code, failure.field, failure.retryable) == ("invalid_input", field, False)
+    assert message in failure.message
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        raised("forward", "the `mask` has another shape"),
+        raised("check_inputs", "the prompt is missing"),
+        raised("check_inputs", "the `mask` is too long", "/srv/other.py"),
+    ],
+)
+def test_any_other_error_is_the_pipelines(error: ValueError) -> None:
+    assert refusal(error, ENDPOINT) is None
