@@ -124,9 +124,10 @@ def _listed(where: str, written: ast.expr) -> tuple[str, ...] | None:
 
 
 def bundle(path: Path, more: Sequence[Path], named: Mapping[str, Path] | None = None) -> bytes:
-    """Zip file with an app's file, ``more`` files and folders beside it, and others by their names
-    in it. Hidden files of folders are left out. ``Misconfigured`` if it is too large."""
-    files = {**(named or {}), **_files(path, more)}
+    """Zip file with an app's file, what it imports of its package, ``more`` files and folders
+    beside it, and others by their names in it. Hidden files of folders are left out.
+    ``Misconfigured`` if it is too large."""
+    files = {**package_modules(path), **(named or {}), **_files(path, more)}
     try:
         # Before they are read: a folder may have weights of many gigabytes.
         size = sum(each.stat().st_size for each in files.values())
@@ -166,6 +167,41 @@ def _below(folder: Path) -> list[Path]:
         for each in every
         if "__pycache__" not in each.parts and not any(part.startswith(".") for part in each.parts)
     ]
+
+
+def package_modules(path: Path) -> Mapping[str, Path]:
+    """Modules of the package that an app's file is in and that it imports, and those that they
+    import, by their names in a bundle. Empty: its folder is no package.
+
+    An environment of the app's own does not have the package.
+    """
+    root = path.parent.resolve()
+    found: dict[str, Path] = {}
+    waiting = [path]
+    while waiting:
+        for name in _imported_names(ast.parse(waiting.pop().read_bytes())):
+            first, *rest = name.split(".")
+            if first != root.name:
+                continue
+            folders = [root.joinpath(*rest[:count]) / "__init__.py" for count in range(len(rest))]
+            last = root.joinpath(*rest)
+            for file in (*folders, last / "__init__.py", last.with_suffix(".py")):
+                inside = file.relative_to(root.parent).as_posix()
+                if (root / "__init__.py").is_file() and file.is_file() and inside not in found:
+                    found[inside] = file
+                    waiting.append(file)
+    return found
+
+
+def _imported_names(tree: ast.Module) -> set[str]:
+    """Names of all that a file imports: a name in a module may be a module too."""
+    names = set[str]()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            names |= {each.name for each in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            names |= {node.module, *(f"{node.module}.{each.name}" for each in node.names)}
+    return names
 
 
 def _zipped(files: Mapping[str, Path]) -> bytes:
