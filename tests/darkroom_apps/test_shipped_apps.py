@@ -30,9 +30,11 @@ from serve_app.domain.executors.deployable import Choices
 from tests.darkroom_apps.setup import with_settings
 from tests.darkroom_apps.tiny_models import (
     DAC_HOP,
+    ESRGAN,
     save_birefnet,
     save_depth_anything,
     save_dia,
+    save_esrgan,
     save_sam2,
     save_swin2sr,
     save_whisper,
@@ -139,7 +141,9 @@ def test_a_shipped_app_is_found_by_its_name(tmp_path: Path) -> None:
     own = tmp_path / "whisper"
     own.touch()
     assert found_at(own) == own
-    with pytest.raises(Misconfigured, match="it has background, depth, depth_anything, rembg"):
+    with pytest.raises(
+        Misconfigured, match="it has background, depth, depth_anything, esrgan, rembg"
+    ):
         found_at(Path("nothing.py"))
 
 
@@ -170,10 +174,15 @@ class Shipped:
     files: int = 1
     options: Mapping[str, Any] = field(default_factory=dict)
     path: str = ""
+    file: str = ""  # in the folder of the weights, which the setting names
 
 
 SHIPPED = [
     Shipped("upscaler", "Upscaler", "fal-ai/swin2sr", save_swin2sr, "classical_sr", (40, 24)),
+    Shipped(
+        *("esrgan", "Esrgan", "fal-ai/esrgan", save_esrgan, "RealESRGAN_x4plus", (40, 24)),
+        file=ESRGAN,
+    ),
     Shipped("depth", "Depth", "fal-ai/imageutils/depth", save_depth_anything),
     Shipped(
         *("depth_anything", "DepthAnything", "fal-ai/image-preprocessors/depth-anything/v2"),
@@ -215,7 +224,7 @@ async def assert_served(shipped: Shipped, folder: Path, apps_dir: Path) -> None:
     environments = Environments(apps_dir / "environments")
     shipped.save(folder / "weights")
     settings = folder / "settings.json"
-    settings.write_text(json.dumps({shipped.setting: str(folder / "weights")}))
+    settings.write_text(json.dumps({shipped.setting: str(folder / "weights" / shipped.file)}))
     file = found_at(Path(shipped.app))
     (found,) = await asyncio.to_thread(describing.read_source, file)
     code = describing.bundle(file, [settings])

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from safetensors.torch import save_file
 from tokenizers.pre_tokenizers import ByteLevel
 from transformers import (
     AddedToken,
@@ -30,7 +31,10 @@ from transformers import (
 )
 from transformers.models.whisper.tokenization_whisper import LANGUAGES
 
+from darkroom_apps.shared.rrdb import Network
+
 DAC_HOP = 8
+ESRGAN = "esrgan.safetensors"
 
 
 def save_swin2sr(folder: Path) -> None:
@@ -96,6 +100,12 @@ def save_sam2(folder: Path) -> None:
         mask_decoder_config={"hidden_size": 32, "mlp_dim": 32, "num_attention_heads": 2},
     )
     Sam2Model(config).save_pretrained(folder)
+
+
+def save_esrgan(folder: Path) -> None:
+    torch.manual_seed(0)
+    folder.mkdir(exist_ok=True)
+    save_file(Network(8, 4, 2, fold=1).state_dict(), folder / ESRGAN)
 
 
 def save_birefnet(folder: Path, side: int | str = 1024) -> None:
