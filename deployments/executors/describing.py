@@ -47,13 +47,7 @@ class AppClass:
 def read_source(path: Path) -> Sequence[AppClass]:
     """Apps of a file. ``Misconfigured`` names the line of a mistake."""
     _check_name(path)
-    try:
-        # As bytes: the first lines may name an encoding.
-        tree = ast.parse(path.read_bytes(), str(path))
-    except SyntaxError as error:
-        raise Misconfigured(f"{path.name}:{error.lineno or 1}: {error.msg}") from error
-    except (OSError, ValueError, RecursionError, MemoryError) as error:
-        raise Misconfigured(f"{path} cannot be read: {error}") from error
+    tree = _parsed(path)
     fal_names = source.app_names(tree)
     found: dict[str, AppClass] = {}
     for node in tree.body:
@@ -71,6 +65,16 @@ def read_source(path: Path) -> Sequence[AppClass]:
                 requirements = _requirements(path, node, above)
                 found[node.name] = AppClass(node.name, node.lineno, requirements)
     return list(found.values())
+
+
+def _parsed(path: Path) -> ast.Module:
+    try:
+        # As bytes: the first lines may name an encoding.
+        return ast.parse(path.read_bytes(), str(path))
+    except SyntaxError as error:
+        raise Misconfigured(f"{path.name}:{error.lineno or 1}: {error.msg}") from error
+    except (OSError, ValueError, RecursionError, MemoryError) as error:
+        raise Misconfigured(f"{path} cannot be read: {error}") from error
 
 
 def _check_name(path: Path) -> None:
@@ -177,17 +181,17 @@ def package_modules(path: Path) -> Mapping[str, Path]:
     """
     root = path.parent.resolve()
     found: dict[str, Path] = {}
-    waiting = [path]
+    waiting = [path] if (root / "__init__.py").is_file() else []
     while waiting:
-        for name in _imported_names(ast.parse(waiting.pop().read_bytes())):
+        for name in _imported_names(_parsed(waiting.pop())):
             first, *rest = name.split(".")
             if first != root.name:
                 continue
-            folders = [root.joinpath(*rest[:count]) / "__init__.py" for count in range(len(rest))]
+            above = [root.joinpath(*rest[:count]) / "__init__.py" for count in range(len(rest))]
             last = root.joinpath(*rest)
-            for file in (*folders, last / "__init__.py", last.with_suffix(".py")):
+            for file in (*above, last / "__init__.py", last.with_suffix(".py")):
                 inside = file.relative_to(root.parent).as_posix()
-                if (root / "__init__.py").is_file() and file.is_file() and inside not in found:
+                if file.is_file() and inside not in found:
                     found[inside] = file
                     waiting.append(file)
     return found

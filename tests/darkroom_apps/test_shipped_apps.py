@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import importlib
 import json
 import wave
 from collections.abc import Callable, Mapping
@@ -18,11 +19,13 @@ import torch
 from PIL import Image
 
 import darkroom
+from darkroom.app import endpoints_of
 from darkroom_apps import background, rembg, speaker, upscaler, whisper
 from darkroom_apps.shared import tiles
 from deployments.executors import describing
 from deployments.executors.environment import Environments
 from deployments.executors.python.deploying import entries
+from serve_app.catalog import suggestions
 from serve_app.cli.apps.deployable import found_at
 from serve_app.domain.endpoint import Endpoint, Weights
 from serve_app.domain.errors import AppNotStarted, Misconfigured
@@ -218,6 +221,18 @@ async def test_a_shipped_app_is_served_in_an_environment_of_its_own(
     shipped: Shipped, apps_dir: Path, tmp_path: Path
 ) -> None:
     await assert_served(shipped, tmp_path, apps_dir)
+
+
+def test_an_endpoint_that_is_missing_names_the_app_that_serves_it() -> None:
+    found: dict[str, str] = {}
+    for file in Path(whisper.__file__).parent.glob("[!_]*.py"):
+        module = importlib.import_module(f"darkroom_apps.{file.stem}")
+        (kind,) = [getattr(module, each.name) for each in describing.read_source(file)]
+        paths = [each.rstrip("/") for each in endpoints_of(kind)]
+        found |= {kind.name + each: file.stem for each in paths}
+    assert found == suggestions.APPS
+    for endpoint_id, app in found.items():
+        assert f"`darkroom deploy {app}`" in suggestions.sentence(endpoint_id, {}, found)
 
 
 async def assert_served(shipped: Shipped, folder: Path, apps_dir: Path) -> None:
