@@ -37,7 +37,7 @@ class Network:
         (self.input,) = self.session.get_inputs()
 
     def takes(self, side: int) -> bool:
-        """Whether images of ``side`` × ``side`` are possible: most files fix the size."""
+        """Check that images of ``side`` × ``side`` are possible: most files fix the size."""
         return all(isinstance(each, str) or each == side for each in self.input.shape[2:])
 
     def mask(self, image: PilImage, side: int) -> Array:
