@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import BaseModel, Field
 
 import darkroom
+from darkroom_apps.shared import images, tiles
 
 if TYPE_CHECKING:
     import torch
@@ -22,10 +23,6 @@ WEIGHTS: dict[Task, str] = {
     "compressed_sr": "caidas/swin2SR-compressed-sr-x4-48",
     "real_sr": "caidas/swin2SR-realworld-sr-x4-64-bsrgan-psnr",
 }
-
-TILE = 256  # pixels a side that the model sees at once: more needs memory by its square
-OVERLAP = 16  # pixels around a tile, so that no seams are seen
-MAX_PIXELS = 16_000_000  # of an input
 
 
 class Input(BaseModel):
@@ -72,44 +69,18 @@ class Upscaler(darkroom.App):
         import torch
         from PIL import Image
 
-        image = given.image_url.open().convert("RGB")
-        if image.width * image.height > MAX_PIXELS:
-            raise darkroom.InvalidField(
-                "image_url",
-                f"The image has {image.width}×{image.height} pixels; at most "
-                f"{MAX_PIXELS // 1_000_000} megapixels are possible",
-            )
+        image = images.read(given.image_url)
         model = self.model(given.task)
+        config = model.config
+
+        def enlarge(tile: torch.Tensor) -> torch.Tensor:
+            return model(padded(tile, config.window_size).to(self.device)).reconstruction
+
         pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1).float() / 255  # [3, H, W]
         with torch.inference_mode():
-            large = self.upscaled(pixels, model)
-        levels = (large.clamp(0, 1) * 255).round().byte().permute(1, 2, 0).cpu().numpy()
+            large = tiles.enlarged(pixels, int(config.upscale), enlarge)
+        levels = (large.clamp(0, 1) * 255).round().byte().permute(1, 2, 0).numpy()
         return Output(image=darkroom.Image.from_pil(Image.fromarray(levels)))
-
-    def upscaled(self, pixels: torch.Tensor, model: Any) -> torch.Tensor:
-        """``pixels`` [3, H, W] as [3, H × scale, W × scale], computed in tiles."""
-        scale = int(model.config.upscale)
-        _, height, width = pixels.shape
-        large = pixels.new_zeros(3, height * scale, width * scale)
-        tiles = [(top, left) for top in steps(height) for left in steps(width)]
-        for number, (top, left) in enumerate(tiles):
-            darkroom.progress(number, len(tiles))
-            bottom, right = min(top + TILE, height), min(left + TILE, width)
-            # What is around the tile is computed too, and cut off.
-            above, before = max(top - OVERLAP, 0), max(left - OVERLAP, 0)
-            seen = pixels[:, above : bottom + OVERLAP, before : right + OVERLAP]
-            made = model(padded(seen[None], model.config.window_size).to(self.device))
-            made = made.reconstruction[0].cpu()
-            large[:, top * scale : bottom * scale, left * scale : right * scale] = made[
-                :,
-                (top - above) * scale : (bottom - above) * scale,
-                (left - before) * scale : (right - before) * scale,
-            ]
-        return large
-
-
-def steps(length: int) -> range:
-    return range(0, length, TILE)
 
 
 def padded(pixels: torch.Tensor, window: int) -> torch.Tensor:

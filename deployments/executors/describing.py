@@ -47,13 +47,7 @@ class AppClass:
 def read_source(path: Path) -> Sequence[AppClass]:
     """Apps of a file. ``Misconfigured`` names the line of a mistake."""
     _check_name(path)
-    try:
-        # As bytes: the first lines may name an encoding.
-        tree = ast.parse(path.read_bytes(), str(path))
-    except SyntaxError as error:
-        raise Misconfigured(f"{path.name}:{error.lineno or 1}: {error.msg}") from error
-    except (OSError, ValueError, RecursionError, MemoryError) as error:
-        raise Misconfigured(f"{path} cannot be read: {error}") from error
+    tree = _parsed(path)
     fal_names = source.app_names(tree)
     found: dict[str, AppClass] = {}
     for node in tree.body:
@@ -71,6 +65,16 @@ def read_source(path: Path) -> Sequence[AppClass]:
                 requirements = _requirements(path, node, above)
                 found[node.name] = AppClass(node.name, node.lineno, requirements)
     return list(found.values())
+
+
+def _parsed(path: Path) -> ast.Module:
+    try:
+        # As bytes: the first lines may name an encoding.
+        return ast.parse(path.read_bytes(), str(path))
+    except SyntaxError as error:
+        raise Misconfigured(f"{path.name}:{error.lineno or 1}: {error.msg}") from error
+    except (OSError, ValueError, RecursionError, MemoryError) as error:
+        raise Misconfigured(f"{path} cannot be read: {error}") from error
 
 
 def _check_name(path: Path) -> None:
@@ -124,9 +128,10 @@ def _listed(where: str, written: ast.expr) -> tuple[str, ...] | None:
 
 
 def bundle(path: Path, more: Sequence[Path], named: Mapping[str, Path] | None = None) -> bytes:
-    """Zip file with an app's file, ``more`` files and folders beside it, and others by their names
-    in it. Hidden files of folders are left out. ``Misconfigured`` if it is too large."""
-    files = {**(named or {}), **_files(path, more)}
+    """Zip file with an app's file, what it imports of its package, ``more`` files and folders
+    beside it, and others by their names in it. Hidden files of folders are left out.
+    ``Misconfigured`` if it is too large."""
+    files = {**package_modules(path), **(named or {}), **_files(path, more)}
     try:
         # Before they are read: a folder may have weights of many gigabytes.
         size = sum(each.stat().st_size for each in files.values())
@@ -166,6 +171,41 @@ def _below(folder: Path) -> list[Path]:
         for each in every
         if "__pycache__" not in each.parts and not any(part.startswith(".") for part in each.parts)
     ]
+
+
+def package_modules(path: Path) -> Mapping[str, Path]:
+    """Modules of the package that an app's file is in and that it imports, and those that they
+    import, by their names in a bundle. Empty: its folder is no package.
+
+    An environment of the app's own does not have the package.
+    """
+    root = path.parent.resolve()
+    found: dict[str, Path] = {}
+    waiting = [path] if (root / "__init__.py").is_file() else []
+    while waiting:
+        for name in _imported_names(_parsed(waiting.pop())):
+            first, *rest = name.split(".")
+            if first != root.name:
+                continue
+            above = [root.joinpath(*rest[:count]) / "__init__.py" for count in range(len(rest))]
+            last = root.joinpath(*rest)
+            for file in (*above, last / "__init__.py", last.with_suffix(".py")):
+                inside = file.relative_to(root.parent).as_posix()
+                if file.is_file() and inside not in found:
+                    found[inside] = file
+                    waiting.append(file)
+    return found
+
+
+def _imported_names(tree: ast.Module) -> set[str]:
+    """Names of all that a file imports: a name in a module may be a module too."""
+    names = set[str]()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            names |= {each.name for each in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            names |= {node.module, *(f"{node.module}.{each.name}" for each in node.names)}
+    return names
 
 
 def _zipped(files: Mapping[str, Path]) -> bytes:

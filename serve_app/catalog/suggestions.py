@@ -14,6 +14,21 @@ HOW_TO_ADD = (
     "To add it with fal's fields, run `darkroom models add {} --weights OWNER/NAME` with its "
     "diffusers repository; docs/how-to/add-a-model.md says how."
 )
+APPS: Mapping[str, str] = {
+    "fal-ai/birefnet": "background",
+    "fal-ai/birefnet/v2": "background",
+    "fal-ai/dia-tts": "speaker",
+    "fal-ai/esrgan": "esrgan",
+    "fal-ai/image-preprocessors/depth-anything/v2": "depth_anything",
+    "fal-ai/imageutils/depth": "depth",
+    "fal-ai/imageutils/rembg": "rembg",
+    "fal-ai/sam2/auto-segment": "segmenter",
+    "fal-ai/sam2/image": "segmenter",
+    "fal-ai/swin2sr": "upscaler",
+    "fal-ai/whisper": "whisper",
+}
+"""Endpoints of apps that come with Darkroom, and the names of the apps."""
+
 MAX_SHOWN = 200  # characters of an id
 MAX_NAMED = 12  # ids in a list
 SIMILAR = 0.75
@@ -85,15 +100,23 @@ def sentence(endpoint_id: str, served: Mapping[str, str], fal_ids: Container[str
             f"`{shown}` trains a model, and Darkroom trains none: it serves models. Train "
             "elsewhere, and serve the weights with `darkroom models add`."
         )
-    if shown in fal_ids:
-        return (
-            f"`{shown}` is an endpoint of fal's that this installation does not have. "
-            f"{_of_kind(shown, served)} {HOW_TO_ADD.format(shown)}"
-        )
+    if shown in APPS or shown in fal_ids:
+        return _of_fal(shown, served)
     near = [each for each in _sorted(shown, served) if _similarity(shown, each) >= SIMILAR][:3]
     if near:
         return f"There is no endpoint `{shown}`. Did you mean {', '.join(near)}?"
     return f"There is no endpoint `{shown}`. {_of_kind(shown, served)}"
+
+
+def _of_fal(shown: str, served: Mapping[str, str]) -> str:
+    """Message for an endpoint of fal's, or of an app that comes with Darkroom."""
+    missing = f"`{shown}` is an endpoint of fal's that this installation does not have."
+    if shown in APPS:
+        return (
+            f"{missing} An app that comes with Darkroom serves it: run `darkroom deploy "
+            f"{APPS[shown]}`; docs/how-to/use-the-apps-that-come-along.md says how."
+        )
+    return f"{missing} {_of_kind(shown, served)} {HOW_TO_ADD.format(shown)}"
 
 
 def category_of(endpoint_id: str) -> str | None:

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import importlib
 import json
 import wave
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -16,15 +19,29 @@ import torch
 from PIL import Image
 
 import darkroom
-from darkroom_apps import speaker, upscaler, whisper
+from darkroom.app import endpoints_of
+from darkroom_apps import background, rembg, speaker, upscaler, whisper
+from darkroom_apps.shared import tiles
 from deployments.executors import describing
 from deployments.executors.environment import Environments
 from deployments.executors.python.deploying import entries
+from serve_app.catalog import suggestions
 from serve_app.cli.apps.deployable import found_at
 from serve_app.domain.endpoint import Endpoint, Weights
-from serve_app.domain.errors import Misconfigured
+from serve_app.domain.errors import AppNotStarted, Misconfigured
 from serve_app.domain.executors.deployable import Choices
-from tests.darkroom_apps.tiny_models import DAC_HOP, save_dia, save_swin2sr, save_whisper
+from tests.darkroom_apps.setup import with_settings
+from tests.darkroom_apps.tiny_models import (
+    DAC_HOP,
+    ESRGAN,
+    save_birefnet,
+    save_depth_anything,
+    save_dia,
+    save_esrgan,
+    save_sam2,
+    save_swin2sr,
+    save_whisper,
+)
 from tests.deployments.executors.rig import ExecutorRig
 
 
@@ -36,13 +53,6 @@ def sound(path: Path, seconds: float = 2.0, rate: int = 8000) -> Path:
         file.setframerate(rate)
         file.writeframes(made.tobytes())
     return path
-
-
-def with_settings(kind: type[darkroom.App], settings: dict[str, Any]) -> Any:
-    """An app that is set up with these settings."""
-    made = type(kind.__name__, (kind,), {"settings": settings})()
-    made.setup()
-    return made
 
 
 @pytest.fixture(scope="module")
@@ -63,32 +73,17 @@ def test_tiles_of_a_large_image_fit_together(
 ) -> None:
     image = Image.effect_noise((90, 61), 80).convert("RGB")
     image.save(tmp_path / "noise.png")
-    monkeypatch.setattr(upscaler, "TILE", 32)
+    monkeypatch.setattr(tiles, "SIDE", 32)
     made = darkroom.run(app, image_url=darkroom.Image(tmp_path / "noise.png"))
     with Image.open(made["image"]["$file"]) as large:
         assert large.size == (180, 122) == (made["image"]["width"], made["image"]["height"])
 
     # Each tile is where its part of the image is.
-    class Doubling:
-        config = type("Config", (), {"upscale": 2, "window_size": 8})
-
-        def __call__(self, pixels: torch.Tensor) -> Any:
-            doubled = pixels.repeat_interleave(2, -1).repeat_interleave(2, -2)
-            return type("Made", (), {"reconstruction": doubled})
+    def doubled(pixels: torch.Tensor) -> torch.Tensor:
+        return pixels.repeat_interleave(2, -1).repeat_interleave(2, -2)
 
     pixels = torch.rand(3, 61, 90)
-    doubled = pixels.repeat_interleave(2, -1).repeat_interleave(2, -2)
-    assert torch.equal(app.upscaled(pixels, Doubling()), doubled)
-
-
-def test_an_image_that_is_too_large_is_refused(
-    app: upscaler.Upscaler, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    Image.new("RGB", (30, 30)).save(tmp_path / "large.png")
-    monkeypatch.setattr(upscaler, "MAX_PIXELS", 800)
-    with pytest.raises(darkroom.InvalidField, match="30×30 pixels") as caught:
-        darkroom.run(app, image_url=darkroom.Image(tmp_path / "large.png"))
-    assert caught.value.field == "image_url"
+    assert torch.equal(tiles.enlarged(pixels, 2, doubled), doubled(pixels))
 
 
 def test_the_transcript_has_fals_fields(listener: whisper.Whisper, tmp_path: Path) -> None:
@@ -149,36 +144,127 @@ def test_a_shipped_app_is_found_by_its_name(tmp_path: Path) -> None:
     own = tmp_path / "whisper"
     own.touch()
     assert found_at(own) == own
-    with pytest.raises(Misconfigured, match="it has speaker, upscaler, whisper"):
+    with pytest.raises(
+        Misconfigured, match="it has background, depth, depth_anything, esrgan, rembg"
+    ):
         found_at(Path("nothing.py"))
 
 
-async def test_a_shipped_app_is_deployed_with_settings_and_served(tmp_path: Path) -> None:
-    save_swin2sr(tmp_path / "weights")
-    settings = tmp_path / "settings.json"
-    settings.write_text(json.dumps({"classical_sr": str(tmp_path / "weights")}))
-    file = found_at(Path("upscaler"))
+@pytest.fixture(scope="module")
+def apps_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Directory of a node, with the environment of the apps which have one of their own. Skips
+    where no package index is reachable."""
+    directory = tmp_path_factory.mktemp("apps")
+    environments = Environments(directory / "environments")
+    assert background.Background.requirements == rembg.Rembg.requirements
+    try:
+        asyncio.run(environments.python(rembg.Rembg.requirements))
+    except AppNotStarted as error:
+        pytest.skip(f"onnxruntime cannot be installed here: {error.message}")
+    return directory
+
+
+@dataclass(frozen=True)
+class Shipped:
+    """A shipped app, a setting with its weights, and the image that it makes of 20 × 12 pixels."""
+
+    app: str
+    class_name: str
+    endpoint_id: str
+    save: Callable[[Path], None]
+    setting: str = "model"
+    size: tuple[int, int] = (20, 12)
+    files: int = 1
+    options: Mapping[str, Any] = field(default_factory=dict)
+    path: str = ""
+    file: str = ""  # in the folder of the weights, which the setting names
+
+
+SHIPPED = [
+    Shipped("upscaler", "Upscaler", "fal-ai/swin2sr", save_swin2sr, "classical_sr", (40, 24)),
+    Shipped(
+        *("esrgan", "Esrgan", "fal-ai/esrgan", save_esrgan, "RealESRGAN_x4plus", (40, 24)),
+        file=ESRGAN,
+    ),
+    Shipped("depth", "Depth", "fal-ai/imageutils/depth", save_depth_anything),
+    Shipped(
+        *("depth_anything", "DepthAnything", "fal-ai/image-preprocessors/depth-anything/v2"),
+        save_depth_anything,
+    ),
+    Shipped(
+        *("segmenter", "Segmenter", "fal-ai/sam2", save_sam2),
+        options={"prompts": [{"x": 4, "y": 5, "label": "1"}], "apply_mask": True},
+        path="/image",
+    ),
+]
+IN_OWN_ENVIRONMENT = [
+    Shipped(
+        *("background", "Background", "fal-ai/birefnet", save_birefnet),
+        setting="General Use (Light)",
+        files=2,
+        options={"output_mask": True},
+        path="/v2",
+    ),
+    Shipped("rembg", "Rembg", "fal-ai/imageutils/rembg", save_birefnet),
+]
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("shipped", SHIPPED, ids=lambda each: each.app)
+async def test_a_shipped_app_is_deployed_with_settings_and_served(
+    shipped: Shipped, tmp_path: Path
+) -> None:
+    await assert_served(shipped, tmp_path, tmp_path / "apps")
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("shipped", IN_OWN_ENVIRONMENT, ids=lambda each: each.app)
+async def test_a_shipped_app_is_served_in_an_environment_of_its_own(
+    shipped: Shipped, apps_dir: Path, tmp_path: Path
+) -> None:
+    await assert_served(shipped, tmp_path, apps_dir)
+
+
+def test_an_endpoint_that_is_missing_names_the_app_that_serves_it() -> None:
+    found: dict[str, str] = {}
+    for file in Path(whisper.__file__).parent.glob("[!_]*.py"):
+        module = importlib.import_module(f"darkroom_apps.{file.stem}")
+        (kind,) = [getattr(module, each.name) for each in describing.read_source(file)]
+        paths = [each.rstrip("/") for each in endpoints_of(kind)]
+        found |= {kind.name + each: file.stem for each in paths}
+    assert found == suggestions.APPS
+    for endpoint_id, app in found.items():
+        assert f"`darkroom deploy {app}`" in suggestions.sentence(endpoint_id, {}, found)
+
+
+async def assert_served(shipped: Shipped, folder: Path, apps_dir: Path) -> None:
+    environments = Environments(apps_dir / "environments")
+    shipped.save(folder / "weights")
+    settings = folder / "settings.json"
+    settings.write_text(json.dumps({shipped.setting: str(folder / "weights" / shipped.file)}))
+    file = found_at(Path(shipped.app))
     (found,) = await asyncio.to_thread(describing.read_source, file)
     code = describing.bundle(file, [settings])
-    described = await describing.describe(
-        file.parent, "upscaler", found, Environments(tmp_path / "made")
-    )
-    digest = hashlib.sha256(code).hexdigest()
-    stored = dict(entries({**described, "class": "upscaler:Upscaler"}, Choices(None), digest))
-    assert list(stored) == ["fal-ai/swin2sr"]
-    assert stored["fal-ai/swin2sr"]["category"] == "image-to-image"
-    options = stored["fal-ai/swin2sr"]["options"]
-    endpoint = Endpoint("fal-ai/swin2sr", "python", Weights(""), "json", options=options)
+    describing.unpack(code, folder / "code")
+    described = await describing.describe(folder / "code", shipped.app, found, environments)
+    named = {**described, "class": f"{shipped.app}:{shipped.class_name}"}
+    stored = dict(entries(named, Choices(None), hashlib.sha256(code).hexdigest()))
+    endpoint_id = shipped.endpoint_id + shipped.path
+    assert all(each.startswith(shipped.endpoint_id) for each in stored)
+    assert stored[endpoint_id]["category"] == "image-to-image"
+    options = stored[endpoint_id]["options"]
+    endpoint = Endpoint(endpoint_id, "python", Weights(""), "json", options=options)
     red = BytesIO()
     Image.new("RGB", (20, 12), "red").save(red, "PNG")
-    rig = ExecutorRig(tmp_path, code=code)
+    rig = ExecutorRig(folder, code=code, apps_dir=apps_dir)
     rig.storage.objects["u/red.png"] = red.getvalue()
-    url = "http://anywhere/files/u/red.png"
+    given = {"image_url": "http://anywhere/files/u/red.png", **shipped.options}
     await rig.replica.start()
     try:
-        outcome = await rig.outcome(rig.offer("one", lease_endpoint=endpoint, image_url=url))
+        outcome = await rig.outcome(rig.offer("one", lease_endpoint=endpoint, **given))
     finally:
         await rig.replica.aclose()
     assert outcome.failure is None
-    (artifact,) = outcome.artifacts
-    assert (artifact.width, artifact.height) == (40, 24)
+    assert [(each.width, each.height) for each in outcome.artifacts] == (
+        [shipped.size] * shipped.files
+    )

@@ -86,7 +86,7 @@ def deploy_command(
 
     \b
     app.py           a darkroom.App, or a fal.App as it is
-    a name           of an app that comes with Darkroom: upscaler, whisper or speaker
+    a name           of an app that comes with Darkroom, such as upscaler or whisper
     a folder         with a cog.yaml
     workflow.json    a ComfyUI workflow (API format), or a chain of endpoints as fal writes one
     workflow.yaml    a chain of endpoints

@@ -234,3 +234,32 @@ async def test_an_import_without_end_is_stopped_with_all_that_it_started(tmp_pat
     with pytest.raises(Misconfigured, match=r"took longer than 1 s\. Do slow work in setup\(\)"):
         await describe(tmp_path, "greeter", app, environments, within_s=1.0)
     assert describing.DESCRIBE_WITHIN_S > 1.0
+
+
+async def test_what_an_app_imports_of_its_package_comes_along(tmp_path: Path) -> None:
+    package = tmp_path / "kit"
+    inner = package / "shared"
+    inner.mkdir(parents=True)
+    (package / "other.py").touch()
+    (package / "__init__.py").touch()
+    (inner / "__init__.py").touch()
+    (inner / "words.py").write_text("from kit.shared import names\nHELLO = names.HELLO\n")
+    (inner / "names.py").write_text("HELLO = 'Hello'\n")
+    text = GREETER + "\nfrom kit.shared.words import HELLO\n"
+    content = bundle(written(package, text), ())
+    assert names(content) == [
+        "greeter.py",
+        *("kit/__init__.py", "kit/shared/__init__.py", "kit/shared/names.py"),
+        "kit/shared/words.py",
+    ]
+    unpack(content, tmp_path / "code")
+    (app,) = read_source(tmp_path / "code" / "greeter.py")
+    found = await describe(tmp_path / "code", "greeter", app, Environments(tmp_path / "made"))
+    assert found["name"] == "greeter"
+
+    # In a folder that is no package, nothing does; a mistake in one is named.
+    (inner / "names.py").write_text("HELLO =\n")
+    with pytest.raises(Misconfigured, match=r"names\.py:1: invalid syntax"):
+        bundle(package / "greeter.py", ())
+    (package / "__init__.py").unlink()
+    assert names(bundle(package / "greeter.py", ())) == ["greeter.py"]
