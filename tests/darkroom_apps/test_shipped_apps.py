@@ -43,6 +43,7 @@ from tests.darkroom_apps.tiny_models import (
     save_whisper,
 )
 from tests.deployments.executors.rig import ExecutorRig
+from tests.samples import sampled
 
 
 def sound(path: Path, seconds: float = 2.0, rate: int = 8000) -> Path:
@@ -209,8 +210,7 @@ IN_OWN_ENVIRONMENT = [
 ]
 
 
-@pytest.mark.long
-@pytest.mark.parametrize("shipped", SHIPPED, ids=lambda each: each.app)
+@pytest.mark.parametrize("shipped", sampled(SHIPPED, SHIPPED[0]), ids=lambda each: each.app)
 async def test_a_shipped_app_is_deployed_with_settings_and_served(
     shipped: Shipped, tmp_path: Path
 ) -> None:
