@@ -10,14 +10,18 @@ from serve_app.domain.errors import InvalidInput
 from serve_app.options.inputs import declared_inputs
 
 CHECK = re.compile(r"_?check_\w*inputs?$|retrieve_timesteps$")
-"""Functions of diffusers that refuse arguments of a call."""
+"""Functions of diffusers that refuse arguments of a call, with what they call."""
+
+CALL = "__call__"
+"""Refuses arguments by itself. What it calls may fail for any reason."""
 
 
 def refusal(error: Exception, endpoint: Endpoint) -> InvalidInput | None:
     """Error of the field that the message of a pipeline's check names first. None: it is no error
     of a check, or it names no field."""
-    frames = (frame.f_code for frame, _ in traceback.walk_tb(error.__traceback__))
-    if not any(CHECK.match(e.co_name) and "diffusers" in e.co_filename for e in frames):
+    codes = [frame.f_code for frame, _ in traceback.walk_tb(error.__traceback__)]
+    names = [each.co_name if "diffusers" in each.co_filename else "" for each in codes]
+    if names[-1:] != [CALL] and not any(map(CHECK.match, names)):
         return None
     message = str(error)
     fields = {each.argument: name for name, each in declared_inputs(endpoint).items()}

@@ -46,6 +46,7 @@ from serve_app.catalog.fields.video_fields import (
     VideoWriteMode,
 )
 from serve_app.domain.endpoint import Endpoint
+from serve_app.domain.errors import InvalidInput
 from serve_app.options.inputs import OPTION, DeclaredInput, Inputs, InputType, declared_inputs
 from serve_app.options.results import (
     DEPTH_MAP,
@@ -122,6 +123,18 @@ class DeclaredSchema(PydanticSchema):
         if taken := sorted(inputs.keys() & standard.keys()):
             raise ValueError(f"`options.{OPTION}` has {', '.join(taken)}, which every input has")
         super().__init__(Shape(_model(inputs, standard), kind.output, produced), endpoint)
+
+    def validate(
+        self, body: Mapping[str, Any], origin: Mapping[str, Any] | None = None
+    ) -> tuple[dict[str, Any], tuple[str, ...]]:
+        for name in body.keys() - self.fields:
+            several = name.endswith("_urls")
+            twin = name[:-1] if several else f"{name}s"
+            if name.endswith(("_url", "_urls")) and twin in self.fields and body[name]:
+                # A file that is left out would make something else, at the same price.
+                form = "one file" if several else "a list of files"
+                raise InvalidInput.of_field(name, f"This endpoint has {twin} in its place: {form}")
+        return super().validate(body, origin)
 
 
 def _kind_of(result: DeclaredResult, inputs: Inputs, family: str) -> Kind:

@@ -99,8 +99,12 @@ CHOICES: Mapping[str, Mapping[str, tuple[str | int, ...]]] = {
 
 BOUNDS: Mapping[str, Mapping[str, int]] = {
     STEPS: {"least": 1},
+    "clip_skip": {"least": 0, "most": 11},  # of the twelve layers of the smallest encoder
+    "decode_chunk_size": {"least": 1},
     "ensemble_size": {"least": 1, "most": 50},
+    "max_sequence_length": {"least": 1},
     "processing_resolution": {"least": 0},
+    "segment_frame_length": {"least": 1},
 }
 """Argument with an integer → its bounds."""
 
@@ -178,10 +182,17 @@ class Derived:
         return {name: why for name, why in self.left_out.items() if not why.startswith(TENSOR)}
 
 
-def derived(call: PipelineCall, *, native: int | None = None, adapter: bool = False) -> Derived:
+def derived(
+    call: PipelineCall,
+    *,
+    native: int | None = None,
+    frames: int | None = None,
+    adapter: bool = False,
+) -> Derived:
     """Inputs of the pipeline. ``native``: side in pixels of the images that the model was made
-    for. ``adapter``: it is loaded with an IP-Adapter. ``Misconfigured`` names an argument that the
-    pipeline needs and no request can give."""
+    for. ``frames``: length of the videos that it was made for. ``adapter``: it is loaded with an
+    IP-Adapter. ``Misconfigured`` names an argument that the pipeline needs and no request can
+    give."""
     if adapter and ADAPTER_IMAGES.isdisjoint(call.arguments):
         raise Misconfigured(
             f"{call.name} takes no image for an IP-Adapter: leave out --part {IP_ADAPTER}."
@@ -214,7 +225,7 @@ def derived(call: PipelineCall, *, native: int | None = None, adapter: bool = Fa
             )
     if call.default("guidance_scale") is None and "true_cfg_scale" in inputs:
         _name_guidance(inputs)
-    inputs |= _of_family(call, inputs, native)
+    inputs |= _of_family(call, inputs, native, frames)
     inputs |= {f"{IP_ADAPTER}_scale": SCALE} if adapter else {}
     return Derived(ordered(inputs), left_out)
 
@@ -460,7 +471,7 @@ def _name(call: PipelineCall, argument: Argument, type_: str) -> str:
 
 
 def _of_family(
-    call: PipelineCall, inputs: Mapping[str, Declared], native: int | None
+    call: PipelineCall, inputs: Mapping[str, Declared], native: int | None, frames: int | None
 ) -> Iterator[tuple[str, Declared]]:
     """Fields that the family translates into arguments, or into settings of components."""
     for each in call.settings:
@@ -488,7 +499,7 @@ def _of_family(
             yield "num_frames", {"type": "frames"}
             yield "frames_per_second", {"type": "rate"}
         else:
-            yield from _moving(call)
+            yield from _moving(call, frames)
     else:
         length = next((each for each in LENGTHS if each in call.arguments), "")
         given = call.default(length)
@@ -500,11 +511,11 @@ USUAL_SECONDS = 10.0
 USUAL_FRAMES, USUAL_RATE = 49, 16
 
 
-def _moving(call: PipelineCall) -> Iterator[tuple[str, Declared]]:
+def _moving(call: PipelineCall, frames: int | None) -> Iterator[tuple[str, Declared]]:
     counts = (call.default(each) for each in NUMBERS_OF_FRAMES)
-    frames = next((each for each in counts if isinstance(each, int)), USUAL_FRAMES)
+    count = next((each for each in counts if isinstance(each, int)), frames or USUAL_FRAMES)
     rate = call.default("frame_rate") or call.default("fps") or _described_rate(call)
-    yield "num_frames", {"type": "frames", "default": frames}
+    yield "num_frames", {"type": "frames", "default": count}
     stated = rate if isinstance(rate, int | float) else USUAL_RATE
     yield "frames_per_second", {"type": "rate", "default": stated}
 

@@ -75,7 +75,13 @@ def proposed(
     if has_own and call.name == SDXL:
         own: Entry = {"family": "sdxl", "schema": "sdxl-text-to-image"}
         return own | {"options": {"task": "text-to-image", "dtype": "float16"}}
-    found = derived(call, native=_native_size(config), adapter=adapter)
+    frames = config("unet").get("num_frames")  # of Stable Video Diffusion
+    found = derived(
+        call,
+        native=_native_size(config),
+        frames=frames if isinstance(frames, int) else None,
+        adapter=adapter,
+    )
     defaults: Mapping[str, Any] = {}
     if is_fals:
         laid = overlaid(found, endpoint_id, call.output, call.name)

@@ -94,6 +94,24 @@ def test_the_files_are_those_of_the_family(family: str, types: tuple[str, ...]) 
     assert one.media_types(one.validate({"prompt": "x"})[0]) == types
 
 
+@pytest.mark.parametrize(
+    ("type_", "given", "words"),
+    [
+        ("images", {"image_url": URL}, "image_url: .* image_urls in its place: a list of files"),
+        ("image", {"image_urls": [URL]}, "image_urls: .* image_url in its place: one file"),
+    ],
+)
+def test_files_in_a_field_whose_twin_the_endpoint_has_are_not_left_out(
+    type_: str, given: dict[str, Any], words: str
+) -> None:
+    inputs = schema(**{"image_urls" if type_ == "images" else "image_url": {"type": type_}})
+    with pytest.raises(InvalidInput, match=words):
+        inputs.validate({"prompt": "x", **given})
+    nothing, warnings = inputs.validate({"prompt": "x", **dict.fromkeys(given)})
+    assert "Ignored" in warnings[0]
+    assert not nothing.keys() & given.keys()
+
+
 def test_defaults_and_bounds_of_the_entry_hold() -> None:
     inputs = {"prompt": PROMPT, "num_inference_steps": {"type": "integer", "default": 50}}
     bounds = {"num_inference_steps": (1.0, 30.0)}

@@ -92,6 +92,14 @@ def test_layers_are_made_of_an_image_whose_prompt_may_be_left_out(name: str) -> 
     assert "num_images" not in found
 
 
+def test_numbers_of_layers_tokens_and_frames_have_bounds() -> None:
+    assert fields("WanAnimatePipeline")["segment_frame_length"]["least"] == 1
+    assert fields("StableVideoDiffusionPipeline")["decode_chunk_size"]["least"] == 1
+    assert fields("FluxPipeline")["max_sequence_length"]["least"] == 1
+    skipped = fields("StableDiffusionXLImg2ImgPipeline")["clip_skip"]
+    assert (skipped["least"], skipped["most"]) == (0, 11)
+
+
 def test_a_map_is_made_of_an_image_alone() -> None:
     found = fields("MarigoldDepthPipeline")
     assert [name for name, each in found.items() if each.get("required")] == ["image_url"]

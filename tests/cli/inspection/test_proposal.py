@@ -101,6 +101,13 @@ def test_sizes_are_those_of_the_denoiser() -> None:
     assert size == {"type": "size", "default": {"width": 512, "height": 512}}
 
 
+def test_a_video_has_as_many_frames_as_the_denoiser_was_made_for() -> None:
+    configs = {"unet": {"num_frames": 25}}
+    call = read_call("StableVideoDiffusionPipeline")
+    entry = proposed(call, lambda name: configs.get(name, {}))
+    assert entry["options"]["inputs"]["num_frames"]["default"] == 25
+
+
 def test_a_flux_model_without_guidance_takes_few_steps() -> None:
     call = read_call("FluxPipeline")
     assert proposed(call, unknown)["defaults"]["num_inference_steps"] == 28

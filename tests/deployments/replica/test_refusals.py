@@ -33,6 +33,7 @@ def raised(function: str, message: str, file: str = "/site-packages/diffusers/x.
     [
         ("check_inputs", "`mask` can only be passed if `video` is passed.", "mask_video_url"),
         ("_check_inputs", "`mask` is too long.", "mask_video_url"),
+        ("__call__", "`sigmas` must end with 0.", "sigmas"),
         ("retrieve_timesteps", "Only one of `timesteps` or `sigmas` can be passed.", "sigmas"),
     ],
 )
