@@ -19,7 +19,7 @@ MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 def read(given: darkroom.Image, field: str = "image_url") -> PilImage:
-    """The image as RGB, upright as browsers show it. ``InvalidField``: it is too large, or no
+    """The image as RGB, upright as browsers show it, on white. ``InvalidField``: it is too large, or no
     image."""
     from PIL import Image, ImageOps
 
@@ -35,7 +35,11 @@ def read(given: darkroom.Image, field: str = "image_url") -> PilImage:
             # Where its EXIF is damaged, its pixels are not.
             with suppress(struct.error, SyntaxError, TypeError, ValueError):
                 ImageOps.exif_transpose(image, in_place=True)
-            return image.convert("RGB")
+            if not image.has_transparency_data:
+                return image.convert("RGB")
+            opaque = Image.new("RGB", image.size, "white")
+            opaque.paste(image.convert("RGB"), mask=image.convert("RGBA").getchannel("A"))
+            return opaque
     except (OSError, Image.DecompressionBombError) as error:
         raise darkroom.InvalidField(field, "The image cannot be read") from error
 

@@ -41,6 +41,15 @@ def test_an_image_is_upright_as_browsers_show_it(tmp_path: Path) -> None:
     assert (image.mode, image.size) == ("RGB", (20, 30))
 
 
+@pytest.mark.parametrize("mode", ["RGBA", "LA", "P"])
+def test_what_is_transparent_is_white(tmp_path: Path, mode: str) -> None:
+    clear = Image.new("RGBA", (4, 4), (0, 0, 0, 0)).convert(mode)
+    more = {"transparency": 0} if mode == "P" else {}
+    clear.save(tmp_path / "clear.png", **more)
+    image = images.read(darkroom.Image(tmp_path / "clear.png"))
+    assert (image.mode, image.getpixel((1, 1))) == ("RGB", (255, 255, 255))
+
+
 def test_values_become_levels() -> None:
     values = np.array([[-1, 0, 0.5], [1, 2, 0.25]], np.float32)
     assert np.asarray(images.grey(values)).tolist() == [[0, 0, 128], [255, 255, 64]]
