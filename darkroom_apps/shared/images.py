@@ -19,8 +19,8 @@ MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 def read(given: darkroom.Image, field: str = "image_url") -> PilImage:
-    """The image as RGB, upright as browsers show it, on white. ``InvalidField``: it is too large, or no
-    image."""
+    """The image as RGB, upright as browsers show it, on white. ``InvalidField``: it is too large,
+    or no image."""
     from PIL import Image, ImageOps
 
     try:
