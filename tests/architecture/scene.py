@@ -67,7 +67,7 @@ from training import shelf
 DEMO = Path(__file__).parents[2] / "deployments" / "demo"
 CATALOG = load(None, demo=True, demo_dir=DEMO, families=FAMILIES)
 ENDPOINT = "fal-ai/flux/schnell"
-STEPS = 4
+STEPS = 2
 LIMITS = QueueLimits(lease_s=300.0, first_lease_s=300.0)
 BODY = {"prompt": "a red circle", "image_size": "square", "num_inference_steps": STEPS}
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
+import pytest
+
 from scripts.structure.figures import figures, line_kinds, lone_modules
 from scripts.structure.modules import parsed
 from scripts.structure.report import add, read, table
@@ -12,6 +14,7 @@ from scripts.structure.report import add, read, table
 ROOT = Path(__file__).parents[2]
 
 
+@pytest.mark.long
 def test_the_report_counts_this_code(tmp_path: Path) -> None:
     """Of the product, only a part: to parse and walk all of it takes 30 s of CPU."""
     for folder in ("docs", "serve_app/queue"):

@@ -19,7 +19,7 @@ from serve_app.free_ports import free_port
 from tests.cluster.darkroom import ROOT, clean_environment, eventually
 from tests.cluster.processes import end_all, with_default_signals
 
-pytestmark = [pytest.mark.cluster, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.cluster, pytest.mark.long, pytest.mark.timeout(900)]
 
 KEY = "deploys:a-secret-for-tests-only"
 PROBE = "tests.fakes.family:ProbeFamily"
@@ -189,7 +189,6 @@ def test_a_file_that_is_not_valid_changes_nothing(installation: Installation) ->
 
 # That other slots replace replicas, whose requests go on elsewhere, is tested each time
 # in changing/test_pools.py; that a deployment leaves what is equal alone, above. 60 s of CPU.
-@pytest.mark.long
 def test_other_slots_restart_their_pool_alone_which_hands_its_requests_over(
     installation: Installation,
 ) -> None:

@@ -163,6 +163,7 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Darkroom]:
         darkroom.clear_away()
 
 
+@pytest.mark.long
 def test_two_ingress_replicas_share_one_queue_and_one_may_die(pair: Darkroom, check: Check) -> None:
     darkroom = pair
     eventually(lambda: len(darkroom.replicas("ingress")) == 2, "both ingress replicas are there")

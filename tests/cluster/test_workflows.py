@@ -29,6 +29,7 @@ FLOW: dict[str, Any] = {
 }
 
 
+@pytest.mark.long
 def test_workflows_survive_kills_of_the_ingress_and_run_no_step_twice(darkroom: Darkroom) -> None:
     darkroom.all_ready()
     answer = darkroom.http.post("/v1/workflows", json=FLOW)

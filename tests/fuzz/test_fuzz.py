@@ -15,7 +15,7 @@ from tests.fuzz.__main__ import NAMES, inputs, main
 from tests.fuzz.fuzzer import Fuzzer
 from tests.fuzz.mutation import damaged
 
-pytestmark = pytest.mark.engine
+pytestmark = [pytest.mark.engine, pytest.mark.long]
 
 INPUTS = 30  # of each target
 FOUND = Path(__file__).with_name("found")
@@ -72,7 +72,6 @@ def test_a_seed_gives_the_same_input_again() -> None:
     assert len({damaged(f"1/json/{n}", samples) for n in range(50)}) > 30
 
 
-@pytest.mark.long
 @pytest.mark.parametrize(
     ("code", "what"),
     [
@@ -115,7 +114,6 @@ def test_a_reader_that_does_not_answer_is_found(
     assert silent.poll() is not None
 
 
-@pytest.mark.long
 def test_the_command_reports_what_was_read(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:

@@ -33,6 +33,7 @@ def typist(tmp_path: Path, here: Address, monkeypatch: pytest.MonkeyPatch) -> Ty
     return made
 
 
+@pytest.mark.long
 def test_the_routes_of_an_app_for_fal_become_entries(typist: Typist) -> None:
     ran = typist.deploy(TEXT)
     assert ran.exit_code == 0, ran.output

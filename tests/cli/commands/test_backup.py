@@ -54,6 +54,7 @@ async def installation(data_dir: Path, places: Mapping[str, str] | None = None) 
     (data_dir / "api_key").write_text("id:secret")
 
 
+@pytest.mark.long
 async def test_an_installation_is_backed_up_checked_and_restored_by_commands(
     tmp_path: Path,
 ) -> None:

@@ -82,6 +82,7 @@ def test_a_video_has_the_frame_rate_that_its_model_is_asked_for() -> None:
     assert fields("LTXPipeline")["frames_per_second"]["default"] == 25
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", ["QwenImageLayeredPipeline", "QwenImageLayeredModularPipeline"])
 def test_layers_are_made_of_an_image_whose_prompt_may_be_left_out(name: str) -> None:
     found = fields(name)

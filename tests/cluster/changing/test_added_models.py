@@ -64,6 +64,7 @@ def images(darkroom: Darkroom, *endpoints: str) -> list[Image.Image]:
     return [Image.open(io.BytesIO(httpx.get(each["url"]).content)) for each in made]
 
 
+@pytest.mark.long
 def test_a_repository_is_added_called_and_removed_without_a_restart(
     with_pool: WithPool, tmp_path: Path
 ) -> None:

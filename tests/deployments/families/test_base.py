@@ -43,6 +43,7 @@ def test_the_engine_gets_what_a_family_declares_about_its_models():
     assert not model_rules_of({"probe": ProbeFamily()}).of(HouseTransformer).merge_refusal
 
 
+@pytest.mark.long
 def test_binding_a_pool_imports_no_torch():
     families = ", ".join(
         [*(path.partition(":")[0] for path in FAMILIES.values()), "tests.fakes.family"]

@@ -39,6 +39,7 @@ def arguments_of(pipeline: Any, seed: int) -> dict[str, Any]:
     return {**call.arguments, "view": call.view}
 
 
+@pytest.mark.long
 def test_the_demo_model_inpaints_with_the_loras_of_each_request(tmp_path: Any) -> None:
     pipeline = load_pipeline(Weights(INPAINTING.endpoint.weights.source))
     layers = attention_of(pipeline.unet)[:8]

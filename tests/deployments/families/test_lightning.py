@@ -112,6 +112,7 @@ def test_each_number_of_steps_has_the_adapter_that_was_distilled_for_it(endpoint
     assert pipeline.scheduler is usual  # that of the entries without adapters
 
 
+@pytest.mark.long
 def test_an_image_is_redrawn_as_diffusers_does_it_with_adapter_and_solver(from_image, tmp_path):
     pipeline, store = tiny_sdxl(), Store(StoreConfig())
     image = Image.radial_gradient("L").resize((64, 64)).convert("RGB")

@@ -35,6 +35,7 @@ def test_every_class_is_there_and_counted() -> None:
     assert f"and {count[NOT]} are not served." in text
 
 
+@pytest.mark.long
 def test_some_at_random_are_served_or_not_as_the_page_says(chance: random.Random) -> None:
     classes, rows = of_media(), documented()
     for name in chance.sample(sorted(classes), 6):

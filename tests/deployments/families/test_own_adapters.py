@@ -91,6 +91,7 @@ def by_diffusers(endpoint_id, folder, checked, listed, user=None):
     return pipeline(**call.arguments).frames
 
 
+@pytest.mark.long
 def test_a_turbo_endpoint_gives_what_diffusers_gives_with_its_adapters(endpoint_id, folder):
     listed, family = turbo(endpoint_id, folder), VideoFamily()
     checked = asked(listed)

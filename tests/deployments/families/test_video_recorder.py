@@ -226,6 +226,7 @@ HUNYUANS = {
 }
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("title", sampled(HUNYUANS, "HunyuanVideoImageToVideoPipeline"))
 def test_a_video_begins_where_the_pipeline_has_it_begin(title, scratch, encoders):
     endpoint_id = HUNYUANS[title]

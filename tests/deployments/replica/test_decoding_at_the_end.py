@@ -46,6 +46,7 @@ def decoder() -> Iterator[SlowDecoder]:
     hook.remove()
 
 
+@pytest.mark.long
 async def test_a_video_that_is_decoded_when_its_replica_closes_is_not_denoised_again(
     make_rig: MakeRig, decoder: SlowDecoder, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -128,6 +128,7 @@ async def test_a_preview_is_nearer_to_the_finished_image_than_the_noise_of_the_d
     assert np.abs(preview - finished).mean() < np.abs(stranger - finished).mean()
 
 
+@pytest.mark.long
 async def test_a_draft_goes_on_with_another_prompt_and_new_noise(make_rig: MakeRig) -> None:
     rig: Rig = await make_rig(call_timeout_s=20.0)
     lease = drafting(rig, "drafts", FLUX, draft={"count": 1})

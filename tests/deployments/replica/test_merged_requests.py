@@ -26,6 +26,7 @@ async def made(rig: Rig, lease: Lease) -> bytes:
     return rig.storage.objects[f"{lease.request_id}/0"]
 
 
+@pytest.mark.long
 async def test_a_deterministic_request_makes_the_same_file_among_others(make_rig: MakeRig) -> None:
     rig = await make_rig(slots=5, call_timeout_s=20.0)
     same = {"seed": 7, "num_inference_steps": 8, "prompt": "a blue star"}

@@ -14,7 +14,7 @@ from tests.engine.conformance.derived import NOT_TRIED
 from tests.engine.conformance.sample import sample
 from tests.engine.conformance.zoo import cases
 
-SAMPLE_SIZE = 10  # one or two seconds each
+SAMPLE_SIZE = 6  # one or two seconds each
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

@@ -30,6 +30,7 @@ FOLDER = Path(__file__).parents[3] / "deployments" / "demo" / "flux"
 
 pytestmark = [
     pytest.mark.engine,
+    pytest.mark.long,
     # transformers and diffusers deprecate names of their own while they load.
     pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning"),
 ]
@@ -40,7 +41,7 @@ def pipeline() -> FluxPipeline:
     return shelf.take(FOLDER)
 
 
-@pytest.fixture(scope="module", params=[8, pytest.param(40, marks=pytest.mark.long)])
+@pytest.fixture(scope="module", params=[8, 40])
 def regular(pipeline: FluxPipeline, request: pytest.FixtureRequest) -> dict[str, float]:
     return _figures(pipeline, count=request.param, free_wording=False)
 
@@ -77,7 +78,6 @@ def test_it_draws_each_object_where_the_prompt_says(regular: dict[str, float]) -
     assert regular["relation"] >= 0.65
 
 
-@pytest.mark.long
 def test_it_draws_pairs_on_white_all_but_always_right(pipeline: FluxPipeline) -> None:
     questions = [
         each
@@ -88,7 +88,7 @@ def test_it_draws_pairs_on_white_all_but_always_right(pipeline: FluxPipeline) ->
     assert exam.figures(exam.sit(pipeline, questions, steps=4))["everything"] >= 0.85
 
 
-@pytest.mark.parametrize("each", [1, pytest.param(3, marks=pytest.mark.long)])
+@pytest.mark.parametrize("each", [1, 3])
 def test_it_draws_single_shapes_on_white(pipeline: FluxPipeline, each: int) -> None:
     asked = [("green", "triangle"), ("cyan", "heart"), ("blue", "ring"), ("black", "cross")]
     prompts = [f"a {colour} {shape}" for colour, shape in asked]
@@ -98,7 +98,6 @@ def test_it_draws_single_shapes_on_white(pipeline: FluxPipeline, each: int) -> N
     assert right >= 4 * each - 1
 
 
-@pytest.mark.long
 @pytest.mark.parametrize("count", [1, 2, 3, 4])
 def test_it_counts_to_four(pipeline: FluxPipeline, count: int) -> None:
     words = {1: "a blue square", 2: "two blue squares", 3: "three blue squares"}
@@ -122,21 +121,19 @@ def test_it_draws_three_objects_with_two_relations(pipeline: FluxPipeline) -> No
     assert green[0] - red[0] > SIDE / 4
 
 
-@pytest.mark.long
 def test_it_understands_free_and_noisy_wording_as_well(free: dict[str, float]) -> None:
     assert free["background"] >= 0.95
     assert free["colour"] >= 0.9
     assert free["relation"] >= 0.65
 
 
-@pytest.mark.long
 def test_it_draws_landscapes_too(landscape: dict[str, float]) -> None:
     assert landscape["background"] >= 0.95
     assert landscape["colour"] >= 0.9
     assert landscape["shape"] >= 0.45
 
 
-@pytest.mark.parametrize("seeds", [3, pytest.param(6, marks=pytest.mark.long)])
+@pytest.mark.parametrize("seeds", [3, 6])
 def test_an_image_redrawn_keeps_its_layout_and_takes_the_new_colour(
     pipeline: FluxPipeline, seeds: int
 ) -> None:

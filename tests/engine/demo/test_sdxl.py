@@ -30,10 +30,11 @@ from training.palette import OBJECT_COLOURS  # noqa: E402
 
 FOLDER = Path(__file__).parents[3] / "deployments" / "demo" / "sdxl"
 STEPS, GUIDANCE = 10, 2.0
-SEEDS = pytest.mark.parametrize("seeds", [3, pytest.param(6, marks=pytest.mark.long)])
+SEEDS = pytest.mark.parametrize("seeds", [3, 6])
 
 pytestmark = [
     pytest.mark.engine,
+    pytest.mark.long,
     # transformers and diffusers deprecate names of their own while they load.
     pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning"),
 ]
@@ -44,7 +45,7 @@ def pipeline() -> StableDiffusionXLPipeline:
     return shelf.take(FOLDER)
 
 
-@pytest.fixture(scope="module", params=[8, pytest.param(40, marks=pytest.mark.long)])
+@pytest.fixture(scope="module", params=[8, 40])
 def regular(
     pipeline: StableDiffusionXLPipeline, request: pytest.FixtureRequest
 ) -> dict[str, float]:
@@ -81,7 +82,6 @@ def test_it_counts_to_four(pipeline: StableDiffusionXLPipeline) -> None:
     assert {look for each in seen for look in each} == {("blue", "square")}
 
 
-@pytest.mark.long
 def test_the_endpoints_own_defaults_draw_as_well(pipeline: StableDiffusionXLPipeline) -> None:
     questions = exam.set_questions(20, seed=33)
     seen = exam.figures(exam.sit(pipeline, questions, steps=25, guidance=7.5))
@@ -89,7 +89,6 @@ def test_the_endpoints_own_defaults_draw_as_well(pipeline: StableDiffusionXLPipe
     assert seen["colour"] >= 0.75
 
 
-@pytest.mark.long
 def test_what_is_not_wanted_is_not_drawn(pipeline: StableDiffusionXLPipeline) -> None:
     asked = {"num_inference_steps": 10, "guidance_scale": 4.0, "width": SIDE, "height": SIDE}
 
@@ -128,7 +127,6 @@ def test_an_image_redrawn_keeps_its_layout_and_takes_the_new_colour(
     assert rights >= seeds * 2 / 3
 
 
-@pytest.mark.long
 @SEEDS
 def test_only_what_the_mask_shows_is_painted_anew(
     pipeline: StableDiffusionXLPipeline, seeds: int

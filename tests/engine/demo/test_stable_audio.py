@@ -28,6 +28,7 @@ FOLDER = Path(__file__).parents[3] / "deployments" / "demo" / "stable-audio"
 
 pytestmark = [
     pytest.mark.engine,
+    pytest.mark.long,
     # torch, transformers and diffusers deprecate names of their own while they load.
     pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning"),
 ]
@@ -47,7 +48,7 @@ def test_it_is_a_plain_stable_audio_pipeline(pipeline: StableAudioPipeline) -> N
     assert pipeline.vae.config.sampling_rate == SAMPLE_RATE
 
 
-@pytest.mark.parametrize("count", [4, pytest.param(20, marks=pytest.mark.long)])
+@pytest.mark.parametrize("count", [4, 20])
 def test_audio_files_are_as_high_and_as_loud_as_prompts_say_and_most_do_what_they_say(
     pipeline: StableAudioPipeline, count: int
 ) -> None:
@@ -59,7 +60,6 @@ def test_audio_files_are_as_high_and_as_loud_as_prompts_say_and_most_do_what_the
     assert parts["manner"] >= 0.85
 
 
-@pytest.mark.long
 def test_each_does_what_it_is_called(pipeline: StableAudioPipeline) -> None:
     prompts = {
         "a high tone": "tone",

@@ -31,6 +31,7 @@ FOLDER = Path(__file__).parents[3] / "deployments" / "demo" / "wan"
 
 pytestmark = [
     pytest.mark.engine,
+    pytest.mark.long,
     # transformers and diffusers deprecate names of their own while they load.
     pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning"),
 ]
@@ -50,7 +51,7 @@ def test_it_is_a_plain_wan_pipeline_of_the_5b_kind(pipeline: WanPipeline) -> Non
     assert pipeline.config.expand_timesteps
 
 
-@pytest.mark.parametrize("count", [4, pytest.param(12, marks=pytest.mark.long)])
+@pytest.mark.parametrize("count", [4, 12])
 def test_videos_move_as_asked_in_the_colour_asked_for(pipeline: WanPipeline, count: int) -> None:
     asked = exam.set_questions(count, seed=31)
     answers = exam.sit(pipeline, asked, steps=8, scale=SHIPPED_SCALE)
@@ -62,7 +63,6 @@ def test_videos_move_as_asked_in_the_colour_asked_for(pipeline: WanPipeline, cou
     assert parts["shape"] >= 0.75
 
 
-@pytest.mark.long
 def test_free_and_noisy_wording_is_understood_as_well(pipeline: WanPipeline) -> None:
     asked = exam.set_questions(12, seed=32, free_wording=True)
     parts = exam.figures(exam.sit(pipeline, asked, steps=12, scale=SHIPPED_SCALE))
@@ -70,7 +70,7 @@ def test_free_and_noisy_wording_is_understood_as_well(pipeline: WanPipeline) -> 
     assert parts["colour"] >= 0.9
 
 
-@pytest.mark.parametrize("count", [2, pytest.param(6, marks=pytest.mark.long)])
+@pytest.mark.parametrize("count", [2, 6])
 def test_the_same_weights_go_on_from_an_image(pipeline: WanPipeline, count: int) -> None:
     asked = exam.set_images(count, seed=33, scale=SHIPPED_SCALE)
     parts = exam.figures(exam.sit(pipeline, asked, steps=8))
@@ -97,7 +97,6 @@ def test_the_folder_loads_as_an_image_to_video_pipeline_too() -> None:
     assert frames[0].mean() > 0.9
 
 
-@pytest.mark.long
 @pytest.mark.parametrize(("frames", "length"), [(1, 1), (9, 9), (13, 13)])
 def test_a_shorter_video_is_a_video_too(pipeline: WanPipeline, frames: int, length: int) -> None:
     (video,) = exam.make(pipeline, ["a red circle"], steps=8, seeds=[1], frames=frames, side=SIDE)
@@ -105,7 +104,6 @@ def test_a_shorter_video_is_a_video_too(pipeline: WanPipeline, frames: int, leng
     assert sight(video).background == "white"
 
 
-@pytest.mark.long
 @pytest.mark.parametrize("task", ["text-to-video", "image-to-video"])
 def test_a_request_that_names_nothing_else_is_rendered_as_it_was_trained(
     pipeline: WanPipeline, task: str
@@ -128,7 +126,6 @@ def test_a_request_that_names_nothing_else_is_rendered_as_it_was_trained(
         )
 
 
-@pytest.mark.long
 def test_the_same_seed_makes_the_same_video_and_another_seed_another(
     pipeline: WanPipeline,
 ) -> None:

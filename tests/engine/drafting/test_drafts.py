@@ -113,6 +113,7 @@ def test_parts_of_a_generation_are_no_measure_of_the_memory_of_a_whole_one(
         each.result(60)
 
 
+@pytest.mark.long
 def test_drafts_and_forks_share_forwards_with_others(flux: Engine) -> None:
     gate, before = Gate(flux), flux.counts()
     drafts = [flux.submit(options=QUARTER, **call("flux", seed, STEPS)) for seed in range(4)]

@@ -74,8 +74,16 @@ def wrapped(pipeline):
         pytest.param(
             [[(0, 1)], [], [(1, 0.5)], [(1, -1.5)], [(0, 0.7), (2, 0.3)]], id="two at once"
         ),
-        pytest.param([[(0, 1)], [], [(1, 0.5)], [(1, -1.5)], [(2, 0.3)]], id="of other ranks"),
-        pytest.param([[(0, 1)], [(3, 0.5)], [(0, -1.5)], [(3, 1)], [(0, 0.7)]], id="of one rank"),
+        pytest.param(
+            [[(0, 1)], [], [(1, 0.5)], [(1, -1.5)], [(2, 0.3)]],
+            id="of other ranks",
+            marks=pytest.mark.long,
+        ),
+        pytest.param(
+            [[(0, 1)], [(3, 0.5)], [(0, -1.5)], [(3, 1)], [(0, 0.7)]],
+            id="of one rank",
+            marks=pytest.mark.long,
+        ),
     ],
 )
 def test_each_gets_what_diffusers_makes_with_its_loras_alone(make, pipeline, loras, meeting):

@@ -133,6 +133,7 @@ class Shortage(Denoiser):
         raise torch.OutOfMemoryError("No room.")
 
 
+@pytest.mark.long
 def test_stacks_go_when_memory_is_short_and_are_not_kept_again_by_those_that_run(loras):
     with Engine(tiny_flux(), max_batch=4, threads=1, limit_rows=False) as engine:
         engine.add("large", Loop(Shortage()))

@@ -108,6 +108,7 @@ def test_where_devices_divide_rows_single_rows_are_compiled_as_well(divides):
     assert len(runs) - before == (6 if divides else 0)  # two blocks in three steps
 
 
+@pytest.mark.long
 def test_models_with_blocks_of_one_class_are_all_compiled():
     """torch compiles a function eight times by default, and all of them have the same one."""
     widths = (8, 16, 24, 32, 40, 48)
@@ -159,6 +160,7 @@ def test_a_rehearsal_has_a_stream_of_its_own_and_makes_measurements_unreliable()
     assert device.operations[-1] == ("compile", "synchronize")
 
 
+@pytest.mark.long
 def test_a_pipeline_of_diffusers_makes_the_same_images_compiled_alone_and_merged():
     wishes = [call(prompt=f"a lighthouse {seed}", seed=seed, steps=3) for seed in (1, 2)]
     with torch.no_grad():

@@ -30,6 +30,7 @@ def alike(jpeg: bytes, frame: torch.Tensor) -> float:
     return torch.corrcoef(torch.stack(both))[0, 1].item()
 
 
+@pytest.mark.long
 def test_it_does_with_an_autoencoder_that_makes_squares_of_pixels_as_channels() -> None:
     wish: dict[str, Any] = {"height": 128, "width": 128, "num_frames": 9, "num_inference_steps": 8}
     wish["guidance_scale"] = 1.0

@@ -25,6 +25,7 @@ from tests.engine.calls import alone, call
 from tests.engine.gate import Gate, merging_engine
 from tests.engine.loops import Denoiser, Loop
 from tests.engine.tiny import tiny_flux, tiny_sdxl
+from tests.samples import sampled
 
 pytestmark = [
     pytest.mark.engine,
@@ -41,7 +42,7 @@ SOLVERS = {
 }
 
 
-@pytest.fixture(params=["flux", "sdxl", "sd3", *SOLVERS], scope="module")
+@pytest.fixture(params=sampled(["flux", "sdxl", "sd3", *SOLVERS], "flux", "unipc"), scope="module")
 def pipeline(request):
     if request.param in SOLVERS:
         return tiny_sdxl(SOLVERS[request.param]())

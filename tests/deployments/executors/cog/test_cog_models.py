@@ -265,6 +265,7 @@ async def test_a_model_that_calls_itself_unhealthy_is_replaced(serve: Serve) -> 
     assert "UNHEALTHY" in before.message
 
 
+@pytest.mark.long
 async def test_a_setup_without_end_is_given_up(serve: Serve) -> None:
     failure = await (await serve("Endless", start_timeout_s=0.5)).fail()
     assert failure.code == "app_not_started"
