@@ -15,6 +15,8 @@ from tests.page.axe import look
 from tests.page.darkroom import PageDarkroom
 from tests.page.reader import PROBE, Reader, expect_images, expect_phase
 
+pytestmark = pytest.mark.long
+
 OpenContext = Callable[..., BrowserContext]
 
 

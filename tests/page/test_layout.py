@@ -14,6 +14,8 @@ from tests.page.reader import Reader, expect_images, expect_phase
 from tests.page.test_form import DOCUMENT, model
 from tests.page.test_requests import submit
 
+pytestmark = pytest.mark.long
+
 OpenContext = Callable[..., BrowserContext]
 SMALL = 44  # CSS pixels: the least of a target for fingers
 
