@@ -58,6 +58,7 @@ async def test_a_database_that_swallows_everything_is_said_to_be_away_and_nothin
         await scene.checked()
 
 
+@pytest.mark.long
 async def test_connections_that_are_reset_again_and_again_lose_nothing(scene: Scene) -> None:
     await scene.ingresses(scene.far, scene.far)
     async with scene.replicas(2), Clients(scene, 4) as clients:
@@ -107,6 +108,7 @@ async def test_on_a_full_disk_nothing_is_accepted_and_what_was_made_is_handed_in
     await scene.checked()
 
 
+@pytest.mark.long
 async def test_a_snapshot_that_somebody_holds_open_stops_nothing(
     scene: Scene, request: pytest.FixtureRequest
 ) -> None:

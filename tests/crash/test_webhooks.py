@@ -12,6 +12,7 @@ from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
 import psycopg
+import pytest
 
 from serve_app.domain.errors import DatabaseUnavailable
 from serve_app.domain.name_resolution import NameResolver
@@ -242,6 +243,7 @@ async def test_a_receiver_that_is_down_for_a_while_gets_everything(scene: Scene)
     await scene.checked()
 
 
+@pytest.mark.long
 async def test_a_database_that_is_reset_and_restarted_amid_deliveries_loses_none(
     own_scene: Scene, own_dir: Path
 ) -> None:

@@ -6,6 +6,8 @@ import io
 import tracemalloc
 import zipfile
 
+import pytest
+
 from serve_app.ingress.api.administration.tenant_export import TenantArchive
 from serve_app.postgres.database import Database
 from serve_app.queue.queue import PostgresQueue
@@ -97,6 +99,7 @@ async def peak_bytes(house: House, queue: PostgresQueue, tenant: str) -> tuple[i
         tracemalloc.stop()
 
 
+@pytest.mark.long
 async def test_ten_thousand_requests_take_the_memory_of_a_few_hundred(
     ingress: Ingress, database: Database
 ) -> None:

@@ -81,6 +81,7 @@ async def test_a_standby_is_shown_with_what_it_lacks_until_it_is_gone(servers: P
         assert await metrics.lag() is None
 
 
+@pytest.mark.long
 async def test_a_role_sees_standbys_once_it_may(
     servers: Pair,
 ) -> None:
