@@ -235,7 +235,8 @@ def _weights(given: EndpointSource) -> Weights:
             WeightsPart(
                 name, each.hub or str(each.directory), each.revision, each.folder, each.file
             )
-            for name, each in written.parts.items()
+            for name, parts in written.parts.items()
+            for each in parts
         ),
         pipeline=written.pipeline or "",
     )

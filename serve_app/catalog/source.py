@@ -8,7 +8,16 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidatorFunctionWrapHandler,
+    WrapValidator,
+    field_validator,
+    model_validator,
+)
 
 from serve_app.catalog.limits import MemorySource
 from serve_app.domain.billing.price import Price
@@ -55,13 +64,24 @@ class PartSource(PlaceSource):
         return self
 
 
+def _listed(value: object, check: ValidatorFunctionWrapHandler) -> tuple[PartSource, ...]:
+    """The places of one component, which may be written without a list if it is one place."""
+    if isinstance(value, (list, tuple)):
+        return check(value)
+    return (PartSource.model_validate(value),)
+
+
+Parts = Annotated[tuple[PartSource, ...], Field(min_length=1), WrapValidator(_listed)]
+
+
 class WeightsSource(PlaceSource):
     """Location of a model's files.
 
     A ``hub`` repository without ``revision`` is listed but not served, because a branch can change.
     ``variant`` chooses among several files of a component, as in diffusers. ``checkpoint`` is one
     file that holds ``components``: only their settings are taken of the pipeline. ``parts`` are
-    components of other repositories, and ``pipeline`` the class of diffusers that takes them.
+    components of other repositories, several of one for ControlNets that run together, and
+    ``pipeline`` the class of diffusers that takes them.
     """
 
     variant: str | None = Field(default=None, pattern=r"^[A-Za-z0-9_]+$")
@@ -71,17 +91,18 @@ class WeightsSource(PlaceSource):
         description="An absolute path, or owner/name/file.safetensors@<commit of 40 hex digits>.",
     )
     components: tuple[str, ...] = ()
-    parts: dict[str, PartSource] = Field(default_factory=dict)
+    parts: dict[str, Parts] = Field(default_factory=dict)
     pipeline: str | None = Field(default=None, pattern=r"^[A-Za-z]\w+Pipeline$")
 
     @model_validator(mode="after")
     def _parts_of_components(self) -> Self:
         if wrong := [name for name in self.parts if not name.isidentifier()]:
             raise ValueError(f"{wrong[0]!r} cannot be the name of a component")
-        for name, part in self.parts.items():
-            if name == IP_ADAPTER and (part.folder or not part.file):
+        for name, parts in self.parts.items():
+            first = parts[0]
+            if name == IP_ADAPTER and (len(parts) > 1 or first.folder or not first.file):
                 raise ValueError(f"`{name}` is one file: set its `file`, and no `folder`")
-            if name != IP_ADAPTER and part.file:
+            if name != IP_ADAPTER and any(part.file for part in parts):
                 raise ValueError(f"`file` belongs to `{IP_ADAPTER}`; set the `folder` of `{name}`")
         return self
 
