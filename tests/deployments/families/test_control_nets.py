@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
 
+import diffusers
 import pytest
 import torch
-from diffusers import DiffusionPipeline
+from diffusers.models import controlnets
 from PIL import Image
 
 from deployments.engine.engine import Engine
@@ -21,7 +23,7 @@ from deployments.replica import weights
 from deployments.replica.resources import weights_name
 from serve_app.catalog.catalog import CatalogEntry, StoredEntry, build_stored
 from serve_app.cli.inspection.control_nets import check_control_nets
-from serve_app.cli.inspection.pipeline_call import read_call
+from serve_app.cli.inspection.pipeline_call import MODULAR, read_call
 from serve_app.cli.inspection.proposal import completed, proposed
 from serve_app.cli.inspection.repository import Repository, inspected
 from serve_app.domain.endpoint import Endpoint, StoreConfig, Weights
@@ -30,7 +32,7 @@ from serve_app.domain.pipeline_index import TOGETHER
 from tests.cli.inspection.test_proposal import BUILDER
 from tests.engine.conformance import inputs
 from tests.engine.conformance.case import WISHES, Case
-from tests.engine.conformance.derived import prepared
+from tests.engine.conformance.derived import call_of, prepared
 from tests.engine.conformance.zoo import cases
 from weights.store import Store
 
@@ -59,6 +61,8 @@ OTHERS = (
     "StableDiffusionXLControlNetUnionInpaintPipeline",
     "StableDiffusionXLControlNetUnionPipeline",
 )
+WITHOUT_EFFECT = {"HunyuanDiTControlNetPipeline"}
+"""Classes whose tiny denoiser has no skip connection, to which ControlNets could add."""
 URLS = ["https://example.org/edges.png", "https://example.org/depth.png"]
 
 
@@ -94,7 +98,7 @@ def places_of(name: str, folder: Path) -> Places:
         torch.manual_seed(number)
         with torch.no_grad():
             for values in net.parameters():
-                values += torch.randn_like(values) * 0.05
+                values.add_(torch.randn_like(values) * 0.05)
         net.save_pretrained(each)
     return Places(folder / name, nets)
 
@@ -130,12 +134,14 @@ def with_two(name: str, case: Case) -> dict[str, Any]:
     return arguments
 
 
-def plain(name: str, places: Places) -> Any:
-    """The pipeline as diffusers makes it of a list of ControlNets."""
+def plain(name: str, places: Places, arguments: Mapping[str, Any]) -> torch.Tensor:
+    """What diffusers draws with a list of ControlNets."""
     one = cases()[name].build()
     nets = [type(one.controlnet).from_pretrained(each) for each in places.nets]
     settings = {each: one.config[each] for each in one.config if not each.startswith("_")}
-    return type(one)(**{**settings, **one.components, "controlnet": nets})
+    pipeline = type(one)(**{**settings, **one.components, "controlnet": nets})
+    torch.manual_seed(WISHES[0].seed)  # some encode control images with the global random state
+    return pipeline(**arguments).images.float()
 
 
 def check_equal(name: str, folder: Path, store: Store) -> None:
@@ -147,10 +153,11 @@ def check_equal(name: str, folder: Path, store: Store) -> None:
     asked = prepared(entry, with_two(name, case), pipeline)
     with Engine(pipeline, device="cpu", threads=1) as engine:
         made = engine.submit(view=asked.call.view, **asked.call.arguments).result(300).images
-    usual = plain(name, places)(**with_two(name, case)).images
-    assert torch.allclose(made.float(), usual.float(), atol=1e-5)
-    one = {**with_two(name, case), "controlnet_conditioning_scale": [0.7, 0.0]}
-    assert not torch.allclose(plain(name, places)(**one).images.float(), usual.float(), atol=1e-4)
+    usual = plain(name, places, with_two(name, case))
+    assert torch.allclose(made.float(), usual, atol=1e-5)
+    if name not in WITHOUT_EFFECT:
+        one = {**with_two(name, case), "controlnet_conditioning_scale": [0.7, 0.0]}
+        assert not torch.allclose(plain(name, places, one), usual, atol=1e-4)
 
 
 @pytest.mark.parametrize("name", [SDXL, FLUX])
@@ -162,3 +169,183 @@ def test_two_control_nets_draw_what_diffusers_does(name: str, folder: Path, stor
 @pytest.mark.parametrize("name", OTHERS)
 def test_so_they_do_in_every_class(name: str, folder: Path, store: Store) -> None:
     check_equal(name, folder, store)
+
+
+def test_every_class_of_images_that_takes_several_is_among_them() -> None:
+    taking = {
+        name
+        for name in dir(diffusers)
+        if name.endswith("Pipeline")
+        and not name.endswith(MODULAR)
+        and "ControlNet" in name
+        and read_call(name).control_nets & {*TOGETHER.values()}
+        and read_call(name).output == "image"
+    }
+    assert taking == {SDXL, FLUX, *OTHERS}
+
+
+def test_every_class_of_several_is_known_but_that_of_one_net() -> None:
+    several = {name for name in dir(controlnets) if "Multi" in name and name.endswith("Model")}
+    assert several - {*TOGETHER.values()} == {"QwenImageMultiControlNetModel"}
+
+
+@pytest.mark.parametrize("name", [SDXL, "StableDiffusionXLControlNetUnionPipeline"])
+def test_a_folder_that_diffusers_saved_with_several_is_served_too(
+    name: str, folder: Path, store: Store, tmp_path: Path
+) -> None:
+    places, one = places_of(name, folder), cases()[name].build()
+    nets = [type(one.controlnet).from_pretrained(each) for each in places.nets]
+    type(one)(**{**one.components, "controlnet": nets}).save_pretrained(tmp_path)
+    found = inspected(str(tmp_path), None, store)
+    assert found.sizes.keys() >= {"controlnet", "controlnet_1"}
+    assert found.control_nets is not None
+    assert found.control_nets.count == 2
+    fields = entry_of(found).schema.fields
+    assert fields >= {"control_image_urls", "controlnet_conditioning_scale"}
+    pipeline = load_pipeline(Weights(str(tmp_path)))
+    for net, place in zip(pipeline.controlnet.nets, places.nets, strict=True):
+        for key, values in type(net).from_pretrained(place).state_dict().items():
+            assert torch.equal(net.state_dict()[key], values)
+
+
+@pytest.fixture(scope="module")
+def entry(folder: Path, store: Store) -> CatalogEntry:
+    return entry_of(repository(SDXL, places_of(SDXL, folder), store))
+
+
+ASKED = {"prompt": "a red dog", "control_image_urls": URLS}
+
+
+@pytest.mark.parametrize(
+    ("wrong", "field"),
+    [
+        ({"control_image_urls": URLS[:1]}, "control_image_urls"),
+        ({"control_image_urls": [*URLS, *URLS]}, "control_image_urls"),
+        ({"controlnet_conditioning_scale": [1.0]}, "controlnet_conditioning_scale"),
+        ({"controlnet_conditioning_scale": 1.0}, "controlnet_conditioning_scale"),
+        ({"control_guidance_start": [0.0, 0.0, 0.0]}, "control_guidance_start"),
+        ({"control_guidance_end": [1.0, 1.5]}, "control_guidance_end"),
+        ({"control_image_url": URLS[0]}, "control_image_url"),
+    ],
+)
+def test_a_request_needs_a_value_for_each(
+    entry: CatalogEntry, wrong: Mapping[str, Any], field: str
+) -> None:
+    checked, _ = entry.schema.validate(ASKED)
+    assert checked["controlnet_conditioning_scale"] == [1.0, 1.0]
+    with pytest.raises(InvalidInput) as caught:
+        entry.schema.validate({**ASKED, **wrong})
+    assert field in {str(each.loc[1]) for each in caught.value.problems}
+
+
+def test_each_control_image_gets_the_size_of_the_output(entry: CatalogEntry, store: Store) -> None:
+    pipeline = weights.load(store, GenericFamily(), in_float32(entry), "cpu")
+    images = [Image.new("RGB", size, "white") for size in ((40, 30), (20, 90))]
+    size = {"width": 24, "height": 16}
+    asked = {**ASKED, "control_image_urls": images, "image_size": size, "seed": 1}
+    given = GenericFamily().prepare(entry.endpoint, asked, pipeline, 0).arguments["image"]
+    assert [each.size for each in given] == [(24, 16), (24, 16)]
+
+
+def test_loaded_weights_are_tried_with_an_image_for_each(entry: CatalogEntry) -> None:
+    assert len(warm_up_input(entry.endpoint)["control_image_urls"]) == 2
+
+
+def test_the_memory_of_each_counts_in_the_dtype_of_the_component(
+    entry: CatalogEntry, store: Store
+) -> None:
+    (_, *others), sizes = entry.endpoint.weights.parts, list[int]()
+    fewer = replace(in_float32(entry), weights=replace(entry.endpoint.weights, parts=(*others,)))
+    halved = {**in_float32(entry).options, "dtypes": {"controlnet": "float16"}}
+    for each in (in_float32(entry), fewer, replace(entry.endpoint, options=halved)):
+        weights.load(store, GenericFamily(), each, "cpu", on_found=sizes.append)
+    both, one, in_half = sizes
+    assert both - one == one_net(entry) * 4
+    assert both - in_half == one_net(entry) * 2 * 2
+
+
+def one_net(entry: CatalogEntry) -> int:
+    """Parameters of one ControlNet."""
+    net = diffusers.ControlNetModel.from_pretrained(entry.endpoint.weights.parts[0].source)
+    return net.num_parameters()
+
+
+def test_other_orders_are_other_weights(entry: CatalogEntry) -> None:
+    turned = replace(entry.endpoint.weights, parts=entry.endpoint.weights.parts[::-1])
+    other = replace(entry.endpoint, weights=turned)
+    assert weights_name(entry.endpoint, None) != weights_name(other, None)
+
+
+def net_of(folder: Path, name: str, class_name: str, **settings: Any) -> tuple[str, str]:
+    """Part with a ControlNet of a class, without weights."""
+    (folder / name).mkdir()
+    config = {"_class_name": class_name, **settings}
+    (folder / name / "config.json").write_text(json.dumps(config))
+    (folder / name / "diffusion_pytorch_model.safetensors").write_bytes(b"")
+    return "controlnet", str(folder / name)
+
+
+@pytest.mark.parametrize(
+    ("classes", "words"),
+    [
+        (
+            ("ControlNetModel", "ControlNetUnionModel"),
+            "of the classes ControlNetModel, ControlNetUnionModel, which do not run together",
+        ),
+        (("AutoencoderKL",) * 2, "diffusers takes one AutoencoderKL. Name one part"),
+        (("QwenImageControlNetModel",) * 2, "diffusers takes one QwenImageControlNetModel"),
+    ],
+)
+def test_parts_that_do_not_run_together_are_refused(
+    folder: Path, store: Store, tmp_path: Path, classes: Sequence[str], words: str
+) -> None:
+    parts = [net_of(tmp_path, f"{number}", each) for number, each in enumerate(classes)]
+    with pytest.raises(WeightsUnavailable, match=words):
+        inspected(str(places_of(SDXL, folder).base), None, store, parts=parts, pipeline=SDXL)
+
+
+@pytest.mark.parametrize(
+    ("name", "class_name", "words"),
+    [
+        (BASES[SDXL], "ControlNetModel", "does not take 2 ControlNets together"),
+        (SDXL, "FluxControlNetModel", "does not take 2 ControlNets together"),
+        ("StableDiffusionXLModularPipeline", "ControlNetModel", "does not take 2 ControlNets"),
+        ("AnimateDiffControlNetPipeline", "ControlNetModel", "a control video for each of its 2"),
+    ],
+)
+def test_a_class_that_does_not_run_them_is_refused(
+    name: str, class_name: str, words: str, folder: Path, store: Store, tmp_path: Path
+) -> None:
+    parts = [net_of(tmp_path, each, class_name) for each in "ab"]
+    base = str(places_of(SDXL, folder).base)
+    found = inspected(base, None, store, parts=parts, pipeline=name)
+    with pytest.raises(Misconfigured, match=words):
+        check_control_nets(call_of(name), found.control_nets)
+
+
+def test_a_modular_pipeline_of_a_file_is_refused_with_several(
+    entry: CatalogEntry, store: Store
+) -> None:
+    named = replace(entry.endpoint.weights, pipeline="StableDiffusionXLModularPipeline")
+    with pytest.raises(WeightsUnavailable, match="takes one model as its controlnet"):
+        weights.load(store, GenericFamily(), replace(entry.endpoint, weights=named), "cpu")
+
+
+def test_an_endpoint_of_fals_has_one_control_image(folder: Path, store: Store) -> None:
+    found = repository(FLUX, places_of(FLUX, folder), store)
+    with pytest.raises(Misconfigured, match="under an id of your own"):
+        proposed(read_call(FLUX), found.config, "fal-ai/flux-general", nets=found.control_nets)
+
+
+def test_of_unions_each_needs_a_mode_that_both_know(
+    folder: Path, store: Store, tmp_path: Path
+) -> None:
+    parts = [net_of(tmp_path, f"{n}", "FluxControlNetModel", num_mode=n) for n in (10, 7)]
+    parts.append(net_of(tmp_path, "alone", "FluxControlNetModel", num_mode=None))
+    base = str(places_of(FLUX, folder).base)
+    schema = entry_of(inspected(base, None, store, parts=parts, pipeline=FLUX)).schema
+    asked = {"prompt": "x", "control_image_urls": [*URLS, URLS[0]]}
+    schema.validate({**asked, "control_mode": [6, 0, 0]})
+    for modes in (None, [7, 0, 0], [0, -1, 0], [0, 0]):
+        with pytest.raises(InvalidInput, match="control_mode"):
+            schema.validate(asked if modes is None else {**asked, "control_mode": modes})
