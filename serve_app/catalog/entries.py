@@ -235,8 +235,7 @@ def _weights(given: EndpointSource) -> Weights:
             WeightsPart(
                 name, each.hub or str(each.directory), each.revision, each.folder, each.file
             )
-            for name, parts in written.parts.items()
-            for each in parts
+            for name, each in written.places
         ),
         pipeline=written.pipeline or "",
     )

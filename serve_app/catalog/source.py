@@ -3,7 +3,7 @@ names its line."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -12,6 +12,7 @@ from pydantic import (
     BaseModel,
     ConfigDict,
     Field,
+    TypeAdapter,
     ValidationError,
     ValidatorFunctionWrapHandler,
     WrapValidator,
@@ -64,14 +65,19 @@ class PartSource(PlaceSource):
         return self
 
 
-def _listed(value: object, check: ValidatorFunctionWrapHandler) -> tuple[PartSource, ...]:
-    """The places of one component, which may be written without a list if it is one place."""
+_Several = Annotated[tuple[PartSource, ...], Field(min_length=1)]
+_SEVERAL: TypeAdapter[_Several] = TypeAdapter(_Several)
+
+
+def _one_or_several(value: object, _union: ValidatorFunctionWrapHandler) -> PartSource | _Several:
+    """Read what is written: the errors of a union would name each of its types."""
     if isinstance(value, (list, tuple)):
-        return check(value)
-    return (PartSource.model_validate(value),)
+        return _SEVERAL.validate_python(value)
+    return PartSource.model_validate(value)
 
 
-Parts = Annotated[tuple[PartSource, ...], Field(min_length=1), WrapValidator(_listed)]
+Parts = Annotated[PartSource | _Several, WrapValidator(_one_or_several)]
+"""Place of a component, or a list of places."""
 
 
 class WeightsSource(PlaceSource):
@@ -94,15 +100,23 @@ class WeightsSource(PlaceSource):
     parts: dict[str, Parts] = Field(default_factory=dict)
     pipeline: str | None = Field(default=None, pattern=r"^[A-Za-z]\w+Pipeline$")
 
+    @property
+    def places(self) -> Iterator[tuple[str, PartSource]]:
+        """Components that are not of the source, with each of their places."""
+        for name, parts in self.parts.items():
+            for each in (parts,) if isinstance(parts, PartSource) else parts:
+                yield name, each
+
     @model_validator(mode="after")
     def _parts_of_components(self) -> Self:
         if wrong := [name for name in self.parts if not name.isidentifier()]:
             raise ValueError(f"{wrong[0]!r} cannot be the name of a component")
-        for name, parts in self.parts.items():
-            first = parts[0]
-            if name == IP_ADAPTER and (len(parts) > 1 or first.folder or not first.file):
+        if sum(name == IP_ADAPTER for name, _ in self.places) > 1:
+            raise ValueError(f"`{IP_ADAPTER}` is one file, not a list")
+        for name, part in self.places:
+            if name == IP_ADAPTER and (part.folder or not part.file):
                 raise ValueError(f"`{name}` is one file: set its `file`, and no `folder`")
-            if name != IP_ADAPTER and any(part.file for part in parts):
+            if name != IP_ADAPTER and part.file:
                 raise ValueError(f"`file` belongs to `{IP_ADAPTER}`; set the `folder` of `{name}`")
         return self
 
