@@ -8,7 +8,7 @@ The pipeline and its parts become one folder of links, which is loaded as any ot
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -17,9 +17,13 @@ from serve_app.domain.errors import WeightsUnavailable
 from serve_app.domain.pipeline_index import (
     ADAPTER_FILE,
     INDEX,
+    TOGETHER,
     component_class,
+    components,
+    folder_of,
     index_file,
     parse_index,
+    top_folders,
 )
 from weights import eviction
 from weights.links import files_in, folder_named, is_whole, write_folder
@@ -48,17 +52,14 @@ def composed(
     """Folder with the files of ``base`` and those of the parts of ``weights``, in a store's
     ``directory``. ``places``: the folder of each part's repository. ``WeightsUnavailable`` says
     what a part lacks."""
-    found = {part: places[part] / part.folder for part in weights.parts}
+    found = [(part, places[part] / part.folder) for part in weights.parts]
     identity = [str(base.resolve()), weights.pipeline]
-    identity += [f"{part.identity} {place.resolve()}" for part, place in found.items()]
+    identity += [f"{part.identity} {place.resolve()}" for part, place in found]
     folder = folder_named(directory / FOLDER, json.dumps(identity))
     if is_whole(folder):
         return folder
-    links = {
-        path: file
-        for path, file in files_in(base).items()
-        if not any(path.startswith(f"{part.component}/") for part in weights.parts)
-    }
+    names = {part.component for part in weights.parts}
+    links = {**files_in(base)}
     own = index_file(links)
     if own is None:
         raise WeightsUnavailable(f"{base} is not a diffusers pipeline: it has no {INDEX}.")
@@ -66,16 +67,25 @@ def composed(
         index = parse_index(own, links.pop(own).read_bytes(), links)
     except ValueError as error:
         raise WeightsUnavailable(f"{base / own} {error}") from error
-    configs: dict[str, Mapping[str, Any]] = {}
+    replaced = names | {
+        model.folder
+        for each in components(index)
+        if each.name in names
+        for model in each.models(top_folders(links))
+    }
+    links = {path: each for path, each in links.items() if path.partition("/")[0] not in replaced}
+    configs: dict[str, list[Mapping[str, Any]]] = {}
     adapter = ""
-    for part, place in found.items():
+    for part, place in found:
         if part.file:
             adapter = f"{part.component}/{PurePosixPath(part.file).name}"
             links[adapter] = _file_of(part, place)
             continue
         files = files_in(place)
-        links |= {f"{part.component}/{path}": file for path, file in files.items()}
-        configs[part.component] = config_of(part, files, _reader(place))
+        known = configs.setdefault(part.component, [])
+        inside = folder_of(part.component, len(known))
+        links |= {f"{inside}/{path}": file for path, file in files.items()}
+        known.append(config_of(part, files, _reader(place)))
     text = json.dumps(with_parts(index, configs, weights.pipeline, adapter), indent=1)
     try:
         write_folder(folder, links, {INDEX: text})
@@ -116,17 +126,32 @@ def config_of(
 
 def with_parts(
     index: Mapping[str, Any],
-    configs: Mapping[str, Mapping[str, Any]],
+    configs: Mapping[str, Sequence[Mapping[str, Any]]],
     pipeline: str,
     adapter: str = "",
 ) -> dict[str, Any]:
-    """The index with other components; ``pipeline``: the class that they make, if it is another;
-    ``adapter``: path of the IP-Adapter's file."""
-    classes = {name: component_class(config) for name, config in configs.items()}
-    more = {
-        name: [each[0], VISION.get((name, each[1]), each[1])]
-        for name, each in classes.items()
-        if each is not None
-    }
+    """The index with other components. ``configs``: the settings of the parts of each;
+    ``pipeline``: the class that they make, if it is another; ``adapter``: path of the IP-Adapter's
+    file. ``WeightsUnavailable`` for parts that do not run together."""
+    more = {name: _class_of(name, parts) for name, parts in configs.items()}
     named = {"_class_name": pipeline} if pipeline else {}
     return {**index, **more, **named, **({ADAPTER_FILE: adapter} if adapter else {})}
+
+
+def _class_of(component: str, parts: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Library and class of a component that is made of parts with these settings."""
+    classes = [*dict.fromkeys(filter(None, map(component_class, parts)))]
+    if len(classes) > 1:
+        raise WeightsUnavailable(
+            f"The parts of {component} are of the classes {', '.join(name for _, name in classes)},"
+            " which do not run together. Name parts of one class."
+        )
+    ((library, name),) = classes
+    if len(parts) == 1:
+        return [library, VISION.get((component, name), name)]
+    if name not in TOGETHER:
+        raise WeightsUnavailable(
+            f"{component} has {len(parts)} parts, and diffusers takes one {name}. Name one part; "
+            f"what runs together is {', '.join(TOGETHER)}."
+        )
+    return [library, TOGETHER[name]]

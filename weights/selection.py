@@ -17,6 +17,7 @@ from serve_app.domain.pipeline_index import (
     adapter_file,
     components,
     index_file,
+    top_folders,
 )
 
 SETTINGS = (".json", ".txt", ".model", ".jinja", ".spm", ".tiktoken")
@@ -50,12 +51,14 @@ def select(
         found = frozenset(n for n in names if n.endswith((*SETTINGS, ".safetensors")))
     else:
         own = {index_file(names) or INDEX, *filter(None, [adapter_file(index)])}
+        folders = top_folders(names)
         found = frozenset(own).union(
             *(
                 _of_component(
-                    names, each, variant, repository, with_weights=each.name not in without
+                    names, model, variant, repository, with_weights=each.name not in without
                 )
                 for each in components(index)
+                for model in each.models(folders)
             )
         )
     if not without and not any(name.endswith(".safetensors") for name in found):

@@ -50,7 +50,6 @@ from deployments.families.warm_up import warm_up_input
 from serve_app.domain.artifact import UploadTicket
 from serve_app.domain.endpoint import Endpoint
 from serve_app.domain.errors import InvalidInput
-from serve_app.options.inputs import InputType
 from serve_app.options.results import ResultType
 
 SIDES = frozenset({"width", "height"})
@@ -145,7 +144,7 @@ def _images(
     """Arguments that take input images: in the size to render, unless they keep their own."""
     if mapping.inputs:
         files = [
-            (name, each.argument, each.as_is or each.type is InputType.IMAGES)
+            (name, each.argument, each.keeps_size)
             for name, each in mapping.inputs.items()
             if each.is_file and input.get(name)
         ]
@@ -156,8 +155,12 @@ def _images(
         # The autoencoder of layers has a channel for alpha.
         return {argument: input[name].convert("RGBA") for name, argument, _ in files}
     form = as_pixels if mapping.images == PIXELS else stretch_to
+
+    def formed(given: Any, size: Size) -> Any:
+        return [form(e, size) for e in given] if isinstance(given, list) else form(given, size)
+
     return {
-        argument: input[name] if as_is or rendered is None else form(input[name], rendered)
+        argument: input[name] if as_is or rendered is None else formed(input[name], rendered)
         for name, argument, as_is in files
     }
 

@@ -40,6 +40,7 @@ class FileField:
     kind: InputKind
     required: bool = True
     many: bool = False
+    least: int = 1  # files of a list
     is_main: bool = True  # False: the output is not about it, nor of its size
 
 
@@ -95,6 +96,7 @@ def _named_files(inputs: Inputs) -> Mapping[str, FileField]:
             KINDS_OF_FILES[each.type],
             each.required,
             each.type is InputType.IMAGES,
+            least=int(each.least or 1) if each.type is InputType.IMAGES else 1,
             is_main=each.type is not InputType.MASK and not each.is_adapters,
         )
         for name, each in inputs.items()

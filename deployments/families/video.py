@@ -254,7 +254,7 @@ def _images(
     if mapping.inputs:
         images = {n: each for n, each in mapping.inputs.items() if each.type in IMAGE_TYPES}
         given = {each.argument: input.get(name) for name, each in images.items()}
-        kept = {e.argument for e in images.values() if e.as_is or e.type is InputType.IMAGES}
+        kept = {each.argument for each in images.values() if each.keeps_size}
     elif mapping.task == IMAGE_TO_VIDEO:
         given = {"image": input["image_url"], "last_image": input.get("end_image_url")}
         kept = set[str]()
@@ -265,7 +265,9 @@ def _images(
         field = next(names, "end_image_url")
         raise InvalidInput.of_field(field, "these weights take no last frame")
 
-    def form(image: Image) -> Any:
+    def form(image: Image | list[Image]) -> Any:
+        if isinstance(image, list):
+            return [*map(form, image)]
         fitted = fit(image, rendered.width, rendered.height)
         return as_pixels(fitted, rendered) if mapping.images == PIXELS else fitted
 

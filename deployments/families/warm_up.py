@@ -40,7 +40,7 @@ def warm_up_input(endpoint: Endpoint, **family: Any) -> Mapping[str, Any]:
 def plain_files(endpoint: Endpoint) -> Mapping[str, Any]:
     """Files without content for the fields that every input of the endpoint has."""
     return {
-        name: [plain_file(each.kind)] if each.many else plain_file(each.kind)
+        name: [plain_file(each.kind)] * each.least if each.many else plain_file(each.kind)
         for name, each in required_files(endpoint).items()
     }
 
@@ -60,8 +60,8 @@ _LEAST: Mapping[InputType, Callable[[DeclaredInput], Any]] = {
     InputType.NUMBER: lambda each: each.least or 1.0,
     InputType.BOOLEAN: lambda _: False,
     InputType.TEXTS: lambda each: [WARM_UP_DEFAULTS["prompt"]] * int(each.least or 1),
-    InputType.INTEGERS: lambda each: [1] * int(each.least or 1),
-    InputType.NUMBERS: lambda each: [1.0] * int(each.least or 1),
+    InputType.INTEGERS: lambda each: [int(each.item_least or 1)] * int(each.least or 1),
+    InputType.NUMBERS: lambda each: [each.item_least or 1.0] * int(each.least or 1),
     InputType.OBJECTS: lambda each: [_least_object(each)],
 }
 

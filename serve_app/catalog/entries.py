@@ -235,7 +235,7 @@ def _weights(given: EndpointSource) -> Weights:
             WeightsPart(
                 name, each.hub or str(each.directory), each.revision, each.folder, each.file
             )
-            for name, each in written.parts.items()
+            for name, each in written.places
         ),
         pipeline=written.pipeline or "",
     )

@@ -3,12 +3,22 @@ names its line."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    TypeAdapter,
+    ValidationError,
+    ValidatorFunctionWrapHandler,
+    WrapValidator,
+    field_validator,
+    model_validator,
+)
 
 from serve_app.catalog.limits import MemorySource
 from serve_app.domain.billing.price import Price
@@ -55,13 +65,29 @@ class PartSource(PlaceSource):
         return self
 
 
+_Several = Annotated[tuple[PartSource, ...], Field(min_length=1)]
+_SEVERAL: TypeAdapter[_Several] = TypeAdapter(_Several)
+
+
+def _one_or_several(value: object, _union: ValidatorFunctionWrapHandler) -> PartSource | _Several:
+    """Read what is written: the errors of a union would name each of its types."""
+    if isinstance(value, (list, tuple)):
+        return _SEVERAL.validate_python(value)
+    return PartSource.model_validate(value)
+
+
+Parts = Annotated[PartSource | _Several, WrapValidator(_one_or_several)]
+"""Place of a component, or a list of places."""
+
+
 class WeightsSource(PlaceSource):
     """Location of a model's files.
 
     A ``hub`` repository without ``revision`` is listed but not served, because a branch can change.
     ``variant`` chooses among several files of a component, as in diffusers. ``checkpoint`` is one
     file that holds ``components``: only their settings are taken of the pipeline. ``parts`` are
-    components of other repositories, and ``pipeline`` the class of diffusers that takes them.
+    components of other repositories, several of one for ControlNets that run together, and
+    ``pipeline`` the class of diffusers that takes them.
     """
 
     variant: str | None = Field(default=None, pattern=r"^[A-Za-z0-9_]+$")
@@ -71,14 +97,23 @@ class WeightsSource(PlaceSource):
         description="An absolute path, or owner/name/file.safetensors@<commit of 40 hex digits>.",
     )
     components: tuple[str, ...] = ()
-    parts: dict[str, PartSource] = Field(default_factory=dict)
+    parts: dict[str, Parts] = Field(default_factory=dict)
     pipeline: str | None = Field(default=None, pattern=r"^[A-Za-z]\w+Pipeline$")
+
+    @property
+    def places(self) -> Iterator[tuple[str, PartSource]]:
+        """Components that are not of the source, with each of their places."""
+        for name, parts in self.parts.items():
+            for each in (parts,) if isinstance(parts, PartSource) else parts:
+                yield name, each
 
     @model_validator(mode="after")
     def _parts_of_components(self) -> Self:
         if wrong := [name for name in self.parts if not name.isidentifier()]:
             raise ValueError(f"{wrong[0]!r} cannot be the name of a component")
-        for name, part in self.parts.items():
+        if sum(name == IP_ADAPTER for name, _ in self.places) > 1:
+            raise ValueError(f"`{IP_ADAPTER}` is one file, not a list")
+        for name, part in self.places:
             if name == IP_ADAPTER and (part.folder or not part.file):
                 raise ValueError(f"`{name}` is one file: set its `file`, and no `folder`")
             if name != IP_ADAPTER and part.file:

@@ -55,7 +55,7 @@ class Weights:
     checkpoint: str = ""  # one file with ``components``: an absolute path, owner/name/file@commit
     components: tuple[str, ...] = ()  # not needed of the source, but of ``checkpoint``
     folder: str | None = None  # the one component that is needed of the source, and no pipeline
-    parts: tuple[WeightsPart, ...] = ()  # components that are not of the source
+    parts: tuple[WeightsPart, ...] = ()  # components not of the source; of one name: together
     pipeline: str = ""  # class that the source and the parts make; empty: that of the source
 
 

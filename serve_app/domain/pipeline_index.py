@@ -7,8 +7,9 @@ which may name other repositories for components. Both are read to the form of t
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import count, takewhile
 from typing import Any, cast
 
 INDEX, MODULAR_INDEX = "model_index.json", "modular_model_index.json"
@@ -24,6 +25,18 @@ IP_ADAPTER = "ip_adapter"
 ADAPTER_FILE = "_ip_adapter"
 """Key of an index for the path of an IP-Adapter's file in the pipeline's folder."""
 
+TOGETHER: Mapping[str, str] = {
+    "ControlNetModel": "MultiControlNetModel",
+    "ControlNetUnionModel": "MultiControlNetUnionModel",
+    "FluxControlNetModel": "FluxMultiControlNetModel",
+    "HunyuanDiT2DControlNetModel": "HunyuanDiT2DMultiControlNetModel",
+    "SD3ControlNetModel": "SD3MultiControlNetModel",
+}
+"""Class of a ControlNet → class of the component that runs several. That of Qwen-Image is not among
+them: it gives several images to one."""
+
+_ALONE = {together: alone for alone, together in TOGETHER.items()}
+
 
 @dataclass(frozen=True, slots=True)
 class Component:
@@ -33,6 +46,25 @@ class Component:
     library: str
     class_name: str
     folder: str
+
+    @property
+    def is_several(self) -> bool:
+        """True for ControlNets that run together, each of which has a folder."""
+        return self.class_name in _ALONE
+
+    def models(self, folders: Collection[str]) -> Sequence[Component]:
+        """Models of the component in a repository with these ``folders``, each with its class and
+        its folder, as diffusers saves them."""
+        if not self.is_several:
+            return [self]
+        more = takewhile(folders.__contains__, (folder_of(self.folder, n) for n in count(1)))
+        alone = replace(self, class_name=_ALONE[self.class_name])
+        return [alone, *(replace(alone, folder=each) for each in more)]
+
+
+def folder_of(component: str, number: int) -> str:
+    """Folder of one of the models that are a component together."""
+    return f"{component}_{number}" if number else component
 
 
 def index_file(paths: Collection[str]) -> str | None:
@@ -74,6 +106,11 @@ def components(index: Mapping[str, Any]) -> Iterator[Component]:
                 continue
 
 
+def top_folders(paths: Collection[str]) -> frozenset[str]:
+    """Folders of a repository with these files, without those inside others."""
+    return frozenset(each.partition("/")[0] for each in paths if "/" in each)
+
+
 def adapter_file(index: Mapping[str, Any]) -> str | None:
     """Path of the IP-Adapter's file in the pipeline's folder; None: it has none."""
     given = index.get(ADAPTER_FILE)
@@ -82,7 +119,7 @@ def adapter_file(index: Mapping[str, Any]) -> str | None:
 
 def _whole(index: Mapping[str, Any], paths: Collection[str]) -> dict[str, Any]:
     """The index of a modular pipeline in the form of a whole one."""
-    folders = {each.partition("/")[0] for each in paths if "/" in each}
+    folders = top_folders(paths)
     found: dict[str, Any] = {}
     elsewhere: dict[str, str] = {}
     for name, value in index.items():

@@ -20,6 +20,8 @@ SETTING = "."
 """Mark between a component and its setting, in the place of an argument."""
 ADAPTER_SCALE = "ip_adapter.scale"
 """Place of the scale of the image for an IP-Adapter, which each request has for itself."""
+CONTROL_MODE = "control_mode"
+"""Argument with the kind of a control image, or of each of several."""
 ADAPTER_IMAGES = frozenset({"ip_adapter_image", "negative_ip_adapter_image"})
 """Arguments that take images for an IP-Adapter."""
 DECLARED = "declared"
@@ -57,6 +59,7 @@ class InputType(StrEnum):
 
 
 WITH_CHOICES = frozenset({InputType.TEXT, InputType.INTEGER, InputType.FORMAT})
+LISTED_NUMBERS = frozenset({InputType.INTEGERS, InputType.NUMBERS})
 IMAGE_TYPES = frozenset({InputType.IMAGE, InputType.IMAGES})
 FILES = IMAGE_TYPES | {InputType.MASK, InputType.VIDEO, InputType.AUDIO}
 TRANSLATED = frozenset(
@@ -92,14 +95,17 @@ class DeclaredInput(BaseModel):
     # setting of a component of a modular pipeline, as `guider.guidance_scale`.
     required: bool = False
     default: Any = None  # None: the field may be left out, and the pipeline's own default holds
-    least: float | None = None  # of a number, or of the items of a list
+    least: float | None = None  # of a number, or of the length of a list
     most: float | None = None
+    item_least: float | None = None  # of each number of a list
+    item_most: float | None = None
     choices: tuple[str | int, ...] = ()  # of a text, an integer, or a format
     by_family: bool = False  # the family reads the field by its name, as `resolution` of a video
     unused: str = ""  # why the field has no effect
     refused: str = ""  # why values other than those `granted` are refused
     granted: tuple[Any, ...] = ()
-    as_is: bool = False  # a file that keeps its own size; otherwise it gets that of the output
+    as_is: bool | None = None  # a file that keeps its own size; otherwise it gets that of the
+    # output. None: the images of a list keep theirs
     fields: Mapping[str, DeclaredInput] = Field(default_factory=dict[str, "DeclaredInput"])
     # of each of the objects; their arguments are those of the class that the pipeline takes
     one_of: tuple[str, ...] = ()  # fields of which each object has exactly one
@@ -113,6 +119,10 @@ class DeclaredInput(BaseModel):
             raise ValueError(f"`choices` belong to a text or an integer, not to {self.type}")
         if self.unused and self.refused:
             raise ValueError("set `unused` or `refused`")
+        if {self.item_least, self.item_most} != {None} and self.type not in LISTED_NUMBERS:
+            raise ValueError(
+                f"`item_least` and `item_most` belong to numbers or integers, not to {self.type}"
+            )
         return self
 
     @model_validator(mode="after")
@@ -131,9 +141,13 @@ class DeclaredInput(BaseModel):
     @property
     def is_tuple(self) -> bool:
         """True if a list has a fixed length: the pipeline takes it as a tuple."""
-        return (
-            self.type is InputType.INTEGERS and self.least is not None and self.least == self.most
-        )
+        is_fixed = self.least is not None and self.least == self.most
+        return self.type is InputType.INTEGERS and is_fixed and self.argument != CONTROL_MODE
+
+    @property
+    def keeps_size(self) -> bool:
+        """True for files that are not brought into the size of the output."""
+        return self.type is InputType.IMAGES if self.as_is is None else self.as_is
 
     @property
     def usual_name(self) -> str | None:

@@ -189,6 +189,15 @@ def test_every_schema_describes_itself(catalog: Catalog) -> None:
         (GOOD + "    weights: {directory: /x, parts: {vae: {}}}\n", 6, "set either"),
         (GOOD + "    weights: {directory: /x, parts: {vae: {hub: a/b}}}\n", 6, "set both"),
         (GOOD + "    weights: {directory: /x, parts: {vae: {directory: y}}}\n", 6, "absolute"),
+        (GOOD + "    weights: {directory: /x, parts: {vae: []}}\n", 6, "at least 1 item"),
+        (GOOD + "    weights: {directory: /x, parts: {vae: [{}]}}\n", 6, "parts.vae.0: set either"),
+        (GOOD + "    weights: {directory: /x, parts: {vae: {hub: a}}}\n", 6, "parts.vae.hub"),
+        (
+            GOOD + "    weights: {directory: /x, parts: {ip_adapter: ["
+            "{directory: /a, file: a.safetensors}, {directory: /a, file: b.safetensors}]}}\n",
+            6,
+            "`ip_adapter` is one file",
+        ),
         (GOOD + "    weights: {directory: /x, parts: {1x: {directory: /y}}}\n", 6, "component"),
         (GOOD + "    weights: {directory: /x, pipeline: os.system}\n", 6, "pipeline"),
         (GOOD + "    bounds: {a: [1, 2]}\n", 3, "cannot have bounds"),

@@ -51,6 +51,36 @@ def test_a_pipeline_and_its_parts_are_one_folder_of_links(tmp_path: Path) -> Non
     assert (again / "controlnet" / link.name).read_bytes() == b"control" * 1000
 
 
+def test_several_parts_of_a_component_have_the_folders_that_diffusers_gives_them(
+    tmp_path: Path,
+) -> None:
+    base = write_repository(tmp_path / "base")
+    nets = [write_part(tmp_path / each) for each in ("edges", "depth", "pose")]
+    parts = [WeightsPart("controlnet", str(each)) for each in nets]
+    places = dict(zip(parts, nets, strict=True))
+    three = composed(tmp_path / "store", base, weights_with(*parts), places)
+    index = json.loads((three / "model_index.json").read_text())
+    assert index["controlnet"] == ["diffusers", "MultiControlNetModel"]
+    names = [each.relative_to(three).as_posix() for each in three.rglob("*")]
+    taken = select(names, index, None, "x")
+    assert {f"{folder}/config.json" for folder in FOLDERS} <= taken
+    for folder, net in zip(FOLDERS, nets, strict=True):
+        assert (three / folder / "config.json").resolve() == net / "config.json"
+    two = composed(tmp_path / "store", three, weights_with(*parts[1:]), places)
+    assert not (two / "controlnet_2").exists()
+    assert (two / "controlnet" / "config.json").resolve() == nets[1] / "config.json"
+
+
+def test_one_control_net_may_run_twice(tmp_path: Path) -> None:
+    base, net = write_repository(tmp_path / "base"), write_part(tmp_path / "union")
+    part = WeightsPart("controlnet", str(net))
+    folder = composed(tmp_path / "store", base, weights_with(part, part), {part: net})
+    assert (folder / "controlnet_1" / "config.json").resolve() == net / "config.json"
+
+
+FOLDERS = ("controlnet", "controlnet_1", "controlnet_2")
+
+
 def test_a_part_replaces_a_component_of_the_pipeline(tmp_path: Path) -> None:
     base, better = write_repository(tmp_path / "base"), write_part(tmp_path / "vae")
     part = WeightsPart("vae", str(better))
@@ -159,6 +189,6 @@ def test_an_ip_adapter_is_a_file_of_the_folder_that_the_index_names(tmp_path: Pa
 
 
 def test_the_vision_half_of_a_whole_model_is_the_image_encoder() -> None:
-    configs = {"image_encoder": {"architectures": ["CLIPModel"]}}
+    configs = {"image_encoder": [{"architectures": ["CLIPModel"]}]}
     named = with_parts({}, configs, "")["image_encoder"]
     assert named == ["transformers", "CLIPVisionModelWithProjection"]

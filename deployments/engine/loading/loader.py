@@ -17,6 +17,7 @@ from typing import Any
 import diffusers
 import torch
 import transformers
+from diffusers.models import MultiControlNetUnionModel
 from diffusers.modular_pipelines.modular_pipeline_utils import ComponentSpec
 from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 
@@ -38,10 +39,14 @@ from serve_app.domain.pipeline_index import (
     adapter_file,
     components,
     parse_index,
+    top_folders,
 )
 from serve_app.domain.progress import OnDownload
 
 log = logging.getLogger(__name__)
+
+# diffusers has this class in `models` only, and looks for the classes of an index at its top.
+setattr(diffusers, MultiControlNetUnionModel.__name__, MultiControlNetUnionModel)
 
 OpenWeights = Callable[[Weights, OnDownload | None], contextlib.AbstractContextManager[Path]]
 """Opens weights that are not a directory, downloading them if needed, such as ``Store.open``."""
@@ -141,6 +146,7 @@ def _pipeline(
     index = read_index(folder)
     kind = getattr(diffusers, index["_class_name"])
     if not is_modular(kind):
+        modules = {**_control_nets(folder, index, dtypes, variant), **modules}
         options |= {"dtype": dtypes, "variant": variant}
         pipeline = DiffusionPipeline.from_pretrained(str(folder), **options, **modules)
         if (adapter := adapter_file(index)) is not None:
@@ -163,6 +169,38 @@ def _pipeline(
     }
     pipeline.register_components(**loaded)
     return pipeline
+
+
+def _control_nets(
+    folder: Path,
+    index: Mapping[str, Any],
+    dtypes: Mapping[str, torch.dtype],
+    variant: str | None,
+) -> Mapping[str, torch.nn.Module]:
+    """Components that are several ControlNets together, of which diffusers loads but some."""
+    found: dict[str, torch.nn.Module] = {}
+    for component in components(index):
+        if not component.is_several:
+            continue
+        kind: Any = class_of(component.library, component.class_name)
+        nets: list[torch.nn.Module] = []
+        for each in component.models(_folders_in(folder)):
+            alone: Any = class_of(each.library, each.class_name)
+            net = alone.from_pretrained(
+                str(folder),
+                subfolder=each.folder,
+                variant=variant if _has_variant(folder / each.folder, variant) else None,
+                dtype=dtypes.get(component.name, dtypes["default"]),
+                use_safetensors=True,
+                local_files_only=True,
+            )
+            nets.append(net)
+        found[component.name] = kind(nets).eval()
+    return found
+
+
+def _folders_in(folder: Path) -> Collection[str]:
+    return [each.name for each in folder.iterdir() if each.is_dir()]
 
 
 def _has_variant(folder: Path, variant: str | None) -> bool:
@@ -215,14 +253,21 @@ def _check(folder: Path, dtypes: Collection[str], replaced: Collection[str]) -> 
                 f"{folder}: the modular {name} is not served with the part {IP_ADAPTER}. Name the "
                 "pipeline's class without Modular as `weights.pipeline`, or leave out the part."
             )
+        if several := [each.name for each in found if each.is_several]:
+            raise WeightsUnavailable(
+                f"{folder}: the modular {name} takes one model as its {several[0]}. Name the "
+                "pipeline's class without Modular as `weights.pipeline`, or one part."
+            )
         try:
             workflows(blocks_of(pipeline_class, names), names)
         except ValueError as error:
             raise WeightsUnavailable(f"{folder}: {name} {error}.") from error
+    folders = _folders_in(folder)
     for component in found:
         _check_class(folder, component)
         if component.name not in replaced:
-            _check_weights(folder, component)
+            for model in component.models(folders):
+                _check_weights(folder, model)
 
 
 def read_index(folder: Path) -> dict[str, Any]:
@@ -233,7 +278,7 @@ def read_index(folder: Path) -> dict[str, Any]:
             f"{folder} is not a diffusers pipeline: it has no {INDEX}. A single file is the "
             "`checkpoint` of a pipeline that has its other components."
         )
-    files = [f"{each.name}/" for each in folder.iterdir() if each.is_dir()]
+    files = [f"{each}/" for each in _folders_in(folder)]
     try:
         return parse_index(name, (folder / name).read_bytes(), files)
     except ValueError as error:
@@ -301,7 +346,12 @@ def weights_bytes(weights: Weights, dtypes: Mapping[str, str], select: SelectFil
         names = [each.relative_to(folder).as_posix() for each in folder.rglob("*")]
         selected = select(names, index, weights.variant, str(folder), weights.components)
         files = [each for each in selected if _has_weights(each)]
-        of_files = sum(_bytes_in(folder / each, _size_in(each, dtypes)) for each in files)
+        folders = top_folders(names)
+        of = {m.folder: e.name for e in components(index) for m in e.models(folders)}
+        homes = [(each, each.partition("/")[0]) for each in files]
+        of_files = sum(
+            _bytes_in(folder / each, _size_in(of.get(home, home), dtypes)) for each, home in homes
+        )
     except (OSError, ValueError, KeyError, TypeError, RecursionError, WeightsUnavailable):
         return 0
     if not weights.components:
@@ -313,9 +363,9 @@ def weights_bytes(weights: Weights, dtypes: Mapping[str, str], select: SelectFil
     )
 
 
-def _size_in(file: str, dtypes: Mapping[str, str]) -> int:
-    """Bytes of a loaded value of ``file``; 0 if the dtype is unknown."""
-    dtype = dtypes.get(file.partition("/")[0], dtypes.get("default", ""))
+def _size_in(component: str, dtypes: Mapping[str, str]) -> int:
+    """Bytes of a loaded value of a component; 0 if the dtype is unknown."""
+    dtype = dtypes.get(component, dtypes.get("default", ""))
     return _LOADED.get(dtype, 0)
 
 

@@ -206,6 +206,16 @@ def _whole(least: int | None = None, most: int | None = None) -> Callable[[Decla
     return annotation
 
 
+def _numbers(item: Any) -> Callable[[DeclaredInput], Any]:
+    """Annotation of a list of numbers with the declared bounds."""
+
+    def annotation(declared: DeclaredInput) -> Any:
+        bounds = Field(ge=declared.item_least, le=declared.item_most)
+        return _listed(Annotated[item, bounds], MAX_NUMBERS)(declared)
+
+    return annotation
+
+
 def _listed(item: Any, most: int) -> Callable[[DeclaredInput], Any]:
     def annotation(declared: DeclaredInput) -> Any:
         least = int(declared.least or (1 if declared.required else 0))
@@ -252,10 +262,10 @@ _ANNOTATIONS: Mapping[InputType, Callable[[DeclaredInput], Any]] = {
     InputType.NUMBER: _number,
     InputType.BOOLEAN: lambda _: bool,
     InputType.TEXTS: _listed(_TEXT, MAX_FILES),
-    InputType.INTEGERS: _listed(int, MAX_NUMBERS),
+    InputType.INTEGERS: _numbers(int),
     InputType.ANY: lambda _: Any,
     InputType.FORMAT: lambda _: ImageFormat,
-    InputType.NUMBERS: _listed(_FINITE, MAX_NUMBERS),
+    InputType.NUMBERS: _numbers(_FINITE),
     InputType.IMAGE: lambda _: FileUrl,
     InputType.IMAGES: _listed(FileUrl, MAX_FILES),
     InputType.MASK: lambda _: FileUrl,
@@ -277,6 +287,8 @@ DESCRIPTIONS: Mapping[str, str] = {
     "mask_url": "Mask: an image that is white where to redraw, and black elsewhere.",
     "control_image_url": "Image whose structure the result follows, such as edges or depth: an "
     "http(s) URL, or a data URI.",
+    "control_image_urls": "Images whose structure the result follows, one for each ControlNet: "
+    "http(s) URLs, or data URIs.",
     "end_image_url": "Last frame of the video: an http(s) URL, or a data URI.",
     "video_url": "Input video (MP4, WebM, GIF): an http(s) URL, or a data URI.",
     "audio_url": "Input audio: an http(s) URL, or a data URI.",

@@ -16,6 +16,7 @@ from serve_app.cli.connection.client import Client
 from serve_app.cli.connection.remote import Remote
 from serve_app.cli.connection.resources import path_of
 from serve_app.cli.connection.server import Server
+from serve_app.cli.inspection.control_nets import check_control_nets
 from serve_app.cli.inspection.derivation import derived
 from serve_app.cli.inspection.pipeline_call import PipelineCall, read_call
 from serve_app.cli.inspection.proposal import completed, like, proposed
@@ -48,8 +49,8 @@ from weights.store import Store
     multiple=True,
     metavar="COMPONENT=PLACE",
     help="A component of another place, such as controlnet=owner/name: a folder, or "
-    "owner/name/folder@commit of the hub. ip_adapter is one file of it, with its name in place of "
-    "the folder.",
+    "owner/name/folder@commit of the hub. ControlNets that run together are several parts of one "
+    "component. ip_adapter is one file of it, with its name in place of the folder.",
 )
 @click.option(
     "--pipeline",
@@ -103,9 +104,12 @@ def add_command(
         weights, endpoint = endpoint, id_of(endpoint)
     repository = inspected(weights, variant, store, checkpoint, _parts(part), pipeline)
     call = read_call(repository.pipeline, repository.index)
+    nets = repository.control_nets
+    check_control_nets(call, nets)
     with Client(server) as client:
         if like_id is None:
-            entry = proposed(call, repository.config, endpoint, adapter=repository.has_adapter)
+            has_adapter = repository.has_adapter
+            entry = proposed(call, repository.config, endpoint, adapter=has_adapter, nets=nets)
         else:
             entry = like(like_id, client.get(path_of(ENTRIES, like_id))["entry"], call)
         pool, name, licence = (given[each] for each in ("pool", "name", "licence"))
@@ -130,13 +134,13 @@ def add_command(
         click.echo(json.dumps(stored["entry"], indent=2))
 
 
-def _parts(given: Sequence[str]) -> Mapping[str, str]:
-    found: dict[str, str] = {}
+def _parts(given: Sequence[str]) -> Sequence[tuple[str, str]]:
+    found: list[tuple[str, str]] = []
     for each in given:
         name, _, place = each.partition("=")
         if not name.isidentifier() or not place:
             raise click.BadParameter(f"{each!r} is not COMPONENT=PLACE", param_hint="--part")
-        found[name] = place
+        found.append((name, place))
     return found
 
 

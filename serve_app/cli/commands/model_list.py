@@ -209,6 +209,9 @@ def _weights(weights: dict[str, Any]) -> str:
     pinned = f"@{revision[:SHOWN_REVISION]}" if revision else ""
     # A Darkroom before this version, elsewhere, does not say it.
     file = [weights["checkpoint"]] if weights.get("checkpoint") else []
-    parts = [f"{name} of {place}" for name, place in weights.get("parts", {}).items()]
+    parts = [
+        f"{name} of {place if isinstance(place, str) else ' and '.join(place)}"
+        for name, place in weights.get("parts", {}).items()
+    ]
     beside = f" with {', '.join([*file, *parts])}" if file or parts else ""
     return f"{weights['source']}{pinned}{beside}"

@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from serve_app.cli.inspection.control_nets import CONTROL, ControlNets
 from serve_app.cli.inspection.pipeline_call import LAYERS, Argument, PipelineCall
 from serve_app.domain.errors import Misconfigured
 from serve_app.domain.media.image_size import MIN_SIDE
@@ -57,7 +58,6 @@ NAMES = {
 }
 """Argument with a file → field, where fal's name is not made from the argument's."""
 
-CONTROL = "control_image"
 AUDIO = ("audio", "src_audio", "initial_audio_waveforms")
 NEEDED = {
     "mask_image": "Inpaint",
@@ -188,11 +188,12 @@ def derived(
     native: int | None = None,
     frames: int | None = None,
     adapter: bool = False,
+    nets: ControlNets | None = None,
 ) -> Derived:
     """Inputs of the pipeline. ``native``: side in pixels of the images that the model was made
     for. ``frames``: length of the videos that it was made for. ``adapter``: it is loaded with an
-    IP-Adapter. ``Misconfigured`` names an argument that the pipeline needs and no request can
-    give."""
+    IP-Adapter. ``nets``: ControlNets that run together. ``Misconfigured`` names an argument that
+    the pipeline needs and no request can give."""
     if adapter and ADAPTER_IMAGES.isdisjoint(call.arguments):
         raise Misconfigured(
             f"{call.name} takes no image for an IP-Adapter: leave out --part {IP_ADAPTER}."
@@ -211,7 +212,7 @@ def derived(
             continue
         declared = None
         if not (why := _reason(call, each, adapter=adapter)):
-            declared = _declared(call, each)
+            declared = _for_nets(call, each, nets)
             why = f"its type is {each.type or 'not stated'}"
         if declared is not None:
             inputs[_name(call, each, declared["type"])] = declared
@@ -254,6 +255,15 @@ def _reason(call: PipelineCall, argument: Argument, *, adapter: bool) -> str:
     if not _is_file(argument) and type_ and all(map(_OF_MODEL.search, _members(type_))):
         return f"{TENSOR} ({type_})"
     return ""
+
+
+def _for_nets(call: PipelineCall, argument: Argument, nets: ControlNets | None) -> Declared | None:
+    """Declaration of an argument's field, with a value for each of several ControlNets; None: JSON
+    has no such type."""
+    declared = _declared(call, argument)
+    if declared is None or nets is None:
+        return declared
+    return nets.declared(CONTROL if _is_control(call, argument.name) else argument.name, declared)
 
 
 def _declared(call: PipelineCall, argument: Argument) -> Declared | None:
@@ -546,7 +556,7 @@ def _order(each: tuple[str, Declared]) -> int:
     name, declared = each
     first = (
         *(PROMPT, "image_url", "image_urls", "start_image_url", "first_frame_url"),
-        *("mask_url", "video_url", "audio_url", "control_image_url"),
+        *("mask_url", "video_url", "audio_url", "control_image_url", "control_image_urls"),
     )
     usual = (
         *("negative_prompt", "image_size", "num_frames", "frames_per_second", "seconds_total"),

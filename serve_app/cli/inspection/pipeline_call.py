@@ -51,6 +51,9 @@ LAYERS = "layers"
 TARGETS = "target_properties"
 """Setting of a pipeline that names its maps."""
 
+CONTROL_NET = "controlnet"
+"""Component that may be several models together."""
+
 MODULAR = "ModularPipeline"
 """End of the names of modular pipelines."""
 
@@ -102,6 +105,7 @@ class PipelineCall:
     takes_loras: bool = False
     settings: tuple[Setting, ...] = ()
     targets: tuple[str, ...] = ()  # names of the maps that the weights make
+    control_nets: frozenset[str] = frozenset()  # classes of the ControlNet that it takes
 
     @property
     def result(self) -> DeclaredResult | None:
@@ -159,8 +163,23 @@ def read_call(name: str, index: Mapping[str, Any] | None = None) -> PipelineCall
     arguments = {each.name: each for each in _arguments(pipelines, call.function)}
     output = _output(name, call.makes)
     return PipelineCall(
-        name, arguments, output, call.takes_loras, targets=(*_targets(index or {}),)
+        name,
+        arguments,
+        output,
+        call.takes_loras,
+        targets=(*_targets(index or {}),),
+        control_nets=frozenset(_control_nets(pipelines, name)),
     )
+
+
+def _control_nets(pipelines: Path, name: str) -> Iterator[str]:
+    """Names of the classes in the annotation of the ControlNet that the constructor takes."""
+    node = _class(pipelines, name)
+    for each in () if node is None else node.body:
+        if isinstance(each, ast.FunctionDef) and each.name == "__init__":
+            for argument in (*each.args.args, *each.args.kwonlyargs):
+                if argument.arg == CONTROL_NET and argument.annotation is not None:
+                    yield from _NAME.findall(ast.unparse(argument.annotation))
 
 
 def _targets(index: Mapping[str, Any]) -> Iterator[str]:

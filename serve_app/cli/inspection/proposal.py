@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, cast
 
 from serve_app.catalog.fal_types import fal_ids
+from serve_app.cli.inspection.control_nets import ControlNets
 from serve_app.cli.inspection.derivation import LENGTHS, SPAN, Derived, derived, stated_size
 from serve_app.cli.inspection.fal_overlay import overlaid
 from serve_app.cli.inspection.pipeline_call import FAMILY_OF_OUTPUT, PipelineCall
@@ -64,11 +65,23 @@ def like(source_id: str, source: Mapping[str, Any], call: PipelineCall) -> Entry
 
 
 def proposed(
-    call: PipelineCall, config: Config, endpoint_id: str = "", *, adapter: bool = False
+    call: PipelineCall,
+    config: Config,
+    endpoint_id: str = "",
+    *,
+    adapter: bool = False,
+    nets: ControlNets | None = None,
 ) -> Entry:
     """Entry by the class and its arguments; of an endpoint of fal's, with fal's fields.
-    ``adapter``: it is loaded with an IP-Adapter. ``Misconfigured``: no family can call it."""
+    ``adapter``: it is loaded with an IP-Adapter. ``nets``: ControlNets that run together.
+    ``Misconfigured``: no family can call it."""
     is_fals = endpoint_id in fal_ids()
+    if is_fals and nets is not None:
+        raise Misconfigured(
+            f"{endpoint_id} has fal's fields, which give one control image, and here "
+            f"{nets.count} ControlNets run together. Serve them under an id of your own, such as "
+            "house/x."
+        )
     has_own = not is_fals and not adapter  # these families have no fields for an adapter
     if has_own and call.name == FLUX:
         return _flux(config)
@@ -81,6 +94,7 @@ def proposed(
         native=_native_size(config),
         frames=frames if isinstance(frames, int) else None,
         adapter=adapter,
+        nets=nets,
     )
     defaults: Mapping[str, Any] = {}
     if is_fals:

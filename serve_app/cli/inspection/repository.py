@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import re
 from collections import defaultdict
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
 import yaml
 
+from serve_app.cli.inspection.control_nets import ControlNets
 from serve_app.domain.checkpoint import Held, check_checkpoint, check_format, held_components
 from serve_app.domain.endpoint import Weights, WeightsPart
 from serve_app.domain.errors import Misconfigured, WeightsUnavailable
@@ -21,6 +22,7 @@ from serve_app.domain.pipeline_index import (
     IP_ADAPTER,
     adapter_file,
     components,
+    folder_of,
     index_file,
     parse_index,
 )
@@ -75,10 +77,19 @@ class Repository:
         name = facts.get("license_name") or facts.get("license") or ""
         return name if isinstance(name, str) else ""
 
-    def config(self, component: str) -> Mapping[str, Any]:
-        """Settings of a component; empty if they cannot be read."""
+    @property
+    def control_nets(self) -> ControlNets | None:
+        """The ControlNets that run together in it; None: it has one, or none."""
+        several = next((each for each in components(self.index) if each.is_several), None)
+        if several is None:
+            return None
+        models = several.models(self.sizes.keys())
+        return ControlNets(several.class_name, [*(self.config(each.folder) for each in models)])
+
+    def config(self, folder: str) -> Mapping[str, Any]:
+        """Settings of the component in a folder; empty if they cannot be read."""
         try:
-            found = json.loads(self.read(f"{component}/config.json") or "{}")
+            found = json.loads(self.read(f"{folder}/config.json") or "{}")
         except (ValueError, RecursionError):
             return {}
         return cast("Mapping[str, Any]", found) if isinstance(found, dict) else {}
@@ -143,12 +154,12 @@ def inspected(
     variant: str | None,
     store: Store,
     checkpoint: str | None = None,
-    parts: Mapping[str, str] | None = None,
+    parts: Sequence[tuple[str, str]] = (),
     pipeline: str | None = None,
 ) -> Repository:
     """Inspect a folder of this machine, or ``owner/name@revision`` of the hub, with the
-    ``checkpoint`` that replaces some of its components, and with ``parts`` of other places, by
-    component, which the class ``pipeline`` takes.
+    ``checkpoint`` that replaces some of its components, and with ``parts``, components and their
+    places, which the class ``pipeline`` takes.
 
     A branch or tag is resolved to its commit. ``Misconfigured`` and ``WeightsUnavailable`` say what
     is wrong.
@@ -161,33 +172,47 @@ def inspected(
 
 
 def _with_parts(
-    whole: Repository, store: Store, parts: Mapping[str, str] | None, pipeline: str | None
+    whole: Repository, store: Store, parts: Sequence[tuple[str, str]], pipeline: str | None
 ) -> Repository:
     """``whole`` with components of other places."""
     if not parts and pipeline is None:
         return whole
-    found = {
-        name: _adapter(place, store) if name == IP_ADAPTER else _part(name, place, store)
-        for name, place in (parts or {}).items()
-    }
-    written = {name: each.weights for name, each in found.items()}
+    found: dict[str, list[Repository]] = {}
+    for name, place in parts:
+        part = _adapter(place, store) if name == IP_ADAPTER else _part(name, place, store)
+        found.setdefault(name, []).append(part)
+    adapters = found.get(IP_ADAPTER, [])
+    if len(adapters) > 1:
+        raise Misconfigured(f"{IP_ADAPTER} is given {len(adapters)} times. Name one file.")
     named = {} if pipeline is None else {"pipeline": pipeline}
-    configs = {name: each.index for name, each in found.items() if name != IP_ADAPTER}
-    adapter = str(written.get(IP_ADAPTER, {}).get("file", ""))
+    configs = {n: [each.index for each in own] for n, own in found.items() if n != IP_ADAPTER}
+    adapter = str(adapters[0].weights["file"]) if adapters else ""
     index = with_parts(whole.index, configs, pipeline or "", adapter)
-    if adapter and not any(each.name == IMAGE_ENCODER for each in components(index)):
-        raise Misconfigured(_no_encoder(found[IP_ADAPTER], store))
-    sizes = {**whole.sizes, **{name: sum(each.sizes.values()) for name, each in found.items()}}
+    if adapters and not any(each.name == IMAGE_ENCODER for each in components(index)):
+        raise Misconfigured(_no_encoder(adapters[0], store))
+    folders = {folder_of(n, number): e for n, own in found.items() for number, e in enumerate(own)}
+    replaced = {
+        model.folder
+        for each in components(whole.index)
+        if each.name in found
+        for model in each.models(whole.sizes.keys())
+    }
+    sizes = {name: size for name, size in whole.sizes.items() if name not in replaced}
+    sizes |= {name: sum(each.sizes.values()) for name, each in folders.items()}
 
     def read(path: str) -> str | None:
-        component, _, inside = path.partition("/")
-        return found[component].read(inside) if component in found else whole.read(path)
+        folder, _, inside = path.partition("/")
+        return folders[folder].read(inside) if folder in folders else whole.read(path)
 
+    written = {
+        name: own[0].weights if len(own) == 1 else [each.weights for each in own]
+        for name, own in found.items()
+    }
     return Repository(
         {**whole.weights, **named, **({"parts": written} if written else {})},
         index,
         dict(sorted(sizes.items(), key=lambda each: -each[1])),
-        whole.is_here and all(each.is_here for each in found.values()),
+        whole.is_here and all(each.is_here for each in folders.values()),
         read,
     )
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict
 from typing import Annotated, Any, Literal, NotRequired, cast
 
@@ -12,7 +12,7 @@ from starlette.responses import Response
 from typing_extensions import TypedDict
 
 from serve_app.catalog.catalog import CatalogEntry
-from serve_app.domain.endpoint import Precision, Recipe
+from serve_app.domain.endpoint import Precision, Recipe, WeightsPart
 from serve_app.domain.errors import DatabaseUnavailable
 from serve_app.domain.lease import ReplicaStage
 from serve_app.domain.realtime import SessionKind, session_kind
@@ -77,7 +77,10 @@ class ModelWeights(TypedDict):
     source: str | None
     revision: str | None
     checkpoint: Annotated[str | None, Field(description="One file with some components.")]
-    parts: Annotated[dict[str, str], Field(description="Components of other places.")]
+    parts: Annotated[
+        dict[str, str | list[str]],
+        Field(description="Components of other places; a list: ControlNets that run together."),
+    ]
 
 
 class ModelExample(TypedDict):
@@ -324,7 +327,7 @@ def _model(entry: CatalogEntry, origin: str, held: Held | None) -> Model:
                 "source": endpoint.weights.source or None,
                 "revision": endpoint.weights.revision,
                 "checkpoint": endpoint.weights.checkpoint or None,
-                "parts": {each.component: each.place for each in endpoint.weights.parts},
+                "parts": _parts(endpoint.weights.parts),
             },
             "recipes": [_recipe(each) for each in endpoint.recipes],
             "examples": [{"input": each.input, "output": each.output} for each in entry.examples],
@@ -333,6 +336,13 @@ def _model(entry: CatalogEntry, origin: str, held: Held | None) -> Model:
             "demo_words": {group: [*words] for group, words in entry.demo_words.items()},
         },
     }
+
+
+def _parts(parts: Sequence[WeightsPart]) -> dict[str, str | list[str]]:
+    places: dict[str, list[str]] = {}
+    for each in parts:
+        places.setdefault(each.component, []).append(each.place)
+    return {name: each if len(each) > 1 else each[0] for name, each in places.items()}
 
 
 def _cpu(entry: CatalogEntry) -> CpuFacts | None:

@@ -395,6 +395,41 @@ def test_a_part_of_a_folder_gives_the_pipeline_its_control_image(
     assert f"weights  {base} with controlnet of {control}\n" in typed(data_dir, "--all").output
 
 
+def test_several_parts_run_together_and_each_has_its_image(data_dir: Path, tmp_path: Path) -> None:
+    base = repository(tmp_path / "base")
+    edges, depth = part(tmp_path / "edges"), part(tmp_path / "depth")
+    given = ("--part", f"controlnet={edges}", "--part", f"controlnet={depth}")
+    command = ("--weights", str(base), *given, "--pipeline", "FluxControlNetPipeline")
+    stored = added(data_dir, "house/x", *command)
+    places = [{"directory": str(edges)}, {"directory": str(depth)}]
+    assert stored["entry"]["weights"]["parts"] == {"controlnet": places}
+    sizes = {"transformer": 2_500_000, "controlnet": 700_000, "controlnet_1": 700_000}
+    assert stored["weight_bytes"] == sizes
+    images = stored["entry"]["options"]["inputs"]["control_image_urls"]
+    assert (images["least"], images["most"]) == (2, 2)
+    shown = typed(data_dir, "--all").output
+    assert f"weights  {base} with controlnet of {edges} and {depth}\n" in shown
+    other = typed(data_dir, "add", "house/y", "--weights", str(base), *given)
+    assert "FluxPipeline does not take 2 ControlNets together" in " ".join(other.output.split())
+
+
+def test_several_parts_of_the_hub_are_all_pulled(
+    data_dir: Path, tmp_path: Path, hub: HubServer
+) -> None:
+    part(tmp_path / "files/canny")
+    part(tmp_path / "files/depth")
+    hub.add("house/control", COMMIT, tmp_path / "files")
+    given = [f"--part=controlnet=house/control/{each}@main" for each in ("canny", "depth")]
+    weights = ("--weights", "house/portraits@main", *given, "--pipeline", "FluxControlNetPipeline")
+    stored = added(data_dir, "house/x", *weights)
+    assert stored["entry"]["weights"]["parts"]["controlnet"] == [
+        {"hub": "house/control", "revision": COMMIT, "folder": each} for each in ("canny", "depth")
+    ]
+    assert typed(data_dir, "pull", "house/x", "--yes").exit_code == 0
+    found = tmp_path.glob("store/models--house--control/snapshots/*/*/*.safetensors")
+    assert {each.parent.name for each in found} == {"canny", "depth"}
+
+
 def test_a_part_of_the_hub_is_pinned_and_pulled_with_the_rest(
     data_dir: Path, tmp_path: Path, hub: HubServer
 ) -> None:

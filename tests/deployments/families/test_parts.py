@@ -50,7 +50,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
 def endpoint(places: tuple[Path, Path], store: Store) -> Endpoint:
     """What ``darkroom models add --part controlnet=… --pipeline …`` makes of them."""
     base, control = places
-    found = inspected(str(base), None, store, parts={"controlnet": str(control)}, pipeline=CLASS)
+    found = inspected(str(base), None, store, parts=[("controlnet", str(control))], pipeline=CLASS)
     assert found.sizes.keys() >= {"controlnet", "transformer"}
     entry = completed(proposed(read_call(found.pipeline, found.index), found.config), found)
     assert entry["weights"] == {
@@ -105,7 +105,7 @@ def test_endpoints_with_other_parts_are_other_weights(endpoint: Endpoint) -> Non
 
 def test_a_part_that_is_nowhere_is_refused(places: tuple[Path, Path], store: Store) -> None:
     with pytest.raises(Misconfigured, match=r"There is no folder /nowhere .* for controlnet"):
-        inspected(str(places[0]), None, store, parts={"controlnet": "/nowhere"}, pipeline=CLASS)
+        inspected(str(places[0]), None, store, parts=[("controlnet", "/nowhere")], pipeline=CLASS)
 
 
 def test_another_class_is_loaded_without_parts_too(endpoint: Endpoint, store: Store) -> None:

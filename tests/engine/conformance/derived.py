@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import cache
 from pathlib import Path
@@ -17,7 +17,13 @@ from deployments.checking.modular_call import modular_call
 from deployments.engine.engine import Engine
 from deployments.engine.media.input import InputKind
 from deployments.engine.media.scratch import Scratch
-from deployments.families.base import Family, GenerationResult, Product, load_families
+from deployments.families.base import (
+    Family,
+    GenerationCall,
+    GenerationResult,
+    Product,
+    load_families,
+)
 from deployments.families.registry import FAMILIES
 from deployments.families.warm_up import plain_file
 from serve_app.catalog.catalog import CatalogEntry, StoredEntry, build_stored
@@ -32,6 +38,7 @@ from serve_app.cli.inspection.pipeline_call import (
 )
 from serve_app.cli.inspection.proposal import proposed
 from serve_app.domain.artifact import UploadTicket
+from serve_app.domain.endpoint import Endpoint
 from serve_app.domain.errors import Misconfigured
 from serve_app.options.inputs import IMAGE_TYPES, DeclaredInput, InputType, declared_inputs
 from tests.engine.conformance import inputs
@@ -92,10 +99,29 @@ def refusal(case: Case) -> str | None:
 
 def served(case: Case, pipeline: Any, engine: Engine, endpoint_id: str = "") -> Product:
     """What a request to the derived endpoint delivers that asks for what the case does."""
-    entry = entry_of(case, pipeline, endpoint_id)
+    asked = prepared(entry_of(case, pipeline, endpoint_id), case.arguments(WISHES[0]), pipeline)
+    result = engine.submit(view=asked.call.view, **asked.call.arguments).result(300)
+    tickets = [
+        UploadTicket(f"key-{n}", f"http://x/{n}", each, 10**8) for n, each in enumerate(asked.types)
+    ]
+    generated = GenerationResult(result, 1.0, 1, Scratch())
+    return asked.family.deliver(asked.endpoint, asked.call, generated, tickets)
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A request that is ready to run."""
+
+    endpoint: Endpoint
+    family: Family
+    call: GenerationCall
+    types: Sequence[str]  # of the files that it makes
+
+
+def prepared(entry: CatalogEntry, arguments: Mapping[str, Any], pipeline: Any) -> Prepared:
+    """The request to the derived endpoint of ``entry`` that asks for a call with ``arguments``."""
     family: Family = load_families(FAMILIES)[entry.endpoint.family]
     endpoint = replace(entry.endpoint, options={**entry.endpoint.options, "dtype": "float32"})
-    arguments = case.arguments(WISHES[0])
     files: dict[str, Any] = {}
     body: dict[str, Any] = {"seed": 1}
     for name, each in declared_inputs(endpoint).items():
@@ -122,12 +148,7 @@ def served(case: Case, pipeline: Any, engine: Engine, endpoint_id: str = "") -> 
     if "duration" in checked:
         checked["num_frames"] = _first(arguments, NUMBERS_OF_FRAMES)
     call = family.prepare(endpoint, {**checked, **files}, pipeline, 1)
-    result = engine.submit(view=call.view, **call.arguments).result(300)
-    types = entry.schema.media_types(checked)
-    tickets = [
-        UploadTicket(f"key-{n}", f"http://x/{n}", each, 10**8) for n, each in enumerate(types)
-    ]
-    return family.deliver(endpoint, call, GenerationResult(result, 1.0, 1, Scratch()), tickets)
+    return Prepared(endpoint, family, call, entry.schema.media_types(checked))
 
 
 def _given(declared: DeclaredInput, arguments: Mapping[str, Any]) -> Any:
