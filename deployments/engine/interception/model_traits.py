@@ -94,8 +94,8 @@ def _frames_of_the_image(pipeline: Any) -> int:
 
 
 def _last_image(pipeline: Any) -> frozenset[str]:
-    """Those of 5B begin with a frame and no more. Those of 2.1 see images through CLIP, and only
-    weights that were trained with two have positions for both."""
+    """The last frame, where the weights have no place for it. Those of 5B begin with a frame and no
+    more. Those of 2.1 see images through CLIP, and only some have positions for two."""
     of = getattr(pipeline.transformer, "config", None)  # of 2.2, none may be left
     untrained = of is not None and of.image_dim is not None and of.pos_embed_seq_len is None
     takes = not (untrained or pipeline.config.expand_timesteps)
