@@ -11,7 +11,7 @@ import os
 import signal
 import sys
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -175,21 +175,21 @@ def _below(folder: Path) -> list[Path]:
 
 def package_modules(path: Path) -> Mapping[str, Path]:
     """Modules of the package that an app's file is in and that it imports, and those that they
-    import, by their names in a bundle. Empty: its folder is no package.
+    import, by their names in a bundle. Empty: its folder is no package, or what it imports is of
+    another one with that name, such as fal.
 
     An environment of the app's own does not have the package.
     """
     root = path.parent.resolve()
     found: dict[str, Path] = {}
-    waiting = [path] if (root / "__init__.py").is_file() else []
+    waiting = [path] if _imports_own(root, _parsed(path)) else []
     while waiting:
         for name in _imported_names(_parsed(waiting.pop())):
             first, *rest = name.split(".")
             if first != root.name:
                 continue
             above = [root.joinpath(*rest[:count]) / "__init__.py" for count in range(len(rest))]
-            last = root.joinpath(*rest)
-            for file in (*above, last / "__init__.py", last.with_suffix(".py")):
+            for file in (*above, *_files_of(root.joinpath(*rest))):
                 inside = file.relative_to(root.parent).as_posix()
                 if file.is_file() and inside not in found:
                     found[inside] = file
@@ -197,14 +197,40 @@ def package_modules(path: Path) -> Mapping[str, Path]:
     return found
 
 
-def _imported_names(tree: ast.Module) -> set[str]:
-    """Names of all that a file imports: a name in a module may be a module too."""
+def _imports_own(root: Path, tree: ast.Module) -> bool:
+    """True if a file imports modules of the package in ``root``, and names none that it lacks."""
+    if not (root / "__init__.py").is_file():
+        return False
+
+    def there(names: Collection[str]) -> list[bool]:
+        below = [name.split(".")[1:] for name in names if name.startswith(f"{root.name}.")]
+        return [any(each.is_file() for each in _files_of(root.joinpath(*rest))) for rest in below]
+
+    return all(there(_imported_modules(tree))) and any(there(_imported_names(tree)))
+
+
+def _files_of(module: Path) -> Sequence[Path]:
+    """Files in which a module may be."""
+    return module / "__init__.py", module.with_suffix(".py")
+
+
+def _imported_modules(tree: ast.Module) -> set[str]:
+    """Names of the modules that a file imports, or imports from."""
     names = set[str]()
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             names |= {each.name for each in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
-            names |= {node.module, *(f"{node.module}.{each.name}" for each in node.names)}
+            names.add(node.module)
+    return names
+
+
+def _imported_names(tree: ast.Module) -> set[str]:
+    """Names of all that a file imports: a name in a module may be a module too."""
+    names = _imported_modules(tree)
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            names |= {f"{node.module}.{each.name}" for each in node.names}
     return names
 
 

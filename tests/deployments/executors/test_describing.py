@@ -236,6 +236,19 @@ async def test_an_import_without_end_is_stopped_with_all_that_it_started(tmp_pat
     assert describing.DESCRIBE_WITHIN_S > 1.0
 
 
+@pytest.mark.parametrize(
+    "line", ["import fal", "from fal import App", "from fal.toolkit import File"]
+)
+def test_a_folder_with_the_name_of_an_installed_package_does_not_hide_it(
+    tmp_path: Path, line: str
+) -> None:
+    package = tmp_path / "fal"
+    package.mkdir()
+    (package / "__init__.py").touch()
+    (package / "house.py").touch()
+    assert names(bundle(written(package, f"{line}\n{GREETER}"), ())) == ["greeter.py"]
+
+
 async def test_what_an_app_imports_of_its_package_comes_along(tmp_path: Path) -> None:
     package = tmp_path / "kit"
     inner = package / "shared"
