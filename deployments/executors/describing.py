@@ -182,7 +182,7 @@ def package_modules(path: Path) -> Mapping[str, Path]:
     """
     root = path.parent.resolve()
     found: dict[str, Path] = {}
-    waiting = [path] if _imports_own(root, _parsed(path)) else []
+    waiting = [path] if _imports_own(root, path) else []
     while waiting:
         for name in _imported_names(_parsed(waiting.pop())):
             first, *rest = name.split(".")
@@ -197,10 +197,11 @@ def package_modules(path: Path) -> Mapping[str, Path]:
     return found
 
 
-def _imports_own(root: Path, tree: ast.Module) -> bool:
+def _imports_own(root: Path, path: Path) -> bool:
     """True if a file imports modules of the package in ``root``, and names none that it lacks."""
-    if not (root / "__init__.py").is_file():
+    if path.suffix != ".py" or not (root / "__init__.py").is_file():
         return False
+    tree = _parsed(path)
 
     def there(names: Collection[str]) -> list[bool]:
         below = [name.split(".")[1:] for name in names if name.startswith(f"{root.name}.")]

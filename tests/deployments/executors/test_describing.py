@@ -247,6 +247,8 @@ def test_a_folder_with_the_name_of_an_installed_package_does_not_hide_it(
     (package / "__init__.py").touch()
     (package / "house.py").touch()
     assert names(bundle(written(package, f"{line}\n{GREETER}"), ())) == ["greeter.py"]
+    (package / "cog.yaml").write_text("predict: gone.py:Predictor\n")  # is no module
+    assert names(bundle(package / "cog.yaml", ())) == ["cog.yaml"]
 
 
 async def test_what_an_app_imports_of_its_package_comes_along(tmp_path: Path) -> None:
