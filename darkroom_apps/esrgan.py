@@ -78,8 +78,6 @@ class Esrgan(darkroom.App):
     @darkroom.endpoint("/")
     def upscale(self, given: Input) -> Output:
         """Upscale an image."""
-        import numpy as np
-        import torch
         from PIL import Image
 
         if given.face:
@@ -93,14 +91,10 @@ class Esrgan(darkroom.App):
                 f"The image has {image.width}×{image.height} pixels; times {factor:g} a side, at "
                 f"most {MAX_OUTPUT_PIXELS // 1_000_000} megapixels are possible",
             )
-        pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1).float() / 255  # [3, H, W]
         side = min(max(given.tile, LEAST_TILE), tiles.SIDE) if given.tile else tiles.SIDE
-        with torch.inference_mode():
-            large = tiles.enlarged(
-                pixels, network.scale, lambda tile: network(tile.to(self.device)), side
-            )
-        levels = (large.clamp(0, 1) * 255).round().byte().permute(1, 2, 0).numpy()
-        made = Image.fromarray(levels)
+        made = tiles.enlarged_image(
+            image, network.scale, lambda tile: network(tile.to(self.device)), side
+        )
         size = round(image.width * given.scale), round(image.height * given.scale)
         if made.size != size:
             made = made.resize(size, Image.Resampling.LANCZOS)

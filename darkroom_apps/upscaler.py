@@ -65,10 +65,6 @@ class Upscaler(darkroom.App):
     @darkroom.endpoint("/")
     def upscale(self, given: Input) -> Output:
         """Upscale an image."""
-        import numpy as np
-        import torch
-        from PIL import Image
-
         image = images.read(given.image_url)
         model = self.model(given.task)
         config = model.config
@@ -76,11 +72,8 @@ class Upscaler(darkroom.App):
         def enlarge(tile: torch.Tensor) -> torch.Tensor:
             return model(padded(tile, config.window_size).to(self.device)).reconstruction
 
-        pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1).float() / 255  # [3, H, W]
-        with torch.inference_mode():
-            large = tiles.enlarged(pixels, int(config.upscale), enlarge)
-        levels = (large.clamp(0, 1) * 255).round().byte().permute(1, 2, 0).numpy()
-        return Output(image=darkroom.Image.from_pil(Image.fromarray(levels)))
+        large = tiles.enlarged_image(image, int(config.upscale), enlarge)
+        return Output(image=darkroom.Image.from_pil(large))
 
 
 def padded(pixels: torch.Tensor, window: int) -> torch.Tensor:
