@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from playwright.sync_api import Locator, Page, expect
+from playwright.sync_api import Locator, Page, Response, expect
 
 from tests.cluster.darkroom import Darkroom
 from tests.page.darkroom import PageDarkroom
@@ -52,11 +52,12 @@ class Reader:
         self.field("prompt").fill(prompt)
         for name, value in fields.items():
             self.field(name).fill(str(value))
-        before = self.sheets.count()
-        self.page.get_by_role("button", name="Generate").click()
-        expect(self.sheets).to_have_count(before + 1)
-        newest = self.sheets.first.get_attribute("data-request")
-        return self.page.locator(f'.sheet[data-request="{newest}"]')
+        # By its id: an empty stage may show the latest result of an earlier time meanwhile.
+        with self.page.expect_response(_accepted) as accepted:
+            self.page.get_by_role("button", name="Generate").click()
+        card = self.page.locator(f'.sheet[data-request="{accepted.value.json()["request_id"]}"]')
+        expect(card).to_be_visible()
+        return card
 
     @property
     def sheets(self) -> Locator:
@@ -66,6 +67,10 @@ class Reader:
     def listed(self) -> Locator:
         """Rows of the list of requests."""
         return self.page.locator("#requests li[data-request]")
+
+
+def _accepted(response: Response) -> bool:
+    return response.request.method == "POST" and "/queue/" in response.url and response.ok
 
 
 def box_of(found: Locator) -> tuple[float, float, float, float]:
