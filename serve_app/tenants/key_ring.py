@@ -200,7 +200,7 @@ class KeyRing:
     async def identity_of(self, key_id: str) -> Caller:
         stored = await self._find(key_id)
         if stored is None:
-            raise Unauthenticated("The API key of this token is no longer valid.")
+            raise Unauthenticated("The API key is no longer valid.")
         return self._identity(stored)
 
     async def create(

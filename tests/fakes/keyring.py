@@ -52,7 +52,7 @@ class FakeKeyRing:
     async def identity_of(self, key_id: str) -> Caller:
         _, info = self._keys.get(key_id, (b"", None))
         if info is None or info.revoked_at is not None:
-            raise Unauthenticated("The API key of this token is no longer valid.")
+            raise Unauthenticated("The API key is no longer valid.")
         return self._identity(info)
 
     def _identity(self, info: ApiKey) -> Caller:

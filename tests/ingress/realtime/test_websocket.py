@@ -224,7 +224,7 @@ async def test_a_session_ends_when_its_key_is_revoked(house: House) -> None:
         said = await client.hear()
         assert (said["error"], said["reason"]) == (
             "Unauthorized",
-            "The API key of this token is no longer valid.",
+            "The API key is no longer valid.",
         )
         assert await client.end() == 1008
 
