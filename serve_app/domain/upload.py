@@ -35,6 +35,7 @@ class Upload:
     keep_s: float | None = None  # from its arrival; None: the tenant's retention
     parts_id: str | None = None
     size: int | None = None  # bytes; None: incomplete
+    key_id: str = ""  # key that asked for it, with which the right to send it ends
 
 
 @dataclass(frozen=True, slots=True)

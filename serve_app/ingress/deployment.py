@@ -245,8 +245,9 @@ class Ingress(ReplicaCalls):
         )
         warm.start(self._rest)
         stack.push_async_callback(warm.aclose)
-        self._services.audit.start()
-        stack.push_async_callback(self._services.audit.aclose)
+        for each in (self._services.audit, self._services.open_access):
+            each.start()
+            stack.push_async_callback(each.aclose)
         stack.push_async_callback(self._services.background.join)
         await self._publish_demand(stack, database, election)
         self._start_helpers(stack)

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
+from collections.abc import Iterable
+from typing import cast
 
+from starlette.datastructures import Headers
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from serve_app.domain.errors import DarkroomError
+from serve_app.ingress.http import sse
 from serve_app.ingress.http.body import PacedBody
 from serve_app.ingress.http.context import RequestContext, attach_context
 from serve_app.ingress.http.errors import allowance_headers
@@ -75,9 +80,11 @@ class RequestMiddleware:
         if services.tracing is not None and _is_traced(scope):
             span = services.tracing.begin_call(scope["headers"])
             context.trace = span.trace
+        services.open_access.begin(context)
         try:
             await self._call(services, context, scope, receive, send)
         finally:
+            services.open_access.end(context)
             if context.close is not None:
                 context.close()
             if span is not None:
@@ -113,22 +120,36 @@ class RequestMiddleware:
     async def _serve(
         self, scope: Scope, receive: Receive, send: _Stamped, context: RequestContext
     ) -> None:
+        task = cast("asyncio.Task[None]", asyncio.current_task())
+        context.on_end = task.cancel
         try:
             await self._app(scope, receive, send)
         except ClientDisconnect:
             log.info("the client disconnected while it was sending")
             context.status = 499
+        except asyncio.CancelledError:
+            if context.ended is None or (task.cancelling() and task.uncancel()):
+                raise  # by the client, which is gone
         except Exception as error:
-            scope["app"].state.services.metrics.unexpected(context.route)
-            log.exception("unexpected error while serving %s", context.route)
-            context.error = DarkroomError.code
-            if context.status:
-                raise  # the response has begun, so only a broken connection can show the error
-            message = (
-                f"Unexpected {type(error).__name__}. The server's log has the details under this "
-                "request's id."
-            )
-            await context.render_error(DarkroomError(message))(scope, receive, send)
+            if context.ended is None:
+                await _answer_unexpected(error, scope, receive, send, context)
+        if context.ended is not None:
+            await send.end(scope, receive, context.ended)
+
+
+async def _answer_unexpected(
+    error: Exception, scope: Scope, receive: Receive, send: Send, context: RequestContext
+) -> None:
+    scope["app"].state.services.metrics.unexpected(context.route)
+    log.error("unexpected error while serving %s", context.route, exc_info=error)
+    context.error = DarkroomError.code
+    if context.status:
+        raise error  # the response has begun, so only a broken connection can show the error
+    message = (
+        f"Unexpected {type(error).__name__}. The server's log has the details under this "
+        "request's id."
+    )
+    await context.render_error(DarkroomError(message))(scope, receive, send)
 
 
 def _is_traced(scope: Scope) -> bool:
@@ -139,15 +160,20 @@ def _is_traced(scope: Scope) -> bool:
 class _Stamped:
     """Adds to a response the headers that every response has."""
 
-    __slots__ = ("_allowances", "_context", "_send")
+    __slots__ = ("_allowances", "_context", "_head", "_over", "_send")
 
     def __init__(self, send: Send, context: RequestContext, allowances: Allowances) -> None:
         self._send = send
         self._context = context
         self._allowances = allowances
+        self._head: Iterable[tuple[bytes, bytes]] = ()  # headers of the response
+        self._over = False
 
     async def __call__(self, message: Message) -> None:
+        if self._context.ended is not None:  # the handler goes on while it is cancelled
+            raise asyncio.CancelledError
         if message["type"] == "http.response.start":
+            self._head = message["headers"]
             self._context.status = message["status"]
             self._context.end_work()
             request_id = self._context.request_id.encode()
@@ -161,6 +187,22 @@ class _Stamped:
                 pairs = allowance_headers(left).items()
                 headers += [(name.encode(), value.encode()) for name, value in pairs]
         await self._send(message)
+        self._over = message["type"] == "http.response.body" and not message.get("more_body")
+
+    async def end(self, scope: Scope, receive: Receive, error: DarkroomError) -> None:
+        """End a call whose access has ended: with the error, or as the last event of a stream. Any
+        other response that has begun is cut off, which breaks the connection."""
+        if self._over:
+            return
+        context = self._context
+        context.ended, context.error = None, error.code
+        refusal = context.render_error(error)
+        if not context.status:
+            await refusal(scope, receive, self)
+        elif Headers(raw=[*self._head]).get("content-type", "").startswith(sse.MEDIA_TYPE):
+            event = sse.event(bytes(refusal.body), event="error")
+            await self._send({"type": "http.response.body", "body": event, "more_body": True})
+            await self._send({"type": "http.response.body", "body": b""})
 
 
 async def _preflight(scope: Scope, context: RequestContext, send: Send) -> None:

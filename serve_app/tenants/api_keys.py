@@ -81,6 +81,12 @@ class Keys(Protocol):
         """
         ...
 
+    async def named(self, header: str | None) -> str:
+        """Id of the key that an ``Authorization`` header names, whether its secret is right or not;
+        a short hash of what stands in its place if there is no such key, which may be a secret, and
+        empty if it names none."""
+        ...
+
     async def identity_of(self, key_id: str) -> Caller:
         """Identity of a key, for a token that names it.
 

@@ -47,6 +47,11 @@ def digest_of(secret: str) -> bytes:
     return hashlib.sha256(secret.encode()).digest()
 
 
+def short_hash(text: str) -> str:
+    """What is recorded in place of a text that may be a secret: it says whether it was the same."""
+    return f"sha256:{digest_of(text).hex()[:12]}"
+
+
 def parse(text: str) -> Credential | None:
     """Parse ``id:secret``; None if ``text`` is malformed."""
     key_id, colon, secret = text.partition(":")

@@ -95,6 +95,14 @@ class Caller:
         characters."""
         return not self.endpoints or any(_matches(each, endpoint) for each in self.endpoints)
 
+    def within(self, endpoints: Sequence[str]) -> bool:
+        """Return whether patterns of endpoints, none of them for all, match only what the caller
+        may use. A pattern that matches another as text, its `*` included, matches all that the
+        other does."""
+        if not self.endpoints:
+            return True
+        return bool(endpoints) and all(self.allows(each) for each in endpoints)
+
     def require_endpoint(self, endpoint: str) -> None:
         """``Forbidden``: the caller is limited to other endpoints."""
         if not self.allows(endpoint):
@@ -128,9 +136,7 @@ class Caller:
                 f"The API key {self.key_id} manages only keys with scopes that it has itself; it "
                 f"lacks {', '.join(f'`{each}`' for each in beyond)}."
             )
-        # A pattern that matches another as text, its `*` included, matches all that the other does.
-        wider = [each for each in endpoints if not self.allows(each)]
-        if wider or (self.endpoints and not endpoints):
+        if not self.within(endpoints):
             raise Forbidden(
                 f"The API key {self.key_id} manages only keys that are limited to its own "
                 f"endpoints: {', '.join(self.endpoints)}."

@@ -13,7 +13,7 @@ import pytest
 from serve_app.domain.audit.acts import Actor
 from serve_app.domain.errors import Unauthenticated
 from serve_app.postgres.database import Database
-from serve_app.tenants.credentials import Credential
+from serve_app.tenants.credentials import Credential, short_hash
 from serve_app.tenants.key_ring import KeyRing
 from serve_app.tenants.scopes import ADMIN, API, CANCEL, READ
 from serve_app.tenants.sign_in import Person, Rights
@@ -68,6 +68,17 @@ async def test_a_key_lets_its_tenant_in(ring: Ring) -> None:
         who = await ring.keys.authenticate(f"{scheme} {made}")
         assert (who.tenant, who.key_id) == ("studio", made.id)
         assert who.scopes == {API, ADMIN}
+
+
+async def test_what_stands_in_place_of_an_id_is_named_if_it_is_one(ring: Ring) -> None:
+    made = await ring.keys.create("studio")
+    assert await ring.keys.named(f"Key {made}") == made.id
+    assert await ring.keys.named(f"Key {made.id}:{'0' * 64}") == made.id
+    swapped = await ring.keys.named(f"Key {made.secret}:{made.id}")
+    assert swapped == short_hash(made.secret)
+    assert made.secret[:8] not in swapped
+    for nothing in (None, "", "Key", "Key x", f"Key {made.secret}", "Basic eDp5"):
+        assert await ring.keys.named(nothing) == ""
 
 
 async def test_a_plain_key_may_only_call(ring: Ring) -> None:

@@ -16,7 +16,7 @@ from tests.fakes.clock import FakeClock
 from tests.fakes.uploads import FakeUploads
 
 RETENTION = Retention(days=30, tenants={"hasty": TenantLimits(retention_days=1)})
-UPLOAD = Upload("u/abc/cat.png", "0123", "studio", "image/png")
+UPLOAD = Upload("u/abc/cat.png", "0123", "studio", "image/png", key_id="dk_cat")
 IN_PARTS = replace(UPLOAD, key="u/def/video.mp4", parts_id="p1")
 
 

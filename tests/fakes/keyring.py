@@ -13,7 +13,14 @@ from serve_app.domain.audit.acts import Actor
 from serve_app.domain.errors import Unauthenticated
 from serve_app.domain.ports import Clock
 from serve_app.tenants.api_keys import LINK_NAME, ApiKey, disabled, ended_link
-from serve_app.tenants.credentials import Credential, from_header, new_credential, new_token
+from serve_app.tenants.credentials import (
+    Credential,
+    claimed_id,
+    from_header,
+    new_credential,
+    new_token,
+    short_hash,
+)
 from serve_app.tenants.scopes import API, Caller
 from serve_app.tenants.sign_in import Person, Rights
 
@@ -38,10 +45,14 @@ class FakeKeyRing:
             raise Unauthenticated("The API key is not valid.")
         return self._identity(info)
 
+    async def named(self, header: str | None) -> str:
+        claimed = claimed_id(header)
+        return claimed if claimed in self._keys or not claimed else short_hash(claimed)
+
     async def identity_of(self, key_id: str) -> Caller:
         _, info = self._keys.get(key_id, (b"", None))
         if info is None or info.revoked_at is not None:
-            raise Unauthenticated("The API key of this token is no longer valid.")
+            raise Unauthenticated("The API key is no longer valid.")
         return self._identity(info)
 
     def _identity(self, info: ApiKey) -> Caller:

@@ -35,6 +35,7 @@ from serve_app.ingress.services.health import Examination, Health, Readiness
 from serve_app.ingress.services.lease_terms import CatalogLeaseTerms, FilePolicy
 from serve_app.ingress.services.live_catalog import LiveCatalog
 from serve_app.ingress.services.live_tenants import LiveTenants
+from serve_app.ingress.services.open_access import OpenAccess
 from serve_app.ingress.services.pool_map import PoolMap
 from serve_app.ingress.services.replies import LAST_BYTE_DELAY_S, Replies
 from serve_app.ingress.services.request_ids import RequestIds
@@ -254,6 +255,7 @@ async def built(
         jobs=weights.jobs,
         secrets=SecretBook(tables.of(SECRETS), b"s" * 32),
         resources=resources,
+        open_access=OpenAccess(every_s=0.05),
         proxy_secret=PROXY_SECRET,
         replies=Replies(last_byte_delay_s=linger_s),
     )
@@ -290,6 +292,7 @@ async def built(
     tenants.start(limit)
     live.on_change = limit
     await access.start()
+    services.open_access.start()
     if replica:
         await house.replica.start()
     if deliver:
@@ -303,6 +306,7 @@ async def built(
         for each in working:
             each.cancel()
         await asyncio.gather(*working, return_exceptions=True)
+        await services.open_access.aclose()
         await tenants.aclose()
         await access.aclose()
         await services.background.join()

@@ -103,8 +103,10 @@ CREATED = Special(reply=CreatedKey, status=201, errors=(400,))
 
 @calls.list("List a tenant's API keys, oldest first, without their secrets")
 async def list_keys(call: Call) -> Sequence[ApiKey]:
-    now = call.services.clock.now()
-    return [each.at(now) for each in await call.services.identity.keys.list(call.owner)]
+    """A key that is limited to some endpoints sees those of no others."""
+    now, caller = call.services.clock.now(), call.caller
+    found = await call.services.identity.keys.list(call.owner)
+    return [each.at(now) for each in found if caller.within(each.endpoints)]
 
 
 @calls.create("Create an API key. Its secret is in this answer and is not stored", NewKey, CREATED)

@@ -33,6 +33,7 @@ from serve_app.ingress.http.time_buckets import (
     page_of,
 )
 from serve_app.ingress.services.services import services_of
+from serve_app.ingress.submission.model_lookup import allowed_endpoints
 from serve_app.tenants.scopes import USAGE
 
 Unit = Literal["images", "megapixels", "seconds", "gpu_seconds", "requests", "units"]
@@ -89,10 +90,11 @@ async def usage(request: HttpRequest) -> Response:
     ``operator``, ``tenant=`` selects another tenant.
     """
     context_of(request).route = "v1.models.usage"
-    _, tenant = await authenticate_for_tenant(request, "Usage")
+    caller, tenant = await authenticate_for_tenant(request, "Usage")
     services = services_of(request)
     expand = _expand(request)
-    asked = await asked_of(request, services.clock.now())
+    allowed = allowed_endpoints(services.catalog_of(caller), caller)
+    asked = await asked_of(request, services.clock.now(), caller, allowed)
     ledger, page = services.queue.ledger, LAST
     body: UsagePage = {**LAST.links}
     if TIME_SERIES in expand:
@@ -209,7 +211,8 @@ async def analytics(request: HttpRequest) -> Response:
     caller = await authenticate(request)
     services = services_of(request)
     views, metrics = _expand_metrics(request)
-    asked = await asked_of(request, services.clock.now())
+    allowed = allowed_endpoints(services.catalog_of(caller), caller)
+    asked = await asked_of(request, services.clock.now(), caller, allowed)
     if not asked.endpoints:
         raise query.invalid("endpoint_id", "should name 1 to 50 endpoints", "")
     page = LAST

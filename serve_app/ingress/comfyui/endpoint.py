@@ -12,9 +12,9 @@ from starlette.requests import HTTPConnection
 
 from serve_app.catalog.catalog import CatalogEntry
 from serve_app.domain.errors import EndpointNotFound, Forbidden, Unauthenticated
-from serve_app.ingress.http.auth import authenticate, require_still
+from serve_app.ingress.http.auth import authenticate
 from serve_app.ingress.services.services import Services, services_of
-from serve_app.tenants.scopes import READ, Caller
+from serve_app.tenants.scopes import Caller
 
 FAMILY = "comfyui"
 ALIAS = "comfyui"
@@ -34,13 +34,6 @@ async def caller_of(connection: HTTPConnection) -> Caller:
     caller = await authenticate(connection, header=_header(connection))
     _require_same_origin(connection)
     return caller
-
-
-async def require_still_caller(
-    connection: HTTPConnection, caller: Caller, endpoint_id: str
-) -> None:
-    """Check again that an open connection may read, as ``require_still``."""
-    await require_still(connection, caller, READ, endpoint_id, _header(connection))
 
 
 def _require_same_origin(connection: HTTPConnection) -> None:

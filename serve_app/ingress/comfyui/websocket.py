@@ -5,18 +5,17 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Coroutine
-from functools import partial
 from typing import Any
 
 from starlette.responses import Response
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from serve_app.domain.errors import DarkroomError, Forbidden, Unauthenticated
-from serve_app.ingress.comfyui.endpoint import caller_of, endpoint_of, require_still_caller
+from serve_app.ingress.comfyui.endpoint import caller_of, endpoint_of
 from serve_app.ingress.comfyui.errors import refused
 from serve_app.ingress.comfyui.events import ClientEvents
 from serve_app.ingress.comfyui.prompt import MAX_ID
-from serve_app.ingress.http.auth import watch_rights
+from serve_app.ingress.http.auth import until_access_ends
 from serve_app.ingress.http.context import context_of
 from serve_app.ingress.http.errors import http_answer
 from serve_app.ingress.services.services import services_of
@@ -54,9 +53,8 @@ async def connected(socket: WebSocket) -> None:
             entry.endpoint.id,
             client_id,
         )
-        still = partial(require_still_caller, socket, caller, entry.endpoint.id)
         try:
-            await _until_gone(socket, events, watch_rights(still))
+            await _until_gone(socket, events, until_access_ends(socket))
         except (Unauthenticated, Forbidden) as error:
             await socket.close(REFUSED, error.message[:100])
         except DarkroomError as error:
@@ -72,9 +70,9 @@ async def _deny(socket: WebSocket, answer: Response) -> None:
 
 
 async def _until_gone(
-    socket: WebSocket, events: ClientEvents, allowed: Coroutine[Any, Any, None]
+    socket: WebSocket, events: ClientEvents, access_ended: Coroutine[Any, Any, None]
 ) -> None:
-    tasks = [asyncio.create_task(each) for each in (events.run(), allowed, _read(socket))]
+    tasks = [asyncio.create_task(each) for each in (events.run(), access_ended, _read(socket))]
     try:
         done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
         for each in done:

@@ -9,6 +9,7 @@ there without a credential: knowing the URL is the right to upload this one file
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -35,10 +36,12 @@ from serve_app.ingress.http.openapi import (
 )
 from serve_app.ingress.http.origin import file_url, origin_of
 from serve_app.ingress.services.files import MAX_PART_BYTES, NewUpload
+from serve_app.ingress.services.open_access import Access
 from serve_app.ingress.services.services import services_of
 from serve_app.ingress.submission.lifecycle import read_lifecycle
 from serve_app.storage.keys import DEFAULT_MEDIA_TYPE, MAX_PARTS, upload_not_found
 from serve_app.tenants.scopes import FILES
+from serve_app.tenants.sign_in import ACTOR
 
 FILE_NAME = "x-fal-file-name"
 LARGER_PART = f"A part exceeds the limit of {MAX_PART_BYTES} bytes. Send smaller parts."
@@ -216,7 +219,11 @@ async def join(request: HttpRequest) -> Response:
 
 TAG = "uploads"
 KEY = in_path("key", "The key in the URL of the upload; it contains slashes.")
-UPLOAD_ID = in_path("upload_id", "The id in the URL of the upload. It is the only credential.")
+UPLOAD_ID = in_path(
+    "upload_id",
+    "The id in the URL of the upload. It is the only credential, until the key that asked for it "
+    "ends.",
+)
 LIFECYCLE = in_header(
     "X-Fal-Object-Lifecycle",
     'JSON: `{"expiration_duration_seconds": 3600, "initial_acl": {"default": "forbid"}}`. The name '
@@ -264,7 +271,7 @@ UPLOAD_CONTENT = Operation(
     "uploadContent",
     "Upload a file to the URL from `initiateUpload`",
     {200: answer("The file is stored.", StoredFile)},
-    errors=(403, 404, 413, 507),
+    errors=(401, 403, 404, 413, 507),
     parameters=(KEY, UPLOAD_ID),
     content={ANY: Binary},
     tag=TAG,
@@ -274,7 +281,7 @@ UPLOAD_PART = Operation(
     "uploadPart",
     "Upload one part. Its ETag is also a header of the response",
     {200: answer("The part is stored.", StoredPart)},
-    errors=(403, 404, 413, 422, 507),
+    errors=(401, 403, 404, 413, 422, 507),
     parameters=(KEY, UPLOAD_ID, in_path("number", "1 to 10000.")),
     content={ANY: Binary},
     tag=TAG,
@@ -284,7 +291,7 @@ JOIN = Operation(
     "completeMultipartUpload",
     "Join the parts into the file",
     {200: answer("The file is stored.", JoinedFile)},
-    errors=(404, 413, 422, 507),
+    errors=(401, 403, 404, 413, 422, 507),
     parameters=(KEY, UPLOAD_ID),
     body=CompletedUpload,
     tag=TAG,
@@ -326,6 +333,7 @@ async def _offered(request: HttpRequest, *, in_parts: bool) -> tuple[Upload, str
         initiated.file_name,
         lifecycle.expiration_duration_seconds,
         lifecycle.access,
+        _key_id(request),
     )
     await files.check_disk_for_upload()
     upload = await files.uploads.offer(new, in_parts=in_parts)
@@ -339,7 +347,14 @@ async def _new(request: HttpRequest) -> tuple[str, NewUpload]:
     media_type = headers.get("content-type", DEFAULT_MEDIA_TYPE)
     lifecycle = read_lifecycle(headers)
     keep_s, acl = lifecycle.expiration_duration_seconds, lifecycle.access
-    return origin, NewUpload(tenant, media_type, _file_name(headers), keep_s, acl)
+    name, key_id = _file_name(headers), _key_id(request)
+    return origin, NewUpload(tenant, media_type, name, keep_s, acl, key_id)
+
+
+def _key_id(request: HttpRequest) -> str:
+    """Key of the authenticated call; empty for a person, who has none."""
+    key_id = context_of(request).key_id
+    return "" if key_id.startswith(ACTOR) else key_id
 
 
 def _file_name(headers: Headers) -> str:
@@ -368,16 +383,35 @@ async def _tenant(request: HttpRequest) -> str:
 async def _found(request: HttpRequest, *, in_parts: bool) -> Upload:
     """Upload that the URL names.
 
-    Knowing the URL is enough. If the call also has a token or a key, its tenant must be the same.
+    Knowing the URL is enough, until the key that asked for it ends. If the call also has a token
+    or a key, its tenant must be the same.
     """
     params = request.path_params
     found = await services_of(request).files.uploads.find(
         params["key"], params["upload_id"], in_parts=in_parts
     )
-    if "authorization" in request.headers and await _tenant(request) != found.tenant:
+    if "authorization" not in request.headers:
+        await _follow_owner(request, found)
+    elif await _tenant(request) != found.tenant:
         raise upload_not_found()
     work_from_now_on_for(found.tenant)
     return found
+
+
+async def _follow_owner(request: HttpRequest, upload: Upload) -> None:
+    """End the call with the upload's key or, of a person, with its tenant. ``Unauthenticated``,
+    ``TenantDisabled``."""
+    if upload.key_id:
+        await owner_of_token(request, upload.key_id)
+        return
+    tenant = upload.tenant
+    enabled = partial(services_of(request).identity.tenants.require_enabled, tenant)
+
+    async def check() -> None:
+        enabled()
+
+    await check()
+    context_of(request).access = Access(("upload", tenant), check)
 
 
 def _incoming(request: HttpRequest) -> UploadStream:

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Collection, Generator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Collection, Generator, Sequence
+from contextlib import contextmanager
 from functools import partial
+from typing import NoReturn
 
 from starlette.requests import HTTPConnection
 
 from serve_app.domain.audit.acts import Actor
-from serve_app.domain.errors import Forbidden, Unauthenticated, Unavailable
+from serve_app.domain.errors import Forbidden, Unauthenticated
 from serve_app.domain.sharing.fair_queue import work_from_now_on_for
 from serve_app.ingress.http import query
 from serve_app.ingress.http.client_address import client_address
@@ -19,19 +20,18 @@ from serve_app.ingress.http.paths import alias_of
 from serve_app.ingress.http.route_scopes import (
     ANY_KEY,
     BY_CALL,
+    OF_OWN_RIGHTS,
     ScopedRoute,
     ScopedSocketRoute,
 )
 from serve_app.ingress.services import request_ids
+from serve_app.ingress.services.open_access import access_of_caller
 from serve_app.ingress.services.services import services_of
 from serve_app.ingress.services.sign_in import SignIn
 from serve_app.storage import keys
 from serve_app.telemetry.logs import describe
-from serve_app.tenants.api_keys import disabled
-from serve_app.tenants.credentials import claimed_id
-from serve_app.tenants.scopes import READ, SUBMIT, Caller
+from serve_app.tenants.scopes import READ, SUBMIT, TENANT_ADMIN, Caller
 from serve_app.tenants.sign_in import (
-    ACTOR,
     Person,
     Rights,
     actor_id,
@@ -45,9 +45,6 @@ ALL_TENANTS = "*"
 
 TOKEN = "fal_jwt_token"  # noqa: S105 the name of a query parameter
 STREAM_TOKEN = "token"  # noqa: S105 the name of a query parameter
-
-CHECK_S = 5.0
-"""Interval in seconds at which it is checked whether an open connection may go on."""
 
 
 async def authenticate(
@@ -87,12 +84,26 @@ async def _admit(connection: HTTPConnection, tenant: str) -> None:
 
 
 async def _identity(request: HTTPConnection, header: str | None) -> Caller:
-    services = services_of(request)
-    identity, sign_in = services.identity, services.identity.sign_in
+    keys, sign_in = services_of(request).identity.keys, services_of(request).identity.sign_in
     token = None if sign_in is None else provider_token(header)
-    with counted_failure(request, claimed_id(header), always=header is not None):
-        if sign_in is None or token is None:
-            return await identity.keys.authenticate(header)
+    if sign_in is not None and token is not None:
+        person_now = partial(_person_now, request, sign_in, token)
+        caller = await person_now()
+        context_of(request).access = access_of_caller(caller, person_now, token)
+        return caller
+    try:
+        caller = await keys.authenticate(header)
+    except (Unauthenticated, Forbidden):  # its tenant may be disabled
+        _count_failure(request, await keys.named(header), always=header is not None)
+        raise
+    still = partial(keys.identity_of, caller.key_id)
+    context_of(request).access = access_of_caller(caller, still)
+    return caller
+
+
+async def _person_now(request: HTTPConnection, sign_in: SignIn, token: str) -> Caller:
+    """Caller with the provider's token, as of now."""
+    with counted_failure(request, always=True):
         person = await sign_in.provider.person_of(token)
     return caller_of(person, allowed_rights(request, sign_in, person))
 
@@ -105,8 +116,7 @@ def allowed_rights(
     services = services_of(request)
     with counted_failure(request, actor_id(person), always=always):
         rights = rights_of(person, sign_in.groups(services.config))
-        if rights.tenant in services.identity.tenants.disabled:
-            raise disabled(rights.tenant)
+        services.identity.tenants.require_enabled(rights.tenant)
     return rights
 
 
@@ -121,6 +131,11 @@ def _require_scope(request: HTTPConnection, caller: Caller, chosen: str | None) 
         raise LookupError(f"The handler of {route.path} names no scope.")
     if needed != ANY_KEY:
         caller.require(needed)
+    if needed == TENANT_ADMIN and caller.endpoints and route.path not in OF_OWN_RIGHTS:
+        raise Forbidden(
+            f"The API key {caller.key_id} is limited to some endpoints, and this call is about "
+            "what all endpoints of the tenant share. Use a key that is not limited."
+        )
 
 
 async def require_requests(request: HTTPConnection, caller: Caller, ids: Sequence[str]) -> None:
@@ -197,9 +212,13 @@ def counted_failure(
     try:
         yield
     except (Unauthenticated, Forbidden):
-        if always or "authorization" in request.headers or TOKEN in request.query_params:
-            services_of(request).audit.login_failed(client_address(request), key_id)
+        _count_failure(request, key_id, always=always)
         raise
+
+
+def _count_failure(request: HTTPConnection, key_id: str, *, always: bool = False) -> None:
+    if always or "authorization" in request.headers or TOKEN in request.query_params:
+        services_of(request).audit.login_failed(client_address(request), key_id)
 
 
 async def authenticate_for_endpoint(connection: HTTPConnection, endpoint_id: str) -> Caller:
@@ -243,46 +262,23 @@ async def authenticate_for_stream(request: HTTPConnection) -> Caller:
     return owner
 
 
-async def watch_rights(check: Callable[[], Awaitable[None]]) -> None:
-    """Call ``check`` every ``CHECK_S`` seconds while a connection is open, until it raises. That
-    something does not answer is no reason to close the connection."""
-    while True:
-        await asyncio.sleep(CHECK_S)
-        with suppress(Unavailable):
-            await check()
-
-
-async def require_still(
-    connection: HTTPConnection,
-    caller: Caller,
-    scope: str,
-    endpoint_id: str,
-    header: str | None = None,
-) -> None:
-    """Check again what was checked when a connection opened, which may be long ago. ``header``: as
-    in ``authenticate``.
-
-    ``Unauthenticated``: the key was revoked, or it or the provider's token has expired.
-    ``Forbidden``: it may not use the scope or the endpoint any more. ``TenantDisabled``.
-    ``Unavailable``: this cannot be checked now.
-    """
-    services = services_of(connection)
-    token = provider_token(header or connection.headers.get("authorization"))
-    sign_in = services.identity.sign_in
-    if caller.key_id.startswith(ACTOR) and sign_in is not None and token is not None:
-        person = await sign_in.provider.person_of(token)
-        now = caller_of(person, allowed_rights(connection, sign_in, person))
-    else:
-        now = await services.identity.keys.identity_of(caller.key_id)
-    now.require(scope)
-    now.require_endpoint(endpoint_id)
+async def until_access_ends(connection: HTTPConnection) -> NoReturn:
+    """Wait until the access of a WebSocket has ended, and raise why: the session says so in the
+    words of its protocol."""
+    context, ended = context_of(connection), asyncio.Event()
+    context.on_end = ended.set
+    while context.ended is None:
+        await ended.wait()
+    raise context.ended
 
 
 async def owner_of_token(connection: HTTPConnection, key_id: str) -> Caller:
     """The key that issued the token of a call, which is counted as the key's. ``Unauthenticated``:
     the key was revoked."""
+    still = partial(services_of(connection).identity.keys.identity_of, key_id)
     with counted_failure(connection, key_id, always=True):
-        owner = await services_of(connection).identity.keys.identity_of(key_id)
+        owner = await still()
     context_of(connection).key_id = owner.key_id
+    context_of(connection).access = access_of_caller(owner, still)
     work_from_now_on_for(owner.tenant)
     return owner

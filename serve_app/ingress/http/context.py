@@ -14,6 +14,7 @@ from serve_app.domain.errors import DarkroomError
 from serve_app.domain.request import Request
 from serve_app.domain.sharing.admission import CallAdmission
 from serve_app.ingress.http.errors import error_reply
+from serve_app.ingress.services.open_access import Access
 from serve_app.telemetry import logs, trace_context
 
 SCOPE_KEY = "darkroom.context"
@@ -35,6 +36,9 @@ class RequestContext:
     )
     admission: CallAdmission | None = None  # once its caller is authenticated
     close: Callable[[], None] | None = None  # counts the call out of the open ones
+    access: Access | None = None  # what it was let in by; None: it needs nothing
+    ended: DarkroomError | None = None  # why that has ended meanwhile
+    on_end: Callable[[], object] = bool  # called then
 
     def end_work(self) -> None:
         """The call needs no more work of this process than to send its response."""

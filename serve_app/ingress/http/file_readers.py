@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
+from functools import partial
 from typing import Any, cast
 from urllib.parse import parse_qsl, unquote, urlsplit
 
@@ -18,7 +19,9 @@ from serve_app.ingress.http.auth import (
     record_read,
     require_file,
 )
+from serve_app.ingress.http.context import context_of
 from serve_app.ingress.http.route_scopes import ANY_KEY
+from serve_app.ingress.services.open_access import Access
 from serve_app.ingress.services.services import Services, services_of
 from serve_app.storage import keys
 from serve_app.storage.signed_urls import READER, SIGNATURE
@@ -43,11 +46,14 @@ async def require_readable(request: HttpRequest, key: str) -> int | None:
     services = services_of(request)
     access, refused = services.files.access, PRIVATE_FILE
     if SIGNATURE in request.query_params:
+        check = partial(_signed, services, key, request.query_params)
         try:
-            until = access.check(key, request.query_params).expires_at
+            until = await check()
         except Forbidden as error:
             refused = error.message
         else:
+            signature = request.query_params[SIGNATURE]
+            context_of(request).access = Access(("url", key, signature), check)
             return until
     caller = await _reader(request)
     try:
@@ -63,6 +69,17 @@ async def require_readable(request: HttpRequest, key: str) -> int | None:
     if decision is AccessDecision.FORBID:
         raise Forbidden(refused)
     return None
+
+
+async def _signed(services: Services, key: str, params: Mapping[str, str]) -> int | None:
+    """Time stamp at which the signed URL of a file expires; None: it does not. ``Forbidden``: it is
+    not valid, or has ended, also with its tenant."""
+    access = services.files.access
+    until = access.check(key, params).expires_at
+    rules = await access.rules_of(key)
+    if rules is not None:
+        services.identity.tenants.require_enabled(rules.tenant)
+    return until
 
 
 async def _reader(request: HttpRequest) -> Caller | None:

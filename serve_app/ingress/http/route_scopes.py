@@ -20,6 +20,12 @@ ANY_KEY = "any key"
 BY_CALL = "by call"
 """One route has several calls; the handler names the scope of each."""
 
+OF_OWN_RIGHTS = frozenset(
+    {"/v1/keys", "/v1/keys/{key}", "/v1/keys/{key}/rotate", "/v1/sign-in/links"}
+)
+"""Calls of tenant-admins about keys with no more rights than the caller's. All other calls of
+tenant-admins are about what all endpoints share, which a key for some of them may not."""
+
 
 class ScopedRoute(Route):
     """Route whose calls need a scope, or one of the words above."""

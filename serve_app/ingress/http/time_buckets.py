@@ -14,6 +14,7 @@ from serve_app.ingress.http import query
 from serve_app.ingress.http.openapi import in_query
 from serve_app.ingress.http.time_range import TimeRange, time_range, zone_of
 from serve_app.ingress.services.cpu_executor import in_cpu_thread
+from serve_app.tenants.scopes import Caller
 
 MAX_BUCKETS, BUCKETS = 1000, 100
 MAX_ENDPOINTS = 50
@@ -71,18 +72,26 @@ PARAMETERS = (
 """Parameters of a query, except for the endpoints."""
 
 
-def endpoints_of(request: HttpRequest) -> Sequence[str]:
-    """Read the endpoints; none: all. ``InvalidInput``: they are more than ``MAX_ENDPOINTS``."""
+def endpoints_of(
+    request: HttpRequest, caller: Caller, allowed: Sequence[str] = ()
+) -> Sequence[str]:
+    """Read the endpoints; none: all. ``allowed``: the only ones that the caller may read, if it is
+    limited. ``Forbidden``: it asks for others. ``InvalidInput``: more than ``MAX_ENDPOINTS``."""
     endpoints = query.several(request, "endpoint_id")
     if len(endpoints) > MAX_ENDPOINTS:
         what = f"should name at most {MAX_ENDPOINTS} endpoints"
         raise query.invalid("endpoint_id", what, str(len(endpoints)))
-    return endpoints
+    for each in endpoints:
+        caller.require_endpoint(each)
+    return endpoints or allowed
 
 
-async def asked_of(request: HttpRequest, now: datetime) -> BucketQuery:
-    """Read the parameters. ``InvalidInput`` names the wrong one."""
-    endpoints = endpoints_of(request)
+async def asked_of(
+    request: HttpRequest, now: datetime, caller: Caller, allowed: Sequence[str] = ()
+) -> BucketQuery:
+    """Read the parameters. ``allowed``: as in ``endpoints_of``. ``InvalidInput`` names the wrong
+    one."""
+    endpoints = endpoints_of(request, caller, allowed)
     zone = await in_cpu_thread(zone_of, request)
     span = time_range(request, now, zone)
     timeframe = _timeframe(request, span)

@@ -5,9 +5,9 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any, NoReturn, cast
 
 from serve_app.catalog.catalog import CatalogEntry
 from serve_app.domain.errors import DarkroomError, Fenced, InvalidInput, TooLarge, Unsupported
@@ -81,9 +81,9 @@ class AppSocketSession(RealtimeSession):
         entry: CatalogEntry,
         new: NewRequest,
         most_buffered: int,
-        allowed: Callable[[], Awaitable[None]],
+        access_ended: Callable[[], Coroutine[Any, Any, NoReturn]],
     ) -> None:
-        super().__init__(services, socket, entry, new, most_buffered, allowed)
+        super().__init__(services, socket, entry, new, most_buffered, access_ended)
         self._rules = AppSessionRules.of(entry.endpoint) or AppSessionRules()
         self._largest = services.config.limits.max_frame_bytes
         self._frames: MessageInbox[AppFrame] = MessageInbox(

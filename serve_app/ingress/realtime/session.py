@@ -5,8 +5,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Coroutine
-from typing import Any, Protocol, TypeVar
+from collections.abc import Callable, Coroutine
+from contextlib import suppress
+from typing import Any, NoReturn, Protocol, TypeVar
 
 from serve_app.catalog.catalog import CatalogEntry
 from serve_app.catalog.work import drafting_of
@@ -17,13 +18,13 @@ from serve_app.domain.errors import (
     Fenced,
     InvalidInput,
     Overloaded,
+    Unavailable,
     Unsupported,
 )
 from serve_app.domain.lease import lease_of
 from serve_app.domain.media.draft import DRAFT
 from serve_app.domain.realtime import Frame, ReplicaSlot
 from serve_app.domain.request import NewRequest, Request, State
-from serve_app.ingress.http.auth import watch_rights
 from serve_app.ingress.realtime import messages
 from serve_app.ingress.realtime.codec import SMALL, pack, rendered, unpack
 from serve_app.ingress.realtime.messages import Close, Control, MessageInbox, ReceivedFrame
@@ -46,6 +47,9 @@ CHANGE_WAIT_S = 30.0
 
 BYTES_OF_FRAMES = 4
 """Size of the inbox, in largest frames."""
+
+BUDGET_S = 5.0
+"""Interval in seconds at which the budget of an open session is looked at."""
 
 END_S = 2.0
 """Seconds for a replica to end a session. After that, the session is cancelled by the queue."""
@@ -89,11 +93,11 @@ class RealtimeSession:
         entry: CatalogEntry,
         new: NewRequest,
         most_buffered: int,
-        allowed: Callable[[], Awaitable[None]],
+        access_ended: Callable[[], Coroutine[Any, Any, NoReturn]],
     ) -> None:
-        """``allowed``: raises when the client may not go on."""
+        """``access_ended``: raises once the client's access has ended."""
         self._services = services
-        self._allowed = allowed
+        self._access_ended = access_ended
         self._socket = socket
         self._entry = entry
         self._new = new
@@ -118,7 +122,11 @@ class RealtimeSession:
             await asyncio.shield(storing)
             await self._check_limit(limit)
             return await first(
-                self._read(), self._draw(), self._watch(), watch_rights(self._require_allowed)
+                self._read(),
+                self._draw(),
+                self._watch(),
+                self._watch_budget(),
+                self._access_ended(),
             )
         except Overloaded:
             raise
@@ -236,14 +244,16 @@ class RealtimeSession:
             request = await queue.changed(new.tenant, new.id, CHANGE_WAIT_S, since=request)
         return _ended(request)
 
-    async def _require_allowed(self) -> None:
-        """Raise if the session may not go on: its key was revoked or has lost the endpoint, its
-        tenant was disabled, or the budget for its frames is used up."""
-        await self._allowed()
+    async def _watch_budget(self) -> NoReturn:
+        """Raise once the budget for the session's frames is used up. That it cannot be read is no
+        reason to end the session."""
         new = self._new
         price = new.price if self._pays_by_frame else None
-        if price is not None and await self._services.queue.exceeds_budget(new.tenant, price):
-            raise BudgetExhausted(OVER_BUDGET)
+        while True:
+            await asyncio.sleep(BUDGET_S)
+            with suppress(Unavailable):
+                if price and await self._services.queue.exceeds_budget(new.tenant, price):
+                    raise BudgetExhausted(OVER_BUDGET)
 
     async def _end(self, storing: asyncio.Task[Request]) -> None:
         """Release the lease through the replica, or if it does not respond, through the queue."""

@@ -16,7 +16,7 @@ from serve_app.domain.errors import DarkroomError, NotFound, Unsupported
 from serve_app.domain.realtime import session_kind
 from serve_app.domain.request import NewRequest, Priority
 from serve_app.ingress.http import query
-from serve_app.ingress.http.auth import authenticate_for_endpoint, require_still
+from serve_app.ingress.http.auth import authenticate_for_endpoint, until_access_ends
 from serve_app.ingress.http.context import context_of, trace_of
 from serve_app.ingress.http.errors import http_answer
 from serve_app.ingress.http.paths import strip_verb
@@ -33,7 +33,6 @@ from serve_app.ingress.submission.options import SubmitOptions
 from serve_app.ingress.submission.steps import SESSION
 from serve_app.telemetry import logs
 from serve_app.telemetry.trace_context import encoded_headers
-from serve_app.tenants.scopes import SUBMIT, Caller
 
 log = logging.getLogger(__name__)
 
@@ -60,13 +59,13 @@ async def connected(socket: WebSocket) -> None:
 async def _served(socket: WebSocket) -> Close | None:
     services = services_of(socket)
     try:
-        caller, entry, new = await _asked(socket, services)
+        entry, new = await _asked(socket, services)
         logs.describe(new.id, tenant=new.tenant, endpoint=new.endpoint, trace=new.trace)
         most = query.whole(socket, "max_buffering", default=MAX_BUFFERED, most=MAX_BUFFERED)
         of_app = session_kind(entry.endpoint) == "app"
         kind = AppSocketSession if of_app else RealtimeSession
-        allowed = partial(require_still, socket, caller, SUBMIT, new.endpoint)
-        session = kind(services, _Messages(socket), entry, new, max(most, 1), allowed)
+        ended = partial(until_access_ends, socket)
+        session = kind(services, _Messages(socket), entry, new, max(most, 1), ended)
         limit = max_sessions(services.config, new.pool)
         with services.session_counts.count(new.pool, new.tenant, limit):
             return await session.run(limit)
@@ -85,8 +84,8 @@ async def _served(socket: WebSocket) -> Close | None:
         return messages.closing(DarkroomError(message))
 
 
-async def _asked(socket: WebSocket, services: Services) -> tuple[Caller, CatalogEntry, NewRequest]:
-    """Return the caller, the endpoint, and the request whose lease the session will hold."""
+async def _asked(socket: WebSocket, services: Services) -> tuple[CatalogEntry, NewRequest]:
+    """Return the endpoint, and the request whose lease the session will hold."""
     path: str = socket.path_params["path"]
     endpoint_id = _endpoint_of(path.strip("/"), services)
     if endpoint_id is None:
@@ -112,7 +111,7 @@ async def _asked(socket: WebSocket, services: Services) -> tuple[Caller, Catalog
     session = Submission(services, caller.tenant, entry, None, options, id_, input=marked)
     new = (await admit(session, SESSION)).request()
     # The length of a session does not predict the endpoint's requests.
-    return caller, entry, replace(new, work=0.0, expected=ONE_FRAME)
+    return entry, replace(new, work=0.0, expected=ONE_FRAME)
 
 
 def _endpoint_of(path: str, services: Services) -> str | None:

@@ -47,6 +47,7 @@ class NewUpload:
     file_name: str = ""
     keep_s: float | None = None  # None: the tenant's retention
     acl: AccessRules | None = None  # None: the tenant's default
+    key_id: str = ""  # as of ``Upload``
 
 
 OPEN_RETRY_S = 60.0
@@ -321,6 +322,7 @@ class Uploads:
             tenant=new.tenant,
             media_type=media_type,
             keep_s=new.keep_s,
+            key_id=new.key_id,
         )
 
 

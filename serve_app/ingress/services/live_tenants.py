@@ -24,6 +24,7 @@ from serve_app.resources.tenants import TenantLimit
 from serve_app.settings import BUDGET, FIELDS, NO_LIMITS, STORAGE, Config, TenantLimits
 from serve_app.settings.config import AREA_OF
 from serve_app.storage.locations import check_known
+from serve_app.tenants.api_keys import disabled
 from serve_app.tenants.deletions import TenantDeletion, TenantDeletions, UsageKept
 from serve_app.tenants.key_ring import CACHE_S
 from serve_app.tenants.tenants import Limits, TenantChange, TenantInfo, Tenants
@@ -132,6 +133,11 @@ class LiveTenants:
                 f"The tenant {tenant} is being deleted. Wait until `darkroom tenants deletion "
                 f"{tenant}` says that it has ended, then use the name again."
             )
+
+    def require_enabled(self, tenant: str) -> None:
+        """``TenantDisabled``, also while it is being deleted."""
+        if tenant in self.disabled:
+            raise disabled(tenant)
 
     async def find(self, tenant: str) -> TenantInfo:
         found = await self.stored.find(tenant)

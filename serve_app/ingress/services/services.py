@@ -31,6 +31,7 @@ from serve_app.ingress.services.files import Files
 from serve_app.ingress.services.health import Health
 from serve_app.ingress.services.live_catalog import LiveCatalog
 from serve_app.ingress.services.live_tenants import LiveTenants
+from serve_app.ingress.services.open_access import OpenAccess
 from serve_app.ingress.services.pool_map import PoolMap
 from serve_app.ingress.services.replies import Replies
 from serve_app.ingress.services.session_limit import SessionCounts
@@ -114,6 +115,7 @@ class Services:
     tracing: Tracing | None = None  # None: spans are off
     proxy_secret: str = ""  # of the proxies that say their client's address; empty: there is none
     rest: Rest = field(default_factory=Rest)  # of this process
+    open_access: OpenAccess = field(default_factory=OpenAccess)
     replies: Replies = field(default_factory=Replies)
     background: Background = field(default_factory=Background)
     session_counts: SessionCounts = field(default_factory=SessionCounts)

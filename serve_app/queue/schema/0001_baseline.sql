@@ -1023,6 +1023,7 @@ CREATE TABLE uploads (
     parts_id   text,                         -- the storage's name of a multipart upload
     state      text NOT NULL DEFAULT 'open' CHECK (state IN ('open', 'whole', 'unwanted')),
     size       bigint,
+    key_id     text NOT NULL DEFAULT '',     -- key that asked for it: the offer ends with it
     created_at timestamptz NOT NULL DEFAULT now(),
     due_at     timestamptz,                  -- deleted then; null: not by itself
     CHECK ((state = 'whole') <= (size IS NOT NULL))

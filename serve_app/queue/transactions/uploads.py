@@ -24,12 +24,12 @@ AGAIN_S = 300.0
 AT_ONCE = 200  # by age, in one statement
 MAX_STATEMENTS = 500  # in one call
 
-COLUMNS = "u.key, u.id, u.tenant, u.media_type, u.keep_s, u.parts_id, u.size"
+COLUMNS = "u.key, u.id, u.tenant, u.media_type, u.keep_s, u.parts_id, u.size, u.key_id"
 
 OPEN = """
 -- name: open_upload
-INSERT INTO uploads (key, id, tenant, media_type, keep_s, parts_id, due_at)
-VALUES (%(key)s, %(id)s, %(tenant)s, %(media_type)s, %(keep_s)s::float8, %(parts_id)s,
+INSERT INTO uploads (key, id, tenant, media_type, keep_s, parts_id, key_id, due_at)
+VALUES (%(key)s, %(id)s, %(tenant)s, %(media_type)s, %(keep_s)s::float8, %(parts_id)s, %(key_id)s,
         now() + make_interval(secs => %(abandoned_s)s))
 """
 # Open uploads are few: a quota bounds them.
@@ -161,6 +161,7 @@ class PostgresUploads:
                 "media_type": upload.media_type,
                 "keep_s": upload.keep_s,
                 "parts_id": upload.parts_id,
+                "key_id": upload.key_id,
                 "abandoned_s": ABANDONED_S,
             },
         )

@@ -8,8 +8,8 @@ from typing import Any
 import httpx
 import pytest
 
-from serve_app.ingress.http.route_scopes import ANY_KEY, BY_CALL, NO_KEY
-from serve_app.tenants.scopes import SINGLE
+from serve_app.ingress.http.route_scopes import ANY_KEY, BY_CALL, NO_KEY, OF_OWN_RIGHTS
+from serve_app.tenants.scopes import SINGLE, TENANT_ADMIN
 from tests.ingress.house import House
 from tests.ingress.http.test_route_scopes import scopes
 
@@ -215,6 +215,55 @@ async def test_keys_of_a_disabled_tenant_are_refused_with_a_sentence(house: Hous
         answer = await client.get("/v1/requests")
     assert (answer.status_code, answer.json()["code"]) == (403, "tenant_disabled")
     assert "tenant default is disabled" in answer.json()["detail"]
+
+
+async def test_a_limited_key_of_a_tenants_admin_changes_and_sees_nothing_that_all_share(
+    house: House,
+) -> None:
+    limited = await key(house, "tenant-admin", "api", endpoints=(PROBE,))
+    calls = [
+        (method, path) for method, path, scope in calls_with_a_scope() if scope == TENANT_ADMIN
+    ]
+    async with house.client(limited) as client:
+        for method, path in calls:
+            if path in OF_OWN_RIGHTS:
+                continue
+            url = re.sub(r"\{[^}]*\}", "default", path)
+            answer = await client.request(method, url, json={"value": "x"})
+            assert answer.status_code == 403, (method, path, answer.text)
+            assert "what all endpoints of the tenant share" in answer.text
+
+
+async def test_a_limited_key_of_a_tenants_admin_sees_the_keys_of_its_endpoints(
+    house: House,
+) -> None:
+    limited = await key(house, "tenant-admin", endpoints=("test/*",))
+    own = await key(house, "api", endpoints=(PROBE,))
+    await key(house, "api", endpoints=("fal-ai/flux/dev",))
+    async with house.client(limited) as client:
+        seen = (await client.get("/v1/keys")).json()["keys"]
+    assert {each["key_id"] for each in seen} == {each.partition(":")[0] for each in (limited, own)}
+
+
+async def test_a_limited_key_sees_the_usage_of_its_endpoints(house: House) -> None:
+    async with (
+        house.client() as all_,
+        house.client(await key(house, "api", endpoints=(PROBE,))) as one,
+    ):
+        for endpoint in (PROBE, DEEP):
+            assert (await all_.post(f"/{endpoint}", json={})).status_code == 200
+        for url, path in (
+            ("/v1/models/usage?expand=summary", "summary"),
+            ("/v1/usage?by=endpoint", "results"),
+        ):
+            found = {
+                name: {each["endpoint_id"] for each in (await client.get(url)).json()[path]}
+                for name, client in {"all": all_, "one": one}.items()
+            }
+            assert found == {"all": {PROBE, DEEP}, "one": {PROBE}}
+        for path in ("/v1/models/usage", "/v1/models/analytics", "/v1/usage"):
+            refused = await one.get(path, params={"endpoint_id": DEEP})
+            assert refused.status_code == 403, refused.text
 
 
 async def test_a_limited_key_lists_only_models_links_and_webhooks_of_its_endpoints(

@@ -11,7 +11,6 @@ from urllib.parse import parse_qs, urlsplit
 import httpx
 import pytest
 
-from serve_app.ingress.http import auth
 from serve_app.ingress.services.sign_in import SignIn
 from serve_app.tenants.oidc import CLOCK_SKEW_S, STALE_S, OpenIdProvider, ProviderConfig
 from serve_app.tenants.sign_in import BEGUN_VALID_S, SignInStates
@@ -253,9 +252,8 @@ async def test_a_program_calls_with_a_token_of_the_provider(house: House, issuer
 
 
 async def test_a_session_of_a_program_is_open_until_its_tenant_is_disabled(
-    issuer: str, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
+    issuer: str, clock: FakeClock
 ) -> None:
-    monkeypatch.setattr(auth, "CHECK_S", 0.05)
     async with built(clock=clock, oidc_groups=GROUPS) as house, house.client() as admin:
         use(house, issuer, clock)
         assert (await admin.post("/v1/tenants", json={"tenant": "studio"})).status_code == 201

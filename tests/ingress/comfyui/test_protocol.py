@@ -11,7 +11,6 @@ import pytest
 from serve_app.catalog.catalog import Catalog
 from serve_app.domain.request import State
 from serve_app.ingress.comfyui import prompts
-from serve_app.ingress.http import auth
 from tests.ingress.comfyui.comfy import (
     CATALOG,
     GRAPH,
@@ -83,12 +82,6 @@ async def test_a_client_that_comes_again_hears_of_its_prompt(place: Place) -> No
         await socket.until("execution_success", prompt_id=prompt_id)
 
 
-@pytest.fixture
-def checked_soon(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(auth, "CHECK_S", 0.05)
-
-
-@pytest.mark.usefixtures("checked_soon")
 async def test_a_socket_ends_when_its_key_is_revoked(place: Place) -> None:
     house = place.house
     key = str(await house.keys.create("default"))
@@ -104,7 +97,6 @@ async def test_a_socket_ends_when_its_key_is_revoked(place: Place) -> None:
         assert not yours.closed.done(), "it has another key"
 
 
-@pytest.mark.usefixtures("checked_soon")
 async def test_a_socket_ends_when_its_tenant_is_disabled(place: Place) -> None:
     key = str(await place.house.keys.create("cat"))
     async with connected(place.house, "me", key=key) as socket:

@@ -17,12 +17,13 @@ from serve_app.ingress.http.route_scopes import (
     ANY_KEY,
     BY_CALL,
     NO_KEY,
+    OF_OWN_RIGHTS,
     ScopedRoute,
     ScopedSocketRoute,
 )
 from serve_app.resources.declaration import Resource
 from serve_app.resources.registry import RESOURCES
-from serve_app.tenants.scopes import READ, SINGLE
+from serve_app.tenants.scopes import READ, SINGLE, TENANT_ADMIN
 
 
 def every_call(routes: Sequence[BaseRoute]) -> Iterator[tuple[ScopedRoute, str]]:
@@ -62,6 +63,11 @@ def test_websockets_have_a_scope_too() -> None:
     scoped = [each for each in sockets if isinstance(each, ScopedSocketRoute)]
     assert sockets == scoped
     assert {each.scope for each in scoped} == {BY_CALL, READ}
+
+
+def test_calls_about_the_callers_own_rights_are_those_of_tenant_admins() -> None:
+    found = {path for (_, path), scope in scopes().items() if scope == TENANT_ADMIN}
+    assert found >= OF_OWN_RIGHTS
 
 
 def test_a_call_that_is_documented_as_open_needs_no_key() -> None:

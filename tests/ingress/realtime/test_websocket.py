@@ -10,7 +10,7 @@ import msgpack
 import pytest
 
 from serve_app.domain.request import State
-from serve_app.ingress.http import auth
+from serve_app.ingress.realtime import session
 from serve_app.queue.store.config import QueueLimits
 from serve_app.settings import BudgetConfig, TenantLimits
 from tests.deployments.waiting import until
@@ -216,12 +216,6 @@ async def test_cancelling_a_sessions_request_ends_it(house: House) -> None:
         assert await client.end() == 1000
 
 
-@pytest.fixture
-def checked_soon(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(auth, "CHECK_S", 0.05)
-
-
-@pytest.mark.usefixtures("checked_soon")
 async def test_a_session_ends_when_its_key_is_revoked(house: House) -> None:
     async with connected(house) as client:
         client.send(echo=1)
@@ -230,12 +224,11 @@ async def test_a_session_ends_when_its_key_is_revoked(house: House) -> None:
         said = await client.hear()
         assert (said["error"], said["reason"]) == (
             "Unauthorized",
-            "The API key of this token is no longer valid.",
+            "The API key is no longer valid.",
         )
         assert await client.end() == 1008
 
 
-@pytest.mark.usefixtures("checked_soon")
 async def test_a_session_ends_when_its_tenant_is_disabled(
     house: House, client: httpx.AsyncClient
 ) -> None:
@@ -249,8 +242,10 @@ async def test_a_session_ends_when_its_tenant_is_disabled(
         assert await opened.end() == 1008
 
 
-@pytest.mark.usefixtures("checked_soon")
-async def test_a_session_ends_when_the_budget_for_its_frames_is_used_up() -> None:
+async def test_a_session_ends_when_the_budget_for_its_frames_is_used_up(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(session, "BUDGET_S", 0.05)
     budget = BudgetConfig(amount=Decimal("0.05"), currency="EUR")
     limits = QueueLimits(tenants={"default": TenantLimits(budget=budget)})
     price = {"unit": "image", "amount": "0.02", "currency": "EUR"}

@@ -37,6 +37,7 @@ from serve_app.ingress.http.time_buckets import END, START, endpoints_of
 from serve_app.ingress.http.time_range import time_range, zone_of
 from serve_app.ingress.services.cpu_executor import in_cpu_thread
 from serve_app.ingress.services.services import services_of
+from serve_app.ingress.submission.model_lookup import allowed_endpoints
 from serve_app.tenants.scopes import OPERATOR, USAGE
 
 CSV = "text/csv"
@@ -133,7 +134,8 @@ async def _asked(request: HttpRequest) -> _Asked:
     zone = await in_cpu_thread(zone_of, request)
     span = time_range(request, services.clock.now(), zone)  # as it was asked for: it is billed
     name = request.query_params.get("timezone", "UTC")
-    by, endpoints = _groups(request), endpoints_of(request)
+    by, allowed = _groups(request), allowed_endpoints(services.catalog_of(caller), caller)
+    endpoints = endpoints_of(request, caller, allowed)
     sums = SumsQuery(wanted, span.start, span.end, by, name, endpoints)
     as_csv = request.url.path.endswith(".csv") or CSV in request.headers.get("accept", "")
     return _Asked(sums, zone, as_csv)

@@ -124,10 +124,11 @@ async def shown(request: HttpRequest) -> Response:
     """Show the request of a link. It needs no key. Browsers get a page, by a route of their own."""
     context_of(request).route = "v1.shared"
     token: str = request.path_params["token"]
-    found = await services_of(request).queue.gallery.shared(digest_of(token))
-    if found is None:
+    services = services_of(request)
+    found = await services.queue.gallery.shared(digest_of(token))
+    if found is None or found.tenant in services.identity.tenants.disabled:
         raise NotFound("This link does not exist. It may have expired, or its owner revoked it.")
-    access = services_of(request).files.access
+    access = services.files.access
     url = partial(access.url, origin_of(request), tenant=found.tenant)
     body: SharedRequest = {
         "endpoint_id": found.endpoint,
