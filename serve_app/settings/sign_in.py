@@ -65,7 +65,11 @@ class SignInSettings(SettingsGroup):
     oidc_session_s: float = Field(
         default=8 * 3600.0, ge=60, le=30 * 86_400, description="Duration of a sign-in."
     )
-
+    oidc_lasting_keys: bool = Field(
+        default=False,
+        description="People who have signed in may make and rotate keys that outlive the sign-in, "
+        "and so go on when the provider lets the person in no more.",
+    )
     oidc_provider_logout: bool = Field(
         default=False,
         description="Signing out on the page ends the session at the provider too, and with it "

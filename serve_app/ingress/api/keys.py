@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import datetime
 from typing import Annotated, cast
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, model_validator
@@ -15,6 +16,7 @@ from serve_app.settings import EndpointPattern, Scope, Tenant
 from serve_app.tenants.api_keys import ApiKey
 from serve_app.tenants.credentials import Credential
 from serve_app.tenants.scopes import API, OPERATOR, granted
+from serve_app.tenants.sign_in import ACTOR
 
 MAX_ENDPOINTS = 100
 MAX_OVERLAP_S = 30 * 86_400
@@ -115,6 +117,7 @@ async def create_key(call: Call, new: NewKey) -> CreatedKey:
     tenant = new.tenant or call.owner
     caller.require_tenant(tenant, "Keys")
     caller.require_authority(new.scopes, new.endpoints)
+    await _require_end(call, new.expires_at)
     if tenant != caller.tenant:
         await identity.tenants.require_not_deleted(tenant)
     credential = await identity.keys.create(
@@ -145,6 +148,9 @@ async def rotate_key(call: Call, key_id: str, wanted: Rotation) -> CreatedKey | 
             f"The key {key_id} is of a sign-in, which a rotation would prolong without the "
             "provider. Sign in again instead."
         )
+    now = call.services.clock.now()
+    lasts = found.expires_at and now + (found.expires_at - found.created_at)
+    await _require_end(call, lasts or None)
     credential = await call.services.identity.keys.rotate(key_id, wanted.overlap_s, call.actor)
     if credential is None:
         raise AlreadyFinal(
@@ -172,6 +178,23 @@ async def _managed(call: Call, key_id: str) -> ApiKey | None:
         return None
     call.caller.require_authority(found.scopes, found.endpoints)
     return found
+
+
+async def _require_end(call: Call, expires_at: datetime | None) -> None:
+    """``Forbidden``: a person who has signed in makes a key that outlives the sign-in, so that the
+    provider's refusal of the person would not end it."""
+    if call.services.config.sign_in.oidc_lasting_keys:
+        return
+    own = await call.services.identity.keys.find(call.caller.key_id)
+    if not call.caller.key_id.startswith(ACTOR) and (own is None or own.person is None):
+        return
+    until = None if own is None else own.expires_at
+    if until is None or expires_at is None or expires_at > until:
+        ends = "" if until is None else f", at {until.isoformat(timespec='seconds')}"
+        raise Forbidden(
+            f"The keys that you make end with your sign-in{ends}. Give an earlier `expires_at`, or "
+            "ask the operator to set DARKROOM_OIDC_LASTING_KEYS."
+        )
 
 
 def created(credential: Credential) -> CreatedKey:

@@ -22,6 +22,7 @@ from serve_app.ingress.http.auth import (
     allowed_rights,
     authenticate,
     counted_failure,
+    limit_anonymous,
 )
 from serve_app.ingress.http.body import read_model
 from serve_app.ingress.http.client_address import client_address
@@ -142,6 +143,7 @@ async def offered(request: HttpRequest) -> Response:
 async def begun(request: HttpRequest) -> Response:
     """Begin a sign-in. Nothing is stored."""
     context_of(request).route = "v1.sign-in.begin"
+    limit_anonymous(request)
     sign_in = _sign_in(request)
     values = sign_in.states.begin()
     url = await sign_in.provider.begin(_redirect_uri(request), values)
@@ -152,6 +154,7 @@ async def begun(request: HttpRequest) -> Response:
 async def finished(request: HttpRequest) -> Response:
     """End a sign-in: exchange the provider's code for a key of the person."""
     context_of(request).route = "v1.sign-in.finish"
+    limit_anonymous(request)
     sign_in = _sign_in(request)
     given = await read_model(request, ProviderAnswer, MAX_BODY_BYTES)
     with counted_failure(request, always=True):
@@ -163,6 +166,7 @@ async def finished(request: HttpRequest) -> Response:
 async def begun_device(request: HttpRequest) -> Response:
     """Begin the sign-in of a program that has no browser. Nothing is stored."""
     context_of(request).route = "v1.sign-in.device"
+    limit_anonymous(request)
     begun = await _sign_in(request).provider.begin_device()
     body: BegunDevice = {
         "device_code": begun.device_code,
@@ -178,6 +182,7 @@ async def begun_device(request: HttpRequest) -> Response:
 async def finished_device(request: HttpRequest) -> Response:
     """Ask whether the person has signed in, and get a key of that person then."""
     context_of(request).route = "v1.sign-in.device.finish"
+    limit_anonymous(request)
     sign_in = _sign_in(request)
     given = await read_model(request, DeviceAnswer, MAX_BODY_BYTES)
     with counted_failure(request, always=True):
@@ -229,6 +234,7 @@ async def linked(request: HttpRequest) -> Response:
 async def followed(request: HttpRequest) -> Response:
     """Exchange the token of a one-time link for a key. The link ends with it."""
     context_of(request).route = "v1.sign-in.links.take"
+    limit_anonymous(request)
     given = await read_model(request, FollowedLink, MAX_BODY_BYTES)
     with counted_failure(request, always=True):
         credential = await services_of(request).identity.keys.take_link(
@@ -266,14 +272,14 @@ BEGIN = Operation(
     "beginSignIn",
     "Begin a sign-in at the provider",
     {200: answer("Where to send the browser.", BegunAtProvider)},
-    errors=(404,),
+    errors=(404, 429),
     key=False,
 )
 FINISH = Operation(
     "finishSignIn",
     "End a sign-in, and get a key of the person",
     {201: answer("The key. Its secret is shown only once.", SignedIn)},
-    errors=(401, 403, 404, 413, 422),
+    errors=(401, 403, 404, 413, 422, 429),
     body=ProviderAnswer,
     key=False,
 )
@@ -281,7 +287,7 @@ DEVICE = Operation(
     "beginDeviceSignIn",
     "Begin the sign-in of a program without a browser",
     {200: answer("Where a person enters which code.", BegunDevice)},
-    errors=(400, 404, 503),
+    errors=(400, 404, 429, 503),
     key=False,
 )
 FINISH_DEVICE = Operation(
@@ -291,7 +297,7 @@ FINISH_DEVICE = Operation(
         201: answer("The key. Its secret is shown only once.", SignedIn),
         202: answer("Not yet: ask again.", PendingDevice),
     },
-    errors=(401, 403, 404, 413, 422, 503),
+    errors=(401, 403, 404, 413, 422, 429, 503),
     body=DeviceAnswer,
     key=False,
 )
@@ -306,7 +312,7 @@ TAKE_LINK = Operation(
     "takeSignInLink",
     "Exchange the token of a one-time link for a key",
     {201: answer("The key. Its secret is shown only once.", CreatedKey)},
-    errors=(400, 401, 413, 422),
+    errors=(400, 401, 413, 422, 429),
     body=FollowedLink,
     key=False,
 )

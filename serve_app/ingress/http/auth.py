@@ -25,6 +25,7 @@ from serve_app.ingress.http.route_scopes import (
     ScopedSocketRoute,
 )
 from serve_app.ingress.services import request_ids
+from serve_app.ingress.services.audit import source_of
 from serve_app.ingress.services.open_access import access_of_caller
 from serve_app.ingress.services.services import services_of
 from serve_app.ingress.services.sign_in import SignIn
@@ -182,6 +183,11 @@ async def authenticate_for_tenant(request: HTTPConnection, what: str) -> tuple[C
     caller.require_tenant(tenant, what)
     await record_read(request, caller, tenant)
     return caller, tenant
+
+
+def limit_anonymous(request: HTTPConnection) -> None:
+    """Count a call that needs no key, and checks a secret or asks the provider. ``RateLimited``."""
+    services_of(request).address_rates.take(source_of(client_address(request)))
 
 
 def work_as_anonymous(request: HTTPConnection) -> None:

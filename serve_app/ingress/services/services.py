@@ -25,6 +25,7 @@ from serve_app.domain.rest import Rest
 from serve_app.domain.sharing.admission import AdmissionControl
 from serve_app.domain.workflows.definition import FAMILY as WORKFLOW_FAMILY
 from serve_app.domain.workflows.definition import POOL as WORKFLOW_POOL
+from serve_app.ingress.services.address_rates import AddressRates
 from serve_app.ingress.services.audit import AuditTrail
 from serve_app.ingress.services.background import Background
 from serve_app.ingress.services.files import Files
@@ -116,6 +117,7 @@ class Services:
     proxy_secret: str = ""  # of the proxies that say their client's address; empty: there is none
     rest: Rest = field(default_factory=Rest)  # of this process
     open_access: OpenAccess = field(default_factory=OpenAccess)
+    address_rates: AddressRates = field(init=False)
     replies: Replies = field(default_factory=Replies)
     background: Background = field(default_factory=Background)
     session_counts: SessionCounts = field(default_factory=SessionCounts)
@@ -129,6 +131,9 @@ class Services:
     file_checks: asyncio.Semaphore = field(  # around the check of a signature
         default_factory=lambda: asyncio.Semaphore(CHECKS_AT_ONCE)
     )
+
+    def __post_init__(self) -> None:
+        self.address_rates = AddressRates(self.clock)
 
     def catalog_of(self, caller: Caller) -> Catalog:
         """Catalogue with the private endpoints of the caller's tenant."""

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 import httpx
 import pytest
 
+from serve_app.ingress.services.address_rates import BURST
 from serve_app.ingress.services.sign_in import SignIn
 from serve_app.tenants.oidc import CLOCK_SKEW_S, STALE_S, OpenIdProvider, ProviderConfig
 from serve_app.tenants.sign_in import BEGUN_VALID_S, SignInStates
@@ -103,6 +104,64 @@ async def test_a_person_gets_a_key_with_the_rights_of_its_group(house: House) ->
         (act,) = [each for each in acts if each["action"] == "sign-in"]
         assert (act["subject"], act["actor"]) == ("ada@example.org", made["key_id"])
         assert act["detail"]["sub"] == "ada", "people may change their names"
+
+
+async def test_a_person_makes_no_key_that_outlives_the_sign_in(
+    issuer: str, clock: FakeClock
+) -> None:
+    groups = {"artists": {"tenant": "studio", "scopes": ["api", "tenant-admin"]}}
+    later, sooner = clock.now() + timedelta(days=9), clock.now() + timedelta(minutes=5)
+    async with built(clock=clock, oidc_groups=groups) as house, browser(house) as client:
+        use(house, issuer, clock)
+        key = (await come_back(client, await begin(client), "ada")).json()["key"]
+        lasting = await house.keys.create("studio")
+        async with house.client(key) as ada:
+            for expires_at in (None, later.isoformat()):
+                refused = await ada.post("/v1/keys", json={"expires_at": expires_at})
+                assert refused.status_code == 403, refused.text
+                assert "DARKROOM_OIDC_LASTING_KEYS" in refused.json()["message"]
+            assert (await ada.post(f"/v1/keys/{lasting.id}/rotate", json={})).status_code == 403
+            made = await ada.post("/v1/keys", json={"expires_at": sooner.isoformat()})
+            assert made.status_code == 201, made.text
+            rotated = await ada.post(f"/v1/keys/{made.json()['key_id']}/rotate", json={})
+            assert rotated.status_code == 201, rotated.text
+        token = await signed_token(issuer, "ada")
+        async with bearer(house, token) as program:
+            assert (await program.post("/v1/keys", json={})).status_code == 403
+
+
+async def test_a_person_makes_lasting_keys_where_the_operator_allows_it(
+    issuer: str, clock: FakeClock
+) -> None:
+    groups = {"artists": {"tenant": "studio", "scopes": ["api", "tenant-admin"]}}
+    allowed: dict[str, Any] = {"oidc_groups": groups, "oidc_lasting_keys": True}
+    async with built(clock=clock, **allowed) as house, browser(house) as client:
+        use(house, issuer, clock)
+        key = (await come_back(client, await begin(client), "ada")).json()["key"]
+        async with house.client(key) as ada:
+            assert (await ada.post("/v1/keys", json={})).status_code == 201
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "body"),
+    [
+        ("POST", "/v1/sign-in/device", None),
+        ("POST", "/v1/sign-in/links/take", {"token": "x" * 32}),
+        ("GET", f"/v1/shared/{'x' * 32}", None),
+    ],
+)
+async def test_calls_without_a_key_that_check_a_secret_have_a_rate(
+    house: House, clock: FakeClock, method: str, path: str, body: Any
+) -> None:
+    async with browser(house) as client:
+        statuses = [
+            (await client.request(method, path, json=body)).status_code for _ in range(BURST)
+        ]
+        assert 429 not in statuses
+        refused = await client.request(method, path, json=body)
+        assert (refused.status_code, refused.headers["retry-after"]) == (429, "1")
+        clock.advance(1)
+        assert (await client.request(method, path, json=body)).status_code == statuses[0]
 
 
 async def test_the_provider_is_asked_with_pkce_a_nonce_and_a_state(house: House) -> None:

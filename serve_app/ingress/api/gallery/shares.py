@@ -17,7 +17,13 @@ from typing_extensions import TypedDict
 from serve_app.domain.errors import NotFound
 from serve_app.domain.request import NewShareLink, ShareLink, State
 from serve_app.ingress.api.gallery.items import OutputFile, output_file
-from serve_app.ingress.http.auth import actor_of, authenticate, readable, require_requests
+from serve_app.ingress.http.auth import (
+    actor_of,
+    authenticate,
+    limit_anonymous,
+    readable,
+    require_requests,
+)
 from serve_app.ingress.http.body import read_model
 from serve_app.ingress.http.context import context_of
 from serve_app.ingress.http.errors import iso, json_reply
@@ -123,6 +129,7 @@ async def delete_share(call: Call, share_id: str) -> bool:
 async def shown(request: HttpRequest) -> Response:
     """Show the request of a link. It needs no key. Browsers get a page, by a route of their own."""
     context_of(request).route = "v1.shared"
+    limit_anonymous(request)
     token: str = request.path_params["token"]
     services = services_of(request)
     found = await services.queue.gallery.shared(digest_of(token))
@@ -177,7 +184,7 @@ SHOW = Operation(
             {JSON: SharedRequest, "text/html": str},
         )
     },
-    errors=(404,),
+    errors=(404, 429),
     parameters=(in_path("token", "End of the link's URL."),),
     key=False,
 )
