@@ -12,12 +12,14 @@ import base64
 import binascii
 import contextlib
 import re
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from dataclasses import dataclass
 from http import HTTPStatus
 from ipaddress import IPv6Address, ip_address
+from typing import Any
 
 from serve_app.domain.addresses import PrivateAddress, Resolve, UnknownHost, connectable
+from serve_app.domain.errors import Unavailable
 from serve_app.domain.sharing.fair_queue import work_of
 from serve_app.ingress.http.hosts import is_fal
 
@@ -25,6 +27,7 @@ MAX_TUNNELS = 1000
 MAX_HEAD_BYTES = 64 * 1024
 HEAD_S = 10.0
 CONNECT_S = 10.0
+CHECK_S = 1.0  # interval at which the key of an open tunnel is checked
 IDLE_S = 3600.0  # in both directions; a synchronous run may send nothing for a long time
 READ_BYTES = 64 * 1024
 HTTPS = 443
@@ -155,7 +158,7 @@ class ConnectProxy:
             return
         try:
             writer.write(b"HTTP/1.1 200 Connection established\r\n\r\n")
-            await _relay((reader, writer), upstream)
+            await _relay((reader, writer), upstream, self._until_refused(peer, call))
         finally:
             upstream[1].close()
 
@@ -167,9 +170,21 @@ class ConnectProxy:
             )
         if _on_this_machine(peer):
             return
-        if call.credentials is None or not await self._admits(call.credentials):
+        try:
+            admitted = call.credentials is not None and await self._admits(call.credentials)
+        except Unavailable as error:
+            raise TunnelRefused(HTTPStatus.SERVICE_UNAVAILABLE, error.message) from None
+        if not admitted:
             message = "Clients on other machines need an API key: http://id:secret@host:port."
             raise TunnelRefused(HTTPStatus.PROXY_AUTHENTICATION_REQUIRED, message)
+
+    async def _until_refused(self, peer: str, call: TunnelRequest) -> None:
+        """Wait until the key of an open tunnel has ended, and raise ``TunnelRefused``."""
+        while call.credentials is not None and not _on_this_machine(peer):
+            await asyncio.sleep(CHECK_S)
+            with contextlib.suppress(Unavailable):
+                if not await self._admits(call.credentials):
+                    raise TunnelRefused(HTTPStatus.PROXY_AUTHENTICATION_REQUIRED, "The key ended.")
 
     async def _open(self, call: TunnelRequest) -> Streams:
         if is_fal(call.host):
@@ -233,8 +248,9 @@ async def _connected(host: str, port: int) -> Streams:
         return await asyncio.open_connection(host, port)
 
 
-async def _relay(client: Streams, upstream: Streams) -> None:
-    """Copy both directions until both have ended, one has failed, or ``IDLE_S`` pass silently."""
+async def _relay(client: Streams, upstream: Streams, refused: Coroutine[Any, Any, None]) -> None:
+    """Copy both directions until both have ended, one has failed, ``IDLE_S`` pass silently, or
+    ``refused`` raises ``TunnelRefused``."""
     loop = asyncio.get_running_loop()
     async with asyncio.timeout(IDLE_S) as idle:
 
@@ -249,10 +265,11 @@ async def _relay(client: Streams, upstream: Streams) -> None:
         both = (copy(client[0], upstream[1]), copy(upstream[0], client[1]))
         try:
             async with asyncio.TaskGroup() as group:
-                for one in both:
-                    group.create_task(one)
-        except* OSError:
-            pass  # one side has disconnected, which ends the other
+                watching = group.create_task(refused)
+                await asyncio.gather(*map(group.create_task, both))
+                watching.cancel()
+        except* (OSError, TunnelRefused):
+            pass  # one side has disconnected or may not go on, which ends the other
 
 
 def _on_this_machine(peer: str) -> bool:

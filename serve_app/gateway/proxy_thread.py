@@ -8,17 +8,20 @@ import threading
 
 import httpx2
 
-from serve_app.domain.errors import Misconfigured
+from serve_app.domain.errors import Misconfigured, Unavailable
 from serve_app.domain.name_resolution import NameResolver
 from serve_app.domain.ports import Clock
 from serve_app.gateway.connect_proxy import Admits, ConnectProxy
 
-KEY_CACHE_S = 30.0  # a revoked key may open tunnels for this long
+KEY_CACHE_S = 1.0
+"""How long a valid key is not checked again. With the time for which an ingress remembers a key,
+and ``CHECK_S`` of a tunnel, it makes the five seconds after which a revoked key has no tunnel."""
 PATIENCE_S = 10.0
 
 
 class KeyCheck:
-    """Check of API keys through Darkroom's HTTP API. Valid keys are cached for ``KEY_CACHE_S``."""
+    """Check of API keys through Darkroom's HTTP API. Valid keys are cached for ``KEY_CACHE_S``.
+    ``Unavailable``: Darkroom does not answer."""
 
     def __init__(self, url: str, clock: Clock) -> None:
         self._url = url
@@ -34,8 +37,12 @@ class KeyCheck:
         try:
             async with httpx2.AsyncClient(trust_env=False, timeout=PATIENCE_S) as client:
                 answer = await client.get(f"{self._url}/v1/models?limit=1", headers=headers)
-        except (httpx2.HTTPError, UnicodeError):
+        except UnicodeError:
             return False
+        except httpx2.HTTPError as error:
+            raise Unavailable("Darkroom does not answer, so no key can be checked.") from error
+        if answer.is_server_error:
+            raise Unavailable(f"Darkroom answers {answer.status_code}, so no key can be checked.")
         if not answer.is_success:
             return False
         self._good[digest] = now + KEY_CACHE_S

@@ -15,6 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from serve_app.domain.errors import Unavailable
 from serve_app.domain.name_resolution import NameResolver
 from serve_app.free_ports import free_ports
 from serve_app.gateway import connect_proxy
@@ -237,6 +238,36 @@ async def test_callers_from_elsewhere_need_a_key(monkeypatch: pytest.MonkeyPatch
             assert (status, "proxy-authenticate: Basic" in said) == (407, True)
         async with client(running) as caller:
             assert (await caller.ask("fal.run:443", f"proxy-authorization: basic {good}"))[0] == 200
+
+
+async def test_an_open_tunnel_ends_with_its_key_and_not_while_nothing_can_be_checked(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(connect_proxy, "_on_this_machine", lambda _: False)
+    monkeypatch.setattr(connect_proxy, "CHECK_S", 0.01)
+    answers: list[bool | Unavailable] = [True, Unavailable("Darkroom does not answer.")]
+    asked = asyncio.Event()
+
+    async def may(key: str) -> bool:
+        answer = answers[0] if len(answers) == 1 else answers.pop(0)
+        if isinstance(answer, Unavailable):
+            asked.set()
+            raise answer
+        return answer
+
+    credentials = f"Proxy-Authorization: Basic {base64.b64encode(KEY.encode()).decode()}"
+    async with echo() as here, proxy(here, admits=may) as running:
+        async with client(running) as caller:
+            assert (await caller.ask("fal.run:443", credentials))[0] == 200
+            await asked.wait()
+            caller.writer.write(b"hello")
+            assert await caller.reader.readexactly(5) == b"HELLO"
+            async with client(running) as other:
+                status, why = await other.ask("fal.run:443", credentials)
+            assert (status, "does not answer" in why) == (503, True)
+            answers[:] = [False]
+            async with asyncio.timeout(60):
+                assert await caller.reader.read() == b""
 
 
 @pytest.mark.parametrize(

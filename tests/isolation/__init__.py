@@ -1,0 +1,1 @@
+"""Mutation of the conditions that keep tenants apart: `scripts/mutate_tenants`."""
