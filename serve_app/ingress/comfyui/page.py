@@ -14,10 +14,11 @@ from starlette.requests import Request as HttpRequest
 from starlette.responses import FileResponse, RedirectResponse, Response
 from typing_extensions import TypedDict
 
-from serve_app.domain.errors import NotFound
+from serve_app.domain.errors import Forbidden, NotFound
 from serve_app.ingress.comfyui.endpoint import caller_of, endpoint_of
 from serve_app.ingress.comfyui.errors import ERRORS, TAG
 from serve_app.ingress.http.errors import json_reply
+from serve_app.ingress.http.hosts import comfyui_host, name_and_port
 from serve_app.ingress.http.openapi import Answer, Operation, answer
 from serve_app.ingress.http.paths import COMFYUI_PREFIX
 from serve_app.ingress.services.services import services_of
@@ -44,6 +45,11 @@ POLICY = "; ".join(
     )
 )
 """Content-Security-Policy of the page. It is a program of others: it reaches no other origin."""
+
+NO_HOST = (
+    "ComfyUI's page is a program of others, so it needs a host name of its own here. The operator "
+    "sets DARKROOM_COMFYUI_HOST to another name of this Darkroom."
+)
 
 NO_PAGE = (
     "ComfyUI's page is not installed here. The operator names its folder in the setting "
@@ -85,13 +91,25 @@ class ComfyUiUsers(TypedDict):
 
 async def redirected(request: HttpRequest) -> Response:
     """Answer with the page's address. It needs the slash, because its own are relative."""
-    del request
-    return RedirectResponse(f"{COMFYUI_PREFIX}/", 307)
+    return RedirectResponse(_elsewhere(request) or f"{COMFYUI_PREFIX}/", 307)
 
 
 async def index(request: HttpRequest) -> Response:
-    """``GET /``: the page. Without a key, browsers ask their user for it."""
-    return await _file(request, INDEX)
+    """``GET /``: the page. Without a key, browsers ask their user for it, at its own host only."""
+    address = _elsewhere(request)
+    return await _file(request, INDEX) if address is None else RedirectResponse(address, 307)
+
+
+def _elsewhere(request: HttpRequest) -> str | None:
+    """Address of the page at its own host, by the scheme that the browser uses; None: the call came
+    to that host. ``Forbidden``: there is none."""
+    models, host = services_of(request).config.models, request.headers.get("host", "")
+    own, (name, port) = comfyui_host(host, models.comfyui_host), name_and_port(host)
+    if models.comfyui_page is None or own == name:
+        return None
+    if own is None:
+        raise Forbidden(NO_HOST)
+    return f"//{own}{port}{request.scope.get('root_path', '')}{COMFYUI_PREFIX}/"
 
 
 async def part(request: HttpRequest) -> Response:
@@ -101,6 +119,8 @@ async def part(request: HttpRequest) -> Response:
 
 async def _file(request: HttpRequest, name: str) -> Response:
     await caller_of(request)
+    if _elsewhere(request) is not None:
+        raise Forbidden(NO_HOST)
     folder = services_of(request).config.models.comfyui_page
     if folder is None:
         raise NotFound(NO_PAGE if name == INDEX else unsupported(request))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import socket
 from collections.abc import Iterable, Mapping
 from enum import StrEnum
@@ -58,6 +59,29 @@ def parent_of(host: str) -> str:
 # Host names that clients may use to reach this Darkroom.
 
 LOCAL = ("localhost", "127.0.0.1", "[::1]")
+
+COMFYUI = "comfyui.localhost"
+"""Host of ComfyUI's page on this machine: browsers take names below localhost for loopback, and for
+another origin than localhost."""
+
+_NAME = re.compile(r"(\[[^\]]*\]|[^:]*)(:\d{1,5})?")
+
+
+@lru_cache(256)
+def name_and_port(host: str) -> tuple[str, str]:
+    """Name in lower case, and port with its colon or nothing, of a Host header."""
+    found = _NAME.match(host)
+    return ("", "") if found is None else (found[1].lower(), found[2] or "")
+
+
+def comfyui_host(host: str, given: str) -> str | None:
+    """Host name of ComfyUI's page for a browser that came to ``host``; None: it has none there.
+
+    The page is a program of others, so it does not run at the origin where the playground keeps its
+    key. ``given``: the operator's choice; empty: it has one on this machine only.
+    """
+    name, _ = name_and_port(host)
+    return given or (COMFYUI if name in (*LOCAL, COMFYUI) else None)
 
 
 def trusted_names(bound: str, given: Iterable[str]) -> frozenset[str]:

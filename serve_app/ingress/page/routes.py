@@ -18,6 +18,7 @@ from starlette.types import Scope
 
 from serve_app.domain.errors import NotFound
 from serve_app.ingress.http.context import context_of
+from serve_app.ingress.http.hosts import comfyui_host, name_and_port
 from serve_app.ingress.http.route_scopes import NO_KEY, ScopedRoute
 from serve_app.ingress.page.bundle import (
     VERSIONS,
@@ -103,6 +104,9 @@ ROUTES = [
 
 async def _answer(request: HttpRequest, name: str) -> Response:
     context_of(request).route = "page"
+    host, given = request.headers.get("host", ""), services_of(request).config.models.comfyui_host
+    if name_and_port(host)[0] == comfyui_host(host, given):
+        raise NotFound("This host has ComfyUI's page and no other: see /comfyui/.")
     found = (await in_cpu_thread(_files)).get(name)
     if found is None:
         if name.startswith(VERSIONS):

@@ -28,6 +28,7 @@ from tests.ingress.comfyui.comfy import (
 )
 from tests.ingress.house import House, built
 
+OWN = "http://comfyui.localhost"
 HOLD = {"1": node("Hold"), "2": node("SaveImage", filename_prefix="x")}
 
 
@@ -45,7 +46,7 @@ async def paged(tmp_path: Path) -> AsyncIterator[House]:
 
 async def test_a_browser_is_asked_for_the_key_and_gets_the_page(paged: House) -> None:
     transport = httpx.ASGITransport(paged.app)
-    async with httpx.AsyncClient(transport=transport, base_url="http://testserver") as browser:
+    async with httpx.AsyncClient(transport=transport, base_url=OWN) as browser:
         moved = await browser.get("/comfyui")
         assert (moved.status_code, moved.headers["location"]) == (307, "/comfyui/")
         asked = await browser.get("/comfyui/")
@@ -63,6 +64,35 @@ async def test_a_browser_is_asked_for_the_key_and_gets_the_page(paged: House) ->
         assert (await browser.get("/comfyui/api/extensions")).json() == ["/extensions/core/b.js"]
         for name in ("none.js", "link.txt", "assets", "..%2Fsecret.txt", "a" * 300):
             assert (await browser.get(f"/comfyui/{name}")).status_code == 404, name
+
+
+async def test_the_page_has_an_origin_of_its_own(paged: House) -> None:
+    """The playground keeps its key at the other one, and ComfyUI's page is a program of others."""
+    transport = httpx.ASGITransport(paged.app)
+    async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1:8000") as browser:
+        for path in ("/comfyui", "/comfyui/"):
+            moved = await browser.get(path)
+            assert (moved.status_code, moved.headers["location"]) == (
+                307,
+                "//comfyui.localhost:8000/comfyui/",
+            )
+        user, _, password = paged.key.partition(":")
+        browser.auth = httpx.BasicAuth(user, password)
+        assert (await browser.get("/comfyui/assets/a.js")).status_code == 403
+        assert (await browser.get("/comfyui/api/extensions")).status_code == 200
+        assert (await browser.get("/")).status_code == 200
+        for path in ("/", "/page/icon.svg"):
+            assert (await browser.get(f"{OWN}{path}")).status_code == 404
+        elsewhere = await browser.get("http://studio.example.org/comfyui/")
+        assert (elsewhere.status_code, "DARKROOM_COMFYUI_HOST" in elsewhere.text) == (403, True)
+        models = paged.services.config.models.model_copy(
+            update={"comfyui_host": "comfy.example.org"}
+        )
+        paged.services.config = paged.services.config.model_copy(update={"models": models})
+        moved = await browser.get("https://studio.example.org/comfyui/")
+        assert moved.headers["location"] == "//comfy.example.org/comfyui/"
+        assert (await browser.get("https://comfy.example.org/comfyui/")).text == "index.html"
+        assert (await browser.get("https://comfy.example.org/")).status_code == 404
 
 
 async def test_without_a_page_a_sentence_says_what_to_do(place: Place) -> None:
