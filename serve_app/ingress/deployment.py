@@ -423,7 +423,9 @@ class Ingress(ReplicaCalls):
         return Services(
             config=config,
             file_config=self._file_config,
-            host_names=trusted_names(config.server.host, config.server.trusted_hosts),
+            host_names=trusted_names(
+                config.server.host, (*config.server.trusted_hosts, config.models.comfyui_host)
+            ),
             catalog=catalog,
             entries=self._catalog,
             bundles=self._bundles,

@@ -96,7 +96,8 @@ def trusted_names(bound: str, given: Iterable[str]) -> frozenset[str]:
         for address in interface
     )
     own = (_bracketed(each) for each in (*addresses, bound))
-    return frozenset(name.lower() for name in (*LOCAL, socket.gethostname(), *own, *given))
+    here = (*LOCAL, COMFYUI, socket.gethostname())
+    return frozenset(name.lower() for name in (*here, *own, *given) if name)
 
 
 def _bracketed(address: str) -> str:
