@@ -194,7 +194,8 @@ def _names(config: Config, host: str) -> tuple[str, ...]:
     This machine's own names are included only if other machines can reach ``host``.
     """
     public = urlsplit(config.server.public_url or "").hostname
-    given = (*config.server.trusted_hosts, *(() if public is None else (public,)))
+    named = (public, config.models.comfyui_host or None)
+    given = (*config.server.trusted_hosts, *(each for each in named if each is not None))
     return tuple(sorted(given if is_loopback(host) else trusted_names(host, given)))
 
 
