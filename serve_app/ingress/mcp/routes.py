@@ -99,6 +99,7 @@ class McpError(TypedDict):
     """Answer to something that is no message of the protocol."""
 
     jsonrpc: Literal["2.0"]
+    id: NotRequired[str | int | None]
     error: McpErrorDetails
 
 

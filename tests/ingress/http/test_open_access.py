@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
@@ -13,11 +14,13 @@ import pytest
 from serve_app.domain.errors import Forbidden
 from serve_app.domain.request import Request, State
 from serve_app.ingress.http.paths import MCP_PATH, REPLICATE_PREFIX
-from serve_app.ingress.services.open_access import require_no_less
+from serve_app.ingress.http.route_scopes import NO_KEY
+from serve_app.ingress.services.open_access import OpenAccess, OpenCall, require_no_less
 from serve_app.tenants.scopes import API, FILES, OPERATOR, READ, SUBMIT, Caller
 from tests.ingress.api.files.private import CONTENT, generated, lifecycle, without_key
 from tests.ingress.exchange import Exchange, opened
 from tests.ingress.house import ORIGIN, House
+from tests.ingress.http.test_route_scopes import scopes
 
 LONG = {"sleep_s": 300}
 LARGE = 3_000_000  # bytes, several parts of a response
@@ -240,6 +243,31 @@ async def test_calls_of_other_keys_go_on(place: Place) -> None:
         await place.revoke()
         await ended.end()
         await still_open(call)
+
+
+async def test_every_call_with_a_key_is_known_by_what_it_was_let_in_by(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So it would end with it, if it were open for long."""
+    known: list[object] = []
+    unknown: set[str] = set()
+    end = OpenAccess.end
+
+    def noted(self: OpenAccess, call: OpenCall) -> None:
+        known.append(call.access and call.access.holder)
+        end(self, call)
+
+    monkeypatch.setattr(OpenAccess, "end", noted)
+    id_ = "0190a0a0-0000-7000-8000-000000000000"
+    async with house.client() as client:
+        for (method, path), scope in scopes().items():
+            if scope == NO_KEY or method == "HEAD" or path.startswith("/files/"):
+                continue
+            answer = await client.request(method, re.sub(r"\{[^}]*\}", id_, path), json={})
+            is_no_endpoint = answer.status_code == 404 and path.endswith("{path:path}")
+            if known.pop() is None and not is_no_endpoint:
+                unknown.add(f"{answer.status_code} {method} {path}")
+    assert unknown == set()
 
 
 # Credentials that are no keys
