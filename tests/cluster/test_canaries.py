@@ -13,7 +13,8 @@ import httpx
 import pytest
 
 from serve_app.cli.connection.installation import Installation
-from tests.cluster.darkroom import Darkroom
+from serve_app.tenants.credentials import short_hash
+from tests.cluster.darkroom import Darkroom, eventually
 
 pytestmark = pytest.mark.cluster
 
@@ -75,6 +76,10 @@ def test_secrets_in_the_wrong_place_are_found_nowhere(darkroom: Darkroom, tmp_pa
     with httpx.Client(base_url=darkroom.url, timeout=60) as http:
         sent = send_all(http, key_id)
         assert http.get("/v1/requests", headers={"Authorization": f"Key {darkroom.key}"}).is_success
+    # Failed logins are written once a minute.
+    swapped = json.dumps(short_hash(sent["swapped"]))
+    logins = "SELECT 1 FROM audit WHERE action = 'login.fail' AND detail::text LIKE %s"
+    eventually(lambda: darkroom.sql(logins, f"%{swapped}%"), "the failed logins are written")
     backup = darkroom.command("backup", str(tmp_path / "backup"))
     assert backup.returncode == 0, backup.stderr
     export = darkroom.http.get("/v1/tenants/default/export").content
@@ -82,7 +87,8 @@ def test_secrets_in_the_wrong_place_are_found_nowhere(darkroom: Darkroom, tmp_pa
     log = (darkroom.data_dir / "logs" / "darkroom.log").read_text()
     address = re.findall(r"metrics are at (http://127\.0\.0\.1:\d+/metrics)", log)[-1]
     (tmp_path / "metrics").write_text(httpx.get(address).text)
-    darkroom.sql("CHECKPOINT")  # what is in the memory of PostgreSQL goes to its files
+    with darkroom.database() as connection:
+        connection.execute("CHECKPOINT")  # what is in PostgreSQL's memory goes to its files
 
     installation = Installation(darkroom.data_dir)
     found = {

@@ -252,6 +252,7 @@ async def signed_out(request: HttpRequest) -> Response:
     found = await keys.find(caller.key_id)
     if found is None or not found.person:
         raise Forbidden("This key is not of a sign-in. Only a sign-in ends itself.")
+    context_of(request).access = None  # it ends its own, and is answered: the provider may be slow
     await keys.revoke(caller.key_id, actor_of(request))
     if sign_in is None or not services.config.sign_in.oidc_provider_logout:
         return Response(status_code=204)
