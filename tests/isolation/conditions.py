@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 CONDITION = re.compile(
     r"(?<![\w.])(?:\w+\.)?(?:tenant|owner) (?:=|IS NOT DISTINCT FROM) "
-    r"(?:ANY\([^()]*\)|%\(\w+\)s(?:::text)?|\w+\.(?:tenant|owner)\b)"
+    r"(?:ANY\((?:[^()]|%\(\w+\)s)*\)|%\(\w+\)s(?:::text)?|\w+\.(?:tenant|owner)\b)"
 )
 _ASSIGNED = re.compile(r"(?:\bSET|,)\s*\Z")
 
