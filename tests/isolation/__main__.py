@@ -7,6 +7,7 @@ printed, and the exit status is 1.
 from __future__ import annotations
 
 import argparse
+import difflib
 import json
 import random
 import subprocess
@@ -51,6 +52,13 @@ def recorded(path: Path, tests: Sequence[str]) -> Mapping[str, Sequence[str]]:
     return found
 
 
+def difference(statement: str, changed: str) -> str:
+    """First line of the statement, and the lines that differ."""
+    first, *_ = statement.strip().splitlines()
+    lines = difflib.unified_diff(statement.splitlines(), changed.splitlines(), n=2, lineterm="")
+    return "\n".join([first, *list(lines)[2:]])
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--record", type=Path, help="file of which test runs what; made if absent")
@@ -78,7 +86,7 @@ def main() -> int:
             click.echo(f"{number} of {len(mutants)}: {'noticed' if is_noticed else 'NOT NOTICED'}")
             if not is_noticed:
                 survivors += 1
-                click.echo(f"\nby {len(tests)} tests:\n{changed.strip()}\n")
+                click.echo(f"\nby {len(tests)} tests:\n{difference(statement, changed)}\n")
     click.echo(
         f"{len(mutants)} conditions, {survivors} not noticed, {time.monotonic() - began:.0f} s"
     )

@@ -7,8 +7,10 @@ from collections.abc import Iterator
 
 CONDITION = re.compile(
     r"(?<![\w.])(?:\w+\.)?(?:tenant|owner) (?:=|IS NOT DISTINCT FROM) "
-    r"(?:ANY\((?:[^()]|%\(\w+\)s)*\)|%\(\w+\)s(?:::text)?|\w+\.(?:tenant|owner)\b)"
+    r"(?:ANY\(%\(\w+\)s[^()]*\)|%\(\w+\)s(?:::text)?)"
 )
+"""A condition with the tenant that is given. Those between tables are about one row's tenant."""
+
 _ASSIGNED = re.compile(r"(?:\bSET|,)\s*\Z")
 
 
