@@ -256,6 +256,9 @@ async def test_a_sign_in_makes_a_key_of_the_person_that_ends(ring: Ring) -> None
 async def test_ended_sign_ins_of_a_person_are_forgotten_at_a_later_one(ring: Ring) -> None:
     rights = Rights("studio", frozenset({READ}))
     kept = await ring.keys.create("studio", expires_at=ring.clock.now() + timedelta(hours=1))
+    until = ring.clock.now() + timedelta(hours=8)
+    elsewhere = replace(rights, tenant="another")
+    await ring.keys.sign_in(Person("ada", "ada", ()), elsewhere, until, "10.0.0.7")
     for person in ("ada", "bob", "ada"):
         until = ring.clock.now() + timedelta(hours=8)
         last = await ring.keys.sign_in(Person(person, person, ()), rights, until, "10.0.0.7")
@@ -263,6 +266,7 @@ async def test_ended_sign_ins_of_a_person_are_forgotten_at_a_later_one(ring: Rin
     found = await ring.keys.list("studio")
     assert [each.person for each in found] == [None, "bob", "ada"]
     assert {kept.id, last.id} <= {each.key_id for each in found}
+    assert len(await ring.keys.list("another")) == 1
 
 
 async def test_a_link_gives_one_browser_a_key_with_the_same_rights(ring: Ring) -> None:

@@ -171,13 +171,12 @@ async def test_no_part_is_taken_of_what_is_whole_or_given_up(books: Books) -> No
 
 async def test_a_tenants_whole_files_are_listed_the_latest_first_by_pages(books: Books) -> None:
     keys = [f"u/{number}/a.png" for number in range(5)]
-    for key in keys:
-        await books.book.open(replace(UPLOAD, key=key))
+    owners = {"u/before/a.png": "other", **dict.fromkeys(keys, "studio"), "u/after/a.png": "other"}
+    for key, tenant in owners.items():
+        await books.book.open(replace(UPLOAD, key=key, tenant=tenant))
         await books.book.finish(key, 7)
         await books.later(1)
     await books.book.open(replace(UPLOAD, key="u/open/a.png"))
-    await books.book.open(replace(UPLOAD, key="u/other/a.png", tenant="other"))
-    await books.book.finish("u/other/a.png", 7)
     await books.book.delete(UPLOAD.tenant, keys[1])
     first = await books.book.page(UPLOAD.tenant, limit=2)
     rest = await books.book.page(
