@@ -53,6 +53,15 @@ async def test_a_file_belongs_to_its_tenant(book: ComfyUiBook) -> None:
     assert await book.put("house", FLOW, b"mine")
     assert await book.put("other", FLOW, b"theirs")
     assert await book.read("house", FLOW) == b"mine"
+    assert [(each.path, each.size) for each in await book.files("house")] == [(FLOW, 4)]
+    assert await book.put("other", "b.json", b"theirs")
+    assert await book.move("house", FLOW, "b.json", overwrite=False)
+    assert await book.read("other", FLOW) == b"theirs"
+    assert await book.move("house", "b.json", FLOW)
+    await book.merge("other", "settings", {"theirs": 1})
+    await book.merge("house", "settings", {"mine": 1})
+    assert json.loads(await book.read("house", "settings") or b"") == {"mine": 1}
+    assert await book.remove("house", "settings")
     assert await book.remove("other", FLOW)
     assert not await book.remove("other", FLOW)
     assert await book.read("other", FLOW) is None
