@@ -27,15 +27,7 @@ class Exchange:
         self.cut = False
         self._whole = False
         self._slow = slow
-        self._moved = asyncio.Event()
         self._messages = [{"type": "http.request", "body": body, "more_body": more}]
-
-    async def until_sent(self, text: bytes) -> None:
-        """Wait until the response has this text."""
-        async with asyncio.timeout(60):
-            while text not in self.content:
-                await self._moved.wait()
-                self._moved.clear()
 
     async def end(self) -> None:
         async with asyncio.timeout(60):
@@ -64,7 +56,6 @@ class Exchange:
                 await asyncio.Event().wait()
             self.content += message.get("body", b"")
             self._whole = not message.get("more_body", False)
-        self._moved.set()
 
     def finish(self) -> None:
         self.cut = not self._whole

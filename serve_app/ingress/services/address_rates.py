@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections import OrderedDict
 
 from serve_app.domain.errors import RateLimited
 from serve_app.domain.ports import Clock
+from serve_app.tenants.recent_keys import RecentKeys
 
 PER_MINUTE = 120
 """Calls of one address a minute: a program that waits for its sign-in makes twelve, and the people
@@ -15,6 +15,8 @@ BURST = 60
 """Calls of one address that may come at once."""
 ALL_TOGETHER = 10
 """Times as many from all addresses together."""
+FULL_S = BURST * 60 / PER_MINUTE
+"""Seconds after which a bucket is full, whatever was taken from it, so that it need not be kept."""
 MAX_ADDRESSES = 10_000
 
 EVERYBODY = "*"
@@ -25,7 +27,8 @@ class AddressRates:
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
-        self._buckets: OrderedDict[str, tuple[float, float]] = OrderedDict()  # tokens, and when
+        # Tokens, and when there were so many.
+        self._buckets: RecentKeys[tuple[float, float]] = RecentKeys(MAX_ADDRESSES, FULL_S)
 
     def take(self, source: str) -> None:
         """Count a call. ``source``: its client's address, or network. ``RateLimited``."""
@@ -34,14 +37,11 @@ class AddressRates:
 
     def _take(self, name: str, per_minute: float, burst: float) -> None:
         now = self._clock.monotonic()
-        tokens, at = self._buckets.get(name, (burst, now))
+        tokens, at = self._buckets.get(name, now) or (burst, now)
         tokens = min(burst, tokens + (now - at) * per_minute / 60)
         if tokens < 1:
             wait_s = math.ceil((1 - tokens) * 60 / per_minute)
             raise RateLimited(
                 f"There are too many calls without a key. Wait {wait_s} s and call again.", wait_s
             )
-        self._buckets[name] = (tokens - 1, now)
-        self._buckets.move_to_end(name)
-        while len(self._buckets) > MAX_ADDRESSES:
-            self._buckets.popitem(last=False)
+        self._buckets.put(name, (tokens - 1, now), now)

@@ -92,12 +92,12 @@ class OpenAccess:
         self._older = set(self._open)
         found = {each.access.holder: each.access for each in calls if each.access}
         ends = await asyncio.gather(*(_end_of(each) for each in found.values()))
-        reasons = {holder: end for holder, end in zip(found, ends, strict=True) if end is not None}
-        for call in calls if reasons else ():
-            if call.access is not None and call.ended is None and id(call) in self._open:
-                call.ended = reasons.get(call.access.holder)
-                if call.ended is not None:
-                    call.on_end()
+        reasons = dict(zip(found, ends, strict=True))
+        for call in calls:
+            reason = reasons.get(call.access.holder) if call.access else None
+            if reason is not None and call.ended is None and id(call) in self._open:
+                call.ended = reason
+                call.on_end()
 
 
 async def _end_of(access: Access) -> DarkroomError | None:
