@@ -180,9 +180,9 @@ class ModelSettings(SettingsGroup):
         "`models`, `nodes`, `arguments`, `start_timeout_s`.",
     )
     comfyui_page: AbsolutePath | None = Field(default=None, description="Folder of ComfyUI's page.")
-    comfyui_host: str = Field(
-        default="",
-        pattern=r"^([a-z0-9][a-z0-9.-]*)?$",
+    comfyui_host: str | None = Field(
+        default=None,
+        pattern=r"^[a-z0-9][a-z0-9.-]*$",
         description="Host name of ComfyUI's page, which has one of its own. Unset: on this machine "
         "`comfyui.localhost`, and none for others.",
     )

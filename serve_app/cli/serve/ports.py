@@ -194,7 +194,7 @@ def _names(config: Config, host: str) -> tuple[str, ...]:
     This machine's own names are included only if other machines can reach ``host``.
     """
     public = urlsplit(config.server.public_url or "").hostname
-    named = (public, config.models.comfyui_host or None)
+    named = (public, config.models.comfyui_host)
     given = (*config.server.trusted_hosts, *(each for each in named if each is not None))
     return tuple(sorted(given if is_loopback(host) else trusted_names(host, given)))
 

@@ -74,17 +74,17 @@ def name_and_port(host: str) -> tuple[str, str]:
     return ("", "") if found is None else (found[1].lower(), found[2] or "")
 
 
-def comfyui_host(host: str, given: str) -> str | None:
+def comfyui_host(host: str, given: str | None) -> str | None:
     """Host name of ComfyUI's page for a browser that came to ``host``; None: it has none there.
 
     The page is a program of others, so it does not run at the origin where the playground keeps its
-    key. ``given``: the operator's choice; empty: it has one on this machine only.
+    key. ``given``: the operator's choice; None: it has one on this machine only.
     """
     name, _ = name_and_port(host)
     return given or (COMFYUI if name in (*LOCAL, COMFYUI) else None)
 
 
-def trusted_names(bound: str, given: Iterable[str]) -> frozenset[str]:
+def trusted_names(bound: str, given: Iterable[str | None]) -> frozenset[str]:
     """Trusted values of the Host header, without the port.
 
     They are this machine's name and addresses, the address that it is ``bound`` to, and the
