@@ -55,23 +55,17 @@ from serve_app.telemetry.clock import SystemClock
 from serve_app.telemetry.metrics import Metrics
 from serve_app.tenants.scopes import ADMIN, API
 from serve_app.tenants.tokens import StreamTokens, Tokens, UploadTokens
-from tests.fakes.catalog_entries import FakeAppBundles, FakeCatalogEntries
-from tests.fakes.comfyui import FakeComfyUiBook
 from tests.fakes.file_access import FakeFileAccess
 from tests.fakes.held_weights import FakeHeldWeights, FakeLeader
 from tests.fakes.keyring import FakeKeyRing
 from tests.fakes.lifecycles import FakeLifecycles
 from tests.fakes.liveness import FakeLiveness
-from tests.fakes.partial_results import FakePartialResults
 from tests.fakes.queue import FakeQueue
-from tests.fakes.signing_seeds import FakeSigningSeeds
 from tests.fakes.storage import FakeStorage
-from tests.fakes.tables import FakeTables
-from tests.fakes.tenant_deletions import FakeTenantDeletions
-from tests.fakes.tenants import FakeTenants
 from tests.fakes.uploads import FakeUploads
 from tests.fakes.weight_book import FakeWeightBook
 from tests.ingress.answers import CheckedAnswers, contract_of
+from tests.ingress.books import MakeBooks, fakes
 from tests.ingress.replica import ScriptedReplica
 
 MODELS = Path(__file__).with_name("models.yaml")
@@ -143,13 +137,14 @@ async def built(
     entries: CatalogEntries | None = None,
     documented: Catalog | None = None,
     resources: Sequence[Resource[Any]] = RESOURCES,
+    books: MakeBooks = fakes,
     **settings: Any,
 ) -> AsyncGenerator[House]:
     """A started house, closed at the end. ``deliver``: send webhooks to the hosts in ``names``.
     ``batches``, ``workflows``: run the worker of batches, or of workflows.
     ``models``: a file in place of ``catalog``. ``entries``: those of the database. ``documented``:
     endpoints that answers are compared with, if they are not those of ``catalog``. ``resources``:
-    more than Darkroom's own."""
+    more than Darkroom's own. ``books``: where all is kept."""
     clock = clock or SystemClock()
     usual: dict[str, Any] = {"gpus": 0, "max_body_bytes": 1 << 20, "trusted_hosts": (HOST,)}
     config = Config(**usual | settings, pools=pools)
@@ -166,150 +161,148 @@ async def built(
     )
     liveness = FakeLiveness()
     queue_limits = limits or QueueLimits()
-    queue = FakeQueue(clock, terms, queue_limits, liveness)
-    book = FakeUploads(clock, note=queue.operations.note)
-    queue.batches.files.uploads, book.batches = book, queue.batches
-    keys = FakeKeyRing(clock, queue.operations.note)
-    partials = FakePartialResults(queue)
-    scripted = ScriptedReplica(queue, storage, partials=partials)
-    metrics = Metrics(CollectorRegistry())
-    seeds = FakeSigningSeeds(clock, queue.operations.note)
-    rules = FakeFileAccess(clock, queue.operations.note)
-    defaults = FileDefaults.of(config)
-    access = FileAccessControl(rules, signer, defaults, clock)
-    check: dict[str, Any] = {}
-    if room is not None:
-        check |= {"check_disk_space": room, "check_disk_for_upload": room}
-    if artifact_room is not None:
-        check["check_disk_for_artifact"] = artifact_room
-    files = Files(
-        storage=storage,
-        uploads=Uploads(book, storage, UploadLimits.of(config), access, metrics=metrics),
-        access=access,
-        lifecycles=queue.lifecycles,
-        tickets=storage.tickets,
-        **check,
-    )
-    compose = ComposeByMark(
-        Composer(queue, files),
-        {MARK: PredictionComposer(queue, PredictionRenderer(catalog, files))},
-        access.signed_again,
-    )
-    stored = entries or FakeCatalogEntries(clock, queue.operations.note, queue.unfinished)
-    weights = FakeWeightBook(clock, queue.operations.note, queue.unfinished)
-    live = LiveCatalog(stored, config, catalog, weights, queue.workflows.definitions)
-    if config.models.models is not None:
-        await live.use(config)
-    stored_tenants = FakeTenants(clock, keys, queue.operations.note)
-    deletions = FakeTenantDeletions(clock, stored_tenants)
-    tenants = LiveTenants(stored_tenants, deletions, frozenset({"acme"}))
-    tables = FakeTables(queue.operations.note)
-    services = Services(
-        config=config,
-        file_config=config,
-        host_names=trusted_names(config.server.host, config.server.trusted_hosts),
-        catalog=catalog,
-        entries=live,
-        bundles=FakeAppBundles(queue.operations.note),
-        comfyui=ComfyUiNodes(FakeComfyUiBook(clock), clock),
-        partials=partials,
-        pools=PoolMap(pools),
-        queue=queue,
-        files=files,
-        identity=Identity(
-            keys,
-            Tokens(b"t" * 32, clock),
-            UploadTokens(b"u" * 32, clock),
-            StreamTokens(b"t" * 32, clock),
-            tenants,
-            sign_in_of(config, Secrets(oidc_client_secret=SecretStr("secret")), b"s" * 32, clock),
-        ),
-        sessions=scripted,
-        webhooks=Webhooks(
-            queue, queue.outbox, seeds, compose, config, clock, metrics, names or NameResolver()
-        ),
-        health=Health(
-            Readiness({"storage": storage.check}, clock),
-            examination=Examination(
-                lambda: ingress_checks(
-                    *(Config(**{"data_dir": Path.cwd()} | usual | settings), Secrets()),
-                    lambda: provider_of(config, Secrets(), clock),
-                )
+    async with books(clock, terms, queue_limits, liveness) as kept:
+        queue, keys = kept.queue, kept.keys
+        scripted = ScriptedReplica(queue, storage, partials=kept.partials)
+        metrics = Metrics(CollectorRegistry())
+        defaults = FileDefaults.of(config)
+        access = FileAccessControl(kept.rules, signer, defaults, clock)
+        check: dict[str, Any] = {}
+        if room is not None:
+            check |= {"check_disk_space": room, "check_disk_for_upload": room}
+        if artifact_room is not None:
+            check["check_disk_for_artifact"] = artifact_room
+        files = Files(
+            storage=storage,
+            uploads=Uploads(
+                kept.uploads, storage, UploadLimits.of(config), access, metrics=metrics
             ),
-        ),
-        clock=clock,
-        admission=AdmissionControl(clock, 16 * config.limits.max_body_bytes),
-        new_id=RequestIds(clock),
-        metrics=metrics,
-        audit=AuditTrail(queue.operations, clock),
-        warm=WarmPools(
-            queue.operations,
-            FakeHeldWeights(),
-            lambda: app.state.services.pools,
-            catalog,
-            clock,
-            FakeLeader(),
-        ),
-        weights=weights,
-        tables=tables,
-        jobs=weights.jobs,
-        secrets=SecretBook(tables.of(SECRETS), b"s" * 32),
-        resources=resources,
-        open_access=OpenAccess(every_s=0.05),
-        proxy_secret=PROXY_SECRET,
-        replies=Replies(last_byte_delay_s=linger_s),
-    )
-    app = create_app(resources)
-    problems: list[str] = []
-    app.user_middleware.append(
-        Middleware(
-            CheckedAnswers, contract=contract_of(documented or served, resources), problems=problems
+            access=access,
+            lifecycles=kept.lifecycles,
+            tickets=storage.tickets,
+            **check,
         )
-    )
-    app.state.services = services
-    house = House(
-        app=app,
-        services=services,
-        queue=queue,
-        storage=storage,
-        keys=keys,
-        replica=scripted,
-        weights=weights,
-        liveness=liveness,
-        uploads=book,
-        lifecycles=queue.lifecycles,
-        rules=rules,
-        key=str(await keys.create("default", scopes=frozenset({API, ADMIN}))),
-        weak_key=str(await keys.create("default")),
-        other_key=str(await keys.create("other", scopes=frozenset({API, ADMIN}))),
-    )
+        compose = ComposeByMark(
+            Composer(queue, files),
+            {MARK: PredictionComposer(queue, PredictionRenderer(catalog, files))},
+            access.signed_again,
+        )
+        stored = entries or kept.entries
+        live = LiveCatalog(stored, config, catalog, kept.weights, queue.workflows.definitions)
+        if config.models.models is not None:
+            await live.use(config)
+        tenants = LiveTenants(kept.tenants, kept.deletions, frozenset({"acme"}))
+        services = Services(
+            config=config,
+            file_config=config,
+            host_names=trusted_names(config.server.host, config.server.trusted_hosts),
+            catalog=catalog,
+            entries=live,
+            bundles=kept.bundles,
+            comfyui=ComfyUiNodes(kept.comfyui, clock),
+            partials=kept.partials,
+            pools=PoolMap(pools),
+            queue=queue,
+            files=files,
+            identity=Identity(
+                keys,
+                Tokens(b"t" * 32, clock),
+                UploadTokens(b"u" * 32, clock),
+                StreamTokens(b"t" * 32, clock),
+                tenants,
+                sign_in_of(
+                    config, Secrets(oidc_client_secret=SecretStr("secret")), b"s" * 32, clock
+                ),
+            ),
+            sessions=scripted,
+            webhooks=Webhooks(
+                *(queue, kept.outbox, kept.seeds, compose, config, clock, metrics),
+                names or NameResolver(),
+            ),
+            health=Health(
+                Readiness({"storage": storage.check}, clock),
+                examination=Examination(
+                    lambda: ingress_checks(
+                        *(Config(**{"data_dir": Path.cwd()} | usual | settings), Secrets()),
+                        lambda: provider_of(config, Secrets(), clock),
+                    )
+                ),
+            ),
+            clock=clock,
+            admission=AdmissionControl(clock, 16 * config.limits.max_body_bytes),
+            new_id=RequestIds(clock),
+            metrics=metrics,
+            audit=AuditTrail(queue.operations, clock),
+            warm=WarmPools(
+                queue.operations,
+                FakeHeldWeights(),
+                lambda: app.state.services.pools,
+                catalog,
+                clock,
+                FakeLeader(),
+            ),
+            weights=kept.weights,
+            tables=kept.tables,
+            jobs=kept.jobs,
+            secrets=SecretBook(kept.tables.of(SECRETS), b"s" * 32),
+            resources=resources,
+            open_access=OpenAccess(every_s=0.05),
+            proxy_secret=PROXY_SECRET,
+            replies=Replies(last_byte_delay_s=linger_s),
+        )
+        app = create_app(resources)
+        problems: list[str] = []
+        app.user_middleware.append(
+            Middleware(
+                CheckedAnswers,
+                contract=contract_of(documented or served, resources),
+                problems=problems,
+            )
+        )
+        app.state.services = services
+        house = House(
+            app=app,
+            services=services,
+            queue=queue,
+            storage=storage,
+            keys=keys,
+            replica=scripted,
+            weights=kept.weights,
+            liveness=liveness,
+            uploads=kept.uploads,
+            lifecycles=kept.lifecycles,
+            rules=kept.rules,
+            key=str(await keys.create("default", scopes=frozenset({API, ADMIN}))),
+            weak_key=str(await keys.create("default")),
+            other_key=str(await keys.create("other", scopes=frozenset({API, ADMIN}))),
+        )
 
-    def limit() -> None:
-        services.config = tenants.merged(services.file_config)
-        defaults.become(FileDefaults.of(services.config))
-        queue_limits.become(QueueLimits.of(services.config, tenants.disabled, catalog.bases))
+        def limit() -> None:
+            services.config = tenants.merged(services.file_config)
+            defaults.become(FileDefaults.of(services.config))
+            queue_limits.become(QueueLimits.of(services.config, tenants.disabled, catalog.bases))
 
-    tenants.start(limit)
-    live.on_change = limit
-    await access.start()
-    services.open_access.start()
-    if replica:
-        await house.replica.start()
-    if deliver:
-        await services.webhooks.start()
-    working = [asyncio.create_task(run_batches(BatchWorker(services)))] if batches else []
-    if workflows:
-        working.append(asyncio.create_task(run_workflows(WorkflowWorker(services))))
-    try:
-        yield house
-    finally:
-        for each in working:
-            each.cancel()
-        await asyncio.gather(*working, return_exceptions=True)
-        await services.open_access.aclose()
-        await tenants.aclose()
-        await access.aclose()
-        await services.background.join()
-        await services.webhooks.aclose()
-        await house.replica.aclose()
-    assert not problems, problems
+        tenants.start(limit)
+        live.on_change = limit
+        await access.start()
+        services.open_access.start()
+        if replica:
+            await house.replica.start()
+        if deliver:
+            await services.webhooks.start()
+        working = [asyncio.create_task(run_batches(BatchWorker(services)))] if batches else []
+        if workflows:
+            working.append(asyncio.create_task(run_workflows(WorkflowWorker(services))))
+        try:
+            yield house
+        finally:
+            for each in working:
+                each.cancel()
+            await asyncio.gather(*working, return_exceptions=True)
+            await services.open_access.aclose()
+            await tenants.aclose()
+            await access.aclose()
+            await services.background.join()
+            await services.webhooks.aclose()
+            await house.replica.aclose()
+        assert not problems, problems

@@ -22,9 +22,13 @@ from serve_app.resources.registry import RESOURCES
 from serve_app.tenants.scopes import API, OPERATOR, SINGLE
 from tests.ingress.api.files.private import lifecycle
 from tests.ingress.api.test_loras import safetensors
+from tests.ingress.books import MakeBooks, fakes, in_postgres
 from tests.ingress.fal.test_submit import completed
 from tests.ingress.house import House, built
 from tests.ingress.http.test_route_scopes import scopes
+from tests.queue.database import server
+
+__all__ = ["server"]  # a fixture
 
 OWNER, STRANGER = "default", "stranger"
 SECRET = "a lighthouse that no one else knows"
@@ -368,8 +372,10 @@ class Scene:
 
 
 @asynccontextmanager
-async def scene_of(resources: Sequence[Resource[Any]] = RESOURCES) -> AsyncGenerator[Scene]:
-    async with built(resources=resources) as house:
+async def scene_of(
+    resources: Sequence[Resource[Any]] = RESOURCES, books: MakeBooks = fakes
+) -> AsyncGenerator[Scene]:
+    async with built(resources=resources, books=books) as house:
         rights = frozenset({API, *SINGLE}) - {OPERATOR}
         key = str(await house.keys.create(STRANGER, scopes=rights))
         owner = str(await house.keys.create(OWNER, scopes=rights))
@@ -377,9 +383,15 @@ async def scene_of(resources: Sequence[Resource[Any]] = RESOURCES) -> AsyncGener
             yield Scene(house, client, stranger, await made_by(client, house))
 
 
+@pytest.fixture(params=["fakes", "postgres"], scope="module")
+def books(request: pytest.FixtureRequest) -> MakeBooks:
+    """One for the module: the server starts before a test watches what blocks."""
+    return fakes if request.param == "fakes" else in_postgres(request.getfixturevalue("server"))
+
+
 @pytest.fixture
-async def scene() -> AsyncIterator[Scene]:
-    async with scene_of() as scene:
+async def scene(books: MakeBooks) -> AsyncIterator[Scene]:
+    async with scene_of(books=books) as scene:
         yield scene
 
 
