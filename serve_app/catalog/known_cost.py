@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
-from typing import Any
+from functools import partial
+from typing import Any, cast
 
 from serve_app.catalog.catalog import Catalog, CatalogEntry
 from serve_app.catalog.fields.fields import COUNT, SEEDS
@@ -15,11 +16,21 @@ from serve_app.domain.billing.price import Price, PriceUnit
 from serve_app.domain.executors.hosted import PROVIDERS
 from serve_app.domain.media.draft import DRAFT, FROM_DRAFT
 from serve_app.domain.media.image_size import AUTO
-from serve_app.domain.workflows.definition import OPTION, Node, Workflow
-from serve_app.domain.workflows.references import INPUT, NotThere, resolve
+from serve_app.domain.workflows.definition import MAX_ITEMS, OPTION, Node, Workflow, holds
+from serve_app.domain.workflows.references import (
+    INDEX,
+    INPUT,
+    ITEM,
+    NotThere,
+    references_in,
+    resolve,
+)
 
 NUMBERS = frozenset({COUNT, SEEDS})
 """Fields of an input that say how many images it makes."""
+
+_LATER = object()
+"""In place of a value that another step makes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,18 +84,32 @@ def cost_of_workflow(
     entry: CatalogEntry,
     input: Mapping[str, Any],
 ) -> KnownCost:
-    """Sum of a workflow's steps, as if those with a condition run. ``prices``: by endpoint."""
-    workflow = Workflow.from_json(entry.endpoint.options[OPTION])
+    """Sum of a workflow's steps. ``prices``: by endpoint."""
     total = KnownCost()
-    for node in workflow.nodes.values():
-        found = _of_step(catalog.find(node.app), prices.get(node.app), node, input)
+    for name, found in costs_of_steps(catalog, prices, entry, input):
         if found.unknown:
-            return KnownCost(unknown=f"its step `{node.id}`: {found.unknown}")
+            return KnownCost(unknown=f"its step `{name}`: {found.unknown}")
         if total.currency and found.currency and total.currency != found.currency:
             both = f"{total.currency} and {found.currency}"
             return KnownCost(unknown=f"its steps have prices in {both}")
         total = KnownCost(total.amount + found.amount, found.currency or total.currency)
     return total
+
+
+def costs_of_steps(
+    catalog: Catalog,
+    prices: Mapping[str, Price | None],
+    entry: CatalogEntry,
+    input: Mapping[str, Any],
+) -> Iterator[tuple[str, KnownCost]]:
+    """Cost of each step of a workflow, as if it runs unless the input says that it does not."""
+    workflow = Workflow.from_json(entry.endpoint.options[OPTION])
+    for name, node in workflow.nodes.items():
+        found = catalog.find(node.app)
+        if found is None:
+            yield name, KnownCost(unknown=f"there is no endpoint {node.app}")
+        elif not _is_skipped(node, input):
+            yield name, _of_step(found, prices.get(node.app), node, input)
 
 
 def apps_of(entry: CatalogEntry) -> frozenset[str]:
@@ -94,17 +119,38 @@ def apps_of(entry: CatalogEntry) -> frozenset[str]:
 
 
 def _of_step(
-    entry: CatalogEntry | None, price: Price | None, node: Node, input: Mapping[str, Any]
+    entry: CatalogEntry, price: Price | None, node: Node, input: Mapping[str, Any]
 ) -> KnownCost:
-    if entry is None:
-        return KnownCost(unknown=f"there is no endpoint {node.app}")
     if price is None:
         return cost_of(entry, None, {})
-    if unknown := _unknown_of(node):
-        return KnownCost(unknown=unknown)
+    if {DRAFT, FROM_DRAFT} & node.input.keys():
+        return KnownCost(unknown="it makes drafts, or goes on from one")
+    if node.for_each is None:
+        elements: Sequence[Any] = [None]
+    elif not _is_known(node.for_each):
+        return KnownCost(unknown="it runs for each element of a list that another step makes")
+    else:
+        # With a list that is none, or too long, the step does not start.
+        listed = _known_value(node.for_each, input)
+        elements = cast("list[Any]", listed) if isinstance(listed, list) else []
+        elements = elements if len(elements) <= MAX_ITEMS else []
     if price.unit is PriceUnit.REQUEST:
-        return KnownCost(price.amount, price.currency)
-    given, later = _inputs(entry, node, input)
+        return KnownCost(len(elements) * price.amount, price.currency)
+    amount, properties = Decimal(0), entry.schema.json_schema().get("properties") or {}
+    defaults = {name: each["default"] for name, each in properties.items() if "default" in each}
+    for number, element in enumerate(elements):
+        sources = {INPUT: input, ITEM: element, INDEX: number}
+        found = _of_call(entry, price, node, *_inputs(defaults, node, sources))
+        if found.unknown:
+            return found
+        amount += found.amount
+    return KnownCost(amount, price.currency)
+
+
+def _of_call(
+    entry: CatalogEntry, price: Price, node: Node, given: dict[str, Any], later: frozenset[str]
+) -> KnownCost:
+    """Cost of a step for one element. ``given``, ``later``: see ``_inputs``."""
     if price.unit is PriceUnit.IMAGE and not NUMBERS & later:
         if given.get(SEEDS) is not None and COUNT not in node.input:
             given.pop(COUNT, None)  # the default; the step makes an image of each seed
@@ -115,30 +161,46 @@ def _of_step(
     )
 
 
-def _unknown_of(node: Node) -> str:
-    """Why a step's cost is not known whatever its price, as a clause; empty: it may be."""
-    if node.for_each is not None:
-        return "it runs for each element of a list"
-    return "it makes drafts, or goes on from one" if {DRAFT, FROM_DRAFT} & node.input.keys() else ""
+def _is_skipped(node: Node, input: Mapping[str, Any]) -> bool:
+    """Return whether the input alone says that the step does not run."""
+    if node.when is None or not _is_known(node.when):
+        return False
+    return not holds(node.when, partial(_source, {INPUT: input}))
+
+
+def _is_known(value: Any) -> bool:
+    """Return whether a value of a definition has no reference to another step."""
+    own = (INPUT, ITEM, INDEX)
+    return all(reference.source in own for _, reference in references_in(value, ()))
+
+
+def _known_value(value: Any, input: Mapping[str, Any]) -> Any:
+    try:
+        return resolve(value, partial(_source, {INPUT: input}))
+    except NotThere:
+        return None
+
+
+def _source(sources: Mapping[str, Any], name: str) -> Any:
+    if name not in sources:
+        raise NotThere(name)
+    return sources[name]
 
 
 def _inputs(
-    entry: CatalogEntry, node: Node, input: Mapping[str, Any]
+    defaults: Mapping[str, Any], node: Node, sources: Mapping[str, Any]
 ) -> tuple[dict[str, Any], frozenset[str]]:
-    """Fields of a step's input that are known before it runs, and names of the others."""
-
-    def known(source: str) -> Any:
-        if source == INPUT:
-            return input
-        raise NotThere(source)
-
-    properties: Mapping[str, Any] = entry.schema.json_schema().get("properties") or {}
-    given = {name: each["default"] for name, each in properties.items() if "default" in each}
-    later: set[str] = set()
+    """Fields of a step's input that are known before it runs, and names of the others.
+    ``sources``: what references stand for."""
+    given, later = dict(defaults), set[str]()
     for name, value in node.input.items():
         try:
-            given[name] = resolve(value, known)
+            found = resolve(value, partial(_source, sources)) if _is_known(value) else _LATER
         except NotThere:
+            found = _LATER
+        if found is _LATER:
             given.pop(name, None)
             later.add(name)
+        elif found is not None:  # a null leaves the field to its default
+            given[name] = found
     return given, frozenset(later)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime, timedelta
+from decimal import Decimal
 from enum import IntEnum, StrEnum
 from typing import Any
 
@@ -171,6 +172,9 @@ class NewRequest:
     key_id: str = ""  # of the API key that submits it
     price: Price | None = None  # None: it costs nothing
     expected: Quantities = NOTHING  # what it will make, as far as its input says
+    needed: Mapping[str, Decimal] = field(  # of a budget for its steps, by currency; not reserved
+        default_factory=dict[str, Decimal]
+    )
     file_access: FileAccess | None = None  # of its files; None: they are public
     upload_policy: UploadPolicy | None = None  # its files go to this bucket; None: to storage
     fallback: Fallback | None = None  # where it may run instead

@@ -243,7 +243,8 @@ class Submitter:
             new = replace(new, fallback=replace(fallback, expected_s=there_s))
         quota = quotas.get(new.tenant)
         reserved = quota and quota.reserved_for(new, expected_s)
-        return NewRow(new, input, _offer(waiter), expected_s, reserved)
+        needed = quota and quota.needed_for(new)
+        return NewRow(new, input, _offer(waiter), expected_s, reserved, needed)
 
     def _stored(
         self, row: NewRow, result: InsertResult | Refusal | None, waiter: Waiter | None

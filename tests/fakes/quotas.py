@@ -42,8 +42,9 @@ class FakeQuotas:
             arrival += quota.every_s
             left["reset_s"] = arrival - now
             left["remaining"] = int(quota.burst - (arrival - now) / quota.every_s)
-        if quota.budget is not None and reserved and quota.budget.stop and reserved > free:
-            raise quota.refusal(left | {"why": "budget", "reserved": reserved})
+        needed = max(reserved or Decimal(0), quota.needed_for(new) or Decimal(0))
+        if quota.budget is not None and quota.budget.stop and needed > max(free, Decimal(0)):
+            raise quota.refusal(left | {"why": "budget", "needed": needed})
         self._arrivals[new.tenant] = arrival
         left["free"] = free - (reserved or 0)
         return reserved, quota.allowance(left)

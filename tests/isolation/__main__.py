@@ -24,7 +24,7 @@ from tests.isolation.conditions import without_one
 
 ROOT = Path(__file__).parents[2]
 OTHERS = "tests/ingress/http/test_other_tenants.py"
-"""All calls with the ids of another tenant. They run most statements, and meet every mutant last."""
+"""Calls with the ids of another tenant. They run most statements, and meet every mutant last."""
 TESTS = ("tests/contract", "tests/queue", "tests/tenants", "tests/webhooks", OTHERS)
 MOST_TESTS = 60
 """Of all others, a mutant meets those with the fewest statements, so with the clearest aim."""

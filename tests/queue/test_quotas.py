@@ -183,6 +183,17 @@ async def test_a_burst_reserves_no_more_than_the_budget(
     assert await used(database) == 5
 
 
+async def test_a_request_whose_steps_need_more_than_is_left_is_not_stored(
+    ingress: Ingress, database: Database
+) -> None:
+    queue = await ingress(budget(5))
+    with pytest.raises(BudgetExhausted, match=r"5 USD are left, and this request may cost 6 USD"):
+        await queue.submit(new(needed={"USD": Decimal(6)}))
+    for needed in ({"USD": Decimal(5)}, {"EUR": Decimal(9)}):
+        await queue.submit(new(needed=needed))
+    assert await used(database) == 0, "its steps reserve it"
+
+
 async def test_what_costs_nothing_runs_without_a_budget(ingress: Ingress) -> None:
     queue = await ingress(budget(1))
     await queue.submit(new(**ONE))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from decimal import Decimal
 from typing import Any
 
 from serve_app.catalog.catalog import CatalogEntry
@@ -36,6 +37,7 @@ class Submission:
     warnings: tuple[str, ...] = ()  # for the request's own log
     pool: str = ""
     price: Price | None = None  # None: it costs nothing
+    needed: Mapping[str, Decimal] = field(default_factory=dict[str, Decimal])  # see NewRequest
     reads_private: bool = False  # the input names a private file
     access: FileAccess | None = None  # of its files; None: they are public
     retries: Retries | None = None  # None: the installation's default
@@ -75,6 +77,7 @@ class Submission:
             draft_key=self.draft_key,
             key_id=options.key_id,
             price=price,
+            needed=self.needed,
             expected=NOTHING
             if price is None
             else expected_quantities(entry.endpoint, self.input, self.left),

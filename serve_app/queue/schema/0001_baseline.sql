@@ -881,8 +881,8 @@ RETURNS numeric LANGUAGE sql STABLE AS $$
 $$;
 
 -- Decide which requests of a tenant are stored, in their order. `verdicts`: for each of `reserves`
--- (null: it does not count towards the budget) an empty text, or `rate` or `budget`. `every_s`:
--- time that a call costs; null: no rate. `unit`, `budget`: null for none; a budget that does not
+-- (null: it does not count towards the budget) an empty text, or `rate` or `budget`. `needs`: what
+-- has to be left for it, which for a workflow is what its steps will reserve. `every_s`: time that a call costs; null: no rate. `unit`, `budget`: null for none; a budget that does not
 -- stop only counts. Other statements for the tenant wait until this one has committed. Each
 -- statement of a volatile function sees what was committed before it, so what is read under the
 -- lock is all that counts. Lines of `usage` are settled when they are a minute old, since then every
@@ -891,7 +891,7 @@ $$;
 -- goes on submitting would have its whole period summed up by each of its submits.
 CREATE FUNCTION admit_requests(
     of_tenant text, every_s double precision, burst integer, of_unit text, of_currency text,
-    budget numeric, stops boolean, reserves numeric[],
+    budget numeric, stops boolean, reserves numeric[], needs numeric[],
     OUT verdicts text[], OUT wait_s double precision, OUT remaining integer,
     OUT reset_s double precision, OUT free numeric)
 LANGUAGE plpgsql VOLATILE AS $$
@@ -903,6 +903,7 @@ DECLARE
     begun timestamptz;
     q tenant_quotas%ROWTYPE;
     each numeric;
+    needed numeric;
     summed boolean := false;
 BEGIN
     INSERT INTO tenant_quotas (tenant) VALUES (of_tenant) ON CONFLICT DO NOTHING;
@@ -932,10 +933,10 @@ BEGIN
             + budget_freed(of_tenant, q.period, q.settled_at, 'infinity');
     END IF;
     q.tat := greatest(q.tat, at);
-    FOREACH each IN ARRAY reserves LOOP
+    FOR each, needed IN SELECT * FROM unnest(reserves, needs) LOOP
         IF every_s IS NOT NULL AND q.tat + cost - at > burst * cost THEN
             verdicts := array_append(verdicts, 'rate');
-        ELSIF budget IS NOT NULL AND stops AND each > 0 AND each > free THEN
+        ELSIF budget IS NOT NULL AND stops AND needed > 0 AND needed > free THEN
             verdicts := array_append(verdicts, 'budget');
         ELSE
             verdicts := array_append(verdicts, '');

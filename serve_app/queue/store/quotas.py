@@ -57,6 +57,11 @@ class Quota:
         there = self.reserved(other.price, other.expected, other.expected_s)
         return own if there is None else max(there, own or Decimal(0))
 
+    def needed_for(self, new: NewRequest) -> Decimal | None:
+        """What the budget has to have left for the steps of a workflow, which reserve it
+        themselves. None: nothing."""
+        return None if self.budget is None else new.needed.get(self.budget.currency)
+
     @property
     def columns(self) -> Mapping[str, object]:
         """Row of the statement's parameter ``quotas``."""
@@ -93,7 +98,7 @@ class Quota:
                 float(verdict["wait_s"]),
                 allowance,
             )
-        free, asked = Decimal(verdict["free"]), Decimal(verdict["reserved"])
+        free, asked = Decimal(verdict["free"]), Decimal(verdict["needed"])
         currency, amount = self.budget.currency, self.budget.amount
         return BudgetExhausted(
             f"User is locked. Reason: Exhausted balance. Of the budget of {amount:f} {currency} a "
@@ -123,9 +128,12 @@ LEFT = f"""(SELECT json_build_object({_LEFT.format("l.")})
 ADMITTED = """
 quota AS MATERIALIZED (
     SELECT x.tenant, a.* FROM (
-        SELECT t.tenant, t.reserves, l.every_s, l.burst, l.unit, l.currency, l.budget, l.stops
+        SELECT t.tenant, t.reserves, t.needs,
+               l.every_s, l.burst, l.unit, l.currency, l.budget, l.stops
         FROM (
-            SELECT tenant, array_agg(reserved ORDER BY n) AS reserves FROM given GROUP BY tenant
+            SELECT tenant, array_agg(reserved ORDER BY n) AS reserves,
+                   array_agg(greatest(reserved, needed) ORDER BY n) AS needs
+            FROM given GROUP BY tenant
         ) t
         JOIN json_to_recordset(%(quotas)s::json) AS l(
             tenant text, every_s double precision, burst integer, unit text, currency text,
@@ -133,7 +141,8 @@ quota AS MATERIALIZED (
         -- In one order: two statements that admit the same tenants do not deadlock.
         ORDER BY t.tenant
     ) x CROSS JOIN LATERAL admit_requests(
-        x.tenant, x.every_s, x.burst, x.unit, x.currency, x.budget, x.stops, x.reserves) a
+        x.tenant, x.every_s, x.burst, x.unit, x.currency, x.budget, x.stops, x.reserves,
+        x.needs) a
 ),
 decided AS MATERIALIZED (
     SELECT g.*, q.verdicts[row_number() OVER (PARTITION BY g.tenant ORDER BY g.n)] AS why,
@@ -148,7 +157,7 @@ REFUSALS = f"""
 UNION ALL
 SELECT id::text, '{REFUSED}', NULL, 0, NULL, 0, NULL, NULL, json_build_object(
            'why', why, 'wait_s', wait_s, {_LEFT.format("")},
-           'reserved', coalesce(reserved, 0)::text)::text, NULL
+           'needed', coalesce(greatest(reserved, needed), 0)::text)::text, NULL
 FROM decided WHERE why <> ''
 """
 

@@ -130,7 +130,7 @@ WITH {{source}} AS (
         alone boolean, previews boolean, warnings json, replica text, actor text, key text,
         body text, reuse text, forgetting text, retries text, webhook text, origin text,
         shown text, large integer, trace text, words tsvector, draft_key text, draft_bytes bigint,
-        key_id text, price jsonb, reserved numeric, file_access text,
+        key_id text, price jsonb, reserved numeric, needed numeric, file_access text,
         upload_policy text, fallback json, shadow text, steps_stay boolean)
 ),{{admitted}}
 alike AS MATERIALIZED ({{alike}}),
@@ -247,6 +247,7 @@ class NewRow:
     offer: DirectLease | None = None
     expected_s: float = 1.0  # of a slot
     reserved: Decimal | None = None  # of its tenant's budget
+    needed: Decimal | None = None  # that the budget has to have left, without reserving it
 
 
 @dataclass(frozen=True, slots=True)
@@ -378,6 +379,7 @@ def _row(n: int, each: NewRow) -> dict[str, Any]:
         "file_access": new.file_access_id or None,
         "upload_policy": new.upload_policy.to_json() if new.upload_policy else None,
         "reserved": None if each.reserved is None else str(each.reserved),
+        "needed": None if each.needed is None else str(each.needed),
         "fallback": new.fallback and new.fallback.to_json(),
         "shadow": new.shadow or None,
         "steps_stay": new.steps_stay,

@@ -129,6 +129,37 @@ async def test_the_seeds_of_a_step_are_counted(
 
 
 @pytest.mark.parametrize(
+    ("step", "value", "sentence"),
+    [
+        ({"for_each": "$input.ideas"}, "0.16", ""),  # three images, and one of the other step
+        ({"for_each": "$input.ideas"}, "0.15", "this request costs 0.16 EUR"),
+        ({"for_each": "$input.ideas", "input": {"seeds": "$item.seeds"}}, "0.23", "costs 0.24"),
+        ({"for_each": "$words.sizes"}, "9", "runs for each element of a list that another step"),
+        ({"input": {"num_images": {"$first": ["$words.sizes", 1]}}}, "9", "which is known when"),
+        ({"if": "$input.wanted"}, "0.04", ""),
+        ({"if": "$words.sizes"}, "0.07", "this request costs 0.08 EUR"),
+    ],
+)
+async def test_a_step_costs_what_its_list_and_its_condition_say(
+    step: dict[str, Any], value: str, sentence: str
+) -> None:
+    price = {"unit": "image", "amount": "0.04", "currency": "EUR"}
+    steps = {
+        "draw": {"app": "test/images", "input": {"prompt": "x"}, **step},
+        "words": {"app": PROBE, "input": {"artifacts": 1}},
+    }
+    flow = {"name": "flow", "steps": steps, "output": {"drawn": "$draw"}}
+    body = {"ideas": [{"seeds": [number] * number} for number in (1, 2, 2)], "wanted": False}
+    async with house_with(replica=False, prices={"test/images": price, PROBE: price}) as house:
+        async with house.client() as client:
+            kept = await client.post("/v1/workflows", json=flow)
+            assert kept.is_success, kept.text
+            path = "/queue/workflows/default/flow"
+            answer = await client.post(path, json=body, headers={HEADER: value})
+    assert (answer.status_code, sentence in answer.text) == (422 if sentence else 200, True)
+
+
+@pytest.mark.parametrize(
     ("draft", "steps", "value", "sentence"),
     [
         ({"count": 16, "until": 0.25}, 12, "0.16", ""),  # 16 images of 3 of 12 steps

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 import json
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import replace
+from decimal import Decimal
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -18,7 +20,7 @@ from serve_app.catalog.workflows.reader import read
 from serve_app.domain.request import Priority, Request, State
 from serve_app.ingress.workflows.worker import WorkflowWorker
 from serve_app.queue.store.config import QueueLimits
-from serve_app.settings import TenantLimits
+from serve_app.settings import BudgetConfig, TenantLimits
 from tests.ingress.house import OTHERS, House, built
 from tests.ingress.openai.batches.test_worker import Killed, Mortal
 
@@ -170,6 +172,28 @@ async def test_a_workflow_costs_what_its_steps_cost_and_is_counted_once() -> Non
         assert house.queue.ledger.cost("default") == 0.5
         own = [each for each in house.queue.ledger.lines if each.id == request_id]
         assert [(each.usage.run_s, each.made.images) for each in own] == [(0.0, 0)]
+
+
+async def test_a_run_that_may_cost_more_than_the_budget_has_left_does_not_start() -> None:
+    price = {"unit": "image", "amount": 1, "currency": "USD"}
+    own = TenantLimits(budget=BudgetConfig(amount=Decimal("2.5")))
+    limits = QueueLimits(tenants={"default": own})
+    settings = {"prices": {IMAGES: price, PROBE: price}, "tenant_limits": {"default": own}}
+    single = copy.deepcopy(dict(POSTER))
+    single["contents"]["nodes"]["draw"]["input"]["num_images"] = 1
+    single["contents"]["nodes"]["big"]["input"]["echo"] = "$draw.images.0.url"
+    single["contents"]["output"] = {"url": "$draw.images.0.url"}
+    async with house_with(limits=limits, workflows=True, **settings) as house:
+        async with house.client() as client:
+            await client.post("/v1/workflows", json=POSTER)
+            path = "/queue/workflows/default/poster"
+            refused = await client.post(path, json={"idea": "a fox"})
+            assert "2.5 USD are left, and this request may cost 3 USD" in refused.text
+            assert (refused.status_code, await house.queue.page("default")) == (403, [])
+            await client.post("/v1/workflows", json=single)
+            answer = await client.post("/run/workflows/default/poster", json={"idea": "a fox"})
+    assert answer.status_code == 200, answer.text
+    assert answer.headers["x-darkroom-budget-remaining"] == "2.5 USD"
 
 
 async def test_a_step_runs_for_each_element_of_a_list(house: House) -> None:

@@ -89,4 +89,4 @@ async def cost_of_line(
 async def cost_of_call(services: Services, caller: Caller, call: LineCall) -> KnownCost:
     """What a call costs. Raises its errors."""
     line = Submission(services, caller.tenant, call.endpoint, call.input, only_estimated=True)
-    return known_cost(await admit(line, PRICED))
+    return await known_cost(await admit(line, PRICED))
