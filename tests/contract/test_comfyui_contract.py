@@ -50,8 +50,8 @@ async def test_the_last_description_is_kept(book: ComfyUiBook) -> None:
 
 
 async def test_a_file_belongs_to_its_tenant(book: ComfyUiBook) -> None:
-    assert await book.put("house", FLOW, b"mine")
-    assert await book.put("other", FLOW, b"theirs")
+    assert await book.put("house", FLOW, b"mine", overwrite=False)
+    assert await book.put("other", FLOW, b"theirs", overwrite=False)
     assert await book.read("house", FLOW) == b"mine"
     assert [(each.path, each.size) for each in await book.files("house")] == [(FLOW, 4)]
     assert await book.put("other", "b.json", b"theirs")
@@ -103,3 +103,4 @@ async def test_a_tenant_has_only_so_much(book: ComfyUiBook) -> None:
         await book.merge("house", "settings.json", {"a": 1})
     assert await book.put("house", "0.json", b"[]"), "what is there may change"
     assert await book.put("other", "more.json", b"{}")
+    await book.merge("other", "settings.json", {"a": 1})

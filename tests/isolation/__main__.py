@@ -7,20 +7,19 @@ printed, and the exit status is 1.
 from __future__ import annotations
 
 import argparse
-import difflib
 import json
 import random
 import subprocess
 import sys
 import tempfile
-import time
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import click
 
 from tests.isolation.conditions import without_one
+from tests.isolation.mutant import Mutant, write_mutants
 
 ROOT = Path(__file__).parents[2]
 OTHERS = "tests/ingress/http/test_other_tenants.py"
@@ -28,18 +27,14 @@ OTHERS = "tests/ingress/http/test_other_tenants.py"
 TESTS = ("tests/contract", "tests/queue", "tests/tenants", "tests/webhooks", OTHERS)
 MOST_TESTS = 60
 """Of all others, a mutant meets those with the fewest statements, so with the clearest aim."""
+TEST_S = 60
 
 
-def run(tests: Sequence[str], *options: str) -> int:
+def run(tests: Iterable[str], *options: str, quiet: bool = True) -> int:
     """Exit status of pytest."""
     command = [sys.executable, "-m", "pytest", "-q", "-p", "tests.isolation.plugin", *options]
-    done = subprocess.run(
-        [*command, *tests],
-        cwd=ROOT,
-        stdout=subprocess.DEVNULL,
-        check=False,
-    )
-    return done.returncode
+    output = subprocess.DEVNULL if quiet else None
+    return subprocess.run([*command, *tests], cwd=ROOT, stdout=output, check=False).returncode
 
 
 def recorded(path: Path, tests: Sequence[str]) -> Mapping[str, Sequence[str]]:
@@ -54,11 +49,10 @@ def recorded(path: Path, tests: Sequence[str]) -> Mapping[str, Sequence[str]]:
     return found
 
 
-def difference(statement: str, changed: str) -> str:
-    """First line of the statement, and the lines that differ."""
-    first, *_ = statement.strip().splitlines()
-    lines = difflib.unified_diff(statement.splitlines(), changed.splitlines(), n=2, lineterm="")
-    return "\n".join([first, *list(lines)[2:]])
+def aimed(tests: Sequence[str]) -> Sequence[str]:
+    """Tests that a mutant meets."""
+    last = [each for each in tests if each.startswith(OTHERS)]
+    return [*[each for each in tests if each not in last][:MOST_TESTS], *last]
 
 
 def main() -> int:
@@ -69,11 +63,10 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=random.SystemRandom().randrange(10**6))
     parser.add_argument("tests", nargs="*", default=TESTS)
     given = parser.parse_args()
-    began, survivors = time.monotonic(), 0
     with tempfile.TemporaryDirectory() as folder:
         known = recorded(given.record or Path(folder) / "record", given.tests)
         mutants = [
-            (statement, changed)
+            Mutant(statement, changed, aimed(known[statement]))
             for statement in known
             if given.only in statement and not statement.lstrip().startswith("EXPLAIN")
             for changed in without_one(statement)
@@ -81,20 +74,12 @@ def main() -> int:
         if given.sample is not None and given.sample < len(mutants):
             click.echo(f"Again: --sample {given.sample} --seed {given.seed}")
             mutants = random.Random(given.seed).sample(mutants, given.sample)  # noqa: S311
-        for number, (statement, changed) in enumerate(mutants, start=1):
-            mutant, tests = Path(folder) / "mutant", known[statement]
-            mutant.write_text(json.dumps({"statement": statement, "changed": changed}))
-            aimed = [each for each in tests if not each.startswith(OTHERS)][:MOST_TESTS]
-            last = [each for each in tests if each.startswith(OTHERS)]
-            is_noticed = run([*aimed, *last], "--mutant", str(mutant), "-x") != 0
-            click.echo(f"{number} of {len(mutants)}: {'noticed' if is_noticed else 'NOT NOTICED'}")
-            if not is_noticed:
-                survivors += 1
-                click.echo(f"\nby {len(tests)} tests:\n{difference(statement, changed)}\n")
-    click.echo(
-        f"{len(mutants)} conditions, {survivors} not noticed, {time.monotonic() - began:.0f} s"
-    )
-    return 1 if survivors else 0
+        file = Path(folder) / "mutants"
+        write_mutants(file, mutants)
+        tests = dict.fromkeys(test for each in mutants for test in each.tests)
+        # A test that waits for what the mutant never does has failed.
+        options = ("--mutants", str(file), "-o", f"timeout={TEST_S}")
+        return run(tests, *options, quiet=False)
 
 
 if __name__ == "__main__":
