@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import re
 import tempfile
 import time
 from collections import Counter
@@ -10,6 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import httpx
 import schemathesis
@@ -62,7 +64,7 @@ def is_finding(
     """Whether a failed check shows a defect of ours, rather than one of Schemathesis."""
     check, path = failure.checks[0] if failure.checks else "", case.operation.path
     if check == "unsupported_method":
-        return not path.startswith(UNSUPPORTED)
+        return not (path.startswith(UNSUPPORTED) or _reaches_another(case, response))
     if check == "response_schema_conformance":
         # OpenAPI 3.0 cannot describe events. Ours describes the text of the stream, Schemathesis
         # reads the schema as that of each event.
@@ -71,6 +73,16 @@ def is_finding(
         # One of two fields is required. From the refusals Schemathesis learns that the first is.
         return not path.startswith("/rest/tokens")
     return True
+
+
+def _reaches_another(case: Case, response: schemathesis.Response) -> bool:
+    """Whether the call is one of a path with a parameter: `/videos/edits` also names a video."""
+    path = urlsplit(str(response.request.url)).path
+    method = str(response.request.method).lower()
+    return any(
+        method in calls and re.fullmatch(re.sub(r"\\{[^}]+\}", "[^/]+", re.escape(known)), path)
+        for known, calls in case.operation.schema.raw_schema["paths"].items()
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,10 +105,12 @@ class ApiFindings:
         default_factory=dict[tuple[str, str], ApiFinding]
     )
     statuses: Counter[int] = field(default_factory=Counter[int])
+    phases: Counter[str] = field(default_factory=Counter[str])
     operations: set[str] = field(default_factory=set[str])
 
     def add(self, caller: str, event: events.EngineEvent) -> None:
         if isinstance(event, events.ScenarioFinished):
+            self.phases[event.phase.value] += len(event.recorder.interactions)
             self._record(caller, event.recorder)
         elif isinstance(event, events.NonFatalError):
             self._keep(
@@ -136,8 +150,8 @@ class ApiFindings:
         for finding in self.found.values():
             yield f"FOUND api: {finding.check} at {finding.operation}, as {finding.caller}"
             yield from (finding.what, finding.curl, finding.answer, "")
-        for status, number in sorted(self.statuses.items()):
-            yield f"{'api':<12} {number:>7}  {status}"
+        for result, number in (*self.phases.items(), *sorted(self.statuses.items())):
+            yield f"{'api':<12} {number:>7}  {result}"
         yield (
             f"{self.statuses.total()} calls of {len(self.operations)} operations, "
             f"{len(self.found)} findings."

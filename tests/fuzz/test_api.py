@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import schemathesis
 from schemathesis.engine import from_schema
+from schemathesis.engine.events import EngineEvent
 
 from tests.fuzz.__main__ import main
 from tests.fuzz.api import ApiFindings, configuration, is_finding
@@ -21,9 +22,9 @@ SECONDS, SEED = 1, 1
 
 class _Defects(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
-        self._answer({"/broken": 500, "/busy": 503}.get(self.path.partition("?")[0], 200))
+        self.answer({"/broken": 500, "/busy": 503}.get(self.path.partition("?")[0], 200))
 
-    def _answer(self, status: int = 405) -> None:
+    def answer(self, status: int = 405) -> None:
         self.send_response(status)
         self.send_header("allow", "GET")
         self.send_header("content-type", "application/json")
@@ -31,10 +32,12 @@ class _Defects(BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(b"{}")
 
-    do_POST = do_PUT = do_DELETE = do_PATCH = do_OPTIONS = do_TRACE = do_QUERY = _answer
-
-    def log_message(self, *_arguments: object) -> None:
+    def log_message(self, format: str, *arguments: object) -> None:
         """Keep the test's output clean."""
+
+
+for _method in ("POST", "PUT", "DELETE", "PATCH", "OPTIONS", "TRACE", "QUERY"):
+    setattr(_Defects, f"do_{_method}", _Defects.answer)
 
 
 @pytest.fixture
@@ -57,20 +60,20 @@ def described(*paths: str) -> dict[str, Any]:
     }
 
 
-def call(url: str, findings: ApiFindings, *paths: str) -> None:
+def called(url: str, *paths: str) -> list[EngineEvent]:
     config = schemathesis.Config.from_dict(configuration(url, SECONDS, SEED, "id:secret"))
     schema = schemathesis.openapi.from_dict(described(*paths), config=config)
     schema.hook("filter_failure")(is_finding)
-    for event in from_schema(schema).execute():
-        findings.add("operator", event)
+    return list(from_schema(schema).execute())
 
 
 def test_a_server_error_is_found_once_with_its_call_and_answer(url: str) -> None:
     findings = ApiFindings()
-    for _ in range(2):
-        call(url, findings, "/broken", "/busy", "/fine")
+    for event in called(url, "/broken", "/busy", "/fine"):
+        findings.add("operator", event)
+        findings.add("reader", event)
     (error,) = (each for each in findings.found.values() if each.check == "not_a_server_error")
-    assert error.operation == "GET /broken"
+    assert (error.operation, error.caller) == ("GET /broken", "operator")
     assert error.curl.startswith("curl ")
     assert "secret" not in error.curl
     assert error.answer == "500 application/json\n{}"
@@ -80,7 +83,8 @@ def test_a_server_error_is_found_once_with_its_call_and_answer(url: str) -> None
 
 def test_the_documented_answer_of_a_busy_server_is_none(url: str) -> None:
     findings = ApiFindings()
-    call(url, findings, "/busy")
+    for event in called(url, "/busy"):
+        findings.add("operator", event)
     assert not findings.found
     assert findings.statuses[503]
 
@@ -94,8 +98,8 @@ def test_the_command_fails_if_something_is_found(
     status: int,
 ) -> None:
     def fuzz(_seconds: float, _seed: int, findings: ApiFindings) -> None:
-        if paths:
-            call(url, findings, *paths)
+        for event in called(url, *paths) if paths else ():
+            findings.add("operator", event)
 
     monkeypatch.setattr("tests.fuzz.__main__.fuzz_api", fuzz)
     monkeypatch.setattr("sys.argv", ["fuzz", "--target", "api", "--seed", "5"])

@@ -33,20 +33,21 @@ class SegmentRouter(Mount):
         self.first_segments: Set[str] = self._by_first.keys()
 
     def matches(self, scope: Scope) -> tuple[Match, Scope]:
-        """Match also a path that exists and does not take the method, or the call would run as an
+        """Match also a documented path that does not take the method, or the call would run as an
         endpoint of that name and answer that there is none."""
         allowed: set[str] = set()
-        within: Scope = {}
+        partial: Scope = {}
         path = scope["path"].removeprefix(scope.get("root_path", ""))
         for route in self._by_first.get(first_segment(path), ()):
             match, child = route.matches(scope)
-            takes_the_rest = _takes_the_rest(route)
-            if match is Match.FULL and not (allowed and takes_the_rest):
+            if match is Match.FULL and not (allowed and _takes_the_rest(route)):
                 return match, {**child, "route": route}
-            if match is Match.PARTIAL and not takes_the_rest and isinstance(route, ScopedRoute):
-                allowed |= route.methods or set()
-                within = within or child
-        return (Match.FULL, {**within, "allowed": allowed}) if allowed else (Match.NONE, {})
+            if match is Match.PARTIAL:
+                partial = partial or {**child, "route": route}
+                allowed |= (isinstance(route, DocumentedRoute) and route.methods) or set()
+        if allowed:
+            return Match.FULL, {**partial, "allowed": allowed}
+        return (Match.PARTIAL, partial) if partial else (Match.NONE, partial)
 
     async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
         if "allowed" in scope:
