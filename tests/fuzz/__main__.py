@@ -32,7 +32,8 @@ def main() -> int:
     asked = parser.parse_args()
     targets = asked.target or [*NAMES, API]
     readers = [each for each in targets if each != API]
-    api_s = 0.0 if API not in targets else asked.seconds / (2 if readers else 1)
+    share = 0 if asked.repeat or API not in targets else 0.5 if readers else 1
+    api_s = asked.seconds * share
     fuzzer = Fuzzer(asked.output)
     api = ApiFindings()
     print(f"Seed {asked.seed}.")  # noqa: T201
@@ -52,7 +53,8 @@ def main() -> int:
         print("Stopped.", file=sys.stderr)  # noqa: T201
     finally:
         fuzzer.close()
-    for line in (*report(fuzzer), *api.report()):
+    reports = (report(fuzzer) if readers or asked.repeat else (), api.report() if api_s else ())
+    for line in itertools.chain(*reports):
         print(line)  # noqa: T201
     return int(bool(fuzzer.findings or api.found))
 
