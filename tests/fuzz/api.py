@@ -61,7 +61,7 @@ UNSUPPORTED = ("/rest/", "/cdn/")
 def is_finding(
     _context: HookContext, failure: Failure, case: Case, response: schemathesis.Response
 ) -> bool:
-    """Whether a failed check shows a defect of ours, rather than one of Schemathesis."""
+    """Return True if a failed check shows a defect of ours, rather than one of Schemathesis."""
     check, path = failure.checks[0] if failure.checks else "", case.operation.path
     if check == "unsupported_method":
         return not (path.startswith(UNSUPPORTED) or _reaches_another(case, response))
@@ -76,7 +76,7 @@ def is_finding(
 
 
 def _reaches_another(case: Case, response: schemathesis.Response) -> bool:
-    """Whether the call is one of a path with a parameter: `/videos/edits` also names a video."""
+    """Return True for the call of a path with a parameter: `/videos/edits` also names a video."""
     path = urlsplit(str(response.request.url)).path
     method = str(response.request.method).lower()
     return any(

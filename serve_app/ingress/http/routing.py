@@ -56,7 +56,7 @@ class SegmentRouter(Mount):
 
 
 def _takes_the_rest(route: ScopedRoute | ScopedSocketRoute) -> bool:
-    """Whether ``route`` answers for the paths that no other route has."""
+    """Return True for a route that answers for the paths that no other route has."""
     return not isinstance(route, DocumentedRoute) and route.path.endswith(":path}")
 
 
