@@ -1,4 +1,4 @@
-"""Damaged inputs for all readers, for a time. Run by ``scripts/fuzz``."""
+"""Damaged inputs for all readers, and calls of the API, for a time. Run by ``scripts/fuzz``."""
 
 from __future__ import annotations
 
@@ -6,49 +6,62 @@ import argparse
 import itertools
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from tests.fuzz.api import ApiFindings, fuzz_api
 from tests.fuzz.fuzzer import Fuzzer
 
 NAMES = (
     "image", "video", "audio", "safetensors", "lora", "snapshot", "draft", "json", "msgpack",
     "c2pa", "audit",
 )  # fmt: skip
-"""Targets. Their module imports torch, which only the child process needs."""
+"""Readers. Their module imports torch, which only the child process needs."""
+
+API = "api"
+"""Target that starts a Darkroom and calls it. Beside readers it gets half of the time."""
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seconds", type=float, default=60.0)
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--target", action="append", choices=NAMES, help="Default: all.")
+    parser.add_argument("--target", action="append", choices=(*NAMES, API), help="Default: all.")
     parser.add_argument("--output", type=Path, default=Path("fuzz-findings"))
     parser.add_argument("--repeat", type=Path, nargs="*", help="Read these findings again.")
     asked = parser.parse_args()
+    targets = asked.target or [*NAMES, API]
+    readers = [each for each in targets if each != API]
+    share = 0 if asked.repeat or API not in targets else 0.5 if readers else 1
+    api_s = asked.seconds * share
     fuzzer = Fuzzer(asked.output)
+    api = ApiFindings()
+    print(f"Seed {asked.seed}.")  # noqa: T201
     try:
         if asked.repeat:
             for file in asked.repeat:
                 fuzzer.repeat(file)
         else:
-            end = time.monotonic() + asked.seconds
-            for target, seed in inputs(asked.seed, asked.target or NAMES):
+            end = time.monotonic() + asked.seconds - api_s
+            for target, seed in inputs(asked.seed, readers):
                 if time.monotonic() >= end:
                     break
                 fuzzer.run(target, seed)
+            if api_s:
+                fuzz_api(api_s, asked.seed, api)
     except KeyboardInterrupt:
         print("Stopped.", file=sys.stderr)  # noqa: T201
     finally:
         fuzzer.close()
-    for line in report(fuzzer):
+    reports = (report(fuzzer) if readers or asked.repeat else (), api.report() if api_s else ())
+    for line in itertools.chain(*reports):
         print(line)  # noqa: T201
-    return int(bool(fuzzer.findings))
+    return int(bool(fuzzer.findings or api.found))
 
 
-def inputs(seed: int, targets: tuple[str, ...] | list[str]) -> Iterator[tuple[str, str]]:
+def inputs(seed: int, targets: Sequence[str]) -> Iterator[tuple[str, str]]:
     """Targets in turn, each with the seed of its next input."""
-    for number in itertools.count():
+    for number in itertools.count() if targets else ():
         for target in targets:
             yield target, f"{seed}/{target}/{number}"
 

@@ -327,3 +327,10 @@ async def test_without_a_good_key_there_is_nothing(address: Address) -> None:
     assert (answer.status_code, bad.status_code) == (401, 401)
     assert answer.headers["www-authenticate"] == "Bearer"
     assert got.status_code == 405, "there is no stream beside the calls' own"
+
+
+async def test_a_body_of_another_type_gets_an_error_of_the_protocol(address: Address) -> None:
+    async with httpx.AsyncClient(base_url=address.url) as client:
+        answer = await client.post("/mcp", headers={"Authorization": f"Key {address.key}"})
+    assert answer.status_code == 400
+    assert answer.json()["error"]["code"] == -32_600

@@ -285,6 +285,7 @@ WRITE = Operation(
     _WRITTEN,
     errors=(400, 413, 507),
     content={ANY: Binary},
+    body_required=False,  # without one the file is empty
     parameters=(*READ.parameters, _OVERWRITE, _FULL),
     tag=TAG,
     error_format=ERRORS,

@@ -27,6 +27,7 @@ from serve_app.ingress.http.openapi import (
     pascal,
 )
 
+YesNo = Literal["0", "1", "false", "true"]
 HEADERS = (
     in_header("X-Fal-Request-Timeout", "Seconds within which the request has to start.", float),
     in_header("X-Darkroom-Deadline", "Seconds within which the request has to end.", float),
@@ -43,7 +44,7 @@ HEADERS = (
     in_header(
         "X-Darkroom-Deterministic",
         "`1`: run in no batch with other requests. The same seed then gives the same bytes.",
-        Literal["0", "1"],
+        YesNo,
     ),
     in_header(
         "Idempotency-Key",
@@ -55,10 +56,12 @@ HEADERS = (
         "`allow`: with a seed, reuse the outcome of an earlier request with the same input.",
         Literal["allow", "no"],
     ),
-    in_header("X-Darkroom-Preview", "`0`: make no previews while it runs.", Literal["0", "1"]),
+    in_header("X-Darkroom-Preview", "`0`: make no previews while it runs.", YesNo),
 )
 REQUEST_ID = in_path("request_id", "The id from the response to the submit.")
-WITH_LOGS = in_query("logs", "Add the request's log.", bool)
+WITH_LOGS = in_query(
+    "logs", "Add the request's log. `1`, `true`, `yes` and `on` do; any other value does not.", str
+)
 WEBHOOK = in_query("fal_webhook", "URL to call when the request has ended.", Url)
 WEBHOOK_PROGRESS = in_query(
     "fal_webhook_progress", "`1`: call it also while the request runs.", Literal["0", "1"]

@@ -116,6 +116,7 @@ class Operation:
     parameters: Sequence[Parameter] = ()
     body: Any = None  # type of a JSON body
     content: Mapping[str, Any] = field(default_factory=dict[str, Any])  # bodies of other types
+    body_required: bool = True
     tag: str = TAG
     key: bool = True
     description: str | None = None
@@ -178,7 +179,7 @@ class Renderer:
         taken = {**({} if call.body is None else {JSON: call.body}), **call.content}
         if taken:
             content = self._content(taken, "validation")
-            written["requestBody"] = {"required": True, "content": content}
+            written["requestBody"] = {"required": call.body_required, "content": content}
         return written
 
     def _answer(self, each: Answer) -> Json:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Mapping, Sequence, Set
 from dataclasses import dataclass
 
+from starlette.exceptions import HTTPException
 from starlette.requests import Request as HttpRequest
 from starlette.responses import Response
 from starlette.routing import Match, Mount
@@ -32,19 +33,31 @@ class SegmentRouter(Mount):
         self.first_segments: Set[str] = self._by_first.keys()
 
     def matches(self, scope: Scope) -> tuple[Match, Scope]:
-        found: Match = Match.NONE
-        within: Scope = {}
+        """Match also a documented path that does not take the method, or the call would run as an
+        endpoint of that name and answer that there is none."""
+        allowed: set[str] = set()
+        partial: Scope = {}
         path = scope["path"].removeprefix(scope.get("root_path", ""))
         for route in self._by_first.get(first_segment(path), ()):
             match, child = route.matches(scope)
-            if match.value > found.value:
-                found, within = match, {**child, "route": route}
-            if found is Match.FULL:
-                break
-        return found, within
+            if match is Match.FULL and not (allowed and _takes_the_rest(route)):
+                return match, {**child, "route": route}
+            if match is Match.PARTIAL:
+                partial = partial or {**child, "route": route}
+                allowed |= (isinstance(route, DocumentedRoute) and route.methods) or set()
+        if allowed:
+            return Match.FULL, {**partial, "allowed": allowed}
+        return (Match.PARTIAL, partial) if partial else (Match.NONE, partial)
 
     async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if "allowed" in scope:
+            raise HTTPException(405, headers={"allow": ", ".join(sorted(scope["allowed"]))})
         await scope["route"].handle(scope, receive, send)
+
+
+def _takes_the_rest(route: ScopedRoute | ScopedSocketRoute) -> bool:
+    """Return True for a route that answers for the paths that no other route has."""
+    return not isinstance(route, DocumentedRoute) and route.path.endswith(":path}")
 
 
 def first_segment(path: str) -> str:

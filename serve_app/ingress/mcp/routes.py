@@ -22,6 +22,8 @@ from serve_app.ingress.http.routing import translated
 from serve_app.ingress.services.cpu_executor import in_cpu_thread
 from serve_app.ingress.services.services import services_of
 
+INVALID_REQUEST = -32_600  # in JSON-RPC
+
 
 class ServedBySdk(Response):
     """Response that the SDK writes.
@@ -62,8 +64,16 @@ async def call(request: HttpRequest) -> Response:
         body: Error = {"detail": message, "message": message}
         return json_reply(body, 405, {"allow": "POST"})
     await authenticate(request, ANY_KEY)
+    if not request.headers.get("content-type", "").lower().startswith(JSON):
+        return _not_json()  # the SDK's answer is plain text
     limits = services_of(request).config.limits
     return ServedBySdk(await read_body(request, limits.max_body_bytes, cost_of_json))
+
+
+def _not_json() -> Response:
+    message = f"The header Content-Type should be {JSON}."
+    error: McpError = {"jsonrpc": "2.0", "error": {"code": INVALID_REQUEST, "message": message}}
+    return json_reply(error, 400)
 
 
 def _server() -> ModuleType:

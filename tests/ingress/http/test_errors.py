@@ -172,6 +172,10 @@ async def test_a_longest_queue_that_is_no_number_is_refused(
         ("PUT", "/queue/test/probe", "POST"),
         ("POST", "/queue/test/probe/requests/x/status", "GET"),
         ("GET", "/queue/test/probe/requests/x/cancel", "PUT"),
+        ("PUT", "/v1/estimate", "POST"),
+        ("PUT", "/v1/sign-in", "DELETE, GET, HEAD, POST"),
+        ("PUT", "/openai/v1/images/edits", "POST"),
+        ("PATCH", "/comfyui/prompt", "GET, HEAD, POST"),
     ],
 )
 async def test_the_answer_to_a_wrong_method_names_the_right_one(
@@ -180,6 +184,11 @@ async def test_the_answer_to_a_wrong_method_names_the_right_one(
     answer = await client.request(method, path)
     assert answer.status_code == 405
     assert answer.headers["allow"] == allowed
+
+
+async def test_a_path_that_no_method_has_is_not_there(client: httpx.AsyncClient) -> None:
+    for path in ("/v1/nothing", "/openai/v1/nothing", "/comfyui/nothing"):
+        assert (await client.put(path)).status_code == 404
 
 
 async def test_what_is_not_there_says_so(client: httpx.AsyncClient) -> None:
