@@ -14,7 +14,7 @@ from uuid import uuid4
 import httpx
 import pytest
 from PIL import Image, PngImagePlugin
-from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Page, Route
+from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Route
 from playwright.sync_api import Error as BrowserError
 
 from serve_app.domain.media.file_metadata import FileMetadata
@@ -206,8 +206,12 @@ def workflow() -> dict[str, Any]:
     steps = {"a": {"app": "test/probe", "input": {"echo": "$input.prompt"}}}
     output = {"x": "$a.echo"}
     return {
-        **{"name": "wf", "title": ALL[:100], "description": ALL[:500]},
-        **{"input": fields, "steps": steps, "output": output},
+        "name": "wf",
+        "title": ALL[:100],
+        "description": ALL[:500],
+        "input": fields,
+        "steps": steps,
+        "output": output,
     }
 
 
