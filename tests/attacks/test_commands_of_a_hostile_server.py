@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import ssl
 import tracemalloc
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -72,7 +73,8 @@ def rig(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rig]:
             patch.setattr(cli_client, "MOST_BYTES", 2_000_000)
             patch.setattr(cli_client, "MOST_FILE_BYTES", 2_000_000)
             patch.setattr(cli_client, "PAUSES_S", (0.0,))
-            patch.setattr("time.sleep", lambda _: None)
+            context = ssl.create_default_context()  # to make one takes longer than a command
+            patch.setattr(cli_client, "_trusted", lambda _: context)
             yield Rig(server, other, [*commands(address)], folder)
 
 
@@ -113,13 +115,18 @@ def changed(value: Any, leaf: Callable[[str, Any], Any], name: str = "") -> Any:
 def test_commands_print_nothing_that_a_terminal_obeys(rig: Rig, attempts: Attempts) -> None:
     def keys(value: Any) -> Any:
         if isinstance(value, dict):
-            return {f"{key}{ESCAPES}" if key == "echo" else key: keys(each) for key, each in value.items()}
+            return {
+                f"{key}{ESCAPES}" if key == "echo" else key: keys(each)
+                for key, each in value.items()
+            }
         return value
 
     ways = {
         "texts": of_json(lambda given: changed(given, text)),
         "texts beside those that lead on": of_json(
-            lambda given: changed(given, lambda name, at: at if name in FIELDS_OF_FLOW else text(name, at))
+            lambda given: changed(
+                given, lambda name, at: at if name in FIELDS_OF_FLOW else text(name, at)
+            )
         ),
         "errors": lambda *_: Answer(json.dumps({"detail": ESCAPES}).encode(), 400),
         "no JSON": lambda *_: Answer(ESCAPES.encode(errors="replace"), 404),
@@ -129,9 +136,13 @@ def test_commands_print_nothing_that_a_terminal_obeys(rig: Rig, attempts: Attemp
         ),
     }
     for way, spoil in ways.items():
-        for command in rig.commands:
+        # Errors are read at one place.
+        for command in rig.commands if way in ALL_READ else rig.commands[::8]:
             fell = rig.run(command, spoil)
             attempts.note(f"{way}, {' '.join(command)}: {fell}", held=not fell)
+
+
+ALL_READ = {"texts", "texts beside those that lead on"}
 
 
 def text(_name: str, value: Any) -> Any:
@@ -148,26 +159,27 @@ def text(_name: str, value: Any) -> Any:
 def test_commands_end_with_a_sentence_whatever_an_answer_is(
     rig: Rig, attempts: Attempts, wrong: object
 ) -> None:
-    if True:
-        ways = {
-            "leaves": of_json(lambda given, wrong=wrong: changed(given, lambda *_: wrong)),
-            "fields": of_json(
-                lambda given, wrong=wrong: dict.fromkeys(given, wrong) if isinstance(given, dict) else wrong
-            ),
-            "all": of_json(lambda _, wrong=wrong: wrong),
-        }
-        for way, spoil in ways.items():
-            for command in rig.commands:
-                fell = rig.run(command, spoil)
-                attempts.note(f"{way} {wrong!r}, {' '.join(command)}: {fell}", held=not fell)
+    ways = {
+        "leaves": of_json(lambda given: changed(given, lambda *_: wrong)),
+        "fields": of_json(
+            lambda given: dict.fromkeys(given, wrong) if isinstance(given, dict) else wrong
+        ),
+        "all": of_json(lambda _: wrong),
+    }
+    for way, spoil in ways.items():
+        for command in rig.commands:
+            fell = rig.run(command, spoil)
+            attempts.note(f"{way} {wrong!r}, {' '.join(command)}: {fell}", held=not fell)
 
 
 def test_commands_stay_small_and_keep_their_key(rig: Rig, attempts: Attempts) -> None:
     away = f"http://127.0.0.1:{rig.other.port}/x"
-    bomb = gzip.compress(b" " * 50_000_000)
+    bomb = gzip.compress(b" " * 20_000_000)
     layers = {"content-encoding": "gzip, gzip"}
     named = of_json(
-        lambda given: changed(given, lambda name, at: away if "url" in name or name == "preview" else at)
+        lambda given: changed(
+            given, lambda name, at: away if "url" in name or name == "preview" else at
+        )
     )
     ways: dict[str, Spoil] = {
         **{f"redirect {code}": redirect(code, away) for code in (301, 302, 303, 307, 308)},
@@ -181,18 +193,23 @@ def test_commands_stay_small_and_keep_their_key(rig: Rig, attempts: Attempts) ->
         "empty": lambda *_: Answer(b""),
         "no content": lambda *_: Answer(b"", 204),
         "not modified": lambda *_: Answer(b"", 304),
-        "no text": lambda *_: Answer(b"\xff\xfe\x00", headers={"content-type": "text/plain; charset=x"}),
+        "no text": lambda *_: Answer(
+            b"\xff\xfe\x00", headers={"content-type": "text/plain; charset=x"}
+        ),
         "addresses of others": named,
     }
     for way, spoil in ways.items():
-        for command in rig.commands:
+        # Bodies are read at two places; what is in them, at many.
+        for command in rig.commands if way == "addresses of others" else rig.commands[:6]:
             tracemalloc.start()
             fell = rig.run(command, spoil)
             peak = tracemalloc.get_traced_memory()[1]
             tracemalloc.stop()
             if way == "addresses of others":  # files may be elsewhere; the key is not sent there
                 fell = [each for each in fell if not each.startswith("called GET")]
-            attempts.note(f"{way}, {' '.join(command)}: {fell} {peak}", held=not fell and peak < 60e6)
+            attempts.note(
+                f"{way}, {' '.join(command)}: {fell} {peak}", held=not fell and peak < 60e6
+            )
 
 
 def redirect(status: int, to: str) -> Spoil:

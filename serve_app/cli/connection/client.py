@@ -156,7 +156,9 @@ class Client:
             with self._http.stream("GET", path, params=_given(query)) as response:
                 _refuse_layers(response)
                 if not response.is_success:
-                    raise ApiFailure(_message(_whole(response)), status=response.status_code)
+                    raise ApiFailure(
+                        _message(_whole(response, MOST_BYTES)), status=response.status_code
+                    )
                 yield response
         except httpx2.RequestError as error:
             raise Misconfigured(
@@ -278,7 +280,7 @@ class Client:
             with closing(self._http.send(request, stream=True, follow_redirects=True)) as response:
                 _refuse_layers(response)
                 if response.status_code != 200:
-                    what = f"{url} could not be fetched: {_message(_whole(response))}"
+                    what = f"{url} could not be fetched: {_message(_whole(response, MOST_BYTES))}"
                     raise ApiFailure(what, status=response.status_code)
                 yield response
         except httpx2.ConnectError as error:
@@ -315,7 +317,7 @@ class Client:
             with self._http.stream(method, self._at_own_address(url), **arguments) as response:
                 _refuse_layers(response)
                 note_answer(self.url)
-                return _whole(response)
+                return _whole(response, MOST_BYTES)
         except UnicodeEncodeError:
             raise Misconfigured(
                 "An argument is not text in UTF-8, so it cannot be sent. Nothing was done."
@@ -333,7 +335,7 @@ class Client:
         )
 
 
-def _whole(response: httpx2.Response, most: int = MOST_BYTES) -> httpx2.Response:
+def _whole(response: httpx2.Response, most: int) -> httpx2.Response:
     """The response, with its body read. ``ApiFailure``: that has more bytes than ``most``."""
     chunks: list[bytes] = []
     size = 0
