@@ -141,7 +141,7 @@ class BackupFolder:
             digest = entry.sha256
             fits = keys.valid(entry.key) and (digest is None or _DIGEST.fullmatch(digest))
         except (ValueError, TypeError, RecursionError):
-            fits = False
+            raise damaged(self.list) from None
         if not fits:
             raise damaged(self.list)
         return entry
