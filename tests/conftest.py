@@ -33,7 +33,10 @@ POOLS = {
 HERE = Path(__file__).parent
 CLUSTER = tuple(
     HERE / each
-    for each in ("bad_days", "cluster", "docs/test_transcripts.py", "page/test_cluster.py", "wire")
+    for each in (
+        *("attacks", "bad_days", "cluster"),
+        *("docs/test_transcripts.py", "page/test_cluster.py", "wire"),
+    )
 )
 """Where the tests marked ``cluster`` are. ``pytest -m cluster`` collects nothing else, because to
 import all test modules takes longer than to start a Darkroom."""

@@ -16,14 +16,20 @@ import contextlib
 import errno
 import hashlib
 import json
-from collections.abc import Generator, Iterator
+import re
+import stat
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 from serve_app.domain.errors import Misconfigured, StorageFull
 from serve_app.embedded_postgres.files import write_atomically
+from serve_app.storage import keys
 
 FORMAT = 1
+_MOST_TEXT = 100_000
+"""Characters of a manifest, and of a line of ``files.jsonl``."""
+_DIGEST = re.compile(r"[0-9a-f]{64}")
 _FULL = {errno.ENOSPC, errno.EDQUOT}
 
 
@@ -87,14 +93,16 @@ class BackupFolder:
         """Raises ``Misconfigured`` if this is no backup, or one of a newer version."""
         with explained("The backup cannot be read from", self.path):
             try:
-                stored = json.loads(self.manifest.read_text(encoding="utf-8"))
+                self.manifest.lstat()
+                with regular_file(self.manifest).open(encoding="utf-8") as file:
+                    stored = json.loads(file.read(_MOST_TEXT))
                 number = int(stored["format"])
             except (FileNotFoundError, NotADirectoryError):
                 raise Misconfigured(
                     f"{self.path} is not a backup: it has no manifest.json, which `darkroom "
                     "backup` writes last. Name a folder whose backup was completed."
                 ) from None
-            except (ValueError, TypeError, KeyError):
+            except (ValueError, TypeError, KeyError, RecursionError, OverflowError):
                 raise damaged(self.manifest) from None
         if number > FORMAT:
             raise Misconfigured(
@@ -102,23 +110,75 @@ class BackupFolder:
                 "that version, then restore."
             )
         try:
-            return Manifest(**{each.name: stored[each.name] for each in fields(Manifest)})
+            manifest = Manifest(**{each.name: stored[each.name] for each in fields(Manifest)})
         except KeyError:
             raise damaged(self.manifest) from None
+        kinds = {each.name: str if each.type == "str" else int for each in fields(Manifest)}
+        if any(type(value) is not kinds[name] for name, value in asdict(manifest).items()):
+            raise damaged(self.manifest)
+        return manifest
 
     def verify(self, manifest: Manifest) -> None:
-        """Raise ``Misconfigured`` if the dump or the list of files has changed. Blocks."""
+        """Raise ``Misconfigured`` if the dump or the list of files has changed, or if anything is
+        there that no backup has. Blocks."""
         wanted = {self.database: manifest.database_sha256, self.list: manifest.list_sha256}
         with explained("The backup cannot be read from", self.path):
             for path, sha256 in wanted.items():
-                if not path.exists() or digest_of(path) != sha256:
+                if digest_of(regular_file(path)) != sha256:
                     raise damaged(path)
+            self.secret_files()
 
     def entries(self) -> Iterator[FileEntry]:
         """Entries of ``files.jsonl``, in the order of their keys."""
         with self.list.open(encoding="utf-8") as lines:
-            for line in lines:
-                yield FileEntry(**json.loads(line))
+            while line := lines.readline(_MOST_TEXT):
+                yield self._entry(line)
+
+    def _entry(self, line: str) -> FileEntry:
+        """Raises ``Misconfigured`` if the line is none of ours: its key says where a file goes."""
+        try:
+            entry = FileEntry(**json.loads(line))
+            digest = entry.sha256
+            fits = keys.valid(entry.key) and (digest is None or _DIGEST.fullmatch(digest))
+        except (ValueError, TypeError, RecursionError):
+            raise damaged(self.list) from None
+        if not fits:
+            raise damaged(self.list)
+        return entry
+
+    def secret_files(self) -> Sequence[Path]:
+        """The first key and the certificates. Raises ``Misconfigured`` if there is anything else:
+        it would be written into the data directory."""
+        found: list[Path] = []
+        for path in sorted(self.secrets.rglob("*")):
+            place = path.relative_to(self.secrets)
+            if path.is_dir() and not path.is_symlink() and place.parts[0] == "tls":
+                continue
+            if place != Path("api_key") and place.parts[0] != "tls":
+                raise damaged(path)
+            found.append(regular_file(path))
+        return found
+
+    def file(self, key: str) -> Path:
+        """A file of storage in the backup. Raises ``Misconfigured`` if it is not there."""
+        path = self.files / key
+        if not path.exists():
+            raise damaged(path)
+        if path.resolve() != self.files.resolve() / key:  # a link leads out of the backup
+            raise damaged(path)
+        return regular_file(path)
+
+
+def regular_file(path: Path) -> Path:
+    """``path``. Raises ``Misconfigured`` if it is missing, a link, a device or a pipe: what is read
+    is what the backup has."""
+    try:
+        mode = path.lstat().st_mode
+    except FileNotFoundError:
+        raise damaged(path) from None
+    if not stat.S_ISREG(mode):
+        raise damaged(path)
+    return path
 
 
 def damaged(path: Path) -> Misconfigured:

@@ -88,7 +88,7 @@ async def restore(
             "with --replace when the server runs."
         ) from error
     with explained("The secrets cannot be written to", target.data_dir):
-        await asyncio.to_thread(_restore_secrets, folder.secrets, target.data_dir)
+        await asyncio.to_thread(_restore_secrets, folder, target.data_dir)
     return Restored(manifest, requeued, len(absent))
 
 
@@ -150,9 +150,7 @@ async def _restore_files(target: OpenInstallation, folder: BackupFolder) -> Sequ
 
 async def _put(target: OpenInstallation, folder: BackupFolder, entry: FileEntry) -> None:
     """Store one file. Replaces one of its key that has other bytes."""
-    path = folder.files / entry.key
-    if not await asyncio.to_thread(path.exists):
-        raise damaged(path)
+    path = await asyncio.to_thread(folder.file, entry.key)
     media_type = media_type_of(entry.key)
     try:
         await target.storage.put(entry.key, media_type, _verified(path, entry))
@@ -204,13 +202,11 @@ async def _end_leases(target: OpenInstallation) -> int:
     return ended
 
 
-def _restore_secrets(secrets: Path, data_dir: Path) -> None:
+def _restore_secrets(folder: BackupFolder, data_dir: Path) -> None:
     """Bring back the first API key and the certificates, readable by their owner only."""
-    for path in sorted(secrets.rglob("*")):
-        to = data_dir / path.relative_to(secrets)
-        if path.is_dir():
-            to.mkdir(mode=0o700, exist_ok=True)
-            continue
+    for path in folder.secret_files():
+        to = data_dir / path.relative_to(folder.secrets)
+        to.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         part = to.with_name(f".{to.name}.{os.getpid()}")
         shutil.copyfile(path, part)
         part.chmod(0o600)

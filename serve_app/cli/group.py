@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import importlib
 import sys
+import traceback
 from collections.abc import Mapping
 from typing import Any
 
 import click
 from click.core import ParameterSource
 
-from serve_app.cli.connection.text import in_lines
+from serve_app.cli.connection.answered import answered
+from serve_app.cli.connection.text import echo, in_lines, shortened
 from serve_app.domain.errors import DarkroomError
 
 INTERRUPTED = 130
@@ -76,16 +78,34 @@ def _inherited(ctx: click.Context, command: click.Command, path: str) -> dict[st
     return found
 
 
+NOT_UNDERSTOOD = (
+    *(ArithmeticError, AttributeError, LookupError, RecursionError),
+    *(TypeError, ValueError),
+)
+"""What code raises that reads an answer which is not as it should be."""
+
+
 class ErrorReportingGroup(LazyGroup):
     """Prints an error in one sentence and exits with status 1. Any other exception is a bug and
-    keeps its traceback."""
+    keeps its traceback, unless a server has answered, which may be none of ours."""
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)
         except DarkroomError as error:
-            click.echo(f"darkroom: {in_lines(error.message)}", err=True)
+            echo(f"darkroom: {in_lines(error.message)}", err=True)
+            sys.exit(1)
+        except NOT_UNDERSTOOD as error:
+            if (url := answered(ctx)) is None:
+                raise
+            place = traceback.extract_tb(error.__traceback__)[-1]
+            echo(
+                f"darkroom: {url} answered something that this command does not understand "
+                f"({type(error).__name__}: {shortened(str(error))}; {place.filename}:"
+                f"{place.lineno}). Check that a Darkroom of this version is running there.",
+                err=True,
+            )
             sys.exit(1)
         except KeyboardInterrupt:
-            click.echo("\nStopped.", err=True)
+            echo("\nStopped.", err=True)
             sys.exit(INTERRUPTED)

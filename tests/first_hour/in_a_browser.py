@@ -4,7 +4,6 @@ designer who changes a picture and compares."""
 from __future__ import annotations
 
 import re
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -12,17 +11,12 @@ import httpx
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 from tests.first_hour.rehearsal import Rehearsal
-from tests.page.conftest import NAMES
+from tests.page.chromium import chromium_program
 
 PROMPT = "a red circle above a blue square"
 PROMPT_FIELD = '[id^="field-prompt-"]:is(textarea)'
 UNKNOWN = "a cat on a sofa"
 OTHER = "a green star"
-
-
-def chromium_program() -> str | None:
-    """Path of a Chromium on this machine, or None."""
-    return next((path for name in NAMES if (path := shutil.which(name))), None)
 
 
 @contextmanager

@@ -2,27 +2,16 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, Page, expect
 
+from tests.page.chromium import chromium
 from tests.page.darkroom import PageDarkroom, page_darkroom
 from tests.page.gallery import Gallery
 from tests.page.reader import Reader
-
-# The headless shell first: Chromium builds its own windows also where none is shown, which triples
-# the CPU time of each page.
-NAMES = (
-    *("chromium-headless-shell", "chromium", "chromium-browser"),
-    *("google-chrome", "google-chrome-stable"),
-)
-NONE = (
-    "There is no Chromium. On Debian: apt-get update && apt-get install -y chromium-headless-shell "
-    "(scripts/test does so when it runs as root)."
-)
 
 expect.set_options(timeout=30_000)
 
@@ -30,21 +19,8 @@ expect.set_options(timeout=30_000)
 @pytest.fixture(scope="package")
 def browser() -> Iterator[Browser]:
     # Only for this package: while Playwright runs, no other event loop can run in this thread.
-    found = next((path for name in NAMES if (path := shutil.which(name))), None)
-    if found is None:
-        pytest.skip(NONE)
-    arguments = [
-        "--no-sandbox",  # needs privileges that a container does not have
-        "--disable-dev-shm-usage",
-        "--disable-background-networking",
-        "--disable-component-update",
-        "--no-first-run",
-        "--disable-gpu",  # there is none; one that is imitated takes a fifth more CPU time
-    ]
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=found, args=arguments)
+    with chromium() as browser:
         yield browser
-        browser.close()
 
 
 @pytest.fixture

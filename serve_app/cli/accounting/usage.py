@@ -13,6 +13,7 @@ import click
 from serve_app.cli.connection import options
 from serve_app.cli.connection.client import Client
 from serve_app.cli.connection.server import Server
+from serve_app.cli.connection.text import echo
 from serve_app.cli.group import InheritingGroup
 from serve_app.telemetry.clock import SystemClock
 
@@ -68,11 +69,11 @@ def usage_group(
     query.setdefault("start", _month_before(until))
     with Client(options.named_server(given)) as client:
         if as_csv:
-            click.echo(client.text(f"/v1/usage.csv?{urlencode(query)}"), nl=False)
+            echo(client.text(f"/v1/usage.csv?{urlencode(query)}"), nl=False)
             return
         answer = client.get("/v1/usage", **query)
     for line in [json.dumps(answer)] if as_json else lines(answer):
-        click.echo(line)
+        echo(line)
 
 
 def lines(answer: Mapping[str, Any]) -> Iterator[str]:
@@ -123,7 +124,7 @@ def report_command(server: Server, since: str | None, until: str | None, *, as_j
     with Client(server) as client:
         answer = client.get("/v1/usage/report", start=since, end=until)
     for line in [json.dumps(answer)] if as_json else report_lines(answer):
-        click.echo(line)
+        echo(line)
 
 
 def report_lines(answer: Mapping[str, Any]) -> Iterator[str]:

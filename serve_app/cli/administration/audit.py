@@ -13,7 +13,7 @@ import click
 from serve_app.cli.connection import options
 from serve_app.cli.connection.client import Client
 from serve_app.cli.connection.server import Server
-from serve_app.cli.connection.text import one_line
+from serve_app.cli.connection.text import echo, one_line
 from serve_app.cli.connection.whole_file import whole_file
 from serve_app.cli.group import InheritingGroup
 from serve_app.domain.audit.chain import BrokenChain, ChainCheck, verify
@@ -37,12 +37,12 @@ def audit_group(
     with Client(options.named_server(given)) as client:
         answer = client.get("/v1/audit", limit=limit, tenant=tenant)
     if as_json:
-        click.echo(json.dumps(answer))
+        echo(json.dumps(answer))
         return
     for act in answer["acts"]:
         detail = f"  {json.dumps(act['detail'])}" if act["detail"] else ""
         who = f"{act['actor'] or '-'}  {act['address'] or '-'}"
-        click.echo(f"{act['at'][:19]}  {who}  {act['action']}  {one_line(act['subject'])}{detail}")
+        echo(f"{act['at'][:19]}  {who}  {act['action']}  {one_line(act['subject'])}{detail}")
 
 
 @audit_group.command("export")
@@ -56,7 +56,10 @@ def export(server: Server, after: int, out: Path) -> None:
     """Export the audit log as JSON lines with their hashes, oldest first."""
     with Client(server) as client, client.lines("/v1/audit/export", after=after) as lines:
         if out == STDOUT:
-            sys.stdout.writelines(f"{line}\n" for line in lines)
+            # Files and programs get the very bytes, which the hashes are of.
+            show = echo if sys.stdout.isatty() else print
+            for line in lines:
+                show(line)
             return
         written = 0
         # The chain of the beginning of a log is unbroken too: a part would pass for the whole.
@@ -64,7 +67,7 @@ def export(server: Server, after: int, out: Path) -> None:
             for line in lines:
                 file.write(f"{line}\n".encode())
                 written += 1
-    click.echo(f"{written} entries are in {out}.")
+    echo(f"{written} entries are in {out}.")
 
 
 @audit_group.command("verify")
@@ -102,13 +105,13 @@ def verify_command(
         with Client(server) as client, client.lines("/v1/audit/export") as lines:
             found = _checked(lines, kept, "The audit log")
     if as_json:
-        click.echo(json.dumps({"entries": found.entries, "first": found.first, "last": found.last,
+        echo(json.dumps({"entries": found.entries, "first": found.first, "last": found.last,
                                "hash": found.last_hash, "anchors": len(kept)}))  # fmt: skip
         return
     places = f", {found.first} to {found.last}," if found.entries else ""
-    click.echo(f"{found.entries} entries{places} are an unbroken chain.")
+    echo(f"{found.entries} entries{places} are an unbroken chain.")
     if found.entries:
-        click.echo(f"Last hash: {found.last}:{found.last_hash}")
+        echo(f"Last hash: {found.last}:{found.last_hash}")
 
 
 def read_anchors(lines: Iterable[str]) -> dict[int, str]:

@@ -11,7 +11,7 @@ import click
 from serve_app.cli.connection import completion, options
 from serve_app.cli.connection.client import Client
 from serve_app.cli.connection.server import Server
-from serve_app.cli.connection.text import one_line, shortened
+from serve_app.cli.connection.text import echo, one_line, shortened
 
 
 @click.command("shadows")
@@ -27,7 +27,7 @@ def shadows_command(server: Server, endpoint: str | None, limit: int, *, as_json
     with Client(server) as client:
         found = client.get("/v1/shadows", endpoint_id=endpoint, limit=limit)
     for line in [json.dumps(found)] if as_json else shadow_lines(found, endpoint):
-        click.echo(line)
+        echo(line)
 
 
 def shadow_lines(found: Mapping[str, Any], endpoint: str | None = None) -> Iterator[str]:

@@ -16,8 +16,9 @@ import click
 
 from serve_app.cli.connection import options
 from serve_app.cli.connection.client import Client
-from serve_app.cli.connection.resources import echo, path_of, plain_group
+from serve_app.cli.connection.resources import echo_one, path_of, plain_group
 from serve_app.cli.connection.server import Server
+from serve_app.cli.connection.text import echo
 from serve_app.cli.connection.whole_file import whole_file
 from serve_app.domain.errors import Misconfigured
 from serve_app.resources.tenants import TENANTS
@@ -155,7 +156,7 @@ def create_tenant(
     given = {**dict(limits), **budget, **_storage(storage)}
     wish = {"tenant": tenant, "name": name, "limits": given}
     with Client(server) as client:
-        echo(TENANTS, client.post(TENANTS.path, wish), as_json=as_json)
+        echo_one(TENANTS, client.post(TENANTS.path, wish), as_json=as_json)
 
 
 @tenants_group.command("set")
@@ -181,7 +182,7 @@ def set_tenant(
     if changes := {**dict(limits), **budget, **_storage(storage)}:
         wish["limits"] = changes
     with Client(server) as client:
-        echo(TENANTS, client.patch(path_of(TENANTS, tenant), wish), as_json=as_json)
+        echo_one(TENANTS, client.patch(path_of(TENANTS, tenant), wish), as_json=as_json)
 
 
 @tenants_group.command("disable")
@@ -230,7 +231,7 @@ def delete_tenant(server: Server, tenant: str, *, yes: bool, wait: bool, as_json
         while wait and found["ended_at"] is None:
             time.sleep(POLL_S)
             found = client.poll(f"{path_of(TENANTS, tenant)}/deletion")
-    click.echo(json.dumps(found) if as_json else deletion_text(found))
+    echo(json.dumps(found) if as_json else deletion_text(found))
 
 
 @tenants_group.command("deletion")
@@ -241,7 +242,7 @@ def show_deletion(server: Server, tenant: str, *, as_json: bool) -> None:
     """Show the progress of the deletion of TENANT."""
     with Client(server) as client:
         found = client.get(f"{path_of(TENANTS, tenant)}/deletion")
-    click.echo(json.dumps(found) if as_json else deletion_text(found))
+    echo(json.dumps(found) if as_json else deletion_text(found))
 
 
 @tenants_group.command("export")
@@ -260,7 +261,7 @@ def export_tenant(server: Server, tenant: str, out: Path, *, files: bool) -> Non
             file.writelines(chunks)
         file.flush()
         number = _number_of_files(Path(file.name), tenant)
-    click.echo(f"{number} files are in {out}.")
+    echo(f"{number} files are in {out}.")
 
 
 def _number_of_files(export: Path, tenant: str) -> int:
@@ -291,4 +292,4 @@ def _storage(given: str | None) -> dict[str, str | None]:
 
 
 def _print(answer: dict[str, Any], text: str, *, as_json: bool) -> None:
-    click.echo(json.dumps(answer) if as_json else text)
+    echo(json.dumps(answer) if as_json else text)

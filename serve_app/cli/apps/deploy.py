@@ -20,6 +20,7 @@ from serve_app.cli.connection import options
 from serve_app.cli.connection.client import Client
 from serve_app.cli.connection.resources import path_of
 from serve_app.cli.connection.server import Server
+from serve_app.cli.connection.text import echo
 from serve_app.domain.errors import Misconfigured
 from serve_app.domain.executors.deployable import Choices, Deployable
 from serve_app.domain.executors.gpus import OPTION as GPU
@@ -115,14 +116,12 @@ def deploy_workflow(
     with Client(server) as client:
         stored = client.post(WORKFLOWS.path + ("?dry_run=true" if dry_run else ""), body)
     if as_json:
-        click.echo(json.dumps(stored))
+        echo(json.dumps(stored))
         return
     number = len(stored["steps"])
     done = "can be registered" if dry_run else "is registered"
     whose = "for all tenants" if stored["public"] else "for your tenant"
-    click.echo(
-        f"{stored['endpoint_id']} {done} {whose}, with {number} step{'s' if number != 1 else ''}."
-    )
+    echo(f"{stored['endpoint_id']} {done} {whose}, with {number} step{'s' if number != 1 else ''}.")
 
 
 def store(server: Server, made: Deployable, *, dry_run: bool, as_json: bool) -> None:
@@ -146,17 +145,17 @@ def store(server: Server, made: Deployable, *, dry_run: bool, as_json: bool) -> 
         kept = None if dry_run or content is None else hashlib.sha256(content).hexdigest()
         notes = list(made.notes)
         shown = {"digest": kept, "entries": stored, "deleted": deleted, "notes": notes}
-        click.echo(json.dumps(shown))
+        echo(json.dumps(shown))
         return
     for note in made.notes:
-        click.echo(f"Note: {note}", err=True)
+        echo(f"Note: {note}", err=True)
     for each in stored:
-        click.echo(_line(each, dry_run=dry_run))
+        echo(_line(each, dry_run=dry_run))
     for each in old if dry_run else deleted:
         done = "would be deleted" if dry_run else "is deleted"
-        click.echo(f"{each} {done}: the class has it no more.")
+        echo(f"{each} {done}: the class has it no more.")
     for each in missing:
-        click.echo(
+        echo(
             f"The secret {each} is not set, so requests will be refused. Set it with `darkroom "
             f"secrets set {each} --installation`."
         )

@@ -8,6 +8,7 @@ from serve_app.cli.connection import options
 from serve_app.cli.connection.client import ApiFailure, Client
 from serve_app.cli.connection.resources import path_of
 from serve_app.cli.connection.server import Server
+from serve_app.cli.connection.text import echo
 from serve_app.domain.errors import Misconfigured
 from serve_app.domain.executors.deployable import base_id
 from serve_app.resources.entries import ENTRIES
@@ -30,7 +31,7 @@ def undeploy_command(server: Server, name: str, *, force: bool) -> None:
             raise Misconfigured(f"There is no app {name}. `darkroom models` lists the endpoints.")
         for each in found:
             client.delete(path_of(ENTRIES, each), **({"force": "true"} if force else {}))
-            click.echo(f"{each} is deleted.")
+            echo(f"{each} is deleted.")
 
 
 def endpoints_of(client: Client, base: str) -> list[str]:
@@ -63,7 +64,7 @@ def delete_endpoint(client: Client, endpoint: str) -> bool:
     try:
         client.delete(path_of(ENTRIES, endpoint))
     except ApiFailure as failure:
-        click.echo(
+        echo(
             f"{endpoint} is still served, although the class has it no more: {failure.message}",
             err=True,
         )

@@ -23,7 +23,7 @@ from serve_app.cli.batches.files import (
 from serve_app.cli.connection import options
 from serve_app.cli.connection.client import ApiFailure, Client
 from serve_app.cli.connection.server import Server
-from serve_app.cli.connection.text import one_line
+from serve_app.cli.connection.text import echo, one_line
 from serve_app.domain.errors import DarkroomError
 
 BATCHES, FILES = "/openai/v1/batches", "/openai/v1/files"
@@ -93,9 +93,9 @@ def run_command(
             batch = _wait(client, batch, as_json=as_json)
             saved = save_results(client, batch, folder)
     if as_json:
-        click.echo(json.dumps({"batch": batch, "directory": str(folder), "files": saved}))
+        echo(json.dumps({"batch": batch, "directory": str(folder), "files": saved}))
     else:
-        click.echo(f"{summary(batch)}. {saved} files are in {folder}.")
+        echo(f"{summary(batch)}. {saved} files are in {folder}.")
     raise_unless_done(batch, folder)
 
 
@@ -109,11 +109,11 @@ def list_command(server: Server, after: str | None, limit: int, *, as_json: bool
     with Client(server) as client:
         answer = client.get(BATCHES, after=after, limit=limit)
     if as_json:
-        click.echo(json.dumps(answer))
+        echo(json.dumps(answer))
         return
     for one in answer["data"]:
         at = datetime.fromtimestamp(one["created_at"], UTC)
-        click.echo(f"{one['id']}  {at:%Y-%m-%d %H:%M}  {summary(one)}  {one['endpoint']}")
+        echo(f"{one['id']}  {at:%Y-%m-%d %H:%M}  {summary(one)}  {one['endpoint']}")
 
 
 @batch_group.command("show")
@@ -125,7 +125,7 @@ def show_command(server: Server, batch_id: str, *, as_json: bool) -> None:
     with Client(server) as client:
         answer = client.get(f"{BATCHES}/{quote(batch_id, safe='')}")
     for line in [json.dumps(answer)] if as_json else _lines(answer):
-        click.echo(line)
+        echo(line)
 
 
 @batch_group.command("cancel")
@@ -136,7 +136,7 @@ def cancel_command(server: Server, batch_id: str, *, as_json: bool) -> None:
     """Stop a batch: what waits or runs is cancelled, and results until then are kept."""
     with Client(server) as client:
         answer = client.post(f"{BATCHES}/{quote(batch_id, safe='')}/cancel", {})
-    click.echo(json.dumps(answer) if as_json else f"{batch_id}: {summary(answer)}")
+    echo(json.dumps(answer) if as_json else f"{batch_id}: {summary(answer)}")
 
 
 def summary(batch: dict[str, Any]) -> str:
@@ -217,7 +217,7 @@ def _resumable(batch_id: str, *, again: bool) -> Generator[None]:
     try:
         yield
     except KeyboardInterrupt:
-        click.echo(
+        echo(
             f"\nThe batch continues. To get its results, {command}. To stop it: darkroom batch "
             f"cancel {batch_id}",
             err=True,
@@ -242,4 +242,4 @@ def _wait(client: Client, batch: dict[str, Any], *, as_json: bool) -> dict[str, 
 
 
 def _say(text: str, *, as_json: bool) -> None:
-    click.echo(text, err=as_json)
+    echo(text, err=as_json)

@@ -90,6 +90,7 @@ def _line(number: int, text: str, endpoint: str | None) -> dict[str, Any]:
 
 NAMES = {"output_file_id": "output.jsonl", "error_file_id": "errors.jsonl"}
 _UNSAFE = re.compile(r"[^A-Za-z0-9_-]+")
+_SUFFIX = re.compile(r"\.[A-Za-z0-9]{1,10}")
 MAX_STEM = 80
 
 
@@ -129,7 +130,7 @@ def _save_files(client: Client, result: Mapping[str, Any], folder: Path) -> int:
     """Write the files of one line, named by the line's number and its ``custom_id``."""
     _, batch, number = str(result["id"]).rsplit("_", 2)
     stem = _UNSAFE.sub("_", str(result["custom_id"]))[:MAX_STEM]
-    head = f"{int(number):05d}-{stem}-{batch[:6]}"
+    head = f"{int(number):05d}-{stem}-{_UNSAFE.sub('_', batch)[:6]}"
     count = 0
     for count, (url, content) in enumerate(_files(result["response"]["body"]), 1):
         if content is not None:
@@ -138,7 +139,8 @@ def _save_files(client: Client, result: Mapping[str, Any], folder: Path) -> int:
                 with whole_file(target) as file:
                     file.write(content)
             continue
-        suffix = Path(urlsplit(url).path).suffix or ".mp4"
+        suffix = Path(urlsplit(url).path).suffix
+        suffix = suffix if _SUFFIX.fullmatch(suffix) else ".mp4"
         target = folder / f"{head}-{count}{suffix}"
         if not target.exists():
             _fetch(client, url, target)

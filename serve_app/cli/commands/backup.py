@@ -18,6 +18,7 @@ import click
 
 from serve_app.cli.connection import options
 from serve_app.cli.connection.installation import Installation
+from serve_app.cli.connection.text import echo
 from serve_app.settings import Config, Secrets
 
 if TYPE_CHECKING:
@@ -51,17 +52,17 @@ def backup_command(config: Config, folder: Path, *, other_storage: bool, as_json
     began = time.monotonic()
     manifest = asyncio.run(_back_up(config, folder, other_storage=other_storage))
     if as_json:
-        click.echo(json.dumps(asdict(manifest)))
+        echo(json.dumps(asdict(manifest)))
         return
     took_s = time.monotonic() - began
-    click.echo(
+    echo(
         f"Backed up the database ({_size(manifest.database_bytes)}) and {manifest.files} files "
         f"({_size(manifest.files_bytes)}) to {folder} in {took_s:.1f} s."
     )
     if manifest.deleted:
-        click.echo(f"{manifest.deleted} files were deleted during the backup and are not in it.")
+        echo(f"{manifest.deleted} files were deleted during the backup and are not in it.")
     _warn_of_losses(manifest)
-    click.echo(_WARNING, err=True)
+    echo(_WARNING, err=True)
 
 
 @click.command("restore")
@@ -81,15 +82,15 @@ def restore_command(
     manifest = restored.manifest
     if as_json:
         values = {"requeued": restored.requeued, "absent": restored.absent}
-        click.echo(json.dumps(asdict(manifest) | values))
+        echo(json.dumps(asdict(manifest) | values))
         return
-    click.echo(
+    echo(
         f"Restored the database of {manifest.created_at} and {manifest.files} files "
         f"({_size(manifest.files_bytes)}). {restored.requeued} requests that were running are "
         "queued again."
     )
     if restored.absent:
-        click.echo(f"{restored.absent} files were not in the backup: their URLs answer 404.")
+        echo(f"{restored.absent} files were not in the backup: their URLs answer 404.")
 
 
 @click.command("fsck")
@@ -136,7 +137,7 @@ def fsck_command(
         )
     )
     if as_json:
-        click.echo(json.dumps(asdict(totals) | {"problems": totals.problems}))
+        echo(json.dumps(asdict(totals) | {"problems": totals.problems}))
     else:
         _print_totals(totals, mend=mend)
     sys.exit(1 if totals.problems else 0)
@@ -180,7 +181,7 @@ async def _check(
     async with opened(config, Secrets(), other_storage=other_storage) as target:
         check = Check(target, SystemClock(), grace_s=grace_s, checksums=checksums)
         async for finding in check.findings(mend=mend):
-            click.echo(json.dumps(asdict(finding)) if as_json else _line(finding))
+            echo(json.dumps(asdict(finding)) if as_json else _line(finding))
         return check.totals
 
 
@@ -194,13 +195,13 @@ def _print_totals(totals: Totals, *, mend: bool) -> None:
         f"{count} {problem} ({_size(totals.found_bytes[problem])})"
         for problem, count in totals.found.items()
     ]
-    click.echo(f"{totals.files} files have their rows. {', '.join(parts) or 'No problems found'}.")
+    echo(f"{totals.files} files have their rows. {', '.join(parts) or 'No problems found'}.")
     if totals.read_bytes:
-        click.echo(f"{_size(totals.read_bytes)} were read and have their digests.")
+        echo(f"{_size(totals.read_bytes)} were read and have their digests.")
     if mend and totals.mended:
-        click.echo(f"{totals.mended} of these are mended.")
+        echo(f"{totals.mended} of these are mended.")
     elif totals.found:
-        click.echo(
+        echo(
             "`darkroom fsck --mend` deletes orphaned files and removes missing ones from the "
             "database. Restore missing and damaged files from a backup first, if you have one."
         )
@@ -208,7 +209,7 @@ def _print_totals(totals: Totals, *, mend: bool) -> None:
 
 def _warn_of_losses(manifest: Manifest) -> None:
     if manifest.missing or manifest.damaged:
-        click.echo(
+        echo(
             f"{manifest.missing} files that the database names are missing, and "
             f"{manifest.damaged} have other bytes than it says. The backup is complete without "
             "them. Run `darkroom fsck` to list them.",

@@ -23,6 +23,7 @@ from serve_app.cli.connection import options
 from serve_app.cli.connection.contexts import contexts_file
 from serve_app.cli.connection.remote import Remote
 from serve_app.cli.connection.server import Server
+from serve_app.cli.connection.text import echo
 from serve_app.domain.errors import Misconfigured
 from serve_app.gateway import private_file
 from serve_app.gateway.certificate_authority import CertificateAuthority, trusted_roots
@@ -259,8 +260,8 @@ def env_command(server: Server, mode: str, shell: str, *, as_json: bool) -> None
     Example: eval "$(darkroom env)"
     """
     if as_json:
-        click.echo(variables_as_json(server, mode))
+        echo(variables_as_json(server, mode))
     else:
-        click.echo(lines(server, mode, shell))
+        echo(lines(server, mode, shell))
     if note := node_note(installed_node(), mode):
-        click.echo(note, err=True)
+        echo(note, err=True)

@@ -13,7 +13,7 @@ from typing import Any
 import click
 
 from serve_app.cli.connection import options
-from serve_app.cli.connection.text import one_line, printable
+from serve_app.cli.connection.text import echo, one_line, printable
 from serve_app.cli.generation.endpoint_input import FORMAT_FIELDS, SUFFIXES
 from serve_app.cli.generation.files import FORMATS
 from serve_app.domain.errors import NotFound
@@ -36,10 +36,10 @@ def inspect_command(file: Path, *, as_json: bool) -> None:
             "that another program saved again."
         )
     if as_json:
-        click.echo(json.dumps(asdict(found)))
+        echo(json.dumps(asdict(found)))
         return
     for line in lines(found, file):
-        click.echo(line)
+        echo(line)
 
 
 def read_metadata(file: Path) -> FileMetadata | None:

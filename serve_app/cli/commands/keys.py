@@ -16,6 +16,7 @@ from serve_app.cli.connection.one_time_link import network_lines, offer_link
 from serve_app.cli.connection.remote import Remote
 from serve_app.cli.connection.remote import origin as origin_of
 from serve_app.cli.connection.server import Server
+from serve_app.cli.connection.text import echo
 from serve_app.resources.keys import KEYS
 from serve_app.tenants.scopes import API, SCOPES
 
@@ -139,20 +140,18 @@ def link(server: Server, valid_s: float, origin: str | None, *, as_json: bool) -
         answer = offer_link(client, valid_s=valid_s)
     url = f"{at}{answer['path']}"
     if as_json:
-        click.echo(json.dumps({"url": url, "expires_at": answer["expires_at"]}))
+        echo(json.dumps({"url": url, "expires_at": answer["expires_at"]}))
     elif sys.stdout.isatty() and not Remote(at, "").is_this_machine:
         for line in network_lines(url):
-            click.echo(line)
+            echo(line)
     else:
-        click.echo(url)
+        echo(url)
 
 
 def _show_secret(created: dict[str, Any], *, as_json: bool) -> None:
     if as_json:
-        click.echo(json.dumps(created))
+        echo(json.dumps(created))
         return
     # Standard output contains only the key, so that it can be piped.
-    click.echo(created["key"])
-    click.echo(
-        "Save this key now: only its digest is stored, so it cannot be shown again.", err=True
-    )
+    echo(created["key"])
+    echo("Save this key now: only its digest is stored, so it cannot be shown again.", err=True)

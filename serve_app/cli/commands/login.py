@@ -16,6 +16,7 @@ from serve_app.cli.connection import options
 from serve_app.cli.connection.client import Client
 from serve_app.cli.connection.contexts import contexts_file, read_contexts, write_contexts
 from serve_app.cli.connection.remote import Remote, origin
+from serve_app.cli.connection.text import echo
 from serve_app.cli.group import InheritingGroup
 from serve_app.domain.errors import DarkroomError, NotFound
 
@@ -62,7 +63,7 @@ def login_command(
     )
     remote = Remote(address, secret, authority, signed_in=signs_in)
     if remote.readable_on_the_way:
-        click.echo(
+        echo(
             f"Everyone on the network can read the key on its way to {address}: it is not HTTPS.",
             err=True,
         )
@@ -71,7 +72,7 @@ def login_command(
         client.get("/v1/models", limit=1)  # refused without a valid key
     name = name or urlsplit(address).hostname or address
     write_contexts(read_contexts().saved(name, remote))
-    click.echo(f"Saved as {name} in {contexts_file()}. All commands use {address} now.")
+    echo(f"Saved as {name} in {contexts_file()}. All commands use {address} now.")
 
 
 @click.command("logout")
@@ -87,7 +88,7 @@ def logout_command(name: str | None) -> None:
         raise NotFound("No context is in use. `darkroom contexts` lists the saved ones.")
     remote = contexts.of(chosen)
     write_contexts(contexts.without(chosen))
-    click.echo(f"Deleted the context {chosen}.")
+    echo(f"Deleted the context {chosen}.")
     if remote.signed_in:
         _end_sign_in(remote)
 
@@ -97,9 +98,9 @@ def signed_in(remote: Remote, sleep: Callable[[float], None]) -> str:
     sign in there, or the person did not."""
     with Client(remote) as client:
         begun = client.post("/v1/sign-in/device", {})
-        click.echo(f"Open {begun['url']} in a browser, and enter the code {begun['user_code']}")
+        echo(f"Open {begun['url']} in a browser, and enter the code {begun['user_code']}")
         if begun["url_with_code"]:
-            click.echo(f"or open {begun['url_with_code']}, and compare the code.")
+            echo(f"or open {begun['url_with_code']}, and compare the code.")
         pause_s = float(begun["ask_every_s"])
         while True:
             sleep(pause_s)
@@ -107,7 +108,7 @@ def signed_in(remote: Remote, sleep: Callable[[float], None]) -> str:
             if "key" in answer:
                 break
             pause_s += SLOWER_S if answer["slower"] else 0.0
-    click.echo(f"You are {answer['person']}, until {answer['expires_at'][:16]} (UTC).")
+    echo(f"You are {answer['person']}, until {answer['expires_at'][:16]} (UTC).")
     return str(answer["key"])
 
 
@@ -116,11 +117,9 @@ def _end_sign_in(remote: Remote) -> None:
     try:
         with Client(remote) as client:
             client.delete("/v1/sign-in")
-        click.echo("Its key is revoked.")
+        echo("Its key is revoked.")
     except DarkroomError as error:
-        click.echo(
-            f"Its key could not be revoked ({error.message}). It ends with the sign-in.", err=True
-        )
+        echo(f"Its key could not be revoked ({error.message}). It ends with the sign-in.", err=True)
 
 
 @click.group("contexts", cls=InheritingGroup, invoke_without_command=True)
@@ -136,12 +135,12 @@ def contexts_group(context: click.Context, *, as_json: bool) -> None:
             {"name": name, "url": remote.address, "current": name == contexts.current}
             for name, remote in contexts.named.items()
         ]
-        click.echo(json.dumps({"contexts": found}, indent=2))
+        echo(json.dumps({"contexts": found}, indent=2))
         return
     for name, remote in sorted(contexts.named.items()):
-        click.echo(f"{'*' if name == contexts.current else ' '} {name:<24} {remote.address}")
+        echo(f"{'*' if name == contexts.current else ' '} {name:<24} {remote.address}")
     if not contexts.current:
-        click.echo("Commands use the Darkroom of this machine.")
+        echo("Commands use the Darkroom of this machine.")
 
 
 @contexts_group.command("use")
@@ -152,7 +151,7 @@ def use_command(name: str | None, *, local: bool) -> None:
     if local == (name is not None):
         raise click.UsageError("Name a context, or use --local.")
     write_contexts(read_contexts().used(name or ""))
-    click.echo(f"All commands use {name or 'the Darkroom of this machine'} now.")
+    echo(f"All commands use {name or 'the Darkroom of this machine'} now.")
 
 
 def _asked_key() -> str:

@@ -16,6 +16,7 @@ from serve_app.cli.connection.client import Client
 from serve_app.cli.connection.remote import Remote
 from serve_app.cli.connection.resources import path_of
 from serve_app.cli.connection.server import Server
+from serve_app.cli.connection.text import echo
 from serve_app.cli.inspection.control_nets import check_control_nets
 from serve_app.cli.inspection.derivation import derived
 from serve_app.cli.inspection.pipeline_call import PipelineCall, read_call
@@ -124,14 +125,14 @@ def add_command(
         )
     if as_json:
         facts = {"pipeline": call.name, "weight_bytes": repository.sizes, "dry_run": dry_run}
-        click.echo(json.dumps({**stored, **facts, "weights_are_here": repository.is_here}))
+        echo(json.dumps({**stored, **facts, "weights_are_here": repository.is_here}))
         return
     for line in _lines(stored, call, repository, dry_run=dry_run):
-        click.echo(line)
+        echo(line)
     if note := _download_note(server, stored["endpoint_id"], repository):
-        click.echo(f"    download {note}")
+        echo(f"    download {note}")
     if dry_run:
-        click.echo(json.dumps(stored["entry"], indent=2))
+        echo(json.dumps(stored["entry"], indent=2))
 
 
 def _parts(given: Sequence[str]) -> Sequence[tuple[str, str]]:
@@ -216,14 +217,14 @@ def delete_command(server: Server, endpoint: str, *, force: bool, as_json: bool)
     with Client(server) as client:
         answer = client.delete(path_of(ENTRIES, endpoint), force="true" if force else None)
     if as_json:
-        click.echo(json.dumps(answer))
+        echo(json.dumps(answer))
         return
     place = {"file": "the catalogue file", "built-in": "the built-in catalogue"}
     now = place.get(answer["now"])
-    click.echo(f"{endpoint} is deleted." if now is None else f"{endpoint} is now that of {now}.")
+    echo(f"{endpoint} is deleted." if now is None else f"{endpoint} is now that of {now}.")
     if answer["unfinished"]:
         fate = "queued ones fail when a replica would take them" if now is None else "they continue"
-        click.echo(f"{answer['unfinished']} requests have not ended: {fate}.")
+        echo(f"{answer['unfinished']} requests have not ended: {fate}.")
 
 
 @click.command("check")
@@ -253,9 +254,9 @@ def check_command(file: Path | None, *, as_json: bool, **given: Any) -> None:
             for each in answer["conflicts"]
         ]
     if as_json:
-        click.echo(json.dumps({"mistakes": found, "notes": notes}, indent=2))
+        echo(json.dumps({"mistakes": found, "notes": notes}, indent=2))
     else:
         for line in (*found, *notes):
-            click.echo(line)
-        click.echo("1 mistake found." if len(found) == 1 else f"{len(found)} mistakes found.")
+            echo(line)
+        echo("1 mistake found." if len(found) == 1 else f"{len(found)} mistakes found.")
     sys.exit(1 if found else 0)

@@ -8,10 +8,9 @@ import subprocess
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-import click
-
 from serve_app.cli.connection.client import Client
 from serve_app.cli.connection.server import Server
+from serve_app.cli.connection.text import echo
 from serve_app.domain.endpoint import Recipe, WorkLimit, fitting
 
 # Text for the recipe that fits this machine.
@@ -102,10 +101,10 @@ def list_models(server: Server, *, as_json: bool, everything: bool = False) -> N
     with Client(server) as client:
         models = [{**each, "recipe": _recipe(each, memory)} for each in all_models(client)]
     if as_json:
-        click.echo(json.dumps({"device_memory_bytes": memory, "models": models}, indent=2))
+        echo(json.dumps({"device_memory_bytes": memory, "models": models}, indent=2))
         return
     for line in grouped(models, memory, everything=everything):
-        click.echo(line)
+        echo(line)
 
 
 def grouped(

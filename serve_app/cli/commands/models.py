@@ -12,6 +12,7 @@ import click
 from serve_app.cli.commands import model_entries, model_list
 from serve_app.cli.commands.downloads import Download, chosen_endpoints, downloads
 from serve_app.cli.connection import completion, options
+from serve_app.cli.connection.text import echo
 from serve_app.cli.generation.progress import columns_of, draw_bar, progress_bar
 from serve_app.cli.group import InheritingGroup
 from serve_app.domain.errors import DarkroomError, WeightsUnavailable
@@ -39,7 +40,7 @@ def run(config: Config, ids: Sequence[str], *, yes: bool, as_json: bool) -> int:
         click.confirm("Download?", abort=True)
     found = [_PullResult(each, *_pull(store, each, quiet=as_json)) for each in wanted]
     if as_json:
-        click.echo(
+        echo(
             json.dumps(
                 {
                     "directory": str(store.directory),
@@ -51,7 +52,7 @@ def run(config: Config, ids: Sequence[str], *, yes: bool, as_json: bool) -> int:
         )
     else:
         for each in found:
-            click.echo(each.line())
+            echo(each.line())
     return 1 if any(each.trouble for each in found) else 0
 
 
@@ -75,13 +76,13 @@ class _PullResult:
 
 def _announce(store: Store, wanted: Sequence[Download], memory: int | None) -> None:
     if not wanted:
-        click.echo("Nothing to download: no endpoint uses a repository of the hub.")
+        echo("Nothing to download: no endpoint uses a repository of the hub.")
         return
     for each in wanted:
         for line in each.lines(memory) if each.plan else ():  # errors are printed at the end
-            click.echo(line)
+            echo(line)
     missing = sum(each.missing_bytes for each in wanted)
-    click.echo(
+    echo(
         f"In total {eviction.gigabytes(missing)} to download to {store.directory}, where "
         f"{eviction.gigabytes(eviction.free_bytes(store.directory))} are free."
     )
@@ -130,13 +131,13 @@ def verify(config: Config, *, as_json: bool) -> int:
     ]
     damaged = [each for each in found if not each["right"]]
     if as_json:
-        click.echo(json.dumps({"directory": str(store.directory), "files": found}, indent=2))
+        echo(json.dumps({"directory": str(store.directory), "files": found}, indent=2))
     else:
         for each in damaged:
-            click.echo(f"PROBLEM  {each['repository']}: {each['path']} was damaged; deleted.")
-        click.echo(f"{len(found)} files in {store.directory}, {len(damaged)} damaged.")
+            echo(f"PROBLEM  {each['repository']}: {each['path']} was damaged; deleted.")
+        echo(f"{len(found)} files in {store.directory}, {len(damaged)} damaged.")
         if damaged:
-            click.echo(
+            echo(
                 "Run `darkroom models pull` to download them again. Otherwise the next request "
                 "that needs them downloads them."
             )
@@ -163,12 +164,12 @@ def push_mirror(config: Config, ids: Sequence[str], *, as_json: bool) -> int:
         except DarkroomError as error:
             troubles[weights.source] = error.message
     if as_json:
-        click.echo(json.dumps({"sent_bytes": sent, "errors": troubles}, indent=2))
+        echo(json.dumps({"sent_bytes": sent, "errors": troubles}, indent=2))
     else:
         for name, size in sent.items():
-            click.echo(f"ok       {name}: {gigabytes(size) if size else 'nothing'} uploaded")
+            echo(f"ok       {name}: {gigabytes(size) if size else 'nothing'} uploaded")
         for name, trouble in troubles.items():
-            click.echo(f"PROBLEM  {name}: {trouble}")
+            echo(f"PROBLEM  {name}: {trouble}")
     return 1 if troubles else 0
 
 

@@ -14,6 +14,7 @@ from serve_app.cli.commands.requests import request_path
 from serve_app.cli.connection import completion, options
 from serve_app.cli.connection.client import Client
 from serve_app.cli.connection.server import Server
+from serve_app.cli.connection.text import echo
 
 SHOWN_FROM_S = 1.0
 """Shortest age of the oldest database transaction that is shown: each statement is one."""
@@ -27,7 +28,7 @@ def queue_command(server: Server, *, as_json: bool) -> None:
     with Client(server) as client:
         answer = client.get("/v1/queue")
     for line in [json.dumps(answer)] if as_json else queue_lines(answer):
-        click.echo(line)
+        echo(line)
 
 
 def queue_lines(seen: dict[str, Any]) -> Iterator[str]:
@@ -160,4 +161,4 @@ def priority_command(server: Server, request_id: str, priority: str, *, as_json:
 def _put_and_print(server: Server, path: str, text: str, *, as_json: bool) -> None:
     with Client(server) as client:
         answer = client.put(path)
-    click.echo(json.dumps(answer) if as_json else text.format_map(answer))
+    echo(json.dumps(answer) if as_json else text.format_map(answer))

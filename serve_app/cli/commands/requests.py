@@ -10,13 +10,12 @@ from datetime import datetime
 from typing import Any
 from urllib.parse import quote
 
-import click
 import httpx2
 
 from serve_app.cli.connection.client import ApiFailure, Client
 from serve_app.cli.connection.resources import table
 from serve_app.cli.connection.server import Server
-from serve_app.cli.connection.text import in_lines, one_line, shortened
+from serve_app.cli.connection.text import echo, in_lines, one_line, shortened
 from serve_app.cli.generation.files import outputs
 from serve_app.cli.generation.viewer import NO_VIEWER, open_in_viewer
 from serve_app.domain.errors import Misconfigured
@@ -53,7 +52,7 @@ def show(
         while True:
             found = (client.poll if follow else client.get)(request_path(request_id))
             for line in found["log"][shown:]:
-                click.echo(json.dumps(line) if as_json else line_of(line))
+                echo(json.dumps(line) if as_json else line_of(line))
             shown = max(shown, len(found["log"]))
             if not follow or State(found["state"]).final:
                 return
@@ -86,7 +85,10 @@ def open_files(
             "The output of the request has no files. Run `darkroom requests show` to see it."
         )
     urls = [file["url"] for file in files]
-    click.echo(json.dumps({"request_id": request_id, "urls": urls}) if as_json else "\n".join(urls))
+    echo(json.dumps({"request_id": request_id, "urls": urls}) if as_json else "\n".join(urls))
+    # A viewer would open any file and any program that a scheme stands for.
+    if not all(each.startswith(("http://", "https://")) for each in urls):
+        raise ApiFailure("These are no addresses of the web, so they are not opened.")
     if not launch(urls):
         raise Misconfigured(f"{NO_VIEWER} The URLs above work in any browser.")
 
@@ -99,23 +101,23 @@ def status(server: Server, *, as_json: bool) -> None:
         if parts["status"] != "unavailable":
             answer = client.get("/v1/status")
     if as_json:
-        click.echo(json.dumps({"url": client.url, "ready": ready, **parts, **answer}))
+        echo(json.dumps({"url": client.url, "ready": ready, **parts, **answer}))
         return
-    click.echo(f"{client.url}: {'ready' if ready else 'not ready'}")
+    echo(f"{client.url}: {'ready' if ready else 'not ready'}")
     for name, state in parts["checks"].items():
-        click.echo(f"  {name}: {state}")
+        echo(f"  {name}: {state}")
     for name, pool in answer["pools"].items():
         replicas = [one for one in answer["replicas"] if one["pool"] == name]
         for line in pool_lines(name, pool, replicas):
-            click.echo(line)
+            echo(line)
     for line in table(WARM_TARGETS.table_columns, answer["warm"]) if answer["warm"] else ():
-        click.echo(line)
+        echo(line)
     for sentence in (
         *answer["unplaceable"].values(),
         *quarantines(answer["replicas"]),
         *canaries(answer["pools"]),
     ):
-        click.echo(sentence)
+        echo(sentence)
 
 
 def quarantines(replicas: Sequence[Mapping[str, Any]]) -> Sequence[str]:
@@ -197,18 +199,18 @@ def requests(
             limit=limit,
         )
     if as_json:
-        click.echo(json.dumps(answer))
+        echo(json.dumps(answer))
         return
     found = answer["requests"]
     width = max((len(one["endpoint_id"]) for one in found), default=0)
     for one in found:
         owner = f"{one['tenant']}  " if tenant else ""
-        click.echo(
+        echo(
             f"{one['request_id']}  {one['state']:<9}  {local(one['created_at'])}  "
             f"{one['endpoint_id']:<{width}}  {owner}{shortened(one['prompt'] or '')}".rstrip()
         )
     if not found:
-        click.echo("There are no such requests.", err=True)
+        echo("There are no such requests.", err=True)
 
 
 def local(at: str) -> str:
@@ -221,10 +223,10 @@ def request(server: Server, request_id: str, *, as_json: bool) -> None:
     with Client(server) as client:
         one = client.get(request_path(request_id))
     if as_json:
-        click.echo(json.dumps(one))
+        echo(json.dumps(one))
         return
     for line in details(one):
-        click.echo(line)
+        echo(line)
 
 
 def details(one: Mapping[str, Any]) -> Iterator[str]:
@@ -273,10 +275,10 @@ def cancel(server: Server, request_id: str, *, tenant: str | None, as_json: bool
     query = "" if tenant is None else f"?{httpx2.QueryParams({'tenant': tenant})}"
     with Client(server) as client:
         answer = client.put(f"{request_path(request_id)}/cancel{query}")
-    click.echo(json.dumps(answer) if as_json else answer["verdict"])
+    echo(json.dumps(answer) if as_json else answer["verdict"])
 
 
 def delete(server: Server, request_id: str, *, as_json: bool) -> None:
     with Client(server) as client:
         answer = client.delete(request_path(request_id))
-    click.echo(json.dumps(answer) if as_json else f"Deleted, with {answer['deleted_files']} files.")
+    echo(json.dumps(answer) if as_json else f"Deleted, with {answer['deleted_files']} files.")

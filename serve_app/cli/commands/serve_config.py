@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 import yaml
 
+from serve_app.cli.connection.text import echo
 from serve_app.settings import config_file, refuse_unknown
 from serve_app.settings.parts import VERSION
 from serve_app.telemetry.version import code_version
@@ -49,4 +50,4 @@ def serve_config_command(file: Path, installed_as: Path | None) -> None:
     Example: darkroom serve-config darkroom.yaml > serve.yaml && serve deploy serve.yaml
     """
     refuse_unknown()
-    click.echo(serve_config(file, installed_as), nl=False)
+    echo(serve_config(file, installed_as), nl=False)

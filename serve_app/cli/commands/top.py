@@ -18,7 +18,7 @@ from serve_app.cli.commands.requests import canaries, pool_label, quarantines
 from serve_app.cli.connection import options
 from serve_app.cli.connection.client import Client
 from serve_app.cli.connection.server import Server
-from serve_app.cli.connection.text import printable
+from serve_app.cli.connection.text import echo, printable
 from serve_app.domain.errors import DarkroomError
 
 INTERVAL_S = 2.0
@@ -316,6 +316,6 @@ def top_command(server: Server, interval_s: float, *, once: bool, as_json: bool)
         if once or as_json or not sys.stdout.isatty():
             seen = look_once(client, interval_s)
             for line in [json.dumps(seen.as_json())] if as_json else lines(seen):
-                click.echo(printable(line))
+                echo(printable(line))
             return
         watch(client, Screen(sys.stdout, shutil.get_terminal_size), interval_s)

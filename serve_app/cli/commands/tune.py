@@ -15,6 +15,7 @@ import click
 
 from serve_app.cli.connection import completion, options
 from serve_app.cli.connection.installation import Installation
+from serve_app.cli.connection.text import echo
 from serve_app.domain.endpoint import Endpoint
 from serve_app.domain.errors import EndpointNotServed, InvalidInput, Misconfigured
 from serve_app.settings import Config, read_config, refuse_unknown
@@ -76,7 +77,7 @@ def run(config: Config, wish: TuneCommand) -> int:
             wish.quality, deadline, wish.variants, wish.measured, facts, again=wish.again
         )
         if newer := options.verdicts.unknown:
-            click.echo(
+            echo(
                 f"{wish.measured} has verdicts on {', '.join(newer)}, which this Darkroom does not "
                 "know. They are ignored.",
                 err=True,
@@ -92,14 +93,14 @@ def run(config: Config, wish: TuneCommand) -> int:
             )
         ended, out_of_time = _tune_all(session, models, facts, options, as_json=wish.as_json)
     if wish.as_json:
-        click.echo(json.dumps([each.as_json() for each in ended], indent=2))
+        echo(json.dumps([each.as_json() for each in ended], indent=2))
     elif out_of_time:
-        click.echo(
+        echo(
             f"The {wish.minutes:g} minutes are over. What was measured is kept; run the command "
             "again to go on."
         )
     elif ended:
-        click.echo(f"Kept in {config.tuning_file}. Darkroom uses it from its next start.")
+        echo(f"Kept in {config.tuning_file}. Darkroom uses it from its next start.")
     return 0
 
 
@@ -119,7 +120,7 @@ def _tune_all(
         result = session.tune(model, facts, options, show)
         ended.append(result.tuning)
         if not as_json:
-            click.echo(_verdict(result.tuning, complete=not result.out_of_time))
+            echo(_verdict(result.tuning, complete=not result.out_of_time))
         if result.out_of_time:
             return ended, True
     return ended, False
@@ -148,7 +149,7 @@ def _entries(config: Config, session: TuningSession, wish: TuneCommand) -> list[
             "`darkroom models pull` first."
         )
     if len(entries) < len(served) and not wish.as_json:
-        click.echo(
+        echo(
             f"{len(served) - len(entries)} endpoints are left out, because their weights are not "
             "downloaded or they take no prompt."
         )
@@ -204,17 +205,17 @@ def _catalog(config: Config) -> Catalog:
 
 
 def _skip(endpoint: Endpoint, reason: str) -> None:
-    click.echo(f"{endpoint.id} is left out. {reason}", err=True)
+    echo(f"{endpoint.id} is left out. {reason}", err=True)
 
 
 def _announce(endpoints: Sequence[str], device: str, steps: int) -> None:
     also = f" (also {', '.join(endpoints[1:])})" if endpoints[1:] else ""
-    click.echo(f"{endpoints[0]}{also}, {steps} steps, on {device}")
-    click.echo(HEADER)
+    echo(f"{endpoints[0]}{also}, {steps} steps, on {device}")
+    echo(HEADER)
 
 
 def _show(tuning: tuned.Tuning, measured: tuned.Measurement) -> None:
-    click.echo(line(tuning, measured))
+    echo(line(tuning, measured))
 
 
 def line(tuning: tuned.Tuning, measured: tuned.Measurement) -> str:
@@ -261,21 +262,21 @@ def list_kept(config: Config, *, as_json: bool) -> None:
 
     kept = tuning_file(config).read()
     if as_json:
-        click.echo(json.dumps([each.as_json() for each in kept], indent=2))
+        echo(json.dumps([each.as_json() for each in kept], indent=2))
         return
     if not kept:
-        click.echo(f"Nothing is kept in {config.tuning_file}. Run `darkroom tune`.")
+        echo(f"Nothing is kept in {config.tuning_file}. Run `darkroom tune`.")
     for tuning in kept:
         of = tuning.machine
         driver = f", driver {of.driver}" if of.driver else ""
-        click.echo(
+        echo(
             f"{', '.join(tuning.endpoints)}, {tuning.steps} steps, on {of.device}{driver}, torch "
             f"{of.torch}, diffusers {of.diffusers}"
         )
-        click.echo(HEADER)
+        echo(HEADER)
         for measured in tuning.measurements:
-            click.echo(line(tuning, measured))
-        click.echo(_verdict(tuning, complete=tuning.complete))
+            echo(line(tuning, measured))
+        echo(_verdict(tuning, complete=tuning.complete))
 
 
 def forget(config: Config, endpoints: Sequence[str]) -> None:
@@ -287,7 +288,7 @@ def forget(config: Config, endpoints: Sequence[str]) -> None:
     left = [each for each in kept if endpoints and not set(endpoints) & set(each.endpoints)]
     if len(left) < len(kept):
         file.write(left)
-    click.echo(
+    echo(
         f"Forgot {len(kept) - len(left)} of {len(kept)} tuned models. Darkroom uses the "
         "catalogue's recipes for them from its next start."
     )
@@ -359,7 +360,5 @@ def tune_command(
         try:
             sys.exit(run(config, command))
         except KeyboardInterrupt:
-            click.echo(
-                "\nStopped. What was measured is kept; run the command again to go on.", err=True
-            )
+            echo("\nStopped. What was measured is kept; run the command again to go on.", err=True)
             sys.exit(130)

@@ -55,4 +55,4 @@ def set_command(server: Server, *, as_json: bool, **wish: Any) -> None:
     """Keep the weights of an endpoint loaded."""
     with Client(server) as client:
         row = client.post(WARM_TARGETS.path, wish)
-    resources.echo(WARM_TARGETS, row, as_json=as_json)
+    resources.echo_one(WARM_TARGETS, row, as_json=as_json)

@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from serve_app.cli.connection.text import echo
 from serve_app.domain.errors import DarkroomError, Misconfigured, Unavailable
 from serve_app.scaling.spot_notices import NoticeSource, SpotNotice, source_of
 from serve_app.telemetry.clock import SystemClock
@@ -107,12 +108,12 @@ def watch_spot_command(
     """
     source = source_of(cloud, metadata_url, SystemClock())
     node = RayNode(address, node_id)
-    click.echo(f"Watching for spot notices of {source.name}, for the node {node.current_id()}.")
+    echo(f"Watching for spot notices of {source.name}, for the node {node.current_id()}.")
     wait = threading.Event().wait
     notice = _notice(source, wait)
-    click.echo(f"{notice.words}, at {notice.at:%H:%M:%S} UTC. The node is drained.")
+    echo(f"{notice.words}, at {notice.at:%H:%M:%S} UTC. The node is drained.")
     _drain(node, notice, wait, None)
-    click.echo("Ray hands the node's work over.")
+    echo("Ray hands the node's work over.")
 
 
 @click.command("drain-node")
@@ -140,7 +141,7 @@ def drain_node_command(within: float, address: str | None, node_id: str | None) 
     wait = threading.Event().wait
     node = RayNode(address, node_id)
     _drain(node, SpotNotice(ends, "darkroom drain-node"), wait, ends)
-    click.echo(f"The node is drained until {ends:%H:%M:%S} UTC.")
+    echo(f"The node is drained until {ends:%H:%M:%S} UTC.")
     while not node.has_left() and clock.now() < ends:
         wait(0.5)
 
@@ -154,7 +155,7 @@ def _drain(node: RayNode, notice: SpotNotice, wait: Any, until: datetime | None)
         except (Misconfigured, Unavailable) as error:
             if until is not None and SystemClock().now() >= until:
                 raise
-            click.echo(f"{error.message} Trying again.", err=True)
+            echo(f"{error.message} Trying again.", err=True)
             wait(1.0)
         else:
             return
@@ -171,7 +172,7 @@ def _notice(source: NoticeSource, wait: Any) -> SpotNotice:
         except DarkroomError as error:
             if error.message != problem:
                 problem = error.message
-                click.echo(f"{problem} Trying again.", err=True)
+                echo(f"{problem} Trying again.", err=True)
         wait(source.every_s)
 
 

@@ -14,7 +14,7 @@ from serve_app.cli.commands.requests import request_path
 from serve_app.cli.connection import completion, options
 from serve_app.cli.connection.client import Client
 from serve_app.cli.connection.server import Server
-from serve_app.cli.connection.text import one_line
+from serve_app.cli.connection.text import echo, one_line
 
 
 @click.group("webhooks")
@@ -40,10 +40,10 @@ def list_command(server: Server, *, as_json: bool, **wish: Any) -> None:
     with Client(server) as client:
         answer = client.get("/v1/webhooks", **wish)
     if as_json:
-        click.echo(json.dumps(answer))
+        echo(json.dumps(answer))
         return
     for one in answer["webhooks"]:
-        click.echo(line(one))
+        echo(line(one))
 
 
 @webhooks_group.command("show")
@@ -56,7 +56,7 @@ def show_command(server: Server, request_id: str, tenant: str | None, *, as_json
     with Client(server) as client:
         answer = client.get(f"{request_path(request_id)}/webhook", tenant=tenant)
     for shown in [json.dumps(answer)] if as_json else lines(answer):
-        click.echo(shown)
+        echo(shown)
 
 
 @webhooks_group.command("redeliver")
@@ -71,7 +71,7 @@ def redeliver_command(
     query = f"?{httpx2.QueryParams({'tenant': tenant})}" if tenant else ""
     with Client(server) as client:
         answer = client.put(f"{request_path(request_id)}/webhook/redeliver{query}")
-    click.echo(json.dumps(answer) if as_json else f"The webhook is sent again to {answer['url']}.")
+    echo(json.dumps(answer) if as_json else f"The webhook is sent again to {answer['url']}.")
 
 
 @webhooks_group.command("test")
@@ -87,7 +87,7 @@ def test_command(server: Server, url: str, *, as_json: bool) -> None:
         answer = client.post("/v1/webhooks/test", {"url": url})
     took = f"after {answer['took_s']:.2f} s"
     text = f"Delivered {took}: {answer['status']}." if answer["delivered"] else answer["error"]
-    click.echo(json.dumps(answer) if as_json else text)
+    echo(json.dumps(answer) if as_json else text)
     if not answer["delivered"]:
         sys.exit(1)
 
@@ -100,7 +100,7 @@ def secret_command(server: Server, *, as_json: bool) -> None:
     with Client(server) as client:
         answer = client.get("/v1/webhooks/secret")
     for shown in [json.dumps(answer)] if as_json else answer["secrets"]:
-        click.echo(shown)
+        echo(shown)
 
 
 @webhooks_group.command("rotate")
@@ -112,10 +112,10 @@ def rotate_command(server: Server, *, at_once: bool, as_json: bool) -> None:
     with Client(server) as client:
         answer = client.put(f"/v1/webhooks/rotate?at_once={int(at_once)}")
     if as_json:
-        click.echo(json.dumps(answer))
+        echo(json.dumps(answer))
         return
     for key in answer["keys"]:
-        click.echo(f"{key['kid']}  {'signs' if key['signs'] else 'will sign'}")
+        echo(f"{key['kid']}  {'signs' if key['signs'] else 'will sign'}")
 
 
 def line(one: dict[str, Any]) -> str:

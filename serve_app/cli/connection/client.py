@@ -12,12 +12,12 @@ from pathlib import Path
 from typing import Any, Self, TypeVar
 from uuid import uuid4
 
-import click
 import httpx2
 
+from serve_app.cli.connection.answered import note_answer
 from serve_app.cli.connection.remote import Remote
 from serve_app.cli.connection.server import Server
-from serve_app.cli.connection.text import one_line
+from serve_app.cli.connection.text import echo, one_line, size_text
 from serve_app.cli.connection.whole_file import whole_file
 from serve_app.domain.errors import DarkroomError, Misconfigured
 
@@ -25,6 +25,10 @@ T = TypeVar("T")
 
 RESTART_S = 60.0  # the time that a restart of the server, or of a proxy before it, may take
 PAUSES_S = (0.5, 1.0, 2.0, 4.0)  # between the tries meanwhile; then always the last one
+MOST_BYTES = 256 * 1024**2
+"""Of a response, also of an output whose files are in it."""
+MOST_FILE_BYTES = 4 * MOST_BYTES
+"""Of a file that is kept in the memory. Longer ones are in storage, and are opened by their URL."""
 PASSED_ON = frozenset({502, 504})
 """Statuses of a proxy that may have passed the call on."""
 RESTARTING = PASSED_ON | {503}
@@ -130,7 +134,7 @@ class Client:
     def text(self, path: str) -> str:
         """Body of a response that is not JSON."""
         response = self._response("GET", path)
-        if response.is_error:
+        if not response.is_success:
             raise ApiFailure(_message(response), status=response.status_code)
         return response.text
 
@@ -138,7 +142,7 @@ class Client:
     def lines(self, path: str, **query: Any) -> Generator[Iterator[str]]:
         """Lines of a response that may be longer than the memory."""
         with self._streamed(path, query) as response:
-            yield response.iter_lines()
+            yield _lines(response)
 
     @contextmanager
     def chunks(self, path: str, **query: Any) -> Generator[Iterator[bytes]]:
@@ -150,11 +154,13 @@ class Client:
     def _streamed(self, path: str, query: Mapping[str, Any]) -> Generator[httpx2.Response]:
         try:
             with self._http.stream("GET", path, params=_given(query)) as response:
-                if response.is_error:
-                    response.read()
-                    raise ApiFailure(_message(response), status=response.status_code)
+                _refuse_layers(response)
+                if not response.is_success:
+                    raise ApiFailure(
+                        _message(_whole(response, MOST_BYTES)), status=response.status_code
+                    )
                 yield response
-        except httpx2.TransportError as error:
+        except httpx2.RequestError as error:
             raise Misconfigured(
                 f"The response of {self.url} ended early ({error}). Check that Darkroom is running "
                 "there, and repeat the command."
@@ -239,7 +245,7 @@ class Client:
     def download(self, url: str) -> bytes:
         """Content of a URL. Another server than Darkroom does not get the key."""
         with self._file(url) as response:
-            return response.read()
+            return _whole(response, MOST_FILE_BYTES).content
 
     def post_form(self, path: str, name: str, content: bytes, fields: dict[str, str]) -> Any:
         """Send a file in a form, as its field ``file``."""
@@ -258,7 +264,7 @@ class Client:
 
     def _call(self, method: str, path: str, **arguments: Any) -> Any:
         response = self._response(method, path, **arguments)
-        if response.is_error:
+        if not response.is_success:
             raise ApiFailure(_message(response), _fields(response), response.status_code)
         if not response.content:
             return None
@@ -272,36 +278,54 @@ class Client:
         try:
             request = self._file_request(url)
             with closing(self._http.send(request, stream=True, follow_redirects=True)) as response:
+                _refuse_layers(response)
                 if response.status_code != 200:
-                    response.read()
-                    what = f"{url} could not be fetched: {_message(response)}"
+                    what = f"{url} could not be fetched: {_message(_whole(response, MOST_BYTES))}"
                     raise ApiFailure(what, status=response.status_code)
                 yield response
         except httpx2.ConnectError as error:
             raise self._unreachable(url, error) from None
         except httpx2.TransportError as error:
             raise ServerAway(f"{url} could not be fetched ({error}).") from None
-        except httpx2.RequestError as error:  # such as redirects in a circle
+        except (httpx2.RequestError, httpx2.InvalidURL) as error:  # such as redirects in a circle
             raise Misconfigured(f"{url} could not be fetched ({error}).") from None
 
     def _file_request(self, url: str) -> httpx2.Request:
         """Request for a file. A result may name any server, such as one of an app's choice, and
         only Darkroom's own gets the key: ``httpx2`` drops it when a redirect leaves that one."""
         request = self._http.build_request("GET", url)
-        own = httpx2.URL(self.url)
-        if (request.url.scheme, request.url.netloc) != (own.scheme, own.netloc):
+        if not self._is_own(request.url):
             request.headers.pop("Authorization", None)
         return request
 
-    def _response(self, method: str, url: str, **arguments: Any) -> httpx2.Response:
+    def _is_own(self, url: httpx2.URL) -> bool:
+        own = httpx2.URL(self.url)
+        return (url.scheme, url.netloc) == (own.scheme, own.netloc)
+
+    def _at_own_address(self, url: str) -> str:
+        """Path of a URL that the server has named, such as of a status: at the address that we use,
+        which may not be the one that the server knows. The key goes nowhere else."""
         try:
-            return self._http.request(method, url, **arguments)
+            named = httpx2.URL(url)
+        except httpx2.InvalidURL as error:
+            raise ApiFailure(f"{self.url} has named an address that is none: {error}.") from None
+        return url if named.is_relative_url or self._is_own(named) else named.raw_path.decode()
+
+    def _response(self, method: str, url: str, **arguments: Any) -> httpx2.Response:
+        """Response with its body. ``ApiFailure``: it is longer than any of Darkroom's."""
+        try:
+            with self._http.stream(method, self._at_own_address(url), **arguments) as response:
+                _refuse_layers(response)
+                note_answer(self.url)
+                return _whole(response, MOST_BYTES)
         except UnicodeEncodeError:
             raise Misconfigured(
                 "An argument is not text in UTF-8, so it cannot be sent. Nothing was done."
             ) from None
         except httpx2.TransportError as error:
             raise self._unreachable(url, error) from None
+        except httpx2.RequestError as error:  # such as a body that cannot be decompressed
+            raise ApiFailure(f"The response of {self.url} cannot be read ({error}).") from None
 
     def _unreachable(self, url: str, error: httpx2.TransportError) -> ServerAway:
         where = url if "://" in url else self.url
@@ -311,10 +335,47 @@ class Client:
         )
 
 
+def _whole(response: httpx2.Response, most: int) -> httpx2.Response:
+    """The response, with its body read. ``ApiFailure``: that has more bytes than ``most``."""
+    chunks: list[bytes] = []
+    size = 0
+    for chunk in response.iter_bytes():
+        chunks.append(chunk)
+        size += len(chunk)
+        if size > most:
+            raise ApiFailure(
+                f"The response of {response.url} is longer than {size_text(most)}. Check that "
+                "Darkroom is running there, and ask for less at once."
+            )
+    headers = [(k, v) for k, v in response.headers.multi_items() if k != "content-encoding"]
+    return httpx2.Response(
+        response.status_code, headers=headers, content=b"".join(chunks), request=response.request
+    )
+
+
+def _lines(response: httpx2.Response) -> Iterator[str]:
+    """Lines of a response, none of which is longer than a response may be."""
+    rest = b""
+    for chunk in response.iter_bytes():
+        *lines, rest = (rest + chunk).split(b"\n")
+        yield from (line.decode(errors="replace") for line in lines)
+        if len(rest) > MOST_BYTES:
+            raise ApiFailure(f"A line of {response.url} is longer than {size_text(MOST_BYTES)}.")
+    if rest:
+        yield rest.decode(errors="replace")
+
+
+def _refuse_layers(response: httpx2.Response) -> None:
+    """Raise ``ApiFailure`` for a body that was compressed several times: a few bytes of it fill the
+    memory at once."""
+    if "," in response.headers.get("content-encoding", ""):
+        raise ApiFailure(f"The response of {response.url} is compressed more than once.")
+
+
 def _say(text: str) -> None:
     """Print a line on standard error, below a progress bar that may be there."""
     below = "\n" if sys.stderr.isatty() else ""
-    click.echo(f"{below}{one_line(text)}", err=True)
+    echo(f"{below}{one_line(text)}", err=True)
 
 
 def _given(query: Mapping[str, Any]) -> dict[str, Any] | None:
@@ -340,14 +401,15 @@ def _json_of(response: httpx2.Response) -> Any:
     """Parsed body; None if it is not JSON."""
     try:
         return response.json()
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
 
 
 def _message(response: httpx2.Response) -> str:
     body = _json_of(response)
     if body is None:
-        return f"{response.status_code}: {response.text[:200]}"
+        to = response.headers.get("location")
+        return f"{response.status_code}: {f'see {to}' if to else response.text}"[:200]
     if isinstance(body, dict):
         if isinstance(error := body.get("error"), dict):  # OpenAI's format
             return str(error.get("message") or error)
@@ -360,6 +422,8 @@ def _fields(response: httpx2.Response) -> Iterator[tuple[tuple[str, ...], str]]:
     body = _json_of(response)
     detail = body.get("detail") if isinstance(body, dict) else None
     for each in detail if isinstance(detail, list) else ():
+        if not isinstance(each, dict):
+            return
         place = tuple(str(part) for part in each.get("loc", ())[1:])
         if not place:
             return

@@ -10,6 +10,7 @@ from click.shell_completion import get_completion_class
 
 from serve_app.cli.connection import options
 from serve_app.cli.connection.client import Client
+from serve_app.cli.connection.text import echo
 from serve_app.domain.errors import DarkroomError, Misconfigured
 
 PROGRAM = "darkroom"
@@ -56,4 +57,4 @@ def completion_command(context: click.Context, shell: str) -> None:
 
     Example: eval "$(darkroom completion bash)"
     """
-    click.echo(script(context.find_root().command, shell))
+    echo(script(context.find_root().command, shell))

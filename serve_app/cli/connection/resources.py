@@ -19,7 +19,7 @@ import click
 from serve_app.cli.connection import completion, options
 from serve_app.cli.connection.client import Client
 from serve_app.cli.connection.server import Server
-from serve_app.cli.connection.text import one_line, size_text
+from serve_app.cli.connection.text import echo, one_line, size_text
 from serve_app.domain.errors import Misconfigured
 from serve_app.resources.declaration import Column, Owner, Resource
 
@@ -68,16 +68,16 @@ def add_list(group: click.Group, resource: Resource[Any]) -> None:
         with Client(server) as client:
             answer = client.get(resource.path, limit=limit, **owner)
         if as_json:
-            click.echo(json.dumps(answer))
+            echo(json.dumps(answer))
             return
         rows = answer[resource.items]
         for line in table(resource.table_columns, rows) if rows else [resource.empty]:
-            click.echo(line)
+            echo(line)
         if answer["has_more"]:
-            click.echo(f"There are more. Raise --limit, which is {len(rows)}.", err=True)
+            echo(f"There are more. Raise --limit, which is {len(rows)}.", err=True)
         if resource.below:
             sizes = {name: size_text(each) for name, each in answer.items() if "_bytes" in name}
-            click.echo(resource.below.format_map(answer | sizes))
+            echo(resource.below.format_map(answer | sizes))
 
 
 def add_show(group: click.Group, resource: Resource[Any]) -> None:
@@ -91,7 +91,7 @@ def add_show(group: click.Group, resource: Resource[Any]) -> None:
     ) -> None:
         with Client(server) as client:
             row = client.get(path_of(resource, given[resource.key]), **owner)
-        echo(resource, row, as_json=as_json)
+        echo_one(resource, row, as_json=as_json)
 
 
 def add_delete(group: click.Group, resource: Resource[Any]) -> None:
@@ -109,7 +109,7 @@ def add_delete(group: click.Group, resource: Resource[Any]) -> None:
         forced = {"force": "true"} if given.get("force") else {}
         with Client(server) as client:
             client.delete(path_of(resource, key), **owner, **forced)
-        click.echo(
+        echo(
             json.dumps({resource.key: key, f"{verb}d": True})
             if as_json
             else f"The {resource.name} {key} is {verb}d."
@@ -141,7 +141,7 @@ def _add_restart(group: click.Group, resource: Resource[Any]) -> None:
     def restart_command(server: Server, *, as_json: bool, **given: Any) -> None:
         with Client(server) as client:
             row = client.post(f"{path_of(resource, given[resource.key])}/restart", {})
-        echo(resource, row, as_json=as_json)
+        echo_one(resource, row, as_json=as_json)
 
 
 def key_of(resource: Resource[Any]) -> Callable[[Command], Command]:
@@ -154,10 +154,10 @@ def path_of(resource: Resource[Any], key: str) -> str:
     return f"{resource.path}/{quote(key, safe='/' if resource.key_has_slashes else '')}"
 
 
-def echo(resource: Resource[Any], row: Mapping[str, Any], *, as_json: bool) -> None:
+def echo_one(resource: Resource[Any], row: Mapping[str, Any], *, as_json: bool) -> None:
     """Print one, with all of its fields."""
     for line in [json.dumps(row)] if as_json else details(resource.detail_columns, row):
-        click.echo(line)
+        echo(line)
 
 
 def details(columns: Sequence[Column], row: Mapping[str, Any]) -> Iterator[str]:

@@ -7,13 +7,12 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import click
-
 from serve_app.cli.commands.requests import canaries, quarantines
 from serve_app.cli.connection.client import ApiFailure, Client
 from serve_app.cli.connection.installation import Installation
 from serve_app.cli.connection.remote import Remote
 from serve_app.cli.connection.server import Server
+from serve_app.cli.connection.text import echo
 from serve_app.cli.doctor.checks import gateway_checks, gateway_ports, weights_checks
 from serve_app.cli.serve import haproxy, ports
 from serve_app.diagnosis import checks as diagnosis
@@ -68,12 +67,12 @@ def report(found: Iterable[StepResult], *, as_json: bool) -> int:
         seen.append(finding)
         if not as_json:
             word = "PROBLEM " if finding.problem else "ok      "
-            click.echo(f"{word} {finding.name}: {finding.message}")
+            echo(f"{word} {finding.name}: {finding.message}")
     problems = sum(finding.problem for finding in seen)
     if as_json:
-        click.echo(json.dumps(diagnosis.as_json(seen), indent=2))
+        echo(json.dumps(diagnosis.as_json(seen), indent=2))
     else:
-        click.echo(
+        echo(
             "No problems found."
             if not problems
             else f"{problems} problem{'' if problems == 1 else 's'} found."

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import click
 
 from serve_app.cli.connection import options
+from serve_app.cli.connection.text import echo
 from serve_app.domain.errors import Misconfigured
 from serve_app.settings import Config, Secrets
 
@@ -93,7 +94,7 @@ async def _each(
     for id_, storage in buckets.items():
         rules = wanted_rules(storage.location, expire_days)
         if not install:
-            click.echo(json.dumps({"bucket": storage.location.bucket, "Rules": rules}))
+            echo(json.dumps({"bucket": storage.location.bucket, "Rules": rules}))
             continue
         await storage.start()
         try:
@@ -101,4 +102,4 @@ async def _each(
         finally:
             await storage.aclose()
         where = storage.location.bucket + (f" ({id_})" if id_ else "")
-        click.echo(f"{where}: {', '.join(changed) or 'all rules were there'}")
+        echo(f"{where}: {', '.join(changed) or 'all rules were there'}")

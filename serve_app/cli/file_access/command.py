@@ -10,6 +10,7 @@ import click
 from serve_app.cli.connection import options
 from serve_app.cli.connection.client import Client
 from serve_app.cli.connection.server import Server
+from serve_app.cli.connection.text import echo
 
 UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
 
@@ -35,7 +36,7 @@ def sign_command(server: Server, url: str, expires_in: str | None, *, as_json: b
     body = {"path": url, "expires_in": None if expires_in is None else seconds(expires_in)}
     with Client(server) as client:
         answer = client.post("/v1/files/sign", body)
-    click.echo(json.dumps(answer) if as_json else answer["url"])
+    echo(json.dumps(answer) if as_json else answer["url"])
 
 
 @files_group.command("revoke")
@@ -48,7 +49,7 @@ def revoke_command(server: Server, url: str, *, every: bool, as_json: bool) -> N
     with Client(server) as client:
         answer = client.post("/v1/files/revoke", {"path" if every else "url": url})
     text = "All URLs of the file are revoked." if every else "The URL is revoked."
-    click.echo(json.dumps(answer) if as_json else text)
+    echo(json.dumps(answer) if as_json else text)
 
 
 def seconds(given: str) -> float:

@@ -9,6 +9,7 @@ import click
 
 from serve_app.cli.connection import options
 from serve_app.cli.connection.remote import Remote, origin
+from serve_app.cli.connection.text import echo
 from serve_app.domain.errors import Misconfigured
 from serve_app.settings import Config
 
@@ -57,8 +58,8 @@ def check_command(
     )
     found = [item for call in calls for item in report.findings(call, offer)]
     if as_json:
-        click.echo(json.dumps(report.json_report(found, offer.where), indent=2))
+        echo(json.dumps(report.json_report(found, offer.where), indent=2))
     else:
         for line in report.text_report(found, offer.where):
-            click.echo(line)
+            echo(line)
     sys.exit(1 if any(item.fate in report.FAILING for item in found) else 0)

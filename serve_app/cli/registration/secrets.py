@@ -12,7 +12,7 @@ import click
 from serve_app.cli.connection import options, resources
 from serve_app.cli.connection.client import Client
 from serve_app.cli.connection.server import Server
-from serve_app.cli.connection.text import standard_input
+from serve_app.cli.connection.text import echo, standard_input
 from serve_app.domain.errors import Misconfigured
 from serve_app.resources.secrets import SECRETS
 
@@ -38,4 +38,4 @@ def set_command(server: Server, name: str, *, owner: Mapping[str, Any], as_json:
         raise Misconfigured(f"The value of {name} is empty. Send it to standard input.")
     with Client(server) as client:
         answer = client.put(resources.path_of(SECRETS, name), {"value": value}, **owner)
-    click.echo(json.dumps(answer) if as_json else f"The secret {name} is set.")
+    echo(json.dumps(answer) if as_json else f"The secret {name} is set.")

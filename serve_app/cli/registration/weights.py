@@ -15,6 +15,7 @@ import click
 from serve_app.cli.connection import options, resources
 from serve_app.cli.connection.client import ApiFailure, Client, is_lost
 from serve_app.cli.connection.server import Server
+from serve_app.cli.connection.text import echo
 from serve_app.cli.group import INTERRUPTED
 from serve_app.domain.errors import DarkroomError, InvalidInput, Misconfigured
 from serve_app.resources.weights import WEIGHTS
@@ -65,7 +66,7 @@ def add_command(
             answer = _waited(client, name, answer)
         if answer["state"] in FINAL:  # they are stored, or of no use
             _delete(client, uploads)
-    resources.echo(WEIGHTS, answer, as_json=as_json)
+    resources.echo_one(WEIGHTS, answer, as_json=as_json)
     if answer["state"] == "refused":
         sys.exit(1)
 
@@ -86,7 +87,7 @@ def publish_command(
         )
     path = f"weights:{answer['tenant']}/{answer['name']}"
     who = "Only its tenant may use it." if undo else f"All tenants may use it as {path}."
-    click.echo(json.dumps(answer) if as_json else who)
+    echo(json.dumps(answer) if as_json else who)
 
 
 def _files_of(source: str) -> Mapping[str, Path]:
@@ -187,7 +188,7 @@ def _waited(client: Client, name: str, answer: dict[str, Any]) -> dict[str, Any]
             time.sleep(POLL_S)
             answer = client.poll(resources.path_of(WEIGHTS, name))
     except KeyboardInterrupt:
-        click.echo(
+        echo(
             f"\nThe check of {name} goes on. `darkroom weights show {name}` shows it. It needs the "
             "uploaded files, so they stay.",
             err=True,
@@ -201,4 +202,4 @@ def _delete(client: Client, uploads: Sequence[str]) -> None:
         try:
             client.delete(f"/v1/uploads/{urlsplit(url).path.removeprefix('/files/')}")
         except DarkroomError as error:
-            click.echo(f"{url} could not be deleted: {error.message}", err=True)
+            echo(f"{url} could not be deleted: {error.message}", err=True)

@@ -12,7 +12,7 @@ from typing import Any
 import click
 
 from serve_app.cli.connection import options
-from serve_app.cli.connection.text import one_line
+from serve_app.cli.connection.text import echo, one_line
 from serve_app.cli.verification.replay import Replay, drawn_by, replay
 from serve_app.domain.errors import InvalidInput, Misconfigured
 from serve_app.provenance.certificates import CERTIFICATES_FILE
@@ -71,10 +71,10 @@ def verify_command(
     marked = has_mark(file)
     if as_json:
         again = None if drawn is None else asdict(drawn)
-        click.echo(json.dumps({**asdict(found), "marked": marked, "replay": again}))
+        echo(json.dumps({**asdict(found), "marked": marked, "replay": again}))
     else:
         for line in lines(found, drawn, marked=marked):
-            click.echo(line)
+            echo(line)
     status = EXIT[found.verdict]
     sys.exit(DIFFERS if status in (0, 3) and drawn is not None and not drawn.equal else status)
 
