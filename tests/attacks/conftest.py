@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -17,7 +18,11 @@ TRIES = "tries of an attack"
 @pytest.fixture(scope="session")
 def scene(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
     """A Darkroom that calls no private address."""
-    darkroom = Darkroom(tmp_path_factory.mktemp("attacks") / "data", allow_private_webhooks="0")
+    darkroom = Darkroom(
+        tmp_path_factory.mktemp("attacks") / "data",
+        allow_private_webhooks="0",
+        models=str(Path(__file__).parent / "models.yaml"),
+    )
     try:
         darkroom.start()
         darkroom.all_ready(1)
