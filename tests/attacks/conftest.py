@@ -21,6 +21,7 @@ def scene(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
     darkroom = Darkroom(
         tmp_path_factory.mktemp("attacks") / "data",
         allow_private_webhooks="0",
+        sign_files="local",
         models=str(Path(__file__).parent / "models.yaml"),
     )
     try:
