@@ -40,7 +40,7 @@ def attempts(request: pytest.FixtureRequest, scene: Scene) -> Iterator[Attempts]
     yield found
     request.node.user_properties.append((TRIES, found.made))
     assert found.made
-    assert found.fell == []
+    assert not found.fell, "\n".join(found.fell)
     assert scene.inside.calls[before:] == []
 
 
