@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import socket
 import struct
+import sys
 import time
 import zlib
 from collections.abc import Iterator, Mapping
@@ -27,6 +28,9 @@ pytestmark = pytest.mark.cluster
 QUICK_S = 10.0
 """Longest call. Alone each takes less than a second, but the machine has other work."""
 MIB = 2**20
+
+ONE_OF = pytest.mark.parametrize("one_of", [9, pytest.param(1, marks=pytest.mark.long)])
+"""A short run tries one of so many."""
 
 CALLS = (
     *("/queue/test/probe", f"/run/{ALLOWED}", f"{OPENAI_PREFIX}/images/generations", MCP_PATH),
@@ -110,12 +114,13 @@ def fine(found: tuple[int, float], *, closed: bool = False) -> bool:
 JSON = {"content-type": "application/json"}
 
 
-def test_bodies_of_json(scene: Scene, attempts: Attempts) -> None:
+@ONE_OF
+def test_bodies_of_json(scene: Scene, attempts: Attempts, one_of: int) -> None:
+    tries = [(*each, path) for each in bodies().items() for path in CALLS]
     with undisturbed(scene, attempts), scene.client(scene.attacker["admin"]) as http:
-        for what, body in bodies().items():
-            for path in CALLS:
-                found = timed(http, "POST", path, content=body, headers=JSON)
-                attempts.note(f"{what} {path}: {found}", held=fine(found))
+        for what, body, path in tries[::one_of]:
+            found = timed(http, "POST", path, content=body, headers=JSON)
+            attempts.note(f"{what} {path}: {found}", held=fine(found))
         for what, encoding in (("gzip", 31), ("deflate", 15)):
             packer = zlib.compressobj(9, zlib.DEFLATED, encoding)
             packed = packer.compress(bytes(64 * MIB)) + packer.flush()
@@ -124,6 +129,7 @@ def test_bodies_of_json(scene: Scene, attempts: Attempts) -> None:
             attempts.note(f"{what}: {found}", held=fine(found) and found[0] >= 400)
 
 
+@pytest.mark.long
 def test_large_bodies_of_json(scene: Scene, attempts: Attempts) -> None:
     with undisturbed(scene, attempts), scene.client(scene.attacker["submit"]) as http:
         for what, build in LARGE.items():
@@ -131,6 +137,41 @@ def test_large_bodies_of_json(scene: Scene, attempts: Attempts) -> None:
             for path in ("/v1/estimate", f"/queue/{ALLOWED}"):
                 found = timed(http, "POST", path, content=body, headers=JSON)
                 attempts.note(f"{what} {path}: {found}", held=fine(found, closed=True))
+
+
+def test_no_depth_poisons_the_queue(scene: Scene, attempts: Attempts) -> None:
+    """What is accepted arrives at a replica, by each protocol that passes inputs on."""
+    with scene.client(scene.attacker["admin"]) as http:
+        for depth in (50, 90, 190, 300, 500, 700, 900):
+            deep = json.loads(nested(depth))
+            tool = {
+                "name": "generate",
+                "arguments": {"model": "test/probe", "input": {"echo": deep}},
+            }
+            call = {"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": tool}
+            accept = {"accept": "application/json, text/event-stream"}
+            prediction = {"version": "test/probe", "input": {"echo": deep}}
+            for path, body in (
+                ("/run/test/probe", {"echo": deep}),
+                (f"{REPLICATE_PREFIX}/predictions", prediction),
+                (MCP_PATH, call),
+            ):
+                content = dumps(body)
+                found = timed(http, "POST", path, content=content, headers=JSON | accept)
+                attempts.note(f"{path} {depth} deep: {found}", held=fine(found))
+        shown = http.get("/v1/requests", params={"limit": 30}).json()
+        left = [each for each in shown["requests"] if each["state"] in ("queued", "running")]
+        attempts.note(f"requests that do not end: {left}", held=not left)
+
+
+def dumps(body: Mapping[str, Any]) -> bytes:
+    """JSON of a deep body."""
+    limit = sys.getrecursionlimit()
+    sys.setrecursionlimit(10_000)
+    try:
+        return json.dumps(body).encode()
+    finally:
+        sys.setrecursionlimit(limit)
 
 
 def test_forms(scene: Scene, attempts: Attempts) -> None:
@@ -153,7 +194,11 @@ def test_forms(scene: Scene, attempts: Attempts) -> None:
         "a name in parts": form([field(b"x", more=b"; filename*=utf-8''" + b"%41" * 50_000)]),
         "quotes": form([b"Content-Disposition: form-data" + b'; a="' * 50_000 + b"\r\n\r\nx"]),
     }
-    kinds = ("multipart/form-data; boundary=b", "multipart/form-data", "multipart/form-data; b" * 99)
+    kinds = (
+        "multipart/form-data; boundary=b",
+        "multipart/form-data",
+        "multipart/form-data; b" * 99,
+    )
     with undisturbed(scene, attempts), scene.client(scene.attacker["admin"]) as http:
         for what, body in forms.items():
             for path in (f"{OPENAI_PREFIX}/images/edits", f"{OPENAI_PREFIX}/files"):
@@ -167,21 +212,37 @@ def test_forms(scene: Scene, attempts: Attempts) -> None:
 
 PATTERNS = (
     *("(a+)+$" * 20, "%" * 4000, "_" * 4000, "%_" * 2000, "\\" * 3999, "[[:" * 1000, "*" * 4000),
-    *("a & b | !" * 400, "' OR 1=1 --", "\U0010ffff" * 500, "\u0130\u0301" * 1000, "(?{1})", ":*" * 99),
+    *(
+        "a & b | !" * 400,
+        "' OR 1=1 --",
+        "\U0010ffff" * 500,
+        "\u0130\u0301" * 1000,
+        "(?{1})",
+        ":*" * 99,
+    ),
 )
 LISTS = ("/v1/requests", "/v1/loras", "/v1/models", "/v1/batches", "/v1/shares", "/v1/webhooks")
 SEARCHES = ("q", "search", "endpoint_id", "cursor", "status", "state", "prompt", "expand", "limit")
 
 
-def test_queries(scene: Scene, attempts: Attempts) -> None:
+@ONE_OF
+def test_queries(scene: Scene, attempts: Attempts, one_of: int) -> None:
     many, key = "&".join(f"a{n}={n}" for n in range(100_000)), scene.attacker["admin"]
     with undisturbed(scene, attempts), scene.client(scene.attacker["admin"]) as http:
+        tries = [(name, pattern) for name in SEARCHES for pattern in PATTERNS]
         for path in LISTS:
-            for name in SEARCHES:
-                for pattern in PATTERNS:
-                    found = timed(http, "GET", path, params={name: pattern})
-                    attempts.note(f"{path}?{name}={pattern[:20]}: {found}", held=fine(found))
-            for query in (many, many[:60_000], "&" * 60_000, "a&" * 30_000, "%41" * 20_000, "q=%ff"):
+            for name, pattern in tries[::one_of]:
+                found = timed(http, "GET", path, params={name: pattern})
+                attempts.note(f"{path}?{name}={pattern[:20]}: {found}", held=fine(found))
+        for path in LISTS[::one_of]:
+            for query in (
+                many,
+                many[:60_000],
+                "&" * 60_000,
+                "a&" * 30_000,
+                "%41" * 20_000,
+                "q=%ff",
+            ):
                 found = sent(scene, request(f"{path}?{query}", key))
                 attempts.note(f"{path}?{query[:20]}: {found}", held=fine(found, closed=True))
 
@@ -202,21 +263,26 @@ OPTIONS = (
 VALUES = (
     *(nested(15_000).decode(), '{"a":' * 10_000, "9" * 50_000, "1e999", "nan", "-inf", "-1", ""),
     *("," * 50_000, "bytes=" + "0-1," * 10_000, "a,b;q=0.1," * 5_000, '"' * 30_000, "\xff" * 99),
-    *('{"expiration_duration_seconds":1e999}', '{"expiration_duration_seconds":NaN}', "a=b;" * 9000),
+    *(
+        '{"expiration_duration_seconds":1e999}',
+        '{"expiration_duration_seconds":NaN}',
+        "a=b;" * 9000,
+    ),
     *('{"timeout":1e400}', '{"initial_acl":{"default":"hide","rules":[' + "{}," * 5000 + "{}]}}"),
 )
 
 
-def test_headers(scene: Scene, attempts: Attempts) -> None:
+@ONE_OF
+def test_headers(scene: Scene, attempts: Attempts, one_of: int) -> None:
+    tries = [(name, value) for name in OPTIONS for value in VALUES]
     with undisturbed(scene, attempts), scene.client(scene.attacker["admin"]) as http:
-        for name in OPTIONS:
-            for value in VALUES:
-                headers = [(name.encode(), value.encode("latin-1", "ignore"))]
-                for method, path in (("POST", "/queue/test/probe"), ("GET", "/v1/requests")):
-                    body = b"{}" if method == "POST" else None
-                    found = timed(http, method, path, headers=headers, content=body)
-                    held = fine(found, closed=True)
-                    attempts.note(f"{method} {name}: {value[:40]!r}: {found}", held=held)
+        for name, value in tries[::one_of]:
+            headers = [(name.encode(), value.encode("latin-1", "ignore"))]
+            for method, path in (("POST", "/queue/test/probe"), ("GET", "/v1/requests")):
+                body = b"{}" if method == "POST" else None
+                found = timed(http, method, path, headers=headers, content=body)
+                held = fine(found, closed=True)
+                attempts.note(f"{method} {name}: {value[:40]!r}: {found}", held=held)
     key = scene.attacker["admin"]
     for headers in ("X-A: b\r\n" * 20_000, "".join(f"X-{n}: b\r\n" for n in range(20_000))):
         found = sent(scene, request("/v1/requests", key, headers))
@@ -272,5 +338,7 @@ def test_frames_of_realtime_sessions(scene: Scene, attempts: Attempts) -> None:
             except TimeoutError:
                 answer = None
             took_s = time.monotonic() - began
-            held = answer is not None and took_s < QUICK_S and b"internal" not in repr(answer).encode()
+            held = (
+                answer is not None and took_s < QUICK_S and b"internal" not in repr(answer).encode()
+            )
             attempts.note(f"{what}: {str(answer)[:200]} after {took_s:.1f} s", held=held)

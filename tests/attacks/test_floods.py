@@ -78,7 +78,10 @@ def beginnings(key: str) -> dict[str, tuple[bytes, bytes]]:
         "headers": (begin, b"X-A: b\r\n"),
         "one long header": (begin + b"X-A: ", b"b"),
         "a body": (with_key + b"Content-Length: 1000000\r\n\r\n{", b" "),
-        "a body of chunks": (with_key + b"Transfer-Encoding: chunked\r\n\r\n1\r\n{\r\n", b"1\r\n \r\n"),
+        "a body of chunks": (
+            with_key + b"Transfer-Encoding: chunked\r\n\r\n1\r\n{\r\n",
+            b"1\r\n \r\n",
+        ),
         "a body without a key": (begin + b"Content-Length: 1000000\r\n\r\n{", b" "),
     }
 

@@ -62,8 +62,15 @@ def more_addresses(port: int) -> Iterator[str]:
     yield from (f"http:127.0.0.1:{port}/x", f"http:///127.0.0.1:{port}/x", "data:", "data:,x")
     yield from (f"http://127.0.0.1:{port}\\@example.com/x", f"http://127.0.0.1:{port}#@example.com")
     yield from (f"http://example.com#@127.0.0.1:{port}/", f"http://[::1%25lo]:{port}/x")
-    yield from (f"http://127\u30020\u30020\u30021:{port}/x", f"http://\u24db\u24de\u24dcalhost:{port}/")
-    yield from (f"http://localhost.:{port}/x", f"http://127.0.0.1.:{port}/x", f" http://[::]:{port}")
+    yield from (
+        f"http://127\u30020\u30020\u30021:{port}/x",
+        f"http://\u24db\u24de\u24dcalhost:{port}/",
+    )
+    yield from (
+        f"http://localhost.:{port}/x",
+        f"http://127.0.0.1.:{port}/x",
+        f" http://[::]:{port}",
+    )
     yield from (f"http://127.0.0.1:{port}/files/../x", f"http://127.0.0.1:{port}/files/u/%2e%2e/x")
     yield from (f"http://127.0.0.1:{port}/files/p/AAAA/u/BBBB/a.png", "http://x.internal/y")
 

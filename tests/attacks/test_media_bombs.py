@@ -83,7 +83,7 @@ def larger_than_said(kind: str, width: int, height: int, places: Mapping[int, by
     return bytes(content)
 
 
-SVG = b"""<?xml version="1.0"?><!DOCTYPE svg [<!ENTITY a "aaaaaaaaaa"><!ENTITY b "&a;&a;&a;&a;&a;&a;">
+SVG = b"""<?xml version="1.0"?><!DOCTYPE svg [<!ENTITY a "aaaaaaaaaa"><!ENTITY b "&a;&a;&a;&a;">
 <!ENTITY x SYSTEM "file:///etc/passwd">]><svg xmlns="http://www.w3.org/2000/svg" width="99999"
 height="99999"><text>&b;&x;</text><image href="http://127.0.0.1:%d/x"/></svg>"""
 
@@ -135,7 +135,9 @@ def bombs(port: int) -> Mapping[str, Callable[[], bytes]]:
         "EPS": lambda: b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n(/etc/passwd)(r)file\n",
         "PDF": lambda: b"%PDF-1.7\n1 0 obj<</Type/Catalog>>endobj\n",
         "ICO": lambda: b"\0\0\1\0\xff\xff" + b"\0" * 16 * 1000,
-        "a playlist": lambda: b"#EXTM3U\n#EXTINF:1,\nhttp://127.0.0.1:%d/x\n#EXT-X-ENDLIST\n" % port,
+        "a playlist": lambda: (
+            b"#EXTM3U\n#EXTINF:1,\nhttp://127.0.0.1:%d/x\n#EXT-X-ENDLIST\n" % port
+        ),
         "a list of files": lambda: b"ffconcat version 1.0\nfile /etc/passwd\n",
     }
 

@@ -49,7 +49,7 @@ async def test_uploaded_loras_are_listed_with_their_trigger_words(
 
 
 async def test_words_that_no_answer_can_have_hide_no_lora(client: httpx.AsyncClient) -> None:
-    about = {"modelspec.trigger_phrase": "ink\ud800line, \udfff", "modelspec.architecture": "\ud800"}
+    about = {"modelspec.trigger_phrase": "ink\ud800line, \udfff", "ss_base_model_version": "\udfff"}
     await upload(client, "lines.safetensors", safetensors(about))
     (found,) = await loras(client)
     assert (found["trigger_words"], found["base_model"]) == (["inkline"], None)
