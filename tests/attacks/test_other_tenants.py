@@ -94,7 +94,13 @@ def calls_of_all_surfaces() -> Iterator[tuple[str, str, Any]]:
             yield "POST", path, body
 
 
-@pytest.mark.parametrize("kind", ["admin", "submit", "read", "limited", "limited-admin"])
+@pytest.mark.parametrize(
+    "kind",
+    [
+        *("admin", "limited", "limited-admin"),
+        *(pytest.param(each, marks=pytest.mark.long) for each in ("submit", "read")),
+    ],
+)
 async def test_ids_of_another_tenant_are_answered_like_invented_ones(
     scene: Scene, victim: Victim, attempts: Attempts, kind: str
 ) -> None:

@@ -24,8 +24,8 @@ from serve_app.domain.media.image_formats import FORMATS, NAMES, PILLOW_NAMES, o
 
 MAX_PIXELS = 50_000_000
 MAX_SCANNED_PIXELS = 1_000_000_000
-"""Pixels that a JPEG decodes, in all its scans. A scan of some hundred bytes decodes the whole image,
-and nothing can end it. Of 50 megapixels there may be 20 scans; programs write about 10."""
+"""Pixels that a JPEG decodes, in all its scans. A scan of some hundred bytes decodes the whole
+image, and nothing can end it. Of 50 megapixels there may be 20 scans; programs write about 10."""
 MAX_PROFILE_BYTES = 4 * 2**20
 """Larger ICC profiles are ignored. Those of printing presses have about 2 MB."""
 
