@@ -147,7 +147,7 @@ def some(port: int, one_of: int) -> Iterator[tuple[str, bytes]]:
         yield what, build()
 
 
-ONE_OF = pytest.mark.parametrize("one_of", [6, pytest.param(1, marks=pytest.mark.long)])
+ONE_OF = pytest.mark.parametrize("one_of", [12, pytest.param(1, marks=pytest.mark.long)])
 """A short run tries one of so many."""
 
 
