@@ -42,7 +42,7 @@ from deployments.checking.fitting import (
 )
 from serve_app.domain.endpoint import Weights
 from serve_app.domain.errors import DarkroomError, WeightsUnavailable
-from serve_app.domain.lora import LoraMetadata
+from serve_app.domain.lora import LoraMetadata, model_facts
 from weights.folder import ListedFile, default_directory, digest_of
 from weights.hub import Hub
 
@@ -52,6 +52,9 @@ MEMORY_BYTES = 12 * 2**30
 
 ADDRESS_BYTES = 64 * 2**30
 """Address space besides the files of the job, which are mapped. torch with CUDA reserves 20 GB."""
+
+MAX_REASON = 2000
+"""Characters of a reason, which may name tensors. A line of the answer has room for a megabyte."""
 
 TOO_MUCH = (
     f"The check of the weights needs more than the {MEMORY_BYTES // 2**30} GB of memory that it "
@@ -132,7 +135,7 @@ def run(job: CheckJob, reports: Reports) -> Mapping[str, Any]:
             for path, each in found.items()
         ],
         "facts": {
-            "metadata": {k: v for k, v in metadata.items() if k.startswith("modelspec.")},
+            "metadata": model_facts(metadata),
             "trigger_words": list(LoraMetadata.of(metadata).trigger_words),
         },
     }
@@ -215,7 +218,7 @@ def main() -> None:
     try:
         reports.write(result=run(job, reports))
     except DarkroomError as error:
-        reports.write(refused=for_tenant(error.message))
+        reports.write(refused=for_tenant(error.message)[:MAX_REASON])
     except MemoryError:
         reports.write(refused=TOO_MUCH)
     except RuntimeError as error:

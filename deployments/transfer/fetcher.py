@@ -106,6 +106,7 @@ class OwnFiles:
 
     url: str = ""  # origin; empty: there are none
     token: str = ""  # with which private ones are read; empty: they are not
+    trusted: bool = True  # False: where it redirects to is checked as any other URL
 
     @classmethod
     def of(cls, lease: Lease) -> OwnFiles:
@@ -251,6 +252,9 @@ class Fetcher:
                     return False
                 # Redirect to where the storage keeps the file.
                 place = place.join(response.headers["location"])
+            if not files.trusted:
+                await self._foreign_in_time(place, download)
+                return True
         return False
 
     async def _foreign_in_time(self, url: httpx2.URL, download: _Download) -> None:

@@ -116,11 +116,32 @@ class LoraMetadata:
         left out."""
         phrase = metadata.get("modelspec.trigger_phrase")
         words = phrase.split(",") if isinstance(phrase, str) and phrase.strip() else _tags(metadata)
-        trimmed = (each.strip()[:MAX_WORD_LENGTH] for each in words)
+        trimmed = (_storable(each).strip()[:MAX_WORD_LENGTH] for each in words)
         unique = tuple(dict.fromkeys(each for each in trimmed if each))
         bases = (metadata.get("modelspec.architecture"), metadata.get("ss_base_model_version"))
-        base = next((each for each in bases if isinstance(each, str) and each), None)
-        return cls(unique[:MAX_WORDS], base[:MAX_WORD_LENGTH] if base else None)
+        base = next((each for each in bases if isinstance(each, str) and each), "")
+        return cls(unique[:MAX_WORDS], _storable(base)[:MAX_WORD_LENGTH] or None)
+
+
+MAX_FACTS = 100
+MAX_FACT_LENGTH = 500  # characters, with the name
+
+
+def model_facts(metadata: Mapping[str, str]) -> dict[str, str]:
+    """What a file of weights says of its model (``modelspec``), as far as it is kept. Long values,
+    such as the image in ``modelspec.thumbnail``, are left out."""
+    kept = {
+        _storable(name): _storable(value)
+        for name, value in metadata.items()
+        if name.startswith("modelspec.") and len(name) + len(value) <= MAX_FACT_LENGTH
+    }
+    return dict([*kept.items()][:MAX_FACTS])
+
+
+def _storable(text: str) -> str:
+    """The text without NUL and halves of surrogate pairs, which neither PostgreSQL nor UTF-8
+    has."""
+    return text.replace("\0", "").encode(errors="ignore").decode()
 
 
 def _tags(metadata: Mapping[str, Any]) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -12,12 +13,18 @@ from tests.attacks.scene import ATTACKER, VICTIM, Scene, keys_of
 from tests.cluster.darkroom import Darkroom
 
 TRIES = "tries of an attack"
+FALLEN = ("failed", "error")
 
 
 @pytest.fixture(scope="session")
 def scene(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
     """A Darkroom that calls no private address."""
-    darkroom = Darkroom(tmp_path_factory.mktemp("attacks") / "data", allow_private_webhooks="0")
+    darkroom = Darkroom(
+        tmp_path_factory.mktemp("attacks") / "data",
+        allow_private_webhooks="0",
+        sign_files="local",
+        models=str(Path(__file__).parent / "models.yaml"),
+    )
     try:
         darkroom.start()
         darkroom.all_ready(1)
@@ -36,21 +43,30 @@ def attempts(request: pytest.FixtureRequest) -> Iterator[Attempts]:
     yield found
     request.node.user_properties.append((TRIES, found.made))
     assert found.made
-    assert found.fell == []
+    assert not found.fell, "\n".join(found.fell)
     assert calls[before:] == []
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """Say of each attack how much it tried, and whether all of it held."""
-    outcomes: dict[str, tuple[int, bool]] = {}
-    for kind in ("passed", "failed", "error"):
-        for report in terminalreporter.stats.get(kind, ()):
-            tries = dict(getattr(report, "user_properties", ())).get(TRIES)
-            if tries is not None:
-                _, fell = outcomes.get(report.nodeid, (0, False))
-                outcomes[report.nodeid] = (tries, fell or kind != "passed")
+    # The tries are known at the teardown, whose report is under "" if it went well.
+    reports = [
+        each for kind in ("", "passed", *FALLEN) for each in _reports(terminalreporter, kind)
+    ]
+    fallen = {each.nodeid for kind in FALLEN for each in _reports(terminalreporter, kind)}
+    outcomes = {
+        each.nodeid: tries
+        for each in reports
+        if (tries := dict(each.user_properties).get(TRIES)) is not None
+    }
     if outcomes:
         terminalreporter.section("attacks")
-        for name, (tries, fell) in outcomes.items():
+        for name, tries in outcomes.items():
             shown = name.partition("::test_")[2].replace("_", " ")
-            terminalreporter.write_line(f"{'FELL' if fell else 'held'} {tries:>6}  {shown}")
+            fell = "FELL" if name in fallen else "held"
+            terminalreporter.write_line(f"{fell} {tries:>6}  {shown}")
+
+
+def _reports(terminalreporter: pytest.TerminalReporter, kind: str) -> list[pytest.TestReport]:
+    found = terminalreporter.stats.get(kind, ())
+    return [each for each in found if isinstance(each, pytest.TestReport)]

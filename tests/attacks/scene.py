@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import httpx
 
-from serve_app.tenants.scopes import READ, SUBMIT, TENANT_ADMIN
+from serve_app.tenants.scopes import API, READ, SUBMIT, TENANT_ADMIN
 from tests.attacks.inside import Inside
-from tests.cluster.darkroom import CALL_S, Darkroom
+from tests.cluster.darkroom import CALL_S, ENDED, Darkroom, eventually
 
 VICTIM, ATTACKER = "victim", "attacker"
 ALLOWED = "fal-ai/flux/schnell"
@@ -33,6 +34,17 @@ class Scene:
         return httpx.Client(base_url=self.darkroom.url, headers=headers, timeout=CALL_S)
 
 
+def outcome(http: httpx.Client, request_id: str) -> dict[str, Any]:
+    """The request as ``GET /v1/requests/{id}`` shows it once it has ended."""
+    path = f"/v1/requests/{request_id}"
+
+    def look() -> dict[str, Any] | None:
+        found = http.get(path, params={"wait": 10}).json()
+        return found if found["state"] in ENDED else None
+
+    return eventually(look, f"{path} has ended")
+
+
 def keys_of(darkroom: Darkroom, tenant: str) -> Keys:
     """Make the tenant and its keys."""
     made = darkroom.http.post("/v1/tenants", json={"tenant": tenant})
@@ -43,11 +55,11 @@ def keys_of(darkroom: Darkroom, tenant: str) -> Keys:
         assert answer.is_success, answer.text
         return str(answer.json()["key"])
 
-    everything = [SUBMIT, READ, TENANT_ADMIN]
+    everything = [API, TENANT_ADMIN]
     return {
         "admin": key(scopes=everything),
         "submit": key(scopes=[SUBMIT]),
         "read": key(scopes=[READ]),
-        "limited": key(scopes=[SUBMIT, READ], endpoints=[ALLOWED]),
+        "limited": key(scopes=[API], endpoints=[ALLOWED]),
         "limited-admin": key(scopes=everything, endpoints=[ALLOWED]),
     }

@@ -23,6 +23,9 @@ from serve_app.domain.errors import InvalidInput
 from serve_app.domain.media.image_formats import FORMATS, NAMES, PILLOW_NAMES, other_format
 
 MAX_PIXELS = 50_000_000
+MAX_SCANNED_PIXELS = 1_000_000_000
+"""Pixels that a JPEG decodes, in all its scans. A scan of some hundred bytes decodes the whole
+image, and nothing can end it. Of 50 megapixels there may be 20 scans; programs write about 10."""
 MAX_PROFILE_BYTES = 4 * 2**20
 """Larger ICC profiles are ignored. Those of printing presses have about 2 MB."""
 
@@ -127,7 +130,7 @@ def read_stored(file: BinaryIO, *, small: bool = False) -> Image.Image:
                 image.draft("RGB", (1024, 1024))
             if _pixels(image) > MAX_PIXELS:
                 raise ValueError(f"it has more than {MAX_PIXELS} pixels")
-            _check_compression(image)
+            _check_work(image, file)
             return _flat(image)
     except (Image.DecompressionBombError, *UNREADABLE) as error:
         raise ValueError(f"The image cannot be read: {error}") from error
@@ -147,10 +150,11 @@ def _opened(
 ) -> Generator[Image.Image]:
     """Open an image within the limits, whose pixels the block may decode."""
     try:
-        with _quiet(), Image.open(BytesIO(body), formats=PILLOW_NAMES) as image:
+        file = BytesIO(body)
+        with _quiet(), Image.open(file, formats=PILLOW_NAMES) as image:
             if _pixels(image) > most_pixels:
                 raise _too_large(field, most_pixels)
-            _check_compression(image)
+            _check_work(image, file)
             if min(image.size) < least_side:
                 raise _too_small(field, _header(image, body), least_side)
             yield image
@@ -184,10 +188,30 @@ def _tags(image: Image.Image) -> Mapping[int, Any]:
     return getattr(image, "tag_v2", {})
 
 
-def _check_compression(image: Image.Image) -> None:
-    """Raise ``ValueError`` for what is unusual in TIFF: LZMA takes as much memory as it claims."""
+_SCAN = b"\xff\xda"  # marker at the beginning of a scan; not among its pixels
+_PIECE = 2**20  # bytes
+
+
+def _check_work(image: Image.Image, file: BinaryIO) -> None:
+    """Raise ``ValueError`` for a file that takes much more than its pixels say: for what is unusual
+    in TIFF, as LZMA takes as much memory as it claims, and for a JPEG of many scans."""
     if (compression := _tags(image).get(_COMPRESSION, 1)) not in _COMPRESSIONS:
         raise ValueError(f"its compression {compression} is not supported. Use LZW or Deflate")
+    if image.format in ("JPEG", "MPO"):
+        scans = _scans(file)
+        if scans * _pixels(image) > MAX_SCANNED_PIXELS:
+            raise ValueError(f"it has {scans} scans, too many for its size. Save it again")
+
+
+def _scans(file: BinaryIO) -> int:
+    """Number of scans in a JPEG file, which is left at its position."""
+    place, found, last = file.tell(), 0, b""
+    file.seek(0)
+    while piece := file.read(_PIECE):
+        found += (last + piece).count(_SCAN)
+        last = piece[-1:]
+    file.seek(place)
+    return found
 
 
 def _too_small(field: str, header: ImageHeader, least_side: int) -> InvalidInput:

@@ -41,7 +41,7 @@ class Conditions:
             read = json.loads(base64.b64decode(policy, validate=True))
             expires_at = datetime.fromisoformat(read["expiration"])
             exact, prefixes, most = _sorted_out(read["conditions"])
-        except (KeyError, TypeError, IndexError, RecursionError) as error:
+        except (KeyError, TypeError, IndexError, OverflowError, RecursionError) as error:
             raise ValueError(f"it lacks {error}") from error
         if expires_at.tzinfo is None:
             expires_at = expires_at.replace(tzinfo=UTC)

@@ -114,6 +114,19 @@ def test_the_words_of_a_lora_are_its_phrase_or_the_captions_of_its_training(tmp_
         assert "ss_tag_frequency" not in facts["metadata"]
 
 
+def test_long_facts_are_left_out_and_those_kept_can_be_stored(tmp_path: Path) -> None:
+    """The image in ``modelspec.thumbnail`` may have megabytes, and PostgreSQL has no NUL."""
+    said = {"modelspec.title": "thin\0 ink", "modelspec.trigger_phrase": "i\0nk"}
+    long = {f"modelspec.{number}": "x" * 400 for number in range(2000)}
+    file = lora(
+        tmp_path / "a.safetensors", metadata={**said, "modelspec.thumbnail": "x" * 10**6, **long}
+    )
+    facts = uploaded(tmp_path, {"a.safetensors": file})["facts"]
+    assert facts["trigger_words"] == ["ink"]
+    assert "\0" not in "".join(facts["metadata"].values())
+    assert len(json.dumps(facts)) < 2**18
+
+
 def test_a_lora_of_another_size_names_the_layer_and_the_shape_of_the_base(tmp_path: Path) -> None:
     file = lora(tmp_path / "a.safetensors", width=131)
     with pytest.raises(WeightsUnavailable, match=rf"\(128, 128\) of transformer\.{LAYER}") as found:

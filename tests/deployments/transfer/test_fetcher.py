@@ -173,6 +173,18 @@ async def test_storage_may_send_on_to_where_it_keeps_our_files(web):
     assert await web.fetcher().fetch(url, FIELD, OwnFiles("http://ingress:8000")) == BODY
 
 
+async def test_a_storage_of_someone_else_sends_on_to_no_private_address(web):
+    place = f"ingress:8000/files/{KEY}"
+    url, files = f"http://localhost/files/{KEY}", OwnFiles("http://ingress:8000", trusted=False)
+    web.answers["10.0.0.9/bucket/key"] = httpx2.Response(200, content=BODY)
+    web.answers[place] = httpx2.Response(307, headers={"location": "http://10.0.0.9/bucket/key"})
+    await refused(web.fetcher(), url, "private address", files=files)
+    assert len(web.requests) == 1
+    web.answers["example.com/key"] = httpx2.Response(200, content=BODY)
+    web.answers[place] = httpx2.Response(307, headers={"location": "https://example.com/key"})
+    assert await web.fetcher().fetch(url, FIELD, files) == BODY
+
+
 async def test_a_file_that_is_not_ours_is_fetched_as_any_other(web):
     web.answers["example.com/files/a.png"] = httpx2.Response(200, content=BODY)
     url = "https://example.com/files/a.png"

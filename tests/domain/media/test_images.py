@@ -160,6 +160,14 @@ def test_a_compression_that_takes_as_much_memory_as_it_claims_is_refused():
     refused(body, "compression 34925 is not supported. Use LZW or Deflate")
 
 
+def test_a_jpeg_of_many_scans_is_refused_and_one_that_programs_write_is_not():
+    whole = written(Image.new("RGB", (3000, 3000)), "JPEG", progressive=True)
+    last = whole.rindex(b"\xff\xda")
+    refused(whole[:last] + whole[last:-2] * 200 + whole[-2:], "scans, too many for its size")
+    large = written(Image.new("RGB", (9000, 5500)), "JPEG", progressive=True)
+    assert read_header(large, "image").width == 9000
+
+
 def test_floating_point_levels_are_refused_rather_than_read_as_black():
     refused(written(Image.new("F", (8, 8), 0.5), "TIFF"), "32 bits")
 

@@ -48,6 +48,13 @@ async def test_uploaded_loras_are_listed_with_their_trigger_words(
     assert (found["trigger_words"], found["base_model"]) == (["inkline", "thin ink"], "flux")
 
 
+async def test_words_that_no_answer_can_have_hide_no_lora(client: httpx.AsyncClient) -> None:
+    about = {"modelspec.trigger_phrase": "ink\ud800line, \udfff", "ss_base_model_version": "\udfff"}
+    await upload(client, "lines.safetensors", safetensors(about))
+    (found,) = await loras(client)
+    assert (found["trigger_words"], found["base_model"]) == (["inkline"], None)
+
+
 async def test_the_latest_are_first_and_the_limit_holds(
     client: httpx.AsyncClient,
 ) -> None:

@@ -15,7 +15,7 @@ import uvicorn
 
 from serve_app.domain.errors import InvalidInput
 from serve_app.ingress.http import body
-from serve_app.ingress.http.body import parse, reject_unstorable
+from serve_app.ingress.http.body import MAX_DEPTH, parse, reject_unstorable
 from tests.deployments.waiting import until
 from tests.ingress.house import House
 
@@ -41,14 +41,25 @@ def nested(size: int, depth: int) -> bytes:
     [
         b'{"a": "\\ud83c\\udf08' + b"x" * (4 * MIB) + b'"}',
         b'{"a": "\\u0041' + b"x" * (4 * MIB) + b'"}',
-        nested(4 * MIB, 500),
+        nested(4 * MIB, MAX_DEPTH),
         b'{"a": [' + b"1.5," * MIB + b"1]}",
     ],
-    ids=["text with a pair", "text with a letter", "many texts below 500 lists", "numbers"],
+    ids=["text with a pair", "text with a letter", "many texts below many lists", "numbers"],
 )
 def test_a_check_takes_time_in_proportion_to_the_body(raw: bytes) -> None:
     parser_s = min(seconds(lambda: json.loads(raw)) for _ in range(3))
     assert min(seconds(lambda: parse(raw)) for _ in range(3)) < 20 * parser_s + 0.1
+
+
+@pytest.mark.parametrize(("begin", "end"), [(b"[", b"]"), (b'{"a":', b"}")])
+def test_a_body_has_a_largest_depth_in_which_brackets_of_texts_do_not_count(
+    begin: bytes, end: bytes
+) -> None:
+    parse(begin * MAX_DEPTH + b"1" + end * MAX_DEPTH)
+    parse(b'{"a":[' + b'"[{",' * 1000 + b"1]}")
+    for depth in (MAX_DEPTH + 1, 900):
+        with pytest.raises(InvalidInput, match="nested too deeply"):
+            parse(begin * depth + b"1" + end * depth)
 
 
 @pytest.mark.parametrize(

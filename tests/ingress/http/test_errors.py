@@ -64,6 +64,7 @@ async def test_each_wrong_field_is_named(client: httpx.AsyncClient, path: str) -
         (b'{"guidance_scale": 1e999}', "the number 1e999 is too large"),
         (b'{"a": -' + b"9" * 400 + b".5}", "is too large"),
         (b"[" * 100_000, "nested too deeply"),
+        (b'{"echo": ' + b"[" * 900 + b"]" * 900 + b"}", "nested too deeply"),
         (b'{"a": ' + b"9" * 5000 + b"}", "digits"),
         (b'{"a": ["\\u0000"]}', "a.0: Input should not contain NUL"),
         (b'{"a": "\\ud800"}', "half of a surrogate pair"),

@@ -24,7 +24,7 @@ from tests.ingress.api.files.private import lifecycle
 from tests.ingress.api.test_loras import safetensors
 from tests.ingress.books import MakeBooks, fakes, in_postgres
 from tests.ingress.fal.test_submit import completed
-from tests.ingress.house import House, built
+from tests.ingress.house import built
 from tests.ingress.http.test_route_scopes import scopes
 from tests.queue.database import server
 
@@ -251,7 +251,9 @@ def anonymised(text: str, things: Things) -> str:
     return text
 
 
-async def made_by(client: httpx.AsyncClient, house: House) -> Things:
+async def made_by(
+    client: httpx.AsyncClient, resources: Sequence[Resource[Any]] = RESOURCES
+) -> Things:
     """Make one of everything for the client's tenant."""
     hidden = lifecycle("hide")
     said = {"content-type": "image/png", "x-fal-file-name": "lighthouse.png"}
@@ -299,7 +301,7 @@ async def made_by(client: httpx.AsyncClient, house: House) -> Things:
         },
     )
     assert batch.status_code == 200, batch.text
-    for each in plain(house.services.resources):
+    for each in plain(resources):
         texts = {
             name: SECRET
             for name, field in each.body.model_fields.items()
@@ -334,14 +336,10 @@ async def made_by(client: httpx.AsyncClient, house: House) -> Things:
 
 @dataclass
 class Scene:
-    house: House
     owner: httpx.AsyncClient
     stranger: httpx.AsyncClient
     things: Things
-
-    @property
-    def resources(self) -> Sequence[Resource[Any]]:
-        return self.house.services.resources
+    resources: Sequence[Resource[Any]] = RESOURCES
 
     def url_of(self, path: str, things: Things = INVENTED) -> str:
         return url_of(path, things, self.resources)
@@ -355,6 +353,15 @@ class Scene:
     async def compared(
         self, method: str, path: str, body: Any = None, **headers: str
     ) -> tuple[httpx.Response, httpx.Response]:
+        """Answers to the stranger, which do not differ."""
+        theirs, none = await self.pair(method, path, body, **headers)
+        what = f"{method} {path}: {theirs.status_code} {theirs.text}, not {none.text}"
+        assert alike(theirs, none, self.things), what
+        return theirs, none
+
+    async def pair(
+        self, method: str, path: str, body: Any = None, **headers: str
+    ) -> tuple[httpx.Response, httpx.Response]:
         """Answers to the stranger, with the owner's ids and with invented ones."""
         found: list[httpx.Response] = []
         for things in (self.things, INVENTED):
@@ -364,11 +371,13 @@ class Scene:
                     method, filled(self.url_of(path, things), things), json=sent, headers=headers
                 )
             )
-        theirs, none = found
-        what = f"{method} {path}: {theirs.status_code} {theirs.text}, not {none.text}"
-        assert theirs.status_code == none.status_code, what
-        assert anonymised(theirs.text, self.things) == anonymised(none.text, INVENTED), what
-        return theirs, none
+        return found[0], found[1]
+
+
+def alike(theirs: httpx.Response, none: httpx.Response, things: Things) -> bool:
+    """Return whether an answer about ``things`` is that about invented ones."""
+    same = theirs.status_code == none.status_code
+    return same and anonymised(theirs.text, things) == anonymised(none.text, INVENTED)
 
 
 @asynccontextmanager
@@ -380,7 +389,7 @@ async def scene_of(
         key = str(await house.keys.create(STRANGER, scopes=rights))
         owner = str(await house.keys.create(OWNER, scopes=rights))
         async with house.client(owner) as client, house.client(key) as stranger:
-            yield Scene(house, client, stranger, await made_by(client, house))
+            yield Scene(client, stranger, await made_by(client, resources), resources)
 
 
 @pytest.fixture(params=["fakes", "postgres"], scope="module")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
@@ -111,6 +112,7 @@ def _without(name: str) -> Any:
         (signed(key="../${filename}"), "`..`"),
         (_without("policy"), "fields.policy"),
         (signed(policy="bm8="), "fields.policy"),
+        (signed(conditions=[["content-length-range", 0, math.inf]]), "fields.policy"),
         (signed(conditions=[{"key": "out/${filename}"}]), "does not allow keys"),
         (signed(conditions=[["starts-with", "$key", "in/"]]), "does not allow keys"),
         (signed(Key="out/${filename}"), "at once"),

@@ -150,8 +150,8 @@ async def test_an_export_has_weights_workflows_batches_rules_secrets_and_limits(
     scopes = frozenset({API, TENANT_ADMIN})
     mine, theirs = [str(await house.keys.create(each, scopes=scopes)) for each in ("me", "you")]
     async with house.client(mine) as client, house.client(theirs) as other:
-        await made_by(client, house)
-        await made_by(other, house)
+        await made_by(client)
+        await made_by(other)
         content = (await client.get("/v1/tenants/me/export")).content
     for name in ("weights", "workflows", "batches", "batch_files", "access_rules", "secrets"):
         (record, *_) = found = read(content, name)
