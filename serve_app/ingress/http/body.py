@@ -163,7 +163,7 @@ def parse(raw: bytes) -> Any:
         raise _too_deep() from None
     except ValueError as error:  # NaN, infinity, or a number with thousands of digits
         raise _not_json(str(error), 0) from None
-    if raw.count(b"[") + raw.count(b"{") > MAX_DEPTH and _is_deep(value):
+    if raw.count(b"[") + raw.count(b"{") > MAX_DEPTH and is_deep(value):
         raise _too_deep()
     # NUL and halves of surrogate pairs come as escapes only. Raw ones are not JSON, or not UTF-8.
     if b"\\" in raw and b"\\u" in raw:  # the first look is forty times as fast as the second
@@ -171,7 +171,7 @@ def parse(raw: bytes) -> Any:
     return value
 
 
-def _is_deep(value: Any) -> bool:
+def is_deep(value: Any) -> bool:
     """Return whether there are more than ``MAX_DEPTH`` lists and objects in each other."""
     level = [value] if isinstance(value, dict | list) else []
     for _ in range(MAX_DEPTH):

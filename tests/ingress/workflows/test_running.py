@@ -291,6 +291,24 @@ async def test_a_step_that_its_endpoint_refuses_is_named(house: House) -> None:
     assert "num_images" in done["error"]
 
 
+async def test_a_step_whose_input_is_nested_too_deeply_is_refused(house: House) -> None:
+    def nested(value: Any, levels: int) -> Any:
+        return nested([value], levels - 1) if levels else value
+
+    steps = {
+        f"s{number}": {
+            "app": PROBE,
+            "input": {"echo": nested(f"$s{number - 1}.echo" if number else "$input.deep", 30)},
+        }
+        for number in range(4)
+    }
+    given = steps_form(steps, {"x": "$s3.echo"}, input={"deep": {"type": "integer"}})
+    endpoint = await registered(house, given)
+    done = await ended(house, endpoint, await submitted(house, endpoint, {"deep": 1}))
+    assert "The step `s3`" in done["error"]
+    assert "more than 100 lists and objects in each other" in done["error"]
+
+
 async def test_a_reference_that_leads_nowhere_is_named(house: House) -> None:
     given = steps_form(
         {
