@@ -1,4 +1,4 @@
-"""The page on isolation names tests that exist."""
+"""The pages on isolation and on threats name tests that exist."""
 
 from __future__ import annotations
 
@@ -9,12 +9,13 @@ from tests.docs.test_matrix import named_in
 
 PAGE = DOCS / "explanation" / "isolation.md"
 CACHES = [row for row in table(PAGE, "cache") if row[1].startswith("separate")]
-ROWS = [*table(PAGE, "what"), *CACHES]
+THREATS = table(DOCS / "explanation" / "threat-model.md", "asset")
+ROWS = [*table(PAGE, "what"), *CACHES, *THREATS]
 
 
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: row[0])
 def test_each_promise_names_tests_that_are_there(row: list[str]) -> None:
-    tests = code(row[2])
+    tests = code(row[-1])
     assert tests
     for each in tests:
         file, separator, test = each.partition("::")
