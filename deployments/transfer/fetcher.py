@@ -204,7 +204,7 @@ class Fetcher:
             content = _from_base64(plain) if head.lower().endswith(";base64") else plain
         except ValueError as error:
             raise _unread(field, f"the data: URI cannot be read: {error}") from None
-        self._check_size(len(content), field)
+        self.check_size(len(content), field)
         return content
 
     async def _own(self, url: httpx2.URL, download: _Download, files: OwnFiles) -> bool:
@@ -332,18 +332,19 @@ class Fetcher:
         field, headers = download.field, response.headers
         declared = headers.get("content-length", "")
         if declared.isdecimal():
-            self._check_size(int(declared), field)
+            self.check_size(int(declared), field)
         size = 0
         async for part in response.aiter_bytes():
             size += len(part)
-            self._check_size(size, field)
+            self.check_size(size, field)
             download.awaits_own = False
             download.sink(part)
             download.count(len(part))
         download.version = Version(headers.get("etag", ""), headers.get("last-modified", ""))
         return True
 
-    def _check_size(self, size: int, field: str) -> None:
+    def check_size(self, size: int, field: str) -> None:
+        """Raise ``InvalidInput`` for more bytes than a file may have."""
         if size > self._max_bytes:
             message = f"the file is larger than {self._max_bytes} bytes"
             limits = {"max_size": self._max_bytes}

@@ -22,6 +22,7 @@ class OpenAiServer(ProviderServer):
     def __init__(self) -> None:
         super().__init__()
         self.page = 100
+        self.film = b"a film"
         self.most_at_once = 0  # image calls
         self._now = 0
         self.go = asyncio.Event()  # cleared: images are being made
@@ -46,7 +47,7 @@ class OpenAiServer(ProviderServer):
         if found is None or job is None:
             return error(404, "Not found")
         if found[2]:
-            return Reply(200, b"a film", {"content-type": "video/mp4"})
+            return Reply(200, self.film, {"content-type": "video/mp4"})
         job.polls += 1
         return Reply(200, _video(job))
 

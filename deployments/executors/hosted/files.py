@@ -146,6 +146,7 @@ class HostedFiles:
             with path.open("wb") as written:
                 async for chunk in answer.aiter_bytes():
                     written.write(chunk)
+                    self._fetcher.check_size(written.tell(), "output")
             return media_type
 
     async def _without_key(self, url: str, path: Path) -> None:

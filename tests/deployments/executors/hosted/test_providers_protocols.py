@@ -127,6 +127,15 @@ async def test_a_video_is_asked_for_by_a_form_as_openais_client_does(bench: Benc
     assert job.input == {"model": "sora-2", "prompt": "x", "seconds": "4", "size": "720x1280"}
 
 
+async def test_a_film_of_a_provider_fills_no_disk(bench: Bench) -> None:
+    bench.openai.film = b"x" * (2**20 + 1)
+    outcome = await bench.desk.outcome(
+        bench.endpoint("openai", **VIDEO), prompt="x", seconds="4", size="720x1280"
+    )
+    assert outcome.failure is not None
+    assert "the file is larger than 1048576 bytes" in outcome.failure.message
+
+
 async def test_a_lost_job_of_fal_that_runs_is_found_when_it_has_ended(bench: Bench) -> None:
     server = bench.fal
     server.holds, server.faults = True, ["lost"]
