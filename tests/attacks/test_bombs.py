@@ -25,8 +25,8 @@ from tests.attacks.scene import ALLOWED, Scene
 
 pytestmark = pytest.mark.cluster
 
-QUICK_S = 10.0
-"""Longest call. Alone each takes less than a second, but the machine has other work."""
+ENDS_S = 50.0
+"""A call that takes longer hangs. Alone each takes less than a second."""
 MIB = 2**20
 
 ONE_OF = pytest.mark.parametrize("one_of", [9, pytest.param(1, marks=pytest.mark.long)])
@@ -108,7 +108,7 @@ def sent(scene: Scene, message: bytes) -> tuple[int, float]:
 
 def fine(found: tuple[int, float], *, closed: bool = False) -> bool:
     status, took_s = found
-    return took_s < QUICK_S and (status < 500 if status else closed)
+    return took_s < ENDS_S and (status < 500 if status else closed)
 
 
 JSON = {"content-type": "application/json"}
@@ -330,15 +330,15 @@ def test_frames_of_realtime_sessions(scene: Scene, attempts: Attempts) -> None:
         for what, frame in frames().items():
             began = time.monotonic()
             try:
-                with connect(url, open_timeout=QUICK_S, close_timeout=1) as session:
+                with connect(url, open_timeout=ENDS_S, close_timeout=1) as session:
                     session.send(frame)
-                    answer: Any = session.recv(timeout=QUICK_S)
+                    answer: Any = session.recv(timeout=ENDS_S)
             except WebSocketException as closed:
                 answer = closed
             except TimeoutError:
                 answer = None
             took_s = time.monotonic() - began
             held = (
-                answer is not None and took_s < QUICK_S and b"internal" not in repr(answer).encode()
+                answer is not None and took_s < ENDS_S and b"internal" not in repr(answer).encode()
             )
             attempts.note(f"{what}: {str(answer)[:200]} after {took_s:.1f} s", held=held)
