@@ -20,7 +20,7 @@ from tests.fakes.terms import FakeTerms
 from tests.queue.database import QUICK, Ingress
 from tests.queue.requests import POOL, TENANT, lease, new
 
-COUNT_S = 1.5
+COUNT_S = 6.0
 
 
 class SlowCounts(Database):
