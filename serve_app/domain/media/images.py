@@ -9,12 +9,13 @@ Decode on a thread: a large image takes tens of milliseconds.
 
 from __future__ import annotations
 
+import re
 import struct
 import warnings
 from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from io import BytesIO
+from io import SEEK_CUR, BytesIO
 from typing import Any, BinaryIO, cast
 
 from PIL import Image, ImageChops, ImageCms, UnidentifiedImageError
@@ -188,8 +189,11 @@ def _tags(image: Image.Image) -> Mapping[int, Any]:
     return getattr(image, "tag_v2", {})
 
 
-_SCAN = b"\xff\xda"  # marker at the beginning of a scan; not among its pixels
-_PIECE = 2**20  # bytes
+# Markers of JPEG (ITU-T T.81, B.1.1.3): not 0xff as a value in a scan, which a zero follows, and no
+# restart inside of a scan.
+_MARKER = re.compile(rb"\xff([\x01-\xcf\xd8-\xfe])")
+_SCAN, _END, _ALONE = 0xDA, 0xD9, frozenset({0x01, 0xD8})  # the last have no length
+_PIECE = 2**16  # bytes
 
 
 def _check_work(image: Image.Image, file: BinaryIO) -> None:
@@ -204,14 +208,29 @@ def _check_work(image: Image.Image, file: BinaryIO) -> None:
 
 
 def _scans(file: BinaryIO) -> int:
-    """Number of scans in a JPEG file, which is left at its position."""
-    place, found, last = file.tell(), 0, b""
+    """Number of scans of the first image in a JPEG file, which is left at its position. What stands
+    in its other segments, or after it, may look like one: a film, for example."""
+    place, found = file.tell(), 0
     file.seek(0)
-    while piece := file.read(_PIECE):
-        found += (last + piece).count(_SCAN)
-        last = piece[-1:]
+    while (marker := _next_marker(file)) not in (None, _END):
+        found += marker == _SCAN
+        if marker not in _ALONE:
+            length = int.from_bytes(file.read(2), "big")
+            file.seek(max(length - 2, 0), SEEK_CUR)
     file.seek(place)
     return found
+
+
+def _next_marker(file: BinaryIO) -> int | None:
+    """The next marker, behind which the file then is; None: there is none."""
+    last = b""
+    while piece := file.read(_PIECE):
+        looked = last + piece
+        if (marker := _MARKER.search(looked)) is not None:
+            file.seek(marker.end() - len(looked), SEEK_CUR)
+            return marker[1][0]
+        last = looked[-1:]
+    return None
 
 
 def _too_small(field: str, header: ImageHeader, least_side: int) -> InvalidInput:

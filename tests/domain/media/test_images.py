@@ -168,6 +168,12 @@ def test_a_jpeg_of_many_scans_is_refused_and_one_that_programs_write_is_not():
     assert read_header(large, "image").width == 9000
 
 
+def test_what_looks_like_scans_in_a_jpeg_s_notes_or_in_the_film_after_it_is_none():
+    film = b"\xff\xda" * 5000
+    noted = written(Image.new("RGB", (3000, 3000)), "JPEG", comment=film)
+    assert read_header(noted + film, "image").width == 3000
+
+
 def test_floating_point_levels_are_refused_rather_than_read_as_black():
     refused(written(Image.new("F", (8, 8), 0.5), "TIFF"), "32 bits")
 
