@@ -334,6 +334,30 @@ async def made_by(
     )
 
 
+SEARCHES = (
+    *(
+        "",
+        f"tenant={OWNER}",
+        f"endpoint_id={FLUX}&expand=payloads",
+        "q=lighthouse",
+        "favourite=true",
+    ),
+    *(
+        "state=succeeded",
+        "status=success",
+        "order=asc&purpose=batch",
+        "limit=100&endpoint_id=fal-ai",
+    ),
+)
+"""Queries of lists that name nothing of the owner."""
+
+NAMING = (
+    *("request_id={request_id}", "before={request_id}", "after={batch_id}", "after={batch_file}"),
+    f"request_id={{request_id}}&endpoint_id={FLUX}",
+)
+"""Queries with the owner's ids."""
+
+
 @dataclass
 class Scene:
     owner: httpx.AsyncClient
@@ -372,6 +396,14 @@ class Scene:
                 )
             )
         return found[0], found[1]
+
+
+def lengths(answer: httpx.Response) -> Mapping[str, int]:
+    """Number of elements of each list in an answer, which may have the time besides."""
+    is_json = answer.headers.get("content-type") == "application/json"
+    found = answer.json() if is_json else {}
+    fields = found.items() if isinstance(found, dict) else [("", found)]
+    return {name: len(value) for name, value in fields if isinstance(value, list)}
 
 
 def alike(theirs: httpx.Response, none: httpx.Response, things: Things) -> bool:
@@ -509,11 +541,16 @@ async def test_no_list_shows_anything_of_another_tenant(scene: Scene) -> None:
         if method != "GET" or scene.names_something(path) or of_operators:
             continue
         tried += 1
-        for query in ("", f"?tenant={OWNER}", "?endpoint_id=fal-ai/flux/schnell&expand=payloads"):
-            answer = await scene.stranger.get(scene.url_of(path) + query)
+        for query in SEARCHES:
+            answer = await scene.stranger.get(f"{scene.url_of(path)}?{query}")
             assert SECRET not in answer.text, path
             for value in asdict(scene.things).values():
                 assert value not in answer.text, (path, query)
+        for query in NAMING:
+            theirs, none = await scene.pair("GET", f"{path}?{query}")
+            assert theirs.status_code == none.status_code, (path, query)
+            assert lengths(theirs) == lengths(none), (path, query)
+            assert SECRET not in theirs.text, (path, query)
         owners = await scene.stranger.get(f"{scene.url_of(path)}?tenant={OWNER}")
         nobodys = await scene.stranger.get(f"{scene.url_of(path)}?tenant=nobody")
         assert owners.status_code == nobodys.status_code, path
