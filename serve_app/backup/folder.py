@@ -162,8 +162,6 @@ class BackupFolder:
     def file(self, key: str) -> Path:
         """A file of storage in the backup. Raises ``Misconfigured`` if it is not there."""
         path = self.files / key
-        if not path.exists():
-            raise damaged(path)
         if path.resolve() != self.files.resolve() / key:  # a link leads out of the backup
             raise damaged(path)
         return regular_file(path)

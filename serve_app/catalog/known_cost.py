@@ -29,9 +29,6 @@ from serve_app.domain.workflows.references import (
 NUMBERS = frozenset({COUNT, SEEDS})
 """Fields of an input that say how many images it makes."""
 
-_LATER = object()
-"""In place of a value that another step makes."""
-
 
 @dataclass(frozen=True, slots=True)
 class KnownCost:
@@ -137,10 +134,17 @@ def _of_step(
     if price.unit is PriceUnit.REQUEST:
         return KnownCost(len(elements) * price.amount, price.currency)
     amount, properties = Decimal(0), entry.schema.json_schema().get("properties") or {}
-    defaults = {name: each["default"] for name, each in properties.items() if "default" in each}
+    known = {name: value for name, value in node.input.items() if _is_known(value)}
+    later = node.input.keys() - known.keys()
+    defaults = {
+        name: each["default"]
+        for name, each in properties.items()
+        if "default" in each and name not in later
+    }
     for number, element in enumerate(elements):
         sources = {INPUT: input, ITEM: element, INDEX: number}
-        found = _of_call(entry, price, node, *_inputs(defaults, node, sources))
+        given, missing = _inputs(defaults, known, sources)
+        found = _of_call(entry, price, node, given, missing | later)
         if found.unknown:
             return found
         amount += found.amount
@@ -150,7 +154,8 @@ def _of_step(
 def _of_call(
     entry: CatalogEntry, price: Price, node: Node, given: dict[str, Any], later: frozenset[str]
 ) -> KnownCost:
-    """Cost of a step for one element. ``given``, ``later``: see ``_inputs``."""
+    """Cost of a step for one element. ``given``: its input as far as it is known. ``later``: names
+    of its other fields."""
     if price.unit is PriceUnit.IMAGE and not NUMBERS & later:
         if given.get(SEEDS) is not None and COUNT not in node.input:
             given.pop(COUNT, None)  # the default; the step makes an image of each seed
@@ -188,19 +193,18 @@ def _source(sources: Mapping[str, Any], name: str) -> Any:
 
 
 def _inputs(
-    defaults: Mapping[str, Any], node: Node, sources: Mapping[str, Any]
+    defaults: Mapping[str, Any], known: Mapping[str, Any], sources: Mapping[str, Any]
 ) -> tuple[dict[str, Any], frozenset[str]]:
-    """Fields of a step's input that are known before it runs, and names of the others.
-    ``sources``: what references stand for."""
-    given, later = dict(defaults), set[str]()
-    for name, value in node.input.items():
+    """Fields of a step's input, and names of those whose references stand for nothing. ``known``:
+    fields as the definition has them. ``sources``: what their references stand for."""
+    given, missing = dict(defaults), set[str]()
+    for name, value in known.items():
         try:
-            found = resolve(value, partial(_source, sources)) if _is_known(value) else _LATER
+            found = resolve(value, partial(_source, sources))
         except NotThere:
-            found = _LATER
-        if found is _LATER:
             given.pop(name, None)
-            later.add(name)
-        elif found is not None:  # a null leaves the field to its default
+            missing.add(name)
+            continue
+        if found is not None:  # a null leaves the field to its default
             given[name] = found
-    return given, frozenset(later)
+    return given, frozenset(missing)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import re
 import sys
-import unicodedata
 
 import click
 
@@ -11,26 +11,17 @@ from serve_app.domain.errors import InvalidInput
 
 UNPRINTABLE = "\N{REPLACEMENT CHARACTER}"
 
-
-_KEPT = "\n\t"
-_CONTROLS = frozenset({"Cc", "Cs"})
-"""Categories of what terminals obey, and of what is no text."""
-_TURNING = frozenset("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
-"""Marks that turn the direction of the text around them."""
+_COMMANDS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff\u202a-\u202e\u2066-\u2069]")
+"""Controls but tab and line feed, which terminals obey; halves of surrogate pairs, which are no
+text; and marks that turn the direction of the text around them."""
 
 
 def echo(text: object = "", *, err: bool = False, nl: bool = True) -> None:
     """Print a text, which servers and files may have parts of, without what terminals obey.
 
     Commands print by this alone: a part that a server says is often no more than a name."""
-    shown = "".join(UNPRINTABLE if _is_control(each) else each for each in str(text))
+    shown = _COMMANDS.sub(UNPRINTABLE, str(text))
     click.echo(shown, err=err, nl=nl)  # noqa: TID251 this is the place
-
-
-def _is_control(each: str) -> bool:
-    if each in _TURNING:
-        return True
-    return unicodedata.category(each) in _CONTROLS and each not in _KEPT
 
 
 def printable(text: str) -> str:
