@@ -14,14 +14,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from serve_app.domain.errors import WeightsUnavailable
+from serve_app.domain.preflight import SPARE_BYTES, gigabytes
 from weights.derived import shrink
 from weights.folder import OWN, ListedFile, Listing, RepositoryFolder, repositories
 from weights.lock import RepositoryLock
 
 # Disk space.
-
-SPARE_BYTES = 512 * 2**20
-"""Disk space that stays free: the database and the logs are often on the same disk."""
 
 DERIVED_SHARE = 0.2
 """Share of a disk for derived files, where the store has no limit."""
@@ -33,11 +31,6 @@ FREE_SPACE_HINT = (
 
 
 DISK_FULL_ERRNOS = (errno.ENOSPC, errno.EDQUOT)
-
-
-def gigabytes(size: float) -> str:
-    """Size in decimal units, as for disks: 1 GB = 10^9 bytes."""
-    return f"{size / 1e9:.1f} GB" if size >= 1e8 else f"{size / 1e6:.1f} MB"
 
 
 def free_bytes(directory: Path) -> int:

@@ -168,6 +168,11 @@ def _check_id(endpoint_id: str) -> None:
         raise ValueError("`requests` cannot be part of an id: it begins a request's URL")
 
 
+def real_endpoint(entry: CatalogEntry) -> Endpoint:
+    """Endpoint with the entry's own weights and recipes, also where a demo model stands in."""
+    return _real(entry.endpoint.id, entry.source) if entry.demo else entry.endpoint
+
+
 def _real(endpoint_id: str, given: EndpointSource) -> Endpoint:
     return Endpoint(
         id=endpoint_id,

@@ -372,6 +372,10 @@ class Queue(LeasePort, Protocol):
         """What ``new`` would wait for and take. It is not stored. From memory, as ``waiting``."""
         ...
 
+    def usual_s(self, endpoint: str, pool: str) -> float | None:
+        """Mean seconds of an endpoint's requests in a pool, from memory. None: none has ended."""
+        ...
+
     async def ends_at(self, request: Request) -> datetime | None:
         """Expected end of a running request, from memory, never in the past. None if unknown."""
         ...

@@ -16,6 +16,7 @@ from prometheus_client import CollectorRegistry
 from ray import serve
 from starlette.applications import Starlette
 
+from serve_app import preflight
 from serve_app.catalog.catalog import Catalog
 from serve_app.diagnosis.checks import ingress_checks
 from serve_app.domain.errors import DarkroomError
@@ -49,12 +50,14 @@ from serve_app.ingress.services.health import (
     PlacementCheck,
     Readiness,
     SingleNodeCheck,
+    alive_node_ids,
 )
 from serve_app.ingress.services.hosted_jobs import HostedJobEnding
 from serve_app.ingress.services.lease_terms import CatalogLeaseTerms, FilePolicy, Places
 from serve_app.ingress.services.live_catalog import LiveCatalog
 from serve_app.ingress.services.live_settings import LiveSettings, bounds_of
 from serve_app.ingress.services.pool_map import PoolMap
+from serve_app.ingress.services.preflights import HUB_S, Preflights
 from serve_app.ingress.services.request_ids import RequestIds
 from serve_app.ingress.services.served_catalog import startup_lines
 from serve_app.ingress.services.services import Identity, Services
@@ -420,6 +423,12 @@ class Ingress(ReplicaCalls):
             {MARK: PredictionComposer(self._queue, PredictionRenderer(catalog, files))},
             files.access.signed_again,
         )
+        preflights = Preflights(
+            partial(preflight.downloads, config, within_s=HUB_S),
+            partial(preflight.this_machine, config),
+            lambda: len(alive_node_ids()),
+            clock,
+        )
         return Services(
             config=config,
             file_config=self._file_config,
@@ -447,7 +456,8 @@ class Ingress(ReplicaCalls):
                 NameResolver(),
             ),
             tracing=self._tracing,
-            health=self._health(database, files.storage, one_node, secrets),
+            health=self._health(database, files.storage, one_node, preflights, secrets),
+            preflights=preflights,
             clock=clock,
             admission=AdmissionControl(clock, BODIES * config.limits.max_body_bytes),
             new_id=RequestIds(clock),
@@ -477,7 +487,12 @@ class Ingress(ReplicaCalls):
         )
 
     def _health(
-        self, database: Database, storage: Storage, one_node: SingleNodeCheck, secrets: Secrets
+        self,
+        database: Database,
+        storage: Storage,
+        one_node: SingleNodeCheck,
+        preflights: Preflights,
+        secrets: Secrets,
     ) -> Health:
         checks = {
             "database": database.check,
@@ -499,6 +514,7 @@ class Ingress(ReplicaCalls):
             examination=Examination(
                 lambda: [
                     ("configuration file", self._settings.examine),
+                    ("real models", lambda: preflights.summary(self._services.catalog)),
                     *ingress_checks(
                         self._config,
                         secrets,

@@ -9,7 +9,7 @@ import { SignIn } from "./client/sign_in.js";
 import { showFacts, showModels } from "./form/chooser.js";
 import { forgetDraft } from "./form/draft.js";
 import { DemoWords } from "./form/demo_words.js";
-import { EstimateLine } from "./form/estimate.js";
+import { estimable, EstimateLine } from "./form/estimate.js";
 import { showExamples } from "./form/examples.js";
 import { InputForm } from "./form/form.js";
 import { fieldsOf } from "./form/schema.js";
@@ -53,6 +53,7 @@ let accepted = null; // the last key that the server took, and the person of its
 let owner = key.value; // key whose requests this tab shows
 let attempt = 0; // number of the latest one to enter; an earlier one does nothing more
 let again = null; // timer of its next try
+let open = 0; // number of requests of this tab that are not over
 let offer = null; // promise of the offer of a real model, when there is one
 
 const act = {
@@ -82,6 +83,11 @@ const act = {
     const { LightTable } = await tool("lightTable");
     return new LightTable({ request, output, api, act }).node;
   },
+  unknownWords: async (request, words) => {
+    const { unknownWords } = await realModels();
+    const draw = (real) => submitter.drawWith(real.id, promptOf(request.input));
+    return unknownWords(words, { api, models: listed, draw });
+  },
   finish: (...given) => submitter.finish(...given),
   fork: async (request, draft, origin) => {
     const base = await submitter.baseOf(request, draft);
@@ -93,7 +99,11 @@ const act = {
     stage.bring({ ...request, ...namesOf(request.endpoint) });
   },
   prepareGrids: () => submitter.loadGrids().catch(() => {}),
-  moved: (parts) => attention.show(parts),
+  moved: (parts) => {
+    attention.show(parts);
+    if (parts.length !== open) estimate.soon(0); // it speaks of the queue and the replicas
+    open = parts.length;
+  },
 };
 const details = new Details(api, act, address);
 const stage = new Stage(api, act);
@@ -103,7 +113,7 @@ const demoWords = new DemoWords();
 const estimate = new EstimateLine(api, () =>
   model === null || !byId("form").checkVisibility()
     ? null
-    : { endpoint: model.id, input: entered() },
+    : estimable(model, entered()),
 );
 const attention = new Attention();
 const tell = { announce, complain, use, goingOn: () => goingOn };
@@ -297,10 +307,14 @@ function showModel(chosen) {
   estimate.soon();
 }
 
+function realModels() {
+  return loaded(() => import("./models/real_model.js"));
+}
+
 /** Offers the first of `models` that is a real one and runs without a GPU. */
 function offerReal(models) {
   if (offer === null && !models.some(({ cpu, demo }) => cpu && !demo)) return;
-  offer ??= loaded(() => import("./models/real_model.js")).then(({ RealModelOffer }) => {
+  offer ??= realModels().then(({ RealModelOffer }) => {
     const made = new RealModelOffer({ api, caller });
     byId("real-model").append(made.node);
     return made;

@@ -188,6 +188,7 @@ class PostgresQueue:
         self.preview = PreviewCache(database, state.requests).preview
         self.waiting = state.stats.waiting
         self.estimate = state.stats.estimate
+        self.usual_s = state.stats.usual_s
         self.ends_at = state.stats.ends_at
         self.log = parts.log.log
         self.lines = parts.log.lines

@@ -98,8 +98,13 @@ class FairLanes:
 
     def typical_s(self, request: Request) -> float:
         """Mean seconds of its endpoint's requests; a minute while none has ended."""
-        fit = self._fits.get((request.endpoint, request.pool))
-        return UNKNOWN_S if fit is None else fit.mean_s
+        usual_s = self.usual_s(request.endpoint, request.pool)
+        return UNKNOWN_S if usual_s is None else usual_s
+
+    def usual_s(self, endpoint: str, pool: str) -> float | None:
+        """Mean seconds of an endpoint's requests; None while none has ended."""
+        fit = self._fits.get((endpoint, pool))
+        return None if fit is None else fit.mean_s
 
     def limit(self, request: Request, running: Sequence[Request]) -> str:
         """The limit on what runs that holds it back, in words; empty: none."""

@@ -136,6 +136,9 @@ class ClientSide(QueueRows):
         waiting = self._waiting(request, [*self._queue(new.pool), row])
         return RequestEstimate(waiting, self._lanes.takes_s(request))
 
+    def usual_s(self, endpoint: str, pool: str) -> float | None:
+        return self._lanes.usual_s(endpoint, pool)
+
     def _waiting(self, request: Request, rows: Sequence[Row]) -> Waiting:
         order = [start.queued.id for start in self._lanes.order(request.pool, rows)]
         position = order.index(request.id) if request.id in order else 0

@@ -21,6 +21,7 @@ from serve_app.domain.addresses import Resolve
 from serve_app.domain.executors.comfyui import ComfyUiNodes
 from serve_app.domain.name_resolution import NameResolver
 from serve_app.domain.ports import Clock
+from serve_app.domain.preflight import Download, Machine, Source
 from serve_app.domain.sharing.admission import AdmissionControl
 from serve_app.ingress.app import create_app
 from serve_app.ingress.fal.webhooks import Composer
@@ -37,6 +38,7 @@ from serve_app.ingress.services.live_catalog import LiveCatalog
 from serve_app.ingress.services.live_tenants import LiveTenants
 from serve_app.ingress.services.open_access import OpenAccess
 from serve_app.ingress.services.pool_map import PoolMap
+from serve_app.ingress.services.preflights import Preflights
 from serve_app.ingress.services.replies import LAST_BYTE_DELAY_S, Replies
 from serve_app.ingress.services.request_ids import RequestIds
 from serve_app.ingress.services.services import Identity, Services
@@ -76,6 +78,9 @@ DEMO = Path(__file__).parents[2] / "deployments" / "demo"
 CATALOG = load(MODELS, demo=True, demo_dir=DEMO)  # at import, because reading a file blocks
 OTHERS = load(MODELS.with_name("other_models.yaml"), demo=True, demo_dir=DEMO)
 """Aliases for the tests of protocols other than fal's."""
+
+UNKNOWN = Download(None, None, Source.NOT_ASKED, "unknown")
+"""Of a hub that nobody has asked."""
 
 
 @dataclass
@@ -222,11 +227,23 @@ async def built(
             health=Health(
                 Readiness({"storage": storage.check}, clock),
                 examination=Examination(
-                    lambda: ingress_checks(
-                        *(Config(**{"data_dir": Path.cwd()} | usual | settings), Secrets()),
-                        lambda: provider_of(config, Secrets(), clock),
-                    )
+                    lambda: [
+                        (
+                            "real models",
+                            lambda: app.state.services.preflights.summary(catalog),
+                        ),
+                        *ingress_checks(
+                            *(Config(**{"data_dir": Path.cwd()} | usual | settings), Secrets()),
+                            lambda: provider_of(config, Secrets(), clock),
+                        ),
+                    ]
                 ),
+            ),
+            preflights=Preflights(
+                lambda wanted: {each.id: UNKNOWN for each in wanted},
+                lambda: Machine(0),
+                lambda: 1,
+                clock,
             ),
             clock=clock,
             admission=AdmissionControl(clock, 16 * config.limits.max_body_bytes),

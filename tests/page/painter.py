@@ -86,6 +86,8 @@ class Painter(ScriptedReplica):
             "prompt": lease.input["prompt"],
             "darkroom_demo": True,
         }
+        if unknown := lease.endpoint.unknown_words(lease.input["prompt"]):
+            output["darkroom_demo_unknown"] = unknown
         if drafts:
             output[DRAFTS] = [_facts(lease.input, seed + at, steps) for at in range(len(drafts))]
         usage = Usage(run_s=0.25, steps=4)

@@ -9,7 +9,9 @@ import pytest
 from playwright.sync_api import BrowserContext, Locator, Page, expect
 
 from serve_app.catalog.catalog import load
+from serve_app.domain.preflight import Download, Machine, Source
 from serve_app.domain.progress import Loading, Stage, to_plain
+from serve_app.ingress.services.preflights import Preflights
 from serve_app.settings import PoolConfig
 from tests.ingress.house import DEMO
 from tests.page.axe import look
@@ -20,7 +22,10 @@ from tests.page.reader import FLUX, Reader
 SDXS = "darkroom/sdxs"
 BESIDE = load(None, demo=True, demo_dir=DEMO, families=("flux", "generic"))
 POOLS = {POOL: PoolConfig(families=("flux", "generic"), num_gpus=0)}
-FACTS = "SDXS-512 DreamShaper (CreativeML Open RAIL++-M, 1.8 GB, about 10 s a result)"
+FACTS = (
+    "SDXS-512 DreamShaper (CreativeML Open RAIL++-M; 1.8 GB, as its entry says; "
+    "about 10 s for each image, as its entry says)"
+)
 
 
 @pytest.fixture
@@ -117,3 +122,62 @@ def test_the_offer_can_be_read_and_fits_on_a_phone(
             page.goto(f"{served.url}/#view=models")
         expect(offer_in(page, place).get_by_role("progressbar")).to_be_visible()
         look(page)
+
+
+def hub_says(darkroom: PageDarkroom, download: Download) -> None:
+    services = darkroom.house.services
+    services.preflights = Preflights(
+        lambda wanted: {each.id: download for each in wanted},
+        lambda: Machine(0, 16 * 10**9, 100 * 10**9),
+        lambda: 1,
+        services.clock,
+    )
+
+
+SIZE = 1_800_000_000
+
+
+def test_words_that_the_demo_does_not_know_lead_to_the_same_prompt_on_a_real_model(
+    served: PageDarkroom, page: Page
+) -> None:
+    hub_says(served, Download(SIZE, SIZE, Source.GIVES))
+    served.start_painting()
+    reader = Reader(page, served)
+    reader.enter(FLUX)
+    card = reader.generate("a cat on a red sofa")
+    notice = card.locator(".unknown")
+    expect(notice).to_contain_text("The demo model does not know: cat, sofa.")
+    expect(notice).to_contain_text("1.8 GB to download; about 10 s for each image")
+    look(page)
+    with page.expect_request(f"**/queue/{SDXS}") as asked:
+        notice.get_by_role("button", name="Draw it with SDXS-512 DreamShaper").click()
+    assert asked.value.post_data_json == {"prompt": "a cat on a red sofa"}
+    drawn = page.locator(".sheet").first
+    expect(drawn).to_contain_text("SDXS-512 DreamShaper")
+    expect(drawn.locator("img")).to_be_visible()
+    expect(drawn.locator(".unknown")).to_have_count(0)
+    page.reload()
+    expect(page.locator(".sheet").last.locator(".unknown")).to_contain_text("cat, sofa")
+
+
+def test_known_words_need_no_other_model(served: PageDarkroom, page: Page) -> None:
+    served.start_painting()
+    reader = Reader(page, served)
+    reader.enter(FLUX)
+    card = reader.generate("a red star")
+    expect(card.locator("img")).to_be_visible()
+    expect(card.locator(".unknown")).to_have_count(0)
+
+
+def test_what_cannot_be_had_is_said_in_place_of_a_button(served: PageDarkroom, page: Page) -> None:
+    words = "The hub cannot be reached."
+    hub_says(served, Download(None, None, Source.UNREACHABLE, "unknown", None, words))
+    served.start_painting()
+    reader = Reader(page, served)
+    reader.enter(FLUX)
+    notice = reader.generate("a cat").locator(".unknown")
+    expect(notice).to_contain_text(f"It cannot be had now: {words}")
+    expect(notice.get_by_role("button")).to_have_count(0)
+    expect(offer_in(page, "#form")).to_contain_text(words)
+    page.goto(f"{served.url}/#view=models&id={SDXS}")
+    expect(page.get_by_role("region", name="What the real model needs")).to_contain_text(words)

@@ -3,84 +3,88 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from serve_app.cli.commands import model_list
 from serve_app.cli.connection.client import Client
 from serve_app.cli.connection.installation import Installation
-from serve_app.domain.endpoint import Endpoint, Weights
 from serve_app.domain.errors import DarkroomError
+from serve_app.domain.preflight import Download, Preflight, gigabytes
+from serve_app.preflight import this_machine
 from serve_app.resources.entries import ENTRIES
 from serve_app.settings import Config, read_config
-from weights.eviction import gigabytes
-from weights.fetch import FetchPlan
+from weights.availability import Availability, look
 from weights.store import Store, repositories_of
 
+if TYPE_CHECKING:
+    from serve_app.catalog.entries import CatalogEntry
+
 REVISION_DIGITS = 12  # number of digits shown of a commit
-MAX_CONCURRENT_HUB_CALLS = 8  # concurrent calls to the hub
+SHARED = ("licence", "fits", "access")
+"""Subjects of a pre-flight answer that are shown of each repository."""
 
 
 @dataclass(frozen=True, slots=True)
-class Download:
-    """One repository, with the facts to show before it is downloaded."""
+class RepositoryDownload:
+    """One repository, with the pre-flight answers of the endpoints that use it."""
 
-    weights: Weights
-    endpoints: tuple[Endpoint, ...]  # endpoints that use the repository
-    plan: FetchPlan | None
-    trouble: str = ""  # reason why there is no plan; empty if there is one
+    available: Availability
+    answers: tuple[Preflight, ...]
 
     @property
-    def missing_bytes(self) -> int:
-        return self.plan.missing_bytes if self.plan else 0
+    def missing_bytes(self) -> int | None:
+        """Bytes to download; None: not known."""
+        return self.available.plan.missing_bytes if self.available.plan else None
 
     @property
     def name(self) -> str:
-        variant = f" ({self.weights.variant})" if self.weights.variant else ""
-        return f"{self.weights.source}@{(self.weights.revision or '')[:REVISION_DIGITS]}{variant}"
+        weights = self.available.weights
+        variant = f" ({weights.variant})" if weights.variant else ""
+        return f"{weights.source}@{(weights.revision or '')[:REVISION_DIGITS]}{variant}"
 
-    @property
-    def licence(self) -> str:
-        return ", ".join(dict.fromkeys(each.licence or "unknown" for each in self.endpoints))
-
-    def lines(self, memory: int | None) -> Iterator[str]:
-        """Description for a terminal.
-
-        ``memory`` is the memory of the smallest GPU in bytes; None without a GPU.
-        """
+    def lines(self) -> Iterator[str]:
+        """Description for a terminal."""
         yield f"{self.name}: {self.size()}"
-        yield f"    for      {', '.join(each.id for each in self.endpoints)}"
-        yield f"    licence  {self.licence}"
-        for words in dict.fromkeys(
-            model_list.recipe_text(each.recipes, memory) for each in self.endpoints if each.recipes
-        ):
-            yield f"    recipe   {words}"
+        yield f"    for      {', '.join(each.endpoint_id for each in self.answers)}"
+        for subject in SHARED:
+            said = (each.said().get(subject) for each in self.answers)
+            for sentence in dict.fromkeys(filter(None, said)):
+                yield f"    {subject:<8} {sentence}"
 
     def size(self) -> str:
-        if self.plan is None:
-            return self.trouble
-        total = f"{gigabytes(self.plan.total_bytes)} in {len(self.plan.files)} files"
-        if not self.plan.missing:
+        plan = self.available.plan
+        if plan is None:
+            return self.available.problem
+        total = f"{gigabytes(plan.total_bytes)} in {len(plan.files)} files"
+        if not plan.missing:
             return f"{total}, all downloaded"
-        return f"{gigabytes(self.missing_bytes)} to download, of {total}"
+        return f"{gigabytes(plan.missing_bytes)} to download, of {total}"
 
-    def as_json(self, memory: int | None) -> dict[str, Any]:
-        recipes = {each.id: each.recipe_for(memory) for each in self.endpoints if memory}
+    def as_json(self) -> dict[str, Any]:
+        weights, plan = self.available.weights, self.available.plan
         return {
-            "repository": self.weights.source,
-            "revision": self.weights.revision,
-            "variant": self.weights.variant,
-            "endpoints": [each.id for each in self.endpoints],
-            "licence": self.licence,
-            "recipes": {of: chosen.memory_gb for of, chosen in recipes.items() if chosen},
-            "files": len(self.plan.files) if self.plan else None,
-            "total_bytes": self.plan.total_bytes if self.plan else None,
-            "missing_bytes": self.plan.missing_bytes if self.plan else None,
-            "error": self.trouble or None,
+            "repository": weights.source,
+            "revision": weights.revision,
+            "variant": weights.variant,
+            "endpoints": {each.endpoint_id: each.as_json() for each in self.answers},
+            "files": len(plan.files) if plan else None,
+            "total_bytes": plan.total_bytes if plan else None,
+            "missing_bytes": plan.missing_bytes if plan else None,
+            "error": self.available.problem or None,
         }
+
+
+def total_text(found: Iterable[RepositoryDownload]) -> str:
+    """Bytes to download in all, with the number of repositories whose size is not known."""
+    missing = [each.missing_bytes for each in found]
+    known, unknown = sum(filter(None, missing)), missing.count(None)
+    if not unknown:
+        return gigabytes(known)
+    of_unknown = f"{unknown} {'repository' if unknown == 1 else 'repositories'} of unknown size"
+    return f"{gigabytes(known)} and {of_unknown}" if known else of_unknown
 
 
 def pull_command(data_dir: Path, *endpoints: str) -> str:
@@ -91,8 +95,8 @@ def pull_command(data_dir: Path, *endpoints: str) -> str:
     return shlex.join(words)
 
 
-def chosen_endpoints(config: Config, ids: Sequence[str]) -> list[Endpoint]:
-    """Endpoints with these ``ids``; without ids, all that real weights would serve here.
+def chosen_entries(config: Config, ids: Sequence[str]) -> list[CatalogEntry]:
+    """Entries of these endpoints; without ``ids``, all that real weights would serve here.
 
     Those of the database are known while Darkroom runs. Raises ``EndpointNotFound``.
     """
@@ -109,8 +113,8 @@ def chosen_endpoints(config: Config, ids: Sequence[str]) -> list[Endpoint]:
         own, builder, [catalog.StoredEntry(name, entry) for name, entry in stored.items()]
     )
     if ids:
-        return [listed.listed(each).endpoint for each in dict.fromkeys(ids)]
-    return [each.endpoint for each in listed if not each.missing]
+        return [listed.listed(each) for each in dict.fromkeys(ids)]
+    return [each for each in listed if not each.missing]
 
 
 def _stored_entries(config: Config) -> dict[str, dict[str, Any]]:
@@ -123,22 +127,30 @@ def _stored_entries(config: Config) -> dict[str, dict[str, Any]]:
     return {each["endpoint_id"]: each["entry"] for each in found}
 
 
-def downloads(store: Store, endpoints: Sequence[Endpoint]) -> list[Download]:
-    """Downloads for ``endpoints``: one per repository, even if several endpoints share it.
+def downloads(
+    config: Config, store: Store, entries: Sequence[CatalogEntry], within_s: float | None = None
+) -> list[RepositoryDownload]:
+    """Downloads for ``entries``: one for each repository, even if several endpoints share it.
 
-    Queries the hub for all repositories concurrently.
+    Asks the hub about all repositories; see ``look``.
     """
-    sharers: dict[Weights, list[Endpoint]] = {}
-    for endpoint in endpoints:
-        for weights in repositories_of(endpoint):
-            sharers.setdefault(weights, []).append(endpoint)
+    from serve_app.catalog.preflight import preflight  # noqa: PLC0415 as in ``chosen_entries``
 
-    def planned(weights: Weights) -> Download:
-        sharing = tuple(sharers[weights])
-        try:
-            return Download(weights, sharing, store.plan(weights))
-        except DarkroomError as error:
-            return Download(weights, sharing, None, error.message)
-
-    with ThreadPoolExecutor(MAX_CONCURRENT_HUB_CALLS, thread_name_prefix="plan") as threads:
-        return list(threads.map(planned, sharers))
+    needed = {each.endpoint.id: repositories_of(each.endpoint) for each in entries}
+    found = look(store, (each for own in needed.values() for each in own), within_s)
+    machine, pull = this_machine(config), partial(pull_command, config.server.data_dir)
+    answers = {
+        each.endpoint.id: preflight(
+            each,
+            machine,
+            Download.together(found[own].download for own in needed[each.endpoint.id]),
+            pull=pull,
+        )
+        for each in entries
+    }
+    return [
+        RepositoryDownload(
+            available, tuple(answers[id_] for id_, own in needed.items() if weights in own)
+        )
+        for weights, available in found.items()
+    ]

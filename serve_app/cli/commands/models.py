@@ -10,7 +10,12 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from serve_app.cli.commands import model_entries, model_list
-from serve_app.cli.commands.downloads import Download, chosen_endpoints, downloads
+from serve_app.cli.commands.downloads import (
+    RepositoryDownload,
+    chosen_entries,
+    downloads,
+    total_text,
+)
 from serve_app.cli.connection import completion, options
 from serve_app.cli.connection.text import echo
 from serve_app.cli.generation.progress import columns_of, draw_bar, progress_bar
@@ -30,26 +35,20 @@ if TYPE_CHECKING:
 def run(config: Config, ids: Sequence[str], *, yes: bool, as_json: bool) -> int:
     """Show the downloads, ask for confirmation on a terminal, download; returns the exit status."""
     store = Store(config.weights.store())
-    wanted = downloads(store, chosen_endpoints(config, ids))
-    memory = model_list.smallest_gpu_bytes()
+    wanted = downloads(config, store, chosen_entries(config, ids))
     if not as_json:
-        _announce(store, wanted, memory)
-    missing = sum(each.missing_bytes for each in wanted)
+        _announce(store, wanted)
+    missing = sum(each.missing_bytes or 0 for each in wanted)
     eviction.check_room(store.directory, "All of it", missing)
     if missing and not (yes or as_json) and sys.stdin.isatty():
         click.confirm("Download?", abort=True)
     found = [_PullResult(each, *_pull(store, each, quiet=as_json)) for each in wanted]
     if as_json:
-        echo(
-            json.dumps(
-                {
-                    "directory": str(store.directory),
-                    "device_memory_bytes": memory,
-                    "downloads": [each.as_json(memory) for each in found],
-                },
-                indent=2,
-            )
-        )
+        document = {
+            "directory": str(store.directory),
+            "downloads": [each.as_json() for each in found],
+        }
+        echo(json.dumps(document, indent=2))
     else:
         for each in found:
             echo(each.line())
@@ -59,47 +58,50 @@ def run(config: Config, ids: Sequence[str], *, yes: bool, as_json: bool) -> int:
 class _PullResult:
     """Result of one download."""
 
-    def __init__(self, download: Download, path: str, trouble: str) -> None:
+    def __init__(self, download: RepositoryDownload, path: str, trouble: str) -> None:
         self._download = download
         self._path = path
         self.trouble = trouble
 
     def line(self) -> str:
-        if self.trouble:
-            return f"PROBLEM  {self._download.weights.source}: {self.trouble}"
-        return f"ok       {self._download.weights.source}: {self._path}"
+        source = self._download.available.weights.source
+        return (
+            f"PROBLEM  {source}: {self.trouble}"
+            if self.trouble
+            else f"ok       {source}: {self._path}"
+        )
 
-    def as_json(self, memory: int | None) -> dict[str, object]:
-        summary = self._download.as_json(memory)
+    def as_json(self) -> dict[str, object]:
+        summary = self._download.as_json()
         return {**summary, "path": self._path or None, "error": self.trouble or None}
 
 
-def _announce(store: Store, wanted: Sequence[Download], memory: int | None) -> None:
+def _announce(store: Store, wanted: Sequence[RepositoryDownload]) -> None:
     if not wanted:
         echo("Nothing to download: no endpoint uses a repository of the hub.")
         return
     for each in wanted:
-        for line in each.lines(memory) if each.plan else ():  # errors are printed at the end
+        for line in each.lines() if each.available.plan else ():  # errors are printed at the end
             echo(line)
-    missing = sum(each.missing_bytes for each in wanted)
     echo(
-        f"In total {eviction.gigabytes(missing)} to download to {store.directory}, where "
+        f"In total {total_text(wanted)} to download to {store.directory}, where "
         f"{eviction.gigabytes(eviction.free_bytes(store.directory))} are free."
     )
 
 
-def _pull(store: Store, download: Download, *, quiet: bool) -> tuple[str, str]:
+def _pull(store: Store, download: RepositoryDownload, *, quiet: bool) -> tuple[str, str]:
     """Path of the weights, and the error message; one of them is empty."""
     try:
-        if download.plan is None:
-            raise WeightsUnavailable(download.trouble)
-        if quiet or not download.plan.missing:
-            with store.open(download.weights) as path:
+        weights, plan = download.available.weights, download.available.plan
+        if plan is None:
+            raise WeightsUnavailable(download.available.problem)
+        if quiet or not plan.missing:
+            with store.open(weights) as path:
                 return str(path), ""
         columns = columns_of(sys.stderr)
         with (
             progress_bar(sys.stderr, columns, download.name, estimate=columns >= WIDE) as bar,
-            store.open(download.weights, _moving(bar, download.name)) as path,
+            store.open(weights, _moving(bar, download.name)) as path,
         ):
             return str(path), ""
     except DarkroomError as error:
@@ -151,7 +153,9 @@ def push_mirror(config: Config, ids: Sequence[str], *, as_json: bool) -> int:
     """
     store = Store(config.weights.store())
     wanted = dict.fromkeys(
-        weights for each in chosen_endpoints(config, ids) for weights in repositories_of(each)
+        weights
+        for each in chosen_entries(config, ids)
+        for weights in repositories_of(each.endpoint)
     )
     sent: dict[str, int] = {}
     troubles: dict[str, str] = {}
@@ -182,8 +186,8 @@ _endpoints = click.argument("endpoints", nargs=-1, shell_complete=completion.end
     "--all",
     "everything",
     is_flag=True,
-    help="Also show endpoints that are not served, weights, licences, and the recipe that fits "
-    "this machine.",
+    help="Also show endpoints that are not served, and of each whether its own model fits this "
+    "machine, what it needs, the size of the download, and its licence.",
 )
 @options.as_json
 @click.pass_context
@@ -194,6 +198,15 @@ def models_group(context: click.Context, *, everything: bool, as_json: bool, **g
         model_list.list_models(server, as_json=as_json, everything=everything)
 
 
+@models_group.command("show")
+@options.server_options
+@click.argument("endpoint", shell_complete=completion.endpoints)
+@options.as_json
+def show_command(endpoint: str, *, as_json: bool, **given: Any) -> None:
+    """Show all about ENDPOINT: what answers here, and what its own model needs."""
+    model_list.show_model(options.named_server(given), endpoint, as_json=as_json)
+
+
 @models_group.command("pull")
 @options.config_of_data_dir
 @_endpoints
@@ -202,8 +215,8 @@ def models_group(context: click.Context, *, everything: bool, as_json: bool, **g
 def pull_command(config: Config, endpoints: tuple[str, ...], *, yes: bool, as_json: bool) -> None:
     """Download the weights of ENDPOINTS, or of all served endpoints, to this machine.
 
-    Shows the size, licence, free disk space and matching recipe first. Darkroom does not have to
-    be running.
+    Shows the size, the licence, the free disk space and whether the model fits first. Darkroom does
+    not have to be running.
     """
     sys.exit(run(config, endpoints, yes=yes, as_json=as_json))
 

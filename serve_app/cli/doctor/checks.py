@@ -15,12 +15,14 @@ from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-from serve_app.cli.commands.downloads import chosen_endpoints, downloads, pull_command
+from serve_app.cli.commands.downloads import chosen_entries, downloads, pull_command, total_text
 from serve_app.cli.connection.installation import Installation
 from serve_app.cli.serve import ports
 from serve_app.diagnosis.checks import Check, artifact_directory
 from serve_app.domain.errors import DarkroomError, Misconfigured
+from serve_app.domain.preflight import summary
 from serve_app.gateway.certificate_authority import CertificateAuthority, expiry
+from serve_app.preflight import this_machine
 from serve_app.settings import Config, Secrets
 from serve_app.storage import self_test
 from serve_app.storage.locations import read_locations
@@ -91,15 +93,23 @@ async def _s3_findings(storage: S3Storage) -> AsyncIterator[StepResult]:
 
 
 def weights_checks(config: Config) -> list[Check]:
-    """Named checks; empty if demo models are served, because they ship with Darkroom."""
-    if config.models.serves_demo:
-        return []
+    """Named checks of the store of weights and the hub."""
     store = Store(config.weights.store())
+    if config.models.serves_demo:  # these ship with Darkroom, so nothing waits for the hub
+        return [("weights", lambda: _weights_directory(store)), ("hub", lambda: _hub_if_any(store))]
     return [
         ("weights", lambda: _weights_directory(store)),
         ("hub", lambda: _hub(store)),
         ("downloads", lambda: _downloads(config, store)),
     ]
+
+
+def real_models(config: Config) -> str:
+    """How many of the real models fit this machine."""
+    from serve_app.catalog.preflight import preflight  # noqa: PLC0415 it imports all schemas
+
+    machine = this_machine(config)
+    return summary([preflight(each, machine, None) for each in chosen_entries(config, ())])
 
 
 def _weights_directory(store: Store) -> str:
@@ -122,6 +132,13 @@ def _hub(store: Store) -> str:
     if account is None:
         return f"{hub.endpoint} answers; HF_TOKEN is not set, but gated repositories need it"
     return f"{hub.endpoint} answers, and HF_TOKEN belongs to {account}"
+
+
+def _hub_if_any(store: Store) -> str:
+    try:
+        return _hub(store)
+    except DarkroomError as error:
+        return f"real models cannot be downloaded now. {error.message}"
 
 
 def account_of(hub: Hub, limit_s: float = HUB_ANSWERS_S) -> str | None:
@@ -152,16 +169,15 @@ def account_of(hub: Hub, limit_s: float = HUB_ANSWERS_S) -> str | None:
 
 
 def _downloads(config: Config, store: Store) -> str:
-    found = downloads(store, chosen_endpoints(config, ()))
-    troubles = [each.trouble for each in found if each.plan is None]
-    if troubles:
+    found = downloads(config, store, chosen_entries(config, ()))
+    if troubles := [each.available.problem for each in found if each.available.problem]:
         raise Misconfigured(" ".join(troubles))
-    missing = sum(each.missing_bytes for each in found)
+    missing = sum(each.missing_bytes or 0 for each in found)
     eviction.check_room(store.directory, "All of it", missing)
     if not missing:
         return "all weights are downloaded"
     return (
-        f"{eviction.gigabytes(missing)} are not downloaded yet; "
+        f"{total_text(found)} are not downloaded yet; "
         f"`{pull_command(config.server.data_dir)}` downloads them"
     )
 

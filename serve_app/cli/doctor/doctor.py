@@ -13,7 +13,7 @@ from serve_app.cli.connection.installation import Installation
 from serve_app.cli.connection.remote import Remote
 from serve_app.cli.connection.server import Server
 from serve_app.cli.connection.text import echo
-from serve_app.cli.doctor.checks import gateway_checks, gateway_ports, weights_checks
+from serve_app.cli.doctor.checks import gateway_checks, gateway_ports, real_models, weights_checks
 from serve_app.cli.serve import haproxy, ports
 from serve_app.diagnosis import checks as diagnosis
 from serve_app.diagnosis.checks import Check
@@ -95,6 +95,7 @@ def _checks(installation: Installation, config: Config) -> list[Check]:
         ),
         *([("gpu", diagnosis.gpu)] if config.models.gpus else []),
         *weights_checks(config),
+        ("real models", lambda: real_models(config)),
     ]
     if installation.is_started:
         return [

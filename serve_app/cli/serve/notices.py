@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from serve_app.cli.commands import model_list
-from serve_app.cli.commands.downloads import Download, chosen_endpoints, downloads, pull_command
+from serve_app.cli.commands.downloads import (
+    RepositoryDownload,
+    chosen_entries,
+    downloads,
+    pull_command,
+    total_text,
+)
 from serve_app.cli.commands.tune import MINUTES_PER_MODEL
 from serve_app.cli.serve.gpus import machines, tuned_machines
+from serve_app.domain.preflight import Source, gigabytes
+from serve_app.preflight import HUB_CALL_S
 from serve_app.settings import Config
 from weights import eviction
 from weights.hub import Hub
@@ -23,11 +29,7 @@ OFFER_SHOWN = "real_model.shown"  # marker file: the offer of a real model has b
 
 TUNING_SHOWN = "tuning.shown"  # marker file: the notice about `darkroom tune` has been printed
 
-HUB_CALL_TIMEOUT_S = 3.0  # timeout of one call to the hub
-TIMEOUT_S = 4.0  # timeout of all calls together, so that the start is not delayed for longer
-HUB_TIMEOUT_MESSAGE = (
-    "The hub does not answer, so the missing weights are not known. Run `{pull}` to try again."
-)
+TIMEOUT_S = 4.0  # of all calls to the hub together, so that the start is not delayed for longer
 
 
 def print_missing_weights(config: Config, out: Callable[[str], None]) -> None:
@@ -37,24 +39,15 @@ def print_missing_weights(config: Config, out: Callable[[str], None]) -> None:
     """
     if config.models.serves_demo:
         return
-    store = Store(config.weights.store(), lambda: Hub(answer_s=HUB_CALL_TIMEOUT_S, tries=1))
-    endpoints, pull = chosen_endpoints(config, ()), pull_command(config.server.data_dir)
-    found: list[Download] = []
-    # A mirror that hangs, or a slow name lookup, may take longer than the timeouts.
-    asking = threading.Thread(
-        target=lambda: found.extend(downloads(store, endpoints)), daemon=True, name="weights notice"
-    )
-    asking.start()
-    asking.join(TIMEOUT_S)
-    if asking.is_alive():
-        out(HUB_TIMEOUT_MESSAGE.format(pull=pull))
-        return
-    for line in lines(store, found, model_list.smallest_gpu_bytes(), pull):
+    store = Store(config.weights.store(), lambda: Hub(answer_s=HUB_CALL_S, tries=1))
+    found = downloads(config, store, chosen_entries(config, ()), TIMEOUT_S)
+    for line in lines(store, found, pull_command(config.server.data_dir)):
         out(line)
 
 
-def lines(store: Store, found: Sequence[Download], memory: int | None, pull: str) -> Iterator[str]:
-    waiting = [each for each in found if each.plan is None or each.plan.missing]
+def lines(store: Store, found: Sequence[RepositoryDownload], pull: str) -> Iterator[str]:
+    """Lines about weights that are not here."""
+    waiting = [each for each in found if each.missing_bytes != 0]
     if not waiting:
         return
     yield (
@@ -62,54 +55,42 @@ def lines(store: Store, found: Sequence[Download], memory: int | None, pull: str
         "download:"
     )
     for each in waiting:
-        for line in each.lines(memory):
+        for line in each.lines():
             yield f"    {line}"
-    missing = sum(each.missing_bytes for each in waiting)
     yield (
-        f"In total {eviction.gigabytes(missing)} to {store.directory}, where "
-        f"{eviction.gigabytes(eviction.free_bytes(store.directory))} are free. "
+        f"In total {total_text(waiting)} to {store.directory}, where "
+        f"{gigabytes(eviction.free_bytes(store.directory))} are free. "
         f"`{pull}` downloads them now."
     )
 
 
-OFFER_TIMEOUT_S = 2.0  # of all calls to the hub: the offer is left out rather than waited for
+OFFER_TIMEOUT_S = 2.0  # of all calls to the hub
 
 
 def print_real_model(config: Config, out: Callable[[str], None]) -> None:
     """At the first start that serves demo models, print what they are, and which real model runs
-    without a GPU. Prints nothing if the hub does not answer soon, or the weights are here."""
+    without a GPU. Once more when it can be downloaded, if it could not. Nothing if its weights are
+    here."""
     marker = config.server.data_dir / OFFER_SHOWN
-    if not config.models.serves_demo or marker.exists():
+    if not config.models.serves_demo or (entry := _real_without_gpu(config)) is None:
+        return
+    before = marker.read_text() if marker.exists() else None
+    if before == "":
         return
     store = Store(config.weights.store(), lambda: Hub(answer_s=OFFER_TIMEOUT_S, tries=1))
-    if store.offline:
+    found = downloads(config, store, [entry], OFFER_TIMEOUT_S)
+    if not found or all(each.missing_bytes == 0 for each in found):
         return
-    entry = _real_without_gpu(config)
-    if entry is None:
+    answer = found[0].answers[0]
+    problem = answer.said().get("access", "") if answer.download.source is not Source.GIVES else ""
+    if before == problem:
         return
-    found: list[Download] = []
-    # A slow name lookup takes longer than the timeout of a call.
-    asking = threading.Thread(
-        target=lambda: found.extend(downloads(store, [entry.endpoint])),
-        daemon=True,
-        name="real model",
-    )
-    asking.start()
-    asking.join(OFFER_TIMEOUT_S)
-    missing = sum(each.missing_bytes for each in found)
-    if not missing:
-        return
-    marker.touch(mode=0o600)
-    endpoint, cpu = entry.endpoint, entry.source.cpu
-    time_taken = (
-        f", about {cpu.seconds:g} s for each {endpoint.kind}" if cpu and cpu.seconds else ""
-    )
+    marker.write_text(problem)
+    marker.chmod(0o600)
     out("The demo models are tiny: they draw a few shapes and know a few words.")
-    out(
-        f"A real model that runs without a GPU: {endpoint.display_name or endpoint.id} "
-        f"({endpoint.licence or 'licence not stated'}, {eviction.gigabytes(missing)} to "
-        f"download{time_taken}). Run `darkroom models pull {endpoint.id}`.\n"
-    )
+    facts = ", ".join(answer.said()[subject] for subject in ("licence", "download", "time"))
+    out(f"A real model that runs without a GPU: {answer.name} ({facts}).")
+    out(f"It cannot be downloaded now: {problem}\n" if problem else f"Run `{answer.pull}`.\n")
 
 
 def _real_without_gpu(config: Config) -> CatalogEntry | None:

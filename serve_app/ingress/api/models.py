@@ -13,7 +13,7 @@ from typing_extensions import TypedDict
 
 from serve_app.catalog.catalog import CatalogEntry
 from serve_app.domain.endpoint import Precision, Recipe, WeightsPart
-from serve_app.domain.errors import DatabaseUnavailable
+from serve_app.domain.errors import DatabaseUnavailable, Unavailable
 from serve_app.domain.lease import ReplicaStage
 from serve_app.domain.realtime import SessionKind, session_kind
 from serve_app.ingress.http import query
@@ -27,9 +27,10 @@ from serve_app.ingress.http.time_buckets import CURSOR, PageLinks
 from serve_app.ingress.openapi.document import ApiDocument, document_of
 from serve_app.ingress.services.cpu_executor import in_cpu_thread
 from serve_app.ingress.services.services import Services, services_of
+from serve_app.tenants.scopes import OPERATOR, Caller
 
 MAX_PAGE = 100
-OPENAPI = "openapi-3.0"
+OPENAPI, PREFLIGHT = "openapi-3.0", "preflight"
 STATUSES = ("active", "inactive", "deprecated")  # the last is fal's; no model here has it
 
 
@@ -140,6 +141,74 @@ class ModelStatus(TypedDict):
         dict[str, list[str]],
         Field(description="All words that the demo model knows, by group. Empty: none is served."),
     ]
+    preflight: NotRequired[
+        Annotated[
+            PreflightAnswer,
+            Field(
+                description="With `expand=preflight`. For operators the hub is asked, which may "
+                "take seconds; for others it is what the entry says."
+            ),
+        ]
+    ]
+
+
+class PreflightNeeds(TypedDict):
+    """What the real model takes, in 10^9 bytes. Null: not known, or nothing of it."""
+
+    gpu: bool
+    device_gb: Annotated[float | None, Field(description="Of the smallest GPU that will do.")]
+    host_gb: float | None
+    disk_gb: float | None
+
+
+class PreflightMachine(TypedDict):
+    """What the machine of the replicas has, in 10^9 bytes. Null: not known."""
+
+    device_gb: Annotated[float | None, Field(description="0: it has no GPU.")]
+    memory_gb: float | None
+    free_gb: Annotated[float | None, Field(description="On the disk of the weights.")]
+
+
+class PreflightDownload(TypedDict):
+    """Weights of the hub."""
+
+    total_bytes: int | None
+    missing_bytes: Annotated[int | None, Field(description="Not on the machine. Null: not known.")]
+    basis: Annotated[
+        Literal["files", "entry", "estimate", "unknown"],
+        Field(description="Of the size: its files, what the entry says, or its memory."),
+    ]
+    source: Annotated[
+        Literal["not_needed", "not_asked", "offline", "unreachable", "refuses", "gives"],
+        Field(description="State of the hub, or of the mirror in front of it."),
+    ]
+    gated: Annotated[
+        bool | None,
+        Field(description="True: its licence has to be accepted on the hub. Null: not known."),
+    ]
+    problem: str | None
+
+
+class PreflightAnswer(TypedDict):
+    """What serving the endpoint's own model here takes, and what is in the way."""
+
+    server: Annotated[
+        Literal["real", "demo", "hosted", "nothing"],
+        Field(description="What answers requests now."),
+    ]
+    fits: Annotated[bool | None, Field(description="Null: not known.")]
+    needs: PreflightNeeds
+    machine: PreflightMachine
+    download: PreflightDownload
+    seconds: Annotated[float | None, Field(description="Of a usual request.")]
+    seconds_from: Literal["here", "entry", "unknown"]
+    said: Annotated[
+        dict[str, str],
+        Field(
+            description="The same in sentences, by subject: served, fits, download, licence, "
+            "access, time, next."
+        ),
+    ]
 
 
 class CpuFacts(TypedDict):
@@ -172,7 +241,8 @@ async def models(request: HttpRequest) -> Response:
     """List endpoints that the key may use, in the catalog's order.
 
     Filters: ``endpoint_id`` (repeated, or separated by commas), ``q``, ``category``, ``status``.
-    Pages: ``limit`` endpoints after ``cursor``. ``expand=openapi-3.0`` adds each one's document.
+    Pages: ``limit`` endpoints after ``cursor``. ``expand=openapi-3.0`` adds each one's document,
+    ``expand=preflight`` what its own model takes.
     """
     context_of(request).route = "v1.models"
     caller = await authenticate(request)
@@ -184,7 +254,11 @@ async def models(request: HttpRequest) -> Response:
     origin = origin_of(request)
     held = await held_weights(services)
     listed = [_model(each, origin, held) for each in page]
-    if _expand(request):
+    expanded = _expanded(request)
+    if PREFLIGHT in expanded:
+        for model, answer in zip(listed, await _preflights(services, caller, page), strict=True):
+            model["darkroom"]["preflight"] = answer
+    if OPENAPI in expanded:
         await in_cpu_thread(_describe, listed, page, document_of(request), origin)
     more = len(found) > limit
     body: ModelPage = {
@@ -211,7 +285,11 @@ LIST = Operation(
             "Only endpoints with this status.",
             Literal["active", "inactive", "deprecated"],
         ),
-        in_query("expand", "Add each endpoint's OpenAPI document.", list[Literal["openapi-3.0"]]),
+        in_query(
+            "expand",
+            "Add each endpoint's OpenAPI document, or what serving its real model takes.",
+            list[Literal["openapi-3.0", "preflight"]],
+        ),
         in_query("limit", "1 to 100; default 50.", int),
         CURSOR,
     ),
@@ -248,11 +326,12 @@ def _after(request: HttpRequest, entries: list[CatalogEntry]) -> list[CatalogEnt
     return entries[ids.index(cursor) + 1 :]
 
 
-def _expand(request: HttpRequest) -> bool:
-    for given in request.query_params.getlist("expand"):
-        if given != OPENAPI:
-            raise query.invalid("expand", f"should be {OPENAPI}", given)
-    return "expand" in request.query_params
+def _expanded(request: HttpRequest) -> Collection[str]:
+    given = request.query_params.getlist("expand")
+    for each in given:
+        if each not in (OPENAPI, PREFLIGHT):
+            raise query.invalid("expand", f"should be {OPENAPI} or {PREFLIGHT}", each)
+    return given
 
 
 def _status(entry: CatalogEntry) -> Literal["active", "inactive"]:
@@ -265,6 +344,42 @@ def _describe(
     """Add the documents. Each takes milliseconds, so call it in a thread."""
     for model, entry in zip(listed, page, strict=True):
         model["openapi"] = document.of_endpoint(entry, origin)
+
+
+async def _preflights(
+    services: Services, caller: Caller, page: Sequence[CatalogEntry]
+) -> Sequence[PreflightAnswer]:
+    """Answers for a page of entries. For operators the machine and the hub are looked at: the free
+    disk and the way to the hub are not a tenant's to see."""
+    try:
+        replicas = await services.health.replicas()
+    except DatabaseUnavailable:
+        replicas = ()
+    smallest: dict[str, int] = {}  # memory of the smallest GPU, by pool
+    for each in replicas:
+        if each["device"] and each["memory_total"]:
+            known = smallest.get(each["pool"], each["memory_total"])
+            smallest[each["pool"]] = min(known, each["memory_total"])
+    pools = {each.endpoint.id: _pool_of(services, each) for each in page}
+    devices = {
+        endpoint: size
+        for endpoint, pool in pools.items()
+        if (size := smallest.get(pool) or services.pools.device_bytes(pool))
+    }
+    found = await services.preflights.of(
+        page,
+        devices,
+        lambda each: services.queue.usual_s(each.endpoint.id, pools[each.endpoint.id]),
+        looks=caller.may(OPERATOR),
+    )
+    return [cast("PreflightAnswer", each.as_json()) for each in found]
+
+
+def _pool_of(services: Services, entry: CatalogEntry) -> str:
+    try:
+        return services.pool_of(entry)
+    except Unavailable:
+        return ""
 
 
 Held = Mapping[WeightsState, Collection[str]]

@@ -34,6 +34,7 @@ from serve_app.ingress.services.live_catalog import LiveCatalog
 from serve_app.ingress.services.live_tenants import LiveTenants
 from serve_app.ingress.services.open_access import OpenAccess
 from serve_app.ingress.services.pool_map import PoolMap
+from serve_app.ingress.services.preflights import Preflights
 from serve_app.ingress.services.replies import Replies
 from serve_app.ingress.services.session_limit import SessionCounts
 from serve_app.ingress.services.sign_in import SignIn
@@ -100,6 +101,7 @@ class Services:
     sessions: ReplicaSessions
     webhooks: Webhooks
     health: Health
+    preflights: Preflights
     clock: Clock
     admission: AdmissionControl
     new_id: Callable[[], str]

@@ -4,6 +4,7 @@
 import { Refused } from "../client/api.js";
 import * as json from "../client/json.js";
 import { byId } from "../interface/element.js";
+import { fieldsOf } from "./schema.js";
 import { money, seconds, waitingWords } from "../interface/words.js";
 
 const PAUSE_MS = 500; // after the last change
@@ -39,7 +40,10 @@ export class EstimateLine {
     const given = document.hidden ? null : this.#read();
     this.#number += 1;
     const number = this.#number;
-    if (given === null) return;
+    if (given === null) {
+      this.#line.textContent = "";
+      return;
+    }
     let words = "";
     let again = false;
     try {
@@ -54,6 +58,13 @@ export class EstimateLine {
     this.#line.textContent = words;
     if (again) this.soon(FRESH_MS);
   }
+}
+
+/** What to ask about an input of `model`; null while a required field is empty. */
+export function estimable({ id, input: schema }, input) {
+  const fields = schema === null ? [] : fieldsOf(schema);
+  const lacks = ({ name, required }) => required && [undefined, null, ""].includes(input[name]);
+  return fields.some(lacks) ? null : { endpoint: id, input };
 }
 
 /** The input with a short data URI in place of each long text. */

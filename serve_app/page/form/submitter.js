@@ -94,6 +94,16 @@ export class Submitter {
     }
   }
 
+  /** Submits a prompt to another model, with its defaults. Returns what went wrong, or "". */
+  async drawWith(id, prompt) {
+    try {
+      await this.#submit(await this.#modelOf(id), { prompt });
+      return "";
+    } catch (error) {
+      return wordsOf(error);
+    }
+  }
+
   /** Finishes a draft of `request` as it is. Throws `Refused` or `Unreachable`. */
   async finish(request, draft, origin) {
     const model = await this.#modelOf(request.endpoint);

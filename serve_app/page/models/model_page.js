@@ -5,7 +5,7 @@ import { money } from "../interface/words.js";
 import { imageIn, loadable, SESSIONS_ONLY } from "../client/models.js";
 import { filesIn, shown as shownFile } from "../results/media.js";
 import { demoMark, picture, statePill } from "./card.js";
-import { categoryWords, memoryWords, STATES } from "./catalogue.js";
+import { categoryWords, STATES } from "./catalogue.js";
 import { markdown } from "./markdown.js";
 import { inputSchema, outputSchema, rowsOf, schemaTable } from "./schema_table.js";
 
@@ -17,7 +17,8 @@ const ORIGINS = {
 const MOST_EXAMPLES = 6;
 
 /**
- * Page of a model: `{nodes, renew(model, standing)}`, of which `renew` shows the newest state. `act` has
+ * Page of a model: `{nodes, renew(model, standing), answer(preflight)}`, of which `renew` shows the newest
+ * state, and `answer` what the real model needs. `act` has
  * `attempt(id, input)` (fills the form; with null, keeps what is entered) and `code(call)`;
  * `standing` is the status of the installation, or
  * null for keys that may not see it; `form` is what makes requests, or null.
@@ -25,6 +26,7 @@ const MOST_EXAMPLES = 6;
 export function modelPage(model, act, standing, form) {
   const state = element("div", {});
   const places = element("div", {});
+  const needs = element("dl", { class: "model-facts" });
   const renew = (newest, seen) => {
     state.replaceChildren(...stateOf(newest));
     places.replaceChildren(...(seen === null ? [] : replicas(newest, seen)));
@@ -35,13 +37,36 @@ export function modelPage(model, act, standing, form) {
     head(model, act, state),
     ...section("Try it here", form === null ? [] : [form]),
     ...section("About", about(model)),
+    ...section("What the real model needs", [needs, ...recipes(model)]),
     ...section("Examples", examples(model, act)),
     ...section("Input", schema(inputSchema, model, { label: "Input", withDefaults: true })),
     ...section("Output", schema(outputSchema, model, { label: "Output", withDefaults: false })),
     ...section("On the replicas", standing === null ? [] : [places]),
-    ...section("Memory", recipes(model)),
   ];
-  return { nodes, renew };
+  const answer = (found) => needs.replaceChildren(...sentences(found));
+  return { nodes, renew, answer };
+}
+
+const SUBJECTS = {
+  served: "Served",
+  fits: "Fits here",
+  download: "Download",
+  licence: "Licence",
+  access: "Access",
+  time: "Time",
+  next: "What to do",
+};
+
+/** Rows with the sentences of a pre-flight answer. Commands are between backticks. */
+function sentences({ said }) {
+  return Object.entries(said).map(([subject, words]) =>
+    element(
+      "div",
+      {},
+      element("dt", {}, SUBJECTS[subject] ?? subject),
+      element("dd", {}, ...words.split("`").map((part, at) => (at % 2 ? element("code", {}, part) : part))),
+    ),
+  );
 }
 
 function stateOf(model) {
@@ -93,8 +118,6 @@ function facts(model) {
   const file = weights.checkpoint ? ` with ${weights.checkpoint}` : "";
   const rows = [
     ["Makes", categoryWords(model.category)],
-    ["Licence", model.licence || "Not stated: check it before you use the model"],
-    ["GPU memory", memoryWords(model)],
     ["Price", priceWords(model.price)],
     ["Weights", model.demo ? "Demo weights of Darkroom" : `${weights.source ?? ""}${revision}${file}`],
     ["Entry", ORIGINS[model.origin]],

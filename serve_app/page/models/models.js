@@ -6,7 +6,7 @@ import { Refresh } from "../interface/refresh.js";
 import { card } from "./card.js";
 import { KINDS, listModels, matches, oneModel, STATES, wholeModel } from "./catalogue.js";
 import { modelPage } from "./model_page.js";
-import { RealModelOffer } from "./real_model.js";
+import { preflight, RealModelOffer } from "./real_model.js";
 import { trial } from "./trial.js";
 
 const RENEW_MS = 5000;
@@ -198,7 +198,9 @@ class ModelsView {
         standing,
         served === null || served.away !== "" ? null : trial(served, this.#page, this.#entered),
       );
-      this.#one.replaceChildren(...this.#opened.nodes);
+      const opened = this.#opened;
+      this.#one.replaceChildren(...opened.nodes);
+      preflight(this.#page.api, id).then(opened.answer, () => {}); // it may wait for the hub
       if (document.querySelector("dialog[open]") === null)
         this.#one.querySelector("h2").focus({ preventScroll: true });
     });

@@ -1,13 +1,56 @@
-// Offer of a real model that runs without a GPU, where demo models are served.
+// Offer of a real model that runs here, where demo models are served: in the form, among the models,
+// and beside a result whose words the demo did not know.
 
 import { element } from "../interface/element.js";
 import { Refresh } from "../interface/refresh.js";
 
 const RENEW_MS = 5000;
+const KEPT_MS = 20_000; // as long as the server keeps what the hub said
+const AWAY = new Set(["offline", "unreachable", "refuses"]);
+
+const FIRST_REQUEST = "Its first request downloads it.";
+
+let known = null; // {id, at, answer: promise of the pre-flight answer}
+
+/** First of `models` that is a real one and runs without a GPU; null without one, or where no demo
+ * models are served. */
+export function realModel(models) {
+  if (!models.some(({ demo }) => demo)) return null;
+  return models.find(({ cpu, demo, away }) => cpu && !demo && away === "") ?? null;
+}
+
+/** Pre-flight answer for a model, see `/v1/models`. Throws `Refused` or `Unreachable`. */
+export async function preflight(api, id) {
+  const path = `v1/models?endpoint_id=${encodeURIComponent(id)}&expand=preflight`;
+  const { models } = await api.call("GET", path);
+  return models[0]?.darkroom.preflight ?? null;
+}
+
+function recent(api, id) {
+  if (known?.id === id && Date.now() - known.at < KEPT_MS) return known.answer;
+  const answer = preflight(api, id);
+  known = { id, at: Date.now(), answer };
+  answer.catch(() => (known = null));
+  return answer;
+}
+
+function factsOf({ name }, { said }) {
+  return `${name} (${[said.licence, said.download, said.time].join("; ")})`;
+}
+
+function isHere({ download }) {
+  return download.missing_bytes === 0;
+}
+
+/** Why it cannot be had now; empty if it can. */
+function obstacle({ download, fits, said }) {
+  if (fits === false) return said.fits;
+  return AWAY.has(download.source) ? said.access : "";
+}
 
 /**
- * Notice about the first model that runs without a GPU. Keys with the scope `operator` can download
- * its weights, and see how far that is. `page` has `api` and `caller`.
+ * Notice about the real model. Keys with the scope `operator` can download its weights, and see how far
+ * that is. `page` has `api` and `caller`.
  */
 export class RealModelOffer {
   node = element("div", { class: "notice real-model", hidden: true });
@@ -18,6 +61,7 @@ export class RealModelOffer {
   #download = element("button", { type: "button", class: "quiet", hidden: true }, "Download now");
   #try = element("a", {}, "Try it");
   #model = null;
+  #answer = null;
   #refresh = new Refresh(() => this.#look(), RENEW_MS);
 
   constructor(page) {
@@ -28,17 +72,21 @@ export class RealModelOffer {
   }
 
   /** Shows the offer, if `models` have demo models and a real one. Without models, it is hidden. */
-  show(models) {
-    const found = models.find(({ cpu, demo, away }) => cpu && !demo && away === "");
-    this.#model = models.some(({ demo }) => demo) ? (found ?? null) : null;
-    this.node.hidden = this.#model === null;
+  async show(models) {
+    const model = realModel(models);
     this.#refresh.stop();
-    if (this.#model === null) return;
-    this.#words.textContent = `A real model runs here without a GPU: ${factsOf(this.#model)}.`;
-    this.#try.href = `#model=${encodeURIComponent(this.#model.id)}`;
-    this.#where.textContent = "Its first request downloads it.";
+    if (model === null || model.id !== this.#model?.id) this.node.hidden = true;
+    this.#model = model;
+    if (model === null) return;
+    const answer = await recent(this.#page.api, model.id).catch(() => null);
+    if (this.#model !== model || answer === null) return;
+    this.#answer = answer;
+    this.#words.textContent = `A real model runs here without a GPU: ${factsOf(model, answer)}.`;
+    this.#try.href = `#model=${encodeURIComponent(model.id)}`;
+    this.#say(obstacle(answer) || (isHere(answer) ? "Its weights are here." : FIRST_REQUEST));
     this.#progress.hidden = true;
     this.#download.hidden = true;
+    this.node.hidden = false;
     this.#refresh.start();
   }
 
@@ -56,19 +104,25 @@ export class RealModelOffer {
 
   #draw(id, { replicas, warm }) {
     const kept = warm.some((each) => each.endpoint_id === id);
-    const here = replicas.some(({ on_disk: disk, hot, warm: held }) =>
-      [disk, hot, held].some((ids) => ids.includes(id)),
-    );
+    const here =
+      isHere(this.#answer) ||
+      replicas.some(({ on_disk: disk, hot, warm: held }) =>
+        [disk, hot, held].some((ids) => ids.includes(id)),
+      );
     const loading = replicas
       .flatMap((each) => each.loading)
       .find(({ endpoints }) => endpoints.includes(id));
-    this.#download.hidden = kept || here || loading !== undefined;
+    const away = obstacle(this.#answer);
+    this.#download.hidden = kept || here || loading !== undefined || away !== "";
     this.#progress.hidden = loading === undefined;
     if (loading !== undefined) {
       if (loading.total > 0) this.#progress.value = Math.min(1, loading.done / loading.total);
       else this.#progress.removeAttribute("value");
     }
-    this.#say(wordsFor({ here, kept, loading }));
+    if (loading !== undefined) this.#say(`A replica has begun: ${loading.stage.replaceAll("_", " ")}.`);
+    else if (here) this.#say("Its weights are here.");
+    else if (kept) this.#say("A replica downloads its weights soon.");
+    else this.#say(away || FIRST_REQUEST);
     if (here || !(kept || loading)) this.#refresh.stop(); // nothing is under way
   }
 
@@ -91,16 +145,32 @@ export class RealModelOffer {
   }
 }
 
-function factsOf({ name, licence, cpu }) {
-  const size = cpu.download_gb === null ? null : `${cpu.download_gb} GB`;
-  const time = cpu.seconds === null ? null : `about ${cpu.seconds} s a result`;
-  const facts = [licence, size, time].filter(Boolean).join(", ");
-  return facts === "" ? name : `${name} (${facts})`;
+/** Notice beside a result of a demo that did not know `words`, with the real model of `models` if there
+ * is one. `draw(model)` submits the same prompt to it, and returns what went wrong as words. */
+export function unknownWords(words, { api, models, draw }) {
+  const node = element(
+    "div",
+    { class: "notice unknown" },
+    element("p", {}, `The demo model does not know: ${words.join(", ")}. It drew the rest.`),
+  );
+  const model = realModel(models);
+  if (model !== null) recent(api, model.id).then((answer) => node.append(...beside(model, answer, draw)), () => {});
+  return node;
 }
 
-function wordsFor({ here, kept, loading }) {
-  if (loading !== undefined) return `A replica has begun: ${loading.stage.replaceAll("_", " ")}.`;
-  if (here) return "Its weights are here.";
-  if (kept) return "A replica downloads its weights soon.";
-  return "Its first request downloads it, or you do now.";
+function beside(model, answer, draw) {
+  const away = obstacle(answer);
+  const words = `${factsOf(model, answer)} knows any prompt and runs here without a GPU.`;
+  if (away !== "") return [element("p", {}, `${words} It cannot be had now: ${away}`)];
+  const result = element("p", { class: "help", role: "status", hidden: true });
+  const button = element("button", { type: "button", class: "main" }, `Draw it with ${model.name}`);
+  button.addEventListener("click", async () => {
+    button.disabled = true;
+    const problem = await draw(model);
+    button.disabled = false;
+    result.hidden = problem === "";
+    result.textContent = problem;
+  });
+  const size = isHere(answer) ? "" : ` ${FIRST_REQUEST}`;
+  return [element("p", {}, words + size), element("p", { class: "buttons" }, button), result];
 }

@@ -1,7 +1,7 @@
 // Form on the page of a model, with its calls as JSON and as programs.
 
 import { Program } from "../code/program.js";
-import { EstimateLine } from "../form/estimate.js";
+import { estimable, EstimateLine } from "../form/estimate.js";
 import { element } from "../interface/element.js";
 
 /**
@@ -45,7 +45,7 @@ export function trial(model, { api, act }, entered) {
     event.preventDefault();
     node.requestSubmit();
   });
-  const estimate = new EstimateLine(api, () => (node.isConnected ? read() : null), node, line);
+  const estimate = new EstimateLine(api, () => (node.isConnected ? estimable(model, read().input) : null), node, line);
   form.show(model);
   const first = entered.get(model.id) ?? model.examples[0];
   if (first !== undefined) form.fill(first);

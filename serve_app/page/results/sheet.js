@@ -12,7 +12,7 @@ const RATIO = 32;
 
 /**
  * Card of a request. `act` has the callbacks of its buttons, which get the request, and `useAsInput(file,
- * request)`, `lightTable(request, output)`, `say(node, text)`, and `showDraft(origin)`. `imageOf` is `Api.image`; `read()`
+ * request)`, `lightTable(request, output)`, `unknownWords(request, words)`, `say(node, text)`, and `showDraft(origin)`. `imageOf` is `Api.image`; `read()`
  * reads the output of the request anew.
  */
 export class Sheet {
@@ -40,6 +40,7 @@ export class Sheet {
   #read;
   #use;
   #lightTable;
+  #unknown;
   #say;
   #notify;
   #part = 0;
@@ -51,6 +52,7 @@ export class Sheet {
     this.#read = read;
     this.#imageOf = imageOf;
     this.#lightTable = act.lightTable;
+    this.#unknown = act.unknownWords;
     this.#say = act.say;
     this.#use = (file) => act.useAsInput(file, request);
     const prompt = promptOf(request.input);
@@ -230,6 +232,12 @@ export class Sheet {
     else this.#fill(figures);
     if (files.length === 0 && output?.text) this.#say(figures[0], output.text);
     this.#facts(status, output);
+    const unknown = output?.darkroom_demo_unknown ?? [];
+    if (unknown.length > 0)
+      this.#unknown(this.#request, unknown).then(
+        (notice) => this.node.querySelector(".progress").replaceWith(notice),
+        () => {}, // the page's code could not be loaded
+      );
   }
 
   /** Releases what it shows: the card is not shown any more. */

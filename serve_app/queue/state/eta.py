@@ -278,6 +278,12 @@ class EtaModel:
             return None
         return max(0.0, waits_s - self._age_s())
 
+    def usual_s(self, endpoint: str, pool: str) -> float | None:
+        """Mean seconds of an endpoint's requests in a pool. None: none has ended."""
+        if not self._costs.knows(endpoint, pool):
+            return None
+        return self._costs.typical_s(endpoint, pool, UNKNOWN_S)
+
     def until_end_s(self, request: Request, elapsed_s: float = 0.0) -> float | None:
         """Seconds until the end of a request that has run for ``elapsed_s``. None if its endpoint
         is unknown.

@@ -287,6 +287,10 @@ class QueueStats:
         place = self._positions.guess(new.pool, ahead, own_ahead)
         return RequestEstimate(self._waiting_at(request, place), self._eta.until_end_s(request))
 
+    def usual_s(self, endpoint: str, pool: str) -> float | None:
+        """Mean seconds of an endpoint's requests in a pool. None: none has ended."""
+        return self._eta.usual_s(endpoint, pool)
+
     async def _waiting(self, request: Request) -> Waiting:
         pool, tenant = request.pool, request.tenant
         if request.state is not State.QUEUED:  # it was leased in its insert: nothing is ahead of it

@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
-from serve_app.cli.commands import model_list, models
+from serve_app import preflight
+from serve_app.cli.commands import models
 from serve_app.cli.doctor import checks
 from serve_app.cli.main import main
 from serve_app.cli.serve import notices
@@ -55,7 +56,7 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[HubServer]:
         template = server.url + "/{repo_id}/resolve/{revision}/{filename}"
         monkeypatch.setattr(f"{constants}.HUGGINGFACE_CO_URL_TEMPLATE", template)
         monkeypatch.setattr(f"{constants}.HF_TOKEN_PATH", str(tmp_path / "no-token"))
-        monkeypatch.setattr(model_list, "smallest_gpu_bytes", lambda: 24 * 10**9)
+        monkeypatch.setattr(preflight, "smallest_gpu_bytes", lambda: 24 * 10**9)
         (tmp_path / "models.yaml").write_text(CATALOGUE)
         for name, value in {
             "HF_TOKEN": "",
@@ -77,7 +78,7 @@ def test_pull_says_what_it_will_bring_and_brings_it(hub: HubServer, tmp_path: Pa
     assert f"{NAME}@{COMMIT[:12]}: {SIZE} MB to download, of {SIZE} MB in 7 files" in ran.output
     assert "for      house/draw, house/redraw\n" in ran.output
     assert "licence  House Licence 1\n" in ran.output
-    assert ran.output.count("recipe   bfloat16") == 1
+    assert ran.output.count("fits     yes: bfloat16 (for 24 GB; this GPU has 24)") == 1
     assert f"In total {SIZE} MB to download to {tmp_path / 'store'}, where " in ran.output
     folder = Path(ran.output.rsplit("ok       house/small: ", 1)[1].strip())
     assert {p.relative_to(folder).as_posix() for p in folder.rglob("*.*")} == set(NEEDED)
@@ -95,8 +96,10 @@ def test_what_is_here_is_not_downloaded_again(hub: HubServer) -> None:
 def test_programs_get_one_json_document(hub: HubServer) -> None:
     printed = json.loads(typed("pull", "house/draw", "--json").output)
     (one,) = printed["downloads"]
-    assert (one["repository"], one["endpoints"]) == (NAME, ["house/draw"])
-    assert (one["licence"], one["recipes"]) == ("House Licence 1", {"house/draw": 24.0})
+    assert (one["repository"], [*one["endpoints"]]) == (NAME, ["house/draw"])
+    answer = one["endpoints"]["house/draw"]
+    assert (answer["said"]["licence"], answer["fits"]) == ("House Licence 1", True)
+    assert answer["download"]["source"] == "gives"
     assert one["missing_bytes"] == one["total_bytes"] > 500_000
     assert Path(one["path"]).is_dir()
     assert one["error"] is None
@@ -168,7 +171,7 @@ def test_the_start_says_what_is_not_here_yet(hub: HubServer, tmp_path: Path) -> 
     text = "\n".join(said)
     assert f"{NAME}@{COMMIT[:12]}: {SIZE} MB to download" in text
     assert "licence  House Licence 1" in text
-    assert "recipe   bfloat16" in text
+    assert "fits     yes: bfloat16" in text
     assert "GB are free. `darkroom models pull` downloads them now." in text
     said.clear()
     notices.print_missing_weights(Config(data_dir=tmp_path / "its data"), said.append)
@@ -194,14 +197,15 @@ def test_a_hub_that_does_not_answer_does_not_hold_the_start_up(
     hub.hold_after["model_index.json"] = 0
     said: list[str] = []
     notices.print_missing_weights(Config(), said.append)
-    assert said == [notices.HUB_TIMEOUT_MESSAGE.format(pull="darkroom models pull")]
+    assert f"{NAME}@{COMMIT[:12]}: The hub does not answer about {NAME}." in "\n".join(said)
+    assert "In total 1 repository of unknown size to " in said[-1]
+    hub.go.set()
 
 
 def test_demo_models_need_no_notice(hub: HubServer) -> None:
     said: list[str] = []
     notices.print_missing_weights(Config(demo=True), said.append)
     assert said == []
-    assert checks.weights_checks(Config(demo=True)) == []
     assert hub.asked == []
 
 
@@ -229,13 +233,14 @@ def test_the_first_start_with_demo_models_offers_a_real_one_that_runs_on_a_cpu(
 ) -> None:
     config, said = beside_demos(tmp_path), list[str]()
     notices.print_real_model(config, said.append)
-    about, offer = said
+    about, offer, command = said
     assert "demo models are tiny" in about
-    facts = f"House Licence 1, {SIZE} MB to download, about 12 s for each image"
-    assert f"House Small ({facts})" in offer
-    assert "`darkroom models pull house/small`" in offer
+    size = f"{SIZE} MB to download"
+    time = "about 12 s for each image, as its entry says"
+    assert f"House Small (House Licence 1, {size}, {time})." in offer
+    assert command == f"Run `darkroom models pull house/small --data-dir {tmp_path}`.\n"
     notices.print_real_model(config, said.append)
-    assert len(said) == 2
+    assert len(said) == 3
     assert typed("pull", "house/small").exit_code == 0
 
 
@@ -246,19 +251,30 @@ def test_a_real_model_whose_weights_are_here_is_not_offered(hub: HubServer, tmp_
     assert said == []
 
 
-@pytest.mark.parametrize("silent", ["gone", "hangs"])
-def test_a_hub_that_does_not_answer_is_not_spoken_of_where_demo_models_are_served(
+@pytest.mark.parametrize("silent", ["gone", "hangs", "offline"])
+def test_where_it_cannot_be_downloaded_the_start_says_why_once_and_offers_it_again_later(
     hub: HubServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, silent: str
 ) -> None:
     monkeypatch.setattr(notices, "OFFER_TIMEOUT_S", 0.3)
+    kept, config, said = dict(hub.repositories), beside_demos(tmp_path), list[str]()
     if silent == "gone":
         hub.repositories.clear()
-    else:
+    elif silent == "hangs":
         hub.hold_after["model_index.json"] = 0
-    said: list[str] = []
-    notices.print_real_model(beside_demos(tmp_path), said.append)
-    assert said == []
+    else:
+        config = Config(demo=True, data_dir=tmp_path, offline=True)
+    words = {"gone": "has no house/small", "hangs": "does not answer", "offline": "offline"}
+    notices.print_real_model(config, said.append)
+    assert "cannot be downloaded now: " in said[-1]
+    assert words[silent] in said[-1]
+    notices.print_real_model(config, said.append)
+    assert len(said) == 3
+    hub.repositories.update(kept)
+    hub.hold_after.clear()
     hub.go.set()
+    monkeypatch.setattr(notices, "OFFER_TIMEOUT_S", 5.0)
+    notices.print_real_model(beside_demos(tmp_path), said.append)
+    assert said[-1].startswith("Run `darkroom models pull house/small")
 
 
 def test_the_doctor_looks_at_directory_hub_and_disk(hub: HubServer, tmp_path: Path) -> None:
@@ -281,3 +297,25 @@ def test_the_doctor_notices_a_token_that_is_not_known(
     hub.statuses.append((401, {}))
     with pytest.raises(WeightsUnavailable, match="rejects the token"):
         dict(checks.weights_checks(Config()))["hub"]()
+
+
+def test_the_doctor_says_of_the_hub_also_where_demo_models_need_none(
+    hub: HubServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = Config(demo=True, data_dir=tmp_path)
+    said = {name: check() for name, check in checks.weights_checks(config)}
+    assert said["hub"].startswith(f"{hub.url} answers")
+    monkeypatch.setenv("HF_TOKEN", "old")
+    hub.statuses.append((401, {}))
+    said = {name: check() for name, check in checks.weights_checks(config)}
+    assert said["hub"].startswith("real models cannot be downloaded now. The hub")
+
+
+def test_the_doctor_counts_the_real_models_that_fit(
+    hub: HubServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert checks.real_models(Config()) == "all 2 fit this machine"
+    monkeypatch.setattr(preflight, "smallest_gpu_bytes", lambda: 8 * 10**9)
+    said = checks.real_models(Config())
+    assert said.startswith("0 of 2 fit this machine; the smallest GPU that serves one has 12 GB")
+    assert hub.asked == []

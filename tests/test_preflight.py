@@ -1,4 +1,4 @@
-"""Memory of this machine's GPUs."""
+"""Looks at this machine for pre-flight answers."""
 
 from __future__ import annotations
 
@@ -6,12 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from serve_app.cli.commands import model_list
+from serve_app import preflight
+from serve_app.settings import Config
 
 
 def with_tool(monkeypatch: pytest.MonkeyPatch, directory: Path, script: str) -> None:
     """Put a script in place of NVIDIA's tool as the only program on the path."""
-    tool = directory / model_list.NVIDIA_SMI
+    tool = directory / preflight.NVIDIA_SMI
     tool.write_text(f"#!/bin/sh\n{script}\n")
     tool.chmod(0o755)
     monkeypatch.setenv("PATH", f"{directory}:/usr/bin:/bin")
@@ -19,7 +20,7 @@ def with_tool(monkeypatch: pytest.MonkeyPatch, directory: Path, script: str) -> 
 
 def test_the_smallest_gpu_counts(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     with_tool(monkeypatch, tmp_path, "echo 81559; echo 24564")
-    assert model_list.smallest_gpu_bytes() == 24564 * 2**20
+    assert preflight.smallest_gpu_bytes() == 24564 * 2**20
 
 
 @pytest.mark.parametrize("script", ["echo No devices were found; exit 6", "echo '[N/A]'", "exit 0"])
@@ -27,9 +28,21 @@ def test_a_tool_that_finds_none_means_none(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, script: str
 ) -> None:
     with_tool(monkeypatch, tmp_path, script)
-    assert model_list.smallest_gpu_bytes() is None
+    assert preflight.smallest_gpu_bytes() is None
 
 
 def test_without_the_tool_there_is_none(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
-    assert model_list.smallest_gpu_bytes() is None
+    assert preflight.smallest_gpu_bytes() is None
+
+
+def test_a_machine_without_a_gpu_has_none_and_one_whose_gpu_says_nothing_is_not_known(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    settings = {"data_dir": tmp_path, "weights_dir": tmp_path / "not" / "there"}
+    found = preflight.this_machine(Config(gpus=0, **settings))
+    assert found.device_bytes == 0
+    assert found.memory_bytes
+    assert found.free_bytes
+    assert preflight.this_machine(Config(gpus=1, **settings)).device_bytes is None

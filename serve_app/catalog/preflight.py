@@ -1,0 +1,85 @@
+"""Pre-flight answers from entries of the catalogue."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+from serve_app.catalog.entries import CatalogEntry, real_endpoint
+from serve_app.domain.executors.hosted import PROVIDERS
+from serve_app.domain.preflight import NOTHING, Download, Machine, Needs, Preflight, Server, Source
+
+PullCommand = Callable[[str], str]
+"""Command that downloads the weights of an endpoint."""
+
+
+def preflight(
+    entry: CatalogEntry,
+    machine: Machine,
+    download: Download | None,
+    *,
+    measured_s: float | None = None,
+    pull: PullCommand = lambda endpoint: f"darkroom models pull {endpoint}",
+) -> Preflight:
+    """Answer for an entry's own model. ``download``: of its weights; None: nobody has looked, and
+    the entry is believed. ``measured_s``: mean time of its requests here; None: none has ended, or
+    the demo model's have."""
+    endpoint = real_endpoint(entry)
+    told = stated_download(entry) if download is None else _completed(entry, download)
+    return Preflight(
+        endpoint_id=endpoint.id,
+        name=endpoint.display_name or endpoint.id,
+        kind=endpoint.kind,
+        licence=endpoint.licence,
+        server=_server(entry),
+        reason=entry.missing,
+        machine=machine,
+        needs=_needs(entry, None if entry.demo else measured_s),
+        download=told,
+        pull="" if told is NOTHING else pull(endpoint.id),
+    )
+
+
+def stated_download(entry: CatalogEntry) -> Download:
+    """Size of the download as the entry states it, or estimated from its memory, without a look at
+    the hub."""
+    given = entry.source
+    if given.weights is None or given.weights.hub is None:
+        return NOTHING
+    if given.cpu is not None and given.cpu.download_gb is not None:
+        return Download(int(given.cpu.download_gb * 1e9), None, Source.NOT_ASKED, "entry")
+    if given.memory is not None:
+        size = sum(given.memory.weights.values()) + given.memory.adapters
+        return Download(int(size * 1e9), None, Source.NOT_ASKED, "estimate")
+    return Download(None, None, Source.NOT_ASKED, "unknown")
+
+
+def _completed(entry: CatalogEntry, download: Download) -> Download:
+    """``download`` with the size that the entry states, where the look has found none."""
+    if download.total_bytes is not None:
+        return download
+    told = stated_download(entry)
+    if told is NOTHING:
+        return NOTHING
+    return replace(download, total_bytes=told.total_bytes, basis=told.basis)
+
+
+def _server(entry: CatalogEntry) -> Server:
+    if entry.missing:
+        return Server.NOTHING
+    if entry.endpoint.family in PROVIDERS:
+        return Server.HOSTED
+    return Server.DEMO if entry.demo else Server.REAL
+
+
+def _needs(entry: CatalogEntry, measured_s: float | None) -> Needs:
+    given = entry.source
+    cpu, memory = given.cpu, given.memory
+    stated_s = None if cpu is None else cpu.seconds
+    return Needs(
+        recipes=real_endpoint(entry).recipes,
+        runs_on_cpu=cpu is not None,
+        weights_bytes=None if memory is None else int(sum(memory.weights.values()) * 1e9),
+        seconds=stated_s if measured_s is None else measured_s,
+        seconds_from="here" if measured_s is not None else "entry" if stated_s else "unknown",
+    )

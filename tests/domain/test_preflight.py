@@ -1,0 +1,154 @@
+"""Sentences about what an endpoint's own model takes on a machine."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from serve_app.domain.endpoint import Recipe, WorkLimit
+from serve_app.domain.preflight import (
+    NOTHING,
+    SPARE_BYTES,
+    Download,
+    Machine,
+    Needs,
+    Preflight,
+    Server,
+    Source,
+    summary,
+)
+
+GB = 10**9
+RECIPES = (
+    Recipe(12, "float8", "blocks", ("vae",)),
+    Recipe(24, "bfloat16", hot=("vae",), largest=WorkLimit(4.2)),
+)
+MACHINE = Machine(24 * GB, 64 * GB, 500 * GB)
+HERE = Download(30 * GB, 0, Source.NOT_NEEDED)
+TO_COME = Download(30 * GB, 30 * GB, Source.GIVES)
+FLUX = Preflight(
+    endpoint_id="house/flux",
+    name="Flux",
+    kind="image",
+    licence="Apache-2.0",
+    server=Server.REAL,
+    reason="",
+    machine=MACHINE,
+    needs=Needs(RECIPES, weights_bytes=34 * GB),
+    download=HERE,
+    pull="darkroom models pull house/flux",
+)
+
+
+def on(**changes: object) -> Preflight:
+    return replace(FLUX, **changes)
+
+
+def test_what_is_here_and_fits_needs_nothing() -> None:
+    said = FLUX.said()
+    assert said["served"] == "yes, the real model"
+    assert said["fits"] == "yes: bfloat16 (for 24 GB; this GPU has 24); at most 4.2 megapixels"
+    assert said["download"] == "30.0 GB, all downloaded"
+    assert said["time"] == "unknown until it has run here"
+    assert not {"access", "next"} & {*said}
+
+
+@pytest.mark.parametrize(
+    ("machine", "fits", "words"),
+    [
+        (Machine(12 * GB), True, "yes: float8, offload blocks (for 12 GB; this GPU has 12)"),
+        (Machine(8 * GB), False, "no: it needs a GPU with 12 GB or more, and this one has 8 GB"),
+        (Machine(0), False, "no: it needs a GPU with 12 GB or more, and this machine has none"),
+        (Machine(None), None, "no replica has named its GPU yet"),
+        (Machine(12 * GB, 16 * GB), False, "take 17.0 GB of the machine's memory, which is 16.0"),
+    ],
+)
+def test_whether_it_fits_is_said_with_both_figures(
+    machine: Machine, fits: bool | None, words: str
+) -> None:
+    assert on(machine=machine).fits is fits
+    assert words in on(machine=machine).said()["fits"]
+
+
+def test_a_download_that_the_disk_cannot_take_does_not_fit() -> None:
+    full = replace(MACHINE, free_bytes=20 * GB)
+    found = on(machine=full, download=TO_COME)
+    assert found.fits is False
+    assert found.lacking_bytes == 10 * GB + SPARE_BYTES
+    assert "DARKROOM_WEIGHTS_DIR" in found.next
+    assert on(machine=full).fits, "nothing has to be downloaded"
+    unknown = Download(30 * GB, None, Source.NOT_ASKED, "estimate")
+    assert on(machine=full, download=unknown).fits is False
+
+
+def test_without_recipes_nothing_is_promised() -> None:
+    assert on(needs=Needs()).fits is None
+    assert on(needs=Needs()).said()["fits"].startswith("unknown: ")
+    assert on(needs=Needs(RECIPES, runs_on_cpu=True), machine=Machine(0)).fits
+
+
+@pytest.mark.parametrize(
+    ("download", "access", "then"),
+    [
+        (TO_COME, "the hub gives it", "`darkroom models pull house/flux` downloads it now"),
+        (replace(TO_COME, source=Source.OFFLINE), "not asked: this machine", "copy its weights"),
+        (
+            Download(None, None, Source.REFUSES, "unknown", True, "It is gated."),
+            "It is gated.",
+            "see to the access",
+        ),
+        (
+            Download(None, None, Source.UNREACHABLE, "unknown", None, "No answer."),
+            "No answer.",
+            "see to the access",
+        ),
+    ],
+)
+def test_the_way_to_the_weights_is_said_with_what_to_do(
+    download: Download, access: str, then: str
+) -> None:
+    said = on(download=download).said()
+    assert said["access"].startswith(access)
+    assert said["next"].startswith(then)
+
+
+def test_a_demo_says_what_stands_in_the_way_of_the_real_model() -> None:
+    demo = on(server=Server.DEMO, download=TO_COME)
+    assert demo.said()["served"] == "a tiny demo model in place of Flux"
+    assert demo.next == "set DARKROOM_DEMO=false to serve the real model"
+    assert replace(demo, machine=Machine(0)).next.startswith("serve it on a larger machine")
+
+
+def test_several_repositories_are_one_download_and_what_is_not_known_stays_so() -> None:
+    refused = Download(None, None, Source.REFUSES, "unknown", True, "It is gated.")
+    both = Download.together([TO_COME, refused])
+    assert (both.total_bytes, both.missing_bytes, both.source) == (None, None, Source.REFUSES)
+    assert (both.gated, both.problem) == (True, "It is gated.")
+    assert Download.together([]) is NOTHING
+    found = Download.together([HERE, TO_COME])
+    assert (found.total_bytes, found.missing_bytes, found.source) == (
+        60 * GB,
+        30 * GB,
+        Source.GIVES,
+    )
+
+
+def test_sizes_name_where_they_are_from() -> None:
+    assert Download(None, None, Source.NOT_ASKED, "unknown").text() == "size unknown"
+    told = Download(30 * GB, None, Source.NOT_ASKED, "entry")
+    assert told.text() == "30.0 GB, as its entry says"
+    assert NOTHING.text() == "nothing"
+    assert TO_COME.text() == "30.0 GB to download"
+    assert replace(TO_COME, missing_bytes=GB).text() == "1.0 GB to download, of 30.0 GB"
+
+
+def test_all_together_are_counted() -> None:
+    assert summary([FLUX]) == "all 1 fit this machine"
+    small = replace(FLUX, endpoint_id="house/small", needs=Needs(RECIPES, runs_on_cpu=True))
+    said = summary([replace(each, machine=Machine(0)) for each in (FLUX, small)])
+    assert said.startswith(
+        "1 of 2 fit this machine (house/small); the smallest GPU that serves one has 12 GB"
+    )
+    assert "not known of 1 (house/flux)" in summary([replace(FLUX, machine=Machine(None))])
+    assert summary([on(pull="")]) == "no endpoint uses weights of the hub"

@@ -1,0 +1,129 @@
+"""Pre-flight answers of an ingress: who may look, how long an answer is kept, and on a cluster."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+
+from serve_app.catalog.catalog import load
+from serve_app.domain.endpoint import Endpoint
+from serve_app.domain.preflight import Download, Machine, Source
+from serve_app.ingress.services.preflights import FRESH_S, WANTED_FRESH_S, Preflights
+from serve_app.tenants.scopes import API
+from tests.fakes.clock import FakeClock
+from tests.ingress.house import DEMO, House, built
+
+SDXS, SCHNELL = "darkroom/sdxs", "fal-ai/flux/schnell"
+CATALOG = load(None, demo=True, demo_dir=DEMO, families=("flux", "generic"))
+SIZE = 1_800_000_000
+HERE = Download(SIZE, 0, Source.NOT_NEEDED)
+AWAY = Download(SIZE, SIZE, Source.GIVES)
+
+
+@dataclass
+class Surroundings:
+    """What a look finds."""
+
+    download: Download = AWAY
+    nodes: int = 1
+    asked: list[str] = field(default_factory=list)
+
+    def look(self, wanted: Sequence[Endpoint]) -> Mapping[str, Download]:
+        self.asked += [each.id for each in wanted]
+        return {each.id: self.download for each in wanted}
+
+    def preflights(self, clock: FakeClock) -> Preflights:
+        machine = Machine(0, 16 * 10**9, 100 * 10**9)
+        return Preflights(self.look, lambda: machine, lambda: self.nodes, clock)
+
+
+@pytest.fixture
+def clock() -> FakeClock:
+    return FakeClock()
+
+
+@pytest.fixture
+def around() -> Surroundings:
+    return Surroundings()
+
+
+async def answer(house: House, key: str, endpoint: str = SDXS) -> dict[str, Any]:
+    async with house.client(key=key) as client:
+        query = {"endpoint_id": endpoint, "expand": "preflight"}
+        (model,) = (await client.get("/v1/models", params=query)).json()["models"]
+        return dict(model["darkroom"]["preflight"])
+
+
+async def test_operators_get_what_a_look_at_machine_and_hub_found(
+    around: Surroundings, clock: FakeClock
+) -> None:
+    async with built(catalog=CATALOG) as house:
+        house.services.preflights = around.preflights(clock)
+        found = await answer(house, house.key)
+        assert (found["server"], found["fits"]) == ("real", True)
+        assert found["machine"] == {"device_gb": 0.0, "memory_gb": 16.0, "free_gb": 100.0}
+        assert found["download"]["missing_bytes"] == SIZE
+        demo = await answer(house, house.key, SCHNELL)
+        assert (demo["server"], demo["fits"]) == ("demo", False)
+        assert "needs a GPU with 12 GB or more, and this machine has none" in demo["said"]["fits"]
+
+
+async def test_others_get_what_the_entry_says_and_no_look_is_taken(
+    around: Surroundings, clock: FakeClock
+) -> None:
+    async with built(catalog=CATALOG) as house:
+        house.services.preflights = around.preflights(clock)
+        key = await house.services.identity.keys.create("other", scopes=frozenset({API}))
+        found = await answer(house, str(key))
+    assert found["machine"] == {"device_gb": None, "memory_gb": None, "free_gb": None}
+    assert found["said"]["download"] == "1.8 GB, as its entry says"
+    assert around.asked == []
+
+
+async def test_an_answer_is_kept_and_looked_for_again_sooner_while_weights_are_missing(
+    around: Surroundings, clock: FakeClock
+) -> None:
+    preflights = around.preflights(clock)
+    entry = CATALOG.listed(SDXS)
+
+    async def missing() -> int | None:
+        (found,) = await preflights.of([entry], {}, lambda _: None, looks=True)
+        return found.download.missing_bytes
+
+    assert [await missing(), await missing()] == [SIZE, SIZE]
+    assert around.asked == [SDXS]
+    around.download = HERE
+    clock.advance(WANTED_FRESH_S)
+    assert await missing() == 0
+    clock.advance(WANTED_FRESH_S)
+    await missing()
+    assert around.asked == [SDXS] * 2
+    clock.advance(FRESH_S)
+    await missing()
+    assert around.asked == [SDXS] * 3
+
+
+async def test_on_a_cluster_nobody_knows_the_disks_and_replicas_name_their_gpus(
+    around: Surroundings, clock: FakeClock
+) -> None:
+    around.nodes = 3
+    entry = load(None, demo=False, demo_dir=DEMO).listed(SCHNELL)
+    preflights = around.preflights(clock)
+    (found,) = await preflights.of([entry], {}, lambda _: None, looks=True)
+    assert found.fits is None
+    assert (found.download.total_bytes, found.download.missing_bytes) == (SIZE, None)
+    (found,) = await preflights.of([entry], {SCHNELL: 24 * 10**9}, lambda _: 0.52, looks=True)
+    assert found.fits
+    assert found.said()["time"] == "about 0.52 s for each image, measured here"
+
+
+async def test_a_demo_s_time_is_not_the_real_model_s(
+    around: Surroundings, clock: FakeClock
+) -> None:
+    (found,) = await around.preflights(clock).of(
+        [CATALOG.listed(SCHNELL)], {}, lambda _: 0.4, looks=True
+    )
+    assert found.needs.seconds is None
