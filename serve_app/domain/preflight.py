@@ -82,7 +82,7 @@ class Download:
             return f"{total} to download"
         if self.missing_bytes is not None:
             return f"{gigabytes(self.missing_bytes)} to download, of {total}"
-        return f"{total}, {_BASES[self.basis]}"
+        return _BASES[self.basis].format(total)
 
 
 _BY_WEIGHT = (
@@ -95,9 +95,9 @@ NOTHING = Download(0, 0, Source.NOT_NEEDED, gated=False)
 """Of an endpoint without weights of the hub."""
 
 _BASES = {
-    "files": "of which nobody knows what is downloaded where it runs",
-    "entry": "as its entry says",
-    "estimate": "as estimated from its memory",
+    "files": "{}, of which nobody knows what is downloaded where it runs",
+    "entry": "about {}",
+    "estimate": "about {} (estimated)",
 }
 
 
@@ -243,8 +243,9 @@ class Preflight:
     def _time(self) -> str:
         if self.needs.seconds is None:
             return "unknown until it has run here"
-        basis = {"here": "measured here", "entry": "as its entry says"}[self.needs.seconds_from]
-        return f"about {self.needs.seconds:.2g} s for each {self.kind}, {basis}"
+        measured = self.needs.seconds_from == "here"
+        words = ("", ", measured here") if measured else ("about ", "")
+        return f"{words[0]}{self.needs.seconds:.2g} s for each {self.kind}{words[1]}"
 
     @property
     def next(self) -> str:
@@ -277,6 +278,11 @@ class Preflight:
         )
         return next((words for holds, words in steps if holds), "")
 
+    def _needs_gpu(self) -> bool | None:
+        if self.needs.runs_on_cpu or self.server is Server.HOSTED:
+            return False
+        return True if self.needs.recipes else None
+
     def as_json(self) -> dict[str, Any]:
         """The answer in JSON's types: facts, and the sentences about them."""
         recipes = self.needs.recipes
@@ -287,7 +293,7 @@ class Preflight:
                 "device_gb": recipes[0].memory_gb if recipes else None,
                 "host_gb": _as_gb(self.host_bytes),
                 "disk_gb": _as_gb(self.download.total_bytes),
-                "gpu": bool(recipes) and not self.needs.runs_on_cpu,
+                "gpu": self._needs_gpu(),
             },
             "machine": {name: _as_gb(size) for name, size in _named(self.machine)},
             "download": {

@@ -137,7 +137,8 @@ def test_several_repositories_are_one_download_and_what_is_not_known_stays_so() 
 def test_sizes_name_where_they_are_from() -> None:
     assert Download(None, None, Source.NOT_ASKED, "unknown").text() == "size unknown"
     told = Download(30 * GB, None, Source.NOT_ASKED, "entry")
-    assert told.text() == "30.0 GB, as its entry says"
+    assert told.text() == "about 30.0 GB"
+    assert replace(told, basis="estimate").text() == "about 30.0 GB (estimated)"
     assert NOTHING.text() == "nothing"
     assert TO_COME.text() == "30.0 GB to download"
     assert replace(TO_COME, missing_bytes=GB).text() == "1.0 GB to download, of 30.0 GB"

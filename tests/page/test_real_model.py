@@ -22,10 +22,7 @@ from tests.page.reader import FLUX, Reader
 SDXS = "darkroom/sdxs"
 BESIDE = load(None, demo=True, demo_dir=DEMO, families=("flux", "generic"))
 POOLS = {POOL: PoolConfig(families=("flux", "generic"), num_gpus=0)}
-FACTS = (
-    "SDXS-512 DreamShaper (CreativeML Open RAIL++-M; 1.8 GB, as its entry says; "
-    "about 10 s for each image, as its entry says)"
-)
+FACTS = "SDXS-512 DreamShaper (CreativeML Open RAIL++-M; about 1.8 GB; about 10 s for each image)"
 
 
 @pytest.fixture

@@ -59,18 +59,23 @@ def grouped(models: Sequence[dict[str, Any]], *, everything: bool) -> Iterator[s
     """Lines for all endpoints, by what they make. Columns are as wide as their contents."""
     shown = [each for each in models if everything or each["darkroom"]["served"]]
     rows = [_columns(each, everything=everything) for each in shown]
-    widths = [max(map(len, column), default=0) for column in zip(*rows, strict=True)]
+    heading = HEADINGS if everything and rows else ()
+    widths = [
+        max(map(len, column)) for column in zip(*([heading] if heading else []), *rows, strict=True)
+    ]
     by_category: dict[str, list[Sequence[str]]] = {each: [] for each in GROUPS}
     for model, row in zip(shown, rows, strict=True):
         by_category.setdefault(model["metadata"]["category"], []).append(row)
     before = ""
+    if heading:
+        yield _line(heading, widths)
+        before = "\n"
     for category, group in by_category.items():
         if group:
             yield f"{before}{GROUPS.get(category, category)}"
             before = "\n"
         for row in group:
-            cells = (text.ljust(width) for text, width in zip(row, widths, strict=True))
-            yield "  ".join(("", *cells)).rstrip()
+            yield _line(row, widths)
     if not shown:
         yield "No endpoint is served here."
     if everything:
@@ -78,6 +83,14 @@ def grouped(models: Sequence[dict[str, Any]], *, everything: bool) -> Iterator[s
         yield "\n`darkroom models show ENDPOINT` shows all about one."
     elif hidden := len(models) - len(shown):
         yield f"\n{hidden} more are in the catalogue and not served; --all shows them, and why."
+
+
+HEADINGS = ("ENDPOINT", "NAME", "STATE", "REAL MODEL", "NEEDS", "DOWNLOAD", "LICENCE")
+
+
+def _line(row: Sequence[str], widths: Sequence[int]) -> str:
+    cells = (text.ljust(width) for text, width in zip(row, widths, strict=True))
+    return "  ".join(("", *cells)).rstrip()
 
 
 def _columns(model: dict[str, Any], *, everything: bool) -> Sequence[str]:
@@ -90,18 +103,11 @@ def _columns(model: dict[str, Any], *, everything: bool) -> Sequence[str]:
     if not everything:
         return row
     answer = model["darkroom"]["preflight"]
-    fits = {True: "fits", False: "too large", None: "?"}[answer["fits"]]
-    device = answer["needs"]["device_gb"]
-    needs = (
-        "no GPU"
-        if not answer["needs"]["gpu"] and device
-        else f"{device:g} GB GPU"
-        if device
-        else "?"
-    )
-    size = answer["needs"]["disk_gb"]
+    fits = {True: "fits", False: "does not fit", None: "?"}[answer["fits"]]
+    needs, size = answer["needs"], answer["needs"]["disk_gb"]
+    device = {None: "?", False: "no GPU"}.get(needs["gpu"]) or f"{needs['device_gb']:g} GB GPU"
     download = "?" if size is None else f"{size:g} GB" if size else "none"
-    return (*row, fits, needs, download, model["metadata"]["license"])
+    return (*row, fits, device, download, model["metadata"]["license"])
 
 
 def _reasons(models: Sequence[dict[str, Any]]) -> Iterator[str]:

@@ -155,7 +155,7 @@ class ModelStatus(TypedDict):
 class PreflightNeeds(TypedDict):
     """What the real model takes, in 10^9 bytes. Null: not known, or nothing of it."""
 
-    gpu: bool
+    gpu: bool | None
     device_gb: Annotated[float | None, Field(description="Of the smallest GPU that will do.")]
     host_gb: float | None
     disk_gb: float | None

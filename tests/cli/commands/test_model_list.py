@@ -50,7 +50,7 @@ def test_served_endpoints_are_one_line_each_in_groups(data_dir: Path) -> None:
 def test_all_shows_what_each_needs_and_every_reason_once(data_dir: Path) -> None:
     lines = shown(data_dir, "--all").splitlines()
     unserved = next(line for line in lines if "test/unserved" in line)
-    for words in ("not served", "too large", "24 GB GPU"):
+    for words in ("not served", "does not fit", "24 GB GPU"):
         assert words in unserved
     assert sum("no demo model" in line for line in lines) == 1
     assert lines[-1] == "`darkroom models show ENDPOINT` shows all about one."

@@ -236,7 +236,7 @@ def test_the_first_start_with_demo_models_offers_a_real_one_that_runs_on_a_cpu(
     about, offer, command = said
     assert "demo models are tiny" in about
     size = f"{SIZE} MB to download"
-    time = "about 12 s for each image, as its entry says"
+    time = "about 12 s for each image"
     assert f"House Small (House Licence 1, {size}, {time})." in offer
     assert command == f"Run `darkroom models pull house/small --data-dir {tmp_path}`.\n"
     notices.print_real_model(config, said.append)
