@@ -331,7 +331,9 @@ async function showLatest() {
     if (latest === undefined || !stage.empty) return;
     const { endpoint_id: endpoint, request_id: id, created_at: at } = latest;
     const input = { prompt: latest.prompt ?? "" };
-    stage.add({ id, endpoint, input, ...namesOf(endpoint), at: Date.parse(at), restored: true, cut: true });
+    const took = (Date.parse(latest.finished_at) - Date.parse(at)) / 1000;
+    const known = { id, endpoint, input, ...namesOf(endpoint), at: Date.parse(at), took };
+    stage.add({ ...known, restored: true, cut: true });
   } catch {
     // The stage stays empty.
   }

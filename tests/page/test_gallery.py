@@ -15,7 +15,7 @@ from playwright.sync_api import BrowserContext, Error, Page, Request, Route, exp
 
 from serve_app.domain.request import State
 from tests.page.album import Entry, entries
-from tests.page.axe import axe
+from tests.page.axe import axe, look
 from tests.page.darkroom import PageDarkroom
 from tests.page.gallery import Gallery
 from tests.page.reader import Reader, expect_images
@@ -38,7 +38,19 @@ def test_results_are_shown_by_day_with_their_thumbnails(gallery: Gallery) -> Non
     expect(gallery.results).to_have_count(4)
     for each in gallery.results.locator("img").all():
         assert each.evaluate("image => image.src").endswith(".webp")
-    expect(gallery.page.get_by_text("4 results.")).to_be_visible()
+    counts = gallery.page.locator(".days .count")
+    expect(counts).to_have_text(["1", "1", "1"])  # requests, as in the line below all
+    expect(gallery.page.get_by_text("3 requests.")).to_be_visible()
+
+
+def test_drafts_are_marked_among_finished_results_and_counted(gallery: Gallery) -> None:
+    drafting = {"prompt": "a hill", "draft": {"count": 4, "until": 0.25}}
+    gallery.darkroom.hang([replace(HILL, input=drafting, files=2), SEA])
+    gallery.open()
+    expect(gallery.results.locator(".draft-mark")).to_have_count(2)
+    expect(gallery.page.get_by_role("link", name="a hill (1), draft")).to_be_visible()
+    expect(gallery.page.get_by_text("2 requests, 1 of drafts.")).to_be_visible()
+    look(gallery.page)
 
 
 def test_a_failed_one_says_why_and_cancelled_ones_are_shown_when_asked_for(
@@ -234,16 +246,16 @@ def test_thousands_of_results_leave_the_document_small_and_the_last_has_the_keyb
     page.mouse.move(640, 600)
     most = 0
     loaded = "() => Number(document.querySelector('.grid').ariaRowCount)"
-    while not page.get_by_text("results.").is_visible():
+    while not page.get_by_text("requests.").is_visible():
         before = page.evaluate(loaded)
         page.mouse.wheel(0, 1_000_000)
         page.wait_for_function(
-            f"before => ({loaded})() > before || /results\\.$/.test("
+            f"before => ({loaded})() > before || /requests\\.$/.test("
             "document.querySelector('.results .end').textContent)",
             arg=before,
         )
         most = max(most, gallery.results.count())
-    expect(page.get_by_text(f"{count:,} results.")).to_be_visible()
+    expect(page.get_by_text(f"{len(kept):,} requests.")).to_be_visible()
     assert most < 150
     page.locator('.tile a[tabindex="0"]').focus()
     page.keyboard.press("Home")

@@ -198,7 +198,7 @@ def test_more_requests_than_an_archive_holds_come_in_several(gallery: Gallery) -
     gallery.open()
     expect(gallery.results.first).to_be_visible()
     page.mouse.move(640, 600)
-    while not page.get_by_text("501 results.").is_visible():
+    while not page.get_by_text("501 requests.").is_visible():
         page.mouse.wheel(0, 1_000_000)
     page.locator("body").press("Control+a")
     saved: list[Download] = []

@@ -37,6 +37,25 @@ def test_an_image_can_be_saved_and_opened(reader: Reader) -> None:
     assert httpx.get(str(address), trust_env=False).content == saving.value.path().read_bytes()
 
 
+def test_a_long_seed_is_short_and_whole_on_demand_and_figures_survive_a_reload(
+    reader: Reader,
+) -> None:
+    reader.unfold()
+    sheet = reader.generate("a hill", seed=9007199254740991)
+    expect_images(sheet, 1)
+    facts = sheet.locator("dl.facts")
+    expect(facts).to_contain_text("Seed900719…")
+    reader.page.reload()
+    for name in ("Compute", "Total"):
+        expect(facts).to_contain_text(name)
+    facts.get_by_role("button", name="Whole seed 9007199254740991").click()
+    expect(facts).to_contain_text("Seed9007199254740991")
+    reader.page.evaluate("sessionStorage.clear()")  # as in another tab
+    reader.page.reload()
+    for name in ("Compute", "Total"):
+        expect(facts).to_contain_text(name)
+
+
 def test_an_image_inside_the_answer_is_shown_and_saved_as_well(reader: Reader) -> None:
     reader.unfold()
     reader.field("sync_mode").check()
@@ -256,7 +275,7 @@ def test_a_seed_of_64_bits_arrives_with_all_its_digits_and_comes_back_so(reader:
     seed = "18446744073709551557"
     reader.unfold()
     sheet = reader.generate("a hill", seed=seed)
-    expect(sheet.locator("dl.facts")).to_contain_text(seed)
+    expect(sheet.get_by_role("button", name=f"Whole seed {seed}")).to_be_visible()
     sheet.get_by_role("button", name="Use again").click()
     expect(reader.field("seed")).to_have_value(seed)
 

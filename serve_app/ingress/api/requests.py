@@ -11,6 +11,7 @@ from starlette.requests import Request as HttpRequest
 from starlette.responses import Response
 from typing_extensions import TypedDict
 
+from serve_app.catalog.work import drafting_of
 from serve_app.domain.progress import Stage
 from serve_app.domain.request import CancelVerdict, Redacted, Request, RequestFilter, State
 from serve_app.domain.sharing.admission import end_admission
@@ -76,6 +77,7 @@ class RequestSummary(TypedDict):
     tenant: str
     endpoint_id: str
     prompt: Annotated[str | None, Field(description="The first 200 characters.")]
+    drafts: Annotated[bool, Field(description="True: it makes drafts, not finished outputs.")]
     state: State
     priority: str
     attempt: int
@@ -323,6 +325,7 @@ def _summary(http: HttpRequest, request: Request, favourites: Collection[str]) -
         "tenant": request.tenant,
         "endpoint_id": request.endpoint,
         "prompt": _prompt(request.input),
+        "drafts": drafting_of(request.input) is not None,
         "state": request.state,
         "priority": request.priority.name.lower(),
         "attempt": request.attempt,

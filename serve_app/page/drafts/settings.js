@@ -79,5 +79,11 @@ function newPanel() {
   );
   show();
   byId("form").querySelector("#send .buttons").before(panel);
+  document.addEventListener("keydown", ({ key }) => {
+    if (key !== "Escape" || panel.hidden || document.querySelector("dialog[open]")) return;
+    const button = byId("draft-settings-button");
+    toggleSettings(button);
+    button.focus();
+  });
   return panel;
 }

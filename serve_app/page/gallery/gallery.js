@@ -188,7 +188,15 @@ class Gallery {
         element("button", { type: "button", class: "quiet", click: again }, "Try again"),
       );
     } else if (more || loading) this.#status.textContent = "Loading …";
-    else this.#status.textContent = none ? "" : `${counted(items.length, "result")}.`;
+    else this.#status.textContent = none ? "" : this.#counts();
+  }
+
+  /** Numbers of requests, as the days have them, and of those that made drafts. */
+  #counts() {
+    const { requests } = this.#collection;
+    const drafts = requests.filter((each) => each.drafts).length;
+    const ofDrafts = drafts === 0 ? "" : `, ${drafts} of drafts`;
+    return `${counted(requests.length, "request")}${ofDrafts}.`;
   }
 
   #showNothing() {

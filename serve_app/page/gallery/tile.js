@@ -35,6 +35,7 @@ export function tile(item) {
       SIGNS[file?.kind]
         ? element("span", { class: "sign", "aria-hidden": "true" }, SIGNS[file.kind])
         : null,
+      file !== null && request.drafts ? element("span", { class: "draft-mark" }, "Draft") : null,
       file === null ? null : element("span", { class: "over", "aria-hidden": "true" }, words),
     ),
     element("input", {
@@ -74,7 +75,8 @@ export function wordsOf({ request, index, of }) {
 }
 
 function labelOf(item) {
-  const facts = [KINDS[item.file.kind], item.request.favourite ? "favourite" : ""];
+  const { drafts, favourite } = item.request;
+  const facts = [KINDS[item.file.kind], drafts ? "draft" : "", favourite ? "favourite" : ""];
   return [wordsOf(item), ...facts.filter(Boolean)].join(", ");
 }
 

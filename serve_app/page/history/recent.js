@@ -105,7 +105,7 @@ export class Recent {
       element(
         "span",
         { class: "facts" },
-        [STATES[state] ?? state, time, shortClock(request.created_at)].filter(Boolean).join(" · "),
+        [request.drafts ? "Drafts" : "", STATES[state] ?? state, time, shortClock(request.created_at)].filter(Boolean).join(" · "),
       ),
     );
     const cancel = isActive(request)

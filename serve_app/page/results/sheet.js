@@ -270,20 +270,35 @@ export class Sheet {
   #facts(status, output) {
     const ran = status.metrics?.inference_time ?? output?.timings?.inference;
     const facts = {
-      Seed: output?.seed,
+      Seed: shortSeed(output?.seed),
       Compute: ran > 0 ? seconds(ran) : "",
       Total: seconds(this.#request.took),
     };
     const rows = Object.entries(facts)
       .filter(([, value]) => value !== undefined && value !== null && value !== "")
       .map(([name, value]) =>
-        element("div", {}, element("dt", {}, name), element("dd", {}, String(value))),
+        element("div", {}, element("dt", {}, name), element("dd", {}, value)),
       );
     this.node.querySelector("dl.facts").replaceChildren(...rows);
     if (output?.darkroom_demo === true && !this.#request.demo) {
       this.node.querySelector(".origin").append(element("span", { class: "demo" }, "demo model"));
     }
   }
+}
+
+const LONGEST_SEED = 8; // digits
+
+/** A seed; a long one as its beginning, with the whole one on demand. */
+function shortSeed(seed) {
+  const whole = String(seed ?? "");
+  if (whole.length <= LONGEST_SEED) return whole;
+  const shown = element(
+    "button",
+    { type: "button", class: "action", title: whole, "aria-label": `Whole seed ${whole}` },
+    `${whole.slice(0, LONGEST_SEED - 2)}…`,
+  );
+  shown.addEventListener("click", () => shown.replaceWith(whole));
+  return shown;
 }
 
 /** Words that lead to the draft that a request goes on from. */
