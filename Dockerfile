@@ -16,7 +16,7 @@ WORKDIR /opt/darkroom
 # Layers that change rarely come first: the packages stay cached when only code has changed.
 COPY requirements-image.txt ./
 RUN pip install --no-cache-dir --require-hashes --no-deps --requirement requirements-image.txt
-COPY constraints.txt pyproject.toml README.md ./
+COPY constraints.txt pyproject.toml README.md fal_plain_http.py ./
 COPY darkroom/__init__.py darkroom/
 COPY serve_app/__init__.py serve_app/
 COPY deployments/__init__.py deployments/

@@ -13,8 +13,8 @@ from typing import Protocol
 import fal_client
 import httpx2
 
+import fal_plain_http
 from benchmarks.wishes import SIDE, Wish
-from serve_app import fal_plain_http
 
 ENDPOINTS = {"flux": "fal-ai/flux/dev", "sdxl": "fal-ai/fast-sdxl"}
 

@@ -15,7 +15,7 @@ import time
 
 import fal_client
 
-from serve_app import fal_plain_http
+import fal_plain_http
 
 
 class Subscriber:

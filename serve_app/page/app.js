@@ -566,7 +566,11 @@ byId("form").addEventListener("submit", (event) => {
   submitter.generate(model);
 });
 byId("code-button").addEventListener("click", () => {
-  if (model !== null) showCode({ endpoint: model.id, input: entered() });
+  if (model === null) return;
+  const input = entered();
+  // A program without its prompt would be refused: an example stands in.
+  const stand = estimable(model, input) === null ? (model.examples[0] ?? {}) : {};
+  showCode({ endpoint: model.id, input: { ...stand, ...input } });
 });
 byId("draft-button").addEventListener("click", draft);
 byId("draft-settings-button").addEventListener("click", ({ currentTarget: button }) =>

@@ -16,7 +16,7 @@ from tests.deployments.executors.fal.house import CAMERA, LIVE, environments_wit
 CALL = """
 import json, sys
 import fal_client
-from serve_app import fal_plain_http
+import fal_plain_http
 fal_plain_http.use(sys.argv[1])
 client = fal_client.SyncClient(key=sys.argv[2])
 drawn = client.subscribe("apps/camera", {"color": "blue"}, with_logs=True)
@@ -32,7 +32,7 @@ print(json.dumps([drawn, gray, spoken, refused]))
 SESSIONS = """
 import json, sys
 import fal_client
-from serve_app import fal_plain_http
+import fal_plain_http
 fal_plain_http.use(sys.argv[1])
 client = fal_client.SyncClient(key=sys.argv[2])
 heard = []

@@ -92,7 +92,7 @@ PNG = b"\x89PNG\r\n\x1a\n a picture"
 CALL = """
 import json, sys
 import fal_client
-from serve_app import fal_plain_http
+import fal_plain_http
 fal_plain_http.use(sys.argv[1])
 client = fal_client.SyncClient(key=sys.argv[2])
 logs = []
@@ -112,7 +112,7 @@ STREAM = """
 import json, sys
 from pathlib import Path
 import fal_client
-from serve_app import fal_plain_http
+import fal_plain_http
 fal_plain_http.use(sys.argv[1])
 client = fal_client.SyncClient(key=sys.argv[2])
 events = []

@@ -19,7 +19,8 @@ import pytest
 from PIL import Image
 from playwright.sync_api import Page, expect
 
-from tests.ingress.house import OTHERS
+from serve_app.catalog.catalog import load
+from tests.ingress.house import DEMO, OTHERS
 from tests.node import node, packages
 from tests.page.darkroom import page_darkroom
 from tests.page.reader import Reader, box_of, select_past
@@ -103,9 +104,22 @@ def assert_made(output: dict[str, Any]) -> None:
 
 
 def test_the_python_program_makes_the_same_image(filled: Reader, tmp_path: Path) -> None:
-    script = tmp_path / "call.py"
-    script.write_text(shown(filled, "Python"))
+    script, program = tmp_path / "call.py", shown(filled, "Python")
+    script.write_text(program)
+    found = re.search(r"curl -O (\S+/fal_plain_http\.py)", program)
+    assert found is not None
+    # What curl fetches lies beside the script, as on a machine that has fal's client only.
+    (tmp_path / "fal_plain_http.py").write_bytes(httpx.get(found[1]).content)
     assert_made(ast.literal_eval(ran(filled, [sys.executable, str(script)], tmp_path)))
+
+
+def test_an_empty_form_is_shown_as_the_program_of_an_example(page: Page) -> None:
+    catalog = load(None, demo=True, demo_dir=DEMO, families=("flux",))
+    with page_darkroom(catalog=catalog, painting=False) as darkroom:
+        reader = Reader(page, darkroom)
+        reader.enter()
+        page.locator("#code-button").click()
+        assert "a red circle above a blue square" in shown(reader, "Python")
 
 
 @pytest.mark.skipif(shutil.which("curl") is None, reason="There is no curl: apt-get install curl.")
@@ -129,7 +143,7 @@ def test_the_javascript_program_makes_such_an_image(reader: Reader, tmp_path: Pa
 
 def test_the_javascript_program_names_this_address_and_warns_of_the_seed(filled: Reader) -> None:
     program = shown(filled, "JavaScript")
-    assert f'const base = "{filled.darkroom.url}";' in program
+    assert f'url: "{filled.darkroom.url}/fal/proxy"' in program
     assert f'"prompt": {json.dumps(AWKWARD, ensure_ascii=False)}' in program
     assert "JavaScript rounds whole numbers over 2^53" in program
 

@@ -14,7 +14,7 @@ import fal_client.client
 import httpx
 import pytest
 
-from serve_app import fal_plain_http
+import fal_plain_http
 from serve_app.settings import PoolConfig
 from tests.deployments.executors.fal.house import LIVE, DeployedApp, deployed, environments_with_fal
 from tests.deployments.executors.fal.live import catalog_of, serving_house

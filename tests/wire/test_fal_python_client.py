@@ -14,7 +14,7 @@ import fal_client.client
 import httpx
 import pytest
 
-from serve_app import fal_plain_http
+import fal_plain_http
 
 pytestmark = pytest.mark.wire
 

@@ -14,8 +14,8 @@ import httpx
 import pytest
 from PIL import Image
 
+import fal_plain_http
 from deployments.transfer.fetcher import Fetcher, OwnFiles, fetcher_client
-from serve_app import fal_plain_http
 from serve_app.domain.errors import InvalidInput
 from serve_app.domain.name_resolution import NameResolver
 from tests.wire.served import Address, served

@@ -8,7 +8,7 @@ import fal_client
 import fal_client.client
 import pytest
 
-from serve_app import fal_plain_http
+import fal_plain_http
 from tests.wire.served import served
 
 pytestmark = pytest.mark.wire

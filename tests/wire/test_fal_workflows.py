@@ -12,7 +12,7 @@ import fal_client.client
 import httpx
 import pytest
 
-from serve_app import fal_plain_http
+import fal_plain_http
 from tests.ingress.house import OTHERS
 from tests.ingress.workflows.test_running import DOCUMENTED, POSTER, PROBE, steps_form
 from tests.wire.served import Address, served

@@ -12,7 +12,7 @@ import fal_client.client
 import httpx
 import pytest
 
-from serve_app import fal_plain_http
+import fal_plain_http
 from tests.node import node, packages
 from tests.wire.cutter import Cutter, cutting
 from tests.wire.served import Address, served

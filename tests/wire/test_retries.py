@@ -12,7 +12,7 @@ import fal_client.client
 import httpx
 import pytest
 
-from serve_app import fal_plain_http
+import fal_plain_http
 from tests.wire.served import Address, served
 from tests.wire.test_fal_python_client import GLOBALS, PROBE
 

@@ -13,7 +13,7 @@ import fal_client.client
 import httpx
 import pytest
 
-from serve_app import fal_plain_http
+import fal_plain_http
 from serve_app.domain.errors import DarkroomError, DatabaseUnavailable, EndpointDraining
 from serve_app.tenants.scopes import Caller
 from tests.ingress.house import House

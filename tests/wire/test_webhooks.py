@@ -17,7 +17,7 @@ import fal_client.client
 import httpx
 import pytest
 
-from serve_app import fal_plain_http
+import fal_plain_http
 from tests.docs.pages import DOCS, block
 from tests.node import node, packages
 from tests.wire.served import Address

@@ -58,7 +58,7 @@ _ADD: Mapping[str, str] = {
     "powershell": '$env:{name} = "{value} $env:{name}"',
 }
 _PLAIN = """# In Python, run this before the first call:
-#   from serve_app import fal_plain_http
+#   import fal_plain_http
 #   fal_plain_http.use({url!r})
 #   import fal_client
 #   fal_client.subscribe('fal-ai/flux/schnell', {{'prompt': 'a red circle'}})"""

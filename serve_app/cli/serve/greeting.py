@@ -82,9 +82,7 @@ def example_commands(installation: Installation, url: str, model: str = MODEL) -
     # With both ports, programs that were written for fal run unchanged.
     unchanged = installation.tls_url() is not None and installation.proxy_url() is not None
     mode = "" if unchanged else " --mode plain"
-    moved = (
-        "" if unchanged else f"from serve_app import fal_plain_http; fal_plain_http.use('{url}'); "
-    )
+    moved = "" if unchanged else f"import fal_plain_http; fal_plain_http.use('{url}'); "
     arguments = {"prompt": PROMPT, "image_size": "square"}
     call = f"{moved}import fal_client; print(fal_client.subscribe('{model}', {arguments}))"
     activate = Path(sys.prefix) / "bin" / "activate"

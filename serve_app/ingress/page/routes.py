@@ -7,6 +7,7 @@ import gzip
 import hashlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from importlib.util import find_spec
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -16,7 +17,7 @@ from starlette.responses import Response
 from starlette.routing import Match
 from starlette.types import Scope
 
-from serve_app.domain.errors import NotFound
+from serve_app.domain.errors import Misconfigured, NotFound
 from serve_app.ingress.http.context import context_of
 from serve_app.ingress.http.hosts import comfyui_host, name_and_port
 from serve_app.ingress.http.route_scopes import NO_KEY, ScopedRoute
@@ -40,6 +41,7 @@ MAIN = "app.js"
 SHEETS = ("styles/page.css", "styles/form.css", "styles/results.css", "styles/history.css")
 SCRIPT, STYLES = "bundle.js", "bundle.css"
 ICON = "icon.svg"
+FAL_PLAIN_HTTP = "fal_plain_http.py"
 SHARED, SHARED_MAIN = "shared/shared.html", "shared/shared.js"
 
 TYPES: Mapping[str, str] = {
@@ -49,6 +51,7 @@ TYPES: Mapping[str, str] = {
     ".svg": "image/svg+xml",
     ".webmanifest": "application/manifest+json",
     ".png": "image/png",
+    ".py": "text/x-python; charset=utf-8",
     ".webp": "image/webp",
 }
 """Media types of the served files, by suffix. Other files in the folder are not served."""
@@ -187,6 +190,7 @@ def _files() -> Mapping[str, PageFile]:
         for path in FOLDER.rglob("*")
         if path.suffix in TYPES
     }
+    read[FAL_PLAIN_HTTP] = _module(FAL_PLAIN_HTTP)
     scripts = {name: each.decode() for name, each in read.items() if name.endswith(".js")}
     bundles = {
         **bundles_of(scripts, MAIN, SCRIPT),
@@ -203,6 +207,14 @@ def _files() -> Mapping[str, PageFile]:
         page = inlined(of_version(parts[name], version), parts)
         files[name] = replace(_file(name, page.html.encode()), sources=page.sources)
     return files
+
+
+def _module(name: str) -> bytes:
+    """Source of a module that programs elsewhere copy."""
+    found = find_spec(name.removesuffix(".py"))
+    if found is None or found.origin is None:
+        raise Misconfigured(f"{name} is not installed. Install Darkroom again.")
+    return Path(found.origin).read_bytes()
 
 
 def _is_text(name: str) -> bool:

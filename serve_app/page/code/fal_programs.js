@@ -8,13 +8,12 @@ export function python(endpoint, input, base) {
     if (value === null || value === undefined) return "None";
     return typeof value === "boolean" ? (value ? "True" : "False") : null;
   };
-  return `# pip install fal-client; set FAL_KEY to the key, as \`darkroom env\` prints it
+  return `# pip install fal-client; curl -O ${base}/page/fal_plain_http.py
+# Set FAL_KEY to the key, as \`darkroom env\` prints it.
 import fal_client
-import fal_client.client as client
+import fal_plain_http
 
-here = ${JSON.stringify(base)}
-client.RUN_URL_FORMAT, client.QUEUE_URL_FORMAT = f"{here}/run/", f"{here}/queue/"
-client.REST_URL, client.CDN_URL = f"{here}/rest", f"{here}/cdn"
+fal_plain_http.use(${JSON.stringify(base)})
 
 result = fal_client.subscribe(
     ${JSON.stringify(endpoint)},
@@ -39,16 +38,9 @@ export function javascript(endpoint, input, base) {
   return `// npm install @fal-ai/client; set FAL_KEY to the key, as \`darkroom env\` prints it
 ${reads}import { fal } from "@fal-ai/client";
 
-const base = ${JSON.stringify(base)};
-const here = (url) =>
-  url
-    .replace("https://queue.fal.run/", \`\${base}/queue/\`)
-    .replace("https://fal.run/", \`\${base}/run/\`)
-    .replace("https://rest.fal.ai/", \`\${base}/rest/\`);
-
 fal.config({
   credentials: process.env.FAL_KEY,
-  requestMiddleware: async (request) => ({ ...request, url: here(request.url) }),
+  proxyUrl: { url: ${JSON.stringify(`${base}/fal/proxy`)}, when: "always" },
 });
 
 ${warning}const { data } = await fal.subscribe(${JSON.stringify(endpoint)}, {
@@ -76,8 +68,7 @@ interface Output {
 }
 `;
   return javascript(endpoint, input, base)
-    .replace("const base =", `${types}\nconst base =`)
-    .replace("(url) =>", "(url: string): string =>")
+    .replace("fal.config(", `${types}\nfal.config(`)
     .replace("const { data } = await", "const { data } = (await")
     .replace(/\}\);\nconsole.log\(data\);\n$/, "})) as { data: Output };\nconsole.log(data);\n");
 }

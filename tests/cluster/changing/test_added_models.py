@@ -23,7 +23,7 @@ SIZE = {"width": 128, "height": 96}
 CALL = """
 import json, sys
 import fal_client
-from serve_app import fal_plain_http
+import fal_plain_http
 fal_plain_http.use(sys.argv[1])
 client = fal_client.SyncClient(key=sys.argv[2])
 body = json.loads(sys.argv[3])
