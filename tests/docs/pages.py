@@ -118,5 +118,5 @@ def what_goes_on() -> list[str]:
 
 
 def _crashes(first_column: str) -> list[str]:
-    rows = table(DOCS / "explanation" / "crash-testing.md", first_column)
+    rows = table(ROOT / "tests" / "crash" / "README.md", first_column)
     return [one for *_, tests in rows for one in code(tests)]
