@@ -9,9 +9,32 @@ from textwrap import dedent
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
+BESIDE_THE_CODE = tuple(
+    ROOT / folder / "README.md"
+    for folder in (
+        "benchmarks/fleet",
+        "deployments/executors",
+        "serve_app/ingress/submission",
+        "serve_app/jobs",
+        "serve_app/resources",
+        "tests/bad_days",
+        "tests/crash",
+        "tests/deployments/executors/examples",
+        "tests/engine/conformance",
+        "tests/engine/lora",
+        "tests/operations",
+    )
+)
+"""Pages for those who change Darkroom, and records of runs. They are no part of the site."""
 PAGES = tuple(
     sorted(
-        [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *DOCS.rglob("*.md")]
+        [
+            ROOT / "README.md",
+            ROOT / "CONTRIBUTING.md",
+            ROOT / "CHANGELOG.md",
+            *BESIDE_THE_CODE,
+            *DOCS.rglob("*.md"),
+        ]
     )
 )
 
