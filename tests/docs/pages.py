@@ -16,7 +16,9 @@ BESIDE_THE_CODE = tuple(
         "deployments/executors",
         "serve_app/ingress/submission",
         "serve_app/jobs",
+        "serve_app/queue",
         "serve_app/resources",
+        "tests/architecture",
         "tests/bad_days",
         "tests/crash",
         "tests/deployments/executors/examples",
@@ -32,6 +34,7 @@ PAGES = tuple(
             ROOT / "README.md",
             ROOT / "CONTRIBUTING.md",
             ROOT / "CHANGELOG.md",
+            ROOT / "THIRD-PARTY.md",
             *BESIDE_THE_CODE,
             *DOCS.rglob("*.md"),
         ]
