@@ -25,6 +25,7 @@ BESIDE_THE_CODE = tuple(
         "tests/engine/conformance",
         "tests/engine/lora",
         "tests/operations",
+        "tests/wire",
     )
 )
 """Pages for those who change Darkroom, and records of runs. They are no part of the site."""
