@@ -14,6 +14,7 @@ BESIDE_THE_CODE = tuple(
     for folder in (
         "benchmarks/fleet",
         "deployments/executors",
+        "deployments/tuning",
         "serve_app/ingress/submission",
         "serve_app/jobs",
         "serve_app/queue",
