@@ -1,4 +1,4 @@
-"""Hooks of MkDocs: the anchors that GitHub makes, and links that leave docs/."""
+"""Hooks of MkDocs: anchors as on GitHub, links that leave docs/, and what the search leaves out."""
 
 from __future__ import annotations
 
@@ -33,3 +33,10 @@ def on_page_markdown(markdown: str, *, page: Any, **_: Any) -> str:
         parts += [_LINK.sub(outside, markdown[end : fence.start()]), fence[0]]
         end = fence.end()
     return "".join([*parts, _LINK.sub(outside, markdown[end:])])
+
+
+def on_page_content(html: str, *, page: Any, **_: Any) -> str:
+    """Leave decisions out of the search: they are for those who change Darkroom."""
+    if page.file.src_uri.startswith("adr/"):
+        page.meta["search"] = {"exclude": True}
+    return html

@@ -26,7 +26,7 @@ class Costs:
     report: Cost = Cost(0.47, 0.34)  # of eight leases, with progress
     chores: Cost = Cost(20.0, 6.7)  # a second, of each ingress, over what costs per replica
     http: Cost = Cost(0.6, origin="assumed: the ingress's 1.13 ms of a run, less the queue's part")
-    line: Cost = Cost(0.12, origin="measured, docs/adr/0052: a call over TCP")
+    line: Cost = Cost(0.12, origin="measured, docs/adr/0013: a call over TCP")
     follow: Cost = Cost(0.3, origin="assumed: one status or event to a client")
     liveness: Cost = Cost(
         0.012, control_store=0.004, origin="measured, benchmarks.actor_list: one actor of the list"

@@ -6,7 +6,7 @@
 
 Random weights of the real sizes (``benchmarks.real_sizes``): no network, no weights. Each section
 has its baseline in the same process, and a limit of time, and so has the run. All of it is written
-to ``DIR/results.json`` as it comes: figures by section, and a verdict for every switch of ADR 0090.
+to ``DIR/results.json`` as it comes: figures by section, and a verdict for every switch of ADR 0036.
 A run skips what is done there. A process of its own runs the sections; it is ended at a limit, so
 that a long compilation costs the figure it was at and nothing else. Its log is ``DIR/log.txt``.
 

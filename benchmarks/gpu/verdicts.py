@@ -1,4 +1,4 @@
-"""Verdicts about the switches of ADR 0090: pure functions of the sections' figures."""
+"""Verdicts about the switches of ADR 0036: pure functions of the sections' figures."""
 
 from __future__ import annotations
 

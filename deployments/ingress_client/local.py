@@ -121,7 +121,7 @@ class LocalLeasePort:
     """Lease port over a line, or over ``handle`` while there is none.
 
     A handle call costs each side several times the CPU and the time of a call over a line
-    (docs/adr/0013 and 0052 have the figures). Call it from one event loop only. Errors are the
+    (docs/adr/0013 has the figures). Call it from one event loop only. Errors are the
     ingress's own, the handle's, or ``Unavailable`` if the connection breaks: the next call then
     uses the handle, while a new connection is opened.
     """

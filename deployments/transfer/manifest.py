@@ -1,4 +1,4 @@
-"""Signed C2PA manifests in generated files. Needs the extra ``c2pa``; see ADR 0065.
+"""Signed C2PA manifests in generated files. Needs the extra ``c2pa``; see ADR 0017.
 
 Never on the engine's thread: a file takes about ten milliseconds, and waits for the ingress.
 """

@@ -1,6 +1,6 @@
 """Licences of the packages that a container of Darkroom has: what they are, and which may be there.
 
-    scripts/licences          check them, and write docs/reference/licences.md
+    scripts/licences          check them, and write THIRD-PARTY.md
     scripts/licences --check  check them, and that the page is up to date
 
 A licence that is not in ``ALLOWED`` needs an entry in ``REVIEWED``, with the reason why a company
@@ -20,7 +20,7 @@ from packaging.licenses import InvalidLicenseExpression, canonicalize_license_ex
 
 from scripts.supply_chain.packages import ROOT, Package, shipped
 
-PAGE = ROOT / "docs" / "reference" / "licences.md"
+PAGE = ROOT / "THIRD-PARTY.md"
 
 ALLOWED = frozenset(
     {
@@ -180,8 +180,8 @@ HEAD = """# Licences of packages
 
 Darkroom itself is Apache-2.0. The container image has these packages of other projects, by
 expressions of SPDX. Packages that only the tests need are not in the list. The page on
-[releases](../how-to/verify-a-release.md) says how licences are checked. Those of weights are in
-[the catalogue](catalogue.md).
+[releases](docs/how-to/verify-a-release.md) says how licences are checked. Those of weights are in
+[the catalogue](docs/reference/catalogue.md).
 
 """
 
@@ -210,7 +210,7 @@ def main(words: Sequence[str] | None = None) -> int:
     if not only_check:
         PAGE.write_text(text, encoding="utf-8")
     elif not PAGE.exists() or PAGE.read_text(encoding="utf-8") != text:
-        found.append("docs/reference/licences.md is not up to date. Run scripts/licences.")
+        found.append("THIRD-PARTY.md is not up to date. Run scripts/licences.")
     for each in found:
         print(each, file=sys.stderr)
     print(f"{len(licences)} packages, {len(found)} problems found")

@@ -1,7 +1,7 @@
 """Calls that go from the HTTP server of an ingress process straight to the application.
 
 Serve wraps each call in two tasks, a queue of its messages, a second routing and metrics of its
-own: a fifth of the CPU time of an ingress process (measured, docs/adr/0032). Serve's setting for
+own: a fifth of the CPU time of an ingress process (measured, docs/adr/0013). Serve's setting for
 middleware names ``middleware``, which places ``DirectCalls`` before all of that. Serve still starts
 the server, tells HAProxy where it is, answers its health checks, and drains it before it stops.
 """

@@ -77,7 +77,7 @@ LOCAL_LIMIT: LiteralString = "SELECT set_config('statement_timeout', $1, true)"
 
 UNAWAITED: LiteralString = "(SELECT set_config('synchronous_commit', 'off', true))"
 """SQL expression: a statement that evaluates it commits without waiting for the disk or a standby.
-For what nobody is told before a later commit that waits: see docs/adr/0028."""
+For what nobody is told before a later commit that waits: see docs/adr/0002."""
 
 _PARAMETER = re.compile(r"%\((\w+)\)s")
 _NAMED = re.compile(r"\s*-- name: (\w+)\n")

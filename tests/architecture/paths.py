@@ -1,6 +1,6 @@
 """The three paths of Darkroom, measured: ``python -m tests.architecture.paths`` prints them.
 
-The page docs/explanation/architecture.md lists, for each path, the functions to read, in order.
+The page tests/architecture/README.md lists, for each path, the functions to read, in order.
 This module runs real requests in one process (``scene``), records every function of ours that
 begins (``trace``), and looks for those functions in that order.
 
@@ -39,7 +39,7 @@ from typing import Any
 from tests.architecture.trace import UPLOAD, Call, Recorder, find
 
 ROOT = Path(__file__).parents[2]
-PAGE = ROOT / "docs" / "explanation" / "architecture.md"
+PAGE = ROOT / "tests" / "architecture" / "README.md"
 SECTION = "## The three paths"
 MIN_LINES = 4
 REPEATS = 3

@@ -1,4 +1,4 @@
-"""The lists of "The three paths" (docs/explanation/architecture.md), against real requests.
+"""The lists of "The three paths" (tests/architecture/README.md), against real requests.
 
 ``paths`` says what is counted. It runs in a process of its own, because the profile hook must be
 there before the first thread, and would slow all later tests down.

@@ -12,7 +12,7 @@ from deployments.tuning.variants import PLACEMENT, SWITCHES
 from serve_app.catalog.catalog import Catalog
 from serve_app.domain.endpoint import EIGHT_BITS, Recipe
 
-PAGE = Path(__file__).parents[2] / "docs" / "reference" / "catalogue.md"
+PAGE = Path(__file__).parents[2] / "deployments" / "tuning" / "README.md"
 HEADING = "### Switches that are off"
 
 IS_ON: Mapping[str, Callable[[Recipe], bool]] = {

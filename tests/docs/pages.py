@@ -9,9 +9,37 @@ from textwrap import dedent
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
+BESIDE_THE_CODE = tuple(
+    ROOT / folder / "README.md"
+    for folder in (
+        "benchmarks/fleet",
+        "deployments/executors",
+        "deployments/tuning",
+        "serve_app/ingress/submission",
+        "serve_app/jobs",
+        "serve_app/queue",
+        "serve_app/resources",
+        "tests/architecture",
+        "tests/bad_days",
+        "tests/crash",
+        "tests/deployments/executors/examples",
+        "tests/engine/conformance",
+        "tests/engine/lora",
+        "tests/operations",
+        "tests/wire",
+    )
+)
+"""Pages for those who change Darkroom, and records of runs. They are no part of the site."""
 PAGES = tuple(
     sorted(
-        [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *DOCS.rglob("*.md")]
+        [
+            ROOT / "README.md",
+            ROOT / "CONTRIBUTING.md",
+            ROOT / "CHANGELOG.md",
+            ROOT / "THIRD-PARTY.md",
+            *BESIDE_THE_CODE,
+            *DOCS.rglob("*.md"),
+        ]
     )
 )
 
@@ -118,5 +146,5 @@ def what_goes_on() -> list[str]:
 
 
 def _crashes(first_column: str) -> list[str]:
-    rows = table(DOCS / "explanation" / "crash-testing.md", first_column)
+    rows = table(ROOT / "tests" / "crash" / "README.md", first_column)
     return [one for *_, tests in rows for one in code(tests)]

@@ -6,12 +6,13 @@ import re
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import yaml
 
-from scripts.docs_hooks import github_slug, on_page_markdown
+from scripts.docs_hooks import github_slug, on_page_content, on_page_markdown
 from tests.docs.pages import DOCS, ROOT, name
 
 CONFIGURATION = ROOT / "mkdocs.yml"
@@ -43,7 +44,7 @@ def test_every_page_is_in_the_navigation() -> None:
     listed = list(pages_of(configuration()["nav"]))
     assert len(listed) == len(set(listed))
     there = {str(page.relative_to(DOCS)) for page in DOCS.rglob("*.md")}
-    decisions = {each for each in there if each.startswith("adr/0")}
+    decisions = {each for each in there if each.startswith("adr/")}
     assert set(listed) == there - decisions
 
 
@@ -90,6 +91,13 @@ def test_links_out_of_the_docs_become_names(written: str, shown: str) -> None:
     assert on_page_markdown(written, page=_Page) == shown
 
 
+@pytest.mark.parametrize(("path", "excluded"), [("adr/0001-a.md", True), ("how-to/a.md", False)])
+def test_decisions_are_left_out_of_the_search(path: str, excluded: bool) -> None:
+    page = SimpleNamespace(file=SimpleNamespace(src_uri=path), meta={})
+    assert on_page_content("<p>", page=page) == "<p>"
+    assert (page.meta.get("search") == {"exclude": True}) is excluded
+
+
 @pytest.mark.long  # scripts/test builds it in each run (scripts/docs)
 def test_the_site_builds(tmp_path: Path) -> None:
     if not INSTALLED.exists():
@@ -105,4 +113,5 @@ def test_the_site_builds(tmp_path: Path) -> None:
     )
     assert done.returncode == 0, done.stderr
     html = (tmp_path / "index.html").read_text()
+    assert "adr/" not in (tmp_path / "search" / "search_index.json").read_text()
     assert re.findall(r"""<(?:script|link|img)[^>]+(?:src|href)=.?(https?://[^\s>]+)""", html) == []

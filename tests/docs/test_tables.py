@@ -35,7 +35,7 @@ from serve_app.settings import PoolConfig
 from serve_app.settings.pools import WarmConfig
 from serve_app.telemetry.metrics import Metrics
 from serve_app.telemetry.trace_context import TRACEPARENT, TRACESTATE
-from tests.docs.pages import DOCS, code, inline, table
+from tests.docs.pages import DOCS, ROOT, code, inline, table
 
 REFERENCE = DOCS / "reference"
 API = REFERENCE / "api.md"
@@ -44,6 +44,7 @@ FAL = REFERENCE / "fal-protocol.md"
 METRICS = REFERENCE / "metrics.md"
 SETTINGS = REFERENCE / "settings.md"
 QUEUE = DOCS / "explanation" / "queue.md"
+TABLES = ROOT / "serve_app" / "queue" / "README.md"
 
 
 def test_every_error_says_what_it_means_and_what_to_do() -> None:
@@ -114,13 +115,13 @@ def test_the_tables_of_the_database_are_documented() -> None:
         re.findall(r"CREATE (?:UNLOGGED )?TABLE (?:IF NOT EXISTS )?(\w+)", each.sql)
         for each in shipped()
     ]
-    documented = {one for cells in table(QUEUE, "table") for one in code(cells[0])}
+    documented = {one for cells in table(TABLES, "table") for one in code(cells[0])}
     assert documented == {"migrations"}.union(*made)
 
 
 def test_the_locks_of_the_embedded_database_are_documented() -> None:
     files = ClusterFiles(Path("/data"))
-    documented = {code(cells[0])[0] for cells in table(QUEUE, "file")}
+    documented = {code(cells[0])[0] for cells in table(TABLES, "file")}
     assert documented == {
         each.name for each in (files.holders_lock, files.start_lock, files.supervisor_lock)
     }

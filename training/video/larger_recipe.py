@@ -1,4 +1,4 @@
-"""From the shipped Wan to one of 128 pixels, with an autoencoder of the same form (ADR 0067).
+"""From the shipped Wan to one of 128 pixels, with an autoencoder of the same form (ADR 0004).
 
 At twice the size, the autoencoder of 64 pixels restores most shapes that it blurs there: a
 convolution knows nothing of an image's size. So it goes on, with more weight on outlines, and the

@@ -181,7 +181,7 @@ securityContext:
 {{- end -}}
 
 {{/* Environment of every pod of Ray. HAProxy passes on what clients write, so FORWARDED_ALLOW_IPS is
-empty. How it is started and checked: docs/explanation/bad-days.md. The last one: seconds for which the
+empty. How it is started and checked: docs/how-to/operate.md. The last one: seconds for which the
 workers wait for a head that is started again. */}}
 {{- define "darkroom.environment" -}}
 - {name: RAY_SERVE_ENABLE_HA_PROXY, value: "1"}

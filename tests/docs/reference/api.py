@@ -21,17 +21,25 @@ An installation serves the document at `GET /openapi.json`, with every field of 
 Calls take `Authorization: Key id:secret` or
 `Authorization: Bearer id:secret`, except those marked "no key". `GET /` is the
 [playground](../how-to/use-the-playground.md), and `GET /page/{{name}}` its files, without a key;
-`GET /favicon.ico` is its icon.
+`GET /favicon.ico` is its icon. Bodies and answers are JSON unless a call says another type. Most
+lists take `limit`, and the `cursor` (or `before`) that the page before answered. `tenant` names
+another tenant and needs the scope `operator`.
 
 [Errors](errors.md) have the body [`Error`](#error), or with status 422
 [`ValidationError`](#validationerror). `{EXAMPLE}` stands for any endpoint id, and `fal-ai/flux`
-for its first two segments. Pages of their own:
-[fal's protocol](fal-protocol.md), [OpenAI](openai.md), [Replicate](replicate.md), [MCP](mcp.md),
-[ComfyUI](../how-to/serve-comfyui-workflows.md#clients-of-comfyui).
+for its first two segments. [fal's protocol](fal-protocol.md) says more of its calls.
 """
 
-OWN_PAGE = frozenset({"OpenAI", "Replicate", "ComfyUI", "Model Context Protocol", "Not supported"})
-"""Groups of which only the calls are listed, because another page describes them."""
+OWN_PAGE = {
+    "OpenAI": "openai.md",
+    "Replicate": "replicate.md",
+    "ComfyUI": "../how-to/serve-comfyui-workflows.md#clients-of-comfyui",
+    "Model Context Protocol": "mcp.md",
+}
+"""Groups of which only the calls are named, and the page that describes them."""
+
+SAID_ONCE = frozenset({"limit", "cursor", "before", "tenant"})
+"""Parameters that the head describes for all calls."""
 
 SHOWN = frozenset(
     {"Error", "LogLine", "QueueStatus", "Request", "Usage", "ValidationError", "WebhookDelivery"}
@@ -79,14 +87,15 @@ def page() -> str:
     parts = [HEAD]
     for heading, calls in _grouped(spec["paths"]).items():
         parts.append(f"\n## {heading}\n\n")
+        named = ", ".join(f"`{method.upper()} {path}`" for path, method, _ in calls)
         if heading == "Not supported":
-            named = ", ".join(f"`{method.upper()} {path}`" for path, method, _ in calls)
             parts.append(f"Answered with the status 404 or 400 and a reason: {named}.\n")
-            continue
-        parts.append("| call | meaning |\n| --- | --- |\n")
-        own = heading in OWN_PAGE
-        parts.extend(_call(method, path, call, brief=own) for path, method, call in calls)
-        parts.append("" if own else _parameters(calls))
+        elif heading in OWN_PAGE:
+            parts.append(f"[Its own page]({OWN_PAGE[heading]}): {named}.\n")
+        else:
+            parts.append("| call | meaning |\n| --- | --- |\n")
+            parts.extend(_call(method, path, call) for path, method, call in calls)
+            parts.append(_parameters(calls))
     parts.append(
         "\n## Schemas\n\nThe most used ones; the document has all. "
         "A field with `?` may be absent.\n"
@@ -108,25 +117,33 @@ def _grouped(paths: Json) -> dict[str, list[tuple[str, str, Json]]]:
         heading = next(
             name for name, patterns in GROUPS if any(re.fullmatch(one, path) for one in patterns)
         )
-        groups[heading].extend((path, method, call) for method, call in calls.items())
+        groups[heading].extend(
+            (path, method, call)
+            for method, call in calls.items()
+            if method != "head" or "get" not in calls
+        )
     return {heading: found for heading, found in groups.items() if found}
 
 
-def _call(method: str, path: str, call: Json, *, brief: bool) -> str:
+def _call(method: str, path: str, call: Json) -> str:
     said = [
         _cell(call.get("summary", "")).rstrip(".") + ("" if call.get("security") else " (no key)")
     ]
-    if not brief:
-        names = [f"`{each['name']}`" for each in call.get("parameters", ()) if each["in"] != "path"]
-        said += [f"Parameters: {', '.join(names)}"] if names else []
-        said += [f"Body: {body}"] if (body := _body(call)) else []
-        said += [f"Returns {answer}"] if (answer := _answer(call["responses"])) else []
+    names = [
+        f"`{each['name']}`"
+        for each in call.get("parameters", ())
+        if each["in"] != "path" and each["name"] not in SAID_ONCE
+    ]
+    said += [f"Parameters: {', '.join(names)}"] if names else []
+    said += [f"Body: {body}"] if (body := _body(call)) else []
+    said += [f"Returns {answer}"] if (answer := _answer(call["responses"])) else []
     return f"| `{method.upper()} {path}` | {'. '.join(said)} |\n"
 
 
 def _body(call: Json) -> str:
     content = call.get("requestBody", {}).get("content", {})
-    return "; ".join(_content(kind, each.get("schema", {})) for kind, each in content.items())
+    kinds = (_content(kind, each.get("schema", {})) for kind, each in content.items())
+    return "; ".join(filter(None, kinds))
 
 
 def _answer(responses: Json) -> str:
@@ -137,13 +154,14 @@ def _answer(responses: Json) -> str:
         if status < "400"
         for kind, each in responses[status].get("content", {}).items()
     ]
-    return " or ".join(dict.fromkeys(kinds))
+    return " or ".join(dict.fromkeys(filter(None, kinds)))
 
 
 def _content(kind: str, schema: Json) -> str:
+    """Empty for JSON of a schema that only the document has: its name alone says nothing."""
     shown = _type(schema)
     if kind == "application/json":
-        return shown
+        return "" if re.fullmatch(r"`\w+`", shown) else shown
     return f"`{kind}`" if shown in ("string", "string (binary)", "any") else f"{shown} as `{kind}`"
 
 
@@ -152,7 +170,7 @@ def _parameters(calls: Iterable[tuple[str, str, Json]]) -> str:
     rows: dict[tuple[str, str], dict[str, list[str]]] = {}
     for path, method, call in calls:
         for name, where, schema, text in _inputs(call):
-            if where == "path":
+            if where == "path" or name in SAID_ONCE:
                 continue
             said = _cell(" ".join(filter(None, (text, _choices(schema)))))
             if not said:

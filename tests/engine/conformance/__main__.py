@@ -1,6 +1,6 @@
 """Runs every case, each in the same process, and writes the page of the docs.
 
-python -m tests.engine.conformance [--out docs/reference/pipelines.md] [CLASS …]
+python -m tests.engine.conformance [--out tests/engine/conformance/README.md] [CLASS …]
 """
 
 from __future__ import annotations

@@ -15,9 +15,9 @@ from tests.engine.conformance.defects import DEFECTS
 _HEAD = """# Supported pipelines
 
 Every pipeline class that diffusers exports, built tiny with random weights and run through the
-[engine](../explanation/engine.md) on a CPU in float32. `scripts/conformance` runs all of them and
+[engine](../../../docs/explanation/engine.md) on a CPU in float32. `scripts/conformance` runs all of them and
 generates this page. The tests run a different sample each time and print the `--conformance-seed`
-that repeats it. [Media pipelines](media-pipelines.md) lists the video and audio classes that a
+that repeats it. [Media pipelines](../../../docs/reference/media-pipelines.md) lists the video and audio classes that a
 catalogue entry serves.
 
 Each class runs three generations with different prompts, seeds and step counts.
@@ -27,7 +27,7 @@ Each class runs three generations with different prompts, seeds and step counts.
 | alone | One generation in the engine gives bit for bit the result of the plain pipeline. |
 | cancelled | One generation is cancelled after its first step. Another beside it gives the result that it gives alone, and a later plain call the same bits as before. |
 | resumed | Another engine resumes a snapshot from after the second step, takes only the steps that are left, and gives bit for bit the result of the plain pipeline. The snapshot comes from the frames of the pipeline, or from the outputs of its denoiser where those cannot be read. |
-| drafted | A generation of half of the steps ends as a [draft](../explanation/engine.md#drafts). Another goes on from it, takes only the steps that are left, and gives bit for bit the result of the plain pipeline. |
+| drafted | A generation of half of the steps ends as a [draft](../../../docs/explanation/engine.md#drafts). Another goes on from it, takes only the steps that are left, and gives bit for bit the result of the plain pipeline. |
 | merged | All three at once: the number after the class is the largest difference to the plain calls, relative to the range of the output. The limit is {tolerance:g}, or {times:g} times the noise floor: the difference that a generation shows beside two copies of itself. |
 
 Every class in the next table passed all five, resumed from its frames, and shared at least

@@ -38,7 +38,7 @@ The layers of a cell are of all kinds that the family has.
 There are text encoders where the trainer trains them, and norms where the layout has them.
 diffusers' part is `load_lora_weights` and then `fuse_lora`.
 A single layer that it does not know can make it refuse a file.
-`python -m tests.engine.lora.table docs/reference/lora-layouts.md` generates the page.
+`python -m tests.engine.lora.table tests/engine/lora/README.md` generates the page.
 
 ## Beside ComfyUI
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from serve_app.ingress.submission import steps
 
-PAGE = Path(__file__).parents[3] / "docs" / "explanation" / "admission.md"
+PAGE = Path(__file__).parents[3] / "serve_app" / "ingress" / "submission" / "README.md"
 
 
 def test_the_page_has_each_step_with_its_module_in_their_order() -> None:
