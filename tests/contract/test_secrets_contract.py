@@ -38,7 +38,9 @@ def kept(table: Table[SecretStatus]) -> SecretBook:
     return SecretBook(table, b"s" * 32)
 
 
-async def test_a_tenants_own_secret_comes_before_that_of_the_installation(kept: SecretBook) -> None:
+async def test_a_tenants_own_secret_comes_before_that_of_the_installation(
+    kept: SecretBook, table: Table[SecretStatus]
+) -> None:
     await kept.put(INSTALLATION, "FAL_KEY", "ours", ME)
     await kept.put("house", "FAL_KEY", "first", ME)
     await kept.put("house", "FAL_KEY", "theirs", ME)
@@ -48,6 +50,7 @@ async def test_a_tenants_own_secret_comes_before_that_of_the_installation(kept: 
     assert found == [Secret("FAL_KEY", "house", "theirs"), Secret("FAL_KEY", "", "ours")]
     assert await kept.read("third", ["FAL_KEY"]) == [Secret("FAL_KEY", "", "ours")]
     assert "theirs" not in repr(found)
+    assert [*await table.values("sealed", ["house"], ["FAL_KEY"])] == [("house", "FAL_KEY")]
 
 
 async def test_secrets_are_listed_without_values_and_deleted(

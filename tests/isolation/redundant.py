@@ -20,6 +20,7 @@ class Redundant:
 
 
 _WALKED = "The rows that are walked are the tenant's, and so are their requests."
+_COUNTED = "Of another's endpoint, nothing is counted. The index begins with the tenant."
 _MATCH = "SELECT FROM requests r WHERE r.id = x.id AND r.tenant = %(tenant)s"
 
 REDUNDANT = (
@@ -29,6 +30,17 @@ REDUNDANT = (
         "WHERE w.tenant = %(tenant)s AND w.request_id = x.id)",
         "FROM favourites w\n    WHERE w.tenant >= %(tenant)s",
         "A request has words of its own tenant only. The index begins with the tenant.",
+    ),
+    Redundant(
+        "WHERE r.tenant = %(tenant)s AND r.finished_at IS NOT NULL ORDER BY r.endpoint LIMIT 1)",
+        "WITH RECURSIVE names",
+        _COUNTED,
+    ),
+    Redundant(
+        "SELECT (SELECT r.endpoint FROM requests r WHERE r.tenant = %(tenant)s "
+        "AND r.finished_at IS NOT NULL",
+        "WITH RECURSIVE names",
+        _COUNTED,
     ),
     Redundant(
         "DELETE FROM share_links WHERE tenant = %(tenant)s AND expires_at <= now()",
