@@ -196,7 +196,7 @@ def films(folder: Path, port: int) -> Mapping[str, Callable[[], bytes]]:
         """Each is compressed to some bytes, and shown for a hundredth of a second."""
         control = b"\x21\xf9\x04\0\x01\0\0\0"
         frame = b"\x2c" + struct.pack("<HHHHB", 0, 0, 1, 1, 0) + b"\x02\x02\x44\x01\x00"
-        return gif(4000, 4000, 1)[:-1] + (control + frame) * 9000 + b"\x3b"
+        return gif(4000, 4000, 1)[:-1] + (control + frame) * 1000 + b"\x3b"
 
     images = bombs(port)
     return {

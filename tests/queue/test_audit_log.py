@@ -207,7 +207,9 @@ async def test_a_seal_keeps_the_tenant_that_an_act_is_about(
     chain = await queue.operations.audit_chain()
     acts = [each for each in chain if not each.action.startswith("key.")]
     assert [each.tenant for each in acts] == [TENANT, "", "bob", "bob", "cleo", ""]
-    seen = [each for each in await queue.operations.audit(tenant="bob") if each.action != "key.create"]
+    seen = [
+        each for each in await queue.operations.audit(tenant="bob") if each.action != "key.create"
+    ]
     assert [(each.actor, each.action, each.address) for each in seen] == [
         (own.id, "secret.set", "10.0.0.8"),
         (operator.id, "tenant.read", ""),

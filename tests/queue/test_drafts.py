@@ -92,7 +92,9 @@ async def test_drafts_expire(ingress: Ingress, database: Database) -> None:
     assert await database.rows("SELECT * FROM drafts") == []
 
 
-async def test_only_a_submit_of_its_tenant_holds_a_draft(ingress: Ingress, database: Database) -> None:
+async def test_only_a_submit_of_its_tenant_holds_a_draft(
+    ingress: Ingress, database: Database
+) -> None:
     queue, drafts = await ingress(), PostgresDrafts(database)
     await drafted(queue, new(), "one")
     held = "SELECT held_until IS NOT NULL FROM drafts"

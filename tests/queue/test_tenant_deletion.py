@@ -228,7 +228,10 @@ async def test_nothing_of_a_deleted_tenant_is_left_in_any_table_or_on_disk(
     assert await totals(database) == of_one
     assert await database.rows("SELECT DISTINCT tenant FROM usage_days") == [(STAYS,)]
     of_third = await counted(database, "cyd")
-    assert {name for name, rows in of_third.items() if rows} == {"tenant_deletions", "upload_totals"}
+    assert {name for name, rows in of_third.items() if rows} == {
+        "tenant_deletions",
+        "upload_totals",
+    }
     also_asked = await deletions.find("cyd")
     assert also_asked is not None
     assert also_asked.ended_at is None
