@@ -586,7 +586,7 @@ async def shown_to(client: httpx.AsyncClient, scene: Scene) -> Mapping[tuple[str
 
 
 async def test_a_tenant_is_alone_whatever_another_one_has(server: str) -> None:
-    """The other one has the same, by the same names. Over PostgreSQL only: see `tests.isolation`."""
+    """The other one has the same, by the same names. Over PostgreSQL: see `tests.isolation`."""
     async with clients_of(books=in_postgres(server)) as (owner, stranger):
         own = await made_by(stranger)
         scene = Scene(owner, stranger, own)
