@@ -21,8 +21,9 @@ _COLUMNS = """
     d.id, d.tenant, d.request_id::text, r.endpoint, d.key, d.size, d.facts, d.created_at,
     d.expires_at
 """
-_OWN = """
-FROM drafts d JOIN requests r ON r.id = d.request_id
+_FROM = "FROM drafts d JOIN requests r ON r.id = d.request_id"
+_OWN = f"""
+{_FROM}
 WHERE d.tenant = %(tenant)s AND d.expires_at > now()
 """
 USED = """
@@ -50,7 +51,7 @@ WITH held AS (
     WHERE id = %(id)s AND tenant = %(tenant)s AND expires_at > now()
     RETURNING id
 )
-SELECT {_COLUMNS}, r.input, r.endpoint_digest {_OWN} AND d.id IN (SELECT id FROM held)
+SELECT {_COLUMNS}, r.input, r.endpoint_digest {_FROM} WHERE d.id IN (SELECT id FROM held)
 """
 LOOK = f"""
 -- name: look_at_draft

@@ -101,6 +101,7 @@ def waiting_statement(*, of_tenant: bool, of_endpoints: bool) -> str:
     groups, queued = (_LANES, _OF_TENANT) if of_tenant else (_POOLS, _OF_ALL)
     if of_endpoints:
         groups, queued = _LANES, _OF_ENDPOINTS
+    own = "AND r.tenant = %(tenant)s" if of_tenant else ""
     names = "pool" if groups is _POOLS else "pool, tenant"
     return f"""
 -- name: show_waiting
@@ -110,8 +111,7 @@ page AS MATERIALIZED (
         {queued}
         UNION ALL
         SELECT r.id, r.place FROM requests r
-        WHERE r.state = 'following' AND r.place > %(after)s
-            AND (%(tenant)s::text IS NULL OR r.tenant = %(tenant)s)
+        WHERE r.state = 'following' AND r.place > %(after)s {own}
             AND (%(endpoints)s::text[] IS NULL OR r.endpoint = ANY(%(endpoints)s::text[]))
     ) x ORDER BY x.place LIMIT %(limit)s
 )

@@ -19,6 +19,7 @@ import sqlglot
 from sqlglot import exp
 
 import serve_app
+from tests.isolation.redundant import stale
 
 SCHEMA = Path(serve_app.__path__[0]) / "queue" / "schema"
 OWNERS = ("tenant", "owner")
@@ -194,6 +195,11 @@ def test_every_statement_on_a_table_with_a_tenant_names_it_or_has_a_reason() -> 
             unread.add(name)
     assert without == set[str]().union(*map(listed, WITHOUT.values()))
     assert unread == listed(UNREAD)
+
+
+def test_every_condition_that_no_test_misses_is_there() -> None:
+    """See `scripts/mutate_tenants`."""
+    assert stale(statements().values()) == []
 
 
 @pytest.mark.parametrize(

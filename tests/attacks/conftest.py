@@ -9,7 +9,7 @@ import pytest
 
 from tests.attacks.attempts import Attempts
 from tests.attacks.inside import inside
-from tests.attacks.scene import ATTACKER, VICTIM, Scene, keys_of
+from tests.attacks.scene import ATTACKER, POOLS, SIGN_IN_SECRET, VICTIM, Scene, keys_of
 from tests.cluster.darkroom import Darkroom
 
 TRIES = "tries of an attack"
@@ -21,6 +21,8 @@ def scene(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
     """A Darkroom that calls no private address."""
     darkroom = Darkroom(
         tmp_path_factory.mktemp("attacks") / "data",
+        POOLS,
+        oidc_client_secret=SIGN_IN_SECRET,
         allow_private_webhooks="0",
         sign_files="local",
         models=str(Path(__file__).parent / "models.yaml"),

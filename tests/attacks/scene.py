@@ -13,6 +13,11 @@ from tests.attacks.inside import Inside
 from tests.cluster.darkroom import CALL_S, ENDED, Darkroom, eventually
 
 VICTIM, ATTACKER = "victim", "attacker"
+SIGN_IN_SECRET = "a-secret-that-the-sign-in-provider-knows"
+POOLS = {
+    "studio": {"families": ["probe", "flux", "sdxl"], "slots": 2, "num_cpus": 0.1},
+    "apps": {"families": ["python"], "min_replicas": 0, "slots": 8},
+}
 ALLOWED = "fal-ai/flux/schnell"
 """The only endpoint of a limited key."""
 

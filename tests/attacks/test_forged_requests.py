@@ -93,6 +93,37 @@ def test_webhooks_reach_no_private_address(scene: Scene, attempts: Attempts) -> 
             attempts.note(what, held=held and answer.status_code < 500)
 
 
+def test_no_tenant_says_where_darkroom_itself_calls(scene: Scene, attempts: Attempts) -> None:
+    """Providers of an entry, with the installation's keys, and the provider of the sign-in."""
+    address = f"http://127.0.0.1:{scene.inside.port}"
+    entry = {
+        "family": "fal",
+        "schema": "json",
+        "category": "text-to-image",
+        "options": {
+            "secrets": ["FAL_KEY"],
+            "hosted": {"endpoint": "a/b", "url": address, "history_url": address},
+            "input_schema": {"type": "object"},
+            "output_schema": {"type": "object"},
+        },
+    }
+    provider = {"issuer": address, "jwks_uri": f"{address}/jwks", "code": "x", "state": "x"}
+    for kind, key in scene.attacker.items():
+        with scene.client(key) as http:
+            for answer in (
+                http.put("/v1/models/entries/hosted/forged", json=entry),
+                http.put(f"/v1/models/entries/{ALLOWED}", json=entry),
+                http.put("/v1/secrets/FAL_KEY?installation=true", json={"value": "x"}),
+                http.post("/v1/apps/code", content=b"PK"),
+            ):
+                what = f"{kind} {answer.request.url}: {answer.status_code} {answer.text[:200]}"
+                attempts.note(what, held=answer.status_code == 403)
+            for path in ("/v1/sign-in", "/v1/sign-in/finish", "/v1/sign-in/device"):
+                answer = http.post(path, json=provider)
+                what = f"{kind} {path}: {answer.status_code} {answer.text[:200]}"
+                attempts.note(what, held=400 <= answer.status_code < 500)
+
+
 def test_files_of_inputs_reach_no_private_address(scene: Scene, attempts: Attempts) -> None:
     port = scene.inside.port
     with scene.client(scene.attacker["admin"]) as http:

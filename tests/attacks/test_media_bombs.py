@@ -1,4 +1,5 @@
-"""Small files of large images: refused, or read within bounds, while others go on."""
+"""Small files of large images, long videos and audio: refused, or read within bounds, while others
+go on."""
 
 from __future__ import annotations
 
@@ -6,6 +7,7 @@ import io
 import struct
 import zlib
 from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
 
 import pytest
 from PIL import Image
@@ -17,6 +19,8 @@ from tests.attacks.scene import Scene, outcome
 from tests.attacks.test_bombs import fine, timed
 from tests.attacks.test_forged_requests import PROMPT, REDRAW
 from tests.attacks.test_hostile_weights import uploaded
+from tests.engine.media.test_audio_reading import audio, m4a, wav
+from tests.engine.media.test_video_reader import claiming, fragment, video
 
 pytestmark = pytest.mark.cluster
 
@@ -165,6 +169,134 @@ def test_images_of_inputs(scene: Scene, attempts: Attempts, one_of: int) -> None
             answer = http.post(f"/queue/{REDRAW}", json=body)
             assert answer.is_success, answer.text
             sent[what] = answer.json()["request_id"]
+        for what, request_id in sent.items():
+            ended = outcome(http, request_id)
+            error = ended["error"] or {}
+            held = ended["state"] == "succeeded" or error.get("code") == "invalid_input"
+            attempts.note(f"{what}: {ended['state']} {error}", held=held)
+
+
+def changed(body: bytes, name: bytes, behind: int, value: bytes) -> bytes:
+    """A file with another value, so far behind the last place with this name."""
+    at = body.rindex(name) + len(name) + behind
+    return body[:at] + value + body[at + len(value) :]
+
+
+def films(folder: Path, port: int) -> Mapping[str, Callable[[], bytes]]:
+    """Videos by what they are."""
+
+    def mp4(name: bytes, behind: int, *numbers: int) -> Callable[[], bytes]:
+        value = struct.pack(f">{len(numbers)}I", *numbers)
+        return lambda: changed(video(folder), name, behind, value)
+
+    def webm(name: bytes, value: bytes) -> Callable[[], bytes]:
+        return lambda: changed(video(folder, "video/webm"), name, 0, value)
+
+    def of_large_frames() -> bytes:
+        """Each is compressed to some bytes, and shown for a hundredth of a second."""
+        control = b"\x21\xf9\x04\0\x01\0\0\0"
+        frame = b"\x2c" + struct.pack("<HHHHB", 0, 0, 1, 1, 0) + b"\x02\x02\x44\x01\x00"
+        return gif(4000, 4000, 1)[:-1] + (control + frame) * 1000 + b"\x3b"
+
+    images = bombs(port)
+    return {
+        "MP4 of 50 million samples": lambda: claiming(video(folder), 50_000_000),
+        "MP4 of one sample of 4 GB": lambda: claiming(video(folder), 1, 2**32 - 1),
+        "MP4 with 50 million samples behind": lambda: video(folder) + fragment(50_000_000),
+        "MP4 of 60,000 pixels a side": mp4(b"avc1", 24, 60_000 << 16 | 60_000),
+        "MP4 of 4,000 pixels a side": mp4(b"avc1", 24, 4000 << 16 | 4000),
+        "MP4 that is shown at another size": mp4(b"tkhd", 76, 2**32 - 1, 2**32 - 1),
+        "MP4 that is shown as a line": mp4(b"tkhd", 76, 2**32 - 1, 1),
+        "MP4 of a century": mp4(b"mvhd", 12, 1, 2**32 - 1),
+        "MP4 whose frames are shown for years": mp4(b"stts", 8, 8, 2**31 - 1),
+        "MP4 of billions of frames a second": mp4(b"mdhd", 12, 2**31 - 1, 8),
+        "MP4 without a clock": mp4(b"mdhd", 12, 0, 0),
+        "MP4 that begins behind its end": mp4(b"stco", 8, 2**32 - 1),
+        "MP4 of many boxes": lambda: (
+            video(folder)
+            + b"".join(struct.pack(">I", 8 * n) + b"moov" for n in range(50_000, 0, -1))
+        ),
+        "WebM without an end": webm(b"\x18\x53\x80\x67", b"\x01" + b"\xff" * 7),
+        "WebM of ages": webm(b"\x44\x89\x88", struct.pack(">d", 1e300)),
+        "WebM without a clock": webm(b"\x2a\xd7\xb1\x83", bytes(3)),
+        "WebM with a long name": webm(b"\x4d\x80", b"\x08\xff\xff\xff\xf0"),
+        "GIF of large frames": of_large_frames,
+        **{
+            each: images[each]
+            for each in ("GIF of 65,535 pixels a side", "GIF of 100,000 frames", "SVG")
+        },
+        **{each: images[each] for each in ("a playlist", "a list of files")},
+    }
+
+
+def recordings(folder: Path, port: int) -> Mapping[str, Callable[[], bytes]]:
+    """Audio by what it is."""
+
+    def flac(value: bytes) -> Callable[[], bytes]:
+        return lambda: changed(audio(folder, "audio/flac", seconds=0.2), b"fLaC", 0, value)
+
+    def facts(rate: int, samples: int) -> bytes:
+        """Of a FLAC file: blocks of 65,535 samples, 8 channels of 32 bits."""
+        numbers = rate << 44 | 7 << 41 | 31 << 36 | samples
+        return struct.pack(">IHH", 34, 2**16 - 1, 2**16 - 1) + bytes(6) + numbers.to_bytes(8, "big")
+
+    def said_in_wav(at: int, value: bytes) -> Callable[[], bytes]:
+        def build() -> bytes:
+            whole = wav(8_000)
+            return whole[:at] + value + whole[at + len(value) :]
+
+        return build
+
+    page = b"OggS\0\2" + bytes(8) + b"%s" + bytes(8) + b"\1\0"
+    images = bombs(port)
+    return {
+        "WAV of two billion samples a second": lambda: wav(2**31 - 1),
+        "WAV of one sample a second": lambda: wav(1),
+        "WAV of 4 GB": said_in_wav(40, b"\xff" * 4),
+        "WAV of 65,535 channels": said_in_wav(22, b"\xff\xff"),
+        "WAV of large blocks": said_in_wav(32, b"\xff\xff\xff\xff"),
+        "FLAC of 68 billion samples": flac(facts(44_100, 2**36 - 1)),
+        "FLAC of a million samples a second": flac(facts(2**20 - 1, 2**36 - 1)),
+        "FLAC of one sample a second": flac(facts(1, 2**36 - 1)),
+        "FLAC with a large picture": lambda: b"fLaC\x06" + b"\xff" * 3 + b"\0" * 100,
+        "MP3 with a large tag": lambda: (
+            b"ID3\x04\0\0\x7f\x7f\x7f\x7fTIT2\x7f\x7f\x7f\x7f\0\0" + bytes(1000)
+        ),
+        "MP3 of four billion frames": lambda: changed(
+            audio(folder, "audio/mpeg", seconds=0.5), b"Info", 0, b"\0\0\0\x07" + b"\xff" * 8
+        ),
+        "Ogg of 50,000 streams": lambda: b"".join(
+            page % struct.pack("<I", number) for number in range(50_000)
+        ),
+        "M4A of 50 million samples": lambda: claiming(m4a(folder), 50_000_000),
+        "M4A of large samples": lambda: claiming(m4a(folder), 1_000_000, 2**31 - 1),
+        "WebM without an end": lambda: b"\x1a\x45\xdf\xa3\x01" + b"\xff" * 7 + bytes(100),
+        **{each: images[each] for each in ("a playlist", "a list of files")},
+    }
+
+
+MEDIA = (
+    ("test/watches", "video_url", films),
+    ("test/listens", "audio_url", recordings),
+)
+
+
+@pytest.mark.parametrize("one_of", [6, pytest.param(1, marks=pytest.mark.long)])
+def test_videos_and_audio_of_inputs(
+    scene: Scene, attempts: Attempts, tmp_path: Path, one_of: int
+) -> None:
+    """Read by a replica, as far as a model would."""
+    with (
+        undisturbed(scene, attempts, most_growth=MOST_GROWTH),
+        scene.client(scene.attacker["admin"]) as http,
+    ):
+        sent: dict[str, str] = {}
+        for endpoint, field, files in MEDIA:
+            for what, build in [*files(tmp_path, scene.inside.port).items()][::one_of]:
+                url = uploaded(http, build(), "x.bin").json()["file_url"]
+                answer = http.post(f"/queue/{endpoint}", json={field: url})
+                assert answer.is_success, answer.text
+                sent[f"{field}: {what}"] = answer.json()["request_id"]
         for what, request_id in sent.items():
             ended = outcome(http, request_id)
             error = ended["error"] or {}

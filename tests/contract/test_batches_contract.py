@@ -131,6 +131,8 @@ async def test_batches_are_listed_newest_first_in_pages(queue: Queue) -> None:
     rest = await queue.batches.page(TENANT, after="batch_3", limit=9)
     assert [each.id for each in rest] == ["batch_2", "batch_1", "batch_0"]
     assert await queue.batches.page(TENANT, after="unknown") == []
+    await queue.batches.create(wanted("batch_of_bob", tenant="bob"), MOST)
+    assert await queue.batches.page(TENANT, after="batch_of_bob") == []
 
 
 async def test_a_tenant_has_a_limit_of_batches_that_have_not_ended(queue: Queue) -> None:
@@ -427,3 +429,11 @@ async def test_files_are_listed_in_pages_in_both_orders(queue: Queue, uploads: U
     assert [each.id for each in inputs] == ["file-2", "file-3"]
     assert await files.page(TENANT, after="unknown") == []
     assert [each.id for each in await files.written_by("batch_1")] == ["file-0"]
+    for ascending in (True, False):
+        assert await files.page("bob", ascending=ascending, batches_of="key-1") == []
+    early, late = await uploaded(uploads, "early", "bob"), await uploaded(uploads, "late", "bob")
+    await files.add("file-of-bob", "bob", early, "x", "batch")
+    await files.add("file-late", TENANT, await uploaded(uploads, "n5"), "x", "batch")
+    await files.add("file-of-bob-2", "bob", late, "x", "batch")
+    assert await files.page(TENANT, ascending=True, after="file-of-bob") == []
+    assert await files.page(TENANT, after="file-of-bob-2") == []

@@ -52,6 +52,7 @@ async def test_the_last_description_is_kept(book: ComfyUiBook) -> None:
 async def test_a_file_belongs_to_its_tenant(book: ComfyUiBook) -> None:
     assert await book.put("house", FLOW, b"mine", overwrite=False)
     assert await book.put("other", FLOW, b"theirs", overwrite=False)
+    assert not await book.put("other", FLOW, b"again", overwrite=False)
     assert await book.read("house", FLOW) == b"mine"
     assert [(each.path, each.size) for each in await book.files("house")] == [(FLOW, 4)]
     assert await book.put("other", "b.json", b"theirs")

@@ -79,6 +79,14 @@ async def test_a_draft_belongs_to_its_tenant(queue: Queue) -> None:
     assert await drafts.look("bob", "one") is None
     assert await drafts.get("bob", "one") is None
     assert await drafts.newest("bob", 10) == []
+    own = await drafts.get(TENANT, "one")
+    assert own is not None
+    later, like = (own.created_at + timedelta(seconds=1), "z"), [own.endpoint]
+    for before in (None, later):
+        assert await drafts.newest("bob", 10, before, endpoints=like) == []
+        assert await drafts.newest("bob", 10, before) == []
+    assert await drafts.newest("bob", 10, request_id=own.request_id) == []
+    assert await drafts.newest("bob", 10, endpoints=like, request_id=own.request_id) == []
     assert await drafts.used("bob") == 0
     assert not await drafts.delete("bob", "one")
     assert await drafts.get(TENANT, "one") is not None

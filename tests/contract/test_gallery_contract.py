@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from serve_app.domain.audit.acts import Actor
-from serve_app.domain.errors import RequestNotFound
+from serve_app.domain.errors import Overloaded, RequestNotFound
 from serve_app.domain.ports import Queue
 from serve_app.domain.request import NewShareLink, RequestFilter, State
 from serve_app.queue.store.words import MAX_WORD_CHARACTERS, MAX_WORDS, words_of
@@ -121,8 +121,14 @@ async def test_each_tenant_finds_its_own(queue: Queue) -> None:
     await waiting(queue, "a sea", tenant="bob")
     own = await waiting(queue, "a sea")
     assert await found(queue, "sea") == [own]
-    assert await queue.gallery.set_favourites("bob", [own], favourite=True) == frozenset()
-    assert await queue.gallery.favourites_among(TENANT, [own]) == frozenset()
+    gallery = queue.gallery
+    assert await gallery.set_favourites("bob", [own], favourite=True) == frozenset()
+    for tenant in (TENANT, "bob"):
+        assert await gallery.favourites_among(tenant, [own]) == frozenset()
+    assert await gallery.set_favourites(TENANT, [own], favourite=True) == {own}
+    assert await gallery.favourites_among("bob", [own]) == frozenset()
+    await gallery.set_favourites("bob", [own], favourite=False)
+    assert await gallery.favourites_among(TENANT, [own]) == {own}
 
 
 async def test_favourites_are_marked_listed_and_unmarked(queue: Queue) -> None:
@@ -165,16 +171,34 @@ async def test_a_share_link_is_read_until_it_is_revoked_or_expires(queue: Queue)
     assert again not in await gallery.shares(TENANT)
 
 
+async def test_links_of_a_tenant_are_limited_whatever_others_have(
+    queue: Queue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in ("serve_app.queue.gallery.share_links", "tests.fakes.gallery"):
+        monkeypatch.setattr(f"{module}.MAX_LINKS", 1)
+    gallery, ann = queue.gallery, Actor("key-a", "192.0.2.1")
+    id_, other = await waiting(queue, "a sea"), await waiting(queue, "a sea", tenant="bob")
+    await gallery.share("bob", other, NewShareLink("bobs", b"0" * 32, 60.0), ann)
+    await gallery.share(TENANT, id_, NewShareLink("one", b"1" * 32, 60.0), ann)
+    with pytest.raises(Overloaded, match="share links"):
+        await gallery.share(TENANT, id_, NewShareLink("two", b"2" * 32, 60.0), ann)
+    with pytest.raises(RequestNotFound):
+        await gallery.share(TENANT, other, NewShareLink("two", b"2" * 32, 60.0), ann)
+
+
 async def test_days_count_what_has_ended(queue: Queue) -> None:
     one = await ended(queue)
     await ended(queue, endpoint=SDXL)
+    for endpoint in ("a/first", SDXL, "z/last"):
+        await ended(queue, endpoint=endpoint, tenant="bob")
     await waiting(queue, "not yet")
     at = (await queue.get(TENANT, one)).created_at
     hour = timedelta(hours=1)
     edges = [at - 2 * hour, at - hour, at + hour, at + 2 * hour]
     assert list(await queue.gallery.days(TENANT, edges, ())) == [0, 2, 0]
     assert list(await queue.gallery.days(TENANT, edges, [SDXL])) == [0, 1, 0]
-    assert list(await queue.gallery.days("bob", edges, ())) == [0, 0, 0]
+    assert list(await queue.gallery.days("bob", edges, ())) == [0, 3, 0]
+    assert list(await queue.gallery.days("nobody", edges, ())) == [0, 0, 0]
 
 
 @settings(

@@ -73,6 +73,7 @@ async def test_what_was_deleted_is_counted_and_not_listed(queue: Queue) -> None:
 
 async def test_ended_requests_are_listed_by_their_end_page_by_page(make: Make) -> None:
     queue = await make(CALM)  # its leases last long enough
+    await ended(queue, tenant="bob")
     late = await queue.submit(new())
     held = (await lease(queue)).held
     early = [await ended(queue) for _ in range(3)]
@@ -97,6 +98,7 @@ async def test_they_are_found_by_the_time_of_their_end(queue: Queue) -> None:
 async def test_they_are_found_by_their_id(queue: Queue) -> None:
     one, _ = await ended(queue), await ended(queue)
     assert await ids(queue, request_id=one.id) == [one.id]
+    assert await ids(queue, request_id=one.id, tenant="bob") == []
 
 
 async def test_they_are_found_by_who_is_to_blame(queue: Queue) -> None:
@@ -116,6 +118,8 @@ async def test_they_are_found_by_who_is_to_blame(queue: Queue) -> None:
         cancelled.id,
     ]
     assert await ids(queue, end=EndedRequest.SERVER_ERROR, client_codes=codes) == [broken.id]
+    for end in EndedRequest:
+        assert await ids(queue, end=end, client_codes=codes, tenant="bob") == []
 
 
 async def test_ended_requests_are_measured_between_edges_by_endpoint(queue: Queue) -> None:

@@ -333,3 +333,5 @@ async def test_a_request_that_waits_for_the_outcome_of_another_is_listed_as_wait
     assert follower.follows == leader.request_id
     for chosen in ({}, {"tenant": TENANT}, {"endpoints": [ENDPOINT]}):
         assert await waiting(queue, **chosen) == [follower.id]
+    for chosen in ({}, {"endpoints": [ENDPOINT]}):
+        assert await waiting(queue, tenant="bob", **chosen) == []

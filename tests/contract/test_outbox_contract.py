@@ -261,7 +261,11 @@ async def test_what_has_not_ended_and_what_is_anothers_cannot_be_sent_again(hous
 
 async def test_pages_are_newest_first_by_state(house: House) -> None:
     ids = [await house.ended() for _ in range(4)]
-    await house.ended(tenant="bob")
+    for _ in range(3):
+        await house.ended(tenant="bob")
+    delivered, dead = await house.claim(2, DeliveryChannel("bob", CHANNEL.host))
+    await house.outbox.delivered(delivered, FINE)
+    await house.outbox.failed(dead, BAD, None)
     claimed = {each.request_id: each for each in await house.claim()}
     await house.outbox.delivered(claimed[ids[0]], FINE)
     await house.outbox.failed(claimed[ids[1]], BAD, None)

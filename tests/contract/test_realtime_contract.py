@@ -79,7 +79,8 @@ async def test_a_frame_is_counted_once(make: Make, at: str | None) -> None:
 async def test_frames_exceed_a_budget_when_the_next_one_is_not_covered(make: Make) -> None:
     price = Price(PriceUnit.IMAGE, Decimal("0.02"), "EUR")
     budget = BudgetConfig(amount=Decimal("0.05"), currency="EUR")
-    queue = await make(replace(CALM, tenants={TENANT: TenantLimits(budget=budget)}))
+    same = TenantLimits(budget=budget)
+    queue = await make(replace(CALM, tenants={TENANT: same, "bob": same}))
     session = await session_of(queue, price=price, expected=ONE_FRAME)
     usage = Usage(run_s=0.5, steps=4, units=1.0)
     for exceeded in (False, True):  # 0.04 and 0.06, with the frame that the session has reserved

@@ -38,15 +38,19 @@ def kept(table: Table[SecretStatus]) -> SecretBook:
     return SecretBook(table, b"s" * 32)
 
 
-async def test_a_tenants_own_secret_comes_before_that_of_the_installation(kept: SecretBook) -> None:
+async def test_a_tenants_own_secret_comes_before_that_of_the_installation(
+    kept: SecretBook, table: Table[SecretStatus]
+) -> None:
     await kept.put(INSTALLATION, "FAL_KEY", "ours", ME)
     await kept.put("house", "FAL_KEY", "first", ME)
     await kept.put("house", "FAL_KEY", "theirs", ME)
     await kept.put("other", "OTHER_KEY", "hidden", ME)
+    await kept.put("other", "FAL_KEY", "another's", ME)
     found = await kept.read("house", ["FAL_KEY", "OTHER_KEY", "NOT_SET"])
     assert found == [Secret("FAL_KEY", "house", "theirs"), Secret("FAL_KEY", "", "ours")]
     assert await kept.read("third", ["FAL_KEY"]) == [Secret("FAL_KEY", "", "ours")]
     assert "theirs" not in repr(found)
+    assert [*await table.values("sealed", ["house"], ["FAL_KEY"])] == [("house", "FAL_KEY")]
 
 
 async def test_secrets_are_listed_without_values_and_deleted(
@@ -81,6 +85,7 @@ async def test_changes_are_in_the_audit_log_without_the_value(
 
 
 async def test_an_owner_has_a_limited_number_of_secrets(kept: SecretBook) -> None:
+    assert await kept.put("other", "OTHER_KEY", "x", ME)
     for number in range(MAX_SECRETS - 1):
         assert await kept.put("house", f"KEY_{number}", "x", ME)
     both = await asyncio.gather(*(kept.put("house", f"LAST_{n}", "x", ME) for n in range(2)))

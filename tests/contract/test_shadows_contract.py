@@ -243,13 +243,15 @@ def test_the_same_share_of_requests_is_chosen_each_time() -> None:
 # Over PostgreSQL only: what time does.
 
 
-async def aged(queue: PostgresQueue, *, days: float, state: str = "waiting") -> None:
+async def aged(
+    queue: PostgresQueue, *, days: float, state: str = "waiting", tenant: str = TENANT
+) -> None:
     """A request that was submitted some days ago."""
     await queue._database.rows(
         f"""
         INSERT INTO shadows (original, tenant, endpoint, target, state)
         SELECT rpad(lpad(to_hex((extract(epoch FROM now() - interval '{days} days') * 1000)::bigint
-            ), 12, '0'), 32, '0')::uuid, '{TENANT}', 'e', '{OTHER}', '{state}'
+            ), 12, '0'), 32, '0')::uuid, '{tenant}', 'e', '{OTHER}', '{state}'
         """
     )
 
@@ -279,6 +281,7 @@ async def test_copies_do_not_outlive_the_files_of_their_originals(ingress: Ingre
     )
     for days in (2, 4):
         await aged(queue, days=days, state="sent")
+    await aged(queue, days=4.5, state="sent", tenant="bob")
     await queue.shadows.tidy()
     assert len(await unwanted(queue)) == 1
 

@@ -126,6 +126,41 @@ async def test_only_the_process_that_took_a_job_can_end_it(book: WeightBook) -> 
     assert now.state is WeightState.FETCHING
 
 
+async def test_weights_of_the_same_name_are_each_tenant_s_own(book: WeightBook) -> None:
+    theirs = replace(STYLE, tenant="other")
+    assert await book.add(replace(theirs, name="large"), QUOTA, ME) == ""
+    assert await book.reserve(await taken(book), 900, QUOTA.max_bytes)
+    assert await book.add(theirs, QUOTA, ME) == ""
+    waiting = await book.find("other", "style")
+    await taken(book)
+    assert await book.add(STYLE, QUOTA, ME) == ""
+    job = await taken(book)
+    assert job.tenant == "house"
+    begun = await book.report(job, WeightState.FETCHING, 5)
+    assert begun is not None
+    assert begun.tenant == "house"
+    assert await book.reserve(job, QUOTA.max_bytes, QUOTA.max_bytes)
+    await book.refuse(job, "no")
+    assert await book.find("other", "style") == waiting
+    await jobs_of(book).give_up([job], "no")
+    assert await book.add(STYLE, QUOTA, ME) == ""
+    job = await taken(book)
+    files = [StoredWeightFile("lora.safetensors", "d" * 64, 100)]
+    assert await book.accept(job, CheckedWeights("lora", files, "base@1"))
+    assert await book.find("other", "style") == waiting
+
+
+async def test_ready_weights_of_the_same_name_are_too(book: WeightBook, queue: Queue) -> None:
+    theirs = replace(STYLE, tenant="other", endpoint="other/style")
+    await made_ready(book, theirs)
+    await made_ready(book)
+    assert await book.publish("house", "style", ME, public=True)
+    assert [each.tenant for each in await book.page("third", 10)] == ["house"]
+    await queue.submit(new(endpoint="other/style", tenant="other"))
+    assert await book.remove("house", "style", ME)
+    assert await book.find("other", "style") is not None
+
+
 async def test_weights_that_replace_refused_ones_are_fetched_anew(book: WeightBook) -> None:
     await book.add(STYLE, QUOTA, ME)
     job = await taken(book)
@@ -196,6 +231,7 @@ async def test_weights_that_are_being_checked_and_endpoints_are_limited(book: We
     assert await book.add(replace(first, name="b", endpoint="house/b"), few, ME) == "endpoints"
     same = replace(first, name="b")
     assert await book.add(same, QUOTA, ME) == "endpoint"
+    assert await book.add(replace(first, tenant="other"), QUOTA, ME) == "endpoint"
     assert await book.add(replace(STYLE, name="b"), few, ME) == ""
     assert await book.add(replace(STYLE, name="c"), few, ME) == "unfinished"
 

@@ -5,7 +5,8 @@ optional: ``steps``, ``step_ms``, ``sleep_s`` (in steps, so it can be cancelled)
 ``crash_at_step`` (the process kills itself), ``hang_s`` (the first step blocks the engine's
 thread for that long), ``fail`` (a message to fail with), ``message`` (the same, word for word),
 ``artifacts`` (how many files), ``artifact_bytes`` (their size; one file if ``artifacts`` is not
-given), ``content`` (what they hold), ``echo`` (comes back), ``seed``.
+given), ``content`` (what they hold), ``echo`` (comes back), ``seed``. An endpoint whose task takes
+a video or audio reads as much of it as a model would.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Mapping, Sequence
+from fractions import Fraction
 from typing import TYPE_CHECKING, Any
 
 from deployments.families.base import GenerationCall, GenerationResult, MediaFile, Product
@@ -43,6 +45,10 @@ class ProbeFamily:
     def prepare(
         self, _endpoint: Endpoint, input: Mapping[str, Any], _pipeline: Any, seed: int
     ) -> GenerationCall:
+        if "video_url" in input:
+            input["video_url"].frames(64, 64, Fraction(8), 200)
+        if "audio_url" in input:
+            input["audio_url"].samples(44_100, 2, 60.0)
         sleep_s = float(input.get("sleep_s", 0))
         arguments = {
             "num_inference_steps": int(input.get("steps", math.ceil(sleep_s / NAP_S))),

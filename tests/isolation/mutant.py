@@ -14,6 +14,12 @@ class Mutant:
     statement: str
     changed: str
     tests: Sequence[str]
+    reason: str = ""  # why no test misses the condition
+
+    def verdict(self, noticed: bool) -> str:
+        if self.reason:
+            return f"{'NOTICED, though' if noticed else 'not noticed:'} {self.reason}"
+        return "noticed" if noticed else "NOT NOTICED"
 
     def difference(self) -> str:
         """First line of the statement, and the lines that differ."""

@@ -92,11 +92,14 @@ async def test_drafts_expire(ingress: Ingress, database: Database) -> None:
     assert await database.rows("SELECT * FROM drafts") == []
 
 
-async def test_only_a_submit_holds_a_draft(ingress: Ingress, database: Database) -> None:
+async def test_only_a_submit_of_its_tenant_holds_a_draft(
+    ingress: Ingress, database: Database
+) -> None:
     queue, drafts = await ingress(), PostgresDrafts(database)
     await drafted(queue, new(), "one")
     held = "SELECT held_until IS NOT NULL FROM drafts"
     assert await drafts.look(TENANT, "one") is not None
+    assert await drafts.open("bob", "one") is None
     assert await database.rows(held) == [(False,)]
     assert await drafts.open(TENANT, "one") is not None
     assert await database.rows(held) == [(True,)]

@@ -238,6 +238,13 @@ async def test_a_call_of_an_ended_request_keeps_no_other_one_waiting(desk: Desk)
     await desk.calls.call("begin_hosted_call", first, call("a"))
     assert await desk.calls.call("begin_hosted_call", second, call("a")) is None
     await desk.queue.finish(done(first))
+    theirs: list[HostedCall | None] = []
+    for _ in range(2):  # of the same provider, with a key of their tenant
+        await desk.queue.submit(new())
+        held = (await lease(desk.queue)).held
+        again = replace(call("a"), owner="bob")
+        theirs.append(await desk.calls.call("begin_hosted_call", held, again))
+    assert theirs[1] is None
     assert await desk.calls.call("begin_hosted_call", second, call("a")) is None
     assert (await desk.calls.call("begin_hosted_call", second, call("a"))).fresh
 

@@ -314,10 +314,13 @@ async def test_what_is_summed_up_for_a_refused_request_is_not_summed_up_again(
 
 
 async def test_a_repeat_reserves_nothing(ingress: Ingress, database: Database) -> None:
-    queue = await ingress(budget(9))
+    same = TenantLimits(budget=BudgetConfig(amount=Decimal(9)))
+    queue = await ingress(replace(LONG_LEASES, tenants={TENANT: same, "bob": same}))
+    await queue.submit(new(**ONE, tenant="bob"))
     key = {"idempotency_key": "k", "body_digest": b"b" * 32}
     await asyncio.gather(*(queue.submit(new(**ONE, **key)) for _ in range(3)))
-    assert await used(database) == 1
+    reserved = await database.rows("SELECT tenant, reserved::int FROM tenant_quotas")
+    assert dict(reserved) == {TENANT: 1, "bob": 1}
 
 
 # Warnings

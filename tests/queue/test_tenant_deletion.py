@@ -84,6 +84,7 @@ INSERT INTO hosted_calls (id, request_id, tenant, attempt, provider, owner, endp
     VALUES ('call-{0}', '{1}', '{0}', 1, 'fal', '{0}', 'e', '{0}');
 INSERT INTO shadows (original, tenant, endpoint, target) VALUES ('{1}', '{0}', 'e', 'f');
 INSERT INTO jobs (kind, key, tenant) VALUES ('weights', '{0}/style', '{0}');
+INSERT INTO jobs (kind, key, tenant) VALUES ('notice', 'evt-{0}', '{0}');
 INSERT INTO events (request_id, sequence, message) VALUES ('{1}', 99, '{{}}');
 """
 
@@ -206,10 +207,15 @@ async def test_nothing_of_a_deleted_tenant_is_left_in_any_table_or_on_disk(
     assert not empty, f"Give the tenant of this test rows in {empty}."
     assert files_of(tmp_path, GONE)
     kept_files = files_of(tmp_path, STAYS)
+    await database.rows(
+        "INSERT INTO tenant_deletions (tenant, asked_at, actor, kept_as) "
+        "VALUES ('cyd', now(), 'boss', 'deleted:cyd')"
+    )
+    await database.rows("INSERT INTO upload_totals (tenant, bytes) VALUES ('cyd', 0)")
     deletions = PostgresTenantDeletions(database, SystemClock())
     asked_for = await deletions.ask(GONE, UsageKept.NOTHING, BOSS)
     assert asked_for is not None
-    assert (asked_for.ended_at, asked_for.left["requests"]) == (None, 5)
+    assert (asked_for.tenant, asked_for.ended_at, asked_for.left["requests"]) == (GONE, None, 5)
     await finish(job_of(queue, database), database, tmp_path)
     left = {name: rows for name, rows in (await counted(database, GONE)).items() if rows}
     assert left.keys() <= KEPT, f"These tables still have rows of a deleted tenant: {left}"
@@ -220,6 +226,15 @@ async def test_nothing_of_a_deleted_tenant_is_left_in_any_table_or_on_disk(
         k: v for k, v in one.items() if k not in KEPT
     }
     assert await totals(database) == of_one
+    assert await database.rows("SELECT DISTINCT tenant FROM usage_days") == [(STAYS,)]
+    of_third = await counted(database, "cyd")
+    assert {name for name, rows in of_third.items() if rows} == {
+        "tenant_deletions",
+        "upload_totals",
+    }
+    also_asked = await deletions.find("cyd")
+    assert also_asked is not None
+    assert also_asked.ended_at is None
     ended = await deletions.find(GONE)
     assert ended is not None
     assert ended.ended_at is not None

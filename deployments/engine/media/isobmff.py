@@ -16,15 +16,20 @@ MAX_SAMPLES = 2_000_000
 MAX_BOXES = 100_000
 """Boxes that are looked at. A file of ten minutes in fragments of a second has some thousands."""
 
+MAX_DEPTH = 16
+"""Boxes around a box. A track's tables have five."""
+
 _CONTAINERS = frozenset({b"moov", b"trak", b"mdia", b"minf", b"stbl", b"moof", b"traf"})
 
 
 def refusal(body: bytes | mmap) -> str | None:
     """Reason not to let FFmpeg read the file; None if its counts are within the limits."""
     samples = 0
-    for number, (kind, start, end) in enumerate(_boxes(body, 0, len(body))):
+    for number, (kind, start, end, depth) in enumerate(_boxes(body, 0, len(body))):
         if number >= MAX_BOXES:
             return f"it has more than {MAX_BOXES} boxes"
+        if depth > MAX_DEPTH:
+            return f"it has boxes in more than {MAX_DEPTH} others"
         if kind == b"cmov":
             return "its header is compressed"
         samples += _claimed(body[start : min(end, start + 12)], kind, len(body))
@@ -47,8 +52,11 @@ def _claimed(table: bytes, kind: bytes, file_bytes: int) -> int:
     return 0
 
 
-def _boxes(body: bytes | mmap, start: int, end: int) -> Iterator[tuple[bytes, int, int]]:
-    """Iterate over (type, start of the content, end) of the boxes, and of those inside them."""
+def _boxes(
+    body: bytes | mmap, start: int, end: int, depth: int = 0
+) -> Iterator[tuple[bytes, int, int, int]]:
+    """Iterate over (type, start of the content, end, depth) of the boxes, and of those inside
+    them."""
     while start + 8 <= end:
         size, kind = unpack_from(">I4s", body, start)
         content = start + 8
@@ -61,7 +69,7 @@ def _boxes(body: bytes | mmap, start: int, end: int) -> Iterator[tuple[bytes, in
         after = min(start + size, end)
         if after < content:
             return
-        yield kind, content, after
+        yield kind, content, after, depth
         if kind in _CONTAINERS:
-            yield from _boxes(body, content, after)
+            yield from _boxes(body, content, after, depth + 1)
         start = after

@@ -3,6 +3,7 @@ are transparent, and HDR as SDR."""
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
@@ -35,6 +36,10 @@ _TURNS: Mapping[tuple[int, ...], Image.Transpose] = {
 }
 """Signs of a, b, c, d of a display matrix (ISO/IEC 14496-12, 6.2.2). Others turn nothing."""
 
+MAX_KEPT_PIXELS = 2**27
+"""Pixels of frames that wait for Python's collector, 8 of the largest. In PyAV, a frame whose side
+data was read refers to itself: 200 frames of a GIF of 200 kB took 2.8 GB."""
+
 
 @dataclass(frozen=True, slots=True)
 class ShownFrame:
@@ -42,12 +47,13 @@ class ShownFrame:
 
     frame: VideoFrame
     _ratio: Fraction  # width of a pixel by its height
+    _turn: Image.Transpose | None
     _to_sdr: ToSdr
 
     @property
     def size(self) -> tuple[int, int]:
         """Width and height as shown. ``ValueError`` if it is too large."""
-        return turned_size(self._square(), self._turn())
+        return turned_size(self._square(), self._turn)
 
     def image(self) -> Image.Image:
         """Image in mode RGB. Raises as FFmpeg does, or ``ValueError``."""
@@ -60,8 +66,7 @@ class ShownFrame:
         else:
             image = frame.to_image()
         image = stretch(image, *self._square())
-        turn = self._turn()
-        return image if turn is None else image.transpose(turn)
+        return image if self._turn is None else image.transpose(self._turn)
 
     def _square(self) -> tuple[int, int]:
         """Width and height with square pixels, before it is turned."""
@@ -70,12 +75,26 @@ class ShownFrame:
             raise ValueError(f"a frame has more than {MAX_FRAME_PIXELS} square pixels")
         return width, height
 
-    def _turn(self) -> Image.Transpose | None:
-        matrix = self.frame.side_data.get("DISPLAYMATRIX")
-        if matrix is None:
-            return None
-        signs = np.sign(np.frombuffer(bytes(matrix), np.int32)[[0, 1, 3, 4]])
-        return _TURNS.get(tuple(signs.tolist()))
+
+class _Turns:
+    """Turns of the frames of a video. Side data is read only where the rotation changes: see
+    ``MAX_KEPT_PIXELS``."""
+
+    def __init__(self) -> None:
+        self._last: tuple[int, Image.Transpose | None] | None = None
+
+    def of(self, frame: VideoFrame) -> Image.Transpose | None:
+        if self._last is None or self._last[0] != frame.rotation:
+            self._last = frame.rotation, _turn(frame)
+        return self._last[1]
+
+
+def _turn(frame: VideoFrame) -> Image.Transpose | None:
+    matrix = frame.side_data.get("DISPLAYMATRIX")
+    if matrix is None:
+        return None
+    signs = np.sign(np.frombuffer(bytes(matrix), np.int32)[[0, 1, 3, 4]])
+    return _TURNS.get(tuple(signs.tolist()))
 
 
 def shown_frames(container: InputContainer) -> Iterator[ShownFrame]:
@@ -83,9 +102,9 @@ def shown_frames(container: InputContainer) -> Iterator[ShownFrame]:
     if not container.streams.video:
         return
     stream = container.streams.video[0]
-    ratio, to_sdr = stream.sample_aspect_ratio or Fraction(1), ToSdr()
+    ratio, turns, to_sdr = stream.sample_aspect_ratio or Fraction(1), _Turns(), ToSdr()
     for frame in _decoded(container, stream):
-        yield ShownFrame(frame, ratio, to_sdr)
+        yield ShownFrame(frame, ratio, turns.of(frame), to_sdr)
 
 
 def _decoded(container: InputContainer, stream: VideoStream) -> Iterator[VideoFrame]:
@@ -110,9 +129,14 @@ class ToSdr:
     def __init__(self) -> None:
         self._graph: Graph | None = None
         self._settings: tuple[Any, ...] = ()
+        self._kept_pixels = 0
 
     def convert(self, frame: VideoFrame) -> VideoFrame:
         settings = _settings(frame)
+        self._kept_pixels += frame.width * frame.height
+        if self._kept_pixels > MAX_KEPT_PIXELS:
+            self._kept_pixels = 0
+            gc.collect()
         if self._graph is None:
             self._graph, self._settings = _graph(frame), settings
         if settings != self._settings:

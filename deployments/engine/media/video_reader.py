@@ -56,7 +56,8 @@ class InputVideo:
         return self._begun()[1]
 
     def frames(self, width: int, height: int, fps: Fraction, most: int) -> list[Image.Image]:
-        """Return the frames shown at about 0, 1/fps, 2/fps … seconds, at most ``most``.
+        """Return the frames shown at about 0, 1/fps, 2/fps … seconds, one at least and at most
+        ``most``.
 
         Each is cropped around its centre and scaled to ``width`` × ``height``. Raises
         ``InvalidInput`` naming the field.
@@ -73,7 +74,7 @@ class InputVideo:
                     return made
             if shown is not None:  # the last frame is shown as long as the others
                 end = shown[0] + 1 / (self.fps or fps)
-                self._add(made, shown[1], size, min(_nearest(end * fps), most))
+                self._add(made, shown[1], size, min(max(1, _nearest(end * fps)), most))
         return made
 
     def _add(

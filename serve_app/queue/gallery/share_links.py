@@ -35,7 +35,7 @@ noted AS (
 SELECT {_COLUMNS} FROM created
 """
 EXISTS = """
-SELECT FROM requests
+SELECT 1 FROM requests
 WHERE id = %(id)s::uuid AND tenant = %(tenant)s
 """
 LIST = f"""

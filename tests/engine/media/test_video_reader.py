@@ -1,6 +1,7 @@
 """Videos that inputs name are read frame by frame, and nothing about them is trusted."""
 
 import contextlib
+import gc
 import struct
 import time
 from fractions import Fraction
@@ -318,10 +319,37 @@ def test_a_header_with_a_huge_size_is_refused(size):
 
 def test_an_mp4_header_with_a_huge_size_is_refused(tmp_path):
     body = bytearray(video(tmp_path))
-    at = body.index(b"avc1") + 4 + 24
+    at = body.rindex(b"avc1") + 4 + 24  # the first one names the kind of file
     body[at : at + 4] = struct.pack(">HH", 60_000, 60_000)
     with contextlib.suppress(InvalidInput):  # or the true size of the frames counts
-        assert read_video(bytes(body), "video_url").size == (64, 48)
+        assert read_video(bytes(body), "video_url").size[1] == 48
+
+
+def test_frames_are_freed_while_a_video_is_read(tmp_path):
+    def living():
+        return sum(isinstance(each, av.VideoFrame) for each in gc.get_objects())
+
+    body, before = video(tmp_path, frames=40), living()
+    gc.disable()  # it would come after some hundred objects, which may be frames of 64 MB
+    try:
+        assert len(read_video(body, "video_url").frames(32, 16, Fraction(8), 40)) == 40
+        assert living() - before < 10
+    finally:
+        gc.enable()
+
+
+def test_a_video_of_a_moment_has_a_frame(tmp_path):
+    body = video(tmp_path, frames=1, fps=60)
+    assert len(read_video(body, "video_url").frames(32, 16, Fraction(8), 100)) == 1
+
+
+@pytest.mark.parametrize(
+    ("depth", "named"), [(20, "in more than 16 others"), (50_000, "16 others")]
+)
+def test_boxes_in_many_boxes_are_refused(tmp_path, depth, named):
+    boxes = b"".join(struct.pack(">I", 8 * n) + b"moov" for n in range(depth, 0, -1))
+    with pytest.raises(InvalidInput, match=named):
+        read_video(video(tmp_path) + boxes, "video_url")
 
 
 def test_frames_are_decoded_up_to_a_number_of_pixels_in_all(tmp_path, monkeypatch):

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import psycopg
 
+from serve_app.domain.lease import LeftOut
 from serve_app.postgres.database import Database
 from serve_app.queue.fairness.fair_queue import Lanes
 from serve_app.settings import TenantLimits
@@ -83,3 +84,15 @@ async def test_a_lane_that_went_with_a_deleted_tenant_is_there_for_the_next_of_i
         while not (work := await queue.ask(ask(1))).leases:
             pass
     assert work.leases[0].request_id == request.id
+
+
+async def test_only_lanes_that_replicas_skip_save_up_no_turns(
+    ingress: Ingress, database: Database
+) -> None:
+    queue = await ingress()
+    for tenant in (TENANT, "bob"):
+        await queue.submit(new(tenant=tenant))
+    await becomes(database, {LANE: True, (POOL, "bob"): True})
+    await database.rows("UPDATE fair_lanes SET rested = false")
+    await Lanes(database, LONG_LEASES).skip_credit(POOL, LeftOut(tenants=frozenset({"bob"})))
+    assert await database.rows("SELECT tenant FROM fair_lanes WHERE rested") == [("bob",)]
