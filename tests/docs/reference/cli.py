@@ -65,6 +65,7 @@ EXAMPLES = {
     "inspect": ("darkroom inspect circle.png",),
     "verify": ("darkroom verify circle.png", "darkroom verify circle.png --replay"),
     "models": ("darkroom models", "darkroom models --all"),
+    "models show": ("darkroom models show fal-ai/flux/schnell",),
     "models pull": ("darkroom models pull fal-ai/flux/schnell --yes",),
     "models add": (
         "darkroom models add house/sd3 --weights owner/name --dry-run",
