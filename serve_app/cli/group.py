@@ -1,5 +1,5 @@
-"""The group of all commands: it imports the module of a command when that is called, and prints
-Darkroom's own errors as sentences.
+"""Groups of commands. That of all commands imports the module of a command when that is called, and
+prints Darkroom's own errors as sentences.
 
 All modules together take a second of CPU to import, most of which no single command needs.
 """
@@ -9,7 +9,7 @@ from __future__ import annotations
 import importlib
 import sys
 import traceback
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import click
@@ -17,40 +17,70 @@ from click.core import ParameterSource
 
 from serve_app.cli.connection.answered import answered
 from serve_app.cli.connection.text import echo, in_lines, shortened
+from serve_app.cli.suggestions import advice, option_advice
 from serve_app.domain.errors import DarkroomError
 
 INTERRUPTED = 130
 """Exit status after Ctrl-C, as shells report it."""
 
 
-class LazyGroup(click.Group):
-    """``places``: name of a command → ``module:attribute``. Its help imports all of them.
-    ``others``: place of more commands by their names."""
+class CommandGroup(click.Group):
+    """Group whose help shows whole sentences, and which says what a wrong name may mean.
+
+    ``sections``: heading of the help → names of its commands. Empty: one list of all.
+    """
 
     def __init__(
-        self, *arguments: Any, places: Mapping[str, str], others: str, **more: Any
+        self, *arguments: Any, sections: Mapping[str, Collection[str]] | None = None, **more: Any
     ) -> None:
         super().__init__(*arguments, **more)
-        self._places = places
-        self._others = others
+        self.sections = sections or {}
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        names = self.list_commands(ctx)
+        width = max(map(len, names), default=0)
+        for heading, of_section in (self.sections or {"Commands": names}).items():
+            found = ((name, self.get_command(ctx, name)) for name in of_section)
+            rows = [(name.ljust(width), sentence(command)) for name, command in found if command]
+            with formatter.section(heading):
+                formatter.write_dl(rows)
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        try:
+            return super().resolve_command(ctx, args)
+        except click.NoSuchCommand as error:
+            # Without the context, which would print the usage before the sentence.
+            raise click.UsageError(advice(self, ctx, error.command_name)) from None
+
+
+def sentence(command: click.Command) -> str:
+    """First sentence of a command's help."""
+    return command.get_short_help_str(limit=1000)
+
+
+class LazyGroup(CommandGroup):
+    """``places``: heading → name of a command → ``module:attribute``. Its help imports all of
+    them."""
+
+    def __init__(
+        self, *arguments: Any, places: Mapping[str, Mapping[str, str]], **more: Any
+    ) -> None:
+        super().__init__(*arguments, sections=places, **more)
+        self._places = {name: each for some in places.values() for name, each in some.items()}
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         del ctx
-        return sorted({*self._places, *_imported(self._others)})
+        return sorted(self._places)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         del ctx
-        if cmd_name not in self._places:
-            return _imported(self._others).get(cmd_name)
-        return _imported(self._places[cmd_name])
+        module, _, name = self._places.get(cmd_name, "").partition(":")
+        return getattr(importlib.import_module(module), name) if module else None
 
 
-def _imported(place: str) -> Any:
-    module, _, name = place.partition(":")
-    return getattr(importlib.import_module(module), name)
-
-
-class InheritingGroup(click.Group):
+class InheritingGroup(CommandGroup):
     """Group that is a command too. Its options hold for a subcommand that has them and does not set
     them itself. For one that does not have them, they are an error: they would have no effect."""
 
@@ -92,6 +122,9 @@ class ErrorReportingGroup(LazyGroup):
     def invoke(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)
+        except click.NoSuchOption as error:
+            # Without the context, which would print the usage before the sentence.
+            raise click.UsageError(option_advice(error)) from None
         except DarkroomError as error:
             echo(f"darkroom: {in_lines(error.message)}", err=True)
             sys.exit(1)

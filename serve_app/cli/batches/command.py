@@ -24,6 +24,7 @@ from serve_app.cli.connection import options
 from serve_app.cli.connection.client import ApiFailure, Client
 from serve_app.cli.connection.server import Server
 from serve_app.cli.connection.text import echo, one_line
+from serve_app.cli.group import CommandGroup
 from serve_app.domain.errors import DarkroomError
 
 BATCHES, FILES = "/openai/v1/batches", "/openai/v1/files"
@@ -41,7 +42,7 @@ class BatchNotDone(DarkroomError):
     code = "batch_not_done"
 
 
-@click.group("batch")
+@click.group("batch", cls=CommandGroup)
 def batch_group() -> None:
     """Run many requests from a file while nothing else waits."""
 

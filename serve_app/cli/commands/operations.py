@@ -15,6 +15,7 @@ from serve_app.cli.connection import completion, options
 from serve_app.cli.connection.client import Client
 from serve_app.cli.connection.server import Server
 from serve_app.cli.connection.text import echo
+from serve_app.cli.group import CommandGroup
 
 SHOWN_FROM_S = 1.0
 """Shortest age of the oldest database transaction that is shown: each statement is one."""
@@ -57,7 +58,7 @@ def queue_lines(seen: dict[str, Any]) -> Iterator[str]:
         )
 
 
-@click.group("endpoints")
+@click.group("endpoints", cls=CommandGroup)
 def endpoints_group() -> None:
     """Pause, drain and resume endpoints."""
 

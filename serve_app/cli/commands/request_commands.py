@@ -9,6 +9,7 @@ import click
 from serve_app.cli.commands import operations, requests
 from serve_app.cli.connection import completion, options
 from serve_app.cli.connection.server import Server
+from serve_app.cli.group import CommandGroup
 
 
 @click.command("logs")
@@ -40,7 +41,7 @@ def status_command(server: Server, *, as_json: bool) -> None:
     requests.status(server, as_json=as_json)
 
 
-@click.group("requests")
+@click.group("requests", cls=CommandGroup)
 def requests_group() -> None:
     """List, show, cancel, requeue, fail and delete requests."""
 

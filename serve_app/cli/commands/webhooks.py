@@ -15,9 +15,10 @@ from serve_app.cli.connection import completion, options
 from serve_app.cli.connection.client import Client
 from serve_app.cli.connection.server import Server
 from serve_app.cli.connection.text import echo, one_line
+from serve_app.cli.group import CommandGroup
 
 
-@click.group("webhooks")
+@click.group("webhooks", cls=CommandGroup)
 def webhooks_group() -> None:
     """Manage webhook deliveries and signing keys."""
 

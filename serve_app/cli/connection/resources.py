@@ -20,6 +20,7 @@ from serve_app.cli.connection import completion, options
 from serve_app.cli.connection.client import Client
 from serve_app.cli.connection.server import Server
 from serve_app.cli.connection.text import echo, one_line, size_text
+from serve_app.cli.group import CommandGroup
 from serve_app.domain.errors import Misconfigured
 from serve_app.resources.declaration import Column, Owner, Resource
 
@@ -122,7 +123,7 @@ def add_delete(group: click.Group, resource: Resource[Any]) -> None:
 def plain_group(resource: Resource[Any], name: str = "", about: str = "") -> click.Group:
     """Group with all commands that need no code of their own. ``about``: its help, if it has
     others too."""
-    group = click.Group(name or resource.plural, help=about or f"{resource.about.capitalize()}.")
+    group = CommandGroup(name or resource.plural, help=about or f"{resource.about.capitalize()}.")
     add_list(group, resource)
     if resource.has_show:
         add_show(group, resource)

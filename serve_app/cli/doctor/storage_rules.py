@@ -14,6 +14,7 @@ import click
 
 from serve_app.cli.connection import options
 from serve_app.cli.connection.text import echo
+from serve_app.cli.group import CommandGroup
 from serve_app.domain.errors import Misconfigured
 from serve_app.settings import Config, Secrets
 
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from serve_app.storage.s3.storage import S3Storage
 
 
-@click.group("storage")
+@click.group("storage", cls=CommandGroup)
 def storage_group() -> None:
     """Set up the buckets that artifacts go to."""
 

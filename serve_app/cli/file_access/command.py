@@ -11,13 +11,14 @@ from serve_app.cli.connection import options
 from serve_app.cli.connection.client import Client
 from serve_app.cli.connection.server import Server
 from serve_app.cli.connection.text import echo
+from serve_app.cli.group import CommandGroup
 
 UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
 
 _url = click.argument("url")
 
 
-@click.group("files")
+@click.group("files", cls=CommandGroup)
 def files_group() -> None:
     """Share private files by signed URLs, and revoke them."""
 

@@ -10,6 +10,7 @@ import click
 from serve_app.cli.connection import options
 from serve_app.cli.connection.remote import Remote, origin
 from serve_app.cli.connection.text import echo
+from serve_app.cli.group import CommandGroup
 from serve_app.domain.errors import Misconfigured
 from serve_app.settings import Config
 
@@ -17,7 +18,7 @@ EXTRA = frozenset({"jsonschema", "tree_sitter", "tree_sitter_typescript"})
 """Modules of the extra ``migrate``, which ``darkroom serve`` does not need."""
 
 
-@click.group("migrate")
+@click.group("migrate", cls=CommandGroup)
 def migrate_group() -> None:
     """Migrate programs that were written for fal."""
 
