@@ -35,7 +35,7 @@ _WARNING = (
 _other_storage = click.option(
     "--other-storage",
     is_flag=True,
-    help="Go on although the database says that the files are in another storage.",
+    help="Continue although the database says that the files are in another storage.",
 )
 
 
@@ -69,7 +69,9 @@ def backup_command(config: Config, folder: Path, *, other_storage: bool, as_json
 @options.installation_settings
 @_other_storage
 @click.argument("folder", metavar="DIR", type=_FOLDER)
-@click.option("--replace", is_flag=True, help="Delete what the installation's database has.")
+@click.option(
+    "--replace", is_flag=True, help="Delete what the database of the installation contains."
+)
 @options.as_json
 def restore_command(
     config: Config, folder: Path, *, other_storage: bool, replace: bool, as_json: bool
@@ -104,9 +106,10 @@ def restore_command(
 @click.option(
     "--grace-hours",
     type=click.FloatRange(min=0),
+    metavar="HOURS",
     default=6.0,
     show_default=True,
-    help="Younger files without a row are left alone: their upload may be under way.",
+    help="Ignore files without a row that are younger: they may be uploads that go on.",
 )
 @click.option(
     "--checksums", is_flag=True, help="Read every file and compare its digest with the database."

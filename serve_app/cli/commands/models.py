@@ -197,7 +197,7 @@ def models_group(context: click.Context, *, everything: bool, as_json: bool, **g
 @models_group.command("pull")
 @options.config_of_data_dir
 @_endpoints
-@click.option("-y", "--yes", is_flag=True, help="Do not ask for confirmation.")
+@options.yes
 @options.as_json
 def pull_command(config: Config, endpoints: tuple[str, ...], *, yes: bool, as_json: bool) -> None:
     """Download the weights of ENDPOINTS, or of all served endpoints, to this machine.
@@ -224,7 +224,7 @@ def verify_command(config: Config, *, as_json: bool) -> None:
 @_endpoints
 @options.as_json
 def push_mirror_command(config: Config, endpoints: tuple[str, ...], *, as_json: bool) -> None:
-    """Upload the downloaded weights of ENDPOINTS, or of all served endpoints, to the mirror."""
+    """Upload downloaded weights to the mirror, of ENDPOINTS or of all served endpoints."""
     sys.exit(push_mirror(config, endpoints, as_json=as_json))
 
 

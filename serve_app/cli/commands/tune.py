@@ -301,25 +301,32 @@ def forget(config: Config, endpoints: Sequence[str]) -> None:
 @click.option(
     "--minutes",
     type=click.FloatRange(min=0, min_open=True),
+    metavar="MINUTES",
     default=MINUTES,
     show_default=True,
-    help="Time for all of it. Run the command again to go on.",
+    help="Time limit. Run the command again to continue.",
 )
 @click.option(
     "--quality",
     type=click.FloatRange(0, 1),
+    metavar="NUMBER",
     default=QUALITY,
     show_default=True,
-    help="Least similarity (MS-SSIM) of a variant's results to those without switches.",
+    help="Least similarity (MS-SSIM) of a variant's images to those of the plain model.",
 )
 @click.option(
     "--steps",
     type=click.IntRange(min=1),
+    metavar="NUMBER",
     default=None,
     help="Steps of each generation. Default: the endpoint's.",
 )
 @click.option(
-    "--variant", "variants", multiple=True, help="Measure only this variant. May be repeated."
+    "--variant",
+    "variants",
+    metavar="NAME",
+    multiple=True,
+    help="Measure only this variant. May be repeated.",
 )
 @click.option(
     "--measured",
@@ -328,10 +335,10 @@ def forget(config: Config, endpoints: Sequence[str]) -> None:
     help="results.json of `python -m benchmarks.gpu` on this machine. Variants whose switch is off "
     "there are not measured.",
 )
-@click.option("--again", is_flag=True, help="Measure once more what is kept.")
-@click.option("--list", "lists", is_flag=True, help="Show what is kept, and measure nothing.")
+@click.option("--again", is_flag=True, help="Measure again what was measured before.")
+@click.option("--list", "lists", is_flag=True, help="List what was measured, and measure nothing.")
 @click.option(
-    "--forget", "forgets", is_flag=True, help="Remove what is kept of ENDPOINTS, or all of it."
+    "--forget", "forgets", is_flag=True, help="Delete what was measured of ENDPOINTS, or all of it."
 )
 @options.as_json
 def tune_command(
@@ -342,11 +349,11 @@ def tune_command(
     forgets: bool,
     **wish: Any,
 ) -> None:
-    """Measure which variant of the recipes is the fastest on this machine.
+    """Measure which variant of each recipe is the fastest on this machine.
 
     Measures ENDPOINTS, or all endpoints whose weights are downloaded. Each variant is compared with
-    the model without switches. The fastest one within --quality is kept, and Darkroom uses it from
-    its next start. Stop Darkroom first.
+    the plain model. Darkroom uses the fastest one within --quality from its next start. Stop
+    Darkroom first.
     """
     refuse_unknown()
     settings = {} if config_path is None else dict(read(config_path).arguments)

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 @click.group("storage", cls=CommandGroup)
 def storage_group() -> None:
-    """Set up the buckets that artifacts go to."""
+    """Set up the buckets in which generated files are stored."""
 
 
 @storage_group.command("lifecycle")
@@ -33,7 +33,8 @@ def storage_group() -> None:
 @click.option(
     "--expire-days",
     type=click.IntRange(min=1),
-    help="Also delete files of requests after so many days. Must exceed the retention of every "
+    metavar="DAYS",
+    help="Also delete files of requests after this many days, more than the retention of any "
     "tenant.",
 )
 def lifecycle_command(config: Config, *, install: bool, expire_days: int | None) -> None:

@@ -39,9 +39,13 @@ _name = click.argument("name")
 @click.option(
     "--base", required=True, metavar="ENDPOINT", help="Endpoint whose model they are for."
 )
-@click.option("--kind", type=click.Choice(["lora", "finetune"]), help="Default: by the files.")
 @click.option(
-    "--endpoint", metavar="NAME", help="Serve them by the private endpoint TENANT/NAME too."
+    "--kind",
+    type=click.Choice(["lora", "finetune"]),
+    help="Kind of weights. Default: by the files.",
+)
+@click.option(
+    "--endpoint", metavar="NAME", help="Serve them as the private endpoint TENANT/NAME too."
 )
 @click.option("--scale", type=float, help="Strength of a LoRA in its endpoint. Default: 1.")
 @click.option("--no-wait", is_flag=True, help="Do not wait for the check.")
@@ -74,8 +78,8 @@ def add_command(
 @weights_group.command("publish")
 @options.server
 @_name
-@click.option("--tenant", help="Whose weights. Default: the key's tenant.")
-@click.option("--undo", is_flag=True, help="Only their tenant may use them again.")
+@options.tenant
+@click.option("--undo", is_flag=True, help="Let only their tenant use them again.")
 @options.as_json
 def publish_command(
     server: Server, name: str, tenant: str | None, *, undo: bool, as_json: bool

@@ -55,7 +55,7 @@ WORDS = {
 def verify_command(
     file: Path, trust: Path | None, *, draws_again: bool, as_json: bool, **chosen: Any
 ) -> None:
-    """Check the signature (C2PA) of FILE, and say who made it.
+    """Check the signature (C2PA) of FILE, and show who made it.
 
     Exit status: 0 if it is unchanged and its signer trusted, 1 if it cannot be checked, 2 if it was
     changed, 3 if the signer is not known, 4 if it is not signed, 5 if an image that was drawn again
