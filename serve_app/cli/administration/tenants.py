@@ -18,7 +18,8 @@ from serve_app.cli.connection import options
 from serve_app.cli.connection.client import Client
 from serve_app.cli.connection.resources import echo_one, path_of, plain_group
 from serve_app.cli.connection.server import Server
-from serve_app.cli.connection.text import echo
+from serve_app.cli.connection.text import echo, size_text
+from serve_app.cli.connection.waiting import Waiting
 from serve_app.cli.connection.whole_file import whole_file
 from serve_app.domain.errors import Misconfigured
 from serve_app.resources.tenants import TENANTS
@@ -229,9 +230,10 @@ def delete_tenant(server: Server, tenant: str, *, yes: bool, wait: bool, as_json
             abort=True,
             err=True,
         )
-    with Client(server) as client:
+    with Waiting(f"Deleting {tenant}", quiet=as_json) as waiting, Client(server) as client:
         found = client.delete(path_of(TENANTS, tenant))
         while wait and found["ended_at"] is None:
+            waiting.show(f"Deleting {tenant}: {_left(found)} are left")
             time.sleep(POLL_S)
             found = client.poll(f"{path_of(TENANTS, tenant)}/deletion")
     echo(json.dumps(found) if as_json else deletion_text(found))
@@ -261,9 +263,11 @@ def show_deletion(server: Server, tenant: str, *, as_json: bool) -> None:
 def export_tenant(server: Server, tenant: str, out: Path, *, files: bool) -> None:
     """Write everything that is stored about TENANT to a zip file."""
     path = f"{path_of(TENANTS, tenant)}/export"
-    with whole_file(out, new=True) as file:
+    with Waiting(f"Writing {out}") as waiting, whole_file(out, new=True) as file:
         with Client(server) as client, client.chunks(path, files=str(files).lower()) as chunks:
-            file.writelines(chunks)
+            for chunk in chunks:
+                file.write(chunk)
+                waiting.show(f"Writing {out}: {size_text(file.tell())}")
         file.flush()
         number = _number_of_files(Path(file.name), tenant)
     echo(f"{number} files are in {out}.")
@@ -288,8 +292,11 @@ def deletion_text(found: dict[str, Any]) -> str:
         kept = found["usage_kept_as"]
         usage = "" if kept is None else f" The totals of its usage are kept as {kept}."
         return f"{found['tenant']} was deleted at {found['ended_at'][:19]}.{usage}"
-    left = ", ".join(f"{rows} {name.replace('_', ' ')}" for name, rows in found["left"].items())
-    return f"{found['tenant']} is disabled and is being deleted. Left: {left}."
+    return f"{found['tenant']} is disabled and is being deleted. Left: {_left(found)}."
+
+
+def _left(found: Mapping[str, Any]) -> str:
+    return ", ".join(f"{rows} {name.replace('_', ' ')}" for name, rows in found["left"].items())
 
 
 def _storage(given: str | None) -> dict[str, str | None]:

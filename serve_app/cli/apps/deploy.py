@@ -21,6 +21,7 @@ from serve_app.cli.connection.client import Client
 from serve_app.cli.connection.resources import path_of
 from serve_app.cli.connection.server import Server
 from serve_app.cli.connection.text import echo
+from serve_app.cli.connection.waiting import Waiting
 from serve_app.domain.errors import Misconfigured
 from serve_app.domain.executors.deployable import Choices, Deployable
 from serve_app.domain.executors.gpus import OPTION as GPU
@@ -103,7 +104,8 @@ def deploy_command(
     before anything is served. Every replica of the ingress serves it within about a second.
     """
     choices = Choices(None if file is None else found_at(file), **given)
-    made = deployable(choices)
+    with Waiting(f"Checking {file or choices.cog_server}", quiet=as_json):
+        made = deployable(choices)
     if made is not None:
         store(server, made, dry_run=dry_run, as_json=as_json)
     elif choices.path is not None:

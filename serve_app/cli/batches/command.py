@@ -24,6 +24,7 @@ from serve_app.cli.connection import completion, options
 from serve_app.cli.connection.client import ApiFailure, Client
 from serve_app.cli.connection.server import Server
 from serve_app.cli.connection.text import echo, one_line
+from serve_app.cli.connection.waiting import Waiting
 from serve_app.cli.group import CommandGroup
 from serve_app.domain.errors import DarkroomError
 
@@ -96,7 +97,8 @@ def run_command(
         _say(f"{batch['id']}: {len(source.names)} lines", as_json=as_json)
         with _resumable(batch["id"], again=again):
             batch = _wait(client, batch, as_json=as_json)
-            saved = save_results(client, batch, folder)
+            with Waiting("Saving the results"):
+                saved = save_results(client, batch, folder)
     if as_json:
         echo(json.dumps({"batch": batch, "directory": str(folder), "files": saved}))
     else:
@@ -236,14 +238,16 @@ def _resumable(batch_id: str, *, again: bool) -> Generator[None]:
 
 def _wait(client: Client, batch: dict[str, Any], *, as_json: bool) -> dict[str, Any]:
     said = ""
-    while True:
-        batch = dict(client.poll(f"{BATCHES}/{batch['id']}"))
-        if (now := summary(batch)) != said:
-            said = now
-            _say(now, as_json=as_json)
-        if batch["status"] in FINAL:
-            return batch
-        time.sleep(POLL_S)
+    with Waiting("Waiting for the batch") as waiting:
+        while True:
+            batch = dict(client.poll(f"{BATCHES}/{batch['id']}"))
+            waiting.show(now := summary(batch))
+            if now != said and not waiting.on_terminal:
+                said = now
+                _say(now, as_json=as_json)
+            if batch["status"] in FINAL:
+                return batch
+            time.sleep(POLL_S)
 
 
 def _say(text: str, *, as_json: bool) -> None:

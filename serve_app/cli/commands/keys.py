@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import getpass
 import json
+import os
+import platform
 import sys
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -22,6 +25,16 @@ from serve_app.tenants.scopes import API, SCOPES
 
 DAY_S = 86_400.0
 MINUTE_S = 60.0
+MOST_CHARACTERS = 200  # of a name, for the server
+
+
+def own_name() -> str:
+    """Name of a key that has none: who made it, and where, as in keys of SSH."""
+    try:
+        user = getpass.getuser()
+    except (KeyError, OSError):  # a container's user may have no name
+        user = f"user-{os.getuid()}"
+    return f"{user}@{platform.node()}"[:MOST_CHARACTERS]
 
 
 keys_group = resources.plain_group(
@@ -31,7 +44,7 @@ keys_group = resources.plain_group(
 
 @keys_group.command("create")
 @options.server
-@click.argument("name", default="")
+@click.argument("name", default=own_name)
 @options.tenant
 @click.option(
     "--scope",
@@ -69,7 +82,8 @@ def create(
 ) -> None:
     """Create a key called NAME and print it. It cannot be shown again.
 
-    A tenant that does not exist is created.
+    Default of NAME: your user and this machine, such as ann@lab. A tenant that does not exist is
+    created.
     """
     wish: dict[str, Any] = {"alias": name, "scopes": list(scopes)}
     if tenant is not None:

@@ -17,6 +17,7 @@ from serve_app.cli.connection.remote import Remote
 from serve_app.cli.connection.resources import path_of
 from serve_app.cli.connection.server import Server
 from serve_app.cli.connection.text import echo
+from serve_app.cli.connection.waiting import Waiting
 from serve_app.cli.inspection.control_nets import check_control_nets
 from serve_app.cli.inspection.derivation import derived
 from serve_app.cli.inspection.pipeline_call import PipelineCall, read_call
@@ -108,8 +109,9 @@ def add_command(
     store = Store(read_config({}).weights.store())
     if weights is None:
         weights, endpoint = endpoint, id_of(endpoint)
-    repository = inspected(weights, variant, store, checkpoint, _parts(part), pipeline)
-    call = read_call(repository.pipeline, repository.index)
+    with Waiting(f"Reading {weights}", quiet=as_json):
+        repository = inspected(weights, variant, store, checkpoint, _parts(part), pipeline)
+        call = read_call(repository.pipeline, repository.index)
     nets = repository.control_nets
     check_control_nets(call, nets)
     with Client(server) as client:

@@ -13,7 +13,8 @@ from serve_app.cli.commands import model_entries, model_list
 from serve_app.cli.commands.downloads import Download, chosen_endpoints, downloads
 from serve_app.cli.connection import completion, options
 from serve_app.cli.connection.text import echo
-from serve_app.cli.generation.progress import columns_of, draw_bar, progress_bar
+from serve_app.cli.connection.waiting import Waiting, columns_of
+from serve_app.cli.generation.progress import draw_bar, progress_bar
 from serve_app.cli.group import InheritingGroup
 from serve_app.domain.errors import DarkroomError, WeightsUnavailable
 from serve_app.settings import Config
@@ -125,10 +126,11 @@ def verify(config: Config, *, as_json: bool) -> int:
     Returns the exit status: the number of damaged files, at most 100.
     """
     store = Store(config.weights.store())
-    found = [
-        {"repository": repository, "path": path, "right": right}
-        for repository, path, right in store.verify()
-    ]
+    found: list[dict[str, Any]] = []
+    with Waiting("Reading the weights", quiet=as_json) as waiting:
+        for repository, path, right in store.verify():
+            found.append({"repository": repository, "path": path, "right": right})
+            waiting.show(f"Reading the weights: {len(found)} files are read")
     damaged = [each for each in found if not each["right"]]
     if as_json:
         echo(json.dumps({"directory": str(store.directory), "files": found}, indent=2))
@@ -160,7 +162,8 @@ def push_mirror(config: Config, ids: Sequence[str], *, as_json: bool) -> int:
             if not store.is_here(weights):
                 troubles[weights.source] = "not downloaded yet; run `darkroom models pull` first"
                 continue
-            sent[weights.source] = store.push(weights)
+            with Waiting(f"Uploading {weights.source}", quiet=as_json):
+                sent[weights.source] = store.push(weights)
         except DarkroomError as error:
             troubles[weights.source] = error.message
     if as_json:

@@ -15,7 +15,8 @@ import click
 from serve_app.cli.connection import options, resources
 from serve_app.cli.connection.client import ApiFailure, Client, is_lost
 from serve_app.cli.connection.server import Server
-from serve_app.cli.connection.text import echo
+from serve_app.cli.connection.text import echo, size_text
+from serve_app.cli.connection.waiting import Waiting
 from serve_app.cli.group import INTERRUPTED
 from serve_app.domain.errors import DarkroomError, InvalidInput, Misconfigured
 from serve_app.resources.weights import WEIGHTS
@@ -61,13 +62,15 @@ def add_command(
     """
     asked = {"name": name} | {key: value for key, value in given.items() if value is not None}
     files = _files_of(source)
-    with Client(server) as client:
+    size = sum(path.stat().st_size for path in files.values())
+    doing = f"Uploading {size_text(size)}" if files else f"Registering {name}"
+    with Waiting(doing, quiet=as_json) as waiting, Client(server) as client:
         if files:
-            _check(client, asked, sum(path.stat().st_size for path in files.values()))
+            _check(client, asked, size)
         uploads: list[str] = []
         answer = _registered(client, asked, source, files, uploads)
         if not no_wait:
-            answer = _waited(client, name, answer)
+            answer = _waited(client, name, answer, waiting)
         if answer["state"] in FINAL:  # they are stored, or of no use
             _delete(client, uploads)
     resources.echo_one(WEIGHTS, answer, as_json=as_json)
@@ -138,8 +141,8 @@ def _check(client: Client, asked: Mapping[str, Any], size: int) -> None:
     left = max(0, page["max_bytes"] - page["used_bytes"])
     if size > left:
         raise InvalidInput(
-            f"The files have {size} bytes, but your weights may take {left} more of "
-            f"{page['max_bytes']}. `darkroom weights delete NAME` makes room."
+            f"The files have {size_text(size)}, but your weights may take only {size_text(left)} "
+            f"more of {size_text(page['max_bytes'])}. `darkroom weights delete NAME` makes room."
         )
 
 
@@ -185,10 +188,11 @@ def _posted(client: Client, body: dict[str, Any]) -> Any:
         raise
 
 
-def _waited(client: Client, name: str, answer: dict[str, Any]) -> dict[str, Any]:
+def _waited(client: Client, name: str, answer: dict[str, Any], waiting: Waiting) -> dict[str, Any]:
     """Weights after their check. Ctrl-C ends the command, and not the check."""
     try:
         while answer["state"] not in FINAL:
+            waiting.show(f"Checking {name}: {answer['state']}")
             time.sleep(POLL_S)
             answer = client.poll(resources.path_of(WEIGHTS, name))
     except KeyboardInterrupt:

@@ -13,6 +13,7 @@ import click
 
 from serve_app.cli.connection import options
 from serve_app.cli.connection.text import echo, one_line
+from serve_app.cli.connection.waiting import Waiting
 from serve_app.cli.verification.replay import Replay, drawn_by, replay
 from serve_app.domain.errors import InvalidInput, Misconfigured
 from serve_app.provenance.certificates import CERTIFICATES_FILE
@@ -67,7 +68,8 @@ def verify_command(
     if draws_again:
         if found.verdict in (SignatureState.UNSIGNED, SignatureState.INVALID):
             raise InvalidInput(f"{file} is {WORDS[found.verdict]}: there is nothing to compare.")
-        drawn = replay(drawn_by(options.named_server(chosen)), file, found.generation)
+        with Waiting("Drawing the image again", quiet=as_json):
+            drawn = replay(drawn_by(options.named_server(chosen)), file, found.generation)
     marked = has_mark(file)
     if as_json:
         again = None if drawn is None else asdict(drawn)

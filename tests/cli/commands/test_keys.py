@@ -8,6 +8,7 @@ from typing import Any
 
 import httpx
 
+from serve_app.cli.commands.keys import own_name
 from tests.wire.served import Address
 
 
@@ -18,6 +19,14 @@ def test_a_key_has_the_scopes_endpoints_and_end_that_were_asked_for(darkroom: An
     (line,) = [each for each in darkroom("keys", "list").stdout.splitlines() if key_id in each]
     for words in ("read, submit", "thumbnails", "fal-ai/flux/*"):
         assert words in line
+
+
+def test_a_key_without_a_name_has_that_of_its_maker(darkroom: Any) -> None:
+    key_id = darkroom("keys", "create").stdout.partition(":")[0]
+    listed = json.loads(darkroom("keys", "list", "--json").stdout)["keys"]
+    (name,) = [each["alias"] for each in listed if each["key_id"] == key_id]
+    assert name == own_name()
+    assert re.fullmatch(r".+@.+", name)
 
 
 def test_a_rotation_prints_only_the_new_key(darkroom: Any) -> None:
