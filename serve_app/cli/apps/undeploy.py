@@ -73,7 +73,7 @@ def delete_endpoint(client: Client, endpoint: str) -> bool:
         client.delete(path_of(ENTRIES, endpoint))
     except ApiFailure as failure:
         echo(
-            f"{endpoint} is still served, although the class has it no more: {failure.message}",
+            f"{endpoint} is still served, although the class no longer has it: {failure.message}",
             err=True,
         )
         return False

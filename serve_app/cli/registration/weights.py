@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 
 import click
 
-from serve_app.cli.connection import options, resources
+from serve_app.cli.connection import completion, options, resources
 from serve_app.cli.connection.client import ApiFailure, Client, is_lost
 from serve_app.cli.connection.server import Server
 from serve_app.cli.connection.text import echo, size_text
@@ -38,7 +38,11 @@ _name = click.argument("name")
 @_name
 @click.argument("source")
 @click.option(
-    "--base", required=True, metavar="ENDPOINT", help="Endpoint whose model they are for."
+    "--base",
+    required=True,
+    metavar="ENDPOINT",
+    shell_complete=completion.endpoints,
+    help="Endpoint whose model they are for.",
 )
 @click.option(
     "--kind",

@@ -108,8 +108,8 @@ def test_a_batch_that_costs_more_than_it_may_does_not_run(
     assert "X-Darkroom-Max-Cost should be an amount" in result.output
     done = darkroom(*words, "--max-cost", "1 EUR").output  # the endpoint is free
     assert "2 of 2 done" in done
-    assert "It has begun before" in darkroom(*words, "--max-cost", "2 EUR").output
-    assert "It has begun before" not in darkroom(*words, "--max-cost", "1 EUR").output
+    assert "The batch was begun before" in darkroom(*words, "--max-cost", "2 EUR").output
+    assert "The batch was begun before" not in darkroom(*words, "--max-cost", "1 EUR").output
 
 
 def test_a_refused_file_says_which_line(darkroom: Any, prompts: Path) -> None:
