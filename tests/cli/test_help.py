@@ -9,9 +9,9 @@ import click
 import pytest
 from click.testing import CliRunner
 
-from serve_app.cli.group import CommandGroup, sentence
+from serve_app.cli.connection.command_group import CommandGroup, sentence
+from serve_app.cli.connection.suggestions import MEANT, SAME
 from serve_app.cli.main import main
-from serve_app.cli.suggestions import MEANT, SAME
 from serve_app.resources.registry import RESOURCES
 from tests.docs.reference.cli import commands
 from tests.docs.test_commands import parse
@@ -122,3 +122,10 @@ def test_every_word_has_a_command_of_its_own() -> None:
     own = {name for each in groups().values() for name in each.list_commands(click.Context(each))}
     for words in SAME:
         assert own.intersection(words), words
+
+
+@pytest.mark.parametrize("words", [["--help"], ["keys", "--help"], ["genrate"]], ids=" ".join)
+def test_help_and_errors_have_no_colours(words: list[str]) -> None:
+    """They have none on a terminal either, so that NO_COLOR has nothing to do."""
+    shown = CliRunner().invoke(main, words, color=True).output
+    assert "\x1b" not in shown

@@ -22,10 +22,10 @@ from serve_app.cli.batches.files import (
 )
 from serve_app.cli.connection import completion, options
 from serve_app.cli.connection.client import ApiFailure, Client
+from serve_app.cli.connection.command_group import CommandGroup
 from serve_app.cli.connection.server import Server
 from serve_app.cli.connection.text import echo, one_line
 from serve_app.cli.connection.waiting import Waiting
-from serve_app.cli.group import CommandGroup
 from serve_app.domain.errors import DarkroomError
 
 BATCHES, FILES = "/openai/v1/batches", "/openai/v1/files"

@@ -8,8 +8,8 @@ import click
 
 from serve_app.cli.commands import operations, requests
 from serve_app.cli.connection import completion, options
+from serve_app.cli.connection.command_group import CommandGroup
 from serve_app.cli.connection.server import Server
-from serve_app.cli.group import CommandGroup
 from serve_app.domain.request import State
 
 

@@ -13,9 +13,9 @@ import httpx2
 from serve_app.cli.commands.requests import request_path
 from serve_app.cli.connection import completion, options
 from serve_app.cli.connection.client import Client
+from serve_app.cli.connection.command_group import CommandGroup
 from serve_app.cli.connection.server import Server
 from serve_app.cli.connection.text import echo, one_line
-from serve_app.cli.group import CommandGroup
 
 
 @click.group("webhooks", cls=CommandGroup)

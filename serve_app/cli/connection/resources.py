@@ -18,9 +18,9 @@ import click
 
 from serve_app.cli.connection import completion, options
 from serve_app.cli.connection.client import Client
+from serve_app.cli.connection.command_group import CommandGroup
 from serve_app.cli.connection.server import Server
 from serve_app.cli.connection.text import echo, one_line, size_text
-from serve_app.cli.group import CommandGroup
 from serve_app.domain.errors import Misconfigured
 from serve_app.resources.declaration import Column, Owner, Resource
 

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 import click
 
 from serve_app.cli.connection import options
+from serve_app.cli.connection.command_group import CommandGroup
 from serve_app.cli.connection.text import echo
-from serve_app.cli.group import CommandGroup
 from serve_app.domain.errors import Misconfigured
 from serve_app.settings import Config, Secrets
 

@@ -8,9 +8,9 @@ import click
 
 from serve_app.cli.connection import options
 from serve_app.cli.connection.client import Client
+from serve_app.cli.connection.command_group import CommandGroup
 from serve_app.cli.connection.server import Server
 from serve_app.cli.connection.text import echo
-from serve_app.cli.group import CommandGroup
 
 _url = click.argument("url")
 

@@ -17,8 +17,8 @@ class Terminal(io.StringIO):
         return True
 
 
-@pytest.fixture
-def terminal(monkeypatch: pytest.MonkeyPatch) -> Terminal:
+def shown_on(monkeypatch: pytest.MonkeyPatch) -> Terminal:
+    """Standard error, as a terminal. No fixture: pytest sets its own after the fixtures."""
     terminal = Terminal()
     monkeypatch.setattr(sys, "stderr", terminal)
     monkeypatch.setattr(module, "FIRST_S", 0.01)
@@ -34,8 +34,9 @@ def until(terminal: Terminal, text: str) -> None:
 
 
 def test_the_words_and_the_time_are_shown_in_one_line_that_is_gone_at_the_end(
-    capsys: pytest.CaptureFixture[str], terminal: Terminal
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    terminal = shown_on(monkeypatch)
     with Waiting("Copying") as waiting:
         until(terminal, "\rCopying, 0 s\x1b[K")
         waiting.show(lambda: f"Copied {'many ' * 40}files")
@@ -48,16 +49,16 @@ def test_the_words_and_the_time_are_shown_in_one_line_that_is_gone_at_the_end(
     assert capsys.readouterr().out == "One file is missing.\n"
 
 
-def test_what_is_quick_shows_nothing(terminal: Terminal, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_quick_shows_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    terminal = shown_on(monkeypatch)
     monkeypatch.setattr(module, "FIRST_S", 60)
     with Waiting("Copying"):
         pass
     assert terminal.getvalue() == ""
 
 
-def test_programs_and_files_get_nothing(
-    terminal: Terminal, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_programs_and_files_get_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    terminal = shown_on(monkeypatch)
     with Waiting("Copying", quiet=True):
         time.sleep(0.05)
     assert terminal.getvalue() == ""
