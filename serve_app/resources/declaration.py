@@ -70,7 +70,7 @@ class Resource(Generic[Row]):
     has_show: bool = False  # one is read by its key
     deletion: str = ""  # a sentence on what it does
     delete_verb: str = "delete"  # such as revoke
-    force: bool = False  # ``?force=true`` deletes one for which requests are queued or running
+    force: str = ""  # what ``?force=true`` does, if a deletion without it can be refused
     restart: str = ""  # a sentence on what it does
     empty: str = ""  # a sentence on a list with none, if it does not have all that there are
     below: str = ""  # a sentence below a list, with fields of its answer in braces
