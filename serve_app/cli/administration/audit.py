@@ -12,9 +12,9 @@ import click
 
 from serve_app.cli.connection import options
 from serve_app.cli.connection.client import Client
+from serve_app.cli.connection.progress_line import ProgressLine
 from serve_app.cli.connection.server import Server
 from serve_app.cli.connection.text import echo, one_line
-from serve_app.cli.connection.waiting import Waiting
 from serve_app.cli.connection.whole_file import whole_file
 from serve_app.cli.group import InheritingGroup
 from serve_app.domain.audit.chain import BrokenChain, ChainCheck, verify
@@ -110,7 +110,7 @@ def verify_command(
     else:
         server = options.named_server(given)
         with Client(server) as client, client.lines("/v1/audit/export") as lines:
-            with Waiting("Checking the audit log", quiet=as_json):
+            with ProgressLine("Checking the audit log", quiet=as_json):
                 found = _checked(lines, kept, "The audit log")
     if as_json:
         echo(json.dumps({"entries": found.entries, "first": found.first, "last": found.last,

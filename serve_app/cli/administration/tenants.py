@@ -16,10 +16,10 @@ import click
 
 from serve_app.cli.connection import options
 from serve_app.cli.connection.client import Client
+from serve_app.cli.connection.progress_line import ProgressLine
 from serve_app.cli.connection.resources import echo_one, path_of, plain_group
 from serve_app.cli.connection.server import Server
 from serve_app.cli.connection.text import echo, size_text
-from serve_app.cli.connection.waiting import Waiting
 from serve_app.cli.connection.whole_file import whole_file
 from serve_app.domain.errors import Misconfigured
 from serve_app.resources.tenants import TENANTS
@@ -230,7 +230,7 @@ def delete_tenant(server: Server, tenant: str, *, yes: bool, wait: bool, as_json
             abort=True,
             err=True,
         )
-    with Waiting(f"Deleting {tenant}", quiet=as_json) as waiting, Client(server) as client:
+    with ProgressLine(f"Deleting {tenant}", quiet=as_json) as waiting, Client(server) as client:
         found = client.delete(path_of(TENANTS, tenant))
         while wait and found["ended_at"] is None:
             waiting.show(f"Deleting {tenant}: {_left(found)} are left")
@@ -263,7 +263,7 @@ def show_deletion(server: Server, tenant: str, *, as_json: bool) -> None:
 def export_tenant(server: Server, tenant: str, out: Path, *, files: bool) -> None:
     """Write everything that is stored about TENANT to a zip file."""
     path = f"{path_of(TENANTS, tenant)}/export"
-    with Waiting(f"Writing {out}") as waiting, whole_file(out, new=True) as file:
+    with ProgressLine(f"Writing {out}") as waiting, whole_file(out, new=True) as file:
         with Client(server) as client, client.chunks(path, files=str(files).lower()) as chunks:
             for chunk in chunks:
                 file.write(chunk)

@@ -18,10 +18,10 @@ from serve_app.cli.apps.deployable import (
 from serve_app.cli.apps.undeploy import delete_endpoint, endpoints_of
 from serve_app.cli.connection import options
 from serve_app.cli.connection.client import Client
+from serve_app.cli.connection.progress_line import ProgressLine
 from serve_app.cli.connection.resources import path_of
 from serve_app.cli.connection.server import Server
 from serve_app.cli.connection.text import echo
-from serve_app.cli.connection.waiting import Waiting
 from serve_app.domain.errors import Misconfigured
 from serve_app.domain.executors.deployable import Choices, Deployable
 from serve_app.domain.executors.gpus import OPTION as GPU
@@ -104,7 +104,7 @@ def deploy_command(
     before anything is served. Every replica of the ingress serves it within about a second.
     """
     choices = Choices(None if file is None else found_at(file), **given)
-    with Waiting(f"Checking {file or choices.cog_server}", quiet=as_json):
+    with ProgressLine(f"Checking {file or choices.cog_server}", quiet=as_json):
         made = deployable(choices)
     if made is not None:
         store(server, made, dry_run=dry_run, as_json=as_json)

@@ -23,9 +23,9 @@ from serve_app.cli.batches.files import (
 from serve_app.cli.connection import completion, options
 from serve_app.cli.connection.client import ApiFailure, Client
 from serve_app.cli.connection.command_group import CommandGroup
+from serve_app.cli.connection.progress_line import ProgressLine
 from serve_app.cli.connection.server import Server
 from serve_app.cli.connection.text import echo, one_line
-from serve_app.cli.connection.waiting import Waiting
 from serve_app.domain.errors import DarkroomError
 
 BATCHES, FILES = "/openai/v1/batches", "/openai/v1/files"
@@ -97,7 +97,7 @@ def run_command(
         _say(f"{batch['id']}: {len(source.names)} lines", as_json=as_json)
         with _resumable(batch["id"], again=again):
             batch = _wait(client, batch, as_json=as_json)
-            with Waiting("Saving the results"):
+            with ProgressLine("Saving the results"):
                 saved = save_results(client, batch, folder)
     if as_json:
         echo(json.dumps({"batch": batch, "directory": str(folder), "files": saved}))
@@ -238,7 +238,7 @@ def _resumable(batch_id: str, *, again: bool) -> Generator[None]:
 
 def _wait(client: Client, batch: dict[str, Any], *, as_json: bool) -> dict[str, Any]:
     said = ""
-    with Waiting("Waiting for the batch") as waiting:
+    with ProgressLine("Waiting for the batch") as waiting:
         while True:
             batch = dict(client.poll(f"{BATCHES}/{batch['id']}"))
             waiting.show(now := summary(batch))

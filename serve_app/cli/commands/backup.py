@@ -19,8 +19,8 @@ import click
 
 from serve_app.cli.connection import options
 from serve_app.cli.connection.installation import Installation
+from serve_app.cli.connection.progress_line import ProgressLine
 from serve_app.cli.connection.text import echo, size_text
-from serve_app.cli.connection.waiting import Waiting
 from serve_app.settings import Config, Secrets
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ def backup_command(config: Config, folder: Path, *, other_storage: bool, as_json
     Darkroom may run meanwhile. The backup contains secrets.
     """
     began = time.monotonic()
-    with Waiting("Backing up the database", quiet=as_json) as waiting:
+    with ProgressLine("Backing up the database", quiet=as_json) as waiting:
         manifest = asyncio.run(_back_up(config, folder, waiting, other_storage=other_storage))
     if as_json:
         echo(json.dumps(asdict(manifest)))
@@ -83,7 +83,7 @@ def restore_command(
 
     Stop Darkroom first. Requests that ran when the backup was made are queued again.
     """
-    with Waiting("Checking the backup", quiet=as_json) as waiting:
+    with ProgressLine("Checking the backup", quiet=as_json) as waiting:
         restored = asyncio.run(
             _restore(config, folder, waiting, replace=replace, other_storage=other_storage)
         )
@@ -153,7 +153,7 @@ def fsck_command(
 
 
 async def _back_up(
-    config: Config, folder: Path, waiting: Waiting, *, other_storage: bool
+    config: Config, folder: Path, waiting: ProgressLine, *, other_storage: bool
 ) -> Manifest:
     from serve_app.backup.backup import back_up  # noqa: PLC0415
     from serve_app.backup.folder import BackupFolder  # noqa: PLC0415
@@ -164,7 +164,7 @@ async def _back_up(
 
 
 async def _restore(
-    config: Config, folder: Path, waiting: Waiting, *, replace: bool, other_storage: bool
+    config: Config, folder: Path, waiting: ProgressLine, *, replace: bool, other_storage: bool
 ) -> Restored:
     from serve_app.backup.folder import BackupFolder  # noqa: PLC0415
     from serve_app.backup.installation import opened  # noqa: PLC0415
@@ -178,7 +178,7 @@ async def _restore(
             return await restore(target, BackupFolder(folder), _copied(waiting), replace=replace)
 
 
-def _copied(waiting: Waiting) -> Callable[[int, int], None]:
+def _copied(waiting: ProgressLine) -> Callable[[int, int], None]:
     """Function that shows how many files, and how many bytes of them, were copied."""
     return lambda files, size: waiting.show(f"Copied {files} files, {size_text(size)}")
 
@@ -198,7 +198,7 @@ async def _check(
 
     async with opened(config, Secrets(), other_storage=other_storage) as target:
         check = Check(target, SystemClock(), grace_s=grace_s, checksums=checksums)
-        with Waiting(lambda: f"Compared {check.totals.files} files", quiet=as_json) as waiting:
+        with ProgressLine(lambda: f"Compared {check.totals.files} files", quiet=as_json) as waiting:
             async for finding in check.findings(mend=mend):
                 waiting.above(json.dumps(asdict(finding)) if as_json else _line(finding))
         return check.totals

@@ -13,11 +13,11 @@ import click
 from serve_app.cli.commands.downloads import pull_command
 from serve_app.cli.connection import completion, options
 from serve_app.cli.connection.client import Client
+from serve_app.cli.connection.progress_line import ProgressLine
 from serve_app.cli.connection.remote import Remote
 from serve_app.cli.connection.resources import path_of
 from serve_app.cli.connection.server import Server
 from serve_app.cli.connection.text import echo
-from serve_app.cli.connection.waiting import Waiting
 from serve_app.cli.inspection.control_nets import check_control_nets
 from serve_app.cli.inspection.derivation import derived
 from serve_app.cli.inspection.pipeline_call import PipelineCall, read_call
@@ -109,7 +109,7 @@ def add_command(
     store = Store(read_config({}).weights.store())
     if weights is None:
         weights, endpoint = endpoint, id_of(endpoint)
-    with Waiting(f"Reading {weights}", quiet=as_json):
+    with ProgressLine(f"Reading {weights}", quiet=as_json):
         repository = inspected(weights, variant, store, checkpoint, _parts(part), pipeline)
         call = read_call(repository.pipeline, repository.index)
     nets = repository.control_nets

@@ -12,8 +12,8 @@ import click
 from serve_app.cli.commands import model_entries, model_list
 from serve_app.cli.commands.downloads import Download, chosen_endpoints, downloads
 from serve_app.cli.connection import completion, options
+from serve_app.cli.connection.progress_line import ProgressLine, columns_of
 from serve_app.cli.connection.text import echo
-from serve_app.cli.connection.waiting import Waiting, columns_of
 from serve_app.cli.generation.progress import draw_bar, progress_bar
 from serve_app.cli.group import InheritingGroup
 from serve_app.domain.errors import DarkroomError, WeightsUnavailable
@@ -127,7 +127,7 @@ def verify(config: Config, *, as_json: bool) -> int:
     """
     store = Store(config.weights.store())
     found: list[dict[str, Any]] = []
-    with Waiting("Reading the weights", quiet=as_json) as waiting:
+    with ProgressLine("Reading the weights", quiet=as_json) as waiting:
         for repository, path, right in store.verify():
             found.append({"repository": repository, "path": path, "right": right})
             waiting.show(f"Reading the weights: {len(found)} files are read")
@@ -162,7 +162,7 @@ def push_mirror(config: Config, ids: Sequence[str], *, as_json: bool) -> int:
             if not store.is_here(weights):
                 troubles[weights.source] = "not downloaded yet; run `darkroom models pull` first"
                 continue
-            with Waiting(f"Uploading {weights.source}", quiet=as_json):
+            with ProgressLine(f"Uploading {weights.source}", quiet=as_json):
                 sent[weights.source] = store.push(weights)
         except DarkroomError as error:
             troubles[weights.source] = error.message

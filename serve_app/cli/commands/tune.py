@@ -15,8 +15,8 @@ import click
 
 from serve_app.cli.connection import completion, options
 from serve_app.cli.connection.installation import Installation
+from serve_app.cli.connection.progress_line import ProgressLine
 from serve_app.cli.connection.text import echo, size_text
-from serve_app.cli.connection.waiting import Waiting
 from serve_app.cli.group import INTERRUPTED
 from serve_app.domain.endpoint import Endpoint
 from serve_app.domain.errors import EndpointNotServed, InvalidInput, Misconfigured
@@ -118,7 +118,7 @@ def _tune_all(
     for model in models:
         if not as_json:
             _announce(model.endpoints, facts.machine.device, model.steps)
-        with Waiting("Measuring", quiet=as_json) as waiting:
+        with ProgressLine("Measuring", quiet=as_json) as waiting:
             result = session.tune(model, facts, options, _printing(waiting, as_json=as_json))
         ended.append(result.tuning)
         if not as_json:
@@ -217,7 +217,7 @@ def _announce(endpoints: Sequence[str], device: str, steps: int) -> None:
 
 
 def _printing(
-    waiting: Waiting, *, as_json: bool
+    waiting: ProgressLine, *, as_json: bool
 ) -> Callable[[tuned.Tuning, tuned.Measurement], None]:
     """Function that prints what was measured, unless it is printed as JSON at the end."""
 

@@ -8,8 +8,8 @@ from typing import Any
 
 import click
 
+from serve_app.cli.connection.progress_line import ProgressLine
 from serve_app.cli.connection.text import echo
-from serve_app.cli.connection.waiting import Waiting
 from serve_app.domain.errors import DarkroomError, Misconfigured, Unavailable
 from serve_app.scaling.spot_notices import NoticeSource, SpotNotice, source_of
 from serve_app.telemetry.clock import SystemClock
@@ -156,7 +156,7 @@ def drain_node_command(within: float, address: str | None, node_id: str | None) 
     node = RayNode(address, node_id)
     _drain(node, SpotNotice(ends, "darkroom drain-node"), wait, ends)
     echo(f"The node is drained until {ends:%H:%M:%S} UTC.")
-    with Waiting("Replicas finish or hand their requests over"):
+    with ProgressLine("Replicas finish or hand their requests over"):
         while not node.has_left() and clock.now() < ends:
             wait(0.5)
 

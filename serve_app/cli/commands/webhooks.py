@@ -115,7 +115,7 @@ def rotate_command(server: Server, *, at_once: bool, as_json: bool) -> None:
         echo(json.dumps(answer))
         return
     for key in answer["keys"]:
-        echo(f"{key['kid']}  {'signs now' if key['signs'] else 'will sign'}")
+        echo(f"{key['kid']}  {'signs' if key['signs'] else 'will sign'}")
 
 
 def line(one: dict[str, Any]) -> str:

@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from serve_app.cli.connection.client import ApiFailure, Client, is_lost
+from serve_app.cli.connection.progress_line import columns_of
 from serve_app.cli.connection.server import Server
 from serve_app.cli.connection.text import echo, standard_input
-from serve_app.cli.connection.waiting import columns_of
 from serve_app.cli.generation.endpoint_input import SUFFIXES, draft_endpoint, look_up
 from serve_app.cli.generation.files import (
     STDOUT,

@@ -14,9 +14,9 @@ import click
 
 from serve_app.cli.connection import completion, options, resources
 from serve_app.cli.connection.client import ApiFailure, Client, is_lost
+from serve_app.cli.connection.progress_line import ProgressLine
 from serve_app.cli.connection.server import Server
 from serve_app.cli.connection.text import echo, size_text
-from serve_app.cli.connection.waiting import Waiting
 from serve_app.cli.group import INTERRUPTED
 from serve_app.domain.errors import DarkroomError, InvalidInput, Misconfigured
 from serve_app.resources.weights import WEIGHTS
@@ -68,7 +68,7 @@ def add_command(
     files = _files_of(source)
     size = sum(path.stat().st_size for path in files.values())
     doing = f"Uploading {size_text(size)}" if files else f"Registering {name}"
-    with Waiting(doing, quiet=as_json) as waiting, Client(server) as client:
+    with ProgressLine(doing, quiet=as_json) as waiting, Client(server) as client:
         if files:
             _check(client, asked, size)
         uploads: list[str] = []
@@ -192,7 +192,9 @@ def _posted(client: Client, body: dict[str, Any]) -> Any:
         raise
 
 
-def _waited(client: Client, name: str, answer: dict[str, Any], waiting: Waiting) -> dict[str, Any]:
+def _waited(
+    client: Client, name: str, answer: dict[str, Any], waiting: ProgressLine
+) -> dict[str, Any]:
     """Weights after their check. Ctrl-C ends the command, and not the check."""
     try:
         while answer["state"] not in FINAL:

@@ -12,8 +12,8 @@ from typing import Any
 import click
 
 from serve_app.cli.connection import options
+from serve_app.cli.connection.progress_line import ProgressLine
 from serve_app.cli.connection.text import echo, one_line
-from serve_app.cli.connection.waiting import Waiting
 from serve_app.cli.verification.replay import Replay, drawn_by, replay
 from serve_app.domain.errors import InvalidInput, Misconfigured
 from serve_app.provenance.certificates import CERTIFICATES_FILE
@@ -68,7 +68,7 @@ def verify_command(
     if draws_again:
         if found.verdict in (SignatureState.UNSIGNED, SignatureState.INVALID):
             raise InvalidInput(f"{file} is {WORDS[found.verdict]}: there is nothing to compare.")
-        with Waiting("Drawing the image again", quiet=as_json):
+        with ProgressLine("Drawing the image again", quiet=as_json):
             drawn = replay(drawn_by(options.named_server(chosen)), file, found.generation)
     marked = has_mark(file)
     if as_json:

@@ -8,8 +8,8 @@ import time
 
 import pytest
 
-from serve_app.cli.connection import waiting as module
-from serve_app.cli.connection.waiting import Waiting
+from serve_app.cli.connection import progress_line as module
+from serve_app.cli.connection.progress_line import ProgressLine
 
 
 class Terminal(io.StringIO):
@@ -37,7 +37,7 @@ def test_the_words_and_the_time_are_shown_in_one_line_that_is_gone_at_the_end(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     terminal = shown_on(monkeypatch)
-    with Waiting("Copying") as waiting:
+    with ProgressLine("Copying") as waiting:
         until(terminal, "\rCopying, 0 s\x1b[K")
         waiting.show(lambda: f"Copied {'many ' * 40}files")
         until(terminal, "\rCopied many")
@@ -52,18 +52,18 @@ def test_the_words_and_the_time_are_shown_in_one_line_that_is_gone_at_the_end(
 def test_what_is_quick_shows_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     terminal = shown_on(monkeypatch)
     monkeypatch.setattr(module, "FIRST_S", 60)
-    with Waiting("Copying"):
+    with ProgressLine("Copying"):
         pass
     assert terminal.getvalue() == ""
 
 
 def test_programs_and_files_get_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     terminal = shown_on(monkeypatch)
-    with Waiting("Copying", quiet=True):
+    with ProgressLine("Copying", quiet=True):
         time.sleep(0.05)
     assert terminal.getvalue() == ""
     file = io.StringIO()
     monkeypatch.setattr(sys, "stderr", file)
-    with Waiting("Copying"):
+    with ProgressLine("Copying"):
         time.sleep(0.05)
     assert file.getvalue() == ""

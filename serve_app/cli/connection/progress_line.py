@@ -17,7 +17,7 @@ EVERY_S = 1.0
 Words = str | Callable[[], str]
 
 
-class Waiting:
+class ProgressLine:
     """Line on standard error with what a command waits for, and for how long.
 
     Use it in a ``with`` statement, at whose end the line is gone. Nothing is shown unless standard
