@@ -22,7 +22,16 @@ import psycopg
 from psycopg import IsolationLevel
 
 from serve_app.backup import postgres_programs
-from serve_app.backup.folder import FORMAT, BackupFolder, FileEntry, Manifest, digest_of, explained
+from serve_app.backup.folder import (
+    FORMAT,
+    BackupFolder,
+    FileEntry,
+    Manifest,
+    OnCopied,
+    digest_of,
+    explained,
+    ignore_copied,
+)
 from serve_app.backup.installation import OpenInstallation, connected
 from serve_app.backup.postgres_programs import Program
 from serve_app.backup.rows import NamedFile, NamedFiles, named_files, still_named
@@ -38,13 +47,18 @@ CONCURRENT = 8  # files copied at the same time, one chunk of each in memory
 READS = 2  # of a file that storage finds damaged
 
 
-async def back_up(target: OpenInstallation, folder: BackupFolder) -> Manifest:
-    """Write a backup of ``target`` to ``folder``. Without its manifest it is incomplete."""
+async def back_up(
+    target: OpenInstallation, folder: BackupFolder, on_copied: OnCopied = ignore_copied
+) -> Manifest:
+    """Write a backup of ``target`` to ``folder``. Without its manifest it is incomplete.
+
+    ``on_copied`` is called with the number of files that were copied, and of their bytes.
+    """
     await check_applied(target.database)
     try:
         with explained("The backup cannot be written to", folder.path):
             async with connected(target.conninfo, autocommit=False) as connection:
-                manifest = await _back_up(target, folder, connection)
+                manifest = await _back_up(target, folder, connection, on_copied)
     except psycopg.OperationalError as error:
         raise DatabaseUnavailable(
             f"PostgreSQL was lost during the backup: {str(error).strip()}. Delete {folder.path}, "
@@ -62,7 +76,10 @@ async def back_up(target: OpenInstallation, folder: BackupFolder) -> Manifest:
 
 
 async def _back_up(
-    target: OpenInstallation, folder: BackupFolder, connection: psycopg.AsyncConnection
+    target: OpenInstallation,
+    folder: BackupFolder,
+    connection: psycopg.AsyncConnection,
+    on_copied: OnCopied,
 ) -> Manifest:
     major = connection.info.server_version // 10_000
     program = postgres_programs.find_program("pg_dump", major)
@@ -76,7 +93,7 @@ async def _back_up(
         # From here on no snapshot is held: one slows down the queue the longer it lasts.
         await connection.commit()
         await connection.set_autocommit(True)
-        copies = await _copy_all(target, folder, named)
+        copies = await _copy_all(target, folder, named, on_copied)
     await asyncio.to_thread(_copy_secrets, target.data_dir, folder.secrets)
     manifest = Manifest(
         format=FORMAT,
@@ -121,13 +138,14 @@ class CopyCounts:
 
 
 async def _copy_all(
-    target: OpenInstallation, folder: BackupFolder, named: NamedFiles
+    target: OpenInstallation, folder: BackupFolder, named: NamedFiles, on_copied: OnCopied
 ) -> CopyCounts:
     counts = CopyCounts()
     with await asyncio.to_thread(_create, folder.list) as lines:
         while batch := await named.batch(CONCURRENT):
             copied = await asyncio.gather(*(_copy(target, folder, each) for each in batch))
             await _count(target, counts, batch, copied)
+            on_copied(counts.files, counts.files_bytes)
             entries = (each.entry for each in copied)
             lines.writelines(f"{json.dumps(asdict(each))}\n".encode() for each in entries)
         await asyncio.to_thread(_flush, lines)

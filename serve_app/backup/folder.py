@@ -18,7 +18,7 @@ import hashlib
 import json
 import re
 import stat
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
@@ -30,6 +30,8 @@ FORMAT = 1
 _MOST_TEXT = 100_000
 """Characters of a manifest, and of a line of ``files.jsonl``."""
 _DIGEST = re.compile(r"[0-9a-f]{64}")
+OnCopied = Callable[[int, int], None]
+"""Gets the number of files that were copied until now, and of their bytes."""
 _FULL = {errno.ENOSPC, errno.EDQUOT}
 
 
@@ -60,6 +62,10 @@ class FileEntry:
     key: str
     size: int = 0
     sha256: str | None = None
+
+
+def ignore_copied(_files: int, _size: int) -> None:
+    """``OnCopied`` of those who do not watch."""
 
 
 class BackupFolder:

@@ -22,7 +22,15 @@ import psycopg
 from psycopg import sql
 
 from serve_app.backup import postgres_programs, rows
-from serve_app.backup.folder import BackupFolder, FileEntry, Manifest, damaged, explained
+from serve_app.backup.folder import (
+    BackupFolder,
+    FileEntry,
+    Manifest,
+    OnCopied,
+    damaged,
+    explained,
+    ignore_copied,
+)
 from serve_app.backup.installation import OpenInstallation, connected
 from serve_app.domain.errors import DatabaseUnavailable, Forbidden, Misconfigured
 from serve_app.postgres.file_places import record_places
@@ -60,9 +68,14 @@ class Restored:
 
 
 async def restore(
-    target: OpenInstallation, folder: BackupFolder, *, replace: bool = False
+    target: OpenInstallation,
+    folder: BackupFolder,
+    on_copied: OnCopied = ignore_copied,
+    *,
+    replace: bool = False,
 ) -> Restored:
-    """Restore ``folder`` into ``target``. ``replace``: delete what its database has.
+    """Restore ``folder`` into ``target``. ``replace``: delete what its database has. ``on_copied``
+    is called with the number of files that were copied, and of their bytes.
 
     Raises ``Misconfigured`` if the target is in use or not empty, or the backup is unusable.
     """
@@ -74,7 +87,7 @@ async def restore(
         async with connected(target.conninfo) as connection:
             found = await _check_target(connection, manifest, replace=replace)
             with explained("The backup cannot be read from", folder.path):
-                absent = await _restore_files(target, folder)
+                absent = await _restore_files(target, folder, on_copied)
             await _restore_database(connection, target.conninfo, folder, manifest, found)
         await migrate(target.conninfo)
         await target.database.start()
@@ -138,13 +151,19 @@ async def _refuse_others(connection: psycopg.AsyncConnection) -> None:
     )
 
 
-async def _restore_files(target: OpenInstallation, folder: BackupFolder) -> Sequence[str]:
+async def _restore_files(
+    target: OpenInstallation, folder: BackupFolder, on_copied: OnCopied
+) -> Sequence[str]:
     """Copy all files to storage. Returns the keys of those that the backup does not have."""
     absent: list[str] = []
+    files = size = 0
     for batch in _batches(folder.entries(), CONCURRENT):
         absent += [each.key for each in batch if each.sha256 is None]
         here = [each for each in batch if each.sha256 is not None]
         await asyncio.gather(*(_put(target, folder, each) for each in here))
+        files += len(here)
+        size += sum(each.size for each in here)
+        on_copied(files, size)
     return absent
 
 

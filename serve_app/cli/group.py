@@ -16,6 +16,8 @@ import click
 from click.core import ParameterSource
 
 from serve_app.cli.connection.answered import answered
+from serve_app.cli.connection.command_group import CommandGroup
+from serve_app.cli.connection.suggestions import option_advice
 from serve_app.cli.connection.text import echo, in_lines, shortened
 from serve_app.domain.errors import DarkroomError
 
@@ -23,34 +25,27 @@ INTERRUPTED = 130
 """Exit status after Ctrl-C, as shells report it."""
 
 
-class LazyGroup(click.Group):
-    """``places``: name of a command → ``module:attribute``. Its help imports all of them.
-    ``others``: place of more commands by their names."""
+class LazyGroup(CommandGroup):
+    """``places``: heading → name of a command → ``module:attribute``. Its help imports all of
+    them."""
 
     def __init__(
-        self, *arguments: Any, places: Mapping[str, str], others: str, **more: Any
+        self, *arguments: Any, places: Mapping[str, Mapping[str, str]], **more: Any
     ) -> None:
-        super().__init__(*arguments, **more)
-        self._places = places
-        self._others = others
+        super().__init__(*arguments, sections=places, **more)
+        self._places = {name: each for some in places.values() for name, each in some.items()}
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         del ctx
-        return sorted({*self._places, *_imported(self._others)})
+        return sorted(self._places)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         del ctx
-        if cmd_name not in self._places:
-            return _imported(self._others).get(cmd_name)
-        return _imported(self._places[cmd_name])
+        module, _, name = self._places.get(cmd_name, "").partition(":")
+        return getattr(importlib.import_module(module), name) if module else None
 
 
-def _imported(place: str) -> Any:
-    module, _, name = place.partition(":")
-    return getattr(importlib.import_module(module), name)
-
-
-class InheritingGroup(click.Group):
+class InheritingGroup(CommandGroup):
     """Group that is a command too. Its options hold for a subcommand that has them and does not set
     them itself. For one that does not have them, they are an error: they would have no effect."""
 
@@ -92,6 +87,9 @@ class ErrorReportingGroup(LazyGroup):
     def invoke(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)
+        except click.NoSuchOption as error:
+            # Without the context, which would print the usage before the sentence.
+            raise click.UsageError(option_advice(error)) from None
         except DarkroomError as error:
             echo(f"darkroom: {in_lines(error.message)}", err=True)
             sys.exit(1)

@@ -33,13 +33,13 @@ def test_usage_is_shown_as_a_table_as_json_and_as_csv(tmp_path: Path) -> None:
         head, row, together = darkroom().splitlines()
         assert head.split() == ["endpoint", "requests", "successes", "images", "seconds", "cost"]
         assert row.split()[:3] == [PROBE, "2", "2"]
-        assert together == "Together 0.5000 USD."
+        assert together == "Total: 0.5000 USD."
         assert json.loads(darkroom("--by", "tenant", "--json"))["results"][0]["tenant"] == "default"
         assert darkroom("--by", "day", "--by", "key", "--csv").startswith("day,key_id,requests,")
         assert darkroom("report").splitlines() == [
             "No replica ran in this time.",
-            "Together 0.0 GPU hours, 0.0 busy, 0.0 idle; 0.00 USD.",
-            "At fal's list prices 0.00 USD.",
+            "Total: 0.0 GPU hours, 0.0 busy, 0.0 idle; 0.00 USD.",
+            "At fal's list prices: 0.00 USD.",
         ]
 
 
@@ -59,7 +59,7 @@ def test_the_report_names_what_has_no_cost() -> None:
     }
     assert [*report_lines(answer)] == [
         "pool studio, L4: 10.0 GPU hours, 4.0 busy, 6.0 idle; no cost is set",
-        "Together 10.0 GPU hours, 4.0 busy, 6.0 idle; 5.00 EUR.",
-        "a/b: 3 requests, at fal 3.00 EUR",
-        "At fal's list prices 3.00 EUR; 1 without a price in DARKROOM_FAL_PRICES.",
+        "Total: 10.0 GPU hours, 4.0 busy, 6.0 idle; 5.00 EUR.",
+        "a/b: 3 requests, at fal's prices 3.00 EUR",
+        "At fal's list prices: 3.00 EUR; 1 without a price in DARKROOM_FAL_PRICES.",
     ]

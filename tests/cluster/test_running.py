@@ -212,7 +212,7 @@ def test_a_taken_port_is_refused_in_a_sentence(tmp_path: Path) -> None:
 
 
 def test_the_command_line_makes_and_revokes_keys(darkroom: Darkroom) -> None:
-    made = darkroom.command("keys", "create", "the web app", "--days", "1").stdout.strip()
+    made = darkroom.command("keys", "create", "the web app", "--expires-in", "1d").stdout.strip()
     answer = httpx.get(
         f"{darkroom.url}/v1/requests", headers={"Authorization": f"Key {made}"}, timeout=CALL_S
     )

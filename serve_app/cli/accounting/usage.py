@@ -38,35 +38,43 @@ NUMBERS = frozenset({"requests", "successes", "images", "run_s", "cost"})
     "--by",
     multiple=True,
     type=click.Choice(["day", "tenant", "key", "endpoint"]),
-    help="Groups; may be repeated. Default: endpoint.",
+    help="What to group by. May be repeated. Default: endpoint.",
 )
-@click.option("--since", help="First day or time. Default: 30 days before the end.")
-@click.option("--until", help="End, exclusive. Default: now.")
-@click.option("--tenant", help="Default: that of the key; `*`: all, also with --by tenant.")
+@options.since
+@options.until
+@options.tenant_or_all
 @click.option("--csv", "as_csv", is_flag=True, help="Print a CSV file.")
 @options.as_json
 @click.pass_context
 def usage_group(
     ctx: click.Context,
     by: Sequence[str],
-    since: str | None,
-    until: str | None,
+    since: datetime | None,
+    until: datetime | None,
     tenant: str | None,
     *,
     as_csv: bool,
     as_json: bool,
     **given: Any,
 ) -> None:
-    """Show usage and costs."""
+    """Show what was used, and what it cost, in the last 30 days.
+
+    Days, and times without a zone, are in UTC. With --by tenant, all tenants are shown.
+    """
     if ctx.invoked_subcommand is not None:
         return
-    asked: dict[str, Any] = {"by": ",".join(by or ["endpoint"]), "start": since, "end": until}
+    # Whole days: the first one has all of its usage.
+    first = (until or SystemClock().now()).date() - timedelta(days=30)
+    asked: dict[str, Any] = {
+        "by": ",".join(by or ["endpoint"]),
+        "start": _iso(since) or first.isoformat(),
+        "end": _iso(until),
+    }
     if tenant == "*" or (tenant is None and "tenant" in by):
         asked["tenants"] = "*"
     else:
         asked["tenant"] = tenant
     query = {name: value for name, value in asked.items() if value is not None}
-    query.setdefault("start", _month_before(until))
     with Client(options.named_server(given)) as client:
         if as_csv:
             echo(client.text(f"/v1/usage.csv?{urlencode(query)}"), nl=False)
@@ -93,7 +101,7 @@ def lines(answer: Mapping[str, Any]) -> Iterator[str]:
         )
         yield "  ".join(cells).rstrip()
     for each in answer["costs"]:
-        yield f"Together {each['cost']:.4f} {each['currency']}."
+        yield f"Total: {each['cost']:.4f} {each['currency']}."
 
 
 def _cell(name: str, value: Any) -> str:
@@ -104,25 +112,24 @@ def _cell(name: str, value: Any) -> str:
     return "" if value is None else str(value)
 
 
-def _month_before(until: str | None) -> str:
-    try:
-        end = datetime.fromisoformat(until) if until else SystemClock().now()
-    except ValueError:
-        raise click.BadParameter(
-            "use a date or time, such as 2026-01-31", param_hint="--until"
-        ) from None
-    return (end - timedelta(days=30)).date().isoformat()
+def _iso(at: datetime | None) -> str | None:
+    return None if at is None else at.isoformat()
 
 
 @usage_group.command("report")
 @options.server
-@click.option("--since", help="First day or time. Default: 30 days before the end.")
-@click.option("--until", help="End, exclusive. Default: now.")
+@options.since
+@options.until
 @options.as_json
-def report_command(server: Server, since: str | None, until: str | None, *, as_json: bool) -> None:
-    """Compare what the GPUs cost with fal's list prices for the same work."""
+def report_command(
+    server: Server, since: datetime | None, until: datetime | None, *, as_json: bool
+) -> None:
+    """Compare what the GPUs cost with fal's list prices for the same work.
+
+    Default: the work of the last 30 days.
+    """
     with Client(server) as client:
-        answer = client.get("/v1/usage/report", start=since, end=until)
+        answer = client.get("/v1/usage/report", start=_iso(since), end=_iso(until))
     for line in [json.dumps(answer)] if as_json else report_lines(answer):
         echo(line)
 
@@ -135,16 +142,16 @@ def report_lines(answer: Mapping[str, Any]) -> Iterator[str]:
         yield f"pool {each['pool']}, {each['gpu'] or 'no GPU'}: {_hours(each)}; {cost}"
     if not answer["pools"]:
         yield "No replica ran in this time."
-    yield f"Together {_hours(answer)}; {answer['cost']:.2f} {currency}."
+    yield f"Total: {_hours(answer)}; {answer['cost']:.2f} {currency}."
     priced = [each for each in answer["endpoints"] if each["cost"] is not None]
     for each in priced:
         yield (
-            f"{each['endpoint_id']}: {each['requests']} requests, at fal "
+            f"{each['endpoint_id']}: {each['requests']} requests, at fal's prices "
             f"{each['cost']:.2f} {each['currency']}"
         )
     left_out = len(answer["endpoints"]) - len(priced)
     rest = f"; {left_out} without a price in DARKROOM_FAL_PRICES" if left_out else ""
-    yield f"At fal's list prices {answer['fal_cost']:.2f} {currency}{rest}."
+    yield f"At fal's list prices: {answer['fal_cost']:.2f} {currency}{rest}."
 
 
 def _hours(each: Mapping[str, Any]) -> str:

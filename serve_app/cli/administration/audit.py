@@ -12,6 +12,7 @@ import click
 
 from serve_app.cli.connection import options
 from serve_app.cli.connection.client import Client
+from serve_app.cli.connection.progress_line import ProgressLine
 from serve_app.cli.connection.server import Server
 from serve_app.cli.connection.text import echo, one_line
 from serve_app.cli.connection.whole_file import whole_file
@@ -24,8 +25,8 @@ STDOUT = Path("-")
 
 @click.group("audit", cls=InheritingGroup, invoke_without_command=True)
 @options.server_options
-@click.option("--limit", type=click.IntRange(1, 500), default=20, show_default=True)
-@click.option("--tenant", help="Only the acts about this tenant.")
+@options.limit(500, 20)
+@click.option("--tenant", metavar="TENANT", help="Show only what is about this tenant.")
 @options.as_json
 @click.pass_context
 def audit_group(
@@ -47,10 +48,16 @@ def audit_group(
 
 @audit_group.command("export")
 @options.server
-@click.option("--after", type=click.IntRange(0), default=0, help="Only entries after this place.")
 @click.option(
-    "-o", "--out", type=click.Path(path_type=Path, dir_okay=False), default=STDOUT,
-    help="File to be written. Default: standard output.",
+    "--after",
+    type=click.IntRange(0),
+    metavar="NUMBER",
+    default=0,
+    help="Only entries after the one with this number.",
+)
+@click.option(
+    "-o", "--output", "out", type=click.Path(path_type=Path, dir_okay=False), default=STDOUT,
+    help="File to write. Default: standard output.",
 )  # fmt: skip
 def export(server: Server, after: int, out: Path) -> None:
     """Export the audit log as JSON lines with their hashes, oldest first."""
@@ -77,7 +84,7 @@ def export(server: Server, after: int, out: Path) -> None:
 @options.server_options
 @click.option(
     "--anchor", "anchors", multiple=True, metavar="SEQUENCE:HASH",
-    help="A hash that you kept; may be repeated.",
+    help="Hash that you have kept. May be repeated.",
 )  # fmt: skip
 @click.option(
     "--anchors", "anchors_file", type=click.Path(path_type=Path, exists=True, dir_okay=False),
@@ -94,7 +101,7 @@ def verify_command(
 ) -> None:
     """Check the chain of hashes in FILE, without a server, or of the live log.
 
-    FILE is an export. Name the first line that is wrong.
+    FILE is an export. An error names the first line that is wrong.
     """
     kept = read_anchors([*anchors, *_lines_of(anchors_file)])
     if file is not None:
@@ -103,7 +110,8 @@ def verify_command(
     else:
         server = options.named_server(given)
         with Client(server) as client, client.lines("/v1/audit/export") as lines:
-            found = _checked(lines, kept, "The audit log")
+            with ProgressLine("Checking the audit log", quiet=as_json):
+                found = _checked(lines, kept, "The audit log")
     if as_json:
         echo(json.dumps({"entries": found.entries, "first": found.first, "last": found.last,
                                "hash": found.last_hash, "anchors": len(kept)}))  # fmt: skip

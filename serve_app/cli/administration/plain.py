@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
-import click
-
 from serve_app.cli.connection.resources import plain_group
-from serve_app.resources.registry import RESOURCES
+from serve_app.resources.drafts import DRAFTS
+from serve_app.resources.jobs import JOBS
+from serve_app.resources.shares import SHARES
+from serve_app.resources.workflows import WORKFLOWS
 
-GROUPS: Mapping[str, click.Group] = {
-    each.plural.replace(" ", "-"): plain_group(each) for each in RESOURCES if each.about
-}
+drafts_group = plain_group(DRAFTS)
+jobs_group = plain_group(JOBS)
+shares_group = plain_group(SHARES)
+workflows_group = plain_group(WORKFLOWS)

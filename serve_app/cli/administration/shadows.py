@@ -17,12 +17,12 @@ from serve_app.cli.connection.text import echo, one_line, shortened
 @click.command("shadows")
 @options.server
 @click.argument("endpoint", required=False, shell_complete=completion.endpoints)
-@click.option("--limit", type=click.IntRange(1, 100), default=20, show_default=True)
+@options.limit(100, 20)
 @options.as_json
 def shadows_command(server: Server, endpoint: str | None, limit: int, *, as_json: bool) -> None:
-    """Compare requests with their copies at shadows, of ENDPOINT or of all endpoints.
+    """Compare requests for ENDPOINT, or for all, with their copies at shadows.
 
-    First the sums of the last day, then the newest pairs.
+    Shows the totals of the last day, then the newest pairs.
     """
     with Client(server) as client:
         found = client.get("/v1/shadows", endpoint_id=endpoint, limit=limit)

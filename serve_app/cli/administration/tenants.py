@@ -16,9 +16,10 @@ import click
 
 from serve_app.cli.connection import options
 from serve_app.cli.connection.client import Client
+from serve_app.cli.connection.progress_line import ProgressLine
 from serve_app.cli.connection.resources import echo_one, path_of, plain_group
 from serve_app.cli.connection.server import Server
-from serve_app.cli.connection.text import echo
+from serve_app.cli.connection.text import echo, size_text
 from serve_app.cli.connection.whole_file import whole_file
 from serve_app.domain.errors import Misconfigured
 from serve_app.resources.tenants import TENANTS
@@ -31,7 +32,7 @@ LimitValue = tuple[str, float | str | None]
 class Limit(click.ParamType[LimitValue]):
     """``NAME=VALUE``, or ``NAME=`` for the limit of the settings again."""
 
-    name = "limit"
+    name = "NAME=VALUE"
 
     def convert(
         self, value: Any, param: click.Parameter | None, ctx: click.Context | None
@@ -71,8 +72,8 @@ limit_option = click.option(
     "limits",
     type=Limit(),
     multiple=True,
-    help="A limit, such as max_running=4; without a value, that of the settings again. May be "
-    "repeated.",
+    help="Limit, such as max_running=4. With no value, such as max_running=, the settings decide. "
+    "May be repeated.",
 )
 
 
@@ -80,20 +81,22 @@ budget_option = click.option(
     "--budget",
     type=BudgetOption(),
     default=None,
-    help="What it may spend, such as '200 EUR/month' or '5 USD/day'; empty: that of the settings "
-    "again.",
+    help="What it may spend, such as '200 EUR/month' or '5 USD/day'. Empty: the settings decide.",
 )
 warn_at_option = click.option(
     "--warn-at",
     type=float,
     multiple=True,
-    help="With --budget: share of it that warns, such as 0.8. May be repeated.",
+    help="With --budget: warn at this share of it, such as 0.8. May be repeated.",
 )
 only_warn_option = click.option(
-    "--only-warn", is_flag=True, help="With --budget: refuse nothing above it."
+    "--only-warn", is_flag=True, help="With --budget: refuse no request above it."
 )
 webhook_option = click.option(
-    "--budget-webhook", default=None, help="With --budget: URL that is called with each warning."
+    "--budget-webhook",
+    metavar="URL",
+    default=None,
+    help="With --budget: URL that gets each warning.",
 )
 
 
@@ -124,20 +127,21 @@ def budget_options(command: Callable[..., None]) -> Callable[..., None]:
 
 storage_option = click.option(
     "--storage",
+    metavar="LOCATION",
     default=None,
-    help="Storage location of its new files; empty: the installation's own again.",
+    help="Storage location of its new files. Empty: the installation's own.",
 )
 
 
 tenants_group = plain_group(
-    TENANTS, about="Create, show, change, disable, export and delete tenants."
+    TENANTS, about="Create, list, show, change, disable, export and delete tenants."
 )
 
 
 @tenants_group.command("create")
 @options.server
 @click.argument("tenant")
-@click.option("--name", default="", help="Name for people. Default: the id.")
+@click.option("--name", metavar="NAME", default="", help="Name that people see.")
 @limit_option
 @budget_options
 @storage_option
@@ -152,7 +156,7 @@ def create_tenant(
     *,
     as_json: bool,
 ) -> None:
-    """Create TENANT, without keys."""
+    """Create TENANT, without keys. Its name is TENANT, unless --name is another one."""
     given = {**dict(limits), **budget, **_storage(storage)}
     wish = {"tenant": tenant, "name": name, "limits": given}
     with Client(server) as client:
@@ -162,7 +166,7 @@ def create_tenant(
 @tenants_group.command("set")
 @options.server
 @click.argument("tenant")
-@click.option("--name", default=None, help="Name for people.")
+@click.option("--name", metavar="NAME", default=None, help="Name that people see.")
 @limit_option
 @budget_options
 @storage_option
@@ -177,7 +181,7 @@ def set_tenant(
     *,
     as_json: bool,
 ) -> None:
-    """Change the name, limits, budget or storage of TENANT. It is in force within seconds."""
+    """Change the name, limits, budget or storage of TENANT, within seconds."""
     wish: dict[str, Any] = {} if name is None else {"name": name}
     if changes := {**dict(limits), **budget, **_storage(storage)}:
         wish["limits"] = changes
@@ -188,10 +192,10 @@ def set_tenant(
 @tenants_group.command("disable")
 @options.server
 @click.argument("tenant")
-@click.option("--cancel", is_flag=True, help="Cancel what is queued. Default: it waits.")
+@click.option("--cancel", is_flag=True, help="Cancel its queued requests. Default: they wait.")
 @options.as_json
 def disable_tenant(server: Server, tenant: str, *, cancel: bool, as_json: bool) -> None:
-    """Refuse all keys of TENANT. What runs ends."""
+    """Refuse all keys of TENANT. Its running requests are finished."""
     with Client(server) as client:
         shown = client.put(f"{path_of(TENANTS, tenant)}/disable", {"cancel_queued": cancel})
     queued = "is being cancelled" if cancel else "waits until it is enabled"
@@ -212,13 +216,13 @@ def enable_tenant(server: Server, tenant: str, *, as_json: bool) -> None:
 @tenants_group.command("delete")
 @options.server
 @click.argument("tenant")
-@click.option("-y", "--yes", is_flag=True, help="Do not ask for confirmation.")
-@click.option("--wait", is_flag=True, help="Wait until nothing is left.")
+@options.yes
+@click.option("--wait", is_flag=True, help="Wait until all is deleted.")
 @options.as_json
 def delete_tenant(server: Server, tenant: str, *, yes: bool, wait: bool, as_json: bool) -> None:
-    """Delete TENANT: its requests, files, keys and all else.
+    """Delete TENANT with its requests, files, keys and all else.
 
-    The audit log stays, and sums of its usage as DARKROOM_DELETED_TENANT_USAGE says.
+    The audit log stays. DARKROOM_DELETED_TENANT_USAGE decides whether totals of its usage do.
     """
     if not yes:
         click.confirm(
@@ -226,9 +230,10 @@ def delete_tenant(server: Server, tenant: str, *, yes: bool, wait: bool, as_json
             abort=True,
             err=True,
         )
-    with Client(server) as client:
+    with ProgressLine(f"Deleting {tenant}", quiet=as_json) as waiting, Client(server) as client:
         found = client.delete(path_of(TENANTS, tenant))
         while wait and found["ended_at"] is None:
+            waiting.show(f"Deleting {tenant}: {_left(found)} are left")
             time.sleep(POLL_S)
             found = client.poll(f"{path_of(TENANTS, tenant)}/deletion")
     echo(json.dumps(found) if as_json else deletion_text(found))
@@ -249,16 +254,20 @@ def show_deletion(server: Server, tenant: str, *, as_json: bool) -> None:
 @options.server
 @click.argument("tenant")
 @click.option(
-    "-o", "--out", type=click.Path(path_type=Path, dir_okay=False), required=True,
-    help="Zip file to be written.",
+    "-o", "--output", "out", type=click.Path(path_type=Path, dir_okay=False), required=True,
+    help="Zip file to write.",
 )  # fmt: skip
-@click.option("--files/--no-files", default=True, help="With the contents of files. Default: yes.")
+@click.option(
+    "--files/--no-files", default=True, help="With the contents of the files. Default: yes."
+)
 def export_tenant(server: Server, tenant: str, out: Path, *, files: bool) -> None:
-    """Export everything that is stored about TENANT as a zip file."""
+    """Write everything that is stored about TENANT to a zip file."""
     path = f"{path_of(TENANTS, tenant)}/export"
-    with whole_file(out, new=True) as file:
+    with ProgressLine(f"Writing {out}") as waiting, whole_file(out, new=True) as file:
         with Client(server) as client, client.chunks(path, files=str(files).lower()) as chunks:
-            file.writelines(chunks)
+            for chunk in chunks:
+                file.write(chunk)
+                waiting.show(f"Writing {out}: {size_text(file.tell())}")
         file.flush()
         number = _number_of_files(Path(file.name), tenant)
     echo(f"{number} files are in {out}.")
@@ -281,10 +290,13 @@ def deletion_text(found: dict[str, Any]) -> str:
     """Progress of a deletion, as a sentence."""
     if found["ended_at"] is not None:
         kept = found["usage_kept_as"]
-        usage = "" if kept is None else f" Sums of its usage are kept as {kept}."
+        usage = "" if kept is None else f" The totals of its usage are kept as {kept}."
         return f"{found['tenant']} was deleted at {found['ended_at'][:19]}.{usage}"
-    left = ", ".join(f"{rows} {name.replace('_', ' ')}" for name, rows in found["left"].items())
-    return f"{found['tenant']} is disabled and is being deleted. Left: {left}."
+    return f"{found['tenant']} is disabled and is being deleted. Left: {_left(found)}."
+
+
+def _left(found: Mapping[str, Any]) -> str:
+    return ", ".join(f"{rows} {name.replace('_', ' ')}" for name, rows in found["left"].items())
 
 
 def _storage(given: str | None) -> dict[str, str | None]:

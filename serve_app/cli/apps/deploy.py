@@ -18,6 +18,7 @@ from serve_app.cli.apps.deployable import (
 from serve_app.cli.apps.undeploy import delete_endpoint, endpoints_of
 from serve_app.cli.connection import options
 from serve_app.cli.connection.client import Client
+from serve_app.cli.connection.progress_line import ProgressLine
 from serve_app.cli.connection.resources import path_of
 from serve_app.cli.connection.server import Server
 from serve_app.cli.connection.text import echo
@@ -31,9 +32,13 @@ from serve_app.resources.workflows import WORKFLOWS
 @click.command("deploy")
 @options.server
 @click.argument("file", type=click.Path(path_type=Path), required=False)
-@click.option("--app", "class_name", help="Class in the file. Default: its only app.")
 @click.option(
-    "--name", help="Id of the app, such as team/greeter. Default: apps/ and the class's name."
+    "--app", "class_name", metavar="CLASS", help="Class in the file. Default: its only app."
+)
+@click.option(
+    "--name",
+    metavar="ID",
+    help="Id of the app, such as team/greeter. Default: apps/ and the class's name.",
 )
 @click.option(
     "--with",
@@ -42,43 +47,46 @@ from serve_app.resources.workflows import WORKFLOWS
     type=click.Path(exists=True, path_type=Path),
     help="Another file or folder that the app needs, such as a module beside it. May be repeated.",
 )
-@click.option("--pool", help="Pool that runs it. Needed if the app asks for a GPU.")
-@click.option("--public", is_flag=True, help="Of a chain of endpoints: let all tenants call it.")
+@click.option("--pool", metavar="POOL", help="Pool that runs it. Needed if the app asks for a GPU.")
+@click.option("--public", is_flag=True, help="Let all tenants call it, a chain of endpoints.")
 @click.option(
     "--cog-server", metavar="URL", help="Serve the Cog server at this address instead of a file."
 )
 @click.option(
     "--concurrency",
     type=click.IntRange(min=1),
+    metavar="NUMBER",
     default=1,
     show_default=True,
-    help="Requests that each replica sends to --cog-server at once.",
+    help="Number of requests that each replica sends to --cog-server at once.",
 )
 @click.option(
     "--prepared",
     is_flag=True,
-    help="The pool's machines have the system packages of cog.yaml, and what its `run` installs.",
+    help="The pool's machines already have the system packages and `run` commands of cog.yaml.",
 )
 @click.option(
     "--input",
     "inputs",
     multiple=True,
     metavar="NAME=NODE.VALUE",
-    help="Input of a ComfyUI workflow and the value that it sets. Default: those that are found.",
+    help="Input of a ComfyUI workflow, and the value that it sets. Default: those that are found. "
+    "May be repeated.",
 )
 @click.option(
     "--output",
     "outputs",
     multiple=True,
     metavar="NODE",
-    help="Node of a ComfyUI workflow whose files are the result. Default: all that save files.",
+    help="Node of a ComfyUI workflow whose files are the result. Default: all that save files. "
+    "May be repeated.",
 )
 @click.option(
     "--comfyui",
     metavar="URL|FOLDER",
     help="ComfyUI that knows the workflow's nodes. Default: that of the settings.",
 )
-@click.option("--dry-run", is_flag=True, help="Check it and show its entries; store nothing.")
+@options.dry_run
 @options.as_json
 def deploy_command(
     server: Server, file: Path | None, *, dry_run: bool, as_json: bool, **given: Any
@@ -96,7 +104,8 @@ def deploy_command(
     before anything is served. Every replica of the ingress serves it within about a second.
     """
     choices = Choices(None if file is None else found_at(file), **given)
-    made = deployable(choices)
+    with ProgressLine(f"Checking {file or choices.cog_server}", quiet=as_json):
+        made = deployable(choices)
     if made is not None:
         store(server, made, dry_run=dry_run, as_json=as_json)
     elif choices.path is not None:
@@ -153,7 +162,7 @@ def store(server: Server, made: Deployable, *, dry_run: bool, as_json: bool) -> 
         echo(_line(each, dry_run=dry_run))
     for each in old if dry_run else deleted:
         done = "would be deleted" if dry_run else "is deleted"
-        echo(f"{each} {done}: the class has it no more.")
+        echo(f"{each} {done}: the class no longer has it.")
     for each in missing:
         echo(
             f"The secret {each} is not set, so requests will be refused. Set it with `darkroom "

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import click
 
 from serve_app.cli.connection import options
@@ -20,10 +22,13 @@ COG_PATHS = {"predict": "", "train": "/train"}
 @click.command("undeploy")
 @options.server
 @click.argument("name")
-@click.option("--force", is_flag=True, help="Also with unfinished requests: queued ones fail.")
-def undeploy_command(server: Server, name: str, *, force: bool) -> None:
-    """Delete all endpoints that `deploy` has stored under NAME, such as apps/greeter: of an app, a
-    Cog model or a ComfyUI workflow."""
+@options.force
+@options.as_json
+def undeploy_command(server: Server, name: str, *, force: bool, as_json: bool) -> None:
+    """Delete all endpoints that `darkroom deploy` has stored as NAME.
+
+    NAME is that of an app, a Cog model or a ComfyUI workflow, such as apps/greeter.
+    """
     with Client(server) as client:
         base = base_id(name)
         found = [*endpoints_of(client, base), *models_of(client, base)]
@@ -31,7 +36,10 @@ def undeploy_command(server: Server, name: str, *, force: bool) -> None:
             raise Misconfigured(f"There is no app {name}. `darkroom models` lists the endpoints.")
         for each in found:
             client.delete(path_of(ENTRIES, each), **({"force": "true"} if force else {}))
-            echo(f"{each} is deleted.")
+            if not as_json:
+                echo(f"{each} is deleted.")
+    if as_json:
+        echo(json.dumps({"deleted": found}))
 
 
 def endpoints_of(client: Client, base: str) -> list[str]:
@@ -65,7 +73,7 @@ def delete_endpoint(client: Client, endpoint: str) -> bool:
         client.delete(path_of(ENTRIES, endpoint))
     except ApiFailure as failure:
         echo(
-            f"{endpoint} is still served, although the class has it no more: {failure.message}",
+            f"{endpoint} is still served, although the class no longer has it: {failure.message}",
             err=True,
         )
         return False

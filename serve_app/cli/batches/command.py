@@ -20,8 +20,10 @@ from serve_app.cli.batches.files import (
     read_source,
     save_results,
 )
-from serve_app.cli.connection import options
+from serve_app.cli.connection import completion, options
 from serve_app.cli.connection.client import ApiFailure, Client
+from serve_app.cli.connection.command_group import CommandGroup
+from serve_app.cli.connection.progress_line import ProgressLine
 from serve_app.cli.connection.server import Server
 from serve_app.cli.connection.text import echo, one_line
 from serve_app.domain.errors import DarkroomError
@@ -41,7 +43,7 @@ class BatchNotDone(DarkroomError):
     code = "batch_not_done"
 
 
-@click.group("batch")
+@click.group("batch", cls=CommandGroup)
 def batch_group() -> None:
     """Run many requests from a file while nothing else waits."""
 
@@ -50,20 +52,24 @@ def batch_group() -> None:
 @options.server
 @click.argument("file", type=click.Path(path_type=Path, dir_okay=False, exists=True))
 @click.option(
-    "--endpoint", help="Endpoint whose inputs the lines are. Without it: lines of OpenAI's batches."
+    "--endpoint",
+    metavar="ENDPOINT",
+    shell_complete=completion.endpoints,
+    help="Endpoint whose inputs the lines are. Default: the lines are those of OpenAI's batches.",
 )
 @click.option(
-    "--out",
+    "-o",
+    "--output",
+    "out",
     type=click.Path(path_type=Path, file_okay=False),
-    help="Directory for results and files. Default: the name of FILE and `-results`.",
+    help="Directory for results and files. Default: the name of FILE with `-results`.",
 )
 @click.option(
     "--max-cost",
     metavar="AMOUNT",
-    help="Most that all lines together may cost, such as 5 or '5 EUR'. If they cost more, nothing "
-    "runs.",
+    help="Limit of the cost of all lines together, such as 5 or '5 EUR'. Above it, nothing runs.",
 )
-@click.option("--again", is_flag=True, help="Run the file again, though it has been run.")
+@click.option("--again", is_flag=True, help="Run the file again, although it was run before.")
 @options.as_json
 def run_command(
     server: Server,
@@ -77,21 +83,22 @@ def run_command(
 ) -> None:
     """Run the lines of FILE and write their results to a directory.
 
-    Called again with the same file, it continues: lines and files that are done are not repeated.
-    Ctrl-C stops waiting; the batch continues.
+    The same command continues a batch that was begun: what is done is not repeated. Ctrl-C stops
+    waiting, and the batch continues.
     """
     source = read_source(file, endpoint)
     folder = out or file.with_name(f"{file.stem}-results")
     with Client(server) as client:
         earlier = None if again else _earlier(client, source)
         if earlier and max_cost != (earlier["metadata"] or {}).get(MAX_COST):
-            _say("It has begun before: --max-cost is that of then.", as_json=as_json)
+            _say("The batch was begun before, and keeps its --max-cost.", as_json=as_json)
         make_folder(folder)
         batch = earlier or _create(client, source, file.name, max_cost)
         _say(f"{batch['id']}: {len(source.names)} lines", as_json=as_json)
         with _resumable(batch["id"], again=again):
             batch = _wait(client, batch, as_json=as_json)
-            saved = save_results(client, batch, folder)
+            with ProgressLine("Saving the results"):
+                saved = save_results(client, batch, folder)
     if as_json:
         echo(json.dumps({"batch": batch, "directory": str(folder), "files": saved}))
     else:
@@ -101,13 +108,13 @@ def run_command(
 
 @batch_group.command("list")
 @options.server
-@click.option("--after", help="Show batches older than this one (next page).")
-@click.option("--limit", type=click.IntRange(1, PAGE), default=20, show_default=True)
+@options.before
+@options.limit(PAGE, 20)
 @options.as_json
-def list_command(server: Server, after: str | None, limit: int, *, as_json: bool) -> None:
+def list_command(server: Server, before: str | None, limit: int, *, as_json: bool) -> None:
     """List batches, newest first."""
     with Client(server) as client:
-        answer = client.get(BATCHES, after=after, limit=limit)
+        answer = client.get(BATCHES, after=before, limit=limit)
     if as_json:
         echo(json.dumps(answer))
         return
@@ -133,7 +140,7 @@ def show_command(server: Server, batch_id: str, *, as_json: bool) -> None:
 @click.argument("batch_id")
 @options.as_json
 def cancel_command(server: Server, batch_id: str, *, as_json: bool) -> None:
-    """Stop a batch: what waits or runs is cancelled, and results until then are kept."""
+    """Cancel what waits or runs of a batch. Results until then are kept."""
     with Client(server) as client:
         answer = client.post(f"{BATCHES}/{quote(batch_id, safe='')}/cancel", {})
     echo(json.dumps(answer) if as_json else f"{batch_id}: {summary(answer)}")
@@ -231,14 +238,16 @@ def _resumable(batch_id: str, *, again: bool) -> Generator[None]:
 
 def _wait(client: Client, batch: dict[str, Any], *, as_json: bool) -> dict[str, Any]:
     said = ""
-    while True:
-        batch = dict(client.poll(f"{BATCHES}/{batch['id']}"))
-        if (now := summary(batch)) != said:
-            said = now
-            _say(now, as_json=as_json)
-        if batch["status"] in FINAL:
-            return batch
-        time.sleep(POLL_S)
+    with ProgressLine("Waiting for the batch") as waiting:
+        while True:
+            batch = dict(client.poll(f"{BATCHES}/{batch['id']}"))
+            waiting.show(now := summary(batch))
+            if now != said and not waiting.on_terminal:
+                said = now
+                _say(now, as_json=as_json)
+            if batch["status"] in FINAL:
+                return batch
+            time.sleep(POLL_S)
 
 
 def _say(text: str, *, as_json: bool) -> None:

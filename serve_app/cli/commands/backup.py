@@ -10,6 +10,7 @@ import asyncio
 import json
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,7 +19,8 @@ import click
 
 from serve_app.cli.connection import options
 from serve_app.cli.connection.installation import Installation
-from serve_app.cli.connection.text import echo
+from serve_app.cli.connection.progress_line import ProgressLine
+from serve_app.cli.connection.text import echo, size_text
 from serve_app.settings import Config, Secrets
 
 if TYPE_CHECKING:
@@ -35,7 +37,7 @@ _WARNING = (
 _other_storage = click.option(
     "--other-storage",
     is_flag=True,
-    help="Go on although the database says that the files are in another storage.",
+    help="Continue although the database says that the files are in another storage.",
 )
 
 
@@ -50,14 +52,15 @@ def backup_command(config: Config, folder: Path, *, other_storage: bool, as_json
     Darkroom may run meanwhile. The backup contains secrets.
     """
     began = time.monotonic()
-    manifest = asyncio.run(_back_up(config, folder, other_storage=other_storage))
+    with ProgressLine("Backing up the database", quiet=as_json) as waiting:
+        manifest = asyncio.run(_back_up(config, folder, waiting, other_storage=other_storage))
     if as_json:
         echo(json.dumps(asdict(manifest)))
         return
     took_s = time.monotonic() - began
     echo(
-        f"Backed up the database ({_size(manifest.database_bytes)}) and {manifest.files} files "
-        f"({_size(manifest.files_bytes)}) to {folder} in {took_s:.1f} s."
+        f"Backed up the database ({size_text(manifest.database_bytes)}) and {manifest.files} files "
+        f"({size_text(manifest.files_bytes)}) to {folder} in {took_s:.1f} s."
     )
     if manifest.deleted:
         echo(f"{manifest.deleted} files were deleted during the backup and are not in it.")
@@ -69,7 +72,9 @@ def backup_command(config: Config, folder: Path, *, other_storage: bool, as_json
 @options.installation_settings
 @_other_storage
 @click.argument("folder", metavar="DIR", type=_FOLDER)
-@click.option("--replace", is_flag=True, help="Delete what the installation's database has.")
+@click.option(
+    "--replace", is_flag=True, help="Delete what the database of the installation contains."
+)
 @options.as_json
 def restore_command(
     config: Config, folder: Path, *, other_storage: bool, replace: bool, as_json: bool
@@ -78,7 +83,10 @@ def restore_command(
 
     Stop Darkroom first. Requests that ran when the backup was made are queued again.
     """
-    restored = asyncio.run(_restore(config, folder, replace=replace, other_storage=other_storage))
+    with ProgressLine("Checking the backup", quiet=as_json) as waiting:
+        restored = asyncio.run(
+            _restore(config, folder, waiting, replace=replace, other_storage=other_storage)
+        )
     manifest = restored.manifest
     if as_json:
         values = {"requeued": restored.requeued, "absent": restored.absent}
@@ -86,7 +94,7 @@ def restore_command(
         return
     echo(
         f"Restored the database of {manifest.created_at} and {manifest.files} files "
-        f"({_size(manifest.files_bytes)}). {restored.requeued} requests that were running are "
+        f"({size_text(manifest.files_bytes)}). {restored.requeued} requests that were running are "
         "queued again."
     )
     if restored.absent:
@@ -104,9 +112,10 @@ def restore_command(
 @click.option(
     "--grace-hours",
     type=click.FloatRange(min=0),
+    metavar="HOURS",
     default=6.0,
     show_default=True,
-    help="Younger files without a row are left alone: their upload may be under way.",
+    help="Ignore files without a row that are younger: they may be uploads that go on.",
 )
 @click.option(
     "--checksums", is_flag=True, help="Read every file and compare its digest with the database."
@@ -143,16 +152,20 @@ def fsck_command(
     sys.exit(1 if totals.problems else 0)
 
 
-async def _back_up(config: Config, folder: Path, *, other_storage: bool) -> Manifest:
+async def _back_up(
+    config: Config, folder: Path, waiting: ProgressLine, *, other_storage: bool
+) -> Manifest:
     from serve_app.backup.backup import back_up  # noqa: PLC0415
     from serve_app.backup.folder import BackupFolder  # noqa: PLC0415
     from serve_app.backup.installation import opened  # noqa: PLC0415
 
     async with opened(config, Secrets(), other_storage=other_storage) as target:
-        return await back_up(target, BackupFolder(folder))
+        return await back_up(target, BackupFolder(folder), _copied(waiting))
 
 
-async def _restore(config: Config, folder: Path, *, replace: bool, other_storage: bool) -> Restored:
+async def _restore(
+    config: Config, folder: Path, waiting: ProgressLine, *, replace: bool, other_storage: bool
+) -> Restored:
     from serve_app.backup.folder import BackupFolder  # noqa: PLC0415
     from serve_app.backup.installation import opened  # noqa: PLC0415
     from serve_app.backup.restore import restore  # noqa: PLC0415
@@ -162,7 +175,12 @@ async def _restore(config: Config, folder: Path, *, replace: bool, other_storage
     here = Installation(config.server.data_dir)
     with here.held("Stop it, and repeat the command.", "darkroom restore"):
         async with opened(config, Secrets(), create=True, other_storage=other_storage) as target:
-            return await restore(target, BackupFolder(folder), replace=replace)
+            return await restore(target, BackupFolder(folder), _copied(waiting), replace=replace)
+
+
+def _copied(waiting: ProgressLine) -> Callable[[int, int], None]:
+    """Function that shows how many files, and how many bytes of them, were copied."""
+    return lambda files, size: waiting.show(f"Copied {files} files, {size_text(size)}")
 
 
 async def _check(
@@ -180,26 +198,27 @@ async def _check(
 
     async with opened(config, Secrets(), other_storage=other_storage) as target:
         check = Check(target, SystemClock(), grace_s=grace_s, checksums=checksums)
-        async for finding in check.findings(mend=mend):
-            echo(json.dumps(asdict(finding)) if as_json else _line(finding))
+        with ProgressLine(lambda: f"Compared {check.totals.files} files", quiet=as_json) as waiting:
+            async for finding in check.findings(mend=mend):
+                waiting.above(json.dumps(asdict(finding)) if as_json else _line(finding))
         return check.totals
 
 
 def _line(finding: Finding) -> str:
-    size = "unknown size" if finding.size is None else f"{finding.size} bytes"
+    size = "unknown size" if finding.size is None else size_text(finding.size)
     return f"{finding.problem:<9} {finding.key}  {size}"
 
 
 def _print_totals(totals: Totals, *, mend: bool) -> None:
     parts = [
-        f"{count} {problem} ({_size(totals.found_bytes[problem])})"
+        f"{count} {problem} ({size_text(totals.found_bytes[problem])})"
         for problem, count in totals.found.items()
     ]
     echo(f"{totals.files} files have their rows. {', '.join(parts) or 'No problems found'}.")
     if totals.read_bytes:
-        echo(f"{_size(totals.read_bytes)} were read and have their digests.")
+        echo(f"{size_text(totals.read_bytes)} were read, and their digests are right.")
     if mend and totals.mended:
-        echo(f"{totals.mended} of these are mended.")
+        echo(f"{totals.mended} of these were mended.")
     elif totals.found:
         echo(
             "`darkroom fsck --mend` deletes orphaned files and removes missing ones from the "
@@ -215,12 +234,3 @@ def _warn_of_losses(manifest: Manifest) -> None:
             "them. Run `darkroom fsck` to list them.",
             err=True,
         )
-
-
-def _size(count: int) -> str:
-    size = float(count)
-    for unit in ("bytes", "KiB", "MiB", "GiB"):
-        if size < 1024:
-            return f"{size:.0f} {unit}" if unit == "bytes" else f"{size:.1f} {unit}"
-        size /= 1024
-    return f"{size:.1f} TiB"

@@ -252,7 +252,13 @@ def _bundle(server: Remote, ca_file: str) -> str:
     help="proxy: send all of fal's host names through the proxy. hosts: redirect only fal's "
     "Python client. plain: set only the key.",
 )
-@click.option("--shell", type=click.Choice(SHELLS), default="sh", show_default=True)
+@click.option(
+    "--shell",
+    type=click.Choice(SHELLS),
+    default="sh",
+    show_default=True,
+    help="Shell that reads the variables. sh: also bash and zsh.",
+)
 @options.as_json
 def env_command(server: Server, mode: str, shell: str, *, as_json: bool) -> None:
     """Print variables that point fal's clients here.

@@ -24,7 +24,7 @@ from serve_app.domain.media.file_metadata import FileMetadata, find
 @click.argument("file", type=click.Path(path_type=Path, exists=True, dir_okay=False))
 @options.as_json
 def inspect_command(file: Path, *, as_json: bool) -> None:
-    """Show the prompt, model, seed and settings that a generated FILE has in it.
+    """Show the prompt, model, seed and settings that a generated FILE contains.
 
     Needs no running Darkroom. Anyone can change what a file says.
     """

@@ -2,26 +2,39 @@
 
 from __future__ import annotations
 
+import getpass
 import json
+import os
+import platform
 import sys
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import click
 
-from serve_app.cli.commands.warm import Duration
-from serve_app.cli.connection import options, resources
+from serve_app.cli.connection import completion, options, resources
 from serve_app.cli.connection.client import Client
 from serve_app.cli.connection.one_time_link import network_lines, offer_link
 from serve_app.cli.connection.remote import Remote
 from serve_app.cli.connection.remote import origin as origin_of
 from serve_app.cli.connection.server import Server
 from serve_app.cli.connection.text import echo
+from serve_app.cli.connection.times import Duration
 from serve_app.resources.keys import KEYS
 from serve_app.tenants.scopes import API, SCOPES
 
 DAY_S = 86_400.0
 MINUTE_S = 60.0
+MOST_CHARACTERS = 200  # of a name, for the server
+
+
+def own_name() -> str:
+    """Name of a key that has none: who made it, and where, as in keys of SSH."""
+    try:
+        user = getpass.getuser()
+    except (KeyError, OSError):  # a container's user may have no name
+        user = f"user-{os.getuid()}"
+    return f"{user}@{platform.node()}"[:MOST_CHARACTERS]
 
 
 keys_group = resources.plain_group(
@@ -31,10 +44,8 @@ keys_group = resources.plain_group(
 
 @keys_group.command("create")
 @options.server
-@click.argument("name", default="")
-@click.option(
-    "--tenant", default=None, help="Tenant that owns the key. Created if it does not exist."
-)
+@click.argument("name", default=own_name)
+@options.tenant
 @click.option(
     "--scope",
     "scopes",
@@ -47,23 +58,17 @@ keys_group = resources.plain_group(
 @click.option(
     "--endpoint",
     "endpoints",
+    metavar="ENDPOINT",
     multiple=True,
-    help="The only endpoints of the key, such as 'fal-ai/flux/*'. May be repeated. Default: all.",
+    shell_complete=completion.endpoints,
+    help="Endpoint that the key may use, such as 'fal-ai/flux/*'. May be repeated. Default: all.",
 )
-@click.option(
-    "--days",
-    type=click.FloatRange(min=0, min_open=True),
-    default=None,
-    help="Days until the key expires. Default: it does not expire.",
-)
-@click.option(
-    "--expires", "expires_s", type=Duration(), help="The same as a time, such as 12h or 90d."
-)
+@options.expires_in
 @click.option(
     "--replay-undelivered",
     is_flag=True,
-    help="If the response to a submit is lost, return the same request to the client's retry. "
-    "The request is billed once.",
+    help="If the response to a submit is lost, the client's retry gets the same request, which is "
+    "billed once.",
 )
 @options.as_json
 def create(
@@ -72,21 +77,21 @@ def create(
     tenant: str | None,
     scopes: tuple[str, ...],
     endpoints: tuple[str, ...],
-    days: float | None,
-    expires_s: float | None,
+    expires_in_s: float | None,
     **flags: bool,
 ) -> None:
-    """Create a key called NAME and print it. It cannot be shown again."""
-    if days is not None and expires_s is not None:
-        raise click.UsageError("Use --days or --expires, not both.")
+    """Create a key called NAME and print it. It cannot be shown again.
+
+    Default of NAME: your user and this machine, such as ann@lab. A tenant that does not exist is
+    created.
+    """
     wish: dict[str, Any] = {"alias": name, "scopes": list(scopes)}
     if tenant is not None:
         wish["tenant"] = tenant
     if endpoints:
         wish["endpoints"] = list(endpoints)
-    valid_s = expires_s if days is None else days * DAY_S
-    if valid_s is not None:
-        wish["expires_at"] = (datetime.now(UTC) + timedelta(seconds=valid_s)).isoformat()
+    if expires_in_s is not None:
+        wish["expires_at"] = (datetime.now(UTC) + timedelta(seconds=expires_in_s)).isoformat()
     if flags["replay_undelivered"]:
         wish["replay_undelivered"] = True
     with Client(server) as client:
@@ -103,7 +108,7 @@ def create(
     type=Duration(),
     default="1d",
     show_default=True,
-    help="Time in which the old key still works, such as 1h; 0s: none.",
+    help="Time for which the old key still works, such as 1h.",
 )
 @options.as_json
 def rotate(server: Server, key_id: str, overlap_s: float, *, as_json: bool) -> None:
@@ -116,25 +121,28 @@ def rotate(server: Server, key_id: str, overlap_s: float, *, as_json: bool) -> N
 @keys_group.command("link")
 @options.server
 @click.option(
-    "--for",
+    "--expires-in",
     "valid_s",
     type=Duration(),
     default="12h",
     show_default=True,
-    help="Time in which it can be opened, such as 10m.",
+    help="Time until it expires, such as 10m.",
 )
 @click.option(
     "--at",
     "origin",
+    metavar="URL",
     default=None,
-    help="Address at which the browser reaches Darkroom. Default: the one that this command uses.",
+    help="Address at which the browser reaches Darkroom. Default: that of this command.",
 )
 @options.as_json
 def link(server: Server, valid_s: float, origin: str | None, *, as_json: bool) -> None:
-    """Print a link that opens the page signed in, once. The browser gets a key of its own, with the
-    rights of the key that this command uses."""
+    """Print a link that signs a browser in, once.
+
+    The browser gets a key of its own, with the rights of the key that this command uses.
+    """
     if not MINUTE_S <= valid_s <= 7 * DAY_S:
-        raise click.UsageError("--for takes a time from 1m to 7d.")
+        raise click.UsageError("--expires-in takes a time from 1m to 7d.")
     at = origin_of(origin or server.url())
     with Client(server) as client:
         answer = offer_link(client, valid_s=valid_s)

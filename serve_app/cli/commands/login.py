@@ -30,9 +30,14 @@ def _names(_context: Any, _parameter: Any, typed: str) -> list[str]:
 
 @click.command("login")
 @click.argument("url")
-@click.option("--name", default=None, help="Name of the context. Default: the host name.")
 @click.option(
-    "--key", default=None, help="API key. Default: asked for, or read from standard input."
+    "--name", metavar="NAME", default=None, help="Name of the context. Default: the host's."
+)
+@click.option(
+    "--key",
+    metavar="KEY",
+    default=None,
+    help="API key. Default: asked for, or read from standard input.",
 )
 @click.option(
     "--sign-in",
@@ -50,9 +55,9 @@ def _names(_context: Any, _parameter: Any, typed: str) -> list[str]:
 def login_command(
     url: str, name: str | None, key: str | None, ca_file: Path | None, *, signs_in: bool
 ) -> None:
-    """Save the address and key of the Darkroom at URL, and use it in all commands from now on.
+    """Save the Darkroom at URL with a key, and use it in all commands.
 
-    The key is checked first. `darkroom contexts use` changes between saved ones.
+    The key is checked first. `darkroom contexts use` switches between saved ones.
     """
     if signs_in and key is not None:
         raise click.UsageError("Use --key or --sign-in, not both.")
@@ -145,9 +150,9 @@ def contexts_group(context: click.Context, *, as_json: bool) -> None:
 
 @contexts_group.command("use")
 @click.argument("name", required=False, shell_complete=_names)
-@click.option("--local", is_flag=True, help="Use the Darkroom of this machine again.")
+@click.option("--local", is_flag=True, help="Use the Darkroom of this machine.")
 def use_command(name: str | None, *, local: bool) -> None:
-    """Use the saved context NAME in all commands, or with --local this machine's Darkroom."""
+    """Use the context NAME, or this machine's Darkroom with --local, in all commands."""
     if local == (name is not None):
         raise click.UsageError("Name a context, or use --local.")
     write_contexts(read_contexts().used(name or ""))

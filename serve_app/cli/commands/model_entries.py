@@ -13,6 +13,7 @@ import click
 from serve_app.cli.commands.downloads import pull_command
 from serve_app.cli.connection import completion, options
 from serve_app.cli.connection.client import Client
+from serve_app.cli.connection.progress_line import ProgressLine
 from serve_app.cli.connection.remote import Remote
 from serve_app.cli.connection.resources import path_of
 from serve_app.cli.connection.server import Server
@@ -36,8 +37,8 @@ from weights.store import Store
 @click.option(
     "--weights",
     metavar="REPOSITORY",
-    help="A diffusers pipeline: owner/name@commit of the hub, or a folder. The folder must have "
-    "the same path on every node with replicas. Default: ENDPOINT names it.",
+    help="Diffusers pipeline: owner/name@commit of the hub, or a folder with the same path on "
+    "every node with replicas. Default: ENDPOINT names it.",
 )
 @click.option(
     "--checkpoint",
@@ -49,32 +50,37 @@ from weights.store import Store
     "--part",
     multiple=True,
     metavar="COMPONENT=PLACE",
-    help="A component of another place, such as controlnet=owner/name: a folder, or "
-    "owner/name/folder@commit of the hub. ControlNets that run together are several parts of one "
-    "component. ip_adapter is one file of it, with its name in place of the folder.",
+    help="Component of another place, such as controlnet=owner/name: a folder, or "
+    "owner/name/folder@commit of the hub; of ip_adapter, a file in place of the folder. May be "
+    "repeated, also for one component, such as ControlNets that run together.",
 )
 @click.option(
     "--pipeline",
     metavar="CLASS",
     help="Class of diffusers that takes the components, such as FluxControlNetPipeline.",
 )
-@click.option("--variant", help="Variant of the weights' files, such as fp16.")
+@click.option("--variant", metavar="NAME", help="Variant of the weights' files, such as fp16.")
 @click.option(
     "--like",
     "like_id",
+    metavar="ENDPOINT",
     shell_complete=completion.endpoints,
     help="Copy schema, defaults, options and recipes of this endpoint.",
 )
-@click.option("--pool", help="Pool that runs it. Default: the first one with its family.")
+@click.option(
+    "--pool", metavar="POOL", help="Pool that runs it. Default: the first one with its family."
+)
 @click.option(
     "--cpu",
     is_flag=True,
-    help="A CPU is enough for it: serve it beside demo models too.",
+    help="Serve it beside demo models too, because a CPU is enough for it.",
 )
-@click.option("--name", help="Name to show in lists of models.")
-@click.option("--licence", help="Licence. Default: what the repository's README states.")
+@click.option("--name", metavar="NAME", help="Name that people see.")
+@click.option(
+    "--licence", metavar="NAME", help="Licence. Default: what the repository's README states."
+)
 @click.option("--replace", is_flag=True, help="Replace the endpoint if it exists already.")
-@click.option("--dry-run", is_flag=True, help="Check and show the entry; store nothing.")
+@options.dry_run
 @options.as_json
 def add_command(
     server: Server,
@@ -92,10 +98,10 @@ def add_command(
     as_json: bool,
     **given: str | None,
 ) -> None:
-    """Serve a diffusers repository as ENDPOINT, such as house/portraits, without a restart.
+    """Serve a diffusers repository as ENDPOINT, without a restart.
 
-    ENDPOINT alone may be the repository: owner/name of the hub is served under its name, a folder
-    as local/ with the folder's name.
+    ENDPOINT is an id such as house/portraits. It may also be the repository: owner/name of the hub
+    is served under its name, a folder as local/ with the folder's name.
 
     Family, schema and options follow from the pipeline's class and arguments. Every replica of the
     ingress serves it within about a second.
@@ -103,8 +109,9 @@ def add_command(
     store = Store(read_config({}).weights.store())
     if weights is None:
         weights, endpoint = endpoint, id_of(endpoint)
-    repository = inspected(weights, variant, store, checkpoint, _parts(part), pipeline)
-    call = read_call(repository.pipeline, repository.index)
+    with ProgressLine(f"Reading {weights}", quiet=as_json):
+        repository = inspected(weights, variant, store, checkpoint, _parts(part), pipeline)
+        call = read_call(repository.pipeline, repository.index)
     nets = repository.control_nets
     check_control_nets(call, nets)
     with Client(server) as client:
@@ -206,11 +213,7 @@ def _download_note(server: Server, endpoint: str, repository: Repository) -> str
 @click.command("delete")
 @options.server
 @click.argument("endpoint", shell_complete=completion.endpoints)
-@click.option(
-    "--force",
-    is_flag=True,
-    help="Also while it has queued or running requests. Queued ones then fail.",
-)
+@options.force
 @options.as_json
 def delete_command(server: Server, endpoint: str, *, force: bool, as_json: bool) -> None:
     """Delete the entry of ENDPOINT in the database. Weights and finished requests stay."""
@@ -232,9 +235,9 @@ def delete_command(server: Server, endpoint: str, *, force: bool, as_json: bool)
 @click.argument("file", required=False, type=click.Path(path_type=Path))
 @options.as_json
 def check_command(file: Path | None, *, as_json: bool, **given: Any) -> None:
-    """Check a catalogue FILE, without a running Darkroom, or the entries of the database.
+    """Check the catalogue FILE, or the entries of the database.
 
-    The exit status is 1 if there are mistakes.
+    A file needs no running Darkroom. The exit status is 1 if there are mistakes.
     """
     if file is not None:
         # Building the schemas is a fifth of the command line's start, and few commands need them.

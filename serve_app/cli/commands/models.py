@@ -17,8 +17,9 @@ from serve_app.cli.commands.downloads import (
     total_text,
 )
 from serve_app.cli.connection import completion, options
+from serve_app.cli.connection.progress_line import ProgressLine, columns_of
 from serve_app.cli.connection.text import echo
-from serve_app.cli.generation.progress import columns_of, draw_bar, progress_bar
+from serve_app.cli.generation.progress import draw_bar, progress_bar
 from serve_app.cli.group import InheritingGroup
 from serve_app.domain.errors import DarkroomError, WeightsUnavailable
 from serve_app.settings import Config
@@ -127,10 +128,11 @@ def verify(config: Config, *, as_json: bool) -> int:
     Returns the exit status: the number of damaged files, at most 100.
     """
     store = Store(config.weights.store())
-    found = [
-        {"repository": repository, "path": path, "right": right}
-        for repository, path, right in store.verify()
-    ]
+    found: list[dict[str, Any]] = []
+    with ProgressLine("Reading the weights", quiet=as_json) as waiting:
+        for repository, path, right in store.verify():
+            found.append({"repository": repository, "path": path, "right": right})
+            waiting.show(f"Reading the weights: {len(found)} files are read")
     damaged = [each for each in found if not each["right"]]
     if as_json:
         echo(json.dumps({"directory": str(store.directory), "files": found}, indent=2))
@@ -164,7 +166,8 @@ def push_mirror(config: Config, ids: Sequence[str], *, as_json: bool) -> int:
             if not store.is_here(weights):
                 troubles[weights.source] = "not downloaded yet; run `darkroom models pull` first"
                 continue
-            sent[weights.source] = store.push(weights)
+            with ProgressLine(f"Uploading {weights.source}", quiet=as_json):
+                sent[weights.source] = store.push(weights)
         except DarkroomError as error:
             troubles[weights.source] = error.message
     if as_json:
@@ -210,7 +213,7 @@ def show_command(endpoint: str, *, as_json: bool, **given: Any) -> None:
 @models_group.command("pull")
 @options.config_of_data_dir
 @_endpoints
-@click.option("-y", "--yes", is_flag=True, help="Do not ask for confirmation.")
+@options.yes
 @options.as_json
 def pull_command(config: Config, endpoints: tuple[str, ...], *, yes: bool, as_json: bool) -> None:
     """Download the weights of ENDPOINTS, or of all served endpoints, to this machine.
@@ -237,7 +240,7 @@ def verify_command(config: Config, *, as_json: bool) -> None:
 @_endpoints
 @options.as_json
 def push_mirror_command(config: Config, endpoints: tuple[str, ...], *, as_json: bool) -> None:
-    """Upload the downloaded weights of ENDPOINTS, or of all served endpoints, to the mirror."""
+    """Upload downloaded weights to the mirror, of ENDPOINTS or of all served endpoints."""
     sys.exit(push_mirror(config, endpoints, as_json=as_json))
 
 

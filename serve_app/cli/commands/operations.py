@@ -13,6 +13,7 @@ import httpx2
 from serve_app.cli.commands.requests import request_path
 from serve_app.cli.connection import completion, options
 from serve_app.cli.connection.client import Client
+from serve_app.cli.connection.command_group import CommandGroup
 from serve_app.cli.connection.server import Server
 from serve_app.cli.connection.text import echo
 
@@ -24,7 +25,7 @@ SHOWN_FROM_S = 1.0
 @options.server
 @options.as_json
 def queue_command(server: Server, *, as_json: bool) -> None:
-    """Show the queue by pool and tenant, and the leases."""
+    """Show what waits and runs, by pool and tenant."""
     with Client(server) as client:
         answer = client.get("/v1/queue")
     for line in [json.dumps(answer)] if as_json else queue_lines(answer):
@@ -57,7 +58,7 @@ def queue_lines(seen: dict[str, Any]) -> Iterator[str]:
         )
 
 
-@click.group("endpoints")
+@click.group("endpoints", cls=CommandGroup)
 def endpoints_group() -> None:
     """Pause, drain and resume endpoints."""
 
@@ -130,7 +131,7 @@ def requeue_command(server: Server, request_id: str, *, as_json: bool) -> None:
 @click.option("--reason", default="", help="Reason shown to the owner of the request.")
 @options.as_json
 def fail_command(server: Server, request_id: str, reason: str, *, as_json: bool) -> None:
-    """End a queued or running request with the state failed."""
+    """Let a queued or running request fail."""
     query = httpx2.QueryParams({"reason": reason})
     _put_and_print(
         server,
@@ -148,7 +149,7 @@ def fail_command(server: Server, request_id: str, reason: str, *, as_json: bool)
 def priority_command(server: Server, request_id: str, priority: str, *, as_json: bool) -> None:
     """Change the priority of a request that waits.
 
-    It moves among the requests of its tenant as if it had been submitted so.
+    It moves among the requests of its tenant as if it had been submitted with it.
     """
     _put_and_print(
         server,

@@ -8,7 +8,9 @@ import click
 
 from serve_app.cli.commands import operations, requests
 from serve_app.cli.connection import completion, options
+from serve_app.cli.connection.command_group import CommandGroup
 from serve_app.cli.connection.server import Server
+from serve_app.domain.request import State
 
 
 @click.command("logs")
@@ -19,7 +21,7 @@ from serve_app.cli.connection.server import Server
 )
 @options.as_json
 def logs_command(server: Server, request_id: str, *, follow: bool, as_json: bool) -> None:
-    """Show a request's log."""
+    """Show the log of a request, or follow it with -f."""
     requests.show(server, request_id, follow=follow, as_json=as_json)
 
 
@@ -36,31 +38,42 @@ def open_command(server: Server, request_id: str, *, as_json: bool) -> None:
 @options.server
 @options.as_json
 def status_command(server: Server, *, as_json: bool) -> None:
-    """Show whether Darkroom is ready, and its pools and queue."""
+    """Show whether Darkroom is ready, its pools and its queue."""
     requests.status(server, as_json=as_json)
 
 
-@click.group("requests")
+@click.group("requests", cls=CommandGroup)
 def requests_group() -> None:
-    """List, show, cancel, requeue, fail and delete requests."""
+    """List, show, cancel, requeue and delete requests, and change their priority."""
 
 
 @requests_group.command("list")
 @options.server
-@click.option("--state", "states", multiple=True, help="Show only this state. May be repeated.")
-@click.option("--endpoint", "endpoint_id", help="Show only this endpoint's requests.")
 @click.option(
-    "--tenant", help="Tenant, or '*' for all tenants. Requires a key with the scope operator."
+    "--state",
+    "states",
+    type=click.Choice([each.value for each in State]),
+    multiple=True,
+    help="Show only this state. May be repeated.",
 )
 @click.option(
-    "--since", type=click.DateTime(), help="Show requests submitted at this time or later."
+    "--endpoint",
+    "endpoint_id",
+    metavar="ENDPOINT",
+    shell_complete=completion.endpoints,
+    help="Show only requests for this endpoint.",
 )
-@click.option("--until", type=click.DateTime(), help="Show requests submitted before this time.")
-@click.option("--before", help="Show requests older than this request id (next page).")
-@click.option("--limit", type=click.IntRange(1, 500), default=20, show_default=True)
+@options.tenant_or_all
+@options.since
+@options.until
+@options.before
+@options.limit(500, 20)
 @options.as_json
 def requests_list(server: Server, *, as_json: bool, **wish: Any) -> None:
-    """List the latest requests, newest first."""
+    """List the latest requests, newest first.
+
+    Times are those of the submits. Without a zone, they are in the zone of this machine.
+    """
     requests.requests(server, **wish, as_json=as_json)
 
 
@@ -76,7 +89,7 @@ def requests_show(server: Server, request_id: str, *, as_json: bool) -> None:
 @requests_group.command("cancel")
 @options.server
 @click.argument("request_id", shell_complete=completion.requests)
-@click.option("--tenant", help="Tenant of the request. Requires a key with the scope operator.")
+@options.tenant
 @options.as_json
 def requests_cancel(server: Server, request_id: str, *, tenant: str | None, as_json: bool) -> None:
     """Cancel a queued or running request."""
@@ -88,10 +101,7 @@ def requests_cancel(server: Server, request_id: str, *, tenant: str | None, as_j
 @click.argument("request_id", shell_complete=completion.requests)
 @options.as_json
 def requests_delete(server: Server, request_id: str, *, as_json: bool) -> None:
-    """Delete an ended request.
-
-    This deletes its input, outcome, log and files.
-    """
+    """Delete a finished request with its input, output, log and files."""
     requests.delete(server, request_id, as_json=as_json)
 
 

@@ -304,6 +304,7 @@ def _counters(metrics: str) -> tuple[str, Rates]:
     "--interval",
     "interval_s",
     type=click.FloatRange(0.1, 3600),
+    metavar="SECONDS",
     default=INTERVAL_S,
     show_default=True,
     help="Seconds between two views.",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -15,7 +15,9 @@ import click
 
 from serve_app.cli.connection import completion, options
 from serve_app.cli.connection.installation import Installation
-from serve_app.cli.connection.text import echo
+from serve_app.cli.connection.progress_line import ProgressLine
+from serve_app.cli.connection.text import echo, size_text
+from serve_app.cli.group import INTERRUPTED
 from serve_app.domain.endpoint import Endpoint
 from serve_app.domain.errors import EndpointNotServed, InvalidInput, Misconfigured
 from serve_app.settings import Config, read_config, refuse_unknown
@@ -96,8 +98,8 @@ def run(config: Config, wish: TuneCommand) -> int:
         echo(json.dumps([each.as_json() for each in ended], indent=2))
     elif out_of_time:
         echo(
-            f"The {wish.minutes:g} minutes are over. What was measured is kept; run the command "
-            "again to go on."
+            f"The {wish.minutes:g} minutes are over. What was measured is kept. Run the command "
+            "again to continue."
         )
     elif ended:
         echo(f"Kept in {config.tuning_file}. Darkroom uses it from its next start.")
@@ -116,8 +118,8 @@ def _tune_all(
     for model in models:
         if not as_json:
             _announce(model.endpoints, facts.machine.device, model.steps)
-        show = (lambda _tuning, _measured: None) if as_json else _show
-        result = session.tune(model, facts, options, show)
+        with ProgressLine("Measuring", quiet=as_json) as waiting:
+            result = session.tune(model, facts, options, _printing(waiting, as_json=as_json))
         ended.append(result.tuning)
         if not as_json:
             echo(_verdict(result.tuning, complete=not result.out_of_time))
@@ -214,8 +216,16 @@ def _announce(endpoints: Sequence[str], device: str, steps: int) -> None:
     echo(HEADER)
 
 
-def _show(tuning: tuned.Tuning, measured: tuned.Measurement) -> None:
-    echo(line(tuning, measured))
+def _printing(
+    waiting: ProgressLine, *, as_json: bool
+) -> Callable[[tuned.Tuning, tuned.Measurement], None]:
+    """Function that prints what was measured, unless it is printed as JSON at the end."""
+
+    def show(tuning: tuned.Tuning, measured: tuned.Measurement) -> None:
+        if not as_json:
+            waiting.above(line(tuning, measured))
+
+    return show
 
 
 def line(tuning: tuned.Tuning, measured: tuned.Measurement) -> str:
@@ -231,7 +241,7 @@ def line(tuning: tuned.Tuning, measured: tuned.Measurement) -> str:
         measured.variant,
         f"{measured.step_s:.4f}",
         f"{measured.generation_s:.3f}",
-        f"{measured.peak_bytes / 1e9:.2f} GB",
+        size_text(measured.peak_bytes),
         "same" if measured.psnr_db is None else f"{measured.psnr_db:.1f} dB",
         f"{measured.similarity:.4f}",
         ", ".join(filter(None, remarks)),
@@ -289,8 +299,8 @@ def forget(config: Config, endpoints: Sequence[str]) -> None:
     if len(left) < len(kept):
         file.write(left)
     echo(
-        f"Forgot {len(kept) - len(left)} of {len(kept)} tuned models. Darkroom uses the "
-        "catalogue's recipes for them from its next start."
+        f"Deleted the measurements of {len(kept) - len(left)} of {len(kept)} models. Darkroom uses "
+        "the catalogue's recipes for them from its next start."
     )
 
 
@@ -301,25 +311,32 @@ def forget(config: Config, endpoints: Sequence[str]) -> None:
 @click.option(
     "--minutes",
     type=click.FloatRange(min=0, min_open=True),
+    metavar="MINUTES",
     default=MINUTES,
     show_default=True,
-    help="Time for all of it. Run the command again to go on.",
+    help="Time limit. Run the command again to continue.",
 )
 @click.option(
     "--quality",
     type=click.FloatRange(0, 1),
+    metavar="NUMBER",
     default=QUALITY,
     show_default=True,
-    help="Least similarity (MS-SSIM) of a variant's results to those without switches.",
+    help="Least similarity (MS-SSIM) of a variant's images to those of the plain model.",
 )
 @click.option(
     "--steps",
     type=click.IntRange(min=1),
+    metavar="NUMBER",
     default=None,
     help="Steps of each generation. Default: the endpoint's.",
 )
 @click.option(
-    "--variant", "variants", multiple=True, help="Measure only this variant. May be repeated."
+    "--variant",
+    "variants",
+    metavar="NAME",
+    multiple=True,
+    help="Measure only this variant. May be repeated.",
 )
 @click.option(
     "--measured",
@@ -328,10 +345,10 @@ def forget(config: Config, endpoints: Sequence[str]) -> None:
     help="results.json of `python -m benchmarks.gpu` on this machine. Variants whose switch is off "
     "there are not measured.",
 )
-@click.option("--again", is_flag=True, help="Measure once more what is kept.")
-@click.option("--list", "lists", is_flag=True, help="Show what is kept, and measure nothing.")
+@click.option("--again", is_flag=True, help="Measure again what was measured before.")
+@click.option("--list", "lists", is_flag=True, help="List what was measured, and measure nothing.")
 @click.option(
-    "--forget", "forgets", is_flag=True, help="Remove what is kept of ENDPOINTS, or all of it."
+    "--forget", "forgets", is_flag=True, help="Delete what was measured of ENDPOINTS, or all of it."
 )
 @options.as_json
 def tune_command(
@@ -342,11 +359,11 @@ def tune_command(
     forgets: bool,
     **wish: Any,
 ) -> None:
-    """Measure which variant of the recipes is the fastest on this machine.
+    """Measure which variant of each recipe is the fastest on this machine.
 
     Measures ENDPOINTS, or all endpoints whose weights are downloaded. Each variant is compared with
-    the model without switches. The fastest one within --quality is kept, and Darkroom uses it from
-    its next start. Stop Darkroom first.
+    the plain model. Darkroom uses the fastest one within --quality from its next start. Stop
+    Darkroom first.
     """
     refuse_unknown()
     settings = {} if config_path is None else dict(read(config_path).arguments)
@@ -360,5 +377,5 @@ def tune_command(
         try:
             sys.exit(run(config, command))
         except KeyboardInterrupt:
-            echo("\nStopped. What was measured is kept; run the command again to go on.", err=True)
-            sys.exit(130)
+            echo("\nStopped. What was measured is kept. Run the command to continue.", err=True)
+            sys.exit(INTERRUPTED)

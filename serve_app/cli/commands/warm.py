@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Mapping
 from typing import Any
 
 import click
@@ -11,27 +9,8 @@ import click
 from serve_app.cli.connection import options, resources
 from serve_app.cli.connection.client import Client
 from serve_app.cli.connection.server import Server
+from serve_app.cli.connection.times import Duration
 from serve_app.resources.warm_targets import WARM_TARGETS
-
-UNITS_S: Mapping[str, int] = {"s": 1, "m": 60, "h": 3600, "d": 86400}
-_DURATION = re.compile(rf"(\d+(?:\.\d+)?)([{''.join(UNITS_S)}])")
-
-
-class Duration(click.ParamType[float]):
-    """Seconds of a text such as ``30m``."""
-
-    name = "duration"
-
-    def convert(
-        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> float:
-        if isinstance(value, float):
-            return value
-        found = _DURATION.fullmatch(value)
-        if found is None:
-            self.fail(f"{value} should be a number with s, m, h or d, such as 30m", param, ctx)
-        return float(found[1]) * UNITS_S[found[2]]
-
 
 warm_group = resources.plain_group(
     WARM_TARGETS, "warm", "Keep the weights of endpoints loaded, so that requests do not wait."
@@ -41,7 +20,14 @@ warm_group = resources.plain_group(
 @warm_group.command("set")
 @options.server
 @resources.key_of(WARM_TARGETS)
-@click.option("--replicas", type=click.IntRange(1, 10_000), default=1, show_default=True)
+@click.option(
+    "--replicas",
+    type=click.IntRange(1, 10_000),
+    metavar="NUMBER",
+    default=1,
+    show_default=True,
+    help="Number of replicas that keep them loaded.",
+)
 @click.option(
     "--level",
     type=click.Choice(["hot", "host", "disk"]),
@@ -49,7 +35,12 @@ warm_group = resources.plain_group(
     show_default=True,
     help="Where replicas hold the weights: on the GPU, in host memory, or on disk.",
 )
-@click.option("--for", "for_s", type=Duration(), help="Time such as 30m or 8h. Default: no end.")
+@click.option(
+    "--for",
+    "for_s",
+    type=Duration(),
+    help="How long, such as 30m or 8h. Default: until `darkroom warm delete`.",
+)
 @options.as_json
 def set_command(server: Server, *, as_json: bool, **wish: Any) -> None:
     """Keep the weights of an endpoint loaded."""

@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from serve_app.cli.connection.progress_line import ProgressLine
 from serve_app.cli.connection.text import echo
 from serve_app.domain.errors import DarkroomError, Misconfigured, Unavailable
 from serve_app.scaling.spot_notices import NoticeSource, SpotNotice, source_of
@@ -36,7 +37,9 @@ class RayNode:
             self._address = address or services.canonicalize_bootstrap_address_or_die("auto")
             self._gcs = GcsClient(address=self._address)
         except ConnectionError as error:
-            raise Misconfigured("No Ray runs on this machine. Give --address HOST:PORT.") from error
+            raise Misconfigured(
+                "Ray does not run on this machine. Name the cluster with --address HOST:PORT."
+            ) from error
         except (RaySystemError, RpcError) as error:
             raise Misconfigured(f"Ray's GCS at {self._address} does not answer: {error}") from error
         self._given_id = node_id
@@ -82,8 +85,21 @@ class RayNode:
             if node.node_manager_address == here and node.state == node.ALIVE
         ]
         if len(found) != 1:
-            raise Misconfigured(f"{len(found)} nodes of Ray run at {here}. Give --node-id.")
+            raise Misconfigured(
+                f"{len(found)} nodes of Ray run at {here}. Name one with --node-id."
+            )
         return found[0]
+
+
+_address = click.option(
+    "--address",
+    metavar="HOST:PORT",
+    default=None,
+    help="GCS of the Ray cluster. Default: that of this machine.",
+)
+_node_id = click.option(
+    "--node-id", metavar="ID", default=None, help="Node of Ray. Default: that of this machine."
+)
 
 
 @click.command("watch-spot")
@@ -91,20 +107,20 @@ class RayNode:
     "--cloud",
     type=click.Choice(["aws", "gcp", "azure"]),
     default=None,
-    help="Default: the one in which this machine runs.",
+    help="Cloud of this machine. Default: the one whose metadata service answers.",
 )
+@_address
+@_node_id
 @click.option(
-    "--address", default=None, help="GCS of the Ray cluster. Default: the one that runs here."
+    "--metadata-url", metavar="URL", default=None, help="Address of the metadata service."
 )
-@click.option("--node-id", default=None, help="Default: the node on this machine.")
-@click.option("--metadata-url", default=None, help="Address of the metadata service.")
 def watch_spot_command(
     cloud: str | None, address: str | None, node_id: str | None, metadata_url: str | None
 ) -> None:
     """Drain this node when its cloud takes the machine away.
 
     Run it on each spot node beside Ray. When the notice comes, the replicas on the node hand their
-    requests over with their snapshots, which is no failure, and the command ends.
+    requests over with their snapshots, no request fails, and the command ends.
     """
     source = source_of(cloud, metadata_url, SystemClock())
     node = RayNode(address, node_id)
@@ -113,27 +129,25 @@ def watch_spot_command(
     notice = _notice(source, wait)
     echo(f"{notice.words}, at {notice.at:%H:%M:%S} UTC. The node is drained.")
     _drain(node, notice, wait, None)
-    echo("Ray hands the node's work over.")
+    echo("The replicas of the node hand their requests over.")
 
 
 @click.command("drain-node")
 @click.option(
     "--within",
     type=click.FloatRange(min=LEAST.total_seconds()),
+    metavar="SECONDS",
     default=50.0,
     show_default=True,
-    help="Seconds until the node ends. A replica works on until graceful_shutdown_timeout_s (20 s) "
-    "before.",
+    help="Time until the node ends. Replicas work until graceful_shutdown_timeout_s (20 s) before.",
 )
-@click.option(
-    "--address", default=None, help="GCS of the Ray cluster. Default: the one that runs here."
-)
-@click.option("--node-id", default=None, help="Default: the node on this machine.")
+@_address
+@_node_id
 def drain_node_command(within: float, address: str | None, node_id: str | None) -> None:
     """Drain this node, and wait until it is empty.
 
-    For the preStop hook of a pod, or before maintenance. Its replicas hand their requests over with
-    their snapshots, which is no failure. Ends when the node has left Ray, at the latest after
+    For the preStop hook of a pod, or before maintenance. The replicas hand their requests over with
+    their snapshots, and no request fails. The command ends when the node has left Ray, or after
     --within.
     """
     clock = SystemClock()
@@ -142,8 +156,9 @@ def drain_node_command(within: float, address: str | None, node_id: str | None) 
     node = RayNode(address, node_id)
     _drain(node, SpotNotice(ends, "darkroom drain-node"), wait, ends)
     echo(f"The node is drained until {ends:%H:%M:%S} UTC.")
-    while not node.has_left() and clock.now() < ends:
-        wait(0.5)
+    with ProgressLine("Replicas finish or hand their requests over"):
+        while not node.has_left() and clock.now() < ends:
+            wait(0.5)
 
 
 def _drain(node: RayNode, notice: SpotNotice, wait: Any, until: datetime | None) -> None:

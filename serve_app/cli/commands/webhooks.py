@@ -13,17 +13,17 @@ import httpx2
 from serve_app.cli.commands.requests import request_path
 from serve_app.cli.connection import completion, options
 from serve_app.cli.connection.client import Client
+from serve_app.cli.connection.command_group import CommandGroup
 from serve_app.cli.connection.server import Server
 from serve_app.cli.connection.text import echo, one_line
 
 
-@click.group("webhooks")
+@click.group("webhooks", cls=CommandGroup)
 def webhooks_group() -> None:
-    """Manage webhook deliveries and signing keys."""
+    """List, test and repeat deliveries of webhooks, and rotate the keys that sign them."""
 
 
 _request = click.argument("request_id", shell_complete=completion.requests)
-_tenant = click.option("--tenant", default=None, help="Default: the first key's tenant.")
 
 
 @webhooks_group.command("list")
@@ -31,12 +31,12 @@ _tenant = click.option("--tenant", default=None, help="Default: the first key's 
 @click.option(
     "--state", type=click.Choice(["pending", "delivered", "dead"]), help="Show only this state."
 )
-@click.option("--before", help="Show requests older than this request id (next page).")
-@click.option("--limit", type=click.IntRange(1, 500), default=20, show_default=True)
-@_tenant
+@options.before
+@options.limit(500, 20)
+@options.tenant
 @options.as_json
 def list_command(server: Server, *, as_json: bool, **wish: Any) -> None:
-    """List deliveries, newest request first. --state dead lists those that were given up."""
+    """List deliveries, newest request first. Those that were given up are dead."""
     with Client(server) as client:
         answer = client.get("/v1/webhooks", **wish)
     if as_json:
@@ -49,10 +49,10 @@ def list_command(server: Server, *, as_json: bool, **wish: Any) -> None:
 @webhooks_group.command("show")
 @options.server
 @_request
-@_tenant
+@options.tenant
 @options.as_json
 def show_command(server: Server, request_id: str, tenant: str | None, *, as_json: bool) -> None:
-    """Show the webhook of a request and every try."""
+    """Show the webhook of a request and every attempt."""
     with Client(server) as client:
         answer = client.get(f"{request_path(request_id)}/webhook", tenant=tenant)
     for shown in [json.dumps(answer)] if as_json else lines(answer):
@@ -62,7 +62,7 @@ def show_command(server: Server, request_id: str, tenant: str | None, *, as_json
 @webhooks_group.command("redeliver")
 @options.server
 @_request
-@_tenant
+@options.tenant
 @options.as_json
 def redeliver_command(
     server: Server, request_id: str, tenant: str | None, *, as_json: bool
@@ -122,7 +122,7 @@ def line(one: dict[str, Any]) -> str:
     """Line of a delivery in a list."""
     error = f"  {one_line(one['error'])}" if one["error"] and one["state"] != "delivered" else ""
     url = one_line(one["url"])
-    return f"{one['request_id']}  {one['state']:<9}  {one['tries']} tries  {url}{error}"
+    return f"{one['request_id']}  {one['state']:<9}  {one['tries']} attempts  {url}{error}"
 
 
 def lines(one: dict[str, Any]) -> Iterator[str]:
@@ -132,4 +132,4 @@ def lines(one: dict[str, Any]) -> Iterator[str]:
         outcome = one_line(tried["error"] or "") or f"It answered {tried['status']}."
         yield f"{tried['at'][:19]}  {tried['took_s']:.2f} s  {outcome}"
     if one["next_try_at"]:
-        yield f"{one['next_try_at'][:19]}  next try"
+        yield f"{one['next_try_at'][:19]}  next attempt"

@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 import click
 
 from serve_app.cli.connection.server import Server, chosen_server, local_installation
+from serve_app.cli.connection.times import Duration, Time
 from serve_app.domain.errors import Misconfigured
 from serve_app.settings import Config, read_config, refuse_unknown
 from serve_app.settings.config_file import read
@@ -64,9 +65,24 @@ def server_options(command: Command) -> Command:
     """Add the options that choose a Darkroom, as the parameters ``SERVER``, without looking for
     it. For commands that may not need one."""
     for option in (
-        click.option("--context", "server_context", help="Context saved by `darkroom login`."),
-        click.option("--key", "server_key", help="API key. With --url: DARKROOM_API_KEY."),
-        click.option("--url", "server_url", help="Address of a Darkroom, not --data-dir."),
+        click.option(
+            "--context",
+            "server_context",
+            metavar="NAME",
+            help="Context that `darkroom login` has saved.",
+        ),
+        click.option(
+            "--key",
+            "server_key",
+            metavar="KEY",
+            help="API key. Default with --url: DARKROOM_API_KEY.",
+        ),
+        click.option(
+            "--url",
+            "server_url",
+            metavar="URL",
+            help="Address of a Darkroom, in place of --data-dir.",
+        ),
         data_dir("server_data_dir"),
     ):
         command = option(command)
@@ -132,6 +148,43 @@ def as_json(command: Command) -> Command:
     return click.option("--json", "as_json", is_flag=True, help="Print JSON instead of text.")(
         command
     )
+
+
+def limit(most: int, default: int | None = None) -> Callable[[Command], Command]:
+    """Add ``--limit`` to a command that lists."""
+    return click.option(
+        "--limit",
+        type=click.IntRange(1, most),
+        metavar="NUMBER",
+        default=default,
+        show_default=default is not None,
+        help="Show at most this many.",
+    )
+
+
+before = click.option("--before", metavar="ID", help="Show those before this id (next page).")
+
+TENANT = "Tenant that is meant. Default: the key's. Another one needs the scope operator."
+tenant = click.option("--tenant", metavar="TENANT", help=TENANT)
+tenant_or_all = click.option("--tenant", metavar="TENANT", help=f"{TENANT} *: all tenants.")
+
+since = click.option("--since", type=Time(), help="Only from this time on, such as 2026-01-31.")
+until = click.option("--until", type=Time(), help="Only before this time.")
+
+expires_in = click.option(
+    "--expires-in",
+    "expires_in_s",
+    type=Duration(),
+    help="Time until it expires, such as 12h or 90d. Default: it does not expire.",
+)
+
+yes = click.option("-y", "--yes", is_flag=True, help="Do not ask for confirmation.")
+force = click.option(
+    "--force", is_flag=True, help="Also while requests are queued or running. Queued ones fail."
+)
+dry_run = click.option(
+    "--dry-run", is_flag=True, help="Check it, and show what would be stored. Store nothing."
+)
 
 
 def _config(path: Path | None) -> Config:

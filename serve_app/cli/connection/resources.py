@@ -18,6 +18,7 @@ import click
 
 from serve_app.cli.connection import completion, options
 from serve_app.cli.connection.client import Client
+from serve_app.cli.connection.command_group import CommandGroup
 from serve_app.cli.connection.server import Server
 from serve_app.cli.connection.text import echo, one_line, size_text
 from serve_app.domain.errors import Misconfigured
@@ -49,8 +50,7 @@ def owners(resource: Resource[Any]) -> Callable[[Command], Command]:
             what = f"{resource.plural.capitalize()} for all tenants. Needs the scope operator."
             call = click.option("--installation", is_flag=True, help=what)(call)
         if has_tenant:
-            what = f"Whose {resource.plural}. Default: the key's tenant."
-            call = click.option("--tenant", help=what)(call)
+            call = options.tenant(call)
         return call
 
     return add
@@ -60,7 +60,7 @@ def add_list(group: click.Group, resource: Resource[Any]) -> None:
     @group.command("list", help=f"List {resource.plural}.")
     @options.server
     @owners(resource)
-    @click.option("--limit", type=click.IntRange(1, 1000), help="At most so many.")
+    @options.limit(1000)
     @options.as_json
     def list_command(
         server: Server, *, owner: Mapping[str, Any], limit: int | None, as_json: bool
@@ -74,7 +74,7 @@ def add_list(group: click.Group, resource: Resource[Any]) -> None:
         for line in table(resource.table_columns, rows) if rows else [resource.empty]:
             echo(line)
         if answer["has_more"]:
-            echo(f"There are more. Raise --limit, which is {len(rows)}.", err=True)
+            echo(f"These are {len(rows)}, and there are more. Use a higher --limit.", err=True)
         if resource.below:
             sizes = {name: size_text(each) for name, each in answer.items() if "_bytes" in name}
             echo(resource.below.format_map(answer | sizes))
@@ -116,13 +116,13 @@ def add_delete(group: click.Group, resource: Resource[Any]) -> None:
         )
 
     if resource.force:
-        delete_command.params.append(click.Option(["--force"], is_flag=True, help=resource.force))
+        options.force(delete_command)
 
 
 def plain_group(resource: Resource[Any], name: str = "", about: str = "") -> click.Group:
     """Group with all commands that need no code of their own. ``about``: its help, if it has
     others too."""
-    group = click.Group(name or resource.plural, help=about or f"{resource.about.capitalize()}.")
+    group = CommandGroup(name or resource.plural)
     add_list(group, resource)
     if resource.has_show:
         add_show(group, resource)
@@ -130,6 +130,9 @@ def plain_group(resource: Resource[Any], name: str = "", about: str = "") -> cli
         add_delete(group, resource)
     if resource.restart:
         _add_restart(group, resource)
+    *verbs, last = (each.capitalize() if not n else each for n, each in enumerate(group.commands))
+    both = f"{', '.join(verbs)} and {last}"
+    group.help = about or f"{both} {resource.plural}: {resource.about}."
     return group
 
 

@@ -23,10 +23,10 @@ def doctor_command(
 ) -> None:
     """Check this machine and installation, and report each problem.
 
-    A running Darkroom checks the machine and the settings of its ingress: one on this machine, or
-    that of --url or a saved context. With --config, or where none runs, check this machine by the
-    settings of the file or the environment. With `storage`, test every operation that Darkroom
-    performs on the artifact storage. The exit status is the number of problems.
+    A running Darkroom, here or at --url, checks the machine and the settings of its ingress. With
+    --config, or where none runs, this machine is checked by the settings of the file or the
+    environment. With `storage`, every operation of Darkroom on its storage is tested. The exit
+    status is the number of problems.
     """
     # The checks import the database driver and every storage, which other commands do not need.
     from serve_app.cli.doctor import checks, doctor  # noqa: PLC0415

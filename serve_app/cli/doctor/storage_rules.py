@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import click
 
 from serve_app.cli.connection import options
+from serve_app.cli.connection.command_group import CommandGroup
 from serve_app.cli.connection.text import echo
 from serve_app.domain.errors import Misconfigured
 from serve_app.settings import Config, Secrets
@@ -21,9 +22,9 @@ if TYPE_CHECKING:
     from serve_app.storage.s3.storage import S3Storage
 
 
-@click.group("storage")
+@click.group("storage", cls=CommandGroup)
 def storage_group() -> None:
-    """Set up the buckets that artifacts go to."""
+    """Set up the buckets in which generated files are stored."""
 
 
 @storage_group.command("lifecycle")
@@ -32,7 +33,8 @@ def storage_group() -> None:
 @click.option(
     "--expire-days",
     type=click.IntRange(min=1),
-    help="Also delete files of requests after so many days. Must exceed the retention of every "
+    metavar="DAYS",
+    help="Also delete files of requests after this many days, more than the retention of any "
     "tenant.",
 )
 def lifecycle_command(config: Config, *, install: bool, expire_days: int | None) -> None:

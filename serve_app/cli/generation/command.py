@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from serve_app.cli.connection.client import ApiFailure, Client, is_lost
+from serve_app.cli.connection.progress_line import columns_of
 from serve_app.cli.connection.server import Server
 from serve_app.cli.connection.text import echo, standard_input
 from serve_app.cli.generation.endpoint_input import SUFFIXES, draft_endpoint, look_up
@@ -25,7 +26,7 @@ from serve_app.cli.generation.files import (
     write_outputs,
 )
 from serve_app.cli.generation.options import GenerateOptions
-from serve_app.cli.generation.progress import PreviewFile, columns_of, progress_bar, update_bar
+from serve_app.cli.generation.progress import PreviewFile, progress_bar, update_bar
 from serve_app.cli.generation.viewer import NO_VIEWER, open_in_viewer
 from serve_app.cli.group import INTERRUPTED
 from serve_app.domain.errors import DarkroomError, InvalidInput

@@ -22,18 +22,21 @@ from serve_app.cli.generation.options import FROM_PROMPT, GenerateOptions
     type=click.Path(path_type=Path, dir_okay=False, allow_dash=True),
     default=None,
     help="File to write; - is standard output. Default: out.png, out.mp4 or out.wav, by the "
-    "endpoint. If it exists, the new one gets a number.",
+    "endpoint, with a number if it exists.",
 )
 @click.option("--overwrite", is_flag=True, help="Replace --output if it exists.")
 @click.option(
     "-m",
     "--model",
+    metavar="ENDPOINT",
     default=None,
     shell_complete=completion.endpoints,
-    help=f"Endpoint id. Default: {FROM_PROMPT}, or an endpoint that accepts your --image.",
+    help=f"Endpoint that generates. Default: {FROM_PROMPT}, or one that takes your --image.",
 )
-@click.option("--seed", type=int, default=None)
-@click.option("--steps", type=int, default=None)
+@click.option("--seed", type=int, help="Seed of the noise. Default: a random one.")
+@click.option(
+    "--steps", type=int, metavar="NUMBER", help="Steps of each generation. Default: the endpoint's."
+)
 @click.option(
     "--size",
     default=None,
@@ -41,19 +44,25 @@ from serve_app.cli.generation.options import FROM_PROMPT, GenerateOptions
 )
 @click.option("-n", "--count", type=int, default=None, help="Number of images.")
 @click.option(
-    "--image", "images", multiple=True, help="Input image: a file or a URL. Repeat it for several."
+    "--image",
+    "images",
+    metavar="FILE|URL",
+    multiple=True,
+    help="Input image: a file or a URL. May be repeated.",
 )
-@click.option("--mask", default=None, help="Mask for --image: white areas are repainted.")
-@click.option("--strength", type=float, default=None, help="How much to change --image, 0 to 1.")
-@click.option("--draft", type=int, default=None, help="Make so many drafts, with previews.")
 @click.option(
-    "--until", type=float, default=None, help="Share of the steps that --draft makes, 0.05 to 0.9."
+    "--mask", metavar="FILE|URL", default=None, help="Mask for --image: white areas are repainted."
+)
+@click.option("--strength", type=float, default=None, help="How much to change --image, 0 to 1.")
+@click.option("--draft", type=int, default=None, help="Make this many drafts, with previews.")
+@click.option(
+    "--until", type=float, default=None, help="Share of the steps that --draft does, 0.05 to 0.9."
 )
 @click.option(
     "--from-draft",
     metavar="ID",
     default=None,
-    help="Finish a draft, with the PROMPT and options that are given and its own for the others.",
+    help="Finish this draft. It keeps what PROMPT and the options do not change.",
 )
 @click.option(
     "--new-noise",
@@ -66,7 +75,8 @@ from serve_app.cli.generation.options import FROM_PROMPT, GenerateOptions
     "--set",
     "fields",
     multiple=True,
-    help="Any other input field: NAME=JSON or NAME=@FILE.",
+    metavar="NAME=VALUE",
+    help="Any other input field, as NAME=JSON or NAME=@FILE. May be repeated.",
 )
 @click.option(
     "--preview",
@@ -86,10 +96,10 @@ def generate_command(
     show: bool,
     **wish: Any,
 ) -> None:
-    """Generate an image, a video or audio from PROMPT, or from standard input if it is -.
+    """Generate an image, a video or audio from PROMPT.
 
-    The model, or else the suffix of --output, selects which. Ctrl-C cancels the request. Only
-    --from-draft needs no PROMPT.
+    PROMPT - is read from standard input. The model, or else the suffix of --output, decides what is
+    generated. Ctrl-C cancels the request. Only with --from-draft, PROMPT may be left out.
     """
     asked = GenerateOptions(**wish)
     command.run(

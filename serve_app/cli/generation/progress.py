@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
@@ -116,14 +115,6 @@ def draw_bar(bar: ProgressBar[int], words: str, done: int, columns: int) -> None
 def _label(bar: ProgressBar[int], words: str, columns: int) -> str:
     around = _AROUND + (_ESTIMATE if bar.show_eta else 0)
     return shortened(words, max(1, columns - bar.width - around))
-
-
-def columns_of(stream: TextIO) -> int:
-    """Width of a terminal; 80 if it is not known."""
-    try:
-        return os.get_terminal_size(stream.fileno()).columns or 80
-    except (OSError, ValueError):
-        return 80
 
 
 def _pace_text(ours: Mapping[str, Any]) -> str:

@@ -8,6 +8,7 @@ import sys
 import click
 
 from serve_app.cli.connection import options
+from serve_app.cli.connection.command_group import CommandGroup
 from serve_app.cli.connection.remote import Remote, origin
 from serve_app.cli.connection.text import echo
 from serve_app.domain.errors import Misconfigured
@@ -17,25 +18,32 @@ EXTRA = frozenset({"jsonschema", "tree_sitter", "tree_sitter_typescript"})
 """Modules of the extra ``migrate``, which ``darkroom serve`` does not need."""
 
 
-@click.group("migrate")
+@click.group("migrate", cls=CommandGroup)
 def migrate_group() -> None:
-    """Migrate programs that were written for fal."""
+    """Check programs that were written for fal before you move them."""
 
 
 @migrate_group.command("check")
 @options.config
 @click.argument("named", nargs=-1, required=True, metavar="PATH_OR_ID...")
 @click.option(
-    "--url", default=None, help="Check against this running Darkroom. Default: the catalogue."
+    "--url",
+    metavar="URL",
+    default=None,
+    help="Check against this running Darkroom. Default: the catalogue.",
 )
 @click.option(
-    "--key", default="", envvar="FAL_KEY", help="API key for --url. Default: the variable FAL_KEY."
+    "--key",
+    metavar="KEY",
+    default="",
+    envvar="FAL_KEY",
+    help="API key for --url. Default: the variable FAL_KEY.",
 )
 @options.as_json
 def check_command(
     config: Config, named: tuple[str, ...], url: str | None, key: str, *, as_json: bool
 ) -> None:
-    """Report which endpoints and fields used by your code are served, ignored, refused or missing.
+    """Report which endpoints and fields of your code are served, refused or missing.
 
     PATH is a Python, JavaScript or TypeScript file, a folder of such files, or a list of inputs in
     JSON or YAML. ID is an endpoint id. The code is read, not run. The exit status is 1 if anything

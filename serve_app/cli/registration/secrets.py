@@ -16,7 +16,9 @@ from serve_app.cli.connection.text import echo, standard_input
 from serve_app.domain.errors import Misconfigured
 from serve_app.resources.secrets import SECRETS
 
-secrets_group = resources.plain_group(SECRETS)
+secrets_group = resources.plain_group(
+    SECRETS, about="Set, list and delete secrets: keys and tokens that endpoints use by name."
+)
 
 
 @secrets_group.command("set")

@@ -12,10 +12,11 @@ from urllib.parse import urlsplit
 
 import click
 
-from serve_app.cli.connection import options, resources
+from serve_app.cli.connection import completion, options, resources
 from serve_app.cli.connection.client import ApiFailure, Client, is_lost
+from serve_app.cli.connection.progress_line import ProgressLine
 from serve_app.cli.connection.server import Server
-from serve_app.cli.connection.text import echo
+from serve_app.cli.connection.text import echo, size_text
 from serve_app.cli.group import INTERRUPTED
 from serve_app.domain.errors import DarkroomError, InvalidInput, Misconfigured
 from serve_app.resources.weights import WEIGHTS
@@ -37,11 +38,19 @@ _name = click.argument("name")
 @_name
 @click.argument("source")
 @click.option(
-    "--base", required=True, metavar="ENDPOINT", help="Endpoint whose model they are for."
+    "--base",
+    required=True,
+    metavar="ENDPOINT",
+    shell_complete=completion.endpoints,
+    help="Endpoint whose model they are for.",
 )
-@click.option("--kind", type=click.Choice(["lora", "finetune"]), help="Default: by the files.")
 @click.option(
-    "--endpoint", metavar="NAME", help="Serve them by the private endpoint TENANT/NAME too."
+    "--kind",
+    type=click.Choice(["lora", "finetune"]),
+    help="Kind of weights. Default: by the files.",
+)
+@click.option(
+    "--endpoint", metavar="NAME", help="Serve them as the private endpoint TENANT/NAME too."
 )
 @click.option("--scale", type=float, help="Strength of a LoRA in its endpoint. Default: 1.")
 @click.option("--no-wait", is_flag=True, help="Do not wait for the check.")
@@ -57,13 +66,15 @@ def add_command(
     """
     asked = {"name": name} | {key: value for key, value in given.items() if value is not None}
     files = _files_of(source)
-    with Client(server) as client:
+    size = sum(path.stat().st_size for path in files.values())
+    doing = f"Uploading {size_text(size)}" if files else f"Registering {name}"
+    with ProgressLine(doing, quiet=as_json) as waiting, Client(server) as client:
         if files:
-            _check(client, asked, sum(path.stat().st_size for path in files.values()))
+            _check(client, asked, size)
         uploads: list[str] = []
         answer = _registered(client, asked, source, files, uploads)
         if not no_wait:
-            answer = _waited(client, name, answer)
+            answer = _waited(client, name, answer, waiting)
         if answer["state"] in FINAL:  # they are stored, or of no use
             _delete(client, uploads)
     resources.echo_one(WEIGHTS, answer, as_json=as_json)
@@ -74,8 +85,8 @@ def add_command(
 @weights_group.command("publish")
 @options.server
 @_name
-@click.option("--tenant", help="Whose weights. Default: the key's tenant.")
-@click.option("--undo", is_flag=True, help="Only their tenant may use them again.")
+@options.tenant
+@click.option("--undo", is_flag=True, help="Let only their tenant use them again.")
 @options.as_json
 def publish_command(
     server: Server, name: str, tenant: str | None, *, undo: bool, as_json: bool
@@ -134,8 +145,8 @@ def _check(client: Client, asked: Mapping[str, Any], size: int) -> None:
     left = max(0, page["max_bytes"] - page["used_bytes"])
     if size > left:
         raise InvalidInput(
-            f"The files have {size} bytes, but your weights may take {left} more of "
-            f"{page['max_bytes']}. `darkroom weights delete NAME` makes room."
+            f"The files have {size_text(size)}, but your weights may take only {size_text(left)} "
+            f"more of {size_text(page['max_bytes'])}. `darkroom weights delete NAME` makes room."
         )
 
 
@@ -181,10 +192,13 @@ def _posted(client: Client, body: dict[str, Any]) -> Any:
         raise
 
 
-def _waited(client: Client, name: str, answer: dict[str, Any]) -> dict[str, Any]:
+def _waited(
+    client: Client, name: str, answer: dict[str, Any], waiting: ProgressLine
+) -> dict[str, Any]:
     """Weights after their check. Ctrl-C ends the command, and not the check."""
     try:
         while answer["state"] not in FINAL:
+            waiting.show(f"Checking {name}: {answer['state']}")
             time.sleep(POLL_S)
             answer = client.poll(resources.path_of(WEIGHTS, name))
     except KeyboardInterrupt:

@@ -16,19 +16,27 @@ from serve_app.settings import read_config, refuse_unknown
 @click.command("serve")
 @options.data_dir("data_dir")
 @options.config_file("config_path")
-@click.option("--host", default=None, help="Address to listen on. Default: 127.0.0.1.")
 @click.option(
-    "--port", type=click.IntRange(1, 65535), default=None, help="HTTP port. Default: 8000."
+    "--host", metavar="HOST", default=None, help="Address to listen on. Default: 127.0.0.1."
+)
+@click.option(
+    "--port",
+    type=click.IntRange(1, 65535),
+    metavar="PORT",
+    default=None,
+    help="HTTP port. Default: 8000.",
 )
 @click.option(
     "--tls-port",
     type=click.IntRange(0, 65535),
+    metavar="PORT",
     default=None,
     help=f"HTTPS port; 0 disables it. Default: --port plus {ports.TLS_PORT_OFFSET} (8443).",
 )
 @click.option(
     "--proxy-port",
     type=click.IntRange(0, 65535),
+    metavar="PORT",
     default=None,
     help="Port of the proxy for fal's host names; 0 disables it. "
     f"Default: --port plus {ports.PROXY_PORT_OFFSET} (8128).",

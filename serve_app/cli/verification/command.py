@@ -12,6 +12,7 @@ from typing import Any
 import click
 
 from serve_app.cli.connection import options
+from serve_app.cli.connection.progress_line import ProgressLine
 from serve_app.cli.connection.text import echo, one_line
 from serve_app.cli.verification.replay import Replay, drawn_by, replay
 from serve_app.domain.errors import InvalidInput, Misconfigured
@@ -55,7 +56,7 @@ WORDS = {
 def verify_command(
     file: Path, trust: Path | None, *, draws_again: bool, as_json: bool, **chosen: Any
 ) -> None:
-    """Check the signature (C2PA) of FILE, and say who made it.
+    """Check the signature (C2PA) of FILE, and show who made it.
 
     Exit status: 0 if it is unchanged and its signer trusted, 1 if it cannot be checked, 2 if it was
     changed, 3 if the signer is not known, 4 if it is not signed, 5 if an image that was drawn again
@@ -67,7 +68,8 @@ def verify_command(
     if draws_again:
         if found.verdict in (SignatureState.UNSIGNED, SignatureState.INVALID):
             raise InvalidInput(f"{file} is {WORDS[found.verdict]}: there is nothing to compare.")
-        drawn = replay(drawn_by(options.named_server(chosen)), file, found.generation)
+        with ProgressLine("Drawing the image again", quiet=as_json):
+            drawn = replay(drawn_by(options.named_server(chosen)), file, found.generation)
     marked = has_mark(file)
     if as_json:
         again = None if drawn is None else asdict(drawn)

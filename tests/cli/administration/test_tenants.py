@@ -62,5 +62,5 @@ def test_a_mistyped_name_is_not_that_of_another_tenant(
 def test_the_end_of_a_deletion_says_what_is_kept() -> None:
     ended = {"tenant": "a", "ended_at": "2026-05-01T12:00:00Z", "usage_kept_as": "deleted:a:x"}
     assert deletion_text(ended) == (
-        "a was deleted at 2026-05-01T12:00:00. Sums of its usage are kept as deleted:a:x."
+        "a was deleted at 2026-05-01T12:00:00. The totals of its usage are kept as deleted:a:x."
     )

@@ -171,10 +171,10 @@ def test_an_endpoint_that_the_class_has_no_more_is_removed(typist: Typist) -> No
     assert "team/less/draw would be deleted" not in shown.output  # it is another app's now
     assert typist.deploy(GREETER, "--name", "team/less").exit_code == 0
     shown = typist.deploy(less, "--name", "team/less", "--dry-run")
-    assert "team/less/draw would be deleted: the class has it no more." in shown.output
+    assert "team/less/draw would be deleted: the class no longer has it." in shown.output
     assert "team/less/draw" in typist.entries()
     ran = typist.deploy(less, "--name", "team/less")
-    assert "team/less/draw is deleted: the class has it no more." in ran.output
+    assert "team/less/draw is deleted: the class no longer has it." in ran.output
     left = {each for each in typist.entries() if each.startswith("team/less")}
     assert left == {"team/less", "team/less/paint", "team/less/draw/kept"}
 

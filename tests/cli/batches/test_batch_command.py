@@ -45,7 +45,7 @@ def test_inputs_of_an_endpoint_run_and_are_not_repeated(
 ) -> None:
     file = write(prompts, *({"prompt": f"inputs {n}"} for n in range(3)))
     out = tmp_path / "out"
-    words = ("batch", "run", file, "--endpoint", "test/images", "--out", str(out))
+    words = ("batch", "run", file, "--endpoint", "test/images", "--output", str(out))
     assert "3 of 3 done" in darkroom(*words).output
     rows = [json.loads(each) for each in (out / "output.jsonl").read_text().splitlines()]
     assert [each["custom_id"] for each in rows] == ["line-1", "line-2", "line-3"]
@@ -108,8 +108,8 @@ def test_a_batch_that_costs_more_than_it_may_does_not_run(
     assert "X-Darkroom-Max-Cost should be an amount" in result.output
     done = darkroom(*words, "--max-cost", "1 EUR").output  # the endpoint is free
     assert "2 of 2 done" in done
-    assert "It has begun before" in darkroom(*words, "--max-cost", "2 EUR").output
-    assert "It has begun before" not in darkroom(*words, "--max-cost", "1 EUR").output
+    assert "The batch was begun before" in darkroom(*words, "--max-cost", "2 EUR").output
+    assert "The batch was begun before" not in darkroom(*words, "--max-cost", "1 EUR").output
 
 
 def test_a_refused_file_says_which_line(darkroom: Any, prompts: Path) -> None:
@@ -143,7 +143,7 @@ def test_an_unusable_folder_is_said_before_anything_runs(
     (tmp_path / "file").touch()
     before = number_of_batches(address)
     words = ("batch", "run", file, "--endpoint", "test/images")
-    result = darkroom(*words, "--out", str(tmp_path / "file" / "out"), fails=True)
+    result = darkroom(*words, "--output", str(tmp_path / "file" / "out"), fails=True)
     assert "file/out cannot be written: Not a directory" in result.stderr
     assert number_of_batches(address) == before
 
@@ -155,7 +155,7 @@ def test_a_full_disk_is_said_with_how_to_go_on(
     out = tmp_path / "out"
     out.mkdir()
     part_of(out / "output.jsonl").symlink_to("/dev/full")
-    words = ("batch", "run", file, "--endpoint", "test/images", "--out", str(out))
+    words = ("batch", "run", file, "--endpoint", "test/images", "--output", str(out))
     result = darkroom(*words, "--again", fails=True)
     assert "output.jsonl cannot be written: No space left on device." in result.stderr
     assert "run the command again without --again" in result.stderr

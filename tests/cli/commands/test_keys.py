@@ -8,18 +8,25 @@ from typing import Any
 
 import httpx
 
+from serve_app.cli.commands.keys import own_name
 from tests.wire.served import Address
 
 
 def test_a_key_has_the_scopes_endpoints_and_end_that_were_asked_for(darkroom: Any) -> None:
     options = ("--scope", "submit", "--scope", "read", "--endpoint", "fal-ai/flux/*")
-    made = darkroom("keys", "create", "thumbnails", *options, "--expires", "12h")
+    made = darkroom("keys", "create", "thumbnails", *options, "--expires-in", "12h")
     key_id = made.stdout.partition(":")[0]
     (line,) = [each for each in darkroom("keys", "list").stdout.splitlines() if key_id in each]
     for words in ("read, submit", "thumbnails", "fal-ai/flux/*"):
         assert words in line
-    wrong = darkroom("keys", "create", "--days", "1", "--expires", "1d", fails=True)
-    assert "--days or --expires" in wrong.stderr
+
+
+def test_a_key_without_a_name_has_that_of_its_maker(darkroom: Any) -> None:
+    key_id = darkroom("keys", "create").stdout.partition(":")[0]
+    listed = json.loads(darkroom("keys", "list", "--json").stdout)["keys"]
+    (name,) = [each["alias"] for each in listed if each["key_id"] == key_id]
+    assert name == own_name()
+    assert re.fullmatch(r".+@.+", name)
 
 
 def test_a_rotation_prints_only_the_new_key(darkroom: Any) -> None:
@@ -37,10 +44,10 @@ def test_a_link_signs_one_browser_in(darkroom: Any, address: Address) -> None:
     take = f"{address.url}/v1/sign-in/links/take"
     assert httpx.post(take, json={"token": token}, timeout=30).status_code == 201
     assert httpx.post(take, json={"token": token}, timeout=30).status_code == 401
-    elsewhere = ("--at", "https://gpu.example.org/", "--for", "10m", "--json")
+    elsewhere = ("--at", "https://gpu.example.org/", "--expires-in", "10m", "--json")
     answer = json.loads(darkroom("keys", "link", *elsewhere).stdout)
     assert answer["url"].startswith("https://gpu.example.org/#link=")
-    assert "from 1m to 7d" in darkroom("keys", "link", "--for", "30d", fails=True).stderr
+    assert "from 1m to 7d" in darkroom("keys", "link", "--expires-in", "30d", fails=True).stderr
 
 
 def test_a_tenant_is_created_changed_disabled_and_enabled(darkroom: Any) -> None:

@@ -90,6 +90,9 @@ def test_an_endpoint_is_kept_warm_for_a_time(darkroom: Any) -> None:
     deleted = darkroom("warm", "delete", PROBE).stdout
     assert deleted == "The warm target test/probe is deleted.\n"
     assert json.loads(darkroom("warm", "list", "--json").stdout)["warm_targets"] == []
+    for absent in (PROBE, "house/nothing"):
+        refused = darkroom("warm", "delete", absent, fails=True).stderr
+        assert refused.startswith(f"darkroom: There is no warm target {absent}. ")
 
 
 def test_a_time_without_a_unit_is_refused(darkroom: Any) -> None:

@@ -74,8 +74,8 @@ def test_ctrl_c_keeps_what_is_done_and_the_next_run_goes_on(data_dir: Path) -> N
     assert FLUX in listed.output
     assert "float8" in listed.output
     assert json.loads(typed("--list", "--json").output)[0]["endpoints"] == [FLUX]
-    assert "Forgot 0 of 1" in typed("--forget", "fal-ai/other").output
-    assert "Forgot 1 of 1" in typed("--forget", FLUX).output
+    assert "measurements of 0 of 1 models" in typed("--forget", "fal-ai/other").output
+    assert "measurements of 1 of 1 models" in typed("--forget", FLUX).output
     assert kept(data_dir) == []
     assert "Nothing is kept" in typed("--list").output
 

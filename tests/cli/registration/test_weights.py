@@ -133,7 +133,7 @@ def test_a_file_beyond_the_quota_is_not_uploaded(file: Path) -> None:
         add = Calls(small, file)
         refused = add("a", *BASE)
         assert refused.exit_code == 1
-        assert "The files have 7 bytes, but your weights may take 3 more" in refused.output
+        assert "The files have 7 B, but your weights may take only 3 B more" in refused.output
         assert add.uploaded == 0
 
 

@@ -97,12 +97,12 @@ EXAMPLES = {
     "logs": ("darkroom logs ID --follow",),
     "open": ("darkroom open ID",),
     "keys create": (
-        "darkroom keys create render-farm --days 90",
+        "darkroom keys create render-farm --expires-in 90d",
         "darkroom keys create ops --scope api --scope admin",
         "darkroom keys create thumbnails --scope submit --scope read --endpoint 'fal-ai/flux/*'",
     ),
     "keys link": (
-        "darkroom keys link --for 10m",
+        "darkroom keys link --expires-in 10m",
         "darkroom keys link --at https://gpu.example.org",
     ),
     "keys list": ("darkroom keys list --tenant studio-a",),
@@ -135,7 +135,7 @@ EXAMPLES = {
     "files sign": ("darkroom files sign URL --expires-in 7d",),
     "files revoke": ("darkroom files revoke SIGNED_URL", "darkroom files revoke URL --all"),
     "migrate check": ("darkroom migrate check src/", "darkroom migrate check fal-ai/flux/dev"),
-    "batch run": ("darkroom batch run prompts.jsonl --endpoint fal-ai/flux/schnell --out results",),
+    "batch run": ("darkroom batch run prompts.jsonl --endpoint fal-ai/flux/schnell -o results",),
     "batch list": ("darkroom batch list --limit 5",),
     "batch show": ("darkroom batch show batch_6903b93a9b6e385f8ea807ed3c8d9f51",),
     "batch cancel": ("darkroom batch cancel batch_6903b93a9b6e385f8ea807ed3c8d9f51",),
