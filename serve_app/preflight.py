@@ -8,7 +8,7 @@ import subprocess
 from collections.abc import Mapping, Sequence
 
 from serve_app.domain.endpoint import Endpoint
-from serve_app.domain.preflight import Download, Machine
+from serve_app.domain.preflight import Download, MachineFacts
 from serve_app.settings import Config
 
 HUB_CALL_S = 4.0
@@ -34,7 +34,7 @@ def downloads(
     return downloads_of(store, endpoints, within_s)
 
 
-def this_machine(config: Config) -> Machine:
+def this_machine(config: Config) -> MachineFacts:
     """Memory and disk of this machine."""
     from weights.eviction import free_bytes  # noqa: PLC0415
     from weights.folder import default_directory  # noqa: PLC0415
@@ -42,7 +42,7 @@ def this_machine(config: Config) -> Machine:
     device = smallest_gpu_bytes()
     if device is None and not config.models.gpus:
         device = 0
-    return Machine(
+    return MachineFacts(
         device_bytes=device,
         memory_bytes=os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
         free_bytes=free_bytes(config.weights.weights_dir or default_directory()),

@@ -15,7 +15,7 @@ from huggingface_hub.errors import GatedRepoError, HfHubHTTPError
 
 from serve_app.domain.endpoint import Endpoint, Weights
 from serve_app.domain.errors import DarkroomError
-from serve_app.domain.preflight import Download, Source
+from serve_app.domain.preflight import Download, HubState
 from weights.fetch import FetchPlan
 from weights.hub import ELSEWHERE, SERVER_ERRORS
 from weights.store import Store, repositories_of
@@ -29,7 +29,7 @@ class Availability:
 
     weights: Weights
     plan: FetchPlan | None  # None: nobody could say which files it has
-    source: Source
+    source: HubState
     gated: bool | None = None  # None: not known
     problem: str = ""  # why there is no plan, as a sentence
 
@@ -81,31 +81,31 @@ def _look_at(store: Store, weights: Weights) -> Availability:
         plan = store.plan(weights)
     except DarkroomError as error:
         if store.offline:
-            return Availability(weights, None, Source.OFFLINE, problem=error.message)
+            return Availability(weights, None, HubState.OFFLINE, problem=error.message)
         source, gated = _reason(error.__cause__)
         return Availability(weights, None, source, gated, error.message)
     if not plan.missing:
-        return Availability(weights, plan, Source.NOT_NEEDED)
+        return Availability(weights, plan, HubState.NOT_NEEDED)
     if store.offline:
-        return Availability(weights, plan, Source.OFFLINE)
-    return Availability(weights, plan, Source.GIVES)
+        return Availability(weights, plan, HubState.OFFLINE)
+    return Availability(weights, plan, HubState.GIVES)
 
 
-def _reason(cause: BaseException | None) -> tuple[Source, bool | None]:
+def _reason(cause: BaseException | None) -> tuple[HubState, bool | None]:
     """State of the hub after an error of its library, and whether the repository is gated."""
     if isinstance(cause, GatedRepoError):
-        return Source.REFUSES, True
+        return HubState.REFUSES, True
     if isinstance(cause, HfHubHTTPError) and cause.response.status_code < SERVER_ERRORS:
-        return Source.REFUSES, None
+        return HubState.REFUSES, None
     silent = isinstance(cause, (httpx2.HTTPError, HfHubHTTPError, OSError))
-    return (Source.UNREACHABLE if silent else Source.REFUSES), None
+    return (HubState.UNREACHABLE if silent else HubState.REFUSES), None
 
 
 def _silent(weights: Weights) -> Availability:
     return Availability(
         weights,
         None,
-        Source.UNREACHABLE,
+        HubState.UNREACHABLE,
         problem=f"The hub does not answer about {weights.source}. Check the network, HTTPS_PROXY "
         f"and HF_ENDPOINT, or set DARKROOM_OFFLINE=1. {ELSEWHERE}",
     )

@@ -7,7 +7,15 @@ from dataclasses import replace
 
 from serve_app.catalog.entries import CatalogEntry, real_endpoint
 from serve_app.domain.executors.hosted import PROVIDERS
-from serve_app.domain.preflight import NOTHING, Download, Machine, Needs, Preflight, Server, Source
+from serve_app.domain.preflight import (
+    NOTHING,
+    Download,
+    HubState,
+    MachineFacts,
+    Needs,
+    Preflight,
+    Server,
+)
 
 PullCommand = Callable[[str], str]
 """Command that downloads the weights of an endpoint."""
@@ -15,7 +23,7 @@ PullCommand = Callable[[str], str]
 
 def preflight(
     entry: CatalogEntry,
-    machine: Machine,
+    machine: MachineFacts,
     download: Download | None,
     *,
     measured_s: float | None = None,
@@ -47,11 +55,11 @@ def stated_download(entry: CatalogEntry) -> Download:
     if given.weights is None or given.weights.hub is None:
         return NOTHING
     if given.cpu is not None and given.cpu.download_gb is not None:
-        return Download(int(given.cpu.download_gb * 1e9), None, Source.NOT_ASKED, "entry")
+        return Download(int(given.cpu.download_gb * 1e9), None, HubState.NOT_ASKED, "entry")
     if given.memory is not None:
         size = sum(given.memory.weights.values()) + given.memory.adapters
-        return Download(int(size * 1e9), None, Source.NOT_ASKED, "estimate")
-    return Download(None, None, Source.NOT_ASKED, "unknown")
+        return Download(int(size * 1e9), None, HubState.NOT_ASKED, "estimate")
+    return Download(None, None, HubState.NOT_ASKED, "unknown")
 
 
 def _completed(entry: CatalogEntry, download: Download) -> Download:

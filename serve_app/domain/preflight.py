@@ -19,7 +19,7 @@ def gigabytes(size: float) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class Machine:
+class MachineFacts:
     """Machine that an endpoint runs on. None: not known."""
 
     device_bytes: int | None  # memory of its smallest GPU; 0: it has none
@@ -27,7 +27,7 @@ class Machine:
     free_bytes: int | None = None  # on the disk of the weights
 
 
-class Source(StrEnum):
+class HubState(StrEnum):
     """State of the hub, or of the mirror in front of it."""
 
     NOT_NEEDED = "not_needed"  # all is here, or there is nothing to download
@@ -44,7 +44,7 @@ class Download:
 
     total_bytes: int | None
     missing_bytes: int | None  # not on this machine
-    source: Source
+    source: HubState
     basis: Literal["files", "entry", "estimate", "unknown"] = "files"
     gated: bool | None = None
     problem: str = ""  # why they cannot be had, as a sentence
@@ -86,16 +86,16 @@ class Download:
 
 
 _BY_WEIGHT = (
-    *(Source.NOT_NEEDED, Source.GIVES, Source.NOT_ASKED),
-    *(Source.OFFLINE, Source.UNREACHABLE, Source.REFUSES),
+    *(HubState.NOT_NEEDED, HubState.GIVES, HubState.NOT_ASKED),
+    *(HubState.OFFLINE, HubState.UNREACHABLE, HubState.REFUSES),
 )
 """States, the one that decides for several repositories last."""
 
-NOTHING = Download(0, 0, Source.NOT_NEEDED, gated=False)
+NOTHING = Download(0, 0, HubState.NOT_NEEDED, gated=False)
 """Of an endpoint without weights of the hub."""
 
 _BASES = {
-    "files": "{}, of which nobody knows what is downloaded where it runs",
+    "files": "{}, of which it is not known what is downloaded where it runs",
     "entry": "about {}",
     "estimate": "about {} (estimated)",
 }
@@ -131,7 +131,7 @@ class Preflight:
     licence: str
     server: Server
     reason: str  # why it is not served; empty: it is
-    machine: Machine
+    machine: MachineFacts
     needs: Needs
     download: Download
     pull: str = ""  # command that downloads the weights
@@ -160,7 +160,7 @@ class Preflight:
         return self._fit()[0]
 
     def _fit(self) -> tuple[bool | None, str]:
-        """Whether it fits, and the sentence that says it."""
+        """Return whether it fits, and the sentence that says it."""
         if self.server is Server.HOSTED:
             return True, "yes: it runs at the provider"
         host, memory = self.host_bytes, self.machine.memory_bytes
@@ -231,13 +231,13 @@ class Preflight:
 
     def _access(self) -> str:
         match self.download.source:
-            case Source.OFFLINE:
+            case HubState.OFFLINE:
                 return "not asked: this machine is set to be offline"
-            case Source.UNREACHABLE | Source.REFUSES:
+            case HubState.UNREACHABLE | HubState.REFUSES:
                 return self.download.problem
-            case Source.GIVES:
+            case HubState.GIVES:
                 return "the hub gives it"
-            case Source.NOT_ASKED | Source.NOT_NEEDED:
+            case HubState.NOT_ASKED | HubState.NOT_NEEDED:
                 return ""
 
     def _time(self) -> str:
@@ -263,11 +263,11 @@ class Preflight:
                 "serve it on a larger machine (docs/tutorials/rented-gpu.md rents one)",
             ),
             (
-                source in (Source.UNREACHABLE, Source.REFUSES),
+                source in (HubState.UNREACHABLE, HubState.REFUSES),
                 "see to the access, then download it",
             ),
             (
-                source is Source.OFFLINE,
+                source is HubState.OFFLINE,
                 "copy its weights here, or unset DARKROOM_OFFLINE and HF_HUB_OFFLINE",
             ),
             (self.server is Server.DEMO, "set DARKROOM_DEMO=false to serve the real model"),
@@ -321,7 +321,9 @@ def summary(answers: Sequence[Preflight]) -> str:
     if not own:
         return "no endpoint uses weights of the hub"
     if len(fitting_) == len(own):
-        return f"all {len(own)} fit this machine"
+        return (
+            f"all {len(own)} fit this machine" if len(own) > 1 else "the only one fits this machine"
+        )
     least = min((n.memory_gb for each in own for n in each.needs.recipes[:1]), default=0.0)
     return "; ".join(
         (
@@ -341,7 +343,7 @@ SPARE_BYTES = 512 * 2**20
 """Disk space that stays free: the database and the logs are often on the same disk."""
 
 
-def _named(machine: Machine) -> Iterable[tuple[str, int | None]]:
+def _named(machine: MachineFacts) -> Iterable[tuple[str, int | None]]:
     for name, size in asdict(machine).items():
         yield name.replace("_bytes", "_gb"), size
 

@@ -11,11 +11,11 @@ from serve_app.domain.preflight import (
     NOTHING,
     SPARE_BYTES,
     Download,
-    Machine,
+    HubState,
+    MachineFacts,
     Needs,
     Preflight,
     Server,
-    Source,
     summary,
 )
 
@@ -24,9 +24,9 @@ RECIPES = (
     Recipe(12, "float8", "blocks", ("vae",)),
     Recipe(24, "bfloat16", hot=("vae",), largest=WorkLimit(4.2)),
 )
-MACHINE = Machine(24 * GB, 64 * GB, 500 * GB)
-HERE = Download(30 * GB, 0, Source.NOT_NEEDED)
-TO_COME = Download(30 * GB, 30 * GB, Source.GIVES)
+MACHINE = MachineFacts(24 * GB, 64 * GB, 500 * GB)
+HERE = Download(30 * GB, 0, HubState.NOT_NEEDED)
+TO_COME = Download(30 * GB, 30 * GB, HubState.GIVES)
 FLUX = Preflight(
     endpoint_id="house/flux",
     name="Flux",
@@ -57,15 +57,27 @@ def test_what_is_here_and_fits_needs_nothing() -> None:
 @pytest.mark.parametrize(
     ("machine", "fits", "words"),
     [
-        (Machine(12 * GB), True, "yes: float8, offload blocks (for 12 GB; this GPU has 12)"),
-        (Machine(8 * GB), False, "no: it needs a GPU with 12 GB or more, and this one has 8 GB"),
-        (Machine(0), False, "no: it needs a GPU with 12 GB or more, and this machine has none"),
-        (Machine(None), None, "no replica has named its GPU yet"),
-        (Machine(12 * GB, 16 * GB), False, "take 17.0 GB of the machine's memory, which is 16.0"),
+        (MachineFacts(12 * GB), True, "yes: float8, offload blocks (for 12 GB; this GPU has 12)"),
+        (
+            MachineFacts(8 * GB),
+            False,
+            "no: it needs a GPU with 12 GB or more, and this one has 8 GB",
+        ),
+        (
+            MachineFacts(0),
+            False,
+            "no: it needs a GPU with 12 GB or more, and this machine has none",
+        ),
+        (MachineFacts(None), None, "no replica has named its GPU yet"),
+        (
+            MachineFacts(12 * GB, 16 * GB),
+            False,
+            "take 17.0 GB of the machine's memory, which is 16.0",
+        ),
     ],
 )
 def test_whether_it_fits_is_said_with_both_figures(
-    machine: Machine, fits: bool | None, words: str
+    machine: MachineFacts, fits: bool | None, words: str
 ) -> None:
     assert on(machine=machine).fits is fits
     assert words in on(machine=machine).said()["fits"]
@@ -78,28 +90,28 @@ def test_a_download_that_the_disk_cannot_take_does_not_fit() -> None:
     assert found.lacking_bytes == 10 * GB + SPARE_BYTES
     assert "DARKROOM_WEIGHTS_DIR" in found.next
     assert on(machine=full).fits, "nothing has to be downloaded"
-    unknown = Download(30 * GB, None, Source.NOT_ASKED, "estimate")
+    unknown = Download(30 * GB, None, HubState.NOT_ASKED, "estimate")
     assert on(machine=full, download=unknown).fits is False
 
 
 def test_without_recipes_nothing_is_promised() -> None:
     assert on(needs=Needs()).fits is None
     assert on(needs=Needs()).said()["fits"].startswith("unknown: ")
-    assert on(needs=Needs(RECIPES, runs_on_cpu=True), machine=Machine(0)).fits
+    assert on(needs=Needs(RECIPES, runs_on_cpu=True), machine=MachineFacts(0)).fits
 
 
 @pytest.mark.parametrize(
     ("download", "access", "then"),
     [
         (TO_COME, "the hub gives it", "`darkroom models pull house/flux` downloads it now"),
-        (replace(TO_COME, source=Source.OFFLINE), "not asked: this machine", "copy its weights"),
+        (replace(TO_COME, source=HubState.OFFLINE), "not asked: this machine", "copy its weights"),
         (
-            Download(None, None, Source.REFUSES, "unknown", True, "It is gated."),
+            Download(None, None, HubState.REFUSES, "unknown", True, "It is gated."),
             "It is gated.",
             "see to the access",
         ),
         (
-            Download(None, None, Source.UNREACHABLE, "unknown", None, "No answer."),
+            Download(None, None, HubState.UNREACHABLE, "unknown", None, "No answer."),
             "No answer.",
             "see to the access",
         ),
@@ -117,26 +129,26 @@ def test_a_demo_says_what_stands_in_the_way_of_the_real_model() -> None:
     demo = on(server=Server.DEMO, download=TO_COME)
     assert demo.said()["served"] == "a tiny demo model in place of Flux"
     assert demo.next == "set DARKROOM_DEMO=false to serve the real model"
-    assert replace(demo, machine=Machine(0)).next.startswith("serve it on a larger machine")
+    assert replace(demo, machine=MachineFacts(0)).next.startswith("serve it on a larger machine")
 
 
 def test_several_repositories_are_one_download_and_what_is_not_known_stays_so() -> None:
-    refused = Download(None, None, Source.REFUSES, "unknown", True, "It is gated.")
+    refused = Download(None, None, HubState.REFUSES, "unknown", True, "It is gated.")
     both = Download.together([TO_COME, refused])
-    assert (both.total_bytes, both.missing_bytes, both.source) == (None, None, Source.REFUSES)
+    assert (both.total_bytes, both.missing_bytes, both.source) == (None, None, HubState.REFUSES)
     assert (both.gated, both.problem) == (True, "It is gated.")
     assert Download.together([]) is NOTHING
     found = Download.together([HERE, TO_COME])
     assert (found.total_bytes, found.missing_bytes, found.source) == (
         60 * GB,
         30 * GB,
-        Source.GIVES,
+        HubState.GIVES,
     )
 
 
 def test_sizes_name_where_they_are_from() -> None:
-    assert Download(None, None, Source.NOT_ASKED, "unknown").text() == "size unknown"
-    told = Download(30 * GB, None, Source.NOT_ASKED, "entry")
+    assert Download(None, None, HubState.NOT_ASKED, "unknown").text() == "size unknown"
+    told = Download(30 * GB, None, HubState.NOT_ASKED, "entry")
     assert told.text() == "about 30.0 GB"
     assert replace(told, basis="estimate").text() == "about 30.0 GB (estimated)"
     assert NOTHING.text() == "nothing"
@@ -145,11 +157,12 @@ def test_sizes_name_where_they_are_from() -> None:
 
 
 def test_all_together_are_counted() -> None:
-    assert summary([FLUX]) == "all 1 fit this machine"
+    assert summary([FLUX]) == "the only one fits this machine"
+    assert summary([FLUX, FLUX]) == "all 2 fit this machine"
     small = replace(FLUX, endpoint_id="house/small", needs=Needs(RECIPES, runs_on_cpu=True))
-    said = summary([replace(each, machine=Machine(0)) for each in (FLUX, small)])
+    said = summary([replace(each, machine=MachineFacts(0)) for each in (FLUX, small)])
     assert said.startswith(
         "1 of 2 fit this machine (house/small); the smallest GPU that serves one has 12 GB"
     )
-    assert "not known of 1 (house/flux)" in summary([replace(FLUX, machine=Machine(None))])
+    assert "not known of 1 (house/flux)" in summary([replace(FLUX, machine=MachineFacts(None))])
     assert summary([on(pull="")]) == "no endpoint uses weights of the hub"

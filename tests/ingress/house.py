@@ -21,7 +21,7 @@ from serve_app.domain.addresses import Resolve
 from serve_app.domain.executors.comfyui import ComfyUiNodes
 from serve_app.domain.name_resolution import NameResolver
 from serve_app.domain.ports import Clock
-from serve_app.domain.preflight import Download, Machine, Source
+from serve_app.domain.preflight import Download, HubState, MachineFacts
 from serve_app.domain.sharing.admission import AdmissionControl
 from serve_app.ingress.app import create_app
 from serve_app.ingress.fal.webhooks import Composer
@@ -79,7 +79,7 @@ CATALOG = load(MODELS, demo=True, demo_dir=DEMO)  # at import, because reading a
 OTHERS = load(MODELS.with_name("other_models.yaml"), demo=True, demo_dir=DEMO)
 """Aliases for the tests of protocols other than fal's."""
 
-UNKNOWN = Download(None, None, Source.NOT_ASKED, "unknown")
+UNKNOWN = Download(None, None, HubState.NOT_ASKED, "unknown")
 """Of a hub that nobody has asked."""
 
 
@@ -241,7 +241,7 @@ async def built(
             ),
             preflights=Preflights(
                 lambda wanted: {each.id: UNKNOWN for each in wanted},
-                lambda: Machine(0),
+                lambda: MachineFacts(0),
                 lambda: 1,
                 clock,
             ),

@@ -9,7 +9,7 @@ import pytest
 from playwright.sync_api import BrowserContext, Locator, Page, expect
 
 from serve_app.catalog.catalog import load
-from serve_app.domain.preflight import Download, Machine, Source
+from serve_app.domain.preflight import Download, HubState, MachineFacts
 from serve_app.domain.progress import Loading, Stage, to_plain
 from serve_app.ingress.services.preflights import Preflights
 from serve_app.settings import PoolConfig
@@ -125,7 +125,7 @@ def hub_says(darkroom: PageDarkroom, download: Download) -> None:
     services = darkroom.house.services
     services.preflights = Preflights(
         lambda wanted: {each.id: download for each in wanted},
-        lambda: Machine(0, 16 * 10**9, 100 * 10**9),
+        lambda: MachineFacts(0, 16 * 10**9, 100 * 10**9),
         lambda: 1,
         services.clock,
     )
@@ -137,7 +137,7 @@ SIZE = 1_800_000_000
 def test_words_that_the_demo_does_not_know_lead_to_the_same_prompt_on_a_real_model(
     served: PageDarkroom, page: Page
 ) -> None:
-    hub_says(served, Download(SIZE, SIZE, Source.GIVES))
+    hub_says(served, Download(SIZE, SIZE, HubState.GIVES))
     served.start_painting()
     reader = Reader(page, served)
     reader.enter(FLUX)
@@ -168,7 +168,7 @@ def test_known_words_need_no_other_model(served: PageDarkroom, page: Page) -> No
 
 def test_what_cannot_be_had_is_said_in_place_of_a_button(served: PageDarkroom, page: Page) -> None:
     words = "The hub cannot be reached."
-    hub_says(served, Download(None, None, Source.UNREACHABLE, "unknown", None, words))
+    hub_says(served, Download(None, None, HubState.UNREACHABLE, "unknown", None, words))
     served.start_painting()
     reader = Reader(page, served)
     reader.enter(FLUX)

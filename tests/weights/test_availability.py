@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from serve_app.domain.endpoint import StoreConfig, Weights
-from serve_app.domain.preflight import Source
+from serve_app.domain.preflight import HubState
 from tests.weights.conftest import COMMIT, NAME, write_repository
 from tests.weights.hub_server import HubServer, serving
 from weights.availability import Availability, look
@@ -41,31 +41,31 @@ def test_what_the_hub_gives_has_a_size_and_what_is_here_needs_no_hub(
     hub: HubServer, store: Store
 ) -> None:
     found = seen(store)
-    assert found.source is Source.GIVES
+    assert found.source is HubState.GIVES
     assert found.download.missing_bytes == found.download.total_bytes
     with store.open(WANTED):
         pass
     hub.asked.clear()
     found = seen(store)
-    assert (found.source, found.download.missing_bytes) == (Source.NOT_NEEDED, 0)
+    assert (found.source, found.download.missing_bytes) == (HubState.NOT_NEEDED, 0)
     assert hub.asked == []
 
 
 def test_a_gated_repository_is_refused_and_named_as_gated(hub: HubServer, store: Store) -> None:
     hub.gated.add(NAME)
     found = seen(store)
-    assert (found.source, found.gated) == (Source.REFUSES, True)
+    assert (found.source, found.gated) == (HubState.REFUSES, True)
     assert "accept its licence" in found.problem
 
 
 def test_one_that_is_not_there_is_refused(hub: HubServer, store: Store) -> None:
     hub.repositories.clear()
-    assert (seen(store).source, seen(store).gated) == (Source.REFUSES, None)
+    assert (seen(store).source, seen(store).gated) == (HubState.REFUSES, None)
 
 
 def test_a_hub_that_fails_is_not_reached(hub: HubServer, store: Store) -> None:
     hub.statuses.append((503, {}))
-    assert seen(store).source is Source.UNREACHABLE
+    assert seen(store).source is HubState.UNREACHABLE
 
 
 def test_a_hub_that_is_silent_is_waited_for_as_long_as_one_says(
@@ -73,12 +73,12 @@ def test_a_hub_that_is_silent_is_waited_for_as_long_as_one_says(
 ) -> None:
     hub.hold_after["model_index.json"] = 0
     found = seen(store, within_s=0.2)
-    assert found.source is Source.UNREACHABLE
+    assert found.source is HubState.UNREACHABLE
     assert f"does not answer about {NAME}" in found.problem
     hub.go.set()
 
 
 def test_a_machine_that_is_offline_asks_nobody(hub: HubServer, tmp_path: Path) -> None:
     store = Store(StoreConfig(directory=tmp_path / "store", offline=True), lambda: Hub(hub.url))
-    assert seen(store).source is Source.OFFLINE
+    assert seen(store).source is HubState.OFFLINE
     assert hub.asked == []

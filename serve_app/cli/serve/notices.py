@@ -15,7 +15,7 @@ from serve_app.cli.commands.downloads import (
 )
 from serve_app.cli.commands.tune import MINUTES_PER_MODEL
 from serve_app.cli.serve.gpus import machines, tuned_machines
-from serve_app.domain.preflight import Source, gigabytes
+from serve_app.domain.preflight import HubState, gigabytes
 from serve_app.preflight import HUB_CALL_S
 from serve_app.settings import Config
 from weights import eviction
@@ -82,7 +82,9 @@ def print_real_model(config: Config, out: Callable[[str], None]) -> None:
     if not found or all(each.missing_bytes == 0 for each in found):
         return
     answer = found[0].answers[0]
-    problem = answer.said().get("access", "") if answer.download.source is not Source.GIVES else ""
+    problem = (
+        answer.said().get("access", "") if answer.download.source is not HubState.GIVES else ""
+    )
     if before == problem:
         return
     marker.write_text(problem)

@@ -10,7 +10,7 @@ from serve_app.catalog.entries import CatalogEntry, real_endpoint
 from serve_app.catalog.preflight import preflight
 from serve_app.domain.endpoint import Endpoint
 from serve_app.domain.ports import Clock
-from serve_app.domain.preflight import Download, Machine, Preflight, summary
+from serve_app.domain.preflight import Download, MachineFacts, Preflight, summary
 
 HUB_S = 5.0
 """Time for all calls to the hub whose answers one caller waits for."""
@@ -21,7 +21,7 @@ WANTED_FRESH_S = 20.0
 """The same for weights that are not here: somebody may download them, or mend the access."""
 
 Look = Callable[[Sequence[Endpoint]], Mapping[str, Download]]
-LookAtMachine = Callable[[], Machine]
+LookAtMachine = Callable[[], MachineFacts]
 
 
 class Preflights:
@@ -54,7 +54,7 @@ class Preflights:
 
         ``looks``: at the machine and the hub. Without, the entries are believed.
         """
-        machine, downloads = Machine(None), dict[str, Download]()
+        machine, downloads = MachineFacts(None), dict[str, Download]()
         if looks:
             async with self._lock:  # those who ask at once share the calls to the hub
                 machine = await asyncio.to_thread(self._machine_of_replicas)
@@ -74,8 +74,8 @@ class Preflights:
         machine = self._machine_of_replicas()
         return summary([preflight(each, machine, None) for each in entries])
 
-    def _machine_of_replicas(self) -> Machine:
-        return self._machine() if self._nodes() == 1 else Machine(None)
+    def _machine_of_replicas(self) -> MachineFacts:
+        return self._machine() if self._nodes() == 1 else MachineFacts(None)
 
     async def _downloads(self, endpoints: Sequence[Endpoint]) -> Mapping[str, Download]:
         now = self._clock.monotonic()

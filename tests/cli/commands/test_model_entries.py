@@ -86,9 +86,9 @@ def test_a_folder_is_served_with_what_its_pipeline_needs(data_dir: Path, tmp_pat
     assert "recipes  none" in ran.output
     (line,) = (each for each in typed(data_dir).output.splitlines() if "portraits" in each)
     assert line.split() == ["house/portraits", "Portraits"]
-    listed = typed(data_dir, "--all").output
-    assert "      family   flux\n      licence  house-licence\n" in listed
-    assert f"      weights  {folder}\n      from     database\n" in listed
+    about = typed(data_dir, "show", "house/portraits").output
+    assert f"  family    flux\n  weights   {folder}\n  from      database\n" in about
+    assert "  licence   house-licence\n" in about
 
 
 def test_the_fields_are_shown_with_what_is_refused_and_what_has_none(
@@ -250,7 +250,8 @@ def test_what_exists_is_replaced_only_when_asked(data_dir: Path, tmp_path: Path)
     assert typed(data_dir, "check").output == "0 mistakes found.\n"
     ran = typed(data_dir, "add", "fal-ai/flux/schnell", "--weights", folder, "--replace")
     assert "replaces the entry of: file" in ran.output
-    assert "from     database, in place of: file" in typed(data_dir, "--all").output
+    about = typed(data_dir, "show", "fal-ai/flux/schnell").output
+    assert "from      database, in place of: file" in about
     checked = typed(data_dir, "check")
     assert checked.exit_code == 0
     assert "fal-ai/flux/schnell is also in the catalogue file" in checked.output
@@ -351,7 +352,7 @@ def test_a_single_file_replaces_the_components_that_it_holds(
     written = {"directory": str(folder), "checkpoint": str(file), "components": ["transformer"]}
     assert stored["entry"]["weights"] == written
     assert stored["weight_bytes"] == {"transformer": 2_000_000}
-    assert f"weights  {folder} with {file}" in typed(data_dir, "--all").output
+    assert f"weights   {folder} with {file}" in typed(data_dir, "show", "house/tuned").output
 
 
 def test_a_single_file_of_the_hub_is_pinned_and_only_its_header_is_read(
@@ -392,7 +393,8 @@ def test_a_part_of_a_folder_gives_the_pipeline_its_control_image(
     }
     assert stored["weight_bytes"] == {"transformer": 2_500_000, "controlnet": 700_000}
     assert "control_image_url" in stored["entry"]["options"]["inputs"]
-    assert f"weights  {base} with controlnet of {control}\n" in typed(data_dir, "--all").output
+    about = typed(data_dir, "show", "house/x").output
+    assert f"weights   {base} with controlnet of {control}\n" in about
 
 
 def test_several_parts_run_together_and_each_has_its_image(data_dir: Path, tmp_path: Path) -> None:
@@ -407,8 +409,8 @@ def test_several_parts_run_together_and_each_has_its_image(data_dir: Path, tmp_p
     assert stored["weight_bytes"] == sizes
     images = stored["entry"]["options"]["inputs"]["control_image_urls"]
     assert (images["least"], images["most"]) == (2, 2)
-    shown = typed(data_dir, "--all").output
-    assert f"weights  {base} with controlnet of {edges} and {depth}\n" in shown
+    shown = typed(data_dir, "show", "house/x").output
+    assert f"weights   {base} with controlnet of {edges} and {depth}\n" in shown
     other = typed(data_dir, "add", "house/y", "--weights", str(base), *given)
     assert "FluxPipeline does not take 2 ControlNets together" in " ".join(other.output.split())
 

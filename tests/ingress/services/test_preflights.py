@@ -10,7 +10,7 @@ import pytest
 
 from serve_app.catalog.catalog import load
 from serve_app.domain.endpoint import Endpoint
-from serve_app.domain.preflight import Download, Machine, Source
+from serve_app.domain.preflight import Download, HubState, MachineFacts
 from serve_app.ingress.services.preflights import FRESH_S, WANTED_FRESH_S, Preflights
 from serve_app.tenants.scopes import API
 from tests.fakes.clock import FakeClock
@@ -19,8 +19,8 @@ from tests.ingress.house import DEMO, House, built
 SDXS, SCHNELL = "darkroom/sdxs", "fal-ai/flux/schnell"
 CATALOG = load(None, demo=True, demo_dir=DEMO, families=("flux", "generic"))
 SIZE = 1_800_000_000
-HERE = Download(SIZE, 0, Source.NOT_NEEDED)
-AWAY = Download(SIZE, SIZE, Source.GIVES)
+HERE = Download(SIZE, 0, HubState.NOT_NEEDED)
+AWAY = Download(SIZE, SIZE, HubState.GIVES)
 
 
 @dataclass
@@ -36,7 +36,7 @@ class Surroundings:
         return {each.id: self.download for each in wanted}
 
     def preflights(self, clock: FakeClock) -> Preflights:
-        machine = Machine(0, 16 * 10**9, 100 * 10**9)
+        machine = MachineFacts(0, 16 * 10**9, 100 * 10**9)
         return Preflights(self.look, lambda: machine, lambda: self.nodes, clock)
 
 
