@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Protocol
 
@@ -54,6 +54,31 @@ class WarmTarget:
 
 
 # The overview.
+
+
+@dataclass(frozen=True, slots=True)
+class PoolSample:
+    """Largest figures of a pool in some time."""
+
+    pool: str
+    at: datetime  # its begin
+    queued: int
+    running: int
+    replicas: int  # that were ready
+    wait_s: float  # of the oldest queued request
+
+
+class PoolHistory(Protocol):
+    """Figures of all pools over the last day."""
+
+    async def sample(self) -> None:
+        """Note the figures of now."""
+        ...
+
+    async def read(self, span: timedelta, step: timedelta) -> Sequence[PoolSample]:
+        """Figures of the last ``span`` in steps, by pool and time. Steps in which a pool was not
+        seen are left out."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)

@@ -30,7 +30,7 @@ from serve_app.domain.lease import (
     Work,
 )
 from serve_app.domain.media.draft import DraftBook
-from serve_app.domain.operations import Operations
+from serve_app.domain.operations import Operations, PoolHistory
 from serve_app.domain.outcome import Usage
 from serve_app.domain.progress import PartialResult, Preview, StoredSnapshot
 from serve_app.domain.request import (
@@ -246,6 +246,11 @@ class Queue(LeasePort, Protocol):
     @property
     def costs(self) -> CostBook:
         """Times of replicas, and what was made in them."""
+        ...
+
+    @property
+    def pool_history(self) -> PoolHistory:
+        """Figures of the pools over the last day."""
         ...
 
     @property

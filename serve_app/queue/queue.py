@@ -29,6 +29,7 @@ from serve_app.queue.gallery.gallery import PostgresGallery
 from serve_app.queue.heartbeat import Heartbeats
 from serve_app.queue.long_poll import LongPoll
 from serve_app.queue.operations import PostgresOperations
+from serve_app.queue.pool_history import PostgresPoolHistory
 from serve_app.queue.reaper import PeriodicTask, Reaper, Work
 from serve_app.queue.removal import Removal
 from serve_app.queue.request_log import PostgresPartialResults, RequestLog
@@ -202,6 +203,7 @@ class PostgresQueue:
         self.operations = parts.operations
         self.ledger = PostgresLedger(reads)
         self.costs = PostgresCostBook(database, reads, parts.clock)
+        self.pool_history = PostgresPoolHistory(database, reads, state.stats.demand)
         self.rollup = UsageRollup(database, parts.retention)
         self.by_kind = RetentionByKind(database, parts.retention)
         self.budgets = PostgresBudgetWarnings(database, limits)
@@ -291,9 +293,7 @@ class PostgresQueue:
             "canaries", COMPARE_EVERY_S, state.canaries.judge
         )
         elected_to_warn = parts.election.on_leader("budgets", WARN_EVERY_S, self.budgets.warn)
-        elected_to_sample = parts.election.on_leader(
-            "replica_hours", SAMPLE_EVERY_S, self.costs.sample
-        )
+        elected_to_sample = partial(parts.election.on_leader, "samples", SAMPLE_EVERY_S)
         elected_to_seal = parts.election.on_leader("audit", SEAL_EVERY_S, parts.operations.log.seal)
         known: list[Mapping[str, Work]] = [
             {
@@ -353,7 +353,13 @@ class PostgresQueue:
             (MEASURE_TABLES_EVERY_S, {"measure_tables": parts.tables.measure}),
             (check_s, {"look_for_overflow": elected_to_move}),
             (WARN_EVERY_S, {"warn_of_budgets": elected_to_warn}),
-            (SAMPLE_EVERY_S, {"sample_replicas": elected_to_sample}),
+            (
+                SAMPLE_EVERY_S,
+                {
+                    "sample_replicas": elected_to_sample(self.costs.sample),
+                    "sample_pools": elected_to_sample(self.pool_history.sample),
+                },
+            ),
             (SEAL_EVERY_S, {"seal_audit": elected_to_seal}),
             (
                 RETENTION_EVERY_S,

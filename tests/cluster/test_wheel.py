@@ -36,7 +36,7 @@ from training.image.checker import read
 pytestmark = pytest.mark.cluster
 
 PACKAGES = "darkroom", "darkroom_apps", "serve_app", "deployments", "weights"
-SOURCES = "pyproject.toml", "README.md", "LICENSE", *PACKAGES
+SOURCES = "pyproject.toml", "README.md", "LICENSE", "fal_plain_http.py", *PACKAGES
 SAMPLE = re.compile(r'"(.+)" took [\d.]+ s: (\S+)')
 OTHER_PROMPT = "a green star"
 
@@ -70,16 +70,17 @@ def place(tmp_path: Path) -> Iterator[Darkroom]:
     darkroom.clear_away()
 
 
-def test_the_wheel_contains_every_file_that_is_not_python(wheel: Path) -> None:
+def test_the_wheel_contains_every_file_but_what_is_written_for_developers(wheel: Path) -> None:
     packed = set(zipfile.ZipFile(wheel).namelist())
     ours = {
         path.relative_to(ROOT).as_posix()
         for package in PACKAGES
         for path in (ROOT / package).rglob("*")
-        if path.is_file() and "__pycache__" not in path.parts
+        if path.is_file() and "__pycache__" not in path.parts and path.suffix != ".md"
     }
     assert ours - packed == set()
     names = {path.rpartition("/")[2] for path in packed}
+    assert "fal_plain_http.py" in packed
     assert {"index.html", "models.yaml", "fal_types.json.gz", "0001_baseline.sql"} <= names
     assert any(path.startswith("deployments/demo/") for path in packed)
     assert not [path for path in packed if path.startswith(("tests/", "scripts/", "training/"))]

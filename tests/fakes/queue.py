@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from functools import cached_property
 
 from serve_app.domain.errors import Cancelled, Expired, ReplicaDied
 from serve_app.domain.lease import (
@@ -33,12 +34,17 @@ from serve_app.queue.heartbeat import UNFOLLOWED_REPORT_S
 from serve_app.queue.store import messages
 from serve_app.queue.transactions.snapshots import belongs_to
 from tests.fakes.lane_order import VirtualStart
+from tests.fakes.pool_history import FakePoolHistory
 from tests.fakes.queue_client_side import ClientSide
 from tests.fakes.queue_row import Row, suspect
 
 
 class FakeQueue(ClientSide):
     """All of it: what replicas do as well."""
+
+    @cached_property
+    def pool_history(self) -> FakePoolHistory:
+        return FakePoolHistory(self._clock, self.demand, self._presence)
 
     async def announce(self, presence: Presence) -> Work | None:
         if ended := self._ended_terms.get(presence.actor_id):

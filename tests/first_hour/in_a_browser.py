@@ -56,6 +56,12 @@ def hobbyist(rehearsal: Rehearsal, url: str, key: str) -> None:
             sheet = page.locator(".sheet").first
             sheet.get_by_role("button", name="× 4").click()
             expect(page.locator(".sheet").first.locator(".made img")).to_have_count(4)
+        with rehearsal.step(who, "generates it, and is offered a real model", clicks=1):
+            page.locator(PROMPT_FIELD).fill(UNKNOWN)
+            _generate(page)
+            notice = page.locator(".sheet").first.locator(".unknown")
+            expect(notice).to_contain_text("does not know: cat, sofa")
+            expect(notice).to_contain_text("knows any prompt and runs here without a GPU")
         phone = browser.new_page(viewport={"width": 390, "height": 844}, has_touch=True)
         with rehearsal.step(who, "opens it on a phone, and generates", clicks=3):
             phone.goto(_link(url, key))

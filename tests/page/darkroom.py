@@ -84,6 +84,10 @@ class PageDarkroom:
         """Store the copies of requests whose models have shadows."""
         self._do(ShadowWorker(self.house.services).advance())
 
+    def sample_pools(self) -> None:
+        """Note what the pools have now, as the leader does every few seconds."""
+        self._do(self.house.queue.pool_history.sample())
+
     def ran(self) -> list[str]:
         assert self._painter is not None
         return list(self._painter.ran)

@@ -79,6 +79,26 @@ def test_the_pools_show_replicas_with_what_they_hold_and_load(
     assert axe(page) == []
 
 
+def test_pools_and_queue_show_what_was_in_the_last_hour_and_day(
+    page: Page, idle: PageDarkroom
+) -> None:
+    give_pool(idle)
+    operator = Operator(page, idle)
+    Reader(page, idle).generate("a hill")
+    idle.sample_pools()
+    operator.open("Pools")
+    history = page.get_by_role("region", name="History")
+    queued = history.locator(".chart").filter(has_text="Queued")
+    expect(queued).to_contain_text("Highest: 1 (")
+    expect(queued.locator("rect")).to_have_count(60)
+    history.get_by_label("Time").select_option("Last day")
+    expect(queued.locator("rect")).to_have_count(144)
+    expect(queued).to_contain_text("Highest: 1 (")
+    look(page)
+    operator.open("Queue")
+    expect(page.get_by_role("region", name="History")).to_contain_text("Oldest wait")
+
+
 def test_a_canary_says_how_it_does_and_that_it_has_returned(
     page: Page, served: PageDarkroom
 ) -> None:

@@ -41,7 +41,7 @@ $$
 TABLES = (
     "webhook_deliveries", "artifacts", "usage", "events", "attempts", "requests", "progress",
     "partial_results", "drafts",
-    "usage_days", "tenant_quotas", "budget_warnings", "replica_hours",
+    "usage_days", "tenant_quotas", "budget_warnings", "replica_hours", "pool_minutes",
     "replicas", "fair_lanes", "costs", "audit", "api_keys", "tenants", "installation",
     "undelivered", "jobs", "halts", "uploads", "lifecycles", "webhook_keys", "leaders",
     "running_counts", "quarantines", "canary_attempts", "canaries", "warm_targets",

@@ -45,7 +45,7 @@ MEANT: Mapping[str, str] = {
     # ollama
     "list": "`darkroom models`",
     "ls": "`darkroom models`",
-    "show": "`darkroom models --all`, or `darkroom requests show ID`",
+    "show": "`darkroom models show ENDPOINT`, or `darkroom requests show ID`",
     "create": "`darkroom models add`, or `darkroom deploy`",
     "cp": "`darkroom models add ENDPOINT --like OTHER`",
     # fal, replicate, cog

@@ -35,6 +35,7 @@ from serve_app.ingress.api.administration import (
     audit,
     doctor,
     jobs,
+    pool_history,
     shadows,
     tenant_deletion,
     tenant_export,
@@ -248,6 +249,7 @@ ROUTES = [
     *links.ROUTES,
     *stored.ROUTES,
     *verification.ROUTES,
+    *pool_history.ROUTES,
     *items.ROUTES,  # before the routes of one request
     *zip_files.ROUTES,
     *loras.ROUTES,

@@ -10,6 +10,7 @@ const MOST = 6;
 export function showExamples(model, use) {
   const shown = (model.examples ?? []).slice(0, MOST);
   byId("examples").hidden = shown.length === 0;
+  byId("examples").open = model.demo; // what a demo model draws is not what people expect
   for (const group of document.querySelectorAll(".examples")) {
     group.hidden = shown.length === 0;
     group.replaceChildren(...shown.map((input, at) => button(input, model.pictures?.[at], use)));

@@ -8,7 +8,7 @@ const STEP = 20; // from one bar to the next
 const GAP = 5;
 const MOST_LABELS = 8;
 
-/** Chart named `label`. `bars`: `{name, value, words}`. */
+/** Chart named `label`. `bars`: `{name, value, words, short}`; `short` stands on the axis. */
 export function barChart(label, bars) {
   const most = Math.max(...bars.map(({ value }) => value), 0);
   const width = bars.length * STEP;
@@ -37,7 +37,7 @@ export function barChart(label, bars) {
     element(
       "p",
       { class: "facts" },
-      most > 0 ? `Most: ${top.words} on ${top.name}` : "Nothing yet",
+      most > 0 ? `Highest: ${top.words} (${top.name})` : "Nothing yet",
     ),
     chart,
     axis(bars),
@@ -51,7 +51,7 @@ function axis(bars) {
   return element(
     "div",
     { class: "axis facts", "aria-hidden": "true" },
-    shown.map(({ name }) => element("span", {}, name.slice(5))),
+    shown.map(({ short }) => element("span", {}, short)),
   );
 }
 

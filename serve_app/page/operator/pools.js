@@ -4,6 +4,7 @@ import { element } from "../interface/element.js";
 import { LiveTable } from "../interface/live_table.js";
 import { gigabytesOf } from "../interface/words.js";
 import { section, span, tiles } from "./desk.js";
+import { History } from "./history.js";
 import { ResourceTable } from "./resource_table.js";
 
 const LEVELS = [
@@ -20,10 +21,12 @@ export class PoolsPart {
   #figures = element("dl", { class: "tiles" });
   #pools = poolTable();
   #replicas = replicaTable();
+  #history;
   #warm;
 
   constructor(desk) {
     this.#desk = desk;
+    this.#history = new History(desk, ["queued", "running", "replicas"]);
     this.#warm = new ResourceTable(desk, "warm target", () => this.changed(), {
       key: ({ endpoint_id: id, pool, source }) => `${id || pool} ${source}`,
       deletable: ({ source }) => source === "operator",
@@ -39,6 +42,7 @@ export class PoolsPart {
       this.#figures,
       section("Pools", "", this.#pools.node),
       section("Replicas", "", this.#replicas.node),
+      this.#history.node,
       section(
         "Warm targets",
         "Models that replicas hold before a request needs them.",
@@ -69,7 +73,8 @@ export class PoolsPart {
     );
     this.#pools.show(pools);
     this.#replicas.show(status.replicas);
-    await this.#warm.show(status.warm);
+    this.#history.showEvents(status.events);
+    await Promise.all([this.#warm.show(status.warm), this.#history.look()]);
   }
 
   async #keep() {

@@ -6,6 +6,7 @@ import { LiveTable } from "../interface/live_table.js";
 import { shown } from "../interface/ask.js";
 import { clock, waitingWords } from "../interface/words.js";
 import { labelled, section, span } from "./desk.js";
+import { History } from "./history.js";
 
 const PAGE = 50;
 const MOST_IN_A_CALL = 500;
@@ -34,6 +35,7 @@ export class QueuePart {
   );
   #most = PAGE;
   #models = null; // all, read once
+  #history;
   #waiting;
   #running;
   #halts;
@@ -41,6 +43,7 @@ export class QueuePart {
 
   constructor(desk) {
     this.#desk = desk;
+    this.#history = new History(desk, ["queued", "wait_s"]);
     this.#waiting = this.#waitingTable();
     this.#running = this.#runningTable();
     this.#halts = this.#haltTable();
@@ -71,6 +74,7 @@ export class QueuePart {
         this.#more,
       ),
       section("Running", "", this.#running.node),
+      this.#history.node,
       section("Paused endpoints", "", this.#halts.node, button),
     );
   }
@@ -92,6 +96,7 @@ export class QueuePart {
     offer(this.#endpoint, "All endpoints", [...(models ?? []).map(({ id }) => id), ...of("endpoint_id")]);
     this.#running.show(queue.leases);
     this.#halts.show(queue.halts);
+    await this.#history.look();
     const { oldest_transaction: oldest } = queue;
     this.#notice.hidden = oldest === null || oldest.age_s < SHOWN_FROM_S;
     if (!this.#notice.hidden) this.#notice.textContent = transactionWords(oldest);

@@ -151,7 +151,7 @@ export class UsagePart {
         this.#rows.filter((row) => row.day === day),
         measure,
       );
-      return { name: day, value, words: words(value) };
+      return { name: day, short: day.slice(5), value, words: words(value) };
     });
     this.#chart.replaceChildren(barChart(`${name} by day`, bars));
     this.#table.show(grouped(this.#rows, this.#names()));

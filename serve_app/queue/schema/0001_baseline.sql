@@ -981,6 +981,17 @@ CREATE TABLE replica_hours (
     PRIMARY KEY (hour, pool, gpu)
 );
 
+-- The largest figures of each pool in each minute of the last day.
+CREATE TABLE pool_minutes (
+    minute   timestamptz NOT NULL,
+    pool     text NOT NULL,
+    queued   integer NOT NULL,
+    running  integer NOT NULL,
+    replicas integer NOT NULL,               -- that were ready
+    wait_s   double precision NOT NULL,      -- of the oldest queued request
+    PRIMARY KEY (minute, pool)
+);
+
 
 -- Files in storage
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import click
 
@@ -23,7 +23,7 @@ In a clone of the repository, `darkroom` is `.venv/bin/darkroom`.
 | `--data-dir PATH` | Use the installation with this data directory. Default: `DARKROOM_DATA_DIR`, or `~/.darkroom`. |
 | `SERVER` | One of `--data-dir PATH`, `--url URL` and `--context NAME`, and `--key KEY`; see [another machine](../how-to/operate.md#from-another-machine). |
 | `-h`, `--help` | Show the help of any command. |
-
+{shared}
 ## Exit codes
 
 | code | meaning |
@@ -203,10 +203,34 @@ SERVER = frozenset({"--context", "--data-dir", "--key", "--url"})
 SHARED = {"--data-dir": "[--data-dir PATH]", "--json": "[--json]", "--help": ""}
 """Options of other commands that are documented once, and how a usage line shows them."""
 
+LEAST_SHARERS = 4
+"""Commands with the same option, by its text, from which on that is documented once."""
+
 
 def page() -> str:
     """The whole page, in Markdown."""
-    return "".join([HEAD, *(_section(name, command) for name, command in commands().items())])
+    shared = _shared()
+    rows = "".join(each.replace(" Default `20`.", "") for each in shared.values())
+    head = HEAD.replace("{shared}\n", f"{rows}\n")
+    return "".join([head, *(_section(*each, shared) for each in commands().items())])
+
+
+def _shared() -> dict[tuple[str, str], str]:
+    """Options of several commands by name and help, with their row."""
+    found: dict[tuple[str, str], list[str]] = {}
+    for name, command in commands().items():
+        context = click.Context(command, info_name=f"{NAME} {name}")
+        for each in command.params:
+            is_known = {*SHARED, *SERVER}.intersection(each.opts)
+            if isinstance(each, click.Option) and not each.hidden and not is_known:
+                found.setdefault(_identity(each), []).append(_row(each, context))
+    often = {key: rows[0] for key, rows in sorted(found.items()) if len(rows) >= LEAST_SHARERS}
+    names = [name for name, _ in often]
+    return {key: row for key, row in often.items() if names.count(key[0]) == 1}
+
+
+def _identity(option: click.Option) -> tuple[str, str]:
+    return option.opts[-1], option.help or ""
 
 
 def commands() -> dict[str, click.Command]:
@@ -227,7 +251,7 @@ def _commands(group: click.Group, words: Sequence[str]) -> Iterator[tuple[str, c
             yield from _commands(command, inner)
 
 
-def _section(name: str, command: click.Command) -> str:
+def _section(name: str, command: click.Command, documented: Mapping[tuple[str, str], str]) -> str:
     context = click.Context(command, info_name=f"{NAME} {name}")
     remote = all(_has(command, each) for each in SERVER)
     once = SHARED.keys() | (SERVER if remote else set())
@@ -239,6 +263,9 @@ def _section(name: str, command: click.Command) -> str:
         for each in command.params
         if isinstance(each, click.Option) and not each.hidden and not once.intersection(each.opts)
     ]
+    common = [each for each in options if _identity(each) in documented]
+    options = [each for each in options if each not in common]
+    shared += [_usage(each, context) for each in common]
     usage = " ".join([NAME, name, *(["[OPTIONS]"] if options else []), *shared, *pieces])
     parts = [f"\n### {NAME} {name}\n\n```text\n{usage}\n```\n\n{_help(command)}\n"]
     if options:
@@ -246,6 +273,11 @@ def _section(name: str, command: click.Command) -> str:
         parts.extend(_row(each, context) for each in options)
     parts.append("\n```sh\n" + "\n".join(EXAMPLES[name]) + "\n```\n")
     return "".join(parts)
+
+
+def _usage(option: click.Option, context: click.Context) -> str:
+    value = "" if option.is_flag else f" {option.make_metavar(context)}"
+    return f"[{option.opts[-1]}{value}]"
 
 
 def _row(option: click.Option, context: click.Context) -> str:

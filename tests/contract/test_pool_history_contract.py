@@ -1,0 +1,53 @@
+"""Contract of the pools' history: over the fake and over PostgreSQL."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+
+from serve_app.domain.operations import PoolSample
+from serve_app.domain.ports import Queue
+from tests.contract.queues import Make
+from tests.contract.waiting import eventually
+from tests.queue.database import LONG_ASKS
+from tests.queue.requests import POOL, ask, new
+
+MINUTE, HOUR = timedelta(minutes=1), timedelta(hours=1)
+
+
+async def sampled(queue: Queue) -> list[PoolSample]:
+    """Figures of ``POOL`` in the last hour, in steps of ten minutes."""
+    await queue.pool_history.sample()
+    found = await queue.pool_history.read(HOUR, 10 * MINUTE)
+    return [each for each in found if each.pool == POOL]
+
+
+async def test_a_step_has_the_largest_figures_of_each_pool(make: Make) -> None:
+    queue = await make(LONG_ASKS)
+    begun = datetime.now(UTC)
+    for _ in range(3):
+        await queue.submit(new())
+
+    async def are_seen() -> bool:
+        found = await sampled(queue)
+        return bool(found) and found[-1].queued == 3
+
+    await eventually(are_seen)
+    assert (await queue.ask(ask(2))).leases
+
+    async def run() -> bool:
+        found = await sampled(queue)
+        return found[-1].running == 2 and found[-1].replicas == 1
+
+    await eventually(run)
+    found = await sampled(queue)
+    assert max(each.queued for each in found) == 3, "the most, not the last"
+    for each in found:
+        assert each.at.timestamp() % 600 == 0
+        assert begun - 10 * MINUTE <= each.at <= datetime.now(UTC)
+    fine = await queue.pool_history.read(HOUR, MINUTE)
+    assert {each.at.second for each in fine} == {0}
+
+
+async def test_nothing_is_known_of_a_time_before(make: Make) -> None:
+    queue = await make()
+    assert list(await queue.pool_history.read(HOUR, MINUTE)) == []
