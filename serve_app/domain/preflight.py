@@ -177,7 +177,7 @@ class Preflight:
 
     def _fit_of_device(self) -> tuple[bool | None, str]:
         device, recipes = self.machine.device_bytes, self.needs.recipes
-        if device == 0 and self.needs.runs_on_cpu:
+        if not device and self.needs.runs_on_cpu:
             return True, "yes, without a GPU"
         if not recipes:
             return None, "unknown: its entry does not say what memory it needs"

@@ -20,6 +20,9 @@ FRESH_S = 300.0
 WANTED_FRESH_S = 20.0
 """The same for weights that are not here: somebody may download them, or mend the access."""
 
+MOST_SEEN = 1000
+"""Endpoints whose answers are kept."""
+
 Look = Callable[[Sequence[Endpoint]], Mapping[str, Download]]
 LookAtMachine = Callable[[], MachineFacts]
 
@@ -40,6 +43,7 @@ class Preflights:
         self._clock = clock
         self._lock = asyncio.Lock()
         self._seen: dict[str, tuple[Endpoint, float, Download]] = {}
+        self._seen_machine: tuple[float, MachineFacts] | None = None
 
     async def of(
         self,
@@ -57,7 +61,7 @@ class Preflights:
         machine, downloads = MachineFacts(None), dict[str, Download]()
         if looks:
             async with self._lock:  # those who ask at once share the calls to the hub
-                machine = await asyncio.to_thread(self._machine_of_replicas)
+                machine = await self._recent_machine()
                 downloads = await self._downloads([real_endpoint(each) for each in entries])
         answers: list[Preflight] = []
         for entry in entries:
@@ -74,6 +78,13 @@ class Preflights:
         machine = self._machine_of_replicas()
         return summary([preflight(each, machine, None) for each in entries])
 
+    async def _recent_machine(self) -> MachineFacts:
+        now = self._clock.monotonic()
+        if self._seen_machine is None or now - self._seen_machine[0] >= WANTED_FRESH_S:
+            found = await asyncio.to_thread(self._machine_of_replicas)  # takes a second with a GPU
+            self._seen_machine = now, found
+        return self._seen_machine[1]
+
     def _machine_of_replicas(self) -> MachineFacts:
         return self._machine() if self._nodes() == 1 else MachineFacts(None)
 
@@ -83,7 +94,10 @@ class Preflights:
         if stale:
             found = await asyncio.to_thread(self._look, stale)
             self._seen |= {each.id: (each, now, found[each.id]) for each in stale}
-        return {each.id: self._seen[each.id][2] for each in endpoints}
+        answers = {each.id: self._seen[each.id][2] for each in endpoints}
+        for id_ in [*self._seen][: max(0, len(self._seen) - MOST_SEEN)]:
+            del self._seen[id_]
+        return answers
 
     def _is_fresh(self, endpoint: Endpoint, now: float) -> bool:
         if (seen := self._seen.get(endpoint.id)) is None or seen[0].weights != endpoint.weights:
