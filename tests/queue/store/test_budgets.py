@@ -148,26 +148,32 @@ async def measure(
     queue: PostgresQueue,
     call: Callable[[PostgresQueue], Awaitable[None]],
 ) -> Cost:
-    """Mean of many calls, in which what the queue does from time to time is rounded off. The WAL is
-    the least of windows: a checkpoint, a vacuum or another database of the server adds to it.
+    """Mean of many calls, in which what the queue does from time to time is rounded off. The WAL,
+    the round trips and the commits are the least of windows: a checkpoint, a vacuum or another
+    database of the server adds to them, and what is periodic the more, the slower the machine is.
     """
     for _ in range(WARM_UP):
         await call(queue)
     before = await rows_written(database)
     wal: list[float] = []
+    trips: list[float] = []
+    durable: list[float] = []
     database.clear()
     for _ in range(WINDOWS):
         start = await wal_position(database)
+        seen = database.round_trips, database.durable
         for _ in range(IN_WINDOW):
             await call(queue)
+        trips.append((database.round_trips - seen[0]) / IN_WINDOW)
+        durable.append((database.durable - seen[1]) / IN_WINDOW)
         wal.append((await wal_position(database) - start) / IN_WINDOW)
     after = await rows_written(database)
     calls = WINDOWS * IN_WINDOW
     inserted, updated = (round((b - a) / calls) for a, b in zip(before, after, strict=True))
     return Cost(
         sorted(name for name, n in database.statements.items() for _ in range(round(n / calls))),
-        round(database.round_trips / calls),
-        round(database.durable / calls),
+        round(min(trips)),
+        round(min(durable)),
         inserted,
         updated,
         round(min(wal)),
