@@ -129,7 +129,7 @@ function poolTable() {
       { name: "Running", number: true, cell: ({ running }) => String(running) },
       { name: "Oldest wait", number: true, cell: (pool) => span(pool.oldest_wait_s) },
       {
-        name: "Queue takes",
+        name: "Cleared in",
         number: true,
         cell: (pool) => span(pool.queued_s + pool.overflow_queued_s),
       },
