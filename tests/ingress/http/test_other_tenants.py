@@ -580,8 +580,9 @@ async def shown_to(client: httpx.AsyncClient, scene: Scene) -> Mapping[tuple[str
             answer = await client.get(f"{scene.url_of(path)}?{query}")
             if not query and not any(lengths(answer).values()):
                 break
-            # Usage is that of the last day.
-            found[path, query] = re.sub(r'"(start|end)":"[^"]*"', "", answer.text)
+            # Usage is that of the last day, and acts are sealed a moment later.
+            late = r'"(start|end|sequence|hash)":("[^"]*"|null|\d+)'
+            found[path, query] = re.sub(late, "", answer.text)
     return found
 
 

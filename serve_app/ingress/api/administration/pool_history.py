@@ -9,7 +9,6 @@ from pydantic import Field
 from typing_extensions import TypedDict
 
 from serve_app.ingress.http import query
-from serve_app.ingress.http.errors import iso
 from serve_app.ingress.http.json_schema import Time
 from serve_app.ingress.http.openapi import in_query
 from serve_app.ingress.resources.calls import Call, JsonCalls
@@ -56,7 +55,7 @@ async def history(call: Call) -> PoolHistoryAnswer:
     for each in await call.services.queue.pool_history.read(timedelta(hours=hours), step):
         pools.setdefault(each.pool, []).append(
             {
-                "at": iso(each.at),
+                "at": each.at.isoformat(),
                 "queued": each.queued,
                 "running": each.running,
                 "replicas": each.replicas,
