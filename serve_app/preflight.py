@@ -6,10 +6,14 @@ import os
 import shutil
 import subprocess
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 from serve_app.domain.endpoint import Endpoint
 from serve_app.domain.preflight import Download, MachineFacts
 from serve_app.settings import Config
+
+if TYPE_CHECKING:
+    from weights.store import Store
 
 HUB_CALL_S = 4.0
 """Timeout of a call to the hub whose answer somebody waits for."""
@@ -26,12 +30,17 @@ def downloads(
     """Downloads of endpoints by id. The hub is asked unless the settings forbid it; what it has not
     answered after ``within_s`` is reported as unreachable."""
     # The hub's library takes a third of a second to import, and most processes never look.
-    from weights.availability import downloads_of  # noqa: PLC0415
+    from weights.availability import look_for, needed_by  # noqa: PLC0415
+
+    return look_for(impatient_store(config), needed_by(endpoints), within_s)[1]
+
+
+def impatient_store(config: Config) -> Store:
+    """Store whose calls to the hub are not repeated: somebody waits for the answer."""
     from weights.hub import Hub  # noqa: PLC0415
     from weights.store import Store  # noqa: PLC0415
 
-    store = Store(config.weights.store(), lambda: Hub(answer_s=HUB_CALL_S, tries=1))
-    return downloads_of(store, endpoints, within_s)
+    return Store(config.weights.store(), lambda: Hub(answer_s=HUB_CALL_S, tries=1))
 
 
 def this_machine(config: Config) -> MachineFacts:

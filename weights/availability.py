@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from queue import Empty, SimpleQueue
@@ -111,13 +111,20 @@ def _silent(weights: Weights) -> Availability:
     )
 
 
-def downloads_of(
-    store: Store, endpoints: Iterable[Endpoint], within_s: float | None = None
-) -> Mapping[str, Download]:
-    """Download of each endpoint, by id; several may share a repository. See ``look``."""
-    needed = {each.id: repositories_of(each) for each in endpoints}
+Needed = Mapping[str, Sequence[Weights]]
+"""Repositories that endpoints need, by id; several may share one."""
+
+
+def needed_by(endpoints: Iterable[Endpoint]) -> Needed:
+    return {each.id: repositories_of(each) for each in endpoints}
+
+
+def look_for(
+    store: Store, needed: Needed, within_s: float | None = None
+) -> tuple[Mapping[Weights, Availability], Mapping[str, Download]]:
+    """State of each repository, and the download of each endpoint by id. See ``look``."""
     found = look(store, (each for own in needed.values() for each in own), within_s)
-    return {
+    return found, {
         endpoint: Download.together(found[each].download for each in own)
         for endpoint, own in needed.items()
     }

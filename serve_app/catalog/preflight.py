@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 
 from serve_app.catalog.entries import CatalogEntry, real_endpoint
@@ -15,6 +15,7 @@ from serve_app.domain.preflight import (
     Needs,
     Preflight,
     Server,
+    summary,
 )
 
 PullCommand = Callable[[str], str]
@@ -46,6 +47,11 @@ def preflight(
         download=told,
         pull="" if told is NOTHING else pull(endpoint.id),
     )
+
+
+def summary_of(entries: Iterable[CatalogEntry], machine: MachineFacts) -> str:
+    """Sentence about all entries: how many of their own models fit. Nothing is looked at."""
+    return summary([preflight(each, machine, None) for each in entries])
 
 
 def stated_download(entry: CatalogEntry) -> Download:

@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Any
 from serve_app.cli.connection.client import Client
 from serve_app.cli.connection.installation import Installation
 from serve_app.domain.errors import DarkroomError
-from serve_app.domain.preflight import Download, Preflight, gigabytes
+from serve_app.domain.preflight import Preflight, gigabytes
 from serve_app.preflight import this_machine
 from serve_app.resources.entries import ENTRIES
 from serve_app.settings import Config, read_config
-from weights.availability import Availability, look
-from weights.store import Store, repositories_of
+from weights.availability import Availability, look_for, needed_by
+from weights.store import Store
 
 if TYPE_CHECKING:
     from serve_app.catalog.entries import CatalogEntry
@@ -132,20 +132,15 @@ def downloads(
 ) -> list[RepositoryDownload]:
     """Downloads for ``entries``: one for each repository, even if several endpoints share it.
 
-    Asks the hub about all repositories; see ``look``.
+    Asks the hub about all repositories; see ``look_for``.
     """
     from serve_app.catalog.preflight import preflight  # noqa: PLC0415 as in ``chosen_entries``
 
-    needed = {each.endpoint.id: repositories_of(each.endpoint) for each in entries}
-    found = look(store, (each for own in needed.values() for each in own), within_s)
+    needed = needed_by(each.endpoint for each in entries)
+    found, whole = look_for(store, needed, within_s)
     machine, pull = this_machine(config), partial(pull_command, config.server.data_dir)
     answers = {
-        each.endpoint.id: preflight(
-            each,
-            machine,
-            Download.together(found[own].download for own in needed[each.endpoint.id]),
-            pull=pull,
-        )
+        each.endpoint.id: preflight(each, machine, whole[each.endpoint.id], pull=pull)
         for each in entries
     }
     return [

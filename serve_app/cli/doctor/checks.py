@@ -20,7 +20,6 @@ from serve_app.cli.connection.installation import Installation
 from serve_app.cli.serve import ports
 from serve_app.diagnosis.checks import Check, artifact_directory
 from serve_app.domain.errors import DarkroomError, Misconfigured
-from serve_app.domain.preflight import summary
 from serve_app.gateway.certificate_authority import CertificateAuthority, expiry
 from serve_app.preflight import this_machine
 from serve_app.settings import Config, Secrets
@@ -106,10 +105,9 @@ def weights_checks(config: Config) -> list[Check]:
 
 def real_models(config: Config) -> str:
     """How many of the real models fit this machine."""
-    from serve_app.catalog.preflight import preflight  # noqa: PLC0415 it imports all schemas
+    from serve_app.catalog.preflight import summary_of  # noqa: PLC0415 it imports all schemas
 
-    machine = this_machine(config)
-    return summary([preflight(each, machine, None) for each in chosen_entries(config, ())])
+    return summary_of(chosen_entries(config, ()), this_machine(config))
 
 
 def _weights_directory(store: Store) -> str:

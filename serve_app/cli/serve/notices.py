@@ -16,10 +16,9 @@ from serve_app.cli.commands.downloads import (
 from serve_app.cli.commands.tune import MINUTES_PER_MODEL
 from serve_app.cli.serve.gpus import machines, tuned_machines
 from serve_app.domain.preflight import HubState, gigabytes
-from serve_app.preflight import HUB_CALL_S
+from serve_app.preflight import impatient_store
 from serve_app.settings import Config
 from weights import eviction
-from weights.hub import Hub
 from weights.store import Store
 
 if TYPE_CHECKING:
@@ -39,7 +38,7 @@ def print_missing_weights(config: Config, out: Callable[[str], None]) -> None:
     """
     if config.models.serves_demo:
         return
-    store = Store(config.weights.store(), lambda: Hub(answer_s=HUB_CALL_S, tries=1))
+    store = impatient_store(config)
     found = downloads(config, store, chosen_entries(config, ()), TIMEOUT_S)
     for line in lines(store, found, pull_command(config.server.data_dir)):
         out(line)
@@ -77,8 +76,7 @@ def print_real_model(config: Config, out: Callable[[str], None]) -> None:
     before = marker.read_text() if marker.exists() else None
     if before == "":
         return
-    store = Store(config.weights.store(), lambda: Hub(answer_s=OFFER_TIMEOUT_S, tries=1))
-    found = downloads(config, store, [entry], OFFER_TIMEOUT_S)
+    found = downloads(config, impatient_store(config), [entry], OFFER_TIMEOUT_S)
     if not found or all(each.missing_bytes == 0 for each in found):
         return
     answer = found[0].answers[0]

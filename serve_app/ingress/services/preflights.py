@@ -7,10 +7,10 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 
 from serve_app.catalog.entries import CatalogEntry, real_endpoint
-from serve_app.catalog.preflight import preflight
+from serve_app.catalog.preflight import preflight, summary_of
 from serve_app.domain.endpoint import Endpoint
 from serve_app.domain.ports import Clock
-from serve_app.domain.preflight import Download, MachineFacts, Preflight, summary
+from serve_app.domain.preflight import Download, MachineFacts, Preflight
 
 HUB_S = 5.0
 """Time for all calls to the hub whose answers one caller waits for."""
@@ -75,8 +75,7 @@ class Preflights:
 
     def summary(self, entries: Iterable[CatalogEntry]) -> str:
         """Sentence about all entries: how many of their own models fit. Blocks."""
-        machine = self._machine_of_replicas()
-        return summary([preflight(each, machine, None) for each in entries])
+        return summary_of(entries, self._machine_of_replicas())
 
     async def _recent_machine(self) -> MachineFacts:
         now = self._clock.monotonic()
