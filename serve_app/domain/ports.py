@@ -361,11 +361,12 @@ class Queue(LeasePort, Protocol):
         ...
 
     async def preview(self, tenant: str, request_id: str) -> Preview | None:
-        """The newest preview of the running attempt, or None. A call also requests more: for a few
-        seconds, the replica is notified that a client watches.
+        """The newest preview of the running attempt; None without one and after the attempt's
+        end. A call also requests more: for a few seconds, the replica is notified that a client
+        watches.
 
         Raises ``RequestNotFound``, also for a request of another tenant, and ``NotFound`` for a
-        request that was submitted without previews or is not running."""
+        request that was submitted without previews."""
         ...
 
     async def waiting(self, request: Request) -> Waiting:

@@ -118,7 +118,7 @@ class ClientSide(QueueRows):
         if not row.request.previews:
             raise NotFound(messages.NO_PREVIEWS)
         if row.request.state is not State.RUNNING:
-            raise NotFound(messages.PREVIEWS_WHILE_RUNNING)
+            return None
         if row.request.progress is not None:
             row.watched_until = self._clock.monotonic() + WATCH_TTL_S
         return row.preview if row.request.preview_step else None

@@ -91,7 +91,7 @@ def test_an_input_that_is_not_complete_has_no_estimate(reader: Reader) -> None:
 
 def test_a_first_visit_leaves_no_error_in_the_console(page: Page, served: PageDarkroom) -> None:
     said: list[str] = []
-    page.on("console", lambda each: said.append(f"{each.type}: {each.text}"))
+    page.on("console", lambda each: said.append(f"{each.text} {each.location}"))
     reader = Reader(page, served)
     reader.enter()
     expect_images(reader.generate("a hill"), 1)

@@ -37,7 +37,7 @@ SHOW_PREVIEW = Operation(
         200: answer(
             "The newest preview. `X-Darkroom-Step` is the step that it shows.", Binary, "image/jpeg"
         ),
-        204: Answer("There is no preview yet."),
+        204: Answer("There is no preview yet, or the request does not run any more."),
     },
     errors=(404,),
     parameters=(in_path("request_id", "Id of a request of the key's tenant."),),

@@ -267,7 +267,7 @@ class PromptEvents:
         except RequestNotFound:
             raise
         except (NotFound, DatabaseUnavailable):
-            return  # it was submitted without, or has ended
+            return  # it was submitted without
         if preview is not None and preview.step != self._preview:
             self._preview = preview.step
             await self._client.show(preview.image)

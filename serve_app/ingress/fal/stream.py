@@ -16,7 +16,7 @@ from starlette.requests import Request as HttpRequest
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from serve_app.domain.errors import DarkroomError, DatabaseUnavailable, NotFound
+from serve_app.domain.errors import DarkroomError, DatabaseUnavailable
 from serve_app.domain.progress import Stage
 from serve_app.domain.request import Request, State
 from serve_app.domain.workflows.definition import POOL
@@ -237,10 +237,7 @@ class _EventSource:
             return {}
         if progress is None or progress.stage is not Stage.DENOISING:
             return {}
-        try:
-            found = await self._services.queue.preview(request.tenant, request.id)
-        except NotFound:  # the request has just ended
-            return {}
+        found = await self._services.queue.preview(request.tenant, request.id)
         if found is None or (request.attempt, found.step) == self._shown:
             return {}
         self._shown = (request.attempt, found.step)

@@ -17,7 +17,7 @@ from typing_extensions import TypedDict
 
 from serve_app.catalog.catalog import Catalog, CatalogEntry
 from serve_app.domain.endpoint import DEFAULT_IMAGE_MODEL
-from serve_app.domain.errors import DarkroomError, InvalidInput, NotFound, Unsupported
+from serve_app.domain.errors import DarkroomError, InvalidInput, Unsupported
 from serve_app.domain.progress import Preview
 from serve_app.domain.request import NewRequest, Request, State
 from serve_app.ingress.http import sse
@@ -341,10 +341,7 @@ class ImageStream:
     async def _preview(self, request: Request) -> Preview | None:
         if request.state is not State.RUNNING or not request.previews:
             return None
-        try:
-            return await self.services.queue.preview(request.tenant, request.id)
-        except NotFound:  # the request has just ended
-            return None
+        return await self.services.queue.preview(request.tenant, request.id)
 
     async def _end(self, request: Request) -> AsyncGenerator[bytes]:
         if (failure := final_outcome(request).failure) is not None:

@@ -39,7 +39,7 @@ class PreviewCache:
         if not request.previews:
             raise NotFound(messages.NO_PREVIEWS)
         if request.state is not State.RUNNING:
-            raise NotFound(messages.PREVIEWS_WHILE_RUNNING)
+            return None  # its preview may be asked for just as it ends
         rows = await self._database.rows(
             LOOK, {"id": request.id, "attempt": request.attempt, "watched_s": WATCH_TTL_S}
         )

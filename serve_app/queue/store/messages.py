@@ -39,7 +39,6 @@ RUNS_ALREADY = "The request runs already: its priority only matters while it wai
 SESSION_HAS_NO_PRIORITY = "A realtime session goes before all requests: it has no other priority."
 TOO_MANY_LINKS = "The tenant has 1000 share links: revoke some, or wait until they expire."
 NO_PREVIEWS = "The request was submitted without previews."
-PREVIEWS_WHILE_RUNNING = "A request has previews only while it runs."
 
 _encode = json.JSONEncoder(separators=(",", ":")).encode
 
