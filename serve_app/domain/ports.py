@@ -5,6 +5,7 @@ pass the same contract tests.
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from datetime import datetime
 from typing import Any, Protocol
 
@@ -35,6 +36,7 @@ from serve_app.domain.outcome import Usage
 from serve_app.domain.progress import PartialResult, Preview, StoredSnapshot
 from serve_app.domain.request import (
     CancelVerdict,
+    Changes,
     FoundRequests,
     LogLine,
     NewRequest,
@@ -233,6 +235,14 @@ class Gallery(Protocol):
         ...
 
 
+class FollowedChanges(Protocol):
+    """Changes of a tenant's requests, for one caller."""
+
+    async def next(self, timeout_s: float) -> Changes:
+        """What changed since the call before; waits for it up to ``timeout_s``."""
+        ...
+
+
 class Queue(LeasePort, Protocol):
     """The durable queue. All errors are of the tree in ``errors.py``; ``DatabaseUnavailable`` if
     the database does not respond.
@@ -348,6 +358,10 @@ class Queue(LeasePort, Protocol):
         ``since`` is what the caller saw last: if the request differs from it, this returns at once,
         so that no change between two calls is missed. A final request returns at once.
         """
+        ...
+
+    def follow(self, tenant: str) -> AbstractContextManager[FollowedChanges]:
+        """Follow the changes of the tenant's requests, of all processes, from now on."""
         ...
 
     async def log(self, request_id: str, *lines: tuple[str, str]) -> None:

@@ -306,6 +306,23 @@ class RequestEstimate:
     runs_s: float | None  # on a replica with its weights; None: none of its endpoint has ended
 
 
+@dataclass(frozen=True, slots=True)
+class ChangedRequest:
+    """Request that is new, has changed its state, or was deleted (its state is None)."""
+
+    id: str
+    endpoint: str
+    state: State | None
+
+
+@dataclass(frozen=True, slots=True)
+class Changes:
+    """Latest change of each request that has changed. Not ``complete``: there may be others."""
+
+    requests: tuple[ChangedRequest, ...]
+    complete: bool
+
+
 class CancelVerdict(StrEnum):
     """Result of a cancel."""
 

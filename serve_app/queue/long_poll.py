@@ -471,6 +471,7 @@ class LongPoll:
             for n, found, whole in leased.found:
                 left.remove(waiters[n])
                 self._leased(waiters[n], found, whole)
+            self._state.notifier.notify(found.request.id for _, found, _ in leased.found)
             if leased.drained:
                 # Submits in between saw the lanes awake and did not wake them, so look again.
                 self._state.lanes.wake_if_work_soon((pool, tenant) for tenant in leased.drained)

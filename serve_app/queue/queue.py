@@ -186,6 +186,7 @@ class PostgresQueue:
         self.current = state.requests.current
         self.wait = state.requests.wait
         self.changed = state.requests.changed
+        self.follow = state.requests.tenants.follow
         self.preview = PreviewCache(database, state.requests).preview
         self.waiting = state.stats.waiting
         self.estimate = state.stats.estimate

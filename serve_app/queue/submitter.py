@@ -165,6 +165,7 @@ class Submitter:
             self._stored(row, result, waiters.get(row.request.id))
         stored = [each for each in results if isinstance(each, InsertResult)]
         self._announce([each.request for each in stored if not each.leased and each.group is None])
+        self._state.notifier.notify(each.request.id for each in stored)
         self._after.settle_soon(each.group for each in stored)
         answers: list[Request | BaseException] = []
         for row, result in zip(rows, results, strict=True):

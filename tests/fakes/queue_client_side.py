@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from datetime import datetime, timedelta
+from functools import partial
 from typing import Any
 
 from serve_app.domain.artifact import is_elsewhere
@@ -15,6 +17,8 @@ from serve_app.domain.lease import Demand, LeaseKey, ReplicaStage
 from serve_app.domain.outcome import Outcome, Usage
 from serve_app.domain.progress import Preview
 from serve_app.domain.request import (
+    ChangedRequest,
+    Changes,
     LogLine,
     NewRequest,
     Priority,
@@ -35,6 +39,39 @@ from serve_app.queue.transactions.insert import EncodedInput
 from tests.fakes.queue_row import Row
 from tests.fakes.queue_rows import QueueRows
 from tests.fakes.repeats import reusing
+
+
+class FakeFollower:
+    """Implements ``FollowedChanges`` by comparing all requests of the tenant."""
+
+    def __init__(
+        self,
+        requests: Callable[[], Mapping[str, Request]],
+        until: Callable[[Callable[[], bool | None], float], Awaitable[bool | None]],
+    ) -> None:
+        self._requests = requests
+        self._until = until
+        self._seen = {**requests()}
+
+    async def next(self, timeout_s: float) -> Changes:
+        await self._until(lambda: bool(self._changed()) or None, timeout_s)
+        changed = self._changed()
+        self._seen = {**self._requests()}
+        return Changes(changed, complete=True)
+
+    def _changed(self) -> tuple[ChangedRequest, ...]:
+        now, before = self._requests(), self._seen
+        gone = [
+            ChangedRequest(id_, each.endpoint, None)
+            for id_, each in before.items()
+            if id_ not in now
+        ]
+        changed = [
+            ChangedRequest(id_, each.endpoint, each.state)
+            for id_, each in now.items()
+            if id_ not in before or before[id_].state is not each.state
+        ]
+        return (*gone, *changed)
 
 
 class ClientSide(QueueRows):
@@ -111,6 +148,13 @@ class ClientSide(QueueRows):
         finally:
             row.followed_until = self._clock.monotonic() + FOLLOWED_S
         return row.request
+
+    @contextmanager
+    def follow(self, tenant: str) -> Iterator[FakeFollower]:
+        yield FakeFollower(partial(self._all_of, tenant), self._until)
+
+    def _all_of(self, tenant: str) -> Mapping[str, Request]:
+        return {id_: r.request for id_, r in self._rows.items() if r.request.tenant == tenant}
 
     async def preview(self, tenant: str, request_id: str) -> Preview | None:
         await self._look()

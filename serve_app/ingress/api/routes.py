@@ -14,6 +14,7 @@ from typing_extensions import TypedDict
 from serve_app.domain.errors import NotFound
 from serve_app.domain.lease import Demand, ReplicaStage
 from serve_app.ingress.api import (
+    changes,
     drafts,
     estimates,
     keys,
@@ -263,6 +264,7 @@ ROUTES = [
     *doctor.ROUTES,
     *jobs.ROUTES,
     *shadows.ROUTES,
+    *changes.ROUTES,
     *previews.ROUTES,
     *webhooks.ROUTES,
     *model_entries.ROUTES,

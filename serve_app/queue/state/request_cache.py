@@ -26,6 +26,7 @@ from serve_app.domain.ports import Clock
 from serve_app.domain.progress import Progress
 from serve_app.domain.request import Request, State
 from serve_app.postgres.database import Database
+from serve_app.queue.state.followed_tenants import FollowedTenants
 from serve_app.queue.store.rows import COLUMNS, SOURCE, StoredRequest, known_id, stored
 
 READ = f"""
@@ -112,6 +113,8 @@ class RequestCache:
         self._followed_at: dict[str, float] = {}
         self._followers: Counter[str] = Counter()  # callers that wait for a change of progress
         self._reads: Batcher[str, StoredRequest | None] = Batcher(self._read)
+        self._announced: set[str] = set()  # changed, and their state is not known yet
+        self.tenants = FollowedTenants()
         self._refreshes: set[asyncio.Task[None]] = set()
 
     async def aclose(self) -> None:
@@ -201,6 +204,8 @@ class RequestCache:
             self.size += entry.size
             self._keep_to_budget()
             self._wake(id_)
+            if id_ in self._announced:
+                self.tenants.changed(read.request)
             return
         if read.version < entry.stored.version:
             return
@@ -212,13 +217,17 @@ class RequestCache:
         self._keep_to_budget()
         if visible(before) != visible(read.request):
             self._wake(id_)
+        if before.state is not read.request.state or id_ in self._announced:
+            self.tenants.changed(read.request)
 
     def add_new(self, request: Request, version: int) -> None:
         """Store a request that this process has just inserted."""
         id_ = known_id(request.id)
+        self._announced.add(id_)
         self.update(
             StoredRequest(request if id_ == request.id else replace(request, id=id_), version)
         )
+        self._announced.discard(id_)
 
     def apply_change(self, request_id: str, version: int, **changes: Any) -> None:
         """Apply a change committed by this process. If the state before it is not cached, the
@@ -250,14 +259,16 @@ class RequestCache:
 
     def invalidate(self, request_ids: Iterable[str]) -> None:
         """Invalidate requests that may have changed. They are read before the next answer, or at
-        once if a caller waits.
+        once if a caller waits for one of them or follows a tenant.
         """
         waited: list[str] = []
         for id_ in request_ids:
             entry = self._entries.get(id_)
             if entry is not None:
                 entry.checked = OUTDATED
-            if id_ in self._futures:
+            if self.tenants:
+                self._announced.add(id_)
+            if self.tenants or id_ in self._futures:
                 waited.append(id_)
         if waited:
             self._spawn_refresh(waited)
@@ -265,6 +276,7 @@ class RequestCache:
     def invalidate_all(self) -> None:
         """Invalidate all requests, because notifications may have been lost."""
         self.invalidate([*self._entries])
+        self.tenants.missed()
 
     async def refresh_watched(self) -> None:
         """Read again the requests that clients look at, and note in the database which running ones
@@ -322,9 +334,17 @@ class RequestCache:
             self.update(each)
         for id_ in ids:
             if id_ not in found:
+                self._tell_gone(id_)
                 self._forget(id_)
                 self._wake(id_)  # who waits for it learns that it is gone
         return [self._newest(id_, found.get(id_)) for id_ in ids]
+
+    def _tell_gone(self, id_: str) -> None:
+        entry = self._entries.get(id_)
+        if entry is not None:
+            self.tenants.changed(entry.stored.request, deleted=True)
+        elif id_ in self._announced:
+            self.tenants.missed()  # its tenant is not known
 
     def _newest(self, id_: str, read: StoredRequest | None) -> StoredRequest | None:
         entry = self._entries.get(id_)
@@ -354,7 +374,10 @@ class RequestCache:
         task.add_done_callback(self._refreshes.discard)
 
     async def _refresh(self, ids: Sequence[str]) -> None:
-        await asyncio.gather(*(self._reads.call(id_) for id_ in ids), return_exceptions=True)
+        read = await asyncio.gather(*map(self._reads.call, ids), return_exceptions=True)
+        self._announced.difference_update(ids)
+        if any(isinstance(each, BaseException) for each in read):
+            self.tenants.missed()
 
 
 def _end_wait(future: asyncio.Future[None]) -> None:

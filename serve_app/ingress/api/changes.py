@@ -1,0 +1,78 @@
+"""``/v1/events``: changes of all requests of a tenant, as server-sent events.
+
+An event says which requests are new, have another state, or are gone (``state`` is null). It is a
+hint to look again, not a log: of several changes of a request it has the latest, and a client that
+was away gets an event with ``complete: false`` in place of what it missed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator
+from typing import Any
+
+from starlette.requests import Request as HttpRequest
+from starlette.responses import Response
+
+from serve_app.domain.ports import Queue
+from serve_app.domain.request import Changes
+from serve_app.ingress.api.events import KEEP_ALIVE_S, RECONNECT_MS
+from serve_app.ingress.http import sse
+from serve_app.ingress.http.auth import authenticate
+from serve_app.ingress.http.context import context_of
+from serve_app.ingress.http.openapi import DocumentedRoute, Operation, answer
+from serve_app.ingress.services.services import services_of
+from serve_app.tenants.scopes import READ, Caller
+
+PAUSE_S = 0.25
+"""Least time between two events, in which changes are collected."""
+
+UNKNOWN = Changes((), complete=False)
+
+
+async def follow(request: HttpRequest) -> Response:
+    context_of(request).route = "v1.events"
+    caller = await authenticate(request)
+    return sse.stream_reply(stream(services_of(request).queue, caller))
+
+
+async def stream(
+    queue: Queue, caller: Caller, keep_alive_s: float = KEEP_ALIVE_S
+) -> AsyncGenerator[bytes]:
+    """Events until the client disconnects."""
+    yield b"retry: %d\n\n" % RECONNECT_MS
+    with queue.follow(caller.tenant) as changes:
+        yield _event(UNKNOWN, caller)
+        while True:
+            found = await changes.next(keep_alive_s)
+            yield _event(found, caller) or sse.NOTHING_NEW
+            await asyncio.sleep(PAUSE_S)
+
+
+def _event(changes: Changes, caller: Caller) -> bytes:
+    """Event of what the caller may see; empty if that is nothing."""
+    requests: list[dict[str, Any]] = [
+        {"request_id": each.id, "endpoint_id": each.endpoint, "state": each.state}
+        for each in changes.requests
+        if caller.allows(each.endpoint)
+    ]
+    if not requests and changes.complete:
+        return b""
+    return sse.json_event({"requests": requests, "complete": changes.complete}, event="requests")
+
+
+ROUTES = [
+    DocumentedRoute(
+        "/v1/events",
+        follow,
+        {
+            "GET": Operation(
+                "followRequests",
+                "Stream the changes of all requests of the tenant: which are new, have another "
+                "state or are gone. `complete: false`: there may be others, so list them again",
+                {200: answer("Server-sent events.", str, sse.MEDIA_TYPE)},
+            )
+        },
+        READ,
+    ),
+]

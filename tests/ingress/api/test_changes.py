@@ -1,0 +1,68 @@
+"""Changes of all requests of a tenant over HTTP."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing, asynccontextmanager
+from typing import Any
+
+from serve_app.ingress.api.changes import stream
+from serve_app.tenants.scopes import READ, Caller
+from tests.ingress.house import House
+
+PROBE, OTHER = "test/probe", "fal-ai/flux/dev"
+
+
+@asynccontextmanager
+async def following(house: House, *endpoints: str) -> AsyncIterator[AsyncGenerator[bytes]]:
+    caller = Caller("dk_1", "default", frozenset({READ}), endpoints=endpoints)
+    async with aclosing(stream(house.queue, caller, keep_alive_s=0.2)) as events:
+        assert b"retry: " in await anext(events)
+        assert read(await anext(events)) == {"requests": [], "complete": False}
+        yield events
+
+
+def read(event: bytes) -> dict[str, Any]:
+    name, data = event.decode().strip().split("\n")
+    assert name == "event: requests"
+    body: dict[str, Any] = json.loads(data.removeprefix("data: "))
+    return body
+
+
+async def test_a_client_is_told_which_requests_changed(idle: House) -> None:
+    async with idle.client() as client, following(idle) as events:
+        answer = await client.post(f"/queue/{PROBE}", json={})
+        id_ = answer.json()["request_id"]
+        known = {"request_id": id_, "endpoint_id": PROBE}
+        assert read(await anext(events)) == {
+            "requests": [{**known, "state": "queued"}],
+            "complete": True,
+        }
+        await client.put(f"/v1/requests/{id_}/cancel")
+        assert read(await anext(events))["requests"] == [{**known, "state": "cancelled"}]
+        await client.delete(f"/v1/requests/{id_}")
+        assert read(await anext(events))["requests"] == [{**known, "state": None}]
+
+
+async def test_a_silent_stream_stays_open(idle: House) -> None:
+    async with following(idle) as events:
+        assert await anext(events) == b": nothing new\n\n"
+
+
+async def test_a_key_of_some_endpoints_is_told_of_their_requests_only(idle: House) -> None:
+    async with idle.client() as client, following(idle, OTHER) as events:
+        await client.post(f"/queue/{PROBE}", json={})
+        assert await anext(events) == b": nothing new\n\n"
+
+
+async def test_another_tenant_s_changes_are_not_told(idle: House) -> None:
+    async with idle.client(idle.other_key) as other, following(idle) as events:
+        await other.post(f"/queue/{PROBE}", json={})
+        assert await anext(events) == b": nothing new\n\n"
+
+
+async def test_the_call_needs_a_key(idle: House) -> None:
+    async with idle.client() as client:
+        answer = await client.get("/v1/events", headers={"Authorization": ""})
+    assert answer.status_code == 401
