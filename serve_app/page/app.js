@@ -6,6 +6,7 @@ import * as json from "./client/json.js";
 import { KeptKey } from "./client/key.js";
 import { Models } from "./client/models.js";
 import { SignIn } from "./client/sign_in.js";
+import { Store } from "./client/store.js";
 import { showFacts, showModels } from "./form/chooser.js";
 import { forgetDraft } from "./form/draft.js";
 import { DemoWords } from "./form/demo_words.js";
@@ -30,6 +31,7 @@ import { Views } from "./interface/views.js";
 import { Details } from "./results/details.js";
 import { promptOf } from "./results/sheet.js";
 import { Stage } from "./results/stage.js";
+import { effect, untracked } from "./vendored/signals.js";
 
 const AGAIN_MS = 2000;
 const NOT_LOADED = "The form of this model could not be loaded. Try again.";
@@ -40,20 +42,18 @@ const key = new KeptKey(forget);
 const api = new Api(key);
 const signIn = new SignIn(api);
 const answer = signIn.takeAnswer();
-const caller = new Caller(api);
-const models = new Models(api);
+const store = new Store(api);
+const models = new Models(api, store.models);
+const caller = new Caller(api, store.grants);
 let uploads = null; // promise of the client of the upload calls, which only large files need
 const address = new Address(moved);
 const form = formIn();
 let program = null; // the dialog of the code, when it is loaded
-let model = null; // the chosen one, with its schema
 let goingOn = null; // the draft that the form goes on from, when there is one
-let listed = [];
 let accepted = null; // the last key that the server took, and the person of its sign-in
 let owner = key.value; // key whose requests this tab shows
 let attempt = 0; // number of the latest one to enter; an earlier one does nothing more
 let again = null; // timer of its next try
-let open = 0; // number of requests of this tab that are not over
 let offer = null; // promise of the offer of a real model, when there is one
 
 const act = {
@@ -73,7 +73,7 @@ const act = {
   ended,
   cell: (request) => submitter.cell(request),
   models,
-  write: (id, input) => (id === model?.id ? changeForm(input) : fillForm(id, input)),
+  write: (id, input) => (id === store.model.peek()?.id ? changeForm(input) : fillForm(id, input)),
   say: (node, text) =>
     tool("text").then(
       ({ showText }) => showText(node, text, useAsPrompt),
@@ -86,7 +86,7 @@ const act = {
   unknownWords: async (request, words) => {
     const { unknownWords } = await realModels();
     const draw = (real) => submitter.drawWith(real.id, promptOf(request.input));
-    return unknownWords(words, { api, models: listed, draw });
+    return unknownWords(words, { api, models: store.models.peek(), draw });
   },
   finish: (...given) => submitter.finish(...given),
   fork: async (request, draft, origin) => {
@@ -99,36 +99,32 @@ const act = {
     stage.bring({ ...request, ...namesOf(request.endpoint) });
   },
   prepareGrids: () => submitter.loadGrids().catch(() => {}),
-  moved: (parts) => {
-    attention.show(parts);
-    if (parts.length !== open) estimate.soon(0); // it speaks of the queue and the replicas
-    open = parts.length;
-  },
 };
-const details = new Details(api, act, address);
-const stage = new Stage(api, act);
-const recent = new Recent(api, act);
-const views = new Views({ api, act, address, caller, models, follow: moved });
+const details = new Details(api, act, address, store.changes);
+const stage = new Stage(api, act, store);
+const recent = new Recent(api, act, store);
+const views = new Views({ api, act, address, caller, models, store, follow: moved });
 const demoWords = new DemoWords();
-const estimate = new EstimateLine(api, () =>
-  model === null || !byId("form").checkVisibility()
-    ? null
-    : estimable(model, entered()),
-);
+const estimate = new EstimateLine(api, store.changes, () => {
+  const model = store.model.peek();
+  return model === null || !byId("form").checkVisibility() ? null : estimable(model, entered());
+});
 const attention = new Attention();
 const tell = { announce, complain, use, goingOn: () => goingOn };
-const submitter = new Submitter({ api, models, form, stage, recent, cancel, ...tell });
+const submitter = new Submitter({ api, models, form, stage, cancel, ...tell });
 const door = new Door({
   signIn,
   kept: key,
+  locked: store.locked,
   enter: async (given) => {
-    if (given !== key.value) listed = [];
+    if (given !== key.value) store.models.value = [];
+    store.changes.stop(); // they are those of the key before
     key.keep(given);
     caller.forget();
     models.forget();
     await enter();
   },
-  back: () => (listed.length ? door.close() : enter()),
+  back: () => (store.models.peek().length ? door.close() : enter()),
   forget,
   asked: stopEntering,
 });
@@ -165,11 +161,9 @@ function forget() {
   key.keep(null);
   accepted = null;
   caller.forget();
-  byId("operate").hidden = true;
-  byId("account").hidden = true;
-  listed = [];
+  store.models.value = [];
+  store.model.value = null;
   models.forget();
-  offerReal([]);
   goingOn?.leave();
   form.clear();
   forgetDraft();
@@ -200,9 +194,8 @@ async function enter() {
   const wanted = address.now.model;
   if (wanted !== null) models.one(wanted).catch(() => {}); // at the same time as the list
   try {
-    const found = await models.list();
+    await models.list();
     if (mine !== attempt) return;
-    listed = found;
   } catch (error) {
     if (mine !== attempt) return;
     if (error instanceof Refused && !error.passing) door.refuse(error, takeBack());
@@ -212,13 +205,11 @@ async function enter() {
   if (owner !== key.value) clearShown();
   accepted = { key: key.value, person: signIn.person };
   door.close();
-  caller.isOperator().then((allowed) => (byId("operate").hidden = !allowed));
-  caller.hasAccount().then((has) => (byId("account").hidden = !has));
-  showModels(listed);
+  caller.look().catch(() => {}); // the store has its scopes
   const restored = stage.restore();
-  recent.look();
+  store.changes.start();
+  recent.follow();
   await choose(wantedModel());
-  if (model?.demo) offerReal(listed);
   await restored;
   showLatest();
   moved();
@@ -238,33 +229,27 @@ function takeBack() {
 function showLast() {
   const { last } = models;
   const wanted = address.now.model ?? last?.id;
-  if (model !== null || last === null || last.id !== wanted) return;
-  showModels([last]);
+  if (store.model.peek() !== null || last === null || last.id !== wanted) return;
+  store.models.value = [last];
   showModel(last);
 }
 
-function served() {
-  return listed.filter(({ away }) => away === "");
-}
-
 function isServed(id) {
-  return served().some((each) => each.id === id);
+  return store.served.peek().some((each) => each.id === id);
 }
 
 async function listAgain() {
   try {
-    listed = await models.list();
+    await models.list();
   } catch {
-    return; // the connection status reports it
+    // The connection status reports it.
   }
-  showModels(listed);
-  byId("model").value = model?.id ?? "";
 }
 
 /** Id of the model in the page's address, or of the one that was used last, or of the first one. */
 function wantedModel() {
   const wanted = [address.now.model, models.last?.id];
-  return wanted.find(isServed) ?? served()[0]?.id;
+  return wanted.find(isServed) ?? store.served.peek()[0]?.id;
 }
 
 /** Shows the form of the model `id`. Does nothing if it is not served. */
@@ -281,16 +266,18 @@ async function choose(id) {
     return;
   }
   // The user may have chosen another model while this one was loading.
-  if (found !== null && found !== model && byId("model").value === id) showModel(found);
+  if (found !== null && byId("model").value === id) showModel(found);
 }
 
 function showModel(chosen) {
-  const same = model !== null && json.write(model) === json.write(chosen);
-  model = chosen;
-  models.keep(model);
-  address.correct({ model: model.id });
-  offerReal(model.demo ? listed : []);
-  if (same) return; // nothing is drawn again under the user's hands
+  const before = store.model.peek();
+  models.keep(chosen);
+  address.correct({ model: chosen.id });
+  // Nothing is drawn again under the user's hands.
+  if (json.write(before) !== json.write(chosen)) store.model.value = chosen;
+}
+
+function drawModel(model) {
   goingOn?.leave();
   form.show(model);
   byId("draft-buttons").hidden = !model.drafts;
@@ -341,12 +328,12 @@ async function showLatest() {
 
 /** Goes back to the form, as a new entry of the history. */
 function leaveView() {
-  address.go({ ...Object.fromEntries(Object.keys(address.now).map((name) => [name, null])), model: model?.id ?? null });
+  address.go({ ...Object.fromEntries(Object.keys(address.now).map((name) => [name, null])), model: store.model.peek()?.id ?? null });
   views.follow(address.now);
 }
 
 function namesOf(endpoint) {
-  const { name, demo, makes } = listed.find(({ id }) => id === endpoint) ?? {};
+  const { name, demo, makes } = store.models.peek().find(({ id }) => id === endpoint) ?? {};
   return { name, demo, makes };
 }
 
@@ -361,15 +348,14 @@ async function moved() {
   details.follow(request);
   if (program !== null) program.follow(code);
   else if (code !== null) address.correct({ code: null }); // what it showed is not known any more
-  if (wanted !== null && wanted !== model?.id && isServed(wanted)) await choose(wanted);
+  if (wanted !== null && wanted !== store.model.peek()?.id && isServed(wanted)) await choose(wanted);
 }
 
 function ended({ id, endpoint, input, restored, at }, { error }) {
   if (!restored) announce(error ? error.message : `Finished: ${promptOf(input)}`);
-  if (error?.problems.length && endpoint === model?.id && !restored)
+  if (error?.problems.length && endpoint === store.model.peek()?.id && !restored)
     form.tell(error.problems, { go: false });
   if (!restored) attention.ended({ id, at }, promptOf(input));
-  recent.look();
 }
 
 /** Fills the form so that it makes the same result: with the seed that was drawn. */
@@ -394,13 +380,13 @@ function changeForm(input, changed = form) {
 }
 
 /** Offers to bring back what was entered for `before`, the model then, and the draft `from`. */
-function offerUndo(back, from, before = model) {
+function offerUndo(back, from, before = store.model.peek()) {
   if (back === null) return;
   const undo = async () => {
     goingOn?.leave();
     if (views.current !== null) leaveView();
     await choose(before.id);
-    if (model?.id !== before.id) return complain(NOT_LOADED);
+    if (store.model.peek()?.id !== before.id) return complain(NOT_LOADED);
     back();
     if (from) await goOn(from);
     byId("fields").querySelector("textarea, input")?.focus();
@@ -419,11 +405,11 @@ function goOn(given) {
 /** Fills the form of `endpoint`; with null as the input, keeps what is entered. With `from_draft` it goes
  * on from that draft, whose place on the stage is `origin`, if known. */
 async function fillForm(endpoint, input, origin) {
-  const [before, from] = [model, goingOn?.given];
+  const [before, from] = [store.model.peek(), goingOn?.given];
   const back = input === null ? null : form.holding(input);
   if (views.current !== null) leaveView();
-  if (model?.id !== endpoint) await choose(endpoint);
-  if (model?.id !== endpoint) {
+  if (before?.id !== endpoint) await choose(endpoint);
+  if (store.model.peek()?.id !== endpoint) {
     // The form of another model is not filled with what it was not meant for.
     complain(isServed(endpoint) ? NOT_LOADED : `This Darkroom does not serve ${endpoint}.`);
     return;
@@ -446,6 +432,7 @@ function entered() {
 
 /** Makes drafts of what is in the form. */
 function draft() {
+  const model = store.model.peek();
   if (!model?.drafts || goingOn !== null) return;
   use("draftSettings", ({ drafting }) => submitter.generate(model, { draft: drafting() }));
 }
@@ -483,17 +470,17 @@ async function useAsInput(file) {
   const put = async ({ id }, { name, title }) => {
     const isNew = views.current !== null; // one entry of the history, for the view and the model
     if (isNew) leaveView();
-    if (model?.id !== id) {
+    if (store.model.peek()?.id !== id) {
       if (isNew) address.correct({ model: id });
       else address.go({ model: id });
       await choose(id);
     }
-    if (model?.id !== id) return; // the user has gone on, or the server does not answer
+    if (store.model.peek()?.id !== id) return; // the user has gone on, or the server does not answer
     form.put(name, file);
     announce(`${title}: ${file.name}`);
   };
   await use("reuse", ({ chooseInput }) =>
-    chooseInput(file, { current: model?.id, models: models.served(), put }),
+    chooseInput(file, { current: store.model.peek()?.id, models: models.served(), put }),
   );
 }
 
@@ -501,7 +488,7 @@ async function useAsInput(file) {
 async function useAsPrompt(text) {
   const put = ({ id }, { name }) => act.write(id, { [name]: text });
   await use("reuse", ({ chooseInput }) =>
-    chooseInput({ kind: "text" }, { current: model?.id, models: models.served(), put }),
+    chooseInput({ kind: "text" }, { current: store.model.peek()?.id, models: models.served(), put }),
   );
 }
 
@@ -511,7 +498,7 @@ async function showCode(request) {
   await use("code", async ({ ProgramDialog }) => {
     const input = cut ? await submitter.whole(request) : request.input;
     program ??= new ProgramDialog({ address, apply: (id, changed) => fillForm(id, changed) });
-    const { category } = listed.find(({ id }) => id === endpoint) ?? {};
+    const { category } = store.models.peek().find(({ id }) => id === endpoint) ?? {};
     program.show({ endpoint, input, category });
   });
 }
@@ -533,7 +520,6 @@ async function cancel({ id }) {
   } catch (error) {
     say(`The request could not be cancelled: ${error.message}`);
   }
-  recent.look();
 }
 
 function complain(words, ...more) {
@@ -541,13 +527,22 @@ function complain(words, ...more) {
   byId("form-problem").hidden = words === "";
 }
 
-function contact(there) {
-  byId("connection").hidden = there;
-  stage.contact(there);
-}
-
-api.addEventListener("unreachable", () => contact(false));
-api.addEventListener("reached", () => contact(true));
+effect(() => (byId("connection").hidden = store.contact.value));
+effect(() => {
+  showModels(store.models.value);
+  byId("model").value = store.model.peek()?.id ?? "";
+});
+effect(() => {
+  const model = store.model.value;
+  if (model !== null) untracked(() => drawModel(model));
+});
+effect(() => offerReal(store.model.value?.demo ? store.models.value : []));
+effect(() => attention.show(store.parts.value));
+effect(() => {
+  const has = (scope) => store.grants.value.includes(scope);
+  byId("operate").hidden = !has("operator");
+  byId("account").hidden = has("operator") || !["usage", "files", "tenant-admin"].some(has);
+});
 api.addEventListener("locked", () => {
   if (door.isOpen) return;
   clearTimeout(again);
@@ -560,28 +555,29 @@ byId("model").addEventListener("change", async () => {
   address.go({ model: id });
   await choose(id);
 });
-byId("grid-button").addEventListener("click", () => submitter.openGrid(model));
+byId("grid-button").addEventListener("click", () => submitter.openGrid(store.model.peek()));
 byId("form").addEventListener("submit", (event) => {
   event.preventDefault();
-  submitter.generate(model);
+  submitter.generate(store.model.peek());
 });
 byId("code-button").addEventListener("click", () => {
+  const model = store.model.peek();
   if (model === null) return;
   const input = entered();
   // A program without its prompt would be refused: an example stands in.
-  const stand = estimable(model, input) === null ? (model.examples[0] ?? {}) : {};
+  const stand = estimable(model, input) === null ? (model.examples[0]?.input ?? {}) : {};
   showCode({ endpoint: model.id, input: { ...stand, ...input } });
 });
 byId("draft-button").addEventListener("click", draft);
 byId("draft-settings-button").addEventListener("click", ({ currentTarget: button }) =>
   use("draftSettings", ({ toggleSettings }) => toggleSettings(button)),
 );
-listenForShortcuts({ generate: () => submitter.generate(model), draft });
+listenForShortcuts({ generate: () => submitter.generate(store.model.peek()), draft });
 listenForTheme();
 listenForDrops({
   take: (files) =>
     tool("received").then(
-      ({ receive }) => receive(files, { models: listed, act }),
+      ({ receive }) => receive(files, { models: store.models.peek(), act }),
       (error) => say(error.message),
     ),
   use: (result) => {

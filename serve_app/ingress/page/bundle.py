@@ -30,6 +30,7 @@ _IMPORT = re.compile(
 _EXPORT = re.compile(
     r"^export\s+(?P<kept>(?:async\s+)?(?:function\*?|class|const)\s+(?P<name>\w+))", re.MULTILINE
 )
+_EXPORT_LIST = re.compile(r"\bexport\s*\{(?P<names>[^}]*)\};?\s*\Z")  # at the end of a library
 _LATE = re.compile(r'\bimport\("(?P<path>\.[^"]*)"\)')
 _DOCUMENTATION = re.compile(r"^ */\*\*.*?\*/\n", re.MULTILINE | re.DOTALL)
 _COMMENT = re.compile(r"^ *//.*\n", re.MULTILINE)
@@ -110,12 +111,13 @@ def _function(path: str, source: str, numbers: Mapping[str, int], place: str) ->
         target = late_bundle(_target(path, found["path"]))
         return f'import("{_relative(posixpath.relpath(target, posixpath.dirname(place)))}")'
 
-    written = _DOCUMENTATION.sub("", source)
+    written = _EXPORT_LIST.sub("", _DOCUMENTATION.sub("", source))
     body = _EXPORT.sub(lambda found: found["kept"], _IMPORT.sub(bound, written))
     if left := _LEFT.search(body):
         raise ValueError(f"{path}: this form is not bundled: {left[0]}")
     body = _stripped(_LATE.sub(called, body))
-    returned = f"return {{ {', '.join(_exports(source))} }};"
+    listed = [f"{name}: {own}" for own, name in _listed(source)]
+    returned = f"return {{ {', '.join([*_exports(source), *listed])} }};"
     return f"// {path}\nconst module{numbers[path]} = (() => {{\n{body}\n{returned}\n}})();\n"
 
 
@@ -138,6 +140,14 @@ def _stripped(source: str) -> str:
 
 def _exports(source: str) -> list[str]:
     return [found["name"] for found in _EXPORT.finditer(source)]
+
+
+def _listed(source: str) -> Iterator[tuple[str, str]]:
+    """Names of the exports at the end of a library, each inside of it and outside."""
+    if (found := _EXPORT_LIST.search(source)) is not None:
+        for each in found["names"].split(","):
+            own, _, name = each.strip().partition(" as ")
+            yield own, name or own
 
 
 def _names(numbers: Iterable[int]) -> str:

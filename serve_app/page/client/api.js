@@ -100,9 +100,8 @@ export class Api extends EventTarget {
     return answer.ok ? await answer.text() : await this.#read(answer);
   }
 
-  /** Events of a stream, until it ends. */
-  async *stream(path) {
-    const silence = new AbortController();
+  /** Events of a stream, until it ends; `silence`, an `AbortController`, ends it. */
+  async *stream(path, silence = new AbortController()) {
     const still = () => setTimeout(() => silence.abort(), SILENCE_MS);
     let timer = still();
     try {
@@ -112,11 +111,11 @@ export class Api extends EventTarget {
         return;
       }
       const text = answer.body.pipeThrough(new TextDecoderStream());
-      for await (const event of events(text)) {
+      const heard = () => {
         clearTimeout(timer);
         timer = still();
-        yield json.parse(event);
-      }
+      };
+      for await (const event of events(text, heard)) yield json.parse(event);
     } catch (error) {
       if (error instanceof Refused) throw error;
       throw this.#lost(error);
@@ -187,14 +186,15 @@ function pause(ms, signal) {
   });
 }
 
-/** Data of each server-sent event in a stream of text. */
-async function* events(text) {
+/** Data of each server-sent event in a stream of text. `heard()` is called with each part of it. */
+async function* events(text, heard) {
   const reader = text.getReader();
   let pending = "";
   try {
     for (;;) {
       const { done, value } = await reader.read();
       if (done) return;
+      heard();
       pending += value;
       const parts = pending.split(/\r?\n\r?\n/);
       pending = parts.pop();

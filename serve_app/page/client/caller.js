@@ -1,12 +1,14 @@
 // What the API key may do.
 
-/** The key's tenant and scopes, asked for once per key. */
+/** The key's tenant and scopes, asked for once per key. The signal `grants` has the scopes. */
 export class Caller {
   #api;
+  #grants;
   #asked = null;
 
-  constructor(api) {
+  constructor(api, grants) {
     this.#api = api;
+    this.#grants = grants;
   }
 
   /** `{key_id, tenant, scopes, grants, endpoints}`. Throws like `Api.call`. */
@@ -14,7 +16,9 @@ export class Caller {
     this.#asked ??= this.#api.call("GET", "v1/keys/self");
     const asked = this.#asked;
     try {
-      return await asked;
+      const caller = await asked;
+      if (this.#asked === asked) this.#grants.value = caller.grants;
+      return caller;
     } catch (error) {
       if (this.#asked === asked) this.#asked = null;
       throw error;
@@ -30,19 +34,9 @@ export class Caller {
     }
   }
 
-  /** True if the key is no operator's, and may see a part of the view of its tenant. */
-  async hasAccount() {
-    try {
-      const { grants } = await this.look();
-      const some = ["usage", "files", "tenant-admin"].some((each) => grants.includes(each));
-      return some && !grants.includes("operator");
-    } catch {
-      return false;
-    }
-  }
-
   /** Forgets the key, as when another one is used. */
   forget() {
     this.#asked = null;
+    this.#grants.value = [];
   }
 }

@@ -4,30 +4,51 @@ import { BASE } from "./api.js";
 import * as json from "./json.js";
 
 const MOST_PAGES = 50;
+const KINDS = ["image", "video", "audio"];
 const MOST_IDS = 50; // in one call
 const PLACE = "darkroom.model"; // the last model with its schema, so that its form is shown at once
 
-/** Client of `/v1/models` that caches the models' schemas. */
+/** Client of `/v1/models` that caches the models' schemas. The signal `all` has the latest list. */
 export class Models {
   #api;
+  #all;
   #whole = new Map(); // id → a promise of the model with its schema
 
-  constructor(api) {
+  constructor(api, all) {
     this.#api = api;
+    this.#all = all;
   }
 
   /** All models, without their schemas. */
   async list() {
-    const models = [];
+    const found = [];
     let cursor = null;
     for (let page = 0; page < MOST_PAGES; page += 1) {
-      const query = cursor === null ? "" : `?cursor=${encodeURIComponent(cursor)}`;
-      const answer = await this.#api.call("GET", `v1/models${query}`);
-      models.push(...(answer.models ?? []));
-      cursor = answer.next_cursor ?? null;
-      if (cursor === null || answer.has_more === false) break;
+      const from = cursor === null ? "" : `&cursor=${encodeURIComponent(cursor)}`;
+      const answer = await this.#api.call("GET", `v1/models?limit=100${from}`);
+      found.push(...answer.models);
+      cursor = answer.next_cursor;
+      if (cursor === null) break;
     }
-    return models.filter((model) => typeof model.endpoint_id === "string").map(readModel);
+    this.#all.value = found.map(readModel);
+    return this.#all.value;
+  }
+
+  /** Newest state of a model, without its schema, or null. */
+  async renewed(id) {
+    const [found] = await this.#read(`endpoint_id=${encodeURIComponent(id)}`);
+    return found ? readModel(found) : null;
+  }
+
+  /** Model with its OpenAPI document and its price, or null. */
+  async whole(id) {
+    const query = `endpoint_id=${encodeURIComponent(id)}`;
+    const [[found], prices] = await Promise.all([
+      this.#read(`${query}&expand=openapi-3.0`),
+      this.#api.call("GET", `v1/models/pricing?${query}`).catch(() => null),
+    ]);
+    if (found === undefined) return null;
+    return { ...readModel(found), document: found.openapi, price: prices?.prices[0] ?? null };
   }
 
   /** Model with `input`: the JSON schema of its input as `{schema, document}`, or null. */
@@ -48,8 +69,7 @@ export class Models {
     for (let at = 0; at < missing.length; at += MOST_IDS) {
       const asked = missing.slice(at, at + MOST_IDS);
       const query = `limit=100&expand=openapi-3.0&endpoint_id=${encodeURIComponent(asked.join())}`;
-      const { models } = await this.#api.call("GET", `v1/models?${query}`);
-      for (const each of models) {
+      for (const each of await this.#read(query)) {
         const id = each.endpoint_id;
         this.#whole.set(id, Promise.resolve({ ...readModel(each), input: inputOf(each, id) }));
       }
@@ -58,10 +78,12 @@ export class Models {
   }
 
   async #look(id) {
-    const query = `endpoint_id=${encodeURIComponent(id)}&expand=openapi-3.0`;
-    const answer = await this.#api.call("GET", `v1/models?${query}`);
-    const found = answer.models?.find((model) => model.endpoint_id === id);
+    const [found] = await this.#read(`endpoint_id=${encodeURIComponent(id)}&expand=openapi-3.0`);
     return found ? { ...readModel(found), input: inputOf(found, id) } : null;
+  }
+
+  async #read(query) {
+    return (await this.#api.call("GET", `v1/models?${query}`)).models;
   }
 
   /** Model that was used last in this browser, as it was then; null without one. */
@@ -91,39 +113,42 @@ export class Models {
   }
 }
 
-function readModel(model) {
-  const metadata = model.metadata ?? {};
-  const category = metadata.category ?? "";
+function readModel({ endpoint_id: id, metadata, darkroom, darkroom_demo: demo }) {
+  const { category } = metadata;
   return {
-    id: model.endpoint_id,
-    name: metadata.display_name || model.endpoint_id,
-    description: metadata.description ?? "",
+    id,
+    name: metadata.display_name || id,
+    description: metadata.description,
     category,
+    licence: metadata.license,
+    kind: KINDS.includes(darkroom.kind) ? darkroom.kind : "other",
     /** Kind of file that it makes: image, video or audio; empty if it is not known. */
     makes: /(image|video|audio)$/.exec(category)?.[1] ?? "",
-    licence: licenceOf(metadata.license ?? metadata.licence),
+    /** Where its weights are: hot, warm, cold, not_served or unknown. */
+    state: darkroom.state,
     /** Reason why it cannot be used here; empty if it can. */
-    away: awayOf(model.darkroom ?? {}),
-    demo: model.darkroom_demo === true || metadata.darkroom_demo === true,
+    away: awayOf(darkroom),
+    demo,
     /** What its own weights take without a GPU: `{seconds, download_gb}`; null if not stated. */
-    cpu: model.darkroom?.cpu ?? null,
+    cpu: darkroom.cpu ?? null,
     /** What the demo model can make, as a sentence. */
-    aboutDemo: model.darkroom?.about_demo ?? "",
+    aboutDemo: darkroom.about_demo ?? "",
     /** Words that the demo model knows, by group; without groups, they are not known. */
-    demoWords: model.darkroom?.demo_words ?? {},
+    demoWords: darkroom.demo_words ?? {},
     /** True if its inputs can be drafts. */
-    drafts: model.darkroom?.drafts === true,
-    /** Inputs to try it with. */
-    examples: (model.darkroom?.examples ?? []).map(({ input }) => input).filter(Boolean),
-    /** URLs of images that they made, or nulls. */
-    pictures: (model.darkroom?.examples ?? [])
-      .filter(({ input }) => input)
-      .map(({ output }) => imageIn(output)),
+    drafts: darkroom.drafts === true,
+    /** What it was tried with: `{input, output}`; the output may be missing. */
+    examples: darkroom.examples,
+    readme: darkroom.readme,
+    family: darkroom.family,
+    origin: darkroom.origin,
+    weights: darkroom.weights,
+    recipes: darkroom.recipes,
   };
 }
 
 /** Words about an endpoint that takes no requests. */
-export const SESSIONS_ONLY =
+const SESSIONS_ONLY =
   "It takes realtime sessions only. Programs open them, such as with fal_client.realtime.";
 
 function awayOf({ served, reason, requests }) {
@@ -150,10 +175,6 @@ export function loadable(output) {
   );
   if (typeof url !== "string" || !/^(https?:|data:(image|audio|video)\/|\/)/.test(url)) return made;
   return { ...made, url: url.startsWith("/") ? new URL(url.slice(1), BASE).href : url };
-}
-
-function licenceOf(given) {
-  return typeof given === "string" ? given : (given?.name ?? "");
 }
 
 /** Schema of the endpoint's input, from any of the supported document formats. */

@@ -5,7 +5,7 @@ import { Refused } from "./api.js";
 /** Limit of streams. A browser opens six connections to a server, and other calls need some. */
 const MOST_STREAMS = 2;
 const POLL_MS = 1800; // after this pause Darkroom answers at once instead of holding the connection
-const LEAST_PAUSE_MS = 400;
+const LEAST_PAUSE_MS = 100;
 const MOST_PAUSE_MS = 5000;
 
 /** Requests that are polled at the full rate. With more, each that waits is polled less often. */
@@ -32,12 +32,16 @@ export function requestPath(endpoint, id) {
  */
 export class Watch {
   #api;
+  #changes;
+  #id;
   #path;
   #tell;
   #stopped = false;
 
-  constructor(api, { id, endpoint }, tell) {
+  constructor(api, changes, { id, endpoint }, tell) {
     this.#api = api;
+    this.#changes = changes;
+    this.#id = id;
     this.#path = requestPath(endpoint, id);
     this.#tell = tell;
   }
@@ -92,7 +96,8 @@ export class Watch {
     if (streams >= MOST_STREAMS || document.hidden) {
       const status = await this.#api.call("GET", `${this.#path}/status`);
       yield status;
-      await pause(POLL_MS * (status.status === "IN_QUEUE" ? Math.max(1, followed / MANY) : 1));
+      const rarely = status.status === "IN_QUEUE" ? Math.max(1, followed / MANY) : 1;
+      await this.#changes.next(this.#id, POLL_MS * rarely);
       return;
     }
     streams += 1;

@@ -4,6 +4,7 @@
 import { Refused } from "../client/api.js";
 import * as json from "../client/json.js";
 import { byId } from "../interface/element.js";
+import { Refresh, SOON_MS } from "../interface/refresh.js";
 import { fieldsOf } from "./schema.js";
 import { money, seconds, waitingWords } from "../interface/words.js";
 
@@ -13,50 +14,52 @@ const FRESH_MS = 15_000; // the queue changes without the form
 /** Texts longer than this are not sent: a file in the input says nothing about the times. */
 const LONG = 20_000;
 
-/** Keeps the line up to date. `read()` returns `{endpoint, input}`, or null without a model or while the
+/** Keeps the line up to date. `changes` are those of requests; `read()` returns `{endpoint, input}`, or null without a model or while the
  * line is not shown. */
 export class EstimateLine {
   #api;
   #read;
   #line;
   #timer = null;
-  #number = 0; // of the latest call: an answer to an earlier one is out of date
+  #refresh;
+  #refused = false; // until the input changes
 
-  constructor(api, read, form = byId("form"), line = byId("estimate")) {
+  constructor(api, changes, read, form = byId("form"), line = byId("estimate")) {
     this.#api = api;
     this.#read = read;
     this.#line = line;
+    this.#refresh = new Refresh(() => this.#ask(), FRESH_MS, changes);
     for (const name of ["input", "change"]) form.addEventListener(name, () => this.soon());
-    document.addEventListener("visibilitychange", () => this.soon());
   }
 
-  /** Asks again after a moment. */
+  /** Asks after a moment, and from then on until the line is gone. */
   soon(pause = PAUSE_MS) {
+    this.#refused = false;
     clearTimeout(this.#timer);
-    this.#timer = setTimeout(() => this.#ask(), pause);
+    this.#timer = setTimeout(() => {
+      this.#refresh.stop();
+      this.#refresh.start();
+    }, pause);
   }
 
   async #ask() {
-    const given = document.hidden ? null : this.#read();
-    this.#number += 1;
-    const number = this.#number;
+    if (!this.#line.isConnected) this.#refresh.stop();
+    const given = this.#refused ? null : this.#read();
     if (given === null) {
       this.#line.textContent = "";
-      return;
+      return null;
     }
-    let words = "";
-    let again = false;
     try {
       const body = { endpoint_id: given.endpoint, input: light(given.input) };
-      words = estimateWords(await this.#api.call("POST", "v1/estimate", body));
-      again = words !== "";
+      const estimate = await this.#api.call("POST", "v1/estimate", body);
+      this.#line.textContent = estimateWords(estimate);
+      return estimate.waiting ? SOON_MS : null;
     } catch (error) {
       // An input that is not complete has no estimate, and another line shows lost contact.
-      again = !(error instanceof Refused) || error.passing;
+      this.#refused = error instanceof Refused && !error.passing;
+      this.#line.textContent = "";
+      return FRESH_MS;
     }
-    if (number !== this.#number) return;
-    this.#line.textContent = words;
-    if (again) this.soon(FRESH_MS);
   }
 }
 

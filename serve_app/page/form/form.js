@@ -63,7 +63,7 @@ export class InputForm {
     this.#model = model;
     const early = takeEarly();
     if (early?.value) this.#carried.prompt = early.value;
-    const hint = model.examples?.[0]?.prompt;
+    const hint = model.examples[0]?.input.prompt;
     const fields = this.#fields(model).map((each) =>
       each.name === "prompt" && hint ? { ...each, hint: `Such as: ${hint}` } : each,
     );

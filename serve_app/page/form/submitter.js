@@ -19,8 +19,7 @@ const REPEATING =
 /** New noise of a variation of a draft. */
 const VARIATION = 0.3;
 
-/** Submits requests and shows them on the stage. `page` has the parts `api`, `models`, `form`, `stage`,
- * `recent`, and the functions `announce`, `complain`, `use`, `cancel`, and `goingOn()`: the draft that
+/** Submits requests and shows them on the stage. `page` has the parts `api`, `models`, `form`, `stage`, and the functions `announce`, `complain`, `use`, `cancel`, and `goingOn()`: the draft that
  * the form goes on from, or null. */
 export class Submitter {
   #page;
@@ -174,7 +173,7 @@ export class Submitter {
 
   /** Id of the request. `tries` is as in `Api.submit`. Throws `Refused` or `Unreachable`. */
   async #submit(model, input, { grid, origin, tries, complain, source, reveal = true } = {}) {
-    const { api, stage, recent, announce } = this.#page;
+    const { api, stage, announce } = this.#page;
     const at = Date.now();
     const path = `queue/${endpointPath(model.id)}`;
     const posting = tries ? api.submit(path, input, tries) : this.#post(path, input, complain, source);
@@ -183,7 +182,6 @@ export class Submitter {
     const aspect = aspectOf(input, defaultsOf(model), makes, sourceSides());
     stage.add({ id, endpoint, input, name, demo, makes, aspect, at, grid, origin });
     announce("Submitted.");
-    if (grid === undefined) recent.look(); // a grid does so at its end
     if (reveal && (grid === undefined || String(grid.at) === "0,0")) stage.reveal();
     return id;
   }

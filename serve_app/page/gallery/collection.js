@@ -1,13 +1,13 @@
 // Results that the gallery has loaded: pages of requests, newest first, that are kept up to date.
 
+import { Refresh, SOON_MS } from "../interface/refresh.js";
 import { filesIn, RENEWED_MS } from "../results/media.js";
 import { dateOf, pathOf } from "./query.js";
 
 const FIRST_PAGE = 100;
 const PAGE = 250;
 const MOST_REFRESHED = 500;
-const BUSY_MS = 2000;
-const IDLE_MS = 5000;
+const EVERY_MS = 5000;
 
 /**
  * List of results that fit the filters. Dispatches `change` after each change; a refresh that finds
@@ -29,17 +29,18 @@ export class Collection extends EventTarget {
   #version = 0; // changes when other filters are used
   #changing = 0; // changes of requests that are on their way
   #changes = 0; // counts their beginnings and ends
-  #timer = null;
-  #followed = false; // it is kept up to date
+  #refresh;
   #places = new Map(); // key → place in `items`
   #made = new WeakMap(); // request → its items
   #stale = new Set(); // ids of requests of which a file could not be shown
   #renewed = new Map(); // id → when it was asked for
   #renewing = null; // promise of the end of what is stale
 
-  constructor(api) {
+  /** `changes` are those of requests. */
+  constructor(api, changes) {
     super();
     this.#api = api;
+    this.#refresh = new Refresh(() => this.#renewHead(this.#version), EVERY_MS, changes);
   }
 
   /** False: `items` has all results. */
@@ -63,14 +64,13 @@ export class Collection extends EventTarget {
   /** Loads the first page of what fits the filters. */
   async start(filters) {
     this.stop();
-    this.#followed = true;
+    this.#refresh.start({ later: true });
     this.#version += 1;
     this.#filters = filters;
     this.#loading = null;
     this.#next = null;
     this.#take([]);
     await this.load();
-    this.#wait();
   }
 
   /** Loads the next page; the first one, if there is none. */
@@ -101,32 +101,20 @@ export class Collection extends EventTarget {
     }
   }
 
-  /** Refreshes the newest requests now, and from then on from time to time. */
-  async follow() {
+  /** Refreshes the newest requests now, and from then on when they change. */
+  follow() {
     this.stop();
-    this.#followed = true;
-    const version = this.#version;
-    if (this.#filters !== null && !this.loading) await this.#refresh(version);
-    if (version === this.#version) this.#wait();
+    this.#refresh.start();
   }
 
   stop() {
-    this.#followed = false;
-    clearTimeout(this.#timer);
+    this.#refresh.stop();
   }
 
-  #wait() {
-    clearTimeout(this.#timer);
-    if (!this.#followed) return; // it was stopped while a call was on its way
-    const busy = this.#requests.some(isActive);
-    this.#timer = setTimeout(
-      () => (document.hidden ? this.#wait() : this.follow()),
-      busy ? BUSY_MS : IDLE_MS,
-    );
-  }
-
-  /** Loads the newest page again, down to the oldest request that is not over. */
-  async #refresh(version) {
+  /** Loads the newest page again, down to the oldest request that is not over. Returns
+   * when it is to be loaded once more, if something came in between. */
+  async #renewHead(version) {
+    if (this.#filters === null || this.loading) return SOON_MS;
     const oldest = this.#requests.findLastIndex(isActive);
     const limit = Math.min(MOST_REFRESHED, Math.max(FIRST_PAGE, oldest + 1));
     const changes = this.#changes;
@@ -134,24 +122,24 @@ export class Collection extends EventTarget {
     try {
       head = await this.#api.call("GET", pathOf(this.#filters, limit));
     } catch {
-      return; // the page says that Darkroom does not answer
+      return EVERY_MS; // the page says that Darkroom does not answer
     }
-    if (version !== this.#version || this.loading) return;
-    if (this.#changing > 0 || changes !== this.#changes) return; // it may be older than a change
+    if (version !== this.#version || this.loading) return SOON_MS;
+    if (this.#changing > 0 || changes !== this.#changes) return SOON_MS; // it may be older than a change
     const isNews = this.problem !== "";
     this.problem = "";
     const last = head.requests.at(-1);
     if (head.next_before === null || last === undefined) {
-      if (head.next_before !== null) return; // an empty page of a search
+      if (head.next_before !== null) return null; // an empty page of a search
       const hadMore = this.more;
       this.#next = null;
       this.#take(head.requests, isNews || hadMore);
-      return;
+      return null;
     }
     const rest = this.#requests.findIndex(({ request_id: id }) => id === last.request_id);
     if (rest >= 0) {
       this.#take([...head.requests, ...this.#requests.slice(rest + 1)], isNews);
-      return;
+      return null;
     }
     // More new ones than a page, so the list begins again; or the last one of the page is new.
     const ids = new Set(head.requests.map(({ request_id: id }) => id));
@@ -161,6 +149,7 @@ export class Collection extends EventTarget {
       : [];
     if (!meets) this.#next = head.next_before;
     this.#take([...head.requests, ...older], true);
+    return null;
   }
 
   /** Loads the request of an item again, of which a file could not be shown, with those that follow

@@ -50,7 +50,7 @@ class Gallery {
 
   constructor(host, page) {
     this.#page = page;
-    this.#collection = new Collection(page.api);
+    this.#collection = new Collection(page.api, page.store.changes);
     this.#actions = new Actions(page.api, this.#collection, say);
     this.#days = new Days(page.api, (date, newer) => this.#jump(date, newer));
     const sizes = new Sizes((height) => this.#grid.resize(height));

@@ -1,57 +1,54 @@
 // List of the key's latest requests, from this page and from other clients.
 
+import { effect } from "../vendored/signals.js";
 import { byId, element } from "../interface/element.js";
+import { Refresh } from "../interface/refresh.js";
 import { roving } from "../interface/roving.js";
 import { day, seconds, shortClock, STATES } from "../interface/words.js";
 
 const PAGE = 15;
-const BUSY_MS = 2000;
-const IDLE_MS = 4000;
+const EVERY_MS = 4000;
 
-/** List of requests. `act` has the callbacks `details` and `cancel`, which get `{id, endpoint}`. */
+/** List of requests. `store` is the page's; `act` has the callbacks `details` and `cancel`, which get `{id, endpoint}`. */
 export class Recent {
   #api;
   #act;
+  #refresh;
   #limit = PAGE;
-  #timer = null;
   #drawn = "";
   #version = 0; // changes with the key: an answer to the one before is not shown
 
-  constructor(api, act) {
+  constructor(api, act, { changes, locked }) {
     this.#api = api;
     this.#act = act;
+    this.#refresh = new Refresh(() => this.#look(), EVERY_MS, changes);
+    effect(() => (locked.value ? this.#refresh.stop() : null));
     byId("older").addEventListener("click", () => {
       this.#limit = Math.min(500, this.#limit + PAGE);
-      this.look();
-    });
-    document.addEventListener("visibilitychange", () => {
-      if (!document.hidden) this.look();
+      this.#refresh.now();
     });
   }
 
-  /** Refreshes the list now and then periodically, but not while the key form is open. */
-  async look() {
-    clearTimeout(this.#timer);
-    const busy = document.documentElement.classList.contains("locked") ? false : await this.#look();
-    clearTimeout(this.#timer); // two refreshes may have overlapped
-    if (!document.hidden) this.#timer = setTimeout(() => this.look(), busy ? BUSY_MS : IDLE_MS);
+  /** Shows the list, and keeps it up to date until `clear()`, or until the form for the key is open. */
+  follow() {
+    this.#refresh.stop();
+    this.#refresh.start();
   }
 
   async #look() {
     const version = this.#version;
     try {
       const page = await this.#api.call("GET", `v1/requests?limit=${this.#limit}`);
-      if (version !== this.#version) return false;
-      this.#draw(page);
-      return page.requests.some(isActive);
+      if (version === this.#version) this.#draw(page);
+      return null;
     } catch {
-      return false; // the connection status reports the error; the list stays as it is
+      return EVERY_MS; // the connection status reports the error; the list stays as it is
     }
   }
 
   /** Ends the refreshes and forgets what they showed, as when another key is used. */
   clear() {
-    clearTimeout(this.#timer);
+    this.#refresh.stop();
     this.#version += 1;
     this.#limit = PAGE;
     this.#drawn = "";

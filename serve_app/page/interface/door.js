@@ -1,5 +1,6 @@
 // Form that asks for the API key, or for a sign-in.
 
+import { effect } from "../vendored/signals.js";
 import { byId } from "./element.js";
 import { say } from "./toast.js";
 import { Unreachable } from "../client/api.js";
@@ -15,7 +16,7 @@ const SIGNED_IN =
 
 /** Key form. `enter(key)` is called with a well-formed key; `back()` when the stored key should be
  * used; `forget()` when it should be forgotten; `asked()` before the user opens the form. `signIn`: a
- * `SignIn`; `kept`: a `KeptKey`. */
+ * `SignIn`; `kept`: a `KeptKey`; `locked`: the signal that it is open. */
 export class Door {
   #enter;
   #back;
@@ -23,13 +24,16 @@ export class Door {
   #asked;
   #signIn;
   #kept;
+  #locked;
 
-  constructor({ enter, back, forget, asked, signIn, kept }) {
+  constructor({ enter, back, forget, asked, signIn, kept, locked }) {
     this.#enter = enter;
     this.#back = back;
     this.#asked = asked;
     this.#signIn = signIn;
     this.#kept = kept;
+    this.#locked = locked;
+    effect(() => document.documentElement.classList.toggle("locked", locked.value));
     byId("key-button").addEventListener("click", () => {
       asked();
       this.open({ kept: true });
@@ -56,7 +60,7 @@ export class Door {
     byId("sign-out").hidden = !kept || person === null;
     byId("sign-out").textContent = `Sign out ${person ?? ""}`;
     this.#signIn.isOffered().then((offered) => (byId("sign-in").hidden = !offered));
-    document.documentElement.classList.add("locked");
+    this.#locked.value = true;
     byId("key").value = key;
     this.say(why);
     byId("key").focus();
@@ -65,7 +69,7 @@ export class Door {
   close() {
     if (this.#token !== null) say(SIGNED_IN);
     this.#token = null;
-    document.documentElement.classList.remove("locked");
+    this.#locked.value = false;
     byId("key").value = "";
   }
 
@@ -135,7 +139,7 @@ export class Door {
   }
 
   get isOpen() {
-    return document.documentElement.classList.contains("locked");
+    return this.#locked.peek();
   }
 
   say(problem) {

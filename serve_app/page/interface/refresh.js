@@ -1,39 +1,65 @@
 // Repeats a look at the server while the page can be seen.
 
-/** Calls `look()` at `start()`, then `everyMs` after each end, and never while the page is hidden.
- * Without `everyMs` it looks once, when the page is seen. */
+import { effect, untracked } from "../vendored/signals.js";
+
+/** Time until the next look at what may end without a change of a request. */
+export const SOON_MS = 800;
+
+const LEAST_MS = 400; // between the looks that changes cause
+const LIVE = 8; // times as long between two looks, while the server tells each change
+
+/**
+ * Calls `look()` at `start()`, and never while the page is hidden: again `everyMs` after each end, or
+ * after the milliseconds that it returned. With `changes` of requests, also at each of them, and the time
+ * between the looks is longer while the server tells them. Without `everyMs` it looks once, when the page
+ * is seen. `look` must not throw.
+ */
 export class Refresh {
   #look;
   #everyMs;
+  #changes;
   #on = false;
   #timer = null;
   #looking = false;
   #wanted = false; // a look, now
+  #pauseMs; // that the last look returned, if it did
+  #last = 0; // when it looked last
+  #ignore = () => {}; // ends the effect of the changes
   #seen = () => {
     if (this.#everyMs !== null || this.#wanted) this.now();
   };
 
-  constructor(look, everyMs = null) {
+  constructor(look, everyMs = null, changes = null) {
     this.#look = look;
     this.#everyMs = everyMs;
+    this.#changes = changes;
   }
 
-  start() {
+  /** Begins with a look; `later`, after the time between two of them. */
+  start({ later = false } = {}) {
     if (this.#on) return;
     this.#on = true;
     document.addEventListener("visibilitychange", this.#seen);
-    this.now();
+    let isFirst = true;
+    this.#ignore = effect(() => {
+      this.#changes?.latest.value;
+      if (!isFirst) untracked(() => this.#soon());
+      isFirst = false;
+    });
+    if (later) this.#wait();
+    else this.now();
   }
 
   stop() {
     this.#on = false;
     this.#wanted = false;
     clearTimeout(this.#timer);
+    this.#ignore();
     document.removeEventListener("visibilitychange", this.#seen);
   }
 
   /** Looks now, in place of the next time; after the end of a look that is under way, because two
-   * answers may come in another order than they were asked for. `look` must not throw. */
+   * answers may come in another order than they were asked for. */
   async now() {
     clearTimeout(this.#timer);
     this.#timer = null;
@@ -42,10 +68,28 @@ export class Refresh {
     this.#looking = true;
     while (this.#wanted && !document.hidden) {
       this.#wanted = false;
-      await this.#look();
+      this.#last = Date.now();
+      this.#pauseMs = await this.#look();
     }
     this.#looking = false;
-    if (!this.#on || this.#everyMs === null || document.hidden) return;
-    this.#timer = setTimeout(() => this.now(), this.#everyMs);
+    this.#wait();
+  }
+
+  /** Looks soon because of a change: many of them cause few looks. */
+  #soon() {
+    if (this.#looking) {
+      this.#wanted = true;
+      return;
+    }
+    clearTimeout(this.#timer);
+    this.#timer = setTimeout(() => this.now(), Math.max(0, this.#last + LEAST_MS - Date.now()));
+  }
+
+  #wait() {
+    if (!this.#on || this.#looking || document.hidden) return;
+    clearTimeout(this.#timer);
+    if (this.#everyMs === null) return;
+    const everyMs = this.#changes?.live.peek() ? LIVE * this.#everyMs : this.#everyMs;
+    this.#timer = setTimeout(() => this.now(), this.#pauseMs ?? everyMs);
   }
 }

@@ -2,7 +2,7 @@
 
 import { element, freshId } from "../interface/element.js";
 import { money } from "../interface/words.js";
-import { imageIn, loadable, SESSIONS_ONLY } from "../client/models.js";
+import { imageIn, loadable } from "../client/models.js";
 import { filesIn, shown as shownFile } from "../results/media.js";
 import { demoMark, picture, statePill } from "./card.js";
 import { categoryWords, STATES } from "./catalogue.js";
@@ -71,7 +71,7 @@ function sentences({ said }) {
 
 function stateOf(model) {
   const served = model.state !== "not_served";
-  const words = model.reason || (model.requests ? STATES[model.state].words : SESSIONS_ONLY);
+  const words = model.away || STATES[model.state].words;
   return [
     element("p", { class: "standing" }, statePill(model.state), model.demo ? demoMark() : null),
     element("p", { class: served ? "help" : "notice" }, words),
@@ -85,7 +85,7 @@ function section(name, content) {
 }
 
 function head(model, act, state) {
-  const served = model.state !== "not_served" && model.requests;
+  const served = model.away === "";
   const input = model.examples[0]?.input ?? null;
   const button = (words, name, call) =>
     element("button", { type: "button", class: name, click: call }, words);

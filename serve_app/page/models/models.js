@@ -4,7 +4,7 @@ import { Refused, Unreachable } from "../client/api.js";
 import { element, freshId } from "../interface/element.js";
 import { Refresh } from "../interface/refresh.js";
 import { card } from "./card.js";
-import { KINDS, listModels, matches, oneModel, STATES, wholeModel } from "./catalogue.js";
+import { KINDS, matches, STATES } from "./catalogue.js";
 import { modelPage } from "./model_page.js";
 import { preflight, RealModelOffer } from "./real_model.js";
 import { trial } from "./trial.js";
@@ -73,7 +73,7 @@ class ModelsView {
     this.#draw();
     this.#focusCard(back);
     this.#follow(async (isShown) => {
-      const models = await listModels(this.#page.api);
+      const models = await this.#page.models.list();
       if (!isShown()) return;
       this.#refresh.stop(); // the list is read once
       this.#models = models;
@@ -134,11 +134,11 @@ class ModelsView {
       "",
       served.filter((model) => model.kind === kind),
     ]);
-    const reasons = [...new Set(away.map(({ reason }) => reason))];
+    const reasons = [...new Set(away.map(({ away: reason }) => reason))];
     const others = reasons.map((reason) => [
       "Not served here",
       reason,
-      away.filter((model) => model.reason === reason),
+      away.filter((model) => model.away === reason),
     ]);
     const shown = [...groups, ...others].filter(([, , models]) => models.length > 0);
     this.#cards.replaceChildren(...shown.map((group) => this.#group(...group)));
@@ -186,7 +186,7 @@ class ModelsView {
         return;
       }
       const [model, standing, served] = await Promise.all([
-        wholeModel(this.#page.api, id),
+        this.#page.models.whole(id),
         this.#standing(),
         this.#page.models.one(id).catch(() => null), // then it can be tried in the form
       ]);
@@ -209,7 +209,7 @@ class ModelsView {
   /** Shows the newest state of the open model. */
   async #renew(id) {
     const [model, standing] = await Promise.all([
-      oneModel(this.#page.api, id).catch(() => null),
+      this.#page.models.renewed(id).catch(() => null),
       this.#standing(),
     ]);
     if (this.#shown === id && model !== null) this.#opened.renew(model, standing);

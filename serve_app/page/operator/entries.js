@@ -3,7 +3,6 @@
 import { endpointPath } from "../client/watch.js";
 import { element } from "../interface/element.js";
 import { LiveTable } from "../interface/live_table.js";
-import { listModels } from "../models/catalogue.js";
 import { statePill } from "../models/card.js";
 import { section } from "./desk.js";
 import { ResourceTable } from "./resource_table.js";
@@ -60,7 +59,7 @@ export class EntriesPart {
 
   async look() {
     const [models, { entries }, { replicas, warm }] = await Promise.all([
-      listModels(this.#desk.page.api),
+      this.#desk.page.models.list(),
       this.#desk.call("GET", "v1/models/entries"),
       this.#desk.call("GET", "v1/status"),
     ]);
@@ -215,9 +214,9 @@ function modelName({ id, name }) {
   return [element("a", { href }, name), element("span", { class: "facts" }, id)];
 }
 
-function weightWords({ weights, demo, reason, loading }) {
+function weightWords({ weights, demo, away, loading }) {
   const source = demo ? "Demo weights" : (weights.source ?? "none");
-  const words = reason === "" ? source : `${source}. ${reason}`;
+  const words = away === "" ? source : `${source}. ${away}`;
   if (loading === undefined) return words;
   const share = loading.total > 0 ? Math.min(1, loading.done / loading.total) : null;
   const stage = loading.stage.replaceAll("_", " ");

@@ -2,27 +2,29 @@
 
 import { open, makeClosable } from "../interface/dialog.js";
 import { byId, element } from "../interface/element.js";
+import { Refresh, SOON_MS } from "../interface/refresh.js";
 import * as json from "../client/json.js";
 import { fileFigure, filesIn, keepFresh, releaseFiles } from "./media.js";
 import { promptOf } from "./sheet.js";
 import { requestPath, resultOf } from "../client/watch.js";
 import { clock, runningWords, seconds, STATES, waitingWords } from "../interface/words.js";
 
-const LOOK_MS = 1500;
-
-/** Dialog of a request. `act` has the callbacks `again` (use this input), `cancel`, `drafts` (show them)
+/** Dialog of a request. `changes` are those of requests; `act` has the callbacks `again` (use this input), `cancel`, `drafts` (show them)
  * and `useAsInput`; `address` is the page's. */
 export class Details {
   #api;
   #act;
   #address;
   #dialog = byId("details");
+  #changes;
+  #refresh = null; // of the open request: an answer about another one is not waited for
   #shown = null; // the open request, with its outcome; a new object for each opening
 
-  constructor(api, act, address) {
+  constructor(api, act, address, changes) {
     this.#api = api;
     this.#act = act;
     this.#address = address;
+    this.#changes = changes;
     makeClosable(this.#dialog);
     this.#dialog.addEventListener("close", () => {
       if (this.#dialog.open) return; // the event is late, and Forward has opened it again
@@ -39,21 +41,19 @@ export class Details {
     else if (this.#shown?.id !== id || !this.#dialog.open) this.show(id);
   }
 
-  async show(id) {
+  show(id) {
     if (this.#address.now.request !== id) this.#address.go({ request: id, code: null });
     const shown = { id, outcome: null };
     this.#leave();
     this.#shown = shown;
     byId("details-body").replaceChildren(element("p", { class: "help" }, "Loading …"));
     open(this.#dialog);
-    while (this.#shown === shown) {
-      const final = await this.#look(shown);
-      if (final) return;
-      await new Promise((resolve) => setTimeout(resolve, LOOK_MS));
-    }
+    this.#refresh = new Refresh(() => this.#look(shown), SOON_MS, this.#changes);
+    this.#refresh.start();
   }
 
   #leave() {
+    this.#refresh?.stop();
     releaseFiles(this.#shown?.outcome?.output);
     this.#shown = null;
   }
@@ -65,13 +65,15 @@ export class Details {
       const final = !["queued", "running"].includes(request.state);
       if (final && request.state === "succeeded")
         shown.outcome ??= await resultOf(this.#api, requestPath(request.endpoint_id, id));
-      if (this.#shown === shown) this.#draw(request, final);
-      return final;
+      if (this.#shown !== shown) return null;
+      this.#draw(request, final);
+      if (final) this.#refresh.stop();
     } catch (error) {
-      if (this.#shown === shown)
-        byId("details-body").replaceChildren(element("p", { class: "bad" }, error.message));
-      return error.body !== undefined && !error.passing;
+      if (this.#shown !== shown) return null;
+      byId("details-body").replaceChildren(element("p", { class: "bad" }, error.message));
+      if (error.body !== undefined && !error.passing) this.#refresh.stop();
     }
+    return SOON_MS; // also its progress is shown
   }
 
   #draw(request, final) {

@@ -5,6 +5,7 @@ import { ask, LONG_MS, mayAsk } from "../interface/attention.js";
 import { element } from "../interface/element.js";
 import * as json from "../client/json.js";
 import { fileFigure, filesIn, keepFresh, releaseFiles } from "./media.js";
+import { effect } from "../vendored/signals.js";
 import { runningWords, seconds, STATES, waitingWords } from "../interface/words.js";
 
 /** Sides up to this are those of a ratio, such as 16:9. Larger ones are pixels. */
@@ -13,7 +14,7 @@ const RATIO = 32;
 /**
  * Card of a request. `act` has the callbacks of its buttons, which get the request, and `useAsInput(file,
  * request)`, `lightTable(request, output)`, `unknownWords(request, words)`, `say(node, text)`, and `showDraft(origin)`. `imageOf` is `Api.image`; `read()`
- * reads the output of the request anew.
+ * reads the output of the request anew; `contact` is the page's signal.
  */
 export class Sheet {
   #request;
@@ -45,9 +46,10 @@ export class Sheet {
   #notify;
   #part = 0;
   #output = null;
+  #ignore; // ends the effect of the contact
   #looked; // URL of the preview that was requested last
 
-  constructor(request, act, imageOf, read) {
+  constructor(request, act, imageOf, read, contact) {
     this.#request = request;
     this.#read = read;
     this.#imageOf = imageOf;
@@ -107,6 +109,7 @@ export class Sheet {
         ),
       ),
     );
+    this.#ignore = effect(() => this.#contact(contact.value));
   }
 
   /** How far the request is, from 0 to 1. */
@@ -119,8 +122,7 @@ export class Sheet {
   }
 
   /** Says on the card itself that Darkroom does not answer, so that its state may be out of date. */
-  contact(there) {
-    if (this.#final) return;
+  #contact(there) {
     this.#silence.hidden = there;
     this.#silence.textContent = there ? "" : "No contact with Darkroom. This is its last known state.";
     this.node.classList.toggle("silent", !there);
@@ -129,7 +131,6 @@ export class Sheet {
   /** Shows an update from a `Watch`. */
   show({ phase, status = {}, output, error }) {
     this.node.dataset.phase = phase;
-    this.contact(true);
     this.#followed ||= phase === "queued" || phase === "running";
     if (phase === "queued")
       this.#stand(waitingWords(status.queue_position ?? 0, status.darkroom), null);
@@ -211,6 +212,7 @@ export class Sheet {
     this.#developing.remove();
     this.#releasePreview();
     this.#silence.remove();
+    this.#ignore();
     if (!this.#request.restored || this.#followed) this.#request.took ??= this.#age();
     if (error !== undefined) {
       const words = phase === "cancelled" ? "" : said(error);
@@ -242,6 +244,7 @@ export class Sheet {
 
   /** Releases what it shows: the card is not shown any more. */
   release() {
+    this.#ignore();
     this.#releasePreview();
     releaseFiles(this.#output);
   }

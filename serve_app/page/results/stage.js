@@ -9,16 +9,18 @@ const PLACE = "darkroom.requests"; // key in the session storage: a reload shows
 const MOST = 40; // cards, of which those of a grid count as one eighth
 const IN_GRID = 1 / 8;
 
-/** List of cards. `act` has the callbacks of the cards, `ended(request, moment)`,
- * `moved(parts)` with how far the requests are, and those for grids: `prepareGrids()` loads what `cell(request)` needs, which is the place of a card or null. */
+/** List of cards. `store` is the page's. `act` has the callbacks of the cards, `ended(request, moment)`,
+ * and those for grids: `prepareGrids()` loads what `cell(request)` needs, which is the place of a card or null. */
 export class Stage {
   #api;
   #act;
+  #store;
   #shown = []; // {request, sheet, watch}, newest first
 
-  constructor(api, act) {
+  constructor(api, act, store) {
     this.#api = api;
     this.#act = act;
+    this.#store = store;
     setInterval(() => this.#shown.forEach(({ sheet }) => sheet.tick()), 1000);
   }
 
@@ -28,10 +30,11 @@ export class Stage {
   add(request) {
     const path = requestPath(request.endpoint, request.id);
     const read = async () => (await resultOf(this.#api, path)).output;
-    const sheet = new Sheet(request, this.#act, (address) => this.#api.image(address), read);
-    const watch = new Watch(this.#api, request, (moment) => {
+    const { contact, changes } = this.#store;
+    const sheet = new Sheet(request, this.#act, (address) => this.#api.image(address), read, contact);
+    const watch = new Watch(this.#api, changes, request, (moment) => {
       sheet.show(moment);
-      this.#act.moved(this.#parts());
+      this.#moved();
       if (!sheet.final) return;
       this.#remember(); // with the time that it took
       this.#act.ended(request, moment);
@@ -43,7 +46,7 @@ export class Stage {
     byId("empty").hidden = true;
     this.#clearOld();
     this.#remember();
-    this.#act.moved(this.#parts());
+    this.#moved();
     watch.follow();
   }
 
@@ -61,11 +64,6 @@ export class Stage {
     if (top >= 0 && Math.min(bottom, top + 240) <= innerHeight) return;
     const still = matchMedia("(prefers-reduced-motion: reduce)").matches;
     byId("stage").scrollIntoView({ behavior: still ? "auto" : "smooth" });
-  }
-
-  /** Tells the cards whether Darkroom answers. */
-  contact(there) {
-    for (const { sheet } of this.#shown) sheet.contact(there);
   }
 
   get empty() {
@@ -102,14 +100,13 @@ export class Stage {
     this.#shown = [];
     byId("sheets").replaceChildren();
     byId("empty").hidden = false;
-    this.#act.moved([]);
+    this.#moved();
     this.#remember();
   }
 
-  /** How far each request is that is not over. */
-  #parts() {
+  #moved() {
     const open = this.#shown.filter(({ sheet, request }) => !sheet.final && !request.restored);
-    return open.map(({ sheet }) => sheet.part);
+    this.#store.parts.value = open.map(({ sheet }) => sheet.part);
   }
 
   #clearOld() {

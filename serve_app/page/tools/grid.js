@@ -93,7 +93,6 @@ export async function submitCells(grid, known, read, page) {
     if (error instanceof Refused && !error.passing) drop(grid);
   }
   submission.end();
-  page.recent.look();
 }
 
 /** Removes the table of a grid if it has no requests. */

@@ -1,0 +1,89 @@
+// Changes of the tenant's requests, as the server tells them.
+
+import { batch, effect, signal } from "../vendored/signals.js";
+import { Refused } from "./api.js";
+
+const AGAIN_MS = 2000;
+
+/** Set of all ids. */
+class Any {
+  has() {
+    return true;
+  }
+}
+
+/** Follows `v1/events` while it is started and the page can be seen: a browser opens six connections to a
+ * server, for all of its tabs together. */
+export class Changes {
+  /** The requests that changed last: `has(id)`. A new object for each change. */
+  latest = signal(new Any());
+  /** True while the server tells each change. */
+  live = signal(false);
+  #api;
+  #on = false;
+  #control = null; // ends the stream that is open
+
+  constructor(api) {
+    this.#api = api;
+    document.addEventListener("visibilitychange", () => this.#turn());
+  }
+
+  start() {
+    this.#on = true;
+    this.#turn();
+  }
+
+  stop() {
+    this.#on = false;
+    this.#turn();
+  }
+
+  /** Waits for a change of the request `id`, for up to `ms` milliseconds. */
+  async next(id, ms) {
+    const before = this.latest.peek();
+    let done;
+    let timer;
+    await new Promise((resolve) => {
+      timer = setTimeout(resolve, ms);
+      done = effect(() => {
+        const ids = this.latest.value;
+        if (ids !== before && ids.has(id)) resolve();
+      });
+    });
+    clearTimeout(timer);
+    done();
+  }
+
+  #turn() {
+    const wanted = this.#on && !document.hidden;
+    if (wanted === (this.#control !== null)) return;
+    this.#control?.abort();
+    this.#control = wanted ? new AbortController() : null;
+    if (wanted) this.#follow(this.#control);
+    else this.live.value = false;
+  }
+
+  async #follow(control) {
+    const isOver = () => this.#control !== control;
+    while (!isOver()) {
+      try {
+        for await (const { requests, complete } of this.#api.stream("v1/events", control)) {
+          if (isOver()) return;
+          batch(() => {
+            this.live.value = true;
+            const ids = requests.map(({ request_id: id }) => id);
+            this.latest.value = complete ? new Set(ids) : new Any();
+          });
+        }
+      } catch (error) {
+        if (error instanceof Refused && !error.passing) return; // the key may not follow
+      }
+      if (isOver()) return;
+      batch(() => {
+        if (this.live.value) this.latest.value = new Any();
+        this.live.value = false;
+      });
+      await new Promise((resolve) => setTimeout(resolve, AGAIN_MS));
+    }
+  }
+}
