@@ -302,7 +302,7 @@ function realModels() {
 function offerReal(models) {
   if (offer === null && !models.some(({ cpu, demo }) => cpu && !demo)) return;
   offer ??= realModels().then(({ RealModelOffer }) => {
-    const made = new RealModelOffer({ api, caller });
+    const made = new RealModelOffer({ api, caller, store });
     byId("real-model").append(made.node);
     return made;
   });

@@ -1,8 +1,10 @@
-"""``/v1/events``: changes of all requests of a tenant, as server-sent events.
+"""``/v1/events``: changes of all requests of a tenant and of the replicas (server-sent events).
 
-An event says which requests are new, have another state, or are gone (``state`` is null). It is a
-hint to look again, not a log: of several changes of a request it has the latest, and a client that
-was away gets an event with ``complete: false`` in place of what it missed.
+An event ``requests`` says which requests are new, have another state, or are gone (``state`` is
+null). It is a hint to look again, not a log: of several changes of a request it has the latest, and
+a client that was away gets an event with ``complete: false`` in place of what it missed. An event
+``replicas`` says that some replica changed its stage or its weights, so that answers about waiting
+and about models may differ now.
 """
 
 from __future__ import annotations
@@ -21,11 +23,15 @@ from serve_app.ingress.http import sse
 from serve_app.ingress.http.auth import authenticate
 from serve_app.ingress.http.context import context_of
 from serve_app.ingress.http.openapi import DocumentedRoute, Operation, answer
+from serve_app.ingress.services.replica_changes import ReplicaChanges
 from serve_app.ingress.services.services import services_of
 from serve_app.tenants.scopes import READ, Caller
 
 PAUSE_S = 0.25
 """Least time between two events, in which changes are collected."""
+
+LOOK_S = 1.0
+"""How often the replicas are looked at."""
 
 UNKNOWN = Changes((), complete=False)
 
@@ -33,20 +39,30 @@ UNKNOWN = Changes((), complete=False)
 async def follow(request: HttpRequest) -> Response:
     context_of(request).route = "v1.events"
     caller = await authenticate(request)
-    return sse.stream_reply(stream(services_of(request).queue, caller))
+    services = services_of(request)
+    return sse.stream_reply(stream(services.queue, services.replica_changes, caller))
 
 
 async def stream(
-    queue: Queue, caller: Caller, keep_alive_s: float = KEEP_ALIVE_S
+    queue: Queue, replicas: ReplicaChanges, caller: Caller, keep_alive_s: float = KEEP_ALIVE_S
 ) -> AsyncGenerator[bytes]:
     """Events until the client disconnects."""
     yield b"retry: %d\n\n" % RECONNECT_MS
     with queue.follow(caller.tenant) as changes:
+        count, quiet_s = await replicas.count(), 0.0
         yield _event(UNKNOWN, caller)
         while True:
-            found = await changes.next(keep_alive_s)
-            yield _event(found, caller) or sse.NOTHING_NEW
-            await asyncio.sleep(PAUSE_S)
+            wait_s = min(LOOK_S, keep_alive_s)
+            events = _event(await changes.next(wait_s), caller)
+            if (now := await replicas.count()) != count:
+                count = now
+                events += sse.json_event({}, event="replicas")
+            quiet_s = 0.0 if events else quiet_s + wait_s
+            if quiet_s >= keep_alive_s:
+                events, quiet_s = sse.NOTHING_NEW, 0.0
+            if events:
+                yield events
+                await asyncio.sleep(PAUSE_S)
 
 
 def _event(changes: Changes, caller: Caller) -> bytes:
@@ -69,7 +85,8 @@ ROUTES = [
             "GET": Operation(
                 "followRequests",
                 "Stream the changes of all requests of the tenant: which are new, have another "
-                "state or are gone. `complete: false`: there may be others, so list them again",
+                "state or are gone. `complete: false`: there may be others, so list them again. "
+                "The event `replicas` says that replicas or their weights changed",
                 {200: answer("Server-sent events.", str, sse.MEDIA_TYPE)},
             )
         },

@@ -35,6 +35,7 @@ from serve_app.ingress.services.live_tenants import LiveTenants
 from serve_app.ingress.services.open_access import OpenAccess
 from serve_app.ingress.services.pool_map import PoolMap
 from serve_app.ingress.services.preflights import Preflights
+from serve_app.ingress.services.replica_changes import ReplicaChanges
 from serve_app.ingress.services.replies import Replies
 from serve_app.ingress.services.session_limit import SessionCounts
 from serve_app.ingress.services.sign_in import SignIn
@@ -120,6 +121,7 @@ class Services:
     rest: Rest = field(default_factory=Rest)  # of this process
     open_access: OpenAccess = field(default_factory=OpenAccess)
     address_rates: AddressRates = field(init=False)
+    replica_changes: ReplicaChanges = field(init=False)
     replies: Replies = field(default_factory=Replies)
     background: Background = field(default_factory=Background)
     session_counts: SessionCounts = field(default_factory=SessionCounts)
@@ -136,6 +138,10 @@ class Services:
 
     def __post_init__(self) -> None:
         self.address_rates = AddressRates(self.clock)
+        self.replica_changes = ReplicaChanges(self._replicas, self.clock)
+
+    async def _replicas(self) -> Sequence[Mapping[str, Any]]:
+        return await self.health.replicas()
 
     def catalog_of(self, caller: Caller) -> Catalog:
         """Catalogue with the private endpoints of the caller's tenant."""

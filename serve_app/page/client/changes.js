@@ -1,4 +1,4 @@
-// Changes of the tenant's requests, as the server tells them.
+// Changes of the tenant's requests and of the replicas, as the server tells them.
 
 import { batch, effect, signal } from "../vendored/signals.js";
 import { Refused } from "./api.js";
@@ -16,7 +16,9 @@ class Any {
  * server, for all of its tabs together. */
 export class Changes {
   /** The requests that changed last: `has(id)`. A new object for each change. */
-  latest = signal(new Any());
+  requests = signal(new Any());
+  /** A new object for each change of a replica or of the weights that it holds. */
+  replicas = signal({});
   /** True while the server tells each change. */
   live = signal(false);
   #api;
@@ -38,16 +40,16 @@ export class Changes {
     this.#turn();
   }
 
-  /** Waits for a change of the request `id`, for up to `ms` milliseconds. */
+  /** Waits for a change of the request `id` or of a replica, for up to `ms` milliseconds. */
   async next(id, ms) {
-    const before = this.latest.peek();
+    const [requests, replicas] = [this.requests.peek(), this.replicas.peek()];
     let done;
     let timer;
     await new Promise((resolve) => {
       timer = setTimeout(resolve, ms);
       done = effect(() => {
-        const ids = this.latest.value;
-        if (ids !== before && ids.has(id)) resolve();
+        const ids = this.requests.value;
+        if ((ids !== requests && ids.has(id)) || this.replicas.value !== replicas) resolve();
       });
     });
     clearTimeout(timer);
@@ -71,8 +73,9 @@ export class Changes {
           if (isOver()) return;
           batch(() => {
             this.live.value = true;
-            const ids = requests.map(({ request_id: id }) => id);
-            this.latest.value = complete ? new Set(ids) : new Any();
+            if (requests === undefined) this.replicas.value = {};
+            else if (complete) this.requests.value = new Set(requests.map((each) => each.request_id));
+            else this.#missed();
           });
         }
       } catch (error) {
@@ -80,10 +83,15 @@ export class Changes {
       }
       if (isOver()) return;
       batch(() => {
-        if (this.live.value) this.latest.value = new Any();
+        if (this.live.value) this.#missed();
         this.live.value = false;
       });
       await new Promise((resolve) => setTimeout(resolve, AGAIN_MS));
     }
+  }
+
+  #missed() {
+    this.requests.value = new Any();
+    this.replicas.value = {};
   }
 }

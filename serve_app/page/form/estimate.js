@@ -4,7 +4,7 @@
 import { Refused } from "../client/api.js";
 import * as json from "../client/json.js";
 import { byId } from "../interface/element.js";
-import { Refresh, SOON_MS } from "../interface/refresh.js";
+import { Refresh } from "../interface/refresh.js";
 import { fieldsOf } from "./schema.js";
 import { money, seconds, waitingWords } from "../interface/words.js";
 
@@ -14,7 +14,7 @@ const FRESH_MS = 15_000; // the queue changes without the form
 /** Texts longer than this are not sent: a file in the input says nothing about the times. */
 const LONG = 20_000;
 
-/** Keeps the line up to date. `changes` are those of requests; `read()` returns `{endpoint, input}`, or null without a model or while the
+/** Keeps the line up to date. `read()` returns `{endpoint, input}`, or null without a model or while the
  * line is not shown. */
 export class EstimateLine {
   #api;
@@ -28,7 +28,7 @@ export class EstimateLine {
     this.#api = api;
     this.#read = read;
     this.#line = line;
-    this.#refresh = new Refresh(() => this.#ask(), FRESH_MS, changes);
+    this.#refresh = new Refresh(() => this.#ask(), FRESH_MS, changes, ["requests", "replicas"]);
     for (const name of ["input", "change"]) form.addEventListener(name, () => this.soon());
   }
 
@@ -53,7 +53,7 @@ export class EstimateLine {
       const body = { endpoint_id: given.endpoint, input: light(given.input) };
       const estimate = await this.#api.call("POST", "v1/estimate", body);
       this.#line.textContent = estimateWords(estimate);
-      return estimate.waiting ? SOON_MS : null;
+      return FRESH_MS; // the start comes nearer
     } catch (error) {
       // An input that is not complete has no estimate, and another line shows lost contact.
       this.#refused = error instanceof Refused && !error.passing;

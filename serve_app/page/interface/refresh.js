@@ -10,14 +10,15 @@ const LIVE = 8; // times as long between two looks, while the server tells each 
 
 /**
  * Calls `look()` at `start()`, and never while the page is hidden: again `everyMs` after each end, or
- * after the milliseconds that it returned. With `changes` of requests, also at each of them, and the time
- * between the looks is longer while the server tells them. Without `everyMs` it looks once, when the page
+ * after the milliseconds that it returned. With `changes`, also at each change of its signals `of`, and
+ * the time between the looks is longer while the server tells them. Without `everyMs` it looks once, when the page
  * is seen. `look` must not throw.
  */
 export class Refresh {
   #look;
   #everyMs;
   #changes;
+  #of;
   #on = false;
   #timer = null;
   #looking = false;
@@ -29,10 +30,11 @@ export class Refresh {
     if (this.#everyMs !== null || this.#wanted) this.now();
   };
 
-  constructor(look, everyMs = null, changes = null) {
+  constructor(look, everyMs = null, changes = null, of = ["requests"]) {
     this.#look = look;
     this.#everyMs = everyMs;
     this.#changes = changes;
+    this.#of = changes === null ? [] : of;
   }
 
   /** Begins with a look; `later`, after the time between two of them. */
@@ -42,7 +44,7 @@ export class Refresh {
     document.addEventListener("visibilitychange", this.#seen);
     let isFirst = true;
     this.#ignore = effect(() => {
-      this.#changes?.latest.value;
+      for (const name of this.#of) this.#changes[name].value;
       if (!isFirst) untracked(() => this.#soon());
       isFirst = false;
     });

@@ -1,6 +1,7 @@
 // View of the models: cards with filters, and a page for each model.
 
 import { Refused, Unreachable } from "../client/api.js";
+import * as json from "../client/json.js";
 import { element, freshId } from "../interface/element.js";
 import { Refresh } from "../interface/refresh.js";
 import { card } from "./card.js";
@@ -9,7 +10,7 @@ import { modelPage } from "./model_page.js";
 import { preflight, RealModelOffer } from "./real_model.js";
 import { trial } from "./trial.js";
 
-const RENEW_MS = 5000;
+const RENEW_MS = 15_000;
 
 /** Fills `host` with the view. */
 export function open(host, page) {
@@ -74,8 +75,7 @@ class ModelsView {
     this.#focusCard(back);
     this.#follow(async (isShown) => {
       const models = await this.#page.models.list();
-      if (!isShown()) return;
-      this.#refresh.stop(); // the list is read once
+      if (!isShown() || json.write(models) === json.write(this.#models)) return;
       this.#models = models;
       this.#draw();
       this.#offer.show(this.#models);
@@ -237,7 +237,7 @@ class ModelsView {
         if (!passes) refresh.stop();
         this.#complain(error.message);
       }
-    }, RENEW_MS);
+    }, RENEW_MS, this.#page.store.changes, ["replicas"]);
     this.#refresh = refresh;
     refresh.start();
   }

@@ -50,7 +50,7 @@ function obstacle({ download, fits, said }) {
 
 /**
  * Notice about the real model. Keys with the scope `operator` can download its weights, and see how far
- * that is. `page` has `api` and `caller`.
+ * that is. `page` has `api`, `caller` and `store`.
  */
 export class RealModelOffer {
   node = element("div", { class: "notice real-model", hidden: true });
@@ -62,10 +62,11 @@ export class RealModelOffer {
   #try = element("a", {}, "Try it");
   #model = null;
   #answer = null;
-  #refresh = new Refresh(() => this.#look(), RENEW_MS);
+  #refresh;
 
   constructor(page) {
     this.#page = page;
+    this.#refresh = new Refresh(() => this.#look(), RENEW_MS, page.store.changes, ["replicas"]);
     this.#download.addEventListener("click", () => this.#start());
     const choices = element("p", { class: "buttons" }, this.#try, this.#download);
     this.node.append(this.#words, this.#where, this.#progress, choices);

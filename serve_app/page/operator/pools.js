@@ -15,7 +15,7 @@ const LEVELS = [
 
 /** Part of the pools. `changed()` is set by the view: it looks again. */
 export class PoolsPart {
-  everyMs = 2000;
+  everyMs = 1000;
   changed = () => {};
   #desk;
   #figures = element("dl", { class: "tiles" });

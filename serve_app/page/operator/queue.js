@@ -21,7 +21,7 @@ const PRIORITIES = ["high", "normal", "low"].map((each) => [each, each]);
 
 /** Part of the queue. `changed()` is set by the view: it looks again. */
 export class QueuePart {
-  everyMs = 2000;
+  everyMs = 1000;
   changed = () => {};
   #desk;
   #notice = element("p", { class: "notice", hidden: true });

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing, asynccontextmanager
+from dataclasses import replace
 from typing import Any
 
 from serve_app.ingress.api.changes import stream
@@ -17,7 +18,8 @@ PROBE, OTHER = "test/probe", "fal-ai/flux/dev"
 @asynccontextmanager
 async def following(house: House, *endpoints: str) -> AsyncIterator[AsyncGenerator[bytes]]:
     caller = Caller("dk_1", "default", frozenset({READ}), endpoints=endpoints)
-    async with aclosing(stream(house.queue, caller, keep_alive_s=0.2)) as events:
+    changes = stream(house.queue, house.services.replica_changes, caller, keep_alive_s=0.2)
+    async with aclosing(changes) as events:
         assert b"retry: " in await anext(events)
         assert read(await anext(events)) == {"requests": [], "complete": False}
         yield events
@@ -43,6 +45,21 @@ async def test_a_client_is_told_which_requests_changed(idle: House) -> None:
         assert read(await anext(events))["requests"] == [{**known, "state": "cancelled"}]
         await client.delete(f"/v1/requests/{id_}")
         assert read(await anext(events))["requests"] == [{**known, "state": None}]
+
+
+async def test_a_client_is_told_that_replicas_changed(idle: House) -> None:
+    rows = [{"replica_id": "r1", "stage": "ready", "hot": [], "seen_s": 0.5}]
+
+    async def replicas() -> list[dict[str, Any]]:
+        return rows
+
+    idle.services.health = replace(idle.services.health, replicas=replicas)
+    async with following(idle) as events:
+        rows = [rows[0] | {"seen_s": 1.5}]
+        assert [await anext(events) for _ in range(4)] == 4 * [b": nothing new\n\n"]
+        rows = [rows[0] | {"hot": [PROBE]}]
+        told = [await anext(events) for _ in range(10)]
+        assert told.count(b"event: replicas\ndata: {}\n\n") == 1
 
 
 async def test_a_silent_stream_stays_open(idle: House) -> None:
