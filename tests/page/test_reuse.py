@@ -52,7 +52,6 @@ def offer(page: Page, *models: dict[str, Any]) -> None:
         route.fulfill(json={**body, "models": [*body["models"], *models]})
 
     page.route("**/v1/models?*", more)
-    page.route("**/v1/models", more)
 
 
 def asked(reader: Reader, name: str) -> dict[str, Any]:

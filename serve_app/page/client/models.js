@@ -27,7 +27,7 @@ export class Models {
       const from = cursor === null ? "" : `&cursor=${encodeURIComponent(cursor)}`;
       const answer = await this.#api.call("GET", `v1/models?limit=100${from}`);
       found.push(...answer.models);
-      cursor = answer.next_cursor;
+      cursor = answer.next_cursor ?? null;
       if (cursor === null) break;
     }
     this.#all.value = found.map(readModel);
@@ -36,16 +36,16 @@ export class Models {
 
   /** Newest state of a model, without its schema, or null. */
   async renewed(id) {
-    const [found] = await this.#read(`endpoint_id=${encodeURIComponent(id)}`);
+    const found = await this.#find(id);
     return found ? readModel(found) : null;
   }
 
   /** Model with its OpenAPI document and its price, or null. */
   async whole(id) {
-    const query = `endpoint_id=${encodeURIComponent(id)}`;
-    const [[found], prices] = await Promise.all([
-      this.#read(`${query}&expand=openapi-3.0`),
-      this.#api.call("GET", `v1/models/pricing?${query}`).catch(() => null),
+    const pricing = `v1/models/pricing?endpoint_id=${encodeURIComponent(id)}`;
+    const [found, prices] = await Promise.all([
+      this.#find(id, "&expand=openapi-3.0"),
+      this.#api.call("GET", pricing).catch(() => null),
     ]);
     if (found === undefined) return null;
     return { ...readModel(found), document: found.openapi, price: prices?.prices[0] ?? null };
@@ -78,8 +78,13 @@ export class Models {
   }
 
   async #look(id) {
-    const [found] = await this.#read(`endpoint_id=${encodeURIComponent(id)}&expand=openapi-3.0`);
+    const found = await this.#find(id, "&expand=openapi-3.0");
     return found ? { ...readModel(found), input: inputOf(found, id) } : null;
+  }
+
+  async #find(id, expand = "") {
+    const models = await this.#read(`endpoint_id=${encodeURIComponent(id)}${expand}`);
+    return models.find((each) => each.endpoint_id === id);
   }
 
   async #read(query) {
@@ -113,19 +118,19 @@ export class Models {
   }
 }
 
-function readModel({ endpoint_id: id, metadata, darkroom, darkroom_demo: demo }) {
-  const { category } = metadata;
+function readModel({ endpoint_id: id, metadata = {}, darkroom = {}, darkroom_demo: demo = false }) {
+  const { category = "", description = "", license: licence = "" } = metadata;
   return {
     id,
     name: metadata.display_name || id,
-    description: metadata.description,
+    description,
     category,
-    licence: metadata.license,
+    licence,
     kind: KINDS.includes(darkroom.kind) ? darkroom.kind : "other",
     /** Kind of file that it makes: image, video or audio; empty if it is not known. */
     makes: /(image|video|audio)$/.exec(category)?.[1] ?? "",
     /** Where its weights are: hot, warm, cold, not_served or unknown. */
-    state: darkroom.state,
+    state: darkroom.state ?? "unknown",
     /** Reason why it cannot be used here; empty if it can. */
     away: awayOf(darkroom),
     demo,
@@ -138,7 +143,7 @@ function readModel({ endpoint_id: id, metadata, darkroom, darkroom_demo: demo })
     /** True if its inputs can be drafts. */
     drafts: darkroom.drafts === true,
     /** What it was tried with: `{input, output}`; the output may be missing. */
-    examples: darkroom.examples,
+    examples: darkroom.examples ?? [],
     readme: darkroom.readme,
     family: darkroom.family,
     origin: darkroom.origin,

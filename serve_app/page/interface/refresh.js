@@ -6,7 +6,7 @@ import { effect, untracked } from "../vendored/signals.js";
 export const SOON_MS = 800;
 
 const LEAST_MS = 400; // between the looks that changes cause
-const LIVE = 8; // times as long between two looks, while the server tells each change
+const LIVE = 4; // times as long between two looks, while the server tells each change
 
 /**
  * Calls `look()` at `start()`, and never while the page is hidden: again `everyMs` after each end, or

@@ -10,7 +10,7 @@ import { modelPage } from "./model_page.js";
 import { preflight, RealModelOffer } from "./real_model.js";
 import { trial } from "./trial.js";
 
-const RENEW_MS = 15_000;
+const RENEW_MS = 5000;
 
 /** Fills `host` with the view. */
 export function open(host, page) {
@@ -231,11 +231,13 @@ class ModelsView {
       try {
         await look(isShown);
         if (isShown()) this.#complain("");
+        return null;
       } catch (error) {
-        if (!isShown()) return;
+        if (!isShown()) return null;
         const passes = error instanceof Unreachable || (error instanceof Refused && error.passing);
         if (!passes) refresh.stop();
         this.#complain(error.message);
+        return RENEW_MS;
       }
     }, RENEW_MS, this.#page.store.changes, ["replicas"]);
     this.#refresh = refresh;
