@@ -16,7 +16,7 @@ from replicate.exceptions import ModelError, ReplicateError
 from replicate.helpers import FileOutput
 from replicate.prediction import Prediction
 
-from serve_app.ingress.replicate import files
+from serve_app.ingress.replicate import files, headers
 from serve_app.ingress.replicate import prediction as rendered
 from tests.ingress.house import OTHERS, House
 from tests.wire.served import Address, served
@@ -192,6 +192,23 @@ def test_waiting_in_the_create_and_past_it(client: replicate.Client) -> None:
     assert late.status == "canceled"
     with pytest.raises(ReplicateError, match="from 1 to 60"):
         client.predictions.create(version=VERSION, input={}, wait=61)
+
+
+def test_a_prediction_ends_as_long_after_its_creation_as_the_header_says(
+    address: Address, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(headers, "MIN_CANCEL_AFTER_S", 1)
+    own = {"Cancel-After": "1s", "Authorization": f"Bearer {address.key}"}
+    client = replicate.Client(base_url=f"{address.url}/replicate", headers=own)
+    made = client.predictions.create(version=VERSION, input={"sleep_s": 60})
+    made.wait()
+    assert made.status == "canceled"
+    assert "Cancel-After" in (made.error or "")
+    client._client.headers["Cancel-After"] = "soon"
+    with pytest.raises(ReplicateError, match="Cancel-After: should be like 30s") as refused:
+        client.run(IMAGES, {"prompt": "x"})
+    assert refused.value.status == 422
+    client._client.close()
 
 
 def test_the_output_of_a_slow_run_is_waited_for(client: replicate.Client) -> None:

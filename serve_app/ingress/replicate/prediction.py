@@ -228,6 +228,7 @@ class ReplicatePrediction(TypedDict):
     created_at: Time
     started_at: Time | None
     completed_at: Time | None
+    deadline: NotRequired[Time | None]
     metrics: PredictionMetrics
     data_removed: bool
     source: NotRequired[str]
@@ -270,10 +271,11 @@ class PredictionRenderer:
             "output": output,
             "logs": _logs(lines, request.progress),
             "error": failure.message if failure else None,
-            "status": STATUSES[request.state],
+            "status": _status(request),
             "created_at": request.created_at.isoformat(),
             "started_at": iso(request.started_at),
             "completed_at": iso(request.finished_at),
+            "deadline": iso(request.end_by),
             "metrics": _metrics(request),
             "data_removed": forgotten,
             "source": "api",
@@ -302,6 +304,16 @@ class PredictionRenderer:
 
 def renderer_of(services: Services) -> PredictionRenderer:
     return PredictionRenderer(services.catalog, services.files)
+
+
+def _status(request: Request) -> PredictionStatus:
+    """Canceled, not failed, at the end of the time in which it should have ended, as Replicate's
+    ``Cancel-After`` promises. A request that has started has no other deadline."""
+    ended, end_by = request.finished_at, request.end_by
+    if request.state is State.EXPIRED and ended is not None and end_by is not None:
+        late = request.started_at is not None or ended >= end_by
+        return "canceled" if late else "failed"
+    return STATUSES[request.state]
 
 
 def _metrics(request: Request) -> PredictionMetrics:
