@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any, Literal, NotRequired
@@ -113,7 +115,7 @@ async def listed(request: HttpRequest) -> Response:
 async def searched(request: HttpRequest) -> Response:
     """Find models with all words of the body in their id, name, description or category."""
     caller = await authenticate(request)
-    words = (await read_body(request, MAX_QUERY_BYTES)).decode("utf-8", "replace").lower().split()
+    words = _query(await read_body(request, MAX_QUERY_BYTES)).lower().split()
     served = _served(request, caller)
     found = [each for each in served if all(word in _text(each) for word in words)]
     return await _page(found, base_of(request), None)
@@ -197,6 +199,16 @@ def _entry(request: HttpRequest, caller: Caller) -> CatalogEntry:
     entry = prediction.listed_models(services_of(request), caller, name)
     caller.require_endpoint(entry.endpoint.id)
     return entry
+
+
+def _query(body: bytes) -> str:
+    """Text of a search. Replicate's JavaScript client sends it as a JSON string, with the type
+    ``text/plain`` as its Python client does."""
+    text = body.decode("utf-8", "replace")
+    with contextlib.suppress(ValueError, RecursionError):
+        found: object = json.loads(text)
+        return found if isinstance(found, str) else text
+    return text
 
 
 def _text(entry: CatalogEntry) -> str:

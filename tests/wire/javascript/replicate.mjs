@@ -40,6 +40,7 @@ const withFile = await replicate.predictions.create({
   input: { prompt: "x", image: new Blob(["abc"], { type: "image/png" }) },
 });
 const model = await replicate.models.get("black-forest-labs", "flux-schnell");
+const search = await replicate.models.search("schnell flux");
 let refused = null;
 try {
   await replicate.run(FLUX, { input: { prompt: "x", num_outputs: 99 } });
@@ -56,6 +57,7 @@ console.log(
     file: file.size,
     given: withFile.input.image.replace(url, ""),
     model: `${model.owner}/${model.name}`,
+    search: search.results.map(({ owner, name }) => `${owner}/${name}`),
     refused,
   }),
 );
