@@ -99,6 +99,17 @@ def test_an_image_goes_to_the_endpoint_that_takes_one(client: replicate.Client) 
     assert client.predictions.list()[0].model == "fal-ai/fast-sdxl-inpainting"
 
 
+def test_the_strength_of_no_image_is_ignored_with_a_line_in_the_log(
+    client: replicate.Client,
+) -> None:
+    client.run("stability-ai/sdxl", {"prompt": "x", "prompt_strength": 0.8})
+    newest = client.predictions.list()[0]
+    newest.reload()
+    assert newest.status == "succeeded"
+    assert newest.model == SDXL
+    assert "prompt_strength" in (newest.logs or "")
+
+
 @pytest.mark.parametrize(
     ("given", "field"),
     [

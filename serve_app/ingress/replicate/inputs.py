@@ -26,6 +26,9 @@ RENAMED: Mapping[str, str] = {
     "prompt_strength": "strength",
     "fps": "frames_per_second",
 }
+WITH_AN_IMAGE = frozenset({"prompt_strength"})
+"""Fields that say how an image is used. Examples have them with their defaults, without an image.
+"""
 FORMAT_FIELDS = ("output_format", "format")
 SIDE = 16  # sides are multiples of it
 MAX_RATIO = 8
@@ -49,6 +52,8 @@ def translate(
     for name, value in given.items():
         if fields.accepts(name) or value is None:
             made[name] = _format(value) if name in FORMAT_FIELDS else value
+        elif name in WITH_AN_IMAGE and not given.get("image") and RENAMED[name] not in fields:
+            made[name] = value  # is ignored, as by Replicate's own models
         elif name in RENAMED:
             made[_field(entry, fields, name, RENAMED[name])] = value
         elif name == "output_format":
@@ -81,6 +86,8 @@ def _capable(catalog: Catalog, entry: CatalogEntry, given: Mapping[str, Any]) ->
     """Endpoint that takes the image and the mask of the input."""
     fields = EndpointFields(entry)
     if given.get("mask") and not fields.accepts("mask"):
+        if not given.get("image") and not given.get("image_url"):
+            raise _invalid("mask", "needs `image` beside it")
         return find_capable(catalog, entry, ("mask_url",), ("inpainting",), "use a mask")
     if given.get("image") and not fields.accepts("image"):
         tasks = ("image-to-image", "image-to-video")

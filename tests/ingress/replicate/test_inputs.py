@@ -97,6 +97,20 @@ def test_the_format_has_the_name_and_the_values_of_the_endpoint() -> None:
     assert flux(output_format="jpg") == {"output_format": "jpeg"}
 
 
+@pytest.mark.parametrize("image", [{}, {"image": None}])
+def test_a_field_that_is_about_an_image_is_ignored_without_one(image: dict[str, Any]) -> None:
+    given = {"prompt": "x", "prompt_strength": 0.8, **image}
+    entry, made = translate(OTHERS, SDXL, given)
+    assert (entry, made["prompt_strength"], "strength" in made) == (SDXL, 0.8, False)
+    checked, warnings = SDXL.schema.validate({"prompt": "x", "prompt_strength": 0.8})
+    assert "strength" not in checked
+    assert any("prompt_strength" in line for line in warnings)
+    own = OTHERS.listed("fal-ai/fast-sdxl/image-to-image")
+    assert translate(OTHERS, own, given)[1]["strength"] == 0.8
+    with pytest.raises(InvalidInput, match="mask: needs `image`"):
+        translate(OTHERS, SDXL, {"prompt": "x", "mask": "https://example.org/mask.png", **image})
+
+
 @pytest.mark.parametrize("name", ["output_format", "megapixels", "aspect_ratio", "width", "image"])
 @pytest.mark.parametrize("value", [[], {"a": 1}, 5, True, ""])
 def test_a_value_of_any_type_is_passed_on_or_refused(name: str, value: Any) -> None:
