@@ -41,6 +41,13 @@ const withFile = await replicate.predictions.create({
 });
 const model = await replicate.models.get("black-forest-labs", "flux-schnell");
 const search = await replicate.models.search("schnell flux");
+const deployed = await replicate.deployments.predictions.create("fal-ai", "flux-schnell", {
+  input: { prompt: "x" },
+  wait: true,
+});
+const deployments = await replicate.deployments.list();
+const collections = await replicate.collections.list();
+const hardware = await replicate.hardware.list();
 let refused = null;
 try {
   await replicate.run(FLUX, { input: { prompt: "x", num_outputs: 99 } });
@@ -58,6 +65,8 @@ console.log(
     given: withFile.input.image.replace(url, ""),
     model: `${model.owner}/${model.name}`,
     search: search.results.map(({ owner, name }) => `${owner}/${name}`),
+    deployed: deployed.status,
+    found: [deployments.results.length, collections.results.length, hardware.length],
     refused,
   }),
 );
