@@ -241,7 +241,6 @@ class ReplicatePrediction(TypedDict):
 class PredictionRenderer:
     """Builds predictions from requests."""
 
-    catalog: Catalog
     files: Files
 
     async def render(
@@ -260,13 +259,12 @@ class PredictionRenderer:
         ``inside``: put them there without such a request, if they are not large.
         """
         url = f"{base}/v1/predictions/{request.id}"
-        entry = self.catalog.find_any(request.endpoint)
         output, forgotten = await self._output(request, base, inline=inline, inside=inside)
         failure = request.outcome.failure if request.outcome else None
         return {
             "id": request.id,
             "model": model_id(request.endpoint),
-            "version": entry.endpoint.digest if entry else "",
+            "version": request.endpoint_digest,
             "input": dict(request.input),
             "output": output,
             "logs": _logs(lines, request.progress),
@@ -303,7 +301,7 @@ class PredictionRenderer:
 
 
 def renderer_of(services: Services) -> PredictionRenderer:
-    return PredictionRenderer(services.catalog, services.files)
+    return PredictionRenderer(services.files)
 
 
 def _status(request: Request) -> PredictionStatus:

@@ -13,7 +13,7 @@ from serve_app.domain.errors import DatabaseUnavailable, InvalidInput, StorageUn
 from serve_app.domain.request import Request
 from serve_app.ingress.replicate.headers import cancel_after_s
 from tests.fakes.clock import FakeClock
-from tests.ingress.house import OTHERS, House, built
+from tests.ingress.house import CATALOG, OTHERS, House, built
 
 CREATE = "/replicate/v1/models/test/images/predictions"
 
@@ -68,6 +68,19 @@ async def test_the_time_of_a_wait_begins_before_the_body_arrives(
             answer = await client.post(path, content=slowly(), headers=headers)
             assert (answer.status_code, answer.json()["status"]) == (202, "starting"), answer.text
     assert waits == [*left, *left]
+
+
+async def test_the_version_of_a_prediction_is_the_one_that_was_asked_for() -> None:
+    async with built(catalog=OTHERS, replica=False) as house, house.client() as client:
+        version = OTHERS.listed("test/images").endpoint.digest
+        asked = {"version": version, "input": {}}
+        made = (await client.post("/replicate/v1/predictions", json=asked)).json()
+        assert made["version"] == version
+        house.services.catalog.become(CATALOG)  # where the endpoint is another one, or none
+        for path in (f"/replicate/v1/predictions/{made['id']}", "/replicate/v1/predictions"):
+            shown = (await client.get(path)).json()
+            (later,) = shown.get("results", [shown])
+            assert (later["model"], later["version"]) == ("test/images", version)
 
 
 async def test_a_prediction_whose_log_cannot_be_read_is_answered_without_it(
