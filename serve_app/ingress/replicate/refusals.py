@@ -9,6 +9,7 @@ from starlette.requests import Request as HttpRequest
 from starlette.responses import Response
 
 from serve_app.domain.errors import Unsupported
+from serve_app.ingress.http.auth import authenticate
 from serve_app.ingress.http.openapi import Operation, in_path
 from serve_app.ingress.replicate.errors import ERRORS, TAG
 
@@ -34,7 +35,7 @@ class RefusedCall:
     sentence: str
 
     async def answer(self, request: HttpRequest) -> Response:
-        del request
+        await authenticate(request)
         raise Unsupported(self.sentence)
 
     @property

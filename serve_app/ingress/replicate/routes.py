@@ -119,7 +119,7 @@ ROUTES = [
         SUBMIT,
     ),
     *(
-        _route(each.method, each.path, each.answer, "refused", each.operation, NO_KEY)
+        _route(each.method, each.path, each.answer, "refused", each.operation, ANY_KEY)
         for each in refusals.REFUSED
     ),
     translated(
