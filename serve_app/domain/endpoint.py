@@ -385,6 +385,17 @@ MODEL_ALIASES: Mapping[str, str] = {
     "stability-ai/sdxl": "fal-ai/fast-sdxl",
     "qwen/qwen-image": "fal-ai/qwen-image",
     "prunaai/z-image-turbo": "fal-ai/z-image/turbo",
+    "bytedance/sdxl-lightning-4step": "fal-ai/fast-lightning-sdxl",
+    "wan-video/wan-2.2-5b-fast": _VIDEOS,
+    "wan-video/wan-2.2-t2v-fast": "fal-ai/wan/v2.2-a14b/text-to-video/turbo",
+    "wan-video/wan-2.2-i2v-fast": "fal-ai/wan/v2.2-a14b/image-to-video/turbo",
+    "wan-video/wan-2.2-i2v-a14b": "fal-ai/wan/v2.2-a14b/image-to-video",
+    "wavespeedai/wan-2.1-t2v-720p": "fal-ai/wan-t2v",
+    "wavespeedai/wan-2.1-i2v-720p": "fal-ai/wan-i2v",
+    "tencent/hunyuan-video": "fal-ai/hunyuan-video",
+    "lightricks/ltx-video": "fal-ai/ltx-video",
+    "stackadoc/stable-audio-open-1.0": "fal-ai/stable-audio",
+    "nightmareai/real-esrgan": "fal-ai/esrgan",
 }
 
 

@@ -394,7 +394,7 @@ class Expired(GenerationError):
     code = "expired"
 
 
-TOO_LATE = "The request did not end within the time that its X-Darkroom-Deadline allowed."
+TOO_LATE = "The request did not end by its deadline (X-Darkroom-Deadline or Cancel-After)."
 """Message of ``Expired``, used by replicas and by the queue."""
 
 

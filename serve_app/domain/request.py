@@ -222,6 +222,7 @@ class NewRequest:
             file_access=self.file_access_id,
             upload_policy=self.upload_policy,
             fallback=self.fallback,
+            endpoint_digest=self.endpoint_digest,
         )
 
 
@@ -278,6 +279,7 @@ class Request:
     fallback: Fallback | None = None  # where it may run instead, or does
     fell_back_to: str = ""  # endpoint that runs it, if that is not its own
     fell_back_for: str = ""  # ``FallbackReason``, or the code of a failure
+    endpoint_digest: str = ""  # of its endpoint's specification at its submit
 
     @property
     def runs_at(self) -> str:

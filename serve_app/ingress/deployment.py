@@ -420,7 +420,7 @@ class Ingress(ReplicaCalls):
         config, clock = self._config, self._clock
         compose = ComposeByMark(
             Composer(self._queue, files),
-            {MARK: PredictionComposer(self._queue, PredictionRenderer(catalog, files))},
+            {MARK: PredictionComposer(self._queue, PredictionRenderer(files))},
             files.access.signed_again,
         )
         preflights = Preflights(

@@ -29,6 +29,7 @@ async def test_a_submitted_request_is_queued(queue: Queue) -> None:
     again = await queue.get(TENANT, given.id)
     assert again == request
     assert again.input == given.input
+    assert again.endpoint_digest == given.endpoint_digest
     assert list(again.input) == ["prompt", "a", "A"]
 
 

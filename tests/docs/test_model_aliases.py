@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import re
 
+from serve_app.catalog.catalog import load
 from serve_app.domain.endpoint import MODEL_ALIASES
-from tests.docs.pages import DOCS
+from tests.docs.pages import DOCS, ROOT
 
 PAGE = (DOCS / "reference" / "openai.md").read_text()
 ROW = re.compile(r"^\| (`[^|]+`) \| `([^`]+)` \|$", re.M)
@@ -19,3 +20,8 @@ def test_every_alias_is_in_the_table_with_its_endpoint() -> None:
         for name in re.findall(r"`([^`]+)`", names)
     }
     assert documented == MODEL_ALIASES
+
+
+def test_every_alias_leads_to_a_built_in_endpoint() -> None:
+    catalog = load(None, demo=False, demo_dir=ROOT / "deployments" / "demo")
+    assert set(MODEL_ALIASES.values()) <= {entry.endpoint.id for entry in catalog}

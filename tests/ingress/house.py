@@ -189,7 +189,7 @@ async def built(
         )
         compose = ComposeByMark(
             Composer(queue, files),
-            {MARK: PredictionComposer(queue, PredictionRenderer(catalog, files))},
+            {MARK: PredictionComposer(queue, PredictionRenderer(files))},
             access.signed_again,
         )
         stored = entries or kept.entries

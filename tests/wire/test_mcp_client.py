@@ -8,18 +8,33 @@ import base64
 import json
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import Any, Literal
 
 import httpx
 import httpx2
 import jsonschema
 import pytest
-from mcp import Client, MCPError
+from mcp import Client, ClientSession, MCPError
+from mcp.client.extension import ClaimContext, ClientExtension, ResultClaim
 from mcp.client.streamable_http import streamable_http_client
-from mcp_types import AudioContent, CallToolResult, ImageContent, ResourceLink, TextContent
+from mcp_types import (
+    INVALID_PARAMS,
+    METHOD_NOT_FOUND,
+    MISSING_REQUIRED_CLIENT_CAPABILITY,
+    AudioContent,
+    CallToolResult,
+    GetTaskRequestParams,
+    ImageContent,
+    Request,
+    ResourceLink,
+    Result,
+    TextContent,
+)
 
 from serve_app.ingress.mcp.content import MAX_INLINE_BYTES
+from serve_app.ingress.mcp.tasks import EXTENSION
 from serve_app.telemetry.version import package_version
+from tests.contract.waiting import eventually
 from tests.ingress.house import OTHERS
 from tests.wire.served import Address, served
 
@@ -27,6 +42,7 @@ pytestmark = pytest.mark.wire
 
 IMAGES, AUDIOS, VIDEOS = "test/images", "test/audio", "test/videos"
 FLUX = "fal-ai/flux/schnell"
+MODERN = "2026-07-28"
 
 
 @pytest.fixture(scope="module")
@@ -35,19 +51,20 @@ def address() -> Iterator[Address]:
         yield address
 
 
-@pytest.fixture(params=["2026-07-28", "legacy"])
+@pytest.fixture(params=[MODERN, "legacy"])
 def mode(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
 
 @asynccontextmanager
-async def connected(address: Address, mode: str, key: str | None = None) -> AsyncIterator[Client]:
+async def connected(
+    address: Address, mode: str, key: str | None = None, *extensions: ClientExtension
+) -> AsyncIterator[Client]:
     headers = {"Authorization": f"Bearer {key or address.key}"}
-    async with (
-        httpx2.AsyncClient(headers=headers, timeout=30) as http,
-        Client(streamable_http_client(f"{address.url}/mcp", http_client=http), mode=mode) as client,
-    ):
-        yield client
+    async with httpx2.AsyncClient(headers=headers, timeout=30) as http:
+        transport = streamable_http_client(f"{address.url}/mcp", http_client=http)
+        async with Client(transport, mode=mode, extensions=extensions) as client:
+            yield client
 
 
 def kinds(result: CallToolResult) -> list[str]:
@@ -58,6 +75,120 @@ def text(result: CallToolResult) -> str:
     first = result.content[0]
     assert isinstance(first, TextContent)
     return first.text
+
+
+class TaskHandle(Result):
+    """What a client of the extension for tasks gets in place of a result. The SDK has none."""
+
+    result_type: Literal["task"] = "task"
+    task_id: str
+    status: str
+    status_message: str
+    ttl_ms: int | None
+    poll_interval_ms: int
+
+
+class TaskStatus(Result):
+    status: str
+    status_message: str
+    result: CallToolResult | None = None
+
+
+class TaskRequest(Request[GetTaskRequestParams, str]):
+    name_param = "taskId"
+
+
+class Tasks(ClientExtension):
+    """Client of the extension, which polls a task to its end."""
+
+    identifier = EXTENSION
+
+    def __init__(self) -> None:
+        self.seen: list[str] = []
+
+    def claims(self) -> list[ResultClaim[TaskHandle]]:
+        return [ResultClaim(result_type="task", model=TaskHandle, resolve=self.resolve)]
+
+    async def resolve(self, handle: TaskHandle, context: ClaimContext) -> CallToolResult:
+        self.seen.append(handle.status)
+        while True:
+            task = await asked(context.session, "tasks/get", handle.task_id)
+            self.seen.append(task.status)
+            if task.status == "completed":
+                assert task.result is not None
+                return task.result
+            await asyncio.sleep(0.05)
+
+
+async def asked(session: ClientSession, method: str, task_id: str) -> TaskStatus:
+    request = TaskRequest(method=method, params=GetTaskRequestParams(task_id=task_id))
+    return await session.send_request(request, TaskStatus)
+
+
+async def begun(client: Client) -> TaskHandle:
+    """Task of a request that takes a minute."""
+    arguments = {"model": IMAGES, "input": {"sleep_s": 60}, "wait_s": 0}
+    handle = await client.session.call_tool("generate", arguments, allow_claimed=True)
+    assert isinstance(handle, TaskHandle)
+    return handle
+
+
+async def test_what_takes_longer_is_a_task_for_a_client_that_polls(address: Address) -> None:
+    tasks = Tasks()
+    async with connected(address, "auto", None, tasks) as client:
+        assert client.server_capabilities is not None
+        assert EXTENSION in (client.server_capabilities.extensions or {})
+        orders = {"model": IMAGES, "input": {"sleep_s": 0.5, "steps": 2}}
+        made = await client.call_tool("generate", {**orders, "wait_s": 0})
+        again = await client.call_tool(
+            "wait", {"request_id": made.structured_content["request_id"]}
+        )
+        failing = {"model": IMAGES, "input": {"sleep_s": 0.3, "fail": "pipeline_failed"}}
+        failed = await client.call_tool("generate", {**failing, "wait_s": 0})
+    assert kinds(made) == kinds(again) == ["text", "image", "resource_link"]
+    assert tasks.seen[0] == tasks.seen[1] == "working"
+    assert failed.is_error, "it is the tool's error, not the protocol's"
+
+
+async def test_a_task_is_cancelled(address: Address) -> None:
+    async with connected(address, MODERN, None, Tasks()) as client:
+        handle = await begun(client)
+        assert (handle.status, handle.ttl_ms) == ("working", None)
+        assert handle.poll_interval_ms > 0
+        for method in ("tasks/update", "tasks/cancel"):
+            named = GetTaskRequestParams(task_id=handle.task_id)
+            await client.session.send_request(TaskRequest(method=method, params=named), Result)
+
+        async def cancelled() -> bool:
+            task = await asked(client.session, "tasks/get", handle.task_id)
+            return task.status == "cancelled" and "ancelled" in task.status_message
+
+        await eventually(cancelled)
+
+
+@pytest.mark.parametrize("method", ["tasks/get", "tasks/update", "tasks/cancel"])
+async def test_tasks_are_for_their_tenant_and_for_clients_that_take_them(
+    address: Address, method: str
+) -> None:
+    async with connected(address, MODERN, None, Tasks()) as client:
+        handle = await begun(client)
+        with pytest.raises(MCPError, match="There is no task nothing") as unknown:
+            await asked(client.session, method, "nothing")
+    async with connected(address, MODERN, address.other_key, Tasks()) as other:
+        with pytest.raises(MCPError, match="There is no task") as foreign:
+            await asked(other.session, method, handle.task_id)
+    assert unknown.value.code == foreign.value.code == INVALID_PARAMS
+    async with connected(address, MODERN) as plain:
+        with pytest.raises(MCPError) as refused:
+            await asked(plain.session, method, handle.task_id)
+        assert refused.value.code == MISSING_REQUIRED_CLIENT_CAPABILITY
+        assert refused.value.data == {"requiredCapabilities": {"extensions": {EXTENSION: {}}}}
+        await plain.call_tool("cancel", {"request_id": handle.task_id})
+    async with connected(address, "legacy") as old:
+        with pytest.raises(MCPError) as absent:
+            await asked(old.session, method, handle.task_id)
+        assert absent.value.code == METHOD_NOT_FOUND
+        assert not (old.server_capabilities and old.server_capabilities.extensions)
 
 
 async def test_the_tools_are_listed_with_their_schemas(address: Address, mode: str) -> None:

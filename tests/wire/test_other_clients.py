@@ -136,5 +136,8 @@ def test_replicate_s_javascript_client_runs_waits_cancels_streams_and_uploads(
     assert seen["file"] == 3
     assert seen["given"].startswith("/"), "the address of an upload, not the file itself"
     assert seen["model"] == "fal-ai/flux-schnell"
+    assert seen["search"] == ["fal-ai/flux-schnell"]
+    assert seen["deployed"] == "succeeded"
+    assert all(seen["found"])
     assert seen["refused"]["status"] == 422
     assert "less than or equal to 4" in seen["refused"]["said"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
-from collections.abc import AsyncGenerator, Iterator
+from collections.abc import AsyncGenerator, Callable, Iterator
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -16,7 +16,7 @@ from replicate.exceptions import ModelError, ReplicateError
 from replicate.helpers import FileOutput
 from replicate.prediction import Prediction
 
-from serve_app.ingress.replicate import files
+from serve_app.ingress.replicate import files, headers
 from serve_app.ingress.replicate import prediction as rendered
 from tests.ingress.house import OTHERS, House
 from tests.wire.served import Address, served
@@ -97,6 +97,17 @@ def test_an_image_goes_to_the_endpoint_that_takes_one(client: replicate.Client) 
     assert (newest.input or {})["strength"] == 0.5
     client.run(SDXL, {"prompt": "x", "image": PIXEL, "mask": PIXEL, "width": 512, "height": 512})
     assert client.predictions.list()[0].model == "fal-ai/fast-sdxl-inpainting"
+
+
+def test_the_strength_of_no_image_is_ignored_with_a_line_in_the_log(
+    client: replicate.Client,
+) -> None:
+    client.run("stability-ai/sdxl", {"prompt": "x", "prompt_strength": 0.8})
+    newest = client.predictions.list()[0]
+    newest.reload()
+    assert newest.status == "succeeded"
+    assert newest.model == SDXL
+    assert "prompt_strength" in (newest.logs or "")
 
 
 @pytest.mark.parametrize(
@@ -192,6 +203,23 @@ def test_waiting_in_the_create_and_past_it(client: replicate.Client) -> None:
     assert late.status == "canceled"
     with pytest.raises(ReplicateError, match="from 1 to 60"):
         client.predictions.create(version=VERSION, input={}, wait=61)
+
+
+def test_a_prediction_ends_as_long_after_its_creation_as_the_header_says(
+    address: Address, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(headers, "MIN_CANCEL_AFTER_S", 1)
+    own = {"Cancel-After": "1s", "Authorization": f"Bearer {address.key}"}
+    client = replicate.Client(base_url=f"{address.url}/replicate", headers=own)
+    made = client.predictions.create(version=VERSION, input={"sleep_s": 60})
+    made.wait()
+    assert made.status == "canceled"
+    assert "Cancel-After" in (made.error or "")
+    client._client.headers["Cancel-After"] = "soon"
+    with pytest.raises(ReplicateError, match="Cancel-After: should be like 30s") as refused:
+        client.run(IMAGES, {"prompt": "x"})
+    assert refused.value.status == 422
+    client._client.close()
 
 
 def test_the_output_of_a_slow_run_is_waited_for(client: replicate.Client) -> None:
@@ -357,6 +385,74 @@ def test_models_and_their_versions(client: replicate.Client) -> None:
     assert client.accounts.current().username == "default"
 
 
+def test_collections_are_the_categories_of_models(client: replicate.Client) -> None:
+    listed = {each.slug: each for each in client.collections.list()}
+    assert listed["text-to-video"].name == "Text to video"
+    assert listed["text-to-video"].models is None
+    found = client.collections.get("text-to-video")
+    assert [each.id for each in found] == ["test/videos"]
+    with pytest.raises(ReplicateError, match=r"no collection nothing.*text-to-video"):
+        client.collections.get("nothing")
+
+
+def test_each_endpoint_is_a_deployment_that_predicts(client: replicate.Client) -> None:
+    assert [(each.sku, each.name) for each in client.hardware.list()] == [("studio", "Pool studio")]
+    assert {each.id for each in client.deployments.list()} >= {FLUX, SDXL, IMAGES}
+    found = client.deployments.get(FLUX)
+    release = found.current_release
+    assert release is not None
+    assert (release.model, release.configuration.hardware) == (FLUX, "studio")
+    made = found.predictions.create(input={"prompt": "x"}, wait=True)
+    again = client.deployments.predictions.create(FLUX, input={"prompt": "x"}, wait=True)
+    assert (made.status, again.status, again.model) == ("succeeded", "succeeded", FLUX)
+    with pytest.raises(ReplicateError, match="Did you mean"):
+        client.deployments.get("test/image")
+
+
+def test_what_only_replicate_has_is_refused_by_name(client: replicate.Client) -> None:
+    sizes: Any = {"hardware": "studio", "min_instances": 1, "max_instances": 2}
+    cases: list[tuple[str, Callable[[], object]]] = [
+        (
+            "warm set",
+            lambda: client.deployments.create(name="x", model=FLUX, version=VERSION, **sizes),
+        ),
+        ("warm set", lambda: client.deployments.update("fal-ai", "flux-schnell", max_instances=2)),
+        ("warm delete", lambda: client.deployments.delete("fal-ai", "flux-schnell")),
+        (
+            "models add",
+            lambda: client.models.create("a", "b", visibility="public", hardware="studio"),
+        ),
+        ("models delete", lambda: client.models.delete("a", "b")),
+        ("models delete", lambda: client.models.get(FLUX).versions.delete(VERSION)),
+        ("trains nothing", client.trainings.list),
+        ("trains nothing", lambda: client.trainings.get("x")),
+        ("trains nothing", lambda: client.trainings.cancel("x")),
+        (
+            "trains nothing",
+            lambda: client.trainings.create(model="a/b", version="c", input={}, destination="d/e"),
+        ),
+    ]
+    for words, call in cases:
+        with pytest.raises(ReplicateError, match=words) as refused:
+            call()
+        assert refused.value.status == 400
+
+
+def test_a_model_has_a_readme_and_examples(client: replicate.Client) -> None:
+    path = f"/v1/models/{FLUX}"
+    readme = client._request("GET", f"{path}/readme")
+    assert readme.headers["content-type"].startswith("text/plain")
+    assert readme.text.startswith("# FLUX.1 [schnell]\n\n")
+    (shown,) = client._request("GET", f"{path}/examples").json()["results"]
+    example = Prediction(**shown)
+    assert example.input == {"prompt": "a red circle"}
+    assert example.output == [f"{client._client.base_url}".removesuffix("/replicate/") + "/page/x"]
+    model = client.models.get(FLUX)
+    assert model.default_example is not None
+    assert model.default_example.dict() == example.dict()
+    assert client.models.get(SDXL).default_example is None
+
+
 def test_mistakes_are_answered_with_problem_details(
     client: replicate.Client, address: Address
 ) -> None:
@@ -391,7 +487,7 @@ def test_mistakes_are_answered_with_problem_details(
     with pytest.raises(ReplicateError, match="There is no prediction"):
         client.predictions.get("nothing")
     with pytest.raises(ReplicateError, match="is not supported here"):
-        client.hardware.list()
+        client._request("GET", "/v1/nothing")
 
 
 def test_another_tenants_predictions_are_not_there(address: Address) -> None:

@@ -19,7 +19,7 @@ from serve_app.ingress.http.auth import actor_of, authenticate
 from serve_app.ingress.http.body import reject_unstorable
 from serve_app.ingress.http.origin import origin_of
 from serve_app.ingress.http.route_scopes import ANY_KEY
-from serve_app.ingress.mcp import content
+from serve_app.ingress.mcp import content, tasks
 from serve_app.ingress.mcp.tools import (
     CANCEL,
     DESCRIBE_MODEL,
@@ -51,14 +51,21 @@ class ToolCall:
     http: HttpRequest
     caller: Caller
     report_progress: content.ReportProgress
+    takes_tasks: bool = False  # of its client
 
     @property
     def services(self) -> Services:
         return services_of(self.http)
 
 
-async def call_of(http: HttpRequest, report_progress: content.ReportProgress) -> ToolCall:
-    return ToolCall(http, await authenticate(http, ANY_KEY), report_progress)
+ToolResult = CallToolResult | dict[str, Any]
+"""Result of a tool. A dictionary is a task, see ``tasks.py``."""
+
+
+async def call_of(
+    http: HttpRequest, report_progress: content.ReportProgress, *, takes_tasks: bool = False
+) -> ToolCall:
+    return ToolCall(http, await authenticate(http, ANY_KEY), report_progress, takes_tasks)
 
 
 async def list_models(call: ToolCall, given: ListModels) -> CallToolResult:
@@ -88,7 +95,7 @@ async def describe_model(call: ToolCall, given: DescribeModel) -> CallToolResult
     return content.text_result(json.dumps(facts, ensure_ascii=False), facts)
 
 
-async def generate(call: ToolCall, given: Generate) -> CallToolResult:
+async def generate(call: ToolCall, given: Generate) -> ToolResult:
     """Run a model.
 
     If the call is cancelled while it waits, or its end cannot be read, the request is cancelled
@@ -115,13 +122,13 @@ async def generate(call: ToolCall, given: Generate) -> CallToolResult:
     except (asyncio.CancelledError, DatabaseUnavailable):
         submission.abandon(services, new, storing)
         raise
-    return await _result(services, stored, origin)
+    return await _result_or_task(call, stored, origin)
 
 
-async def wait(call: ToolCall, given: Wait) -> CallToolResult:
+async def wait(call: ToolCall, given: Wait) -> ToolResult:
     found = await _find(call, given.request_id)
     found = await content.until_ended(call.services, found, given.wait_s, call.report_progress)
-    return await _result(call.services, found, origin_of(call.http))
+    return await _result_or_task(call, found, origin_of(call.http))
 
 
 async def get_result(call: ToolCall, given: RequestArguments) -> CallToolResult:
@@ -142,7 +149,7 @@ async def cancel(call: ToolCall, given: RequestArguments) -> CallToolResult:
     return content.text_result(CANCELS[verdict], {"request_id": found.id, "verdict": verdict.value})
 
 
-CALLS: Mapping[str, Callable[[ToolCall, Any], Awaitable[CallToolResult]]] = {
+CALLS: Mapping[str, Callable[[ToolCall, Any], Awaitable[ToolResult]]] = {
     LIST_MODELS: list_models,
     DESCRIBE_MODEL: describe_model,
     GENERATE: generate,
@@ -161,17 +168,52 @@ SCOPES: Mapping[str, str] = {
 """Scopes of the tools. The others need any key."""
 
 
-async def call_tool(call: ToolCall, name: str, given: Arguments) -> CallToolResult:
+async def call_tool(call: ToolCall, name: str, given: Arguments) -> ToolResult:
     if name in SCOPES:
         call.caller.require(SCOPES[name])
     return await CALLS[name](call, given)
 
 
-async def _find(call: ToolCall, request_id: str) -> Request:
-    what = f"request {request_id[:64]}"
+async def get_task(call: ToolCall, task_id: str) -> dict[str, Any]:
+    call.caller.require(scopes.READ)
+    found = await _find(call, task_id, "task")
+    return await tasks.detailed_task(call.services, found, origin_of(call.http))
+
+
+async def update_task(call: ToolCall, task_id: str) -> dict[str, Any]:
+    """Acknowledge answers to questions. No task has asked any, so there is nothing to do."""
+    call.caller.require(scopes.READ)
+    await _find(call, task_id, "task")
+    return {}
+
+
+async def cancel_task(call: ToolCall, task_id: str) -> dict[str, Any]:
+    call.caller.require(scopes.CANCEL)
+    found = await _find(call, task_id, "task")
+    await call.services.queue.cancel(found.tenant, found.id, actor_of(call.http))
+    return {}
+
+
+TASK_CALLS: Mapping[str, Callable[[ToolCall, str], Awaitable[dict[str, Any]]]] = {
+    "tasks/get": get_task,
+    "tasks/update": update_task,
+    "tasks/cancel": cancel_task,
+}
+"""Methods of the extension, by name. They take the id of a task."""
+
+
+async def _find(call: ToolCall, request_id: str, kind: str = "request") -> Request:
+    what = f"{kind} {request_id[:64]}"
     found = await find_request(call.services.queue, call.caller.tenant, request_id, what)
     call.caller.require_endpoint(found.endpoint)
     return found
+
+
+async def _result_or_task(call: ToolCall, request: Request, origin: str) -> ToolResult:
+    """Result of a tool that has waited for the request."""
+    if call.takes_tasks and not request.state.final:
+        return await tasks.created_task(call.services, request)
+    return await _result(call.services, request, origin)
 
 
 async def _result(services: Services, request: Request, origin: str) -> CallToolResult:

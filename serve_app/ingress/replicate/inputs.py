@@ -1,8 +1,8 @@
 """Inputs by Replicate's names, which differ from fal's for the same thing.
 
 Replicate's models have no common schema. These are the names of its official image and video
-models (FLUX, SDXL, Stable Diffusion 3.5, Wan). A field that the endpoint itself has is never
-changed.
+models (FLUX, SDXL, Stable Diffusion 3.5, Wan, HunyuanVideo, Real-ESRGAN). A field that the endpoint
+itself has is never changed.
 """
 
 from __future__ import annotations
@@ -26,6 +26,20 @@ RENAMED: Mapping[str, str] = {
     "prompt_strength": "strength",
     "fps": "frames_per_second",
 }
+RENAMED_IF_THERE: Mapping[str, str] = {
+    "sample_steps": "num_inference_steps",
+    "infer_steps": "num_inference_steps",
+    "sample_shift": "shift",
+    "sample_guide_scale": "guide_scale",
+    "video_length": "num_frames",
+    "last_image": "end_image_url",
+    "face_enhance": "face",
+}
+"""Names of single models. Their examples have them with their defaults, so an endpoint without the
+counterpart ignores them with a line in the log, as it does other unknown fields."""
+WITH_AN_IMAGE = frozenset({"prompt_strength"})
+"""Fields that say how an image is used. Examples have them with their defaults, without an image.
+"""
 FORMAT_FIELDS = ("output_format", "format")
 SIDE = 16  # sides are multiples of it
 MAX_RATIO = 8
@@ -49,8 +63,12 @@ def translate(
     for name, value in given.items():
         if fields.accepts(name) or value is None:
             made[name] = _format(value) if name in FORMAT_FIELDS else value
+        elif name in WITH_AN_IMAGE and not given.get("image") and RENAMED[name] not in fields:
+            made[name] = value  # is ignored, as by Replicate's own models
         elif name in RENAMED:
             made[_field(entry, fields, name, RENAMED[name])] = value
+        elif RENAMED_IF_THERE.get(name) in fields.named:
+            made[RENAMED_IF_THERE[name]] = value
         elif name == "output_format":
             made[_field(entry, fields, name, "format")] = _format(value)
         elif name == "disable_safety_checker" and "enable_safety_checker" in fields:
@@ -81,6 +99,8 @@ def _capable(catalog: Catalog, entry: CatalogEntry, given: Mapping[str, Any]) ->
     """Endpoint that takes the image and the mask of the input."""
     fields = EndpointFields(entry)
     if given.get("mask") and not fields.accepts("mask"):
+        if not given.get("image") and not given.get("image_url"):
+            raise _invalid("mask", "needs `image` beside it")
         return find_capable(catalog, entry, ("mask_url",), ("inpainting",), "use a mask")
     if given.get("image") and not fields.accepts("image"):
         tasks = ("image-to-image", "image-to-video")

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from typing import Any, Literal, NotRequired
+from typing import Annotated, Any, Literal, NotRequired, cast
 
+from pydantic import Field
 from starlette.requests import Request as HttpRequest
-from starlette.responses import Response
+from starlette.responses import PlainTextResponse, Response
 from typing_extensions import TypedDict
 
 from serve_app.catalog.catalog import CatalogEntry
@@ -19,7 +22,13 @@ from serve_app.ingress.http.json_schema import Time
 from serve_app.ingress.http.openapi import VERSION, Operation, answer, in_path
 from serve_app.ingress.replicate import prediction
 from serve_app.ingress.replicate.errors import ERRORS, TAG
-from serve_app.ingress.replicate.prediction import CURSOR, ReplicatePage, schemas
+from serve_app.ingress.replicate.prediction import (
+    CURSOR,
+    Output,
+    PredictionMetrics,
+    ReplicatePage,
+    schemas,
+)
 from serve_app.ingress.replicate.predictions import NAME, OWNER, base_of
 from serve_app.ingress.services.cpu_executor import in_cpu_thread
 from serve_app.ingress.services.services import services_of
@@ -54,6 +63,29 @@ class ReplicateVersion(TypedDict):
     openapi_schema: dict[str, Any]
 
 
+class ExampleUrls(TypedDict):
+    get: str
+
+
+class ReplicateExample(TypedDict):
+    """Example of an endpoint as a prediction. It never was a request."""
+
+    id: str
+    model: str
+    version: str
+    input: dict[str, Any]
+    output: Output
+    logs: str
+    error: str | None
+    status: Literal["succeeded"]
+    created_at: Time
+    started_at: Time | None
+    completed_at: Time | None
+    metrics: PredictionMetrics
+    data_removed: Annotated[bool, Field(description="True: no output is stored.")]
+    urls: ExampleUrls
+
+
 class ReplicateModel(TypedDict):
     """Endpoint as a model. Replicate's clients need the fields that are always null."""
 
@@ -67,7 +99,7 @@ class ReplicateModel(TypedDict):
     license_url: str | None
     run_count: int
     cover_image_url: str | None
-    default_example: dict[str, Any] | None
+    default_example: ReplicateExample | None
     latest_version: ReplicateVersion
     darkroom_endpoint: NotRequired[str]
     darkroom_demo: NotRequired[bool]
@@ -79,6 +111,10 @@ class ReplicateModelPage(ReplicatePage):
 
 class ReplicateVersionPage(ReplicatePage):
     results: list[ReplicateVersion]
+
+
+class ReplicateExamplePage(ReplicatePage):
+    results: list[ReplicateExample]
 
 
 async def account(request: HttpRequest) -> Response:
@@ -95,51 +131,55 @@ async def account(request: HttpRequest) -> Response:
 async def listed(request: HttpRequest) -> Response:
     """List the served models in the catalog's order, page by page."""
     caller = await authenticate(request)
-    served = [*_served(request, caller)]
-    cursor = request.query_params.get("cursor")
-    start = 0
-    if cursor is not None:
-        known = [each.endpoint.id for each in served]
-        if cursor not in known:
-            raise query.invalid("cursor", "should be the one of the previous page", cursor)
-        start = known.index(cursor) + 1
-    page = served[start : start + PAGE]
-    base = base_of(request)
-    more = len(served) > start + PAGE
-    following = f"{base}/v1/models?cursor={page[-1].endpoint.id}" if more else None
-    return await _page(page, base, following)
+    page, following = page_of_served(request, caller, "models")
+    return await _page(page, base_of(request), following)
 
 
 async def searched(request: HttpRequest) -> Response:
     """Find models with all words of the body in their id, name, description or category."""
     caller = await authenticate(request)
-    words = (await read_body(request, MAX_QUERY_BYTES)).decode("utf-8", "replace").lower().split()
-    served = _served(request, caller)
+    words = _query(await read_body(request, MAX_QUERY_BYTES)).lower().split()
+    served = served_models(request, caller)
     found = [each for each in served if all(word in _text(each) for word in words)]
     return await _page(found, base_of(request), None)
 
 
 async def shown(request: HttpRequest) -> Response:
-    entry = _entry(request, await authenticate(request))
-    return json_reply(await in_cpu_thread(_model, entry, base_of(request)))
+    entry = named_model(request, await authenticate(request))
+    return json_reply(await in_cpu_thread(rendered_model, entry, base_of(request)))
+
+
+async def readme(request: HttpRequest) -> Response:
+    """Text about a model in Markdown: that of its entry, or its name and description."""
+    entry = named_model(request, await authenticate(request))
+    endpoint = entry.endpoint
+    short = f"# {endpoint.display_name or endpoint.id}\n\n{endpoint.description}\n"
+    return PlainTextResponse(entry.source.readme or short)
+
+
+async def examples(request: HttpRequest) -> Response:
+    entry = named_model(request, await authenticate(request))
+    results = _examples(entry, base_of(request))
+    body: ReplicateExamplePage = {"previous": None, "next": None, "results": results}
+    return json_reply(body)
 
 
 async def versions(request: HttpRequest) -> Response:
     """List the versions of a model. There is always one."""
-    entry = _entry(request, await authenticate(request))
+    entry = named_model(request, await authenticate(request))
     version = await in_cpu_thread(_version, entry)
     body: ReplicateVersionPage = {"previous": None, "next": None, "results": [version]}
     return json_reply(body)
 
 
 async def version(request: HttpRequest) -> Response:
-    model = _entry(request, await authenticate(request))
+    model = named_model(request, await authenticate(request))
     entry = prediction.check_version(model, request.path_params["version"])
     return json_reply(await in_cpu_thread(_version, entry))
 
 
 async def _page(entries: Sequence[CatalogEntry], base: str, following: str | None) -> Response:
-    results = await in_cpu_thread(lambda: [_model(each, base) for each in entries])
+    results = await in_cpu_thread(lambda: [rendered_model(each, base) for each in entries])
     body: ReplicateModelPage = {"previous": None, "next": following, "results": results}
     return json_reply(body)
 
@@ -169,6 +209,18 @@ SHOW = Operation(
     tag=TAG,
     error_format=ERRORS,
 )
+README = replace(
+    SHOW,
+    name="replicateGetReadme",
+    summary="Show the text about an endpoint, in Markdown",
+    responses={200: answer("The text.", str, "text/plain")},
+)
+LIST_EXAMPLES = replace(
+    SHOW,
+    name="replicateListExamples",
+    summary="List the examples of an endpoint as predictions",
+    responses={200: answer("The examples.", ReplicateExamplePage)},
+)
 LIST_VERSIONS = replace(
     SHOW,
     name="replicateListVersions",
@@ -184,14 +236,34 @@ SHOW_VERSION = replace(
 )
 
 
-def _served(request: HttpRequest, caller: Caller) -> Iterator[CatalogEntry]:
+def served_models(request: HttpRequest, caller: Caller) -> Iterator[CatalogEntry]:
     """Endpoints that are served, and that the caller may use."""
     for each in services_of(request).catalog_of(caller):
         if not each.missing and each.endpoint.takes_requests and caller.allows(each.endpoint.id):
             yield each
 
 
-def _entry(request: HttpRequest, caller: Caller) -> CatalogEntry:
+def page_of_served(
+    request: HttpRequest, caller: Caller, what: str
+) -> tuple[Sequence[CatalogEntry], str | None]:
+    """Page of the served endpoints at the call's cursor, and the URL of the next, whose path ends
+    with ``what``."""
+    served = [*served_models(request, caller)]
+    cursor = request.query_params.get("cursor")
+    start = 0
+    if cursor is not None:
+        known = [each.endpoint.id for each in served]
+        if cursor not in known:
+            raise query.invalid("cursor", "should be the one of the previous page", cursor)
+        start = known.index(cursor) + 1
+    page = served[start : start + PAGE]
+    if len(served) <= start + PAGE:
+        return page, None
+    return page, f"{base_of(request)}/v1/{what}?cursor={page[-1].endpoint.id}"
+
+
+def named_model(request: HttpRequest, caller: Caller) -> CatalogEntry:
+    """Endpoint that the path names. ``EndpointNotFound``, ``Forbidden``."""
     path = request.path_params
     name = f"{path['owner']}/{path['name']}"
     entry = prediction.listed_models(services_of(request), caller, name)
@@ -199,12 +271,22 @@ def _entry(request: HttpRequest, caller: Caller) -> CatalogEntry:
     return entry
 
 
+def _query(body: bytes) -> str:
+    """Text of a search. Replicate's JavaScript client sends it as a JSON string, with the type
+    ``text/plain`` as its Python client does."""
+    text = body.decode("utf-8", "replace")
+    with contextlib.suppress(ValueError, RecursionError):
+        found: object = json.loads(text)
+        return found if isinstance(found, str) else text
+    return text
+
+
 def _text(entry: CatalogEntry) -> str:
     each = entry.endpoint
     return " ".join((each.id, each.display_name, each.description, each.category)).lower()
 
 
-def _model(entry: CatalogEntry, base: str) -> ReplicateModel:
+def rendered_model(entry: CatalogEntry, base: str) -> ReplicateModel:
     """Model in Replicate's format. It takes milliseconds, so call it in a thread."""
     endpoint = entry.endpoint
     owner, _, name = prediction.model_id(endpoint.id).partition("/")
@@ -219,11 +301,42 @@ def _model(entry: CatalogEntry, base: str) -> ReplicateModel:
         "license_url": None,
         "run_count": 0,
         "cover_image_url": None,
-        "default_example": None,
+        "default_example": next(iter(_examples(entry, base)), None),
         "latest_version": _version(entry),
         "darkroom_endpoint": endpoint.id,
         "darkroom_demo": entry.demo,
     }
+
+
+def _examples(entry: CatalogEntry, base: str) -> list[ReplicateExample]:
+    """Examples of the entry, those with an output first."""
+    model, origin = prediction.model_id(entry.endpoint.id), base.removesuffix(prediction.PREFIX)
+    return [
+        {
+            "id": f"{entry.endpoint.digest}-example-{number}",
+            "model": model,
+            "version": entry.endpoint.digest,
+            "input": each.input,
+            "output": each.output and _absolute(prediction.plain(each.output), origin),
+            "logs": "",
+            "error": None,
+            "status": "succeeded",
+            "created_at": LONG_AGO,
+            "started_at": LONG_AGO,
+            "completed_at": LONG_AGO,
+            "metrics": {},
+            "data_removed": each.output is None,
+            "urls": {"get": f"{base}/v1/models/{model}/examples"},
+        }
+        for number, each in enumerate(sorted(entry.examples, key=lambda one: one.output is None), 1)
+    ]
+
+
+def _absolute(output: Any, origin: str) -> Any:
+    """``output`` with whole URLs: those of files that come with Darkroom have no origin."""
+    if isinstance(output, list):
+        return [_absolute(each, origin) for each in cast("list[Any]", output)]
+    return f"{origin}{output}" if isinstance(output, str) and output.startswith("/") else output
 
 
 def _version(entry: CatalogEntry) -> ReplicateVersion:

@@ -228,6 +228,7 @@ class ReplicatePrediction(TypedDict):
     created_at: Time
     started_at: Time | None
     completed_at: Time | None
+    deadline: NotRequired[Time | None]
     metrics: PredictionMetrics
     data_removed: bool
     source: NotRequired[str]
@@ -240,7 +241,6 @@ class ReplicatePrediction(TypedDict):
 class PredictionRenderer:
     """Builds predictions from requests."""
 
-    catalog: Catalog
     files: Files
 
     async def render(
@@ -259,21 +259,21 @@ class PredictionRenderer:
         ``inside``: put them there without such a request, if they are not large.
         """
         url = f"{base}/v1/predictions/{request.id}"
-        entry = self.catalog.find_any(request.endpoint)
         output, forgotten = await self._output(request, base, inline=inline, inside=inside)
         failure = request.outcome.failure if request.outcome else None
         return {
             "id": request.id,
             "model": model_id(request.endpoint),
-            "version": entry.endpoint.digest if entry else "",
+            "version": request.endpoint_digest,
             "input": dict(request.input),
             "output": output,
             "logs": _logs(lines, request.progress),
             "error": failure.message if failure else None,
-            "status": STATUSES[request.state],
+            "status": _status(request),
             "created_at": request.created_at.isoformat(),
             "started_at": iso(request.started_at),
             "completed_at": iso(request.finished_at),
+            "deadline": iso(request.end_by),
             "metrics": _metrics(request),
             "data_removed": forgotten,
             "source": "api",
@@ -301,7 +301,17 @@ class PredictionRenderer:
 
 
 def renderer_of(services: Services) -> PredictionRenderer:
-    return PredictionRenderer(services.catalog, services.files)
+    return PredictionRenderer(services.files)
+
+
+def _status(request: Request) -> PredictionStatus:
+    """Canceled, not failed, at the end of the time in which it should have ended, as Replicate's
+    ``Cancel-After`` promises. A request that has started has no other deadline."""
+    ended, end_by = request.finished_at, request.end_by
+    if request.state is State.EXPIRED and ended is not None and end_by is not None:
+        late = request.started_at is not None or ended >= end_by
+        return "canceled" if late else "failed"
+    return STATUSES[request.state]
 
 
 def _metrics(request: Request) -> PredictionMetrics:

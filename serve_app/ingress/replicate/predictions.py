@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-import re
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -17,9 +16,10 @@ from starlette.responses import Response
 from typing_extensions import TypedDict
 
 from serve_app.catalog.catalog import CatalogEntry
-from serve_app.domain.errors import FieldProblem, InvalidInput, RequestNotFound, Unavailable
+from serve_app.domain.errors import InvalidInput, RequestNotFound, Unavailable
 from serve_app.domain.request import LogLine, NewRequest, Request, State
 from serve_app.domain.sharing.admission import end_admission
+from serve_app.domain.webhook import Webhook
 from serve_app.ingress.http import query, sse
 from serve_app.ingress.http.auth import (
     STREAM_TOKEN,
@@ -34,6 +34,7 @@ from serve_app.ingress.http.openapi import EVENTS, Operation, answer, in_header,
 from serve_app.ingress.http.origin import origin_of
 from serve_app.ingress.http.routing import prefix_locations
 from serve_app.ingress.replicate.errors import ERRORS, TAG
+from serve_app.ingress.replicate.headers import cancel_after_s, wait_s
 from serve_app.ingress.replicate.inputs import cog_context, translate
 from serve_app.ingress.replicate.prediction import (
     CURSOR,
@@ -49,7 +50,7 @@ from serve_app.ingress.replicate.webhooks import parse_webhook
 from serve_app.ingress.services.services import Services, services_of
 from serve_app.ingress.submission import submission
 from serve_app.ingress.submission.model_lookup import allowed_endpoints
-from serve_app.ingress.submission.options import parse_options
+from serve_app.ingress.submission.options import SubmitOptions, parse_options
 from serve_app.ingress.submission.protocol import (
     find_request,
     validate_call,
@@ -65,12 +66,10 @@ PAGE = 100
 CLIENTS = ("replicate-python/", "replicate-javascript/")
 """Beginnings of the header ``User-Agent`` of Replicate's clients."""
 
-MAX_WAIT_S = 60
 CANCEL_S = 2.0
 """Longest wait in seconds of a cancel for a running request, which stops at its next step."""
 
 KEEP_ALIVE_S = 15.0
-_WAIT = re.compile(r"wait(?:=(\d{1,4}))?")
 
 
 class NewModelPrediction(TypedDict):
@@ -165,6 +164,9 @@ async def streamed(request: HttpRequest) -> Response:
 OWNER, NAME = in_path("owner", "Owner of the model."), in_path("name", "Name of the model.")
 ONE = in_path("request_id", "Id of the prediction.")
 PREFER = in_header("Prefer", "`wait` or `wait=n`: answer at the end, or after n seconds.")
+CANCEL_AFTER = in_header(
+    "Cancel-After", "Time such as `30s` or `1h30m` after which the prediction is canceled."
+)
 AT_SUBMIT = (400, 403, 404, 413, 422, 429, 503, 507)
 
 CREATE = Operation(
@@ -177,7 +179,7 @@ CREATE = Operation(
         202: answer("With `Prefer: wait`: the request has not ended yet.", ReplicatePrediction),
     },
     errors=AT_SUBMIT,
-    parameters=(PREFER,),
+    parameters=(PREFER, CANCEL_AFTER),
     body=NewPrediction,
     tag=TAG,
     error_format=ERRORS,
@@ -186,7 +188,7 @@ CREATE_OF_MODEL = replace(
     CREATE,
     name="replicateCreateModelPrediction",
     summary="Submit a request to a model's endpoint",
-    parameters=(OWNER, NAME, PREFER),
+    parameters=(OWNER, NAME, PREFER, CANCEL_AFTER),
     body=NewModelPrediction,
 )
 LIST = Operation(
@@ -231,14 +233,14 @@ async def _created(
     id.
     """
     caller = await authenticate(request)
-    wait_s = _wait_s(request)
+    longest_wait_s = wait_s(request.headers)
     base_of(request)  # may be refused, so read it before anything is stored
     asked = await parse_webhook(body, services.webhooks, origin_of(request), caller.tenant)
     webhook = asked.webhook(services.webhooks.notifier) if asked else None
     context = cog_context(entry, body)
     try:
         entry, given = translate(services.catalog_of(caller), entry, body.get("input", {}))
-        options = parse_options(request, caller, webhook=webhook)
+        options = _options(request, caller, webhook)
         new = await validate_call(request, caller, entry.endpoint.id, {**given, **context}, options)
     except InvalidInput as error:
         raise prefix_locations("input", error) from None
@@ -246,7 +248,13 @@ async def _created(
     if asked:  # also if the client leaves meanwhile: its prediction goes on
         storing.add_done_callback(partial(when_new, new, partial(asked.follow, services)))
     stored = await asyncio.shield(storing)
-    return await _answered(request, new, stored, began + wait_s if wait_s else None)
+    return await _answered(request, new, stored, began + longest_wait_s if longest_wait_s else None)
+
+
+def _options(request: HttpRequest, caller: Caller, webhook: Webhook | None) -> SubmitOptions:
+    options = parse_options(request, caller, webhook=webhook)
+    end_s, own_s = cancel_after_s(request.headers), options.end_within_s
+    return options if end_s is None else replace(options, end_within_s=min(end_s, own_s or end_s))
 
 
 async def _answered(
@@ -285,21 +293,6 @@ async def _body(request: HttpRequest, max_bytes: int) -> Mapping[str, Any]:
     if not isinstance(given.get("input", {}), dict):
         raise InvalidInput.of_field("input", "Input should be an object", "dict_type")
     return given
-
-
-def _wait_s(request: HttpRequest) -> int:
-    """Seconds from the header ``Prefer``; 0 if it does not ask to wait."""
-    for preference in request.headers.get("prefer", "").split(","):
-        found = _WAIT.fullmatch(preference.strip().lower())
-        if found is None:
-            continue  # RFC 7240: unknown preferences are ignored
-        seconds = int(found[1] or MAX_WAIT_S)
-        if not 1 <= seconds <= MAX_WAIT_S:
-            what = f"`wait` should be from 1 to {MAX_WAIT_S}"
-            problem = FieldProblem(("header", "Prefer"), what, "value_error", None, seconds)
-            raise InvalidInput(f"The header Prefer: {what}.", (problem,))
-        return seconds
-    return 0
 
 
 def _model(request: HttpRequest) -> str:

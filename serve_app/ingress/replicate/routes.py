@@ -9,7 +9,15 @@ from serve_app.domain.errors import NotFound
 from serve_app.ingress.http.paths import REPLICATE_PREFIX
 from serve_app.ingress.http.route_scopes import ANY_KEY, NO_KEY
 from serve_app.ingress.http.routing import ProtocolRoutes, translated
-from serve_app.ingress.replicate import files, models, predictions, webhooks
+from serve_app.ingress.replicate import (
+    collections,
+    deployments,
+    files,
+    models,
+    predictions,
+    refusals,
+    webhooks,
+)
 from serve_app.ingress.replicate.errors import refused
 from serve_app.tenants.scopes import CANCEL, FILES, READ, SUBMIT
 
@@ -19,8 +27,8 @@ METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE")
 async def unknown(request: HttpRequest) -> Response:
     raise NotFound(
         f"{request.method} {request.url.path} is not supported here. Of Replicate's API, only "
-        "account, models and their versions, predictions, files and the webhooks' secret are, "
-        "under /replicate/v1."
+        "account, models, collections, deployments, hardware, predictions, files and the "
+        "webhooks' secret are, under /replicate/v1."
     )
 
 
@@ -28,6 +36,7 @@ _route = ProtocolRoutes("replicate", REPLICATE_PREFIX, refused).route
 
 _ONE = "/predictions/{request_id}"
 _MODEL = "/models/{owner}/{name}"
+_DEPLOYMENT = "/deployments/{owner}/{name}"
 
 ROUTES = [
     _route(
@@ -68,6 +77,15 @@ ROUTES = [
     # OpenAPI 3.0 cannot describe the method QUERY.
     _route("QUERY", "/models", models.searched, "models.search", None, ANY_KEY),
     _route("GET", _MODEL, models.shown, "model", models.SHOW, ANY_KEY),
+    _route("GET", f"{_MODEL}/readme", models.readme, "model.readme", models.README, ANY_KEY),
+    _route(
+        "GET",
+        f"{_MODEL}/examples",
+        models.examples,
+        "model.examples",
+        models.LIST_EXAMPLES,
+        ANY_KEY,
+    ),
     _route("GET", f"{_MODEL}/versions", models.versions, "versions", models.LIST_VERSIONS, ANY_KEY),
     _route(
         "GET",
@@ -84,6 +102,25 @@ ROUTES = [
         "predictions.create",
         predictions.CREATE_OF_MODEL,
         SUBMIT,
+    ),
+    _route("GET", "/collections", collections.listed, "collections", collections.LIST, ANY_KEY),
+    _route(
+        "GET", "/collections/{slug}", collections.shown, "collection", collections.SHOW, ANY_KEY
+    ),
+    _route("GET", "/hardware", deployments.hardware, "hardware", deployments.HARDWARE, ANY_KEY),
+    _route("GET", "/deployments", deployments.listed, "deployments", deployments.LIST, ANY_KEY),
+    _route("GET", _DEPLOYMENT, deployments.shown, "deployment", deployments.SHOW, ANY_KEY),
+    _route(
+        "POST",
+        f"{_DEPLOYMENT}/predictions",
+        predictions.created_of_model,
+        "predictions.create",
+        deployments.PREDICT,
+        SUBMIT,
+    ),
+    *(
+        _route(each.method, each.path, each.answer, "refused", each.operation, ANY_KEY)
+        for each in refusals.REFUSED
     ),
     translated(
         "/replicate/{rest:path}",

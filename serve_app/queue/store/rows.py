@@ -122,6 +122,7 @@ class RequestRow(NamedTuple):
     fallback: Mapping[str, Any] | None
     fell_back_to: str | None
     fell_back_for: str | None
+    endpoint_digest: str
 
 
 def _column(name: str, annotation: Any) -> str:
@@ -234,6 +235,7 @@ def stored(columns: Iterable[Any]) -> StoredRequest:
             fallback=_read(Fallback.from_json, row.fallback),
             fell_back_to=row.fell_back_to or "",
             fell_back_for=row.fell_back_for or "",
+            endpoint_digest=row.endpoint_digest,
         ),
         version=row.events,
     )

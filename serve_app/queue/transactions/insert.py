@@ -426,6 +426,7 @@ def _result(
         price=new.price,
         file_access=new.file_access_id,
         upload_policy=new.upload_policy,
+        endpoint_digest=new.endpoint_digest,
         fallback=new.fallback,
     )
     return InsertResult(request, version, leased, group, json.loads(left) if left else None)

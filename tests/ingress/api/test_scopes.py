@@ -86,6 +86,36 @@ async def test_the_tools_of_assistants_need_scopes(house: House) -> None:
         assert "lacks the scope `cancel`" in await call(reads, "cancel", request_id=unknown)
 
 
+async def test_the_tasks_of_assistants_need_scopes(house: House) -> None:
+    meta = {
+        "io.modelcontextprotocol/protocolVersion": "2026-07-28",
+        "io.modelcontextprotocol/clientCapabilities": {
+            "extensions": {"io.modelcontextprotocol/tasks": {}}
+        },
+    }
+
+    async def call(client: httpx.AsyncClient, method: str, task_id: str) -> httpx.Response:
+        params = {"taskId": task_id, "_meta": meta}
+        headers = {
+            "accept": "application/json, text/event-stream",
+            "mcp-protocol-version": "2026-07-28",
+            "mcp-method": method,
+            "mcp-name": task_id,
+        }
+        body = {"jsonrpc": "2.0", "id": 1, "method": method, "params": params}
+        return await client.post("/mcp", json=body, headers=headers)
+
+    async with house.client() as owner, house.client(await key(house, "read")) as reads:
+        request_id = await submitted(owner)
+        shown = await call(reads, "tasks/get", request_id)
+        assert (shown.status_code, shown.json()["result"]["taskId"]) == (200, request_id)
+        assert "lacks the scope `cancel`" in (await call(reads, "tasks/cancel", request_id)).text
+        assert (await call(owner, "tasks/cancel", request_id)).is_success
+    async with house.client(await key(house, "submit")) as submits:
+        for method in ("tasks/get", "tasks/update"):
+            assert "lacks the scope `read`" in (await call(submits, method, request_id)).text
+
+
 async def test_a_token_of_a_browser_has_no_more_rights_than_its_key(house: House) -> None:
     async with house.client(await key(house, "read")) as reads:
         answer = await reads.post("/rest/tokens", json={"allowed_apps": ["probe"]})

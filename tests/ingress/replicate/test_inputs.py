@@ -10,15 +10,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from deployments.executors.cog.schema import CONTEXT_FIELD
-from serve_app.catalog.catalog import CatalogEntry
+from serve_app.catalog.catalog import CatalogEntry, load
 from serve_app.catalog.schema.json_schema import JsonSchema
-from serve_app.domain.endpoint import Endpoint, Weights
+from serve_app.domain.endpoint import MODEL_ALIASES, Endpoint, Weights
 from serve_app.domain.errors import InvalidInput, Unsupported
 from serve_app.ingress.replicate.inputs import MAX_RATIO, RENAMED, cog_context, translate
-from tests.ingress.house import OTHERS
+from tests.ingress.house import DEMO, OTHERS
 
 FLUX, SDXL = OTHERS.listed("fal-ai/flux/schnell"), OTHERS.listed("fal-ai/fast-sdxl")
 OPEN = OTHERS.listed("test/images")
+BUILT_IN = load(None, demo=False, demo_dir=DEMO)
 
 
 def flux(**given: Any) -> dict[str, Any]:
@@ -95,6 +96,108 @@ def test_fields_of_the_endpoint_itself_are_not_changed() -> None:
 def test_the_format_has_the_name_and_the_values_of_the_endpoint() -> None:
     assert translate(OTHERS, SDXL, {"output_format": "jpg"})[1] == {"format": "jpeg"}
     assert flux(output_format="jpg") == {"output_format": "jpeg"}
+
+
+CAT = "https://example.org/cat.png"
+EXAMPLES: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
+    (
+        "bytedance/sdxl-lightning-4step",
+        {
+            "prompt": "x",
+            "width": 1024,
+            "height": 1024,
+            "scheduler": "K_EULER",
+            "num_outputs": 1,
+            "guidance_scale": 0,
+            "negative_prompt": "",
+            "num_inference_steps": 4,
+        },
+        {"image_size": {"width": 1024, "height": 1024}, "num_images": 1},
+    ),
+    (
+        "wan-video/wan-2.2-t2v-fast",
+        {
+            "prompt": "x",
+            "go_fast": True,
+            "num_frames": 81,
+            "resolution": "480p",
+            "aspect_ratio": "16:9",
+            "sample_shift": 12,
+            "frames_per_second": 16,
+        },
+        {"resolution": "480p", "aspect_ratio": "16:9"},
+    ),
+    (
+        "wan-video/wan-2.2-i2v-fast",
+        {"prompt": "x", "image": CAT, "last_image": CAT, "resolution": "480p"},
+        {"image_url": CAT, "end_image_url": CAT},
+    ),
+    (
+        "wan-video/wan-2.2-i2v-a14b",
+        {"prompt": "x", "image": CAT, "sample_steps": 30, "sample_shift": 5, "num_frames": 81},
+        {"image_url": CAT, "num_inference_steps": 30, "shift": 5},
+    ),
+    (
+        "wan-video/wan-2.2-5b-fast",
+        {"prompt": "x", "image": CAT, "aspect_ratio": "16:9", "go_fast": True},
+        {"image_url": CAT, "aspect_ratio": "16:9"},
+    ),
+    (
+        "wavespeedai/wan-2.1-i2v-720p",
+        {
+            "prompt": "x",
+            "image": CAT,
+            "max_area": "1280x720",
+            "fast_mode": "Balanced",
+            "sample_steps": 30,
+            "sample_guide_scale": 5,
+            "sample_shift": 5,
+        },
+        {"image_url": CAT, "num_inference_steps": 30, "guide_scale": 5, "shift": 5},
+    ),
+    (
+        "tencent/hunyuan-video",
+        {"prompt": "x", "video_length": 129, "infer_steps": 30, "embedded_guidance_scale": 6},
+        {"num_frames": 129, "num_inference_steps": 30},
+    ),
+    ("lightricks/ltx-video", {"prompt": "x", "steps": 30, "cfg": 3}, {}),
+    (
+        "stackadoc/stable-audio-open-1.0",
+        {"prompt": "x", "seconds_total": 8, "steps": 100, "cfg_scale": 6},
+        {"seconds_total": 8, "steps": 100},
+    ),
+    (
+        "nightmareai/real-esrgan",
+        {"image": CAT, "scale": 2, "face_enhance": False},
+        {"image_url": CAT, "scale": 2, "face": False},
+    ),
+]
+"""Names of Replicate's models with inputs as their pages show them, and a part of what becomes of
+each."""
+
+
+@pytest.mark.parametrize(("name", "given", "part"), EXAMPLES)
+def test_the_usual_input_of_a_model_is_taken_by_its_endpoint(
+    name: str, given: dict[str, Any], part: dict[str, Any]
+) -> None:
+    entry, made = translate(BUILT_IN, BUILT_IN.listed(MODEL_ALIASES[name]), given)
+    checked, _ = entry.schema.validate(made)
+    assert {field: made[field] for field in part} == part
+    assert part.keys() <= checked.keys()
+
+
+@pytest.mark.parametrize("image", [{}, {"image": None}])
+def test_a_field_that_is_about_an_image_is_ignored_without_one(image: dict[str, Any]) -> None:
+    given = {"prompt": "x", "prompt_strength": 0.8, **image}
+    entry, made = translate(OTHERS, SDXL, given)
+    assert (entry, made["prompt_strength"], "strength" in made) == (SDXL, 0.8, False)
+    checked, warnings = SDXL.schema.validate({"prompt": "x", "prompt_strength": 0.8})
+    assert "strength" not in checked
+    assert any("prompt_strength" in line for line in warnings)
+    own = OTHERS.listed("fal-ai/fast-sdxl/image-to-image")
+    assert translate(OTHERS, own, given)[1]["strength"] == 0.8
+    with pytest.raises(InvalidInput, match="mask: needs `image`"):
+        translate(OTHERS, SDXL, {"prompt": "x", "mask": "https://example.org/mask.png", **image})
 
 
 @pytest.mark.parametrize("name", ["output_format", "megapixels", "aspect_ratio", "width", "image"])

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from datetime import datetime
 from typing import Any
 
 import httpx
 import pytest
 
-from serve_app.domain.errors import DatabaseUnavailable, StorageUnavailable
+from serve_app.domain.errors import DatabaseUnavailable, InvalidInput, StorageUnavailable
 from serve_app.domain.request import Request
+from serve_app.ingress.replicate.headers import cancel_after_s
 from tests.fakes.clock import FakeClock
-from tests.ingress.house import OTHERS, House, built
+from tests.ingress.house import CATALOG, OTHERS, House, built
 
 CREATE = "/replicate/v1/models/test/images/predictions"
 
@@ -68,6 +70,19 @@ async def test_the_time_of_a_wait_begins_before_the_body_arrives(
     assert waits == [*left, *left]
 
 
+async def test_the_version_of_a_prediction_is_the_one_that_was_asked_for() -> None:
+    async with built(catalog=OTHERS, replica=False) as house, house.client() as client:
+        version = OTHERS.listed("test/images").endpoint.digest
+        asked = {"version": version, "input": {}}
+        made = (await client.post("/replicate/v1/predictions", json=asked)).json()
+        assert made["version"] == version
+        house.services.catalog.become(CATALOG)  # where the endpoint is another one, or none
+        for path in (f"/replicate/v1/predictions/{made['id']}", "/replicate/v1/predictions"):
+            shown = (await client.get(path)).json()
+            (later,) = shown.get("results", [shown])
+            assert (later["model"], later["version"]) == ("test/images", version)
+
+
 async def test_a_prediction_whose_log_cannot_be_read_is_answered_without_it(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -91,3 +106,44 @@ async def test_a_prediction_whose_files_cannot_be_read_is_answered_with_its_id(
         assert (repeated.status_code, repeated.json()["status"]) == (202, "starting")
         assert repeated.json()["id"] == done.json()["id"]
         assert (await created(client, **own)).json()["output"] == done.json()["output"]
+
+
+@pytest.mark.parametrize(
+    ("given", "seconds"),
+    [("5", 5), ("30s", 30), ("5m", 300), ("1h30m", 5400), ("1H30M45S", 5445), (" 90 ", 90)],
+)
+def test_the_time_until_a_prediction_is_canceled(given: str, seconds: int) -> None:
+    assert cancel_after_s({"cancel-after": given}) == seconds
+    assert cancel_after_s({}) is None
+
+
+@pytest.mark.parametrize(
+    "given", ["", "4s", "0", "soon", "1.5m", "-5s", "5s5m", "1d", "m", "800h", "٣٠s", "9" * 5000]
+)
+async def test_a_time_that_is_none_is_refused_with_its_header(given: str) -> None:
+    with pytest.raises(InvalidInput, match="Cancel-After: should be like 30s") as refused:
+        cancel_after_s({"cancel-after": given})
+    assert refused.value.problems[0].loc == ("header", "Cancel-After")
+
+
+async def test_the_shorter_deadline_counts_and_a_late_start_is_a_failure() -> None:
+    clock = FakeClock()
+    async with built(clock=clock, catalog=OTHERS, replica=False) as house, house.client() as client:
+        wrong = await created(client, **{"cancel-after": "1s"})
+        assert (wrong.status_code, "- Cancel-After: " in wrong.json()["detail"]) == (422, True)
+        cases = [
+            ({"cancel-after": "30s"}, 30, "canceled"),
+            ({"cancel-after": "30s", "x-darkroom-deadline": "10"}, 10, "canceled"),
+            ({"cancel-after": "10s", "x-darkroom-deadline": "30"}, 10, "canceled"),
+            ({"cancel-after": "30s", "x-fal-request-timeout": "10"}, 30, "failed"),
+        ]
+        made = [(await created(client, **headers)).json() for headers, _, _ in cases]
+        for one, (_, seconds, _) in zip(made, cases, strict=True):
+            life = datetime.fromisoformat(one["deadline"]) - clock.now()
+            assert life.total_seconds() == pytest.approx(seconds)
+        for seconds, ended in ((11, [1, 2, 3]), (20, [0])):
+            clock.advance(seconds)
+            for number in ended:
+                await house.queue.wait("default", made[number]["id"], 5)
+                shown = await client.get(f"/replicate/v1/predictions/{made[number]['id']}")
+                assert shown.json()["status"] == cases[number][2], cases[number]

@@ -40,6 +40,14 @@ const withFile = await replicate.predictions.create({
   input: { prompt: "x", image: new Blob(["abc"], { type: "image/png" }) },
 });
 const model = await replicate.models.get("black-forest-labs", "flux-schnell");
+const search = await replicate.models.search("schnell flux");
+const deployed = await replicate.deployments.predictions.create("fal-ai", "flux-schnell", {
+  input: { prompt: "x" },
+  wait: true,
+});
+const deployments = await replicate.deployments.list();
+const collections = await replicate.collections.list();
+const hardware = await replicate.hardware.list();
 let refused = null;
 try {
   await replicate.run(FLUX, { input: { prompt: "x", num_outputs: 99 } });
@@ -56,6 +64,9 @@ console.log(
     file: file.size,
     given: withFile.input.image.replace(url, ""),
     model: `${model.owner}/${model.name}`,
+    search: search.results.map(({ owner, name }) => `${owner}/${name}`),
+    deployed: deployed.status,
+    found: [deployments.results.length, collections.results.length, hardware.length],
     refused,
   }),
 );
