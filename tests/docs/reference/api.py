@@ -13,22 +13,28 @@ from tests.docs.pages import ROOT
 EXAMPLE = "fal-ai/flux/schnell"
 """Endpoint whose calls stand for those of every endpoint."""
 
-HEAD = f"""# HTTP API
+HEAD = """# HTTP API
 
 `scripts/reference` generates this page from the OpenAPI document. Do not edit it.
 
-An installation serves the document at `GET /openapi.json`, with every field of every endpoint.
-Calls take `Authorization: Key id:secret` or
-`Authorization: Bearer id:secret`, except those marked "no key". `GET /` is the
-[playground](../how-to/use-the-playground.md), and `GET /page/{{name}}` its files, without a key;
-`GET /favicon.ico` is its icon. Bodies and answers are JSON unless a call says another type. Most
-lists take `limit`, and the `cursor` (or `before`) that the page before answered. `tenant` names
-another tenant and needs the scope `operator`.
+An installation serves the document at `GET /openapi.json`, with every field, parameter and schema.
+Calls take `Authorization: Key id:secret` or `Bearer id:secret`, with the
+[scope](../how-to/manage-keys-and-limits.md) that the table names; "no key" means that they need
+none. `GET /` is the [playground](../how-to/use-the-playground.md), `GET /page/{name}` its files and
+`GET /favicon.ico` its icon, without a key. Bodies and answers are JSON unless a call says another
+type. [Errors](errors.md) have one form.
 
-[Errors](errors.md) have the body [`Error`](#error), or with status 422
-[`ValidationError`](#validationerror). `{EXAMPLE}` stands for any endpoint id, and `fal-ai/flux`
-for its first two segments. [fal's protocol](fal-protocol.md) says more of its calls.
+Most lists take `limit`, and the `cursor` (or `before`) that the page before answered. `tenant`
+names another tenant and needs the scope `operator`. `start`, `since`, `end` and `until` are dates
+or times; `end` and `until` are exclusive. Other parameters stand in brackets after the call.
 """
+
+ABOUT = {
+    "Endpoints": f"""`{EXAMPLE}` stands for any endpoint id, and `fal-ai/flux` for its first two
+segments. [fal's protocol](fal-protocol.md) has their headers, parameters and responses.
+"""
+}
+"""Text before the table of a group. The parameters of such a group are not listed."""
 
 OWN_PAGE = {
     "OpenAI": "openai.md",
@@ -38,13 +44,16 @@ OWN_PAGE = {
 }
 """Groups of which only the calls are named, and the page that describes them."""
 
-SAID_ONCE = frozenset({"limit", "cursor", "before", "tenant"})
-"""Parameters that the head describes for all calls."""
-
-SHOWN = frozenset(
-    {"Error", "LogLine", "QueueStatus", "Request", "Usage", "ValidationError", "WebhookDelivery"}
+SAID_ONCE = frozenset(
+    {"limit", "cursor", "before", "tenant", "start", "end", "since", "until", "timezone"}
 )
-"""Schemas that the page shows, because programs read them most. The document has all."""
+"""Parameters that the head describes for all calls, or whose names say all."""
+
+EXPLAINED = frozenset(
+    {"If-None-Match", "Last-Event-ID", "X-Fal-Object-Lifecycle", "after", "bound_to_timeframe"}
+    | {"by", "dry_run", "force", "hours", "installation", "q", "tenants", "timeframe", "wait"}
+)
+"""Parameters whose names do not say enough."""
 
 GROUPS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("Endpoints", (r"/((queue|run)/)?fal-ai/.*",)),
@@ -85,7 +94,8 @@ def page() -> str:
     """The whole page, in Markdown."""
     spec = _spec()
     parts = [HEAD]
-    for heading, calls in _grouped(spec["paths"]).items():
+    groups = _grouped(spec["paths"])
+    for heading, calls in groups.items():
         parts.append(f"\n## {heading}\n\n")
         named = ", ".join(f"`{method.upper()} {path}`" for path, method, _ in calls)
         if heading == "Not supported":
@@ -93,16 +103,13 @@ def page() -> str:
         elif heading in OWN_PAGE:
             parts.append(f"[Its own page]({OWN_PAGE[heading]}): {named}.\n")
         else:
-            parts.append("| call | meaning |\n| --- | --- |\n")
-            parts.extend(_call(method, path, call) for path, method, call in calls)
-            parts.append(_parameters(calls))
-    parts.append(
-        "\n## Schemas\n\nThe most used ones; the document has all. "
-        "A field with `?` may be absent.\n"
-    )
-    schemas = spec["components"]["schemas"]
-    parts.extend(_schema(name, schemas[name]) for name in sorted(SHOWN & schemas.keys()))
-    return "".join(parts)
+            parts.append(f"{ABOUT[heading]}\n" if heading in ABOUT else "")
+            parts.append("| call | scope | meaning |\n| --- | --- | --- |\n")
+            parts.extend(_call(*each, with_parameters=heading not in ABOUT) for each in calls)
+    described = [
+        each for name in groups if name not in (*ABOUT, *OWN_PAGE) for each in groups[name]
+    ]
+    return "".join([*parts, "\n## Parameters\n", _parameters(described)])
 
 
 def _spec() -> Json:
@@ -125,19 +132,19 @@ def _grouped(paths: Json) -> dict[str, list[tuple[str, str, Json]]]:
     return {heading: found for heading, found in groups.items() if found}
 
 
-def _call(method: str, path: str, call: Json) -> str:
-    said = [
-        _cell(call.get("summary", "")).rstrip(".") + ("" if call.get("security") else " (no key)")
-    ]
+def _call(path: str, method: str, call: Json, *, with_parameters: bool) -> str:
+    summary, _, scope = _cell(call.get("summary", "")).partition(" Needs the scope ")
+    if not call.get("security"):
+        scope = "no key"
     names = [
         f"`{each['name']}`"
         for each in call.get("parameters", ())
-        if each["in"] != "path" and each["name"] not in SAID_ONCE
+        if with_parameters and each["in"] != "path" and each["name"] not in SAID_ONCE
     ]
-    said += [f"Parameters: {', '.join(names)}"] if names else []
+    said = [summary.rstrip(".") + (f" ({', '.join(names)})" if names else "")]
     said += [f"Body: {body}"] if (body := _body(call)) else []
     said += [f"Returns {answer}"] if (answer := _answer(call["responses"])) else []
-    return f"| `{method.upper()} {path}` | {'. '.join(said)} |\n"
+    return f"| `{method.upper()} {path}` | {scope.rstrip('.')} | {'. '.join(said)} |\n"
 
 
 def _body(call: Json) -> str:
@@ -170,7 +177,7 @@ def _parameters(calls: Iterable[tuple[str, str, Json]]) -> str:
     rows: dict[tuple[str, str], dict[str, list[str]]] = {}
     for path, method, call in calls:
         for name, where, schema, text in _inputs(call):
-            if where == "path" or name in SAID_ONCE:
+            if where == "path" or name not in EXPLAINED:
                 continue
             said = _cell(" ".join(filter(None, (text, _choices(schema)))))
             if not said:
@@ -196,32 +203,6 @@ def _inputs(call: Json) -> Iterator[tuple[str, str, Json, str]]:
             yield name, "body", schema, schema.get("description", "")
 
 
-def _schema(name: str, schema: Json) -> str:
-    text = _cell(schema.get("description", ""))
-    parts = [f"\n### {name}\n"]
-    if text:
-        parts.append(f"\n{text}\n")
-    fields = schema.get("properties", {})
-    if not fields:
-        return "".join(parts) + f"\n{'. '.join(filter(None, (_type(schema), _choices(schema))))}\n"
-    needed = schema.get("required", ())
-    plain: list[str] = []
-    rows: list[str] = []
-    for field, of in fields.items():
-        mark = f"`{field}`" + ("" if field in needed else "?")
-        meaning = _cell(" ".join(filter(None, (of.get("description", ""), _choices(of)))))
-        if meaning:
-            rows.append(f"| {mark} | {_brief(of)}: {meaning} |\n")
-        else:
-            plain.append(mark if _brief(of) == "string" else f"{mark} {_type(of)}")
-    if rows:
-        parts.append("\n| field | meaning |\n| --- | --- |\n")
-        parts.extend(rows)
-    if plain:
-        parts.append(f"\n{'Also ' if rows else ''}{', '.join(plain)}.\n")
-    return "".join(parts)
-
-
 def _brief(schema: Json) -> str:
     """The type without its nullability and format, which the document has."""
     return re.sub(r" (or null|\((date-time|uri|binary)\))", "", _type(schema))
@@ -234,8 +215,7 @@ def _type(schema: Json) -> str:
 
 def _plain_type(schema: Json) -> str:
     if "$ref" in schema:
-        name = schema["$ref"].rpartition("/")[2]
-        return f"[{name}](#{name.lower()})" if name in SHOWN else f"`{name}`"
+        return f"`{schema['$ref'].rpartition('/')[2]}`"
     for key in ("anyOf", "oneOf", "allOf"):
         if key in schema:
             return " or ".join(dict.fromkeys(_type(each) for each in schema[key]))
