@@ -33,7 +33,7 @@ In a clone of the repository, `darkroom` is `.venv/bin/darkroom`.
 
 ## Commands
 
-`darkroom COMMAND --help` explains every option. Commands with many options have a section below.
+The option `--help` of a command explains all of its options. Commands with many options have a section below.
 
 """  # noqa: E501  one line a row
 
