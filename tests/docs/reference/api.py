@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from serve_app.catalog.catalog import Catalog, load
@@ -49,12 +49,6 @@ SAID_ONCE = frozenset(
 )
 """Parameters that the head describes for all calls, or whose names say all."""
 
-EXPLAINED = frozenset(
-    {"If-None-Match", "Last-Event-ID", "X-Fal-Object-Lifecycle", "after", "bound_to_timeframe"}
-    | {"by", "dry_run", "force", "hours", "installation", "q", "tenants", "timeframe", "wait"}
-)
-"""Parameters whose names do not say enough."""
-
 GROUPS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("Endpoints", (r"/((queue|run)/)?fal-ai/.*",)),
     (
@@ -94,8 +88,7 @@ def page() -> str:
     """The whole page, in Markdown."""
     spec = _spec()
     parts = [HEAD]
-    groups = _grouped(spec["paths"])
-    for heading, calls in groups.items():
+    for heading, calls in _grouped(spec["paths"]).items():
         parts.append(f"\n## {heading}\n\n")
         named = ", ".join(f"`{method.upper()} {path}`" for path, method, _ in calls)
         if heading == "Not supported":
@@ -106,10 +99,7 @@ def page() -> str:
             parts.append(f"{ABOUT[heading]}\n" if heading in ABOUT else "")
             parts.append("| call | scope | meaning |\n| --- | --- | --- |\n")
             parts.extend(_call(*each, with_parameters=heading not in ABOUT) for each in calls)
-    described = [
-        each for name in groups if name not in (*ABOUT, *OWN_PAGE) for each in groups[name]
-    ]
-    return "".join([*parts, "\n## Parameters\n", _parameters(described)])
+    return "".join(parts)
 
 
 def _spec() -> Json:
@@ -172,42 +162,6 @@ def _content(kind: str, schema: Json) -> str:
     return f"`{kind}`" if shown in ("string", "string (binary)", "any") else f"{shown} as `{kind}`"
 
 
-def _parameters(calls: Iterable[tuple[str, str, Json]]) -> str:
-    """A row for each meaning of a parameter or of a field of a body that has no name."""
-    rows: dict[tuple[str, str], dict[str, list[str]]] = {}
-    for path, method, call in calls:
-        for name, where, schema, text in _inputs(call):
-            if where == "path" or name not in EXPLAINED:
-                continue
-            said = _cell(" ".join(filter(None, (text, _choices(schema)))))
-            if not said:
-                continue
-            meaning = f"{_brief(schema)}: {said}"
-            of = rows.setdefault((name, where), {}).setdefault(meaning, [])
-            of.append(f"`{method.upper()} {path}`")
-    if not rows:
-        return ""
-    parts = ["\n| parameter | meaning |\n| --- | --- |\n"]
-    for (name, _), meanings in sorted(rows.items()):
-        for meaning, of in meanings.items():
-            which = f" ({', '.join(dict.fromkeys(of))})" if len(meanings) > 1 else ""
-            parts.append(f"| `{name}` | {meaning}{which} |\n")
-    return "".join(parts)
-
-
-def _inputs(call: Json) -> Iterator[tuple[str, str, Json, str]]:
-    for each in call.get("parameters", ()):
-        yield each["name"], each["in"], each["schema"], each.get("description", "")
-    for content in call.get("requestBody", {}).get("content", {}).values():
-        for name, schema in content.get("schema", {}).get("properties", {}).items():
-            yield name, "body", schema, schema.get("description", "")
-
-
-def _brief(schema: Json) -> str:
-    """The type without its nullability and format, which the document has."""
-    return re.sub(r" (or null|\((date-time|uri|binary)\))", "", _type(schema))
-
-
 def _type(schema: Json) -> str:
     kind = _plain_type(schema)
     return f"{kind} or null" if schema.get("nullable") and kind != "any" else kind
@@ -225,22 +179,6 @@ def _plain_type(schema: Json) -> str:
     if kind == "object" and schema.get("properties"):
         return "object (" + ", ".join(f"`{each}`" for each in schema["properties"]) + ")"
     return f"{kind} ({schema['format']})" if "format" in schema else str(kind)
-
-
-def _choices(schema: Json) -> str:
-    of = schema.get("items", schema)
-    choices = of.get("enum")
-    said = [] if not choices else ["One of " + ", ".join(f"`{each}`" for each in choices) + "."]
-    bounds = [
-        f"{word} {of[key]}"
-        for key, word in (("minimum", "at least"), ("maximum", "at most"))
-        if key in of
-    ]
-    if bounds:
-        said.append(f"{' and '.join(bounds)}.".capitalize())
-    if "default" in schema and not isinstance(schema["default"], dict | list):
-        said.append(f"Default `{schema['default']}`.")
-    return " ".join(said)
 
 
 def _cell(text: str) -> str:
