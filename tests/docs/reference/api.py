@@ -27,16 +27,11 @@ type. [Errors](errors.md) have one form.
 Most lists take `limit`, and the `cursor` (or `before`) that the page before answered. `tenant`
 names another tenant and needs the scope `operator`. `start`, `since`, `end` and `until` are dates
 or times; `end` and `until` are exclusive. Other parameters stand in brackets after the call.
+`fal-ai/flux/schnell` stands for any endpoint id, and `fal-ai/flux` for its first two segments.
 """
-
-ABOUT = {
-    "Endpoints": f"""`{EXAMPLE}` stands for any endpoint id, and `fal-ai/flux` for its first two
-segments. [fal's protocol](fal-protocol.md) has their headers, parameters and responses.
-"""
-}
-"""Text before the table of a group. The parameters of such a group are not listed."""
 
 OWN_PAGE = {
+    "Endpoints": "fal-protocol.md#calls",
     "OpenAI": "openai.md",
     "Replicate": "replicate.md",
     "ComfyUI": "../how-to/serve-comfyui-workflows.md#clients-of-comfyui",
@@ -96,9 +91,8 @@ def page() -> str:
         elif heading in OWN_PAGE:
             parts.append(f"[Its own page]({OWN_PAGE[heading]}): {named}.\n")
         else:
-            parts.append(f"{ABOUT[heading]}\n" if heading in ABOUT else "")
             parts.append("| call | scope | meaning |\n| --- | --- | --- |\n")
-            parts.extend(_call(*each, with_parameters=heading not in ABOUT) for each in calls)
+            parts.extend(_call(*each) for each in calls)
     return "".join(parts)
 
 
@@ -122,14 +116,14 @@ def _grouped(paths: Json) -> dict[str, list[tuple[str, str, Json]]]:
     return {heading: found for heading, found in groups.items() if found}
 
 
-def _call(path: str, method: str, call: Json, *, with_parameters: bool) -> str:
+def _call(path: str, method: str, call: Json) -> str:
     summary, _, scope = _cell(call.get("summary", "")).partition(" Needs the scope ")
     if not call.get("security"):
         scope = "no key"
     names = [
         f"`{each['name']}`"
         for each in call.get("parameters", ())
-        if with_parameters and each["in"] != "path" and each["name"] not in SAID_ONCE
+        if each["in"] != "path" and each["name"] not in SAID_ONCE
     ]
     said = [summary.rstrip(".") + (f" ({', '.join(names)})" if names else "")]
     said += [f"Body: {body}"] if (body := _body(call)) else []
