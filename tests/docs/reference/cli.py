@@ -31,6 +31,7 @@ In a clone of the repository, `darkroom` is `.venv/bin/darkroom`.
 
 `darkroom doctor` and `darkroom models verify` exit with the number of problems or damaged files.
 `darkroom verify`: 2 changed, 3 signer not known, 4 not signed, 5 an image drawn again differs.
+`darkroom fsck`, `migrate check`, `models check` and `webhooks test`: 1 if they found a problem.
 
 ## Commands
 
