@@ -8,7 +8,7 @@ is all of `darkroom serve` on a directory of its own, with fal's own client; the
 `benchmarks/peers`, each with its own batching: a batch is drawn in groups of equal step counts.
 
 LitServe and BentoML run by a Python of an environment of their own
-(docs/explanation/performance.md says how it is made); without one of them its line is left out.
+(benchmarks/README.md says how it is made); without one of them its line is left out.
 """
 
 from __future__ import annotations

@@ -183,7 +183,7 @@ def _documented(root: Path) -> dict[str, int]:
         "settings (environment variables)": len(
             set(re.findall(r"^\| `(DARKROOM_\w+)`", texts[reference / "settings.md"], re.M))
         ),
-        "commands": len(re.findall(r"^### darkroom ", texts[reference / "cli.md"], re.M)),
+        "commands": len(re.findall(r"^(?:### |\| `)darkroom ", texts[reference / "cli.md"], re.M)),
         "words: decisions (ADR)": sum(n for path, n in words.items() if path.parent == adrs),
         "words: other docs": sum(n for path, n in words.items() if path.parent != adrs),
     }

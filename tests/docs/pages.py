@@ -12,6 +12,7 @@ DOCS = ROOT / "docs"
 BESIDE_THE_CODE = tuple(
     ROOT / folder / "README.md"
     for folder in (
+        "benchmarks",
         "benchmarks/fleet",
         "deployments/executors",
         "deployments/tuning",
@@ -20,6 +21,7 @@ BESIDE_THE_CODE = tuple(
         "serve_app/queue",
         "serve_app/resources",
         "tests/architecture",
+        "tests/attacks",
         "tests/bad_days",
         "tests/crash",
         "tests/deployments/executors/examples",

@@ -1,15 +1,15 @@
-"""The pages on isolation and on threats name tests that exist."""
+"""The page of what is promised names tests that exist."""
 
 from __future__ import annotations
 
 import pytest
 
-from tests.docs.pages import DOCS, code, table
+from tests.docs.pages import ROOT, code, table
 from tests.docs.test_matrix import named_in
 
-PAGE = DOCS / "explanation" / "isolation.md"
+PAGE = ROOT / "tests" / "attacks" / "README.md"
 CACHES = [row for row in table(PAGE, "cache") if row[1].startswith("separate")]
-THREATS = table(DOCS / "explanation" / "threat-model.md", "asset")
+THREATS = table(PAGE, "asset")
 ROWS = [*table(PAGE, "what"), *CACHES, *THREATS]
 
 

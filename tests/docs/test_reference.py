@@ -18,5 +18,5 @@ def test_a_generated_page_is_up_to_date(page: Path) -> None:
     assert page.read_text() == PAGES[page], "Run scripts/reference."
 
 
-def test_every_command_has_an_example_and_nothing_else_has() -> None:
-    assert cli.EXAMPLES.keys() == cli.commands().keys()
+def test_every_example_is_of_a_command() -> None:
+    assert cli.EXAMPLES.keys() <= cli.commands().keys()

@@ -17,12 +17,8 @@ HEAD = """# Command line
 
 In a clone of the repository, `darkroom` is `.venv/bin/darkroom`.
 
-| convention | meaning |
+| option | meaning |
 | --- | --- |
-| `--json` | Print JSON for programs. |
-| `--data-dir PATH` | Use the installation with this data directory. Default: `DARKROOM_DATA_DIR`, or `~/.darkroom`. |
-| `SERVER` | One of `--data-dir PATH`, `--url URL` and `--context NAME`, and `--key KEY`; see [another machine](../how-to/operate.md#from-another-machine). |
-| `-h`, `--help` | Show the help of any command. |
 {shared}
 ## Exit codes
 
@@ -31,28 +27,19 @@ In a clone of the repository, `darkroom` is `.venv/bin/darkroom`.
 | 0 | The command succeeded. |
 | 1 | The command failed. A sentence on stderr says why and what to do. |
 | 2 | The command line is wrong: an unknown command, option or value. |
-| number of problems | `darkroom doctor` |
-| number of damaged files | `darkroom models verify` |
-| 2, 3, 4, 5 | `darkroom verify`: the file was changed (2), its signer is not known (3), it is not signed (4), an image that was drawn again differs (5). |
 | 130 | Stopped by Ctrl-C. `darkroom generate` has cancelled its request; what `darkroom tune` has measured is kept. |
-| 1 | `darkroom fsck`: a problem is left. |
-| 1 | `darkroom migrate check`: something is refused or missing. |
+
+`darkroom doctor` and `darkroom models verify` exit with the number of problems or damaged files.
+`darkroom verify`: 2 changed, 3 signer not known, 4 not signed, 5 an image drawn again differs.
+`darkroom fsck`, `migrate check`, `models check` and `webhooks test`: 1 if they found a problem.
 
 ## Commands
+
+The option `--help` of a command says more of it and explains its options. Commands with many options have a section below.
 
 """  # noqa: E501  one line a row
 
 EXAMPLES = {
-    "deploy": ("darkroom deploy greeter.py --name team/greeter",),
-    "undeploy": ("darkroom undeploy team/greeter",),
-    "serve": (
-        "darkroom serve",
-        "darkroom serve --config darkroom.yaml --port 9000",
-        "darkroom serve --demo --sample",
-        "darkroom serve --host 0.0.0.0 --link",
-    ),
-    "serve-config": ("darkroom serve-config darkroom.yaml > serve.yaml",),
-    "env": ('eval "$(darkroom env)"', "darkroom env --shell fish"),
     "generate": (
         'darkroom generate "a red circle" -o circle.png --seed 7',
         'darkroom generate "a red circle" -o circle.png --draft 8',
@@ -62,171 +49,83 @@ EXAMPLES = {
         'darkroom generate "a red circle" --field guidance_scale=4 --preview preview.jpg',
         "echo a red circle | darkroom generate - -o - > circle.png",
     ),
-    "inspect": ("darkroom inspect circle.png",),
-    "verify": ("darkroom verify circle.png", "darkroom verify circle.png --replay"),
-    "models": ("darkroom models", "darkroom models --all"),
-    "models show": ("darkroom models show fal-ai/flux/schnell",),
-    "models pull": ("darkroom models pull fal-ai/flux/schnell --yes",),
     "models add": (
         "darkroom models add house/sd3 --weights owner/name --dry-run",
         "darkroom models add house/x --weights /srv/weights/x --like fal-ai/flux/dev",
     ),
-    "models delete": ("darkroom models delete house/sd3",),
-    "models check": ("darkroom models check /etc/darkroom/models.yaml", "darkroom models check"),
-    "models verify": ("darkroom models verify",),
-    "models push-mirror": ("darkroom models push-mirror fal-ai/flux/schnell",),
-    "tune": (
-        "darkroom tune",
-        "darkroom tune fal-ai/flux/dev --minutes 20",
-        "darkroom tune --measured gpu/results.json",
-        "darkroom tune --list",
-    ),
-    "requests list": (
-        "darkroom requests list --state failed --since 2026-01-31",
-        'darkroom requests list --tenant "*"',
-    ),
-    "requests show": ("darkroom requests show ID",),
-    "requests cancel": (
-        "darkroom requests cancel ID",
-        "darkroom requests cancel ID --tenant studio-a",
-    ),
-    "requests delete": ("darkroom requests delete ID",),
-    "requests priority": ("darkroom requests priority ID high",),
-    "requests requeue": ("darkroom requests requeue ID",),
-    "requests fail": ('darkroom requests fail ID --reason "Wrong model."',),
-    "logs": ("darkroom logs ID --follow",),
-    "open": ("darkroom open ID",),
-    "keys create": (
-        "darkroom keys create render-farm --expires-in 90d",
-        "darkroom keys create ops --scope api --scope admin",
-        "darkroom keys create thumbnails --scope submit --scope read --endpoint 'fal-ai/flux/*'",
-    ),
-    "keys link": (
-        "darkroom keys link --expires-in 10m",
-        "darkroom keys link --at https://gpu.example.org",
-    ),
-    "keys list": ("darkroom keys list --tenant studio-a",),
-    "keys revoke": ("darkroom keys revoke KEY_ID",),
-    "keys rotate": ("darkroom keys rotate KEY_ID --overlap 1h",),
-    "tenants list": ("darkroom tenants list",),
-    "tenants create": ("darkroom tenants create studio-a --name 'Studio A' --limit max_running=4",),
-    "tenants show": ("darkroom tenants show studio-a",),
-    "tenants set": ("darkroom tenants set studio-a --limit weight=2 --limit max_running=",),
-    "tenants disable": ("darkroom tenants disable studio-a --cancel",),
-    "tenants enable": ("darkroom tenants enable studio-a",),
-    "tenants export": ("darkroom tenants export studio-a -o studio-a.zip",),
-    "tenants delete": ("darkroom tenants delete studio-a --yes --wait",),
-    "tenants deletion": ("darkroom tenants deletion studio-a",),
-    "queue": ("darkroom queue",),
-    "audit export": ("darkroom audit export -o audit.jsonl",),
-    "audit verify": (
-        "darkroom audit verify audit.jsonl",
-        "darkroom audit verify --anchors /mnt/elsewhere/anchors",
-    ),
-    "endpoints pause": ("darkroom endpoints pause fal-ai/flux/dev",),
-    "endpoints drain": ("darkroom endpoints drain fal-ai/flux/dev",),
-    "endpoints resume": ("darkroom endpoints resume fal-ai/flux/dev",),
-    "webhooks list": ("darkroom webhooks list --state dead",),
-    "webhooks show": ("darkroom webhooks show ID",),
-    "webhooks redeliver": ("darkroom webhooks redeliver ID",),
-    "webhooks test": ("darkroom webhooks test http://127.0.0.1:9000/",),
-    "webhooks secret": ("darkroom webhooks secret",),
-    "webhooks rotate": ("darkroom webhooks rotate", "darkroom webhooks rotate --at-once"),
-    "files sign": ("darkroom files sign URL --expires-in 7d",),
-    "files revoke": ("darkroom files revoke SIGNED_URL", "darkroom files revoke URL --all"),
-    "migrate check": ("darkroom migrate check src/", "darkroom migrate check fal-ai/flux/dev"),
-    "batch run": ("darkroom batch run prompts.jsonl --endpoint fal-ai/flux/schnell -o results",),
-    "batch list": ("darkroom batch list --limit 5",),
-    "batch show": ("darkroom batch show batch_6903b93a9b6e385f8ea807ed3c8d9f51",),
-    "batch cancel": ("darkroom batch cancel batch_6903b93a9b6e385f8ea807ed3c8d9f51",),
-    "backup": ("darkroom backup /backups/monday",),
-    "restore": ("darkroom restore /backups/monday --data-dir ~/restored",),
-    "fsck": ("darkroom fsck", "darkroom fsck --mend", "darkroom fsck --checksums"),
-    "storage lifecycle": (
-        "darkroom storage lifecycle",
-        "darkroom storage lifecycle --install",
-    ),
-    "usage": (
-        "darkroom usage --by tenant --since 2026-01-01 --until 2026-02-01",
-        "darkroom usage --by day --by key --csv > usage.csv",
-    ),
-    "usage report": ("darkroom usage report --since 2026-01-01",),
-    "shadows": ("darkroom shadows acme/portraits --limit 5",),
-    "audit": ("darkroom audit --limit 100",),
-    "status": ("darkroom status", "darkroom status --url https://gpu.example.org"),
-    "login": (
-        "darkroom login https://gpu.example.org --name lab",
-        "darkroom login https://10.0.0.5:8443 --ca-file ca.pem < key.txt",
-    ),
-    "logout": ("darkroom logout", "darkroom logout lab"),
-    "contexts": ("darkroom contexts",),
-    "contexts use": ("darkroom contexts use lab", "darkroom contexts use --local"),
-    "top": ("darkroom top", "darkroom top --once"),
-    "drain-node": ("darkroom drain-node", "darkroom drain-node --within 600"),
-    "watch-spot": ("darkroom watch-spot", "darkroom watch-spot --cloud aws"),
-    "weights add": ("darkroom weights add style style.safetensors --base fal-ai/flux/dev",),
-    "weights list": ("darkroom weights list",),
-    "weights publish": ("darkroom weights publish style --tenant studio-a",),
-    "weights delete": ("darkroom weights delete style",),
-    "jobs list": ("darkroom jobs list",),
-    "jobs restart": ("darkroom jobs restart notice/evt_1",),
-    "drafts show": ("darkroom drafts show 3q2-7wXJ0sVb1k9fLmZr5A",),
-    "drafts list": ("darkroom drafts list --limit 20",),
-    "drafts delete": ("darkroom drafts delete 3q2-7wXJ0sVb1k9fLmZr5A",),
-    "shares list": ("darkroom shares list",),
-    "shares delete": ("darkroom shares delete share_0123456789abcdef",),
-    "workflows show": ("darkroom workflows show portrait",),
-    "workflows list": ("darkroom workflows list --tenant studio-a",),
-    "workflows delete": ("darkroom workflows delete portrait",),
-    "secrets list": ("darkroom secrets list --installation",),
-    "secrets delete": ("darkroom secrets delete FAL_KEY",),
-    "secrets set": (
-        "darkroom secrets set FAL_KEY --installation < key.txt",
-        "darkroom secrets set FAL_KEY",
-    ),
-    "weights show": ("darkroom weights show style",),
-    "warm set": ("darkroom warm set fal-ai/flux/dev --replicas 2 --for 30m",),
-    "warm list": ("darkroom warm list",),
-    "warm delete": ("darkroom warm delete fal-ai/flux/dev",),
-    "completion": ('eval "$(darkroom completion bash)"',),
-    "doctor": (
-        "darkroom doctor",
-        "darkroom doctor storage",
-        "darkroom doctor storage --config darkroom.yaml",
-    ),
 }
-"""Examples of every command. The tests parse them."""
+"""Examples of commands that have a section. The tests parse them."""
 
 SERVER = frozenset({"--context", "--data-dir", "--key", "--url"})
-"""Options that choose a server, of commands that have all of them. A usage line says ``SERVER``."""
+"""Options that choose a server, of commands that have all of them."""
 
-SHARED = {"--data-dir": "[--data-dir PATH]", "--json": "[--json]", "--help": ""}
-"""Options of other commands that are documented once, and how a usage line shows them."""
+OF_MANY = {
+    "--json": "Print JSON for programs.",
+    "--data-dir": "Use the installation with this data directory. "
+    "Default: `DARKROOM_DATA_DIR`, or `~/.darkroom`.",
+    "--help": "",
+}
+"""Options of nearly all commands. The head says which ones lack them."""
 
-LEAST_SHARERS = 4
+LEAST_SHARERS = 3
 """Commands with the same option, by its text, from which on that is documented once."""
+
+LEAST_OF_A_TABLE = 10
+"""Options of a command from which on they have a table. Fewer stand in its usage line."""
+
+Group = Mapping[str, click.Command]
+Shared = Mapping[tuple[str, str], str]
 
 
 def page() -> str:
     """The whole page, in Markdown."""
     shared = _shared()
     rows = "".join(each.replace(" Default `20`.", "") for each in shared.values())
-    head = HEAD.replace("{shared}\n", f"{rows}\n")
-    return "".join([head, *(_section(*each, shared) for each in commands().items())])
+    head = HEAD.replace("{shared}\n", f"{_head_rows()}{rows}\n")
+    every = commands()
+    long = {name: each for name, each in every.items() if _has_table(each, shared)}
+    short = {name: each for name, each in every.items() if name not in long}
+    sections = (_section(name, each, shared) for name, each in long.items())
+    return "".join([head, _table(short, shared), *sections])
+
+
+def _head_rows() -> str:
+    """Rows of the options that nearly all commands have."""
+    local = [name for name, each in commands().items() if not _is_remote(each)]
+    silent = [name for name, each in commands().items() if not _has(each, "--json")]
+    server = (
+        "The server: `--data-dir PATH`, `--url URL` or `--context NAME`, and `--key KEY`; see "
+        "[another machine](../how-to/operate.md#from-another-machine)."
+    )
+    names = {True: local, False: silent}
+    without = {key: ", ".join(f"`{each}`" for each in value) for key, value in names.items()}
+    return (
+        f"| `--url`, `--context`, `--key` | {server} Not of {without[True]}. |\n"
+        f"| `--data-dir PATH` | {OF_MANY['--data-dir']} |\n"
+        f"| `--json` | {OF_MANY['--json']} Not of {without[False]}. |\n"
+        "| `-h`, `--help` | Show the help of any command. |\n"
+    )
 
 
 def _shared() -> dict[tuple[str, str], str]:
     """Options of several commands by name and help, with their row."""
     found: dict[tuple[str, str], list[str]] = {}
     for name, command in commands().items():
-        context = click.Context(command, info_name=f"{NAME} {name}")
-        for each in command.params:
-            is_known = {*SHARED, *SERVER}.intersection(each.opts)
-            if isinstance(each, click.Option) and not each.hidden and not is_known:
-                found.setdefault(_identity(each), []).append(_row(each, context))
+        for each in _documented_options(command):
+            found.setdefault(_identity(each), []).append(_row(each, _context(name, command)))
     often = {key: rows[0] for key, rows in sorted(found.items()) if len(rows) >= LEAST_SHARERS}
     names = [name for name, _ in often]
     return {key: row for key, row in often.items() if names.count(key[0]) == 1}
+
+
+def _documented_options(command: click.Command) -> list[click.Option]:
+    """Options but those of the head."""
+    known = OF_MANY.keys() | (SERVER if _is_remote(command) else set())
+    return [
+        each
+        for each in command.params
+        if isinstance(each, click.Option) and not each.hidden and not known.intersection(each.opts)
+    ]
 
 
 def _identity(option: click.Option) -> tuple[str, str]:
@@ -251,33 +150,51 @@ def _commands(group: click.Group, words: Sequence[str]) -> Iterator[tuple[str, c
             yield from _commands(command, inner)
 
 
-def _section(name: str, command: click.Command, documented: Mapping[tuple[str, str], str]) -> str:
-    context = click.Context(command, info_name=f"{NAME} {name}")
-    remote = all(_has(command, each) for each in SERVER)
-    once = SHARED.keys() | (SERVER if remote else set())
-    shown = [each for each in sorted(SHARED) if _has(command, each)]
-    shared = ["[SERVER]" if remote and each in SERVER else SHARED[each] for each in shown]
-    pieces = [each for each in command.collect_usage_pieces(context) if each != "[OPTIONS]"]
-    options = [
-        each
-        for each in command.params
-        if isinstance(each, click.Option) and not each.hidden and not once.intersection(each.opts)
-    ]
-    common = [each for each in options if _identity(each) in documented]
-    options = [each for each in options if each not in common]
-    shared += [_usage(each, context) for each in common]
-    usage = " ".join([NAME, name, *(["[OPTIONS]"] if options else []), *shared, *pieces])
+def _section(name: str, command: click.Command, shared: Shared) -> str:
+    usage = _usage(name, command, shared)
     parts = [f"\n### {NAME} {name}\n\n```text\n{usage}\n```\n\n{_help(command)}\n"]
-    if options:
-        parts.append("\n| option | meaning |\n| --- | --- |\n")
-        parts.extend(_row(each, context) for each in options)
-    parts.append("\n```sh\n" + "\n".join(EXAMPLES[name]) + "\n```\n")
+    parts.append("\n| option | meaning |\n| --- | --- |\n")
+    parts.extend(_row(each, _context(name, command)) for each in _own(command, shared))
+    if name in EXAMPLES:
+        parts.append("\n```sh\n" + "\n".join(EXAMPLES[name]) + "\n```\n")
     return "".join(parts)
 
 
-def _usage(option: click.Option, context: click.Context) -> str:
-    value = "" if option.is_flag else f" {option.make_metavar(context)}"
-    return f"[{option.opts[-1]}{value}]"
+def _table(group: Group, shared: Shared) -> str:
+    cells = (
+        (_cell(_usage(name, command, shared)), _cell(_summary(command)))
+        for name, command in group.items()
+    )
+    rows = (f"| `{usage}` | {text} |\n" for usage, text in cells)
+    return "".join(["| command | meaning |\n| --- | --- |\n", *rows])
+
+
+def _own(command: click.Command, shared: Shared) -> list[click.Option]:
+    return [each for each in _documented_options(command) if _identity(each) not in shared]
+
+
+def _has_table(command: click.Command, shared: Shared) -> bool:
+    return len(_own(command, shared)) >= LEAST_OF_A_TABLE
+
+
+def _usage(name: str, command: click.Command, shared: Shared) -> str:
+    context = _context(name, command)
+    options = [] if _has_table(command, shared) else _own(command, shared)
+    common = [each for each in _documented_options(command) if _identity(each) in shared]
+    named = [
+        f"[{each.opts[-1]}{'' if each.is_flag else f' {each.make_metavar(context)}'}]"
+        for each in (*options, *common)
+    ]
+    pieces = [
+        each
+        for each in command.collect_usage_pieces(context)
+        if each not in ("[OPTIONS]", "[COMMAND] [ARGS]...")
+    ]
+    return " ".join([NAME, name, *named, *pieces])
+
+
+def _context(name: str, command: click.Command) -> click.Context:
+    return click.Context(command, info_name=f"{NAME} {name}")
 
 
 def _row(option: click.Option, context: click.Context) -> str:
@@ -293,7 +210,7 @@ def _row(option: click.Option, context: click.Context) -> str:
 
 def _default(option: click.Option) -> str:
     value = option.default
-    if option.is_flag or option.multiple or callable(value):
+    if option.is_flag or option.multiple or callable(value) or value == "":
         return ""
     if value is None or not isinstance(value, str | int | float):
         return ""
@@ -302,6 +219,15 @@ def _default(option: click.Option) -> str:
 
 def _help(command: click.Command) -> str:
     return re.sub(r"\n[ \t]+", "\n", (command.help or "").replace("\b\n", "")).strip()
+
+
+def _summary(command: click.Command) -> str:
+    """The first paragraph of the help."""
+    return " ".join(_help(command).partition("\n\n")[0].split())
+
+
+def _is_remote(command: click.Command) -> bool:
+    return all(_has(command, each) for each in SERVER)
 
 
 def _has(command: click.Command, option: str) -> bool:
