@@ -264,3 +264,8 @@ def test_models_are_listed_and_found(client: openai.OpenAI) -> None:
     assert {SDXL, "gpt-image-1"} <= {each.id for each in models}
     assert client.models.retrieve(SDXL).id == SDXL
     assert client.models.retrieve("gpt-image-1").id == "gpt-image-1"
+
+
+def test_dated_model_names_are_served(client: openai.OpenAI) -> None:
+    made = client.images.with_raw_response.generate(model="gpt-image-2-2026-04-21", prompt="x")
+    assert made.headers["x-darkroom-endpoint"] == SDXL

@@ -21,7 +21,7 @@ from serve_app.ingress.openai.batches import calls as batches
 from serve_app.ingress.openai.batches import files
 from serve_app.ingress.openai.errors import ERRORS, TAG, refused
 from serve_app.ingress.services.services import Services, services_of
-from serve_app.ingress.submission.model_lookup import find_endpoint
+from serve_app.ingress.submission.model_lookup import find_endpoint, plain_aliases
 from serve_app.tenants.scopes import CANCEL, FILES, READ, SUBMIT, Caller
 
 # ``models``: all served endpoints, and the aliases of them.
@@ -70,7 +70,7 @@ def _models(services: Services, caller: Caller) -> Iterator[OpenAiModel]:
     ]
     for endpoint_id in served:
         yield _model(endpoint_id, endpoint_id)
-    for alias, endpoint_id in services.config.models.model_aliases.items():
+    for alias, endpoint_id in plain_aliases(services.config.models.model_aliases).items():
         if endpoint_id in served:
             yield _model(alias, endpoint_id)
 

@@ -19,7 +19,7 @@ from serve_app.catalog.source import EndpointSource
 from serve_app.domain.endpoint import Endpoint, Weights
 from serve_app.ingress.openai import input_images
 from serve_app.ingress.openai.image_parameters import ImageParameters, parse_parameters
-from serve_app.ingress.submission.model_lookup import EndpointFields
+from serve_app.ingress.submission.model_lookup import EndpointFields, endpoint_id_of
 from serve_app.queue.store.config import QueueLimits
 from tests.ingress.house import OTHERS, House, built
 
@@ -226,6 +226,45 @@ async def test_no_model_is_the_usual_one_and_an_alias_leads_to_its_endpoint() ->
     by_name = {each["id"]: each["darkroom_endpoint"] for each in models}
     assert by_name["mine"] == by_name[SDXL] == SDXL
     assert "test/unserved" not in by_name
+
+
+NAMED = {
+    "gpt-image-2": "test/images",
+    "gpt-image-2-2026-04-21": SDXL,
+    "gpt-image-*": "test/images",
+    "gpt-image-2.5-*": SDXL,
+    "test/*": SDXL,
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "endpoint"),
+    [
+        ("gpt-image-2-2026-04-21", SDXL),  # exactly this name
+        ("gpt-image-2-2026-09-09", "test/images"),  # without the date
+        ("gpt-image-9", "test/images"),
+        ("gpt-image-2.5-flare-2026-09-08", SDXL),  # the longest pattern
+        ("test/images", "test/images"),  # an id is no name of a family
+        ("test/imagine", SDXL),
+        ("gpt-image", None),
+        ("gpt-image-", "test/images"),
+    ],
+)
+def test_dated_names_and_families_of_names_lead_to_an_endpoint(
+    name: str, endpoint: str | None
+) -> None:
+    assert endpoint_id_of(OTHERS, NAMED, name) == (endpoint or name)
+
+
+async def test_built_in_aliases_have_the_names_to_come_and_lists_leave_patterns_out(
+    client: httpx.AsyncClient,
+) -> None:
+    for name in ("gpt-image-2-2026-04-21", "gpt-image-2.6-flare"):
+        shown = (await client.get(f"/openai/v1/models/{name}")).json()
+        assert (shown["id"], shown["darkroom_endpoint"]) == (name, SDXL)
+    names = [each["id"] for each in (await client.get("/openai/v1/models")).json()["data"]]
+    assert "gpt-image-2" in names
+    assert not [name for name in names if "*" in name]
 
 
 @pytest.mark.parametrize("model", ["test/videos", "test/audio"])
