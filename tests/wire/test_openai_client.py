@@ -26,6 +26,7 @@ pytestmark = [
     pytest.mark.wire,
     # The client's warning about the hosted service's video calls.
     pytest.mark.filterwarnings("ignore:The Sora API:DeprecationWarning"),
+    pytest.mark.filterwarnings("ignore:deprecated:DeprecationWarning"),  # variations
 ]
 
 IMAGES, SDXL, VIDEOS = "test/images", "fal-ai/fast-sdxl", "test/videos"
@@ -80,6 +81,11 @@ def test_images_are_edited(client: openai.OpenAI) -> None:
     assert len(whole(one)) == 1
     several = client.images.edit(model=IMAGES, image=[image(), image()], prompt="blue", n=3)
     assert len(whole(several)) == 3
+
+
+def test_a_variation_of_an_image(client: openai.OpenAI) -> None:
+    made = client.images.create_variation(image=image(), model=SDXL, n=2, size="512x512")
+    assert len(whole(made)) == 2
 
 
 def stored(address: Address, request_id: str) -> dict[str, Any]:

@@ -1,10 +1,11 @@
-"""Calls ``images/generations`` and ``images/edits``, and the stream of their images."""
+"""Calls ``images/generations``, ``images/edits`` and ``images/variations``, and the stream of their
+images."""
 
 from __future__ import annotations
 
 import asyncio
 import base64
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
@@ -81,14 +82,26 @@ async def generations(request: HttpRequest) -> Response:
 
 async def edits(request: HttpRequest) -> Response:
     """Make images from a prompt, images, and perhaps a mask."""
+    return await _edited_answer(request, {})
+
+
+async def variations(request: HttpRequest) -> Response:
+    """Make images from an image alone: an edit whose prompt is empty."""
+    return await _edited_answer(request, {"prompt": ""})
+
+
+async def _edited_answer(request: HttpRequest, defaults: Mapping[str, Any]) -> Response:
+    """``defaults``: parameters that the call has, unless it sends others."""
     services = services_of(request)
     caller = await authenticate(request)
     max_bytes = services.config.limits.max_body_bytes
     if is_form(request):
         form = await read_form(request, max_bytes, input_images.MAX_INPUT_IMAGES + 1)
-        call = await _form_call(services, caller, form)
+        call = await _form_call(services, caller, form, defaults)
     else:
-        call = json_call(services, caller, await read_json(request, max_bytes), edits=True)
+        body = await read_json(request, max_bytes)
+        whole = {**defaults, **body} if isinstance(body, dict) else body
+        call = json_call(services, caller, whole, edits=True)
     return await _answer(request, caller, call, EDIT)
 
 
@@ -133,12 +146,14 @@ def _edited(given: ImageParameters) -> tuple[list[str], ImageParameters]:
     return cast("list[str]", urls), ImageParameters.model_validate(rest)
 
 
-async def _form_call(services: Services, caller: Caller, form: Form) -> ImageCall:
+async def _form_call(
+    services: Services, caller: Caller, form: Form, defaults: Mapping[str, Any]
+) -> ImageCall:
     """Call whose parameters are a form, with the files of the images to edit. ``InvalidInput``."""
     unknown = sorted(form.files.keys() - {"image", "mask"})
     if unknown:
         raise InvalidInput.of_field(unknown[0], "Not supported here", "feature_not_supported")
-    given = ImageParameters.read(unfolded(form.sent))
+    given = ImageParameters.read({**defaults, **unfolded(form.sent)})
     images = [each.content for each in form.files.get("image", ())]
     masks = [each.content for each in form.files.get("mask", ())]
     if not images:
@@ -178,6 +193,18 @@ class ImageEditForm(ImageParameters):
     mask: Binary | None = None
 
 
+class ImageVariation(ImageEdit):
+    """Parameters with the URL or data URI of an image, without a prompt."""
+
+    prompt: str = ""
+
+
+class ImageVariationForm(ImageEditForm):
+    """Parameters with an image, without a prompt."""
+
+    prompt: str = ""
+
+
 GENERATE = Operation(
     "openaiGenerateImages",
     "Make images from a prompt",
@@ -199,6 +226,13 @@ EDITS = replace(
     summary="Make images from a prompt, images, and perhaps a mask",
     body=ImageEdit,
     content={"multipart/form-data": ImageEditForm},
+)
+VARIATIONS = replace(
+    EDITS,
+    name="openaiVaryImages",
+    summary="Make images from an image, without a prompt",
+    body=ImageVariation,
+    content={"multipart/form-data": ImageVariationForm},
 )
 
 

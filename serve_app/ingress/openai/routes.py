@@ -97,7 +97,8 @@ METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE")
 async def unknown(request: HttpRequest) -> Response:
     raise NotFound(
         f"{request.method} {request.url.path} is not supported here. Of OpenAI's API, only "
-        "images/generations, images/edits, videos, models, files and batches are, under /openai/v1."
+        "images/generations, images/edits, images/variations, videos, models, files and batches "
+        "are, under /openai/v1."
     )
 
 
@@ -131,6 +132,14 @@ ROUTES = [
         SUBMIT,
     ),
     _route("POST", "/images/edits", images.edits, "images.edit", images.EDITS, SUBMIT),
+    _route(
+        "POST",
+        "/images/variations",
+        images.variations,
+        "images.variation",
+        images.VARIATIONS,
+        SUBMIT,
+    ),
     _route("POST", "/videos", videos.created, "videos.create", videos.CREATE, SUBMIT),
     _route("GET", "/videos", videos.listed, "videos", videos.LIST, READ),
     _route("GET", "/videos/{request_id}", videos.shown, "video", videos.SHOW, READ),

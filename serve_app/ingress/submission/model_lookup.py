@@ -92,7 +92,9 @@ def endpoint_id_of(catalog: Catalog, aliases: Mapping[str, str], name: str) -> s
 
 def plain_aliases(aliases: Mapping[str, str]) -> Mapping[str, str]:
     """Aliases that are the name of one model."""
-    return {alias: id for alias, id in aliases.items() if not alias.endswith(ANY_END)}
+    return {
+        alias: endpoint_id for alias, endpoint_id in aliases.items() if not alias.endswith(ANY_END)
+    }
 
 
 def find_endpoint(catalog: Catalog, aliases: Mapping[str, str], name: str) -> CatalogEntry:

@@ -159,6 +159,7 @@ EMPTY = {
     f"{OPENAI_PREFIX}/files",
     f"{OPENAI_PREFIX}/images/generations",
     f"{OPENAI_PREFIX}/images/edits",
+    f"{OPENAI_PREFIX}/images/variations",
     f"{OPENAI_PREFIX}/videos",
     f"{OPENAI_PREFIX}/videos/edits",
     f"{OPENAI_PREFIX}/videos/extensions",

@@ -5,15 +5,18 @@ from __future__ import annotations
 import asyncio
 import base64
 import io
+import json
 import time
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 from PIL import Image
 
-from serve_app.catalog.catalog import CatalogEntry
+from serve_app.catalog.catalog import Catalog, CatalogEntry, load
 from serve_app.catalog.schema.registry import SCHEMAS
 from serve_app.catalog.source import EndpointSource
 from serve_app.domain.endpoint import Endpoint, Weights
@@ -21,9 +24,10 @@ from serve_app.ingress.openai import input_images
 from serve_app.ingress.openai.image_parameters import ImageParameters, parse_parameters
 from serve_app.ingress.submission.model_lookup import EndpointFields, endpoint_id_of
 from serve_app.queue.store.config import QueueLimits
-from tests.ingress.house import OTHERS, House, built
+from tests.ingress.house import DEMO, OTHERS, House, built
 
 GENERATIONS, EDITS = "/openai/v1/images/generations", "/openai/v1/images/edits"
+VARIATIONS = "/openai/v1/images/variations"
 SDXL = "fal-ai/fast-sdxl"
 
 
@@ -50,6 +54,27 @@ def image_file(image: Image.Image, format: str = "PNG", **options: Any) -> bytes
 
 
 DAMAGED_AVIF = b"\0\0\0\x1cftypavif\0\0\0\0mif1avifmiaf" + bytes(200)
+
+
+@asynccontextmanager
+async def app_served(
+    tmp_path: Path, name: str = "apps/x", **properties: Any
+) -> AsyncIterator[httpx.AsyncClient]:
+    """Client of a Darkroom with an app whose input has these properties."""
+    options = {
+        "input_schema": {"type": "object", "properties": properties},
+        "output_schema": {"type": "object"},
+    }
+    app = {"family": "probe", "schema": "json", "category": "image-to-image", "options": options}
+
+    def written() -> Catalog:
+        models = tmp_path / "models.yaml"
+        models.write_text(json.dumps({"built_in": False, "endpoints": {name: app}}))
+        return load(models, demo=True, demo_dir=DEMO)
+
+    catalog = await asyncio.to_thread(written)
+    async with built(catalog=catalog) as house, house.client() as client:
+        yield client
 
 
 async def stored(house: House, answer: httpx.Response) -> dict[str, Any]:
@@ -362,6 +387,32 @@ async def test_an_edit_in_json_is_that_of_a_form(
     assert await stored(house, answer) == by_form
     own = await client.post(EDITS, json=body | {"size": "512x640"})
     assert (await stored(house, own))["image_size"] == {"width": 512, "height": 640}
+
+
+async def test_a_variation_is_an_edit_without_a_prompt(
+    house: House, client: httpx.AsyncClient
+) -> None:
+    files = {"image": ("a.png", png())}
+    answer = await client.post(VARIATIONS, data={"model": SDXL, "n": "2"}, files=files)
+    assert answer.status_code == 200, answer.text
+    assert answer.headers["x-darkroom-endpoint"] == f"{SDXL}/image-to-image"
+    by_form = await stored(house, answer)
+    assert (by_form["prompt"], by_form["num_images"], by_form["strength"]) == ("", 2, 0.95)
+    body = {"model": SDXL, "n": 2, "image": by_form["image_url"]}
+    assert await stored(house, await client.post(VARIATIONS, json=body)) == by_form
+    for refused in (
+        await client.post(VARIATIONS, files={"model": (None, SDXL)}),
+        await client.post(VARIATIONS, json={"model": SDXL}),
+    ):
+        assert (refused.status_code, refused.json()["error"]["param"]) == (400, "image")
+
+
+async def test_an_endpoint_that_needs_a_prompt_makes_no_variations(tmp_path: Path) -> None:
+    prompt = {"type": "string", "minLength": 1}
+    async with app_served(tmp_path, prompt=prompt, image_url={"type": "string"}) as client:
+        image = "https://example.org/a.png"
+        answer = await client.post(VARIATIONS, json={"model": "apps/x", "image": image})
+    assert (answer.status_code, answer.json()["error"]["param"]) == (400, "prompt")
 
 
 @pytest.mark.parametrize(
