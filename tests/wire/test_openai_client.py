@@ -14,7 +14,7 @@ import httpx
 import openai
 import pytest
 from openai.types import Image as OpenAiImage
-from openai.types import ImagesResponse, Model
+from openai.types import ImageEditStreamEvent, ImagesResponse, Model
 from PIL import Image
 
 from serve_app.catalog.catalog import load
@@ -134,6 +134,51 @@ def test_partial_images_come_before_the_image(client: openai.OpenAI) -> None:
     assert all(base64.b64decode(each.b64_json) == PREVIEW for each in partial)
     assert last.type == "image_generation.completed"
     assert base64.b64decode(last.b64_json) == b"image"
+
+
+@pytest.mark.parametrize("in_json", [False, True])
+def test_partial_images_of_an_edit_come_to_forms_and_json_alike(
+    client: openai.OpenAI, in_json: bool
+) -> None:
+    more: dict[str, Any] = {"sleep_s": 3, "steps": 6}
+    uri = f"data:image/png;base64,{base64.b64encode(image().read()).decode()}"
+    if in_json:
+        body = {"model": IMAGES, "prompt": "x", "stream": True, "partial_images": 2, "image": uri}
+        events = list(
+            client.post(
+                "/images/edits",
+                body=body | more,
+                cast_to=ImagesResponse,
+                stream=True,
+                stream_cls=openai.Stream[ImageEditStreamEvent],
+            )
+        )
+    else:
+        images = [image(), image()]
+        asked = client.images.edit(
+            model=IMAGES,
+            image=images,
+            prompt="x",
+            stream=True,
+            partial_images=2,
+            extra_body={"sleep_s": "3", "steps": "6"},
+        )
+        events = list(asked)
+    types = [each.type for each in events]
+    assert types == [*["image_edit.partial_image"] * 2, "image_edit.completed"]
+    assert [each.partial_image_index for each in events[:2]] == [0, 1]
+
+
+def test_sixteen_images_are_edited_at_once(client: openai.OpenAI, address: Address) -> None:
+    images = [image() for _ in range(16)]
+    made = client.images.with_raw_response.edit(model=IMAGES, image=images, prompt="x")
+    by_form = stored(address, made.headers["x-request-id"])["image_urls"]
+    in_json = {"model": IMAGES, "prompt": "x", "image": by_form}
+    again = client.post("/images/edits", body=in_json, cast_to=httpx.Response)
+    assert len(by_form) == 16
+    assert stored(address, again.headers["x-request-id"])["image_urls"] == by_form
+    with pytest.raises(openai.BadRequestError):
+        client.images.edit(model=IMAGES, image=[*images, image(), image()], prompt="x")
 
 
 async def test_a_stream_without_partial_images_is_the_image_alone(address: Address) -> None:

@@ -12,7 +12,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, WithJsonSche
 from typing_extensions import TypedDict
 
 from serve_app.catalog.fields.pydantic_schema import invalid_input
+from serve_app.catalog.suggestions import APPS
 from serve_app.domain.artifact import Artifact
+from serve_app.domain.endpoint import Endpoint
 from serve_app.domain.errors import InvalidInput, PipelineFailed
 from serve_app.domain.media.image_size import in_shape_of_image
 from serve_app.domain.ports import Storage
@@ -20,6 +22,7 @@ from serve_app.domain.request import Request
 from serve_app.ingress.services.files import Files
 from serve_app.ingress.submission.model_lookup import EndpointFields
 from serve_app.ingress.submission.rendering import base64_of, final_outcome
+from serve_app.options.results import ResultType, declared_result
 
 _SIZE = re.compile(r"(\d{1,5})x(\d{1,5})")
 MAX_IMAGES, MAX_PARTIAL = 10, 3
@@ -46,13 +49,17 @@ NAMES: Mapping[str, str] = {
 """Field of an endpoint's input → OpenAI's parameter that sets it."""
 
 
-# Values that the OpenAPI document names. The endpoint checks the formats; transparent backgrounds
-# are refused with a message of their own.
+CUT_OUT = ("fal-ai/birefnet", "fal-ai/birefnet/v2", "fal-ai/imageutils/rembg")
+"""Endpoints of fal's that remove the background of an image, so that theirs is transparent."""
+
+SPELLED: Mapping[str, str] = {"jpeg": "jpg"}
+"""Format → its other name, which some endpoints use."""
+
+COMPRESSIONS = ("output_compression", "output_quality")
+"""Fields of endpoints for the quality of JPEG and WebP, 0 to 100."""
+
+# Values that the OpenAPI document names. The endpoint checks the formats.
 Format = Annotated[str, WithJsonSchema({"type": "string", "enum": ["png", "jpeg", "webp"]})]
-Background = Annotated[
-    Literal["auto", "opaque", "transparent"],
-    WithJsonSchema({"type": "string", "enum": ["auto", "opaque"]}),
-]
 
 
 class ImageParameters(BaseModel):
@@ -72,7 +79,7 @@ class ImageParameters(BaseModel):
     )
     output_format: Format | None = None
     output_compression: int | None = Field(default=None, ge=0, le=100)
-    background: Background | None = None
+    background: Literal["auto", "opaque", "transparent"] | None = None
     moderation: Literal["auto", "low"] | None = None
     style: Literal["vivid", "natural"] | None = None
     input_fidelity: Literal["low", "high"] | None = None
@@ -115,7 +122,7 @@ def parse_parameters(
 
     ``files``: fields of the input for the images to edit.
     """
-    wanted = _passed_on(given) if fields.are_openais else _translated(given, fields)
+    wanted = _passed_on(given) if fields.are_openais else _translated(given, fields, files)
     echoed = {
         "background": given.background or "auto",
         "quality": given.quality or "auto",
@@ -142,10 +149,12 @@ def _passed_on(given: ImageParameters) -> dict[str, Any]:
     return given.model_dump(exclude_none=True, exclude=OF_THE_ANSWER)
 
 
-def _translated(given: ImageParameters, fields: EndpointFields) -> dict[str, Any]:
+def _translated(
+    given: ImageParameters, fields: EndpointFields, files: Mapping[str, Any]
+) -> dict[str, Any]:
     """Input of an endpoint with names of its own."""
-    _refuse(given)
-    wanted = _own_fields(given, fields)
+    _check_fidelity(given, fields, files)
+    wanted = _own_fields(given, fields) | _background(given, fields)
     # OpenAI's clients cannot leave it out, also where an upscaler takes none.
     if given.prompt or fields.accepts("prompt"):
         wanted = {"prompt": given.prompt} | wanted
@@ -154,7 +163,8 @@ def _translated(given: ImageParameters, fields: EndpointFields) -> dict[str, Any
     size = _size(given.size)
     if size is not None:
         wanted[_field(fields, "size", "image_size")] = {"width": size[0], "height": size[1]}
-    return wanted | _format(given, fields) | _steps(given, fields)
+    file_format = _format(given, fields)
+    return wanted | file_format | _compression(given, fields, file_format) | _steps(given, fields)
 
 
 def names_of(given: ImageParameters) -> Mapping[str, str]:
@@ -162,13 +172,48 @@ def names_of(given: ImageParameters) -> Mapping[str, str]:
     return {**NAMES, "num_inference_steps": "quality"} if given.quality else NAMES
 
 
-def _refuse(given: ImageParameters) -> None:
-    if given.background == "transparent":
-        raise _not_here("background", "no endpoint here makes transparent images")
-    if given.output_compression not in (None, 100):
-        raise _not_here("output_compression", "files are always written at the best quality")
-    if given.input_fidelity == "high":
+def _check_fidelity(
+    given: ImageParameters, fields: EndpointFields, files: Mapping[str, Any]
+) -> None:
+    """Refuse a high fidelity where it is not in force. Models that read the input image as a
+    reference always have it; others begin with its noise, and have a strength."""
+    if given.input_fidelity != "high":
+        return
+    if not files:
+        raise _not_here("input_fidelity", "it is for calls with an input image")
+    if "strength" in fields:
         raise _not_here("input_fidelity", "set the endpoint's `strength` instead")
+
+
+def _background(given: ImageParameters, fields: EndpointFields) -> dict[str, Any]:
+    """Field for the background, where the endpoint has one."""
+    if given.background in fields.choices("background"):
+        return {"background": given.background}
+    if given.background == "transparent" and not _makes_transparency(fields.endpoint):
+        app = CUT_OUT[0]
+        because = f"{fields.endpoint.id} makes opaque images. Send its image to images.edit with"
+        message = f"{because} the model {app}, which removes the background (`darkroom deploy"
+        raise _not_here("background", f"{message} {APPS[app]}` serves it)")
+    return {}
+
+
+def _makes_transparency(endpoint: Endpoint) -> bool:
+    result = declared_result(endpoint)
+    return endpoint.id in CUT_OUT or (result is not None and result.type is ResultType.LAYERS)
+
+
+def _compression(
+    given: ImageParameters, fields: EndpointFields, file_format: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Field for the quality of a JPEG or WebP, where the endpoint has one."""
+    name = next((each for each in COMPRESSIONS if each in fields), None)
+    if given.output_compression is None or (name is None and given.output_compression == 100):
+        return {}
+    if name is None:
+        raise _not_here("output_compression", "files are always written at the best quality")
+    if given.output_compression != 100 and "png" in file_format.values():
+        raise _not_here("output_compression", "PNG has none: set `output_format` to jpeg or webp")
+    return {name: given.output_compression}
 
 
 def _own_fields(given: ImageParameters, fields: EndpointFields) -> dict[str, Any]:
@@ -202,9 +247,10 @@ def _format(given: ImageParameters, fields: EndpointFields) -> dict[str, Any]:
     choices = fields.choices(name)
     if given.output_format is None:
         return {name: "png"} if "png" in choices else {}
-    if given.output_format not in choices:
-        raise _not_here("output_format", f"this endpoint writes {', '.join(choices)}")
-    return {name: given.output_format}
+    for spelled in (given.output_format, SPELLED.get(given.output_format)):
+        if spelled in choices:
+            return {name: spelled}
+    raise _not_here("output_format", f"this endpoint writes {', '.join(choices)}")
 
 
 def _steps(given: ImageParameters, fields: EndpointFields) -> dict[str, Any]:

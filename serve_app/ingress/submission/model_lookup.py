@@ -26,6 +26,7 @@ class EndpointFields:
         self._properties: Mapping[str, Any] | None = self.schema.get("properties")
         self.named: Mapping[str, Any] = self._properties or {}
         """JSON Schemas of the fields that it names."""
+        self.endpoint = entry.endpoint
         self.are_openais = entry.endpoint.family == "openai"
         """The input is that of OpenAI's API, which the call goes on to."""
 

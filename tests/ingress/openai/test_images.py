@@ -20,6 +20,7 @@ from serve_app.catalog.catalog import Catalog, CatalogEntry, load
 from serve_app.catalog.schema.registry import SCHEMAS
 from serve_app.catalog.source import EndpointSource
 from serve_app.domain.endpoint import Endpoint, Weights
+from serve_app.domain.errors import InvalidInput
 from serve_app.ingress.openai import input_images
 from serve_app.ingress.openai.image_parameters import ImageParameters, parse_parameters
 from serve_app.ingress.submission.model_lookup import EndpointFields, endpoint_id_of
@@ -133,21 +134,73 @@ def test_an_endpoint_at_openai_gets_openais_own_parameters() -> None:
     assert (made.size, made.streamed) == ("1024x1536", True)
 
 
+def app_fields(name: str = "apps/x", **properties: Any) -> EndpointFields:
+    """Fields of an app that takes these and no others."""
+    schema = {"type": "object", "properties": properties, "additionalProperties": False}
+    options = {"input_schema": schema, "output_schema": {"type": "object"}}
+    endpoint = Endpoint(name, "cog", Weights(""), "json", options=options)
+    source = EndpointSource(family="cog", schema="json")
+    return EndpointFields(CatalogEntry(endpoint, SCHEMAS["json"](endpoint), source))
+
+
 @pytest.mark.parametrize(("prompt", "sent"), [("", {}), ("a hill", {"prompt": "a hill"})])
 def test_an_upscaler_gets_no_empty_prompt(prompt: str, sent: dict[str, Any]) -> None:
     """OpenAI's client cannot leave a prompt out. One with words is refused by the schema."""
-    schema = {
-        "type": "object",
-        "properties": {"image_url": {"type": "string"}},
-        "additionalProperties": False,
-    }
-    options = {"input_schema": schema, "output_schema": {"type": "object"}}
-    endpoint = Endpoint("apps/larger", "cog", Weights(""), "json", options=options)
-    entry = CatalogEntry(
-        endpoint, SCHEMAS["json"](endpoint), EndpointSource(family="cog", schema="json")
-    )
     given = ImageParameters.read({"prompt": prompt})
-    assert parse_parameters(given, EndpointFields(entry)).input == sent
+    assert parse_parameters(given, app_fields(image_url={"type": "string"})).input == sent
+
+
+FORMATS = {"type": "string", "enum": ["webp", "jpg", "png"]}
+QUALITY = {"type": "integer", "minimum": 0, "maximum": 100}
+
+
+def parsed(fields: EndpointFields, *, edited: bool = False, **given: Any) -> dict[str, Any]:
+    """Input for a call with these parameters, and an image to edit."""
+    files = {"image_url": "https://example.org/a.png"} if edited else {}
+    made = parse_parameters(ImageParameters.read({"prompt": ""} | given), fields, files).input
+    return {name: value for name, value in made.items() if name not in files}
+
+
+@pytest.mark.parametrize("name", ["output_quality", "output_compression"])
+def test_the_compression_is_the_quality_of_an_endpoint_that_has_one(name: str) -> None:
+    fields = app_fields(output_format=FORMATS, **{name: QUALITY})
+    for asked, written in (("jpeg", "jpg"), ("webp", "webp")):
+        made = parsed(fields, output_compression=60, output_format=asked)
+        assert made == {"output_format": written, name: 60}
+    with pytest.raises(InvalidInput, match="PNG has none"):
+        parsed(fields, output_compression=60)
+    with pytest.raises(InvalidInput, match="always written at the best quality"):
+        parsed(app_fields(output_format=FORMATS), output_compression=60, output_format="webp")
+
+
+def test_a_transparent_background_comes_from_endpoints_that_make_one() -> None:
+    backgrounds = {"type": "string", "enum": ["auto", "transparent"]}
+    own = app_fields(background=backgrounds)
+    assert parsed(own, background="transparent") == {"background": "transparent"}
+    cut_out = app_fields("fal-ai/birefnet", image_url={"type": "string"})
+    assert parsed(cut_out, edited=True, background="transparent") == {}
+    inputs = {
+        "prompt": {"type": "text", "required": True},
+        "layers": {"type": "layers", "default": 3},
+    }
+    options = {"inputs": inputs, "result": {"type": "layers"}}
+    endpoint = Endpoint("house/layers", "generic", Weights("/x"), "declared", options=options)
+    source = EndpointSource(family="generic", schema="declared")
+    layered = EndpointFields(CatalogEntry(endpoint, SCHEMAS["declared"](endpoint), source))
+    assert parsed(layered, background="transparent") == {"prompt": "", "output_format": "png"}
+    with pytest.raises(InvalidInput, match="with the model fal-ai/birefnet"):
+        parsed(app_fields(), background="transparent")
+
+
+def test_a_high_fidelity_is_that_of_models_that_read_the_image_as_a_reference() -> None:
+    image = {"image_url": {"type": "string"}}
+    assert parsed(app_fields(**image), edited=True, input_fidelity="high") == {}
+    by_noise = app_fields(**image, strength={"type": "number"})
+    with pytest.raises(InvalidInput, match="`strength`"):
+        parsed(by_noise, edited=True, input_fidelity="high")
+    assert parsed(by_noise, edited=True, input_fidelity="low") == {}
+    with pytest.raises(InvalidInput, match="with an input image"):
+        parsed(app_fields(**image), input_fidelity="high")
 
 
 async def test_what_is_left_to_the_endpoint_is_its_own_choice_but_the_format(
