@@ -15,10 +15,12 @@ import openai
 import pytest
 from openai.types import Image as OpenAiImage
 from openai.types import ImageEditStreamEvent, ImagesResponse, Model
+from openai.types.audio import TranscriptionVerbose
 from PIL import Image
 
 from serve_app.catalog.catalog import load
 from tests.ingress.house import DEMO, OTHERS
+from tests.ingress.openai.test_audio import HEARD, SOUNDS, SRT, VTT
 from tests.ingress.replica import PREVIEW
 from tests.wire.served import Address, served
 
@@ -306,6 +308,72 @@ def test_videos_are_listed_newest_first_and_page_by_page(client: openai.OpenAI) 
     listed = [each.id for each in client.videos.list(limit=2)]
     assert listed[:5] == made[::-1]
     assert len(listed) == len(set(listed))
+
+
+@pytest.fixture(scope="module")
+def speaking() -> Iterator[openai.OpenAI]:
+    """Client of a Darkroom with the apps for speech."""
+    with served(catalog=SOUNDS) as address:
+        base_url = f"{address.url}/openai/v1"
+        with openai.OpenAI(base_url=base_url, api_key=address.key, max_retries=0) as client:
+            yield client
+
+
+def test_audio_is_transcribed_and_translated(speaking: openai.OpenAI) -> None:
+    def file() -> tuple[str, bytes]:
+        return "speech.mp3", b"sound"
+
+    order = {"output": json.dumps(HEARD)}
+    create = speaking.audio.transcriptions.create
+    plain = create(model="gpt-4o-mini-transcribe-2025-12-15", file=file(), extra_body=order)
+    assert plain.text == HEARD["text"]
+    for model in ("whisper-1", "gpt-transcribe"):
+        for name, text in (("text", "Good morning. Bye.\n"), ("srt", SRT), ("vtt", VTT)):
+            asked: Any = {"model": model, "response_format": name}
+            assert create(file=file(), extra_body=order, **asked) == text
+    timed = create(
+        model="whisper-1",
+        file=file(),
+        response_format="verbose_json",
+        timestamp_granularities=["segment"],
+        extra_body=order,
+    )
+    TranscriptionVerbose.model_validate(timed.model_dump(), strict=True)
+    assert timed.segments is not None
+    assert [each.text for each in timed.segments] == ["Good morning.", "Bye."]
+    words = create(
+        model="whisper-1",
+        file=file(),
+        response_format="verbose_json",
+        timestamp_granularities=["word"],
+        extra_body=order,
+    )
+    assert words.words is not None
+    assert words.words[0].end == 1.25
+    stream = create(model="gpt-4o-transcribe", file=file(), stream=True, extra_body=order)
+    assert [each.type for each in stream] == ["transcript.text.delta", "transcript.text.done"]
+    english = speaking.audio.translations.create(model="whisper-1", file=file(), extra_body=order)
+    assert english.text == HEARD["text"]
+
+
+def test_a_text_is_spoken(speaking: openai.OpenAI, tmp_path: Path) -> None:
+    create = speaking.audio.speech.create
+    made = create(model="tts-1", voice="alloy", input="Hello", response_format="wav")
+    assert (made.read(), made.response.headers["content-type"]) == (b"image", "audio/wav")
+    streaming = speaking.audio.speech.with_streaming_response
+    with streaming.create(model="gpt-4o-mini-tts", voice="ash", input="Hi") as answer:
+        answer.stream_to_file(tmp_path / "hi.wav")
+    assert (tmp_path / "hi.wav").read_bytes() == b"image"
+    with pytest.raises(openai.BadRequestError) as refused:
+        create(model="tts-1", voice="alloy", input="Hello", response_format="mp3")
+    assert refused.value.param == "response_format"
+
+
+def test_apps_that_are_not_served_say_how_they_are(client: openai.OpenAI) -> None:
+    with pytest.raises(openai.NotFoundError, match="darkroom deploy speaker"):
+        client.audio.speech.create(model="tts-1-hd", voice="alloy", input="Hello")
+    with pytest.raises(openai.NotFoundError, match="darkroom deploy whisper"):
+        client.audio.transcriptions.create(model="whisper-1", file=("a.mp3", b"x"))
 
 
 def test_models_are_listed_and_found(client: openai.OpenAI) -> None:

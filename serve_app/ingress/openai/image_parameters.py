@@ -8,10 +8,9 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Annotated, Any, Literal, NotRequired, cast
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, WithJsonSchema
+from pydantic import Field, WithJsonSchema
 from typing_extensions import TypedDict
 
-from serve_app.catalog.fields.pydantic_schema import invalid_input
 from serve_app.catalog.suggestions import APPS
 from serve_app.domain.artifact import Artifact
 from serve_app.domain.endpoint import Endpoint
@@ -19,6 +18,7 @@ from serve_app.domain.errors import InvalidInput, PipelineFailed
 from serve_app.domain.media.image_size import in_shape_of_image
 from serve_app.domain.ports import Storage
 from serve_app.domain.request import Request
+from serve_app.ingress.openai.parameters import Parameters, not_here
 from serve_app.ingress.services.files import Files
 from serve_app.ingress.submission.model_lookup import EndpointFields
 from serve_app.ingress.submission.rendering import base64_of, final_outcome
@@ -62,11 +62,8 @@ COMPRESSIONS = ("output_compression", "output_quality")
 Format = Annotated[str, WithJsonSchema({"type": "string", "enum": ["png", "jpeg", "webp"]})]
 
 
-class ImageParameters(BaseModel):
-    """OpenAI's parameters of ``images/generations`` and ``images/edits``. Others are kept, because
-    they may be fields of the endpoint, such as ``seed``."""
-
-    model_config = ConfigDict(extra="allow")
+class ImageParameters(Parameters):
+    """OpenAI's parameters of ``images/generations`` and ``images/edits``."""
 
     prompt: str
     model: str | None = Field(
@@ -88,16 +85,6 @@ class ImageParameters(BaseModel):
     partial_images: int | None = Field(default=None, ge=0, le=MAX_PARTIAL)
     user: str | None = None
     safety_identifier: str | None = None
-
-    @classmethod
-    def read(cls, body: object) -> ImageParameters:
-        """Parse the body. ``InvalidInput`` names the parameter."""
-        if not isinstance(body, dict):
-            raise InvalidInput("The body must be a JSON object with the call's parameters.")
-        try:
-            return cls.model_validate(body)
-        except ValidationError as error:
-            raise invalid_input(error) from None
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,7 +141,7 @@ def _translated(
 ) -> dict[str, Any]:
     """Input of an endpoint with names of its own."""
     _check_fidelity(given, fields, files)
-    wanted = _own_fields(given, fields) | _background(given, fields)
+    wanted = given.own_fields(fields) | _background(given, fields)
     # OpenAI's clients cannot leave it out, also where an upscaler takes none.
     if given.prompt or fields.accepts("prompt"):
         wanted = {"prompt": given.prompt} | wanted
@@ -180,9 +167,9 @@ def _check_fidelity(
     if given.input_fidelity != "high":
         return
     if not files:
-        raise _not_here("input_fidelity", "it is for calls with an input image")
+        raise not_here("input_fidelity", "it is for calls with an input image")
     if "strength" in fields:
-        raise _not_here("input_fidelity", "set the endpoint's `strength` instead")
+        raise not_here("input_fidelity", "set the endpoint's `strength` instead")
 
 
 def _background(given: ImageParameters, fields: EndpointFields) -> dict[str, Any]:
@@ -193,7 +180,7 @@ def _background(given: ImageParameters, fields: EndpointFields) -> dict[str, Any
         app = CUT_OUT[0]
         because = f"{fields.endpoint.id} makes opaque images. Send its image to images.edit with"
         message = f"{because} the model {app}, which removes the background (`darkroom deploy"
-        raise _not_here("background", f"{message} {APPS[app]}` serves it)")
+        raise not_here("background", f"{message} {APPS[app]}` serves it)")
     return {}
 
 
@@ -210,20 +197,10 @@ def _compression(
     if given.output_compression is None or (name is None and given.output_compression == 100):
         return {}
     if name is None:
-        raise _not_here("output_compression", "files are always written at the best quality")
+        raise not_here("output_compression", "files are always written at the best quality")
     if given.output_compression != 100 and "png" in file_format.values():
-        raise _not_here("output_compression", "PNG has none: set `output_format` to jpeg or webp")
+        raise not_here("output_compression", "PNG has none: set `output_format` to jpeg or webp")
     return {name: given.output_compression}
-
-
-def _own_fields(given: ImageParameters, fields: EndpointFields) -> dict[str, Any]:
-    """Fields that only the endpoint knows, not OpenAI, such as ``seed``."""
-    more = given.model_extra or {}
-    for name in more:
-        if not fields.accepts(name):
-            message = "Neither a supported parameter nor a field of the endpoint"
-            raise InvalidInput.of_field(name, message, "unknown_parameter")
-    return dict(more)
 
 
 def _size(size: str | None) -> tuple[int, int] | None:
@@ -250,7 +227,7 @@ def _format(given: ImageParameters, fields: EndpointFields) -> dict[str, Any]:
     for spelled in (given.output_format, SPELLED.get(given.output_format)):
         if spelled in choices:
             return {name: spelled}
-    raise _not_here("output_format", f"this endpoint writes {', '.join(choices)}")
+    raise not_here("output_format", f"this endpoint writes {', '.join(choices)}")
 
 
 def _steps(given: ImageParameters, fields: EndpointFields) -> dict[str, Any]:
@@ -261,7 +238,7 @@ def _steps(given: ImageParameters, fields: EndpointFields) -> dict[str, Any]:
     if not isinstance(usual, int):
         if factor == 1.0:
             return {}
-        raise _not_here("quality", "this endpoint has one quality only")
+        raise not_here("quality", "this endpoint has one quality only")
     if "num_inference_steps" in (given.model_extra or {}):
         return {}  # the client set the exact number
     least, most = fields.bounds("num_inference_steps")
@@ -270,13 +247,8 @@ def _steps(given: ImageParameters, fields: EndpointFields) -> dict[str, Any]:
 
 def _field(fields: EndpointFields, parameter: str, name: str) -> str:
     if not fields.accepts(name):
-        raise _not_here(parameter, f"this endpoint has no field `{name}`")
+        raise not_here(parameter, f"this endpoint has no field `{name}`")
     return name
-
-
-def _not_here(parameter: str, because: str) -> InvalidInput:
-    message = f"Not supported here: {because}"
-    return InvalidInput.of_field(parameter, message, "feature_not_supported")
 
 
 # Images of an ended request, in OpenAI's format.

@@ -8,7 +8,6 @@ import base64
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Any, cast
 
 from pydantic import Field
@@ -24,12 +23,10 @@ from serve_app.domain.request import NewRequest, Request, State
 from serve_app.ingress.http import sse
 from serve_app.ingress.http.auth import authenticate
 from serve_app.ingress.http.body import Form, is_form, read_form, read_json
-from serve_app.ingress.http.context import wait_disconnected
 from serve_app.ingress.http.errors import json_reply
 from serve_app.ingress.http.json_schema import Binary
 from serve_app.ingress.http.openapi import EVENTS, JSON, Answer, Operation
 from serve_app.ingress.http.origin import origin_of
-from serve_app.ingress.http.routing import renamed
 from serve_app.ingress.openai import image_parameters, input_images
 from serve_app.ingress.openai.errors import (
     AT_END,
@@ -37,7 +34,6 @@ from serve_app.ingress.openai.errors import (
     ERRORS,
     TAG,
     error_body,
-    failed,
     failure_body,
 )
 from serve_app.ingress.openai.form import typed, unfolded
@@ -49,18 +45,16 @@ from serve_app.ingress.openai.image_parameters import (
     names_of,
     parse_parameters,
 )
+from serve_app.ingress.openai.runs import run, validated, with_endpoint
 from serve_app.ingress.services.cpu_executor import in_cpu_thread
 from serve_app.ingress.services.services import Services, services_of
 from serve_app.ingress.submission import submission
 from serve_app.ingress.submission.model_lookup import EndpointFields, find_capable, find_endpoint
-from serve_app.ingress.submission.protocol import validate_call
 from serve_app.ingress.submission.rendering import (
-    ENDPOINT,
     base64_of,
     final_outcome,
     outcome_headers,
 )
-from serve_app.ingress.submission.replay import add_replay_headers
 from serve_app.tenants.scopes import Caller
 
 MAKES_IMAGES = "to-image"
@@ -277,11 +271,8 @@ async def _answer(
     services = services_of(request)
     image_request = call.image_request
     origin = origin_of(request)  # may be refused, so read it before anything is stored
-    names = dict(names_of(call.given))
-    try:
-        new = await validate_call(request, caller, call.entry.endpoint.id, image_request.input)
-    except InvalidInput as error:
-        raise renamed(error, names) from None
+    names = names_of(call.given)
+    new = await validated(request, caller, call.entry.endpoint.id, image_request.input, names)
     if image_request.streamed:
         storing = submission.submit(services, new)
         try:
@@ -290,25 +281,14 @@ async def _answer(
             submission.abandon(services, new, storing)
             raise
         stream = ImageStream(services, new, storing, image_request, names, kind)
-        return _with_endpoint(request, sse.stream_reply(stream.events()), new, stored)
-    storing, new = submission.start_run(services, new), new.without_input()
-    gone = partial(wait_disconnected, request.receive)
-    ended = await submission.end_of_run(services, new, storing, gone)
-    if ended is None:
-        return failed(submission.CLIENT_DISCONNECTED, names)
-    if (failure := final_outcome(ended).failure) is not None:
-        return add_replay_headers(request, failed(failure, names), new, ended)
-    created = int(services.clock.now().timestamp())
-    body = await image_answer(ended, image_request, services.files, origin, created)
-    reply = json_reply(body, headers=outcome_headers(ended))
-    return _with_endpoint(request, reply, new, ended)
+        return with_endpoint(request, sse.stream_reply(stream.events()), new, stored)
 
+    async def reply(ended: Request) -> Response:
+        created = int(services.clock.now().timestamp())
+        body = await image_answer(ended, image_request, services.files, origin, created)
+        return json_reply(body, headers=outcome_headers(ended))
 
-def _with_endpoint(
-    request: HttpRequest, reply: Response, new: NewRequest, stored: Request
-) -> Response:
-    reply.headers[ENDPOINT] = stored.runs_at
-    return add_replay_headers(request, reply, new, stored)
+    return await run(request, new, names, reply)
 
 
 # Streaming of images in OpenAI's format. Its partial images are Darkroom's previews.
@@ -337,7 +317,7 @@ class ImageStream:
     new: NewRequest
     storing: asyncio.Task[Request]  # done
     image_request: ImageRequest
-    names: dict[str, str]
+    names: Mapping[str, str]
     kind: str
 
     async def events(self) -> AsyncGenerator[bytes]:

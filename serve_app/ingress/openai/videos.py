@@ -31,7 +31,6 @@ from serve_app.ingress.http.errors import json_reply
 from serve_app.ingress.http.json_schema import Binary
 from serve_app.ingress.http.openapi import Answer, Operation, answer, in_path, in_query
 from serve_app.ingress.http.origin import origin_of
-from serve_app.ingress.http.routing import renamed
 from serve_app.ingress.openai.errors import (
     AT_SUBMIT,
     ERRORS,
@@ -42,6 +41,7 @@ from serve_app.ingress.openai.errors import (
 from serve_app.ingress.openai.form import typed, unfolded
 from serve_app.ingress.openai.image_parameters import is_image
 from serve_app.ingress.openai.input_images import image_uri
+from serve_app.ingress.openai.runs import validated
 from serve_app.ingress.openai.video_parameters import (
     NAMES,
     VideoParameters,
@@ -53,7 +53,7 @@ from serve_app.ingress.services.cpu_executor import in_cpu_thread
 from serve_app.ingress.services.services import Services, services_of
 from serve_app.ingress.submission import submission
 from serve_app.ingress.submission.model_lookup import EndpointFields, find_capable, find_endpoint
-from serve_app.ingress.submission.protocol import find_request, require_ended, validate_call
+from serve_app.ingress.submission.protocol import find_request, require_ended
 from serve_app.ingress.submission.rendering import (
     ENDPOINT,
     NO_OUTCOME,
@@ -185,10 +185,7 @@ async def created(request: HttpRequest) -> Response:
     if reference is not None:
         wanted["image_url"] = reference
     origin_of(request)  # may be refused, so check it before anything is stored
-    try:
-        new = await validate_call(request, caller, entry.endpoint.id, wanted)
-    except InvalidInput as error:
-        raise renamed(error, NAMES) from None
+    new = await validated(request, caller, entry.endpoint.id, wanted, NAMES)
     stored = await asyncio.shield(submission.submit(services, new))
     return add_replay_headers(request, _reply(stored), new, stored)
 
