@@ -16,6 +16,7 @@ import pytest
 from openai.types import Image as OpenAiImage
 from openai.types import ImageEditStreamEvent, ImagesResponse, Model
 from openai.types.audio import TranscriptionVerbose
+from openai.types.responses import Response
 from PIL import Image
 
 from serve_app.catalog.catalog import load
@@ -308,6 +309,57 @@ def test_videos_are_listed_newest_first_and_page_by_page(client: openai.OpenAI) 
     listed = [each.id for each in client.videos.list(limit=2)]
     assert listed[:5] == made[::-1]
     assert len(listed) == len(set(listed))
+
+
+GENERATION: Any = {"type": "image_generation", "model": IMAGES}
+
+
+def test_a_conversation_makes_and_changes_an_image(client: openai.OpenAI, address: Address) -> None:
+    first = client.responses.create(model="gpt-5.5", input="a fox", tools=[GENERATION])
+    Response.model_validate(first.model_dump(), strict=True)
+    (item,) = first.output
+    assert item.type == "image_generation_call"
+    assert base64.b64decode(item.result or "") == b"image"
+    second = client.responses.create(
+        model="gpt-5.5", input="in winter", tools=[GENERATION], previous_response_id=first.id
+    )
+    assert stored(address, second.id.removeprefix("resp_"))["image_url"].startswith(address.url)
+    uri = f"data:image/png;base64,{base64.b64encode(image().read()).decode()}"
+    parts: Any = [
+        {"type": "input_text", "text": "blue"},
+        {"type": "input_image", "image_url": uri},
+    ]
+    turn: Any = [{"role": "user", "content": parts}]
+    third = client.responses.create(model=IMAGES, input=turn, tools=[GENERATION])
+    assert stored(address, third.id.removeprefix("resp_"))["image_url"] == uri
+    assert client.responses.retrieve(third.id).output == third.output
+    with pytest.raises(openai.BadRequestError) as refused:
+        client.responses.create(model="gpt-5.5", input="Hello", tools=[])
+    assert refused.value.param == "tools"
+
+
+def test_a_response_streams_partial_images(client: openai.OpenAI) -> None:
+    tool = {**GENERATION, "partial_images": 2, "sleep_s": 3, "steps": 6}
+    asked: Any = [tool]
+    stream = client.responses.create(model="gpt-5.5", input="a fox", tools=asked, stream=True)
+    events = list(stream)
+    for event in events:
+        type(event).model_validate(event.model_dump(), strict=True)
+    assert [each.sequence_number for each in events] == [*range(len(events))]
+    call = "response.image_generation_call"
+    assert [each.type for each in events] == [
+        "response.created",
+        "response.in_progress",
+        "response.output_item.added",
+        f"{call}.in_progress",
+        f"{call}.generating",
+        *[f"{call}.partial_image"] * 2,
+        f"{call}.completed",
+        "response.output_item.done",
+        "response.completed",
+    ]
+    last: Any = events[-1]
+    assert base64.b64decode(last.response.output[0].result) == b"image"
 
 
 @pytest.fixture(scope="module")

@@ -16,7 +16,7 @@ from serve_app.ingress.http.openapi import Operation, answer, in_path
 from serve_app.ingress.http.paths import OPENAI_PREFIX
 from serve_app.ingress.http.route_scopes import ANY_KEY, NO_KEY
 from serve_app.ingress.http.routing import ProtocolRoutes, translated
-from serve_app.ingress.openai import audio, images, videos
+from serve_app.ingress.openai import audio, images, responses, videos
 from serve_app.ingress.openai.batches import calls as batches
 from serve_app.ingress.openai.batches import files
 from serve_app.ingress.openai.errors import ERRORS, TAG, refused
@@ -98,7 +98,8 @@ async def unknown(request: HttpRequest) -> Response:
     raise NotFound(
         f"{request.method} {request.url.path} is not supported here. Of OpenAI's API, only "
         "images/generations, images/edits, images/variations, audio/transcriptions, "
-        "audio/translations, audio/speech, videos, models, files and batches are, under /openai/v1."
+        "audio/translations, audio/speech, responses with the tool image_generation, videos, "
+        "models, files and batches are, under /openai/v1."
     )
 
 
@@ -157,6 +158,10 @@ ROUTES = [
         SUBMIT,
     ),
     _route("POST", "/audio/speech", audio.speech, "audio.speech", audio.SPEAK, SUBMIT),
+    _route("POST", "/responses", responses.created, "response.create", responses.CREATE, SUBMIT),
+    _route(
+        "GET", "/responses/resp_{request_id}", responses.shown, "response", responses.SHOW, READ
+    ),
     _route("POST", "/videos", videos.created, "videos.create", videos.CREATE, SUBMIT),
     _route("GET", "/videos", videos.listed, "videos", videos.LIST, READ),
     _route("GET", "/videos/{request_id}", videos.shown, "video", videos.SHOW, READ),

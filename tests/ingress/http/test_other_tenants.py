@@ -122,6 +122,12 @@ BODIES: Mapping[str, Any] = {
         "endpoint": "/v1/images/generations",
         "completion_window": "24h",
     },
+    f"{OPENAI_PREFIX}/responses": {
+        "input": "x",
+        "tools": [{"type": "image_generation"}],
+        "model": FLUX,
+        "previous_response_id": "resp_{request_id}",
+    },
     "/v1/weights": {
         "name": "style",
         "base": FLUX,
