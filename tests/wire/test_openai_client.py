@@ -299,8 +299,20 @@ def test_a_video_from_an_image_and_one_that_fails(client: openai.OpenAI) -> None
     assert (failed.error.code, failed.error.message) == ("pipeline_failed", "Boom.")
     with pytest.raises(openai.NotFoundError, match="The request made no video: Boom"):
         client.videos.download_content(failed.id)
+    remixed = client.videos.remix(made.id, prompt="in winter")
+    assert (remixed.prompt, remixed.remixed_from_video_id) == ("in winter", made.id)
+    assert client.videos.retrieve(remixed.id).remixed_from_video_id == made.id
     with pytest.raises(openai.BadRequestError, match="not supported"):
-        client.videos.remix(made.id, prompt="x")
+        client.videos.edit(prompt="x", video=image())
+    with pytest.raises(openai.BadRequestError, match="not supported"):
+        client.videos.extend(prompt="x", seconds="4", video=image())
+    with_thumbnail = client.videos.create_and_poll(
+        model=VIDEOS, prompt="x", extra_body={"thumbnails": True}
+    )
+    thumbnail = client.videos.download_content(with_thumbnail.id, variant="thumbnail")
+    assert thumbnail.read() == b"image"
+    with pytest.raises(openai.BadRequestError, match="`video` or `thumbnail`"):
+        client.videos.download_content(with_thumbnail.id, variant="spritesheet")
 
 
 def test_videos_are_listed_newest_first_and_page_by_page(client: openai.OpenAI) -> None:

@@ -86,7 +86,6 @@ def _model(name: str, endpoint_id: str) -> OpenAiModel:
 
 
 NOT_HERE = (
-    "/videos/{request_id}/remix",
     "/videos/edits",
     "/videos/extensions",
     "/videos/characters",
@@ -173,6 +172,14 @@ ROUTES = [
         "video.content",
         videos.GET_CONTENT,
         READ,
+    ),
+    _route(
+        "POST",
+        "/videos/{request_id}/remix",
+        videos.remixed,
+        "videos.remix",
+        videos.REMIX,
+        SUBMIT,
     ),
     *(
         _route(
