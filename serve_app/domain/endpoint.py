@@ -364,21 +364,33 @@ def _text(settings: Mapping[str, Any]) -> str:
 
 DEFAULT_IMAGE_MODEL = "gpt-image-1"
 DEFAULT_CLIP_MODEL = "sora-2"
+DEFAULT_TRANSCRIPTION_MODEL = "whisper-1"
+DEFAULT_SPEECH_MODEL = "tts-1"
 """Models for calls to the OpenAI protocol that name no model."""
 
 _IMAGES = "fal-ai/fast-sdxl"  # supports all image tasks, and allows commercial use
 _VIDEOS = "fal-ai/wan/v2.2-5b/text-to-video"
+_TRANSCRIPTS, _SPEECH = "fal-ai/whisper", "fal-ai/dia-tts"  # of apps that come along
 
 MODEL_ALIASES: Mapping[str, str] = {
     DEFAULT_IMAGE_MODEL: _IMAGES,
     "gpt-image-1-mini": _IMAGES,
     "gpt-image-1.5": _IMAGES,
     "gpt-image-2": _IMAGES,
+    "gpt-image-*": _IMAGES,
     "chatgpt-image-latest": _IMAGES,
     "dall-e-2": _IMAGES,
     "dall-e-3": _IMAGES,
     DEFAULT_CLIP_MODEL: _VIDEOS,
     "sora-2-pro": _VIDEOS,
+    "sora-2-*": _VIDEOS,
+    DEFAULT_TRANSCRIPTION_MODEL: _TRANSCRIPTS,
+    "gpt-transcribe": _TRANSCRIPTS,
+    "gpt-4o-transcribe": _TRANSCRIPTS,
+    "gpt-4o-mini-transcribe": _TRANSCRIPTS,
+    DEFAULT_SPEECH_MODEL: _SPEECH,
+    "tts-1-hd": _SPEECH,
+    "gpt-4o-mini-tts": _SPEECH,
     "black-forest-labs/flux-schnell": "fal-ai/flux/schnell",
     "black-forest-labs/flux-dev": "fal-ai/flux/dev",
     "black-forest-labs/flux-dev-lora": "fal-ai/flux-lora",

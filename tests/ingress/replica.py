@@ -46,7 +46,8 @@ class ScriptedReplica:
     ``fail`` (code), ``field`` with ``type`` and ``context``, ``retryable``, ``artifacts`` (their
     number), ``content`` (of each), ``thumbnails`` (each has one), ``echo``. Other authors' clients
     can send nothing but a ``prompt`` and open their images: for them there is the prompt `a JPEG`.
-    ``yields`` (a list) are a generator's values, the last of them the output.
+    ``yields`` (a list) are a generator's values, the last of them the output. ``output`` is JSON of
+    the whole output, for calls that are forms.
     """
 
     def __init__(
@@ -157,6 +158,8 @@ class ScriptedReplica:
     async def _output(self, lease: Lease) -> Outcome:
         if lease.input.get("yields"):
             return Outcome(output=lease.input["yields"][-1], usage=Usage(run_s=0.25))
+        if lease.input.get("output"):
+            return Outcome(output=json.loads(lease.input["output"]), usage=Usage(run_s=0.25))
         content = str(lease.input.get("content", "image")).encode()
         if lease.input.get("prompt") == "a JPEG":
             content = JPEG

@@ -14,11 +14,14 @@ import httpx
 import openai
 import pytest
 from openai.types import Image as OpenAiImage
-from openai.types import ImagesResponse, Model
+from openai.types import ImageEditStreamEvent, ImagesResponse, Model
+from openai.types.audio import TranscriptionVerbose
+from openai.types.responses import Response
 from PIL import Image
 
 from serve_app.catalog.catalog import load
 from tests.ingress.house import DEMO, OTHERS
+from tests.ingress.openai.test_audio import HEARD, SOUNDS, SRT, VTT
 from tests.ingress.replica import PREVIEW
 from tests.wire.served import Address, served
 
@@ -26,6 +29,7 @@ pytestmark = [
     pytest.mark.wire,
     # The client's warning about the hosted service's video calls.
     pytest.mark.filterwarnings("ignore:The Sora API:DeprecationWarning"),
+    pytest.mark.filterwarnings("ignore:deprecated:DeprecationWarning"),  # variations
 ]
 
 IMAGES, SDXL, VIDEOS = "test/images", "fal-ai/fast-sdxl", "test/videos"
@@ -82,6 +86,11 @@ def test_images_are_edited(client: openai.OpenAI) -> None:
     assert len(whole(several)) == 3
 
 
+def test_a_variation_of_an_image(client: openai.OpenAI) -> None:
+    made = client.images.create_variation(image=image(), model=SDXL, n=2, size="512x512")
+    assert len(whole(made)) == 2
+
+
 def stored(address: Address, request_id: str) -> dict[str, Any]:
     """Input of a request of this id, which other protocols show."""
     key = {"Authorization": f"Bearer {address.key}"}
@@ -128,6 +137,51 @@ def test_partial_images_come_before_the_image(client: openai.OpenAI) -> None:
     assert all(base64.b64decode(each.b64_json) == PREVIEW for each in partial)
     assert last.type == "image_generation.completed"
     assert base64.b64decode(last.b64_json) == b"image"
+
+
+@pytest.mark.parametrize("in_json", [False, True])
+def test_partial_images_of_an_edit_come_to_forms_and_json_alike(
+    client: openai.OpenAI, in_json: bool
+) -> None:
+    more: dict[str, Any] = {"sleep_s": 3, "steps": 6}
+    uri = f"data:image/png;base64,{base64.b64encode(image().read()).decode()}"
+    if in_json:
+        body = {"model": IMAGES, "prompt": "x", "stream": True, "partial_images": 2, "image": uri}
+        events = list(
+            client.post(
+                "/images/edits",
+                body=body | more,
+                cast_to=ImagesResponse,
+                stream=True,
+                stream_cls=openai.Stream[ImageEditStreamEvent],
+            )
+        )
+    else:
+        images = [image(), image()]
+        asked = client.images.edit(
+            model=IMAGES,
+            image=images,
+            prompt="x",
+            stream=True,
+            partial_images=2,
+            extra_body={"sleep_s": "3", "steps": "6"},
+        )
+        events = list(asked)
+    types = [each.type for each in events]
+    assert types == [*["image_edit.partial_image"] * 2, "image_edit.completed"]
+    assert [each.partial_image_index for each in events[:2]] == [0, 1]
+
+
+def test_sixteen_images_are_edited_at_once(client: openai.OpenAI, address: Address) -> None:
+    images = [image() for _ in range(16)]
+    made = client.images.with_raw_response.edit(model=IMAGES, image=images, prompt="x")
+    by_form = stored(address, made.headers["x-request-id"])["image_urls"]
+    in_json = {"model": IMAGES, "prompt": "x", "image": by_form}
+    again = client.post("/images/edits", body=in_json, cast_to=httpx.Response)
+    assert len(by_form) == 16
+    assert stored(address, again.headers["x-request-id"])["image_urls"] == by_form
+    with pytest.raises(openai.BadRequestError):
+        client.images.edit(model=IMAGES, image=[*images, image(), image()], prompt="x")
 
 
 async def test_a_stream_without_partial_images_is_the_image_alone(address: Address) -> None:
@@ -245,8 +299,20 @@ def test_a_video_from_an_image_and_one_that_fails(client: openai.OpenAI) -> None
     assert (failed.error.code, failed.error.message) == ("pipeline_failed", "Boom.")
     with pytest.raises(openai.NotFoundError, match="The request made no video: Boom"):
         client.videos.download_content(failed.id)
+    remixed = client.videos.remix(made.id, prompt="in winter")
+    assert (remixed.prompt, remixed.remixed_from_video_id) == ("in winter", made.id)
+    assert client.videos.retrieve(remixed.id).remixed_from_video_id == made.id
     with pytest.raises(openai.BadRequestError, match="not supported"):
-        client.videos.remix(made.id, prompt="x")
+        client.videos.edit(prompt="x", video=image())
+    with pytest.raises(openai.BadRequestError, match="not supported"):
+        client.videos.extend(prompt="x", seconds="4", video=image())
+    with_thumbnail = client.videos.create_and_poll(
+        model=VIDEOS, prompt="x", extra_body={"thumbnails": True}
+    )
+    thumbnail = client.videos.download_content(with_thumbnail.id, variant="thumbnail")
+    assert thumbnail.read() == b"image"
+    with pytest.raises(openai.BadRequestError, match="`video` or `thumbnail`"):
+        client.videos.download_content(with_thumbnail.id, variant="spritesheet")
 
 
 def test_videos_are_listed_newest_first_and_page_by_page(client: openai.OpenAI) -> None:
@@ -257,6 +323,123 @@ def test_videos_are_listed_newest_first_and_page_by_page(client: openai.OpenAI) 
     assert len(listed) == len(set(listed))
 
 
+GENERATION: Any = {"type": "image_generation", "model": IMAGES}
+
+
+def test_a_conversation_makes_and_changes_an_image(client: openai.OpenAI, address: Address) -> None:
+    first = client.responses.create(model="gpt-5.5", input="a fox", tools=[GENERATION])
+    Response.model_validate(first.model_dump(), strict=True)
+    (item,) = first.output
+    assert item.type == "image_generation_call"
+    assert base64.b64decode(item.result or "") == b"image"
+    second = client.responses.create(
+        model="gpt-5.5", input="in winter", tools=[GENERATION], previous_response_id=first.id
+    )
+    assert stored(address, second.id.removeprefix("resp_"))["image_url"].startswith(address.url)
+    uri = f"data:image/png;base64,{base64.b64encode(image().read()).decode()}"
+    parts: Any = [
+        {"type": "input_text", "text": "blue"},
+        {"type": "input_image", "image_url": uri},
+    ]
+    turn: Any = [{"role": "user", "content": parts}]
+    third = client.responses.create(model=IMAGES, input=turn, tools=[GENERATION])
+    assert stored(address, third.id.removeprefix("resp_"))["image_url"] == uri
+    assert client.responses.retrieve(third.id).output == third.output
+    with pytest.raises(openai.BadRequestError) as refused:
+        client.responses.create(model="gpt-5.5", input="Hello", tools=[])
+    assert refused.value.param == "tools"
+
+
+def test_a_response_streams_partial_images(client: openai.OpenAI) -> None:
+    tool = {**GENERATION, "partial_images": 2, "sleep_s": 3, "steps": 6}
+    asked: Any = [tool]
+    stream = client.responses.create(model="gpt-5.5", input="a fox", tools=asked, stream=True)
+    events = list(stream)
+    for event in events:
+        type(event).model_validate(event.model_dump(), strict=True)
+    assert [each.sequence_number for each in events] == [*range(len(events))]
+    call = "response.image_generation_call"
+    assert [each.type for each in events] == [
+        "response.created",
+        "response.in_progress",
+        "response.output_item.added",
+        f"{call}.in_progress",
+        f"{call}.generating",
+        *[f"{call}.partial_image"] * 2,
+        f"{call}.completed",
+        "response.output_item.done",
+        "response.completed",
+    ]
+    last: Any = events[-1]
+    assert base64.b64decode(last.response.output[0].result) == b"image"
+
+
+@pytest.fixture(scope="module")
+def speaking() -> Iterator[openai.OpenAI]:
+    """Client of a Darkroom with the apps for speech."""
+    with served(catalog=SOUNDS) as address:
+        base_url = f"{address.url}/openai/v1"
+        with openai.OpenAI(base_url=base_url, api_key=address.key, max_retries=0) as client:
+            yield client
+
+
+def test_audio_is_transcribed_and_translated(speaking: openai.OpenAI) -> None:
+    def file() -> tuple[str, bytes]:
+        return "speech.mp3", b"sound"
+
+    order = {"output": json.dumps(HEARD)}
+    create = speaking.audio.transcriptions.create
+    plain = create(model="gpt-4o-mini-transcribe-2025-12-15", file=file(), extra_body=order)
+    assert plain.text == HEARD["text"]
+    for model in ("whisper-1", "gpt-transcribe"):
+        for name, text in (("text", "Good morning. Bye.\n"), ("srt", SRT), ("vtt", VTT)):
+            asked: Any = {"model": model, "response_format": name}
+            assert create(file=file(), extra_body=order, **asked) == text
+    timed = create(
+        model="whisper-1",
+        file=file(),
+        response_format="verbose_json",
+        timestamp_granularities=["segment"],
+        extra_body=order,
+    )
+    TranscriptionVerbose.model_validate(timed.model_dump(), strict=True)
+    assert timed.segments is not None
+    assert [each.text for each in timed.segments] == ["Good morning.", "Bye."]
+    words = create(
+        model="whisper-1",
+        file=file(),
+        response_format="verbose_json",
+        timestamp_granularities=["word"],
+        extra_body=order,
+    )
+    assert words.words is not None
+    assert words.words[0].end == 1.25
+    stream = create(model="gpt-4o-transcribe", file=file(), stream=True, extra_body=order)
+    assert [each.type for each in stream] == ["transcript.text.delta", "transcript.text.done"]
+    english = speaking.audio.translations.create(model="whisper-1", file=file(), extra_body=order)
+    assert english.text == HEARD["text"]
+
+
+def test_a_text_is_spoken(speaking: openai.OpenAI, tmp_path: Path) -> None:
+    create = speaking.audio.speech.create
+    made = create(model="tts-1", voice="alloy", input="Hello", response_format="wav")
+    assert (made.read(), made.response.headers["content-type"]) == (b"image", "audio/wav")
+    streaming = speaking.audio.speech.with_streaming_response
+    with streaming.create(model="gpt-4o-mini-tts", voice="ash", input="Hi") as answer:
+        answer.stream_to_file(tmp_path / "hi.wav")
+    assert (tmp_path / "hi.wav").read_bytes() == b"image"
+    with pytest.raises(openai.BadRequestError) as refused:
+        create(model="tts-1", voice="alloy", input="Hello", response_format="mp3")
+    assert refused.value.param == "response_format"
+
+
+def test_apps_that_are_not_served_say_how_they_are(client: openai.OpenAI) -> None:
+    with pytest.raises(openai.NotFoundError, match="darkroom deploy speaker"):
+        client.audio.speech.create(model="tts-1-hd", voice="alloy", input="Hello")
+    with pytest.raises(openai.NotFoundError, match="darkroom deploy whisper"):
+        client.audio.transcriptions.create(model="whisper-1", file=("a.mp3", b"x"))
+
+
 def test_models_are_listed_and_found(client: openai.OpenAI) -> None:
     models = list(client.models.list())
     for each in models:
@@ -264,3 +447,8 @@ def test_models_are_listed_and_found(client: openai.OpenAI) -> None:
     assert {SDXL, "gpt-image-1"} <= {each.id for each in models}
     assert client.models.retrieve(SDXL).id == SDXL
     assert client.models.retrieve("gpt-image-1").id == "gpt-image-1"
+
+
+def test_dated_model_names_are_served(client: openai.OpenAI) -> None:
+    made = client.images.with_raw_response.generate(model="gpt-image-2-2026-04-21", prompt="x")
+    assert made.headers["x-darkroom-endpoint"] == SDXL

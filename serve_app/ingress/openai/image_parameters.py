@@ -8,18 +8,21 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Annotated, Any, Literal, NotRequired, cast
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, WithJsonSchema
+from pydantic import Field, WithJsonSchema
 from typing_extensions import TypedDict
 
-from serve_app.catalog.fields.pydantic_schema import invalid_input
+from serve_app.catalog.suggestions import APPS
 from serve_app.domain.artifact import Artifact
+from serve_app.domain.endpoint import Endpoint
 from serve_app.domain.errors import InvalidInput, PipelineFailed
 from serve_app.domain.media.image_size import in_shape_of_image
 from serve_app.domain.ports import Storage
 from serve_app.domain.request import Request
+from serve_app.ingress.openai.parameters import Parameters, not_here
 from serve_app.ingress.services.files import Files
 from serve_app.ingress.submission.model_lookup import EndpointFields
 from serve_app.ingress.submission.rendering import base64_of, final_outcome
+from serve_app.options.results import ResultType, declared_result
 
 _SIZE = re.compile(r"(\d{1,5})x(\d{1,5})")
 MAX_IMAGES, MAX_PARTIAL = 10, 3
@@ -46,20 +49,21 @@ NAMES: Mapping[str, str] = {
 """Field of an endpoint's input → OpenAI's parameter that sets it."""
 
 
-# Values that the OpenAPI document names. The endpoint checks the formats; transparent backgrounds
-# are refused with a message of their own.
+CUT_OUT = ("fal-ai/birefnet", "fal-ai/birefnet/v2", "fal-ai/imageutils/rembg")
+"""Endpoints of fal's that remove the background of an image, so that theirs is transparent."""
+
+SPELLED: Mapping[str, str] = {"jpeg": "jpg"}
+"""Format → its other name, which some endpoints use."""
+
+COMPRESSIONS = ("output_compression", "output_quality")
+"""Fields of endpoints for the quality of JPEG and WebP, 0 to 100."""
+
+# Values that the OpenAPI document names. The endpoint checks the formats.
 Format = Annotated[str, WithJsonSchema({"type": "string", "enum": ["png", "jpeg", "webp"]})]
-Background = Annotated[
-    Literal["auto", "opaque", "transparent"],
-    WithJsonSchema({"type": "string", "enum": ["auto", "opaque"]}),
-]
 
 
-class ImageParameters(BaseModel):
-    """OpenAI's parameters of ``images/generations`` and ``images/edits``. Others are kept, because
-    they may be fields of the endpoint, such as ``seed``."""
-
-    model_config = ConfigDict(extra="allow")
+class ImageParameters(Parameters):
+    """OpenAI's parameters of ``images/generations`` and ``images/edits``."""
 
     prompt: str
     model: str | None = Field(
@@ -72,7 +76,7 @@ class ImageParameters(BaseModel):
     )
     output_format: Format | None = None
     output_compression: int | None = Field(default=None, ge=0, le=100)
-    background: Background | None = None
+    background: Literal["auto", "opaque", "transparent"] | None = None
     moderation: Literal["auto", "low"] | None = None
     style: Literal["vivid", "natural"] | None = None
     input_fidelity: Literal["low", "high"] | None = None
@@ -81,16 +85,6 @@ class ImageParameters(BaseModel):
     partial_images: int | None = Field(default=None, ge=0, le=MAX_PARTIAL)
     user: str | None = None
     safety_identifier: str | None = None
-
-    @classmethod
-    def read(cls, body: object) -> ImageParameters:
-        """Parse the body. ``InvalidInput`` names the parameter."""
-        if not isinstance(body, dict):
-            raise InvalidInput("The body must be a JSON object with the call's parameters.")
-        try:
-            return cls.model_validate(body)
-        except ValidationError as error:
-            raise invalid_input(error) from None
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,7 +109,7 @@ def parse_parameters(
 
     ``files``: fields of the input for the images to edit.
     """
-    wanted = _passed_on(given) if fields.are_openais else _translated(given, fields)
+    wanted = _passed_on(given) if fields.are_openais else _translated(given, fields, files)
     echoed = {
         "background": given.background or "auto",
         "quality": given.quality or "auto",
@@ -142,10 +136,12 @@ def _passed_on(given: ImageParameters) -> dict[str, Any]:
     return given.model_dump(exclude_none=True, exclude=OF_THE_ANSWER)
 
 
-def _translated(given: ImageParameters, fields: EndpointFields) -> dict[str, Any]:
+def _translated(
+    given: ImageParameters, fields: EndpointFields, files: Mapping[str, Any]
+) -> dict[str, Any]:
     """Input of an endpoint with names of its own."""
-    _refuse(given)
-    wanted = _own_fields(given, fields)
+    _check_fidelity(given, fields, files)
+    wanted = given.own_fields(fields) | _background(given, fields)
     # OpenAI's clients cannot leave it out, also where an upscaler takes none.
     if given.prompt or fields.accepts("prompt"):
         wanted = {"prompt": given.prompt} | wanted
@@ -154,7 +150,8 @@ def _translated(given: ImageParameters, fields: EndpointFields) -> dict[str, Any
     size = _size(given.size)
     if size is not None:
         wanted[_field(fields, "size", "image_size")] = {"width": size[0], "height": size[1]}
-    return wanted | _format(given, fields) | _steps(given, fields)
+    file_format = _format(given, fields)
+    return wanted | file_format | _compression(given, fields, file_format) | _steps(given, fields)
 
 
 def names_of(given: ImageParameters) -> Mapping[str, str]:
@@ -162,23 +159,48 @@ def names_of(given: ImageParameters) -> Mapping[str, str]:
     return {**NAMES, "num_inference_steps": "quality"} if given.quality else NAMES
 
 
-def _refuse(given: ImageParameters) -> None:
-    if given.background == "transparent":
-        raise _not_here("background", "no endpoint here makes transparent images")
-    if given.output_compression not in (None, 100):
-        raise _not_here("output_compression", "files are always written at the best quality")
-    if given.input_fidelity == "high":
-        raise _not_here("input_fidelity", "set the endpoint's `strength` instead")
+def _check_fidelity(
+    given: ImageParameters, fields: EndpointFields, files: Mapping[str, Any]
+) -> None:
+    """Refuse a high fidelity where it is not in force. Models that read the input image as a
+    reference always have it; others begin with its noise, and have a strength."""
+    if given.input_fidelity != "high":
+        return
+    if not files:
+        raise not_here("input_fidelity", "it is for calls with an input image")
+    if "strength" in fields:
+        raise not_here("input_fidelity", "set the endpoint's `strength` instead")
 
 
-def _own_fields(given: ImageParameters, fields: EndpointFields) -> dict[str, Any]:
-    """Fields that only the endpoint knows, not OpenAI, such as ``seed``."""
-    more = given.model_extra or {}
-    for name in more:
-        if not fields.accepts(name):
-            message = "Neither a supported parameter nor a field of the endpoint"
-            raise InvalidInput.of_field(name, message, "unknown_parameter")
-    return dict(more)
+def _background(given: ImageParameters, fields: EndpointFields) -> dict[str, Any]:
+    """Field for the background, where the endpoint has one."""
+    if given.background in fields.choices("background"):
+        return {"background": given.background}
+    if given.background == "transparent" and not _makes_transparency(fields.endpoint):
+        app = CUT_OUT[0]
+        because = f"{fields.endpoint.id} makes opaque images. Send its image to images.edit with"
+        message = f"{because} the model {app}, which removes the background (`darkroom deploy"
+        raise not_here("background", f"{message} {APPS[app]}` serves it)")
+    return {}
+
+
+def _makes_transparency(endpoint: Endpoint) -> bool:
+    result = declared_result(endpoint)
+    return endpoint.id in CUT_OUT or (result is not None and result.type is ResultType.LAYERS)
+
+
+def _compression(
+    given: ImageParameters, fields: EndpointFields, file_format: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Field for the quality of a JPEG or WebP, where the endpoint has one."""
+    name = next((each for each in COMPRESSIONS if each in fields), None)
+    if given.output_compression is None or (name is None and given.output_compression == 100):
+        return {}
+    if name is None:
+        raise not_here("output_compression", "files are always written at the best quality")
+    if given.output_compression != 100 and "png" in file_format.values():
+        raise not_here("output_compression", "PNG has none: set `output_format` to jpeg or webp")
+    return {name: given.output_compression}
 
 
 def _size(size: str | None) -> tuple[int, int] | None:
@@ -202,9 +224,10 @@ def _format(given: ImageParameters, fields: EndpointFields) -> dict[str, Any]:
     choices = fields.choices(name)
     if given.output_format is None:
         return {name: "png"} if "png" in choices else {}
-    if given.output_format not in choices:
-        raise _not_here("output_format", f"this endpoint writes {', '.join(choices)}")
-    return {name: given.output_format}
+    for spelled in (given.output_format, SPELLED.get(given.output_format)):
+        if spelled in choices:
+            return {name: spelled}
+    raise not_here("output_format", f"this endpoint writes {', '.join(choices)}")
 
 
 def _steps(given: ImageParameters, fields: EndpointFields) -> dict[str, Any]:
@@ -215,7 +238,7 @@ def _steps(given: ImageParameters, fields: EndpointFields) -> dict[str, Any]:
     if not isinstance(usual, int):
         if factor == 1.0:
             return {}
-        raise _not_here("quality", "this endpoint has one quality only")
+        raise not_here("quality", "this endpoint has one quality only")
     if "num_inference_steps" in (given.model_extra or {}):
         return {}  # the client set the exact number
     least, most = fields.bounds("num_inference_steps")
@@ -224,13 +247,8 @@ def _steps(given: ImageParameters, fields: EndpointFields) -> dict[str, Any]:
 
 def _field(fields: EndpointFields, parameter: str, name: str) -> str:
     if not fields.accepts(name):
-        raise _not_here(parameter, f"this endpoint has no field `{name}`")
+        raise not_here(parameter, f"this endpoint has no field `{name}`")
     return name
-
-
-def _not_here(parameter: str, because: str) -> InvalidInput:
-    message = f"Not supported here: {because}"
-    return InvalidInput.of_field(parameter, message, "feature_not_supported")
 
 
 # Images of an ended request, in OpenAI's format.

@@ -1,13 +1,10 @@
-"""Calls ``images/generations`` and ``images/edits``, and the stream of their images."""
+"""Calls ``images/generations``, ``images/edits`` and ``images/variations``."""
 
 from __future__ import annotations
 
-import asyncio
-import base64
-from collections.abc import AsyncGenerator
+from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Any, cast
 
 from pydantic import Field
@@ -17,27 +14,20 @@ from typing_extensions import TypedDict
 
 from serve_app.catalog.catalog import Catalog, CatalogEntry
 from serve_app.domain.endpoint import DEFAULT_IMAGE_MODEL
-from serve_app.domain.errors import DarkroomError, InvalidInput, Unsupported
-from serve_app.domain.progress import Preview
-from serve_app.domain.request import NewRequest, Request, State
-from serve_app.ingress.http import sse
+from serve_app.domain.errors import InvalidInput, Unsupported
+from serve_app.domain.request import Request
 from serve_app.ingress.http.auth import authenticate
 from serve_app.ingress.http.body import Form, is_form, read_form, read_json
-from serve_app.ingress.http.context import wait_disconnected
 from serve_app.ingress.http.errors import json_reply
 from serve_app.ingress.http.json_schema import Binary
 from serve_app.ingress.http.openapi import EVENTS, JSON, Answer, Operation
 from serve_app.ingress.http.origin import origin_of
-from serve_app.ingress.http.routing import renamed
-from serve_app.ingress.openai import image_parameters, input_images
+from serve_app.ingress.openai import input_images
 from serve_app.ingress.openai.errors import (
     AT_END,
     AT_SUBMIT,
     ERRORS,
     TAG,
-    error_body,
-    failed,
-    failure_body,
 )
 from serve_app.ingress.openai.form import typed, unfolded
 from serve_app.ingress.openai.image_parameters import (
@@ -48,18 +38,14 @@ from serve_app.ingress.openai.image_parameters import (
     names_of,
     parse_parameters,
 )
+from serve_app.ingress.openai.image_stream import ImagesEvents, stream
+from serve_app.ingress.openai.runs import run, validated
 from serve_app.ingress.services.cpu_executor import in_cpu_thread
 from serve_app.ingress.services.services import Services, services_of
-from serve_app.ingress.submission import submission
 from serve_app.ingress.submission.model_lookup import EndpointFields, find_capable, find_endpoint
-from serve_app.ingress.submission.protocol import validate_call
 from serve_app.ingress.submission.rendering import (
-    ENDPOINT,
-    base64_of,
-    final_outcome,
     outcome_headers,
 )
-from serve_app.ingress.submission.replay import add_replay_headers
 from serve_app.tenants.scopes import Caller
 
 MAKES_IMAGES = "to-image"
@@ -81,14 +67,26 @@ async def generations(request: HttpRequest) -> Response:
 
 async def edits(request: HttpRequest) -> Response:
     """Make images from a prompt, images, and perhaps a mask."""
+    return await _edited_answer(request, {})
+
+
+async def variations(request: HttpRequest) -> Response:
+    """Make images from an image alone: an edit whose prompt is empty."""
+    return await _edited_answer(request, {"prompt": ""})
+
+
+async def _edited_answer(request: HttpRequest, defaults: Mapping[str, Any]) -> Response:
+    """``defaults``: parameters that the call has, unless it sends others."""
     services = services_of(request)
     caller = await authenticate(request)
     max_bytes = services.config.limits.max_body_bytes
     if is_form(request):
         form = await read_form(request, max_bytes, input_images.MAX_INPUT_IMAGES + 1)
-        call = await _form_call(services, caller, form)
+        call = await _form_call(services, caller, form, defaults)
     else:
-        call = json_call(services, caller, await read_json(request, max_bytes), edits=True)
+        body = await read_json(request, max_bytes)
+        whole = {**defaults, **body} if isinstance(body, dict) else body
+        call = json_call(services, caller, whole, edits=True)
     return await _answer(request, caller, call, EDIT)
 
 
@@ -133,12 +131,14 @@ def _edited(given: ImageParameters) -> tuple[list[str], ImageParameters]:
     return cast("list[str]", urls), ImageParameters.model_validate(rest)
 
 
-async def _form_call(services: Services, caller: Caller, form: Form) -> ImageCall:
+async def _form_call(
+    services: Services, caller: Caller, form: Form, defaults: Mapping[str, Any]
+) -> ImageCall:
     """Call whose parameters are a form, with the files of the images to edit. ``InvalidInput``."""
     unknown = sorted(form.files.keys() - {"image", "mask"})
     if unknown:
         raise InvalidInput.of_field(unknown[0], "Not supported here", "feature_not_supported")
-    given = ImageParameters.read(unfolded(form.sent))
+    given = ImageParameters.read({**defaults, **unfolded(form.sent)})
     images = [each.content for each in form.files.get("image", ())]
     masks = [each.content for each in form.files.get("mask", ())]
     if not images:
@@ -178,6 +178,18 @@ class ImageEditForm(ImageParameters):
     mask: Binary | None = None
 
 
+class ImageVariation(ImageEdit):
+    """Parameters with the URL or data URI of an image, without a prompt."""
+
+    prompt: str = ""
+
+
+class ImageVariationForm(ImageEditForm):
+    """Parameters with an image, without a prompt."""
+
+    prompt: str = ""
+
+
 GENERATE = Operation(
     "openaiGenerateImages",
     "Make images from a prompt",
@@ -199,6 +211,13 @@ EDITS = replace(
     summary="Make images from a prompt, images, and perhaps a mask",
     body=ImageEdit,
     content={"multipart/form-data": ImageEditForm},
+)
+VARIATIONS = replace(
+    EDITS,
+    name="openaiVaryImages",
+    summary="Make images from an image, without a prompt",
+    body=ImageVariation,
+    content={"multipart/form-data": ImageVariationForm},
 )
 
 
@@ -243,153 +262,15 @@ async def _answer(
     services = services_of(request)
     image_request = call.image_request
     origin = origin_of(request)  # may be refused, so read it before anything is stored
-    names = dict(names_of(call.given))
-    try:
-        new = await validate_call(request, caller, call.entry.endpoint.id, image_request.input)
-    except InvalidInput as error:
-        raise renamed(error, names) from None
+    names = names_of(call.given)
+    new = await validated(request, caller, call.entry.endpoint.id, image_request.input, names)
     if image_request.streamed:
-        storing = submission.submit(services, new)
-        try:
-            stored = await asyncio.shield(storing)
-        except asyncio.CancelledError:
-            submission.abandon(services, new, storing)
-            raise
-        stream = ImageStream(services, new, storing, image_request, names, kind)
-        return _with_endpoint(request, sse.stream_reply(stream.events()), new, stored)
-    storing, new = submission.start_run(services, new), new.without_input()
-    gone = partial(wait_disconnected, request.receive)
-    ended = await submission.end_of_run(services, new, storing, gone)
-    if ended is None:
-        return failed(submission.CLIENT_DISCONNECTED, names)
-    if (failure := final_outcome(ended).failure) is not None:
-        return add_replay_headers(request, failed(failure, names), new, ended)
-    created = int(services.clock.now().timestamp())
-    body = await image_answer(ended, image_request, services.files, origin, created)
-    reply = json_reply(body, headers=outcome_headers(ended))
-    return _with_endpoint(request, reply, new, ended)
+        events = ImagesEvents(services, image_request, names, kind)
+        return await stream(request, new, events, image_request.partial_images)
 
+    async def reply(ended: Request) -> Response:
+        created = int(services.clock.now().timestamp())
+        body = await image_answer(ended, image_request, services.files, origin, created)
+        return json_reply(body, headers=outcome_headers(ended))
 
-def _with_endpoint(
-    request: HttpRequest, reply: Response, new: NewRequest, stored: Request
-) -> Response:
-    reply.headers[ENDPOINT] = stored.runs_at
-    return add_replay_headers(request, reply, new, stored)
-
-
-# Streaming of images in OpenAI's format. Its partial images are Darkroom's previews.
-
-KEEP_ALIVE_S = 15.0
-"""Longest silence of a stream in seconds, so that proxies keep it open."""
-
-LOOK_S = 1.0
-"""Interval in seconds at which previews are read while partial images are wanted. Previews are made
-only while they are read."""
-
-NO_TOKENS = {
-    "input_tokens": 0,
-    "output_tokens": 0,
-    "total_tokens": 0,
-    "input_tokens_details": {"image_tokens": 0, "text_tokens": 0},
-}
-"""Token usage, which OpenAI's events must have. Darkroom does not count tokens."""
-
-
-@dataclass(frozen=True, slots=True)
-class ImageStream:
-    """One call's stream. ``kind`` is ``image_generation`` or ``image_edit``."""
-
-    services: Services
-    new: NewRequest
-    storing: asyncio.Task[Request]  # done
-    image_request: ImageRequest
-    names: dict[str, str]
-    kind: str
-
-    async def events(self) -> AsyncGenerator[bytes]:
-        """Yield partial images (at most as many as requested), then one event for each image, or
-        the error. A client that disconnects before the end cancels the request."""
-        request = self.storing.result()
-        watch = _Partials(
-            self.image_request.partial_images if self.services.config.models.previews else 0
-        )
-        silent_s = 0.0
-        try:
-            while not request.state.final:
-                preview = await self._preview(request) if watch.wanted else None
-                if preview is not None and watch.due(preview, request):
-                    silent_s = 0.0
-                    yield self._partial(watch.sent - 1, preview)
-                elif silent_s >= KEEP_ALIVE_S:
-                    silent_s = 0.0
-                    yield b": keep-alive\n\n"
-                request = await self._next(request, LOOK_S)
-                silent_s += LOOK_S
-            async for event in self._end(request):
-                yield event
-        except DarkroomError as error:  # the status of the response is already sent
-            yield sse.json_event(error_body(error.message, 500, error.code), event="error")
-        finally:
-            if not request.state.final:
-                submission.abandon(self.services, self.new, self.storing)
-
-    async def _next(self, request: Request, timeout_s: float) -> Request:
-        return await self.services.queue.changed(
-            request.tenant, request.id, timeout_s, since=request
-        )
-
-    async def _preview(self, request: Request) -> Preview | None:
-        if request.state is not State.RUNNING or not request.previews:
-            return None
-        return await self.services.queue.preview(request.tenant, request.id)
-
-    async def _end(self, request: Request) -> AsyncGenerator[bytes]:
-        if (failure := final_outcome(request).failure) is not None:
-            yield sse.json_event(failure_body(failure, self.names), event="error")
-            return
-        for image in image_parameters.images_of(request):
-            yield self._event(
-                "completed",
-                b64_json=await base64_of(self.services.files.storage, image.key, image.size),
-                size=image_parameters.size_of(image, self.image_request),
-                output_format=image_parameters.format_of(image),
-                usage=NO_TOKENS,
-                **image_parameters.kept_of(request),
-            )
-
-    def _partial(self, index: int, preview: Preview) -> bytes:
-        return self._event(
-            "partial_image",
-            b64_json=base64.b64encode(preview.image).decode("ascii"),
-            partial_image_index=index,
-            output_format="jpeg",
-        )
-
-    def _event(self, name: str, **fields: Any) -> bytes:
-        type_ = f"{self.kind}.{name}"
-        created = int(self.services.clock.now().timestamp())
-        head = {"type": type_, "created_at": created}
-        return sse.json_event({**head, **self.image_request.echoed, **fields}, event=type_)
-
-
-class _Partials:
-    """Selection of the previews that are sent: ``most`` of them, spread evenly over the steps."""
-
-    def __init__(self, most: int) -> None:
-        self._most = most
-        self._last = 0
-        self.sent = 0
-
-    @property
-    def wanted(self) -> bool:
-        return self.sent < self._most
-
-    def due(self, preview: Preview, request: Request) -> bool:
-        """Return whether to send this preview now. If so, it counts as sent."""
-        steps = request.progress.steps if request.progress else 0
-        share = preview.step / steps if steps else 1.0
-        if preview.step == self._last or share < (self.sent + 1) / (self._most + 1):
-            return False
-        self._last = preview.step
-        self.sent += 1
-        return True
+    return await run(request, new, names, reply)

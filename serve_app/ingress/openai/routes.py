@@ -16,12 +16,12 @@ from serve_app.ingress.http.openapi import Operation, answer, in_path
 from serve_app.ingress.http.paths import OPENAI_PREFIX
 from serve_app.ingress.http.route_scopes import ANY_KEY, NO_KEY
 from serve_app.ingress.http.routing import ProtocolRoutes, translated
-from serve_app.ingress.openai import images, videos
+from serve_app.ingress.openai import audio, images, responses, videos
 from serve_app.ingress.openai.batches import calls as batches
 from serve_app.ingress.openai.batches import files
 from serve_app.ingress.openai.errors import ERRORS, TAG, refused
 from serve_app.ingress.services.services import Services, services_of
-from serve_app.ingress.submission.model_lookup import find_endpoint
+from serve_app.ingress.submission.model_lookup import find_endpoint, plain_aliases
 from serve_app.tenants.scopes import CANCEL, FILES, READ, SUBMIT, Caller
 
 # ``models``: all served endpoints, and the aliases of them.
@@ -70,7 +70,7 @@ def _models(services: Services, caller: Caller) -> Iterator[OpenAiModel]:
     ]
     for endpoint_id in served:
         yield _model(endpoint_id, endpoint_id)
-    for alias, endpoint_id in services.config.models.model_aliases.items():
+    for alias, endpoint_id in plain_aliases(services.config.models.model_aliases).items():
         if endpoint_id in served:
             yield _model(alias, endpoint_id)
 
@@ -86,7 +86,6 @@ def _model(name: str, endpoint_id: str) -> OpenAiModel:
 
 
 NOT_HERE = (
-    "/videos/{request_id}/remix",
     "/videos/edits",
     "/videos/extensions",
     "/videos/characters",
@@ -97,7 +96,9 @@ METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE")
 async def unknown(request: HttpRequest) -> Response:
     raise NotFound(
         f"{request.method} {request.url.path} is not supported here. Of OpenAI's API, only "
-        "images/generations, images/edits, videos, models, files and batches are, under /openai/v1."
+        "images/generations, images/edits, images/variations, audio/transcriptions, "
+        "audio/translations, audio/speech, responses with the tool image_generation, videos, "
+        "models, files and batches are, under /openai/v1."
     )
 
 
@@ -131,6 +132,35 @@ ROUTES = [
         SUBMIT,
     ),
     _route("POST", "/images/edits", images.edits, "images.edit", images.EDITS, SUBMIT),
+    _route(
+        "POST",
+        "/images/variations",
+        images.variations,
+        "images.variation",
+        images.VARIATIONS,
+        SUBMIT,
+    ),
+    _route(
+        "POST",
+        "/audio/transcriptions",
+        audio.transcriptions,
+        "audio.transcription",
+        audio.TRANSCRIBE,
+        SUBMIT,
+    ),
+    _route(
+        "POST",
+        "/audio/translations",
+        audio.translations,
+        "audio.translation",
+        audio.TRANSLATE,
+        SUBMIT,
+    ),
+    _route("POST", "/audio/speech", audio.speech, "audio.speech", audio.SPEAK, SUBMIT),
+    _route("POST", "/responses", responses.created, "response.create", responses.CREATE, SUBMIT),
+    _route(
+        "GET", "/responses/resp_{request_id}", responses.shown, "response", responses.SHOW, READ
+    ),
     _route("POST", "/videos", videos.created, "videos.create", videos.CREATE, SUBMIT),
     _route("GET", "/videos", videos.listed, "videos", videos.LIST, READ),
     _route("GET", "/videos/{request_id}", videos.shown, "video", videos.SHOW, READ),
@@ -142,6 +172,14 @@ ROUTES = [
         "video.content",
         videos.GET_CONTENT,
         READ,
+    ),
+    _route(
+        "POST",
+        "/videos/{request_id}/remix",
+        videos.remixed,
+        "videos.remix",
+        videos.REMIX,
+        SUBMIT,
     ),
     *(
         _route(

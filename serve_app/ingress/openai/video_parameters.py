@@ -7,10 +7,10 @@ import re
 from collections.abc import Mapping
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, WithJsonSchema
+from pydantic import Field, WithJsonSchema
 
-from serve_app.catalog.fields.pydantic_schema import invalid_input
 from serve_app.domain.errors import InvalidInput
+from serve_app.ingress.openai.parameters import Parameters, not_here
 from serve_app.ingress.submission.model_lookup import EndpointFields
 
 _SIZE = re.compile(r"(\d{1,5})x(\d{1,5})")
@@ -52,10 +52,8 @@ Seconds = Annotated[
 """Number, also as text."""
 
 
-class VideoParameters(BaseModel):
-    """OpenAI's parameters. Others are kept, because they may be fields of the endpoint."""
-
-    model_config = ConfigDict(extra="allow")
+class VideoParameters(Parameters):
+    """OpenAI's parameters of ``videos``."""
 
     prompt: str
     model: str | None = Field(
@@ -64,26 +62,12 @@ class VideoParameters(BaseModel):
     seconds: Seconds | None = Field(default=None, description="Length of the video.")
     size: str | None = Field(default=None, description="Pixels, as in `1280x720`.")
 
-    @classmethod
-    def read(cls, body: object) -> VideoParameters:
-        """Parse the body. ``InvalidInput`` names the parameter."""
-        if not isinstance(body, dict):
-            raise InvalidInput("The body must be a JSON object with the call's parameters.")
-        try:
-            return cls.model_validate(body)
-        except ValidationError as error:
-            raise invalid_input(error) from None
-
 
 def input_of(given: VideoParameters, fields: EndpointFields) -> dict[str, Any]:
     """Build the endpoint's input. ``InvalidInput`` names each parameter that it cannot apply."""
-    more = given.model_extra or {}
     if fields.are_openais:
-        return {**more, **_passed_on(given)}
-    for name in more:
-        if not fields.accepts(name):
-            message = "Neither a parameter that is supported here nor a field of the endpoint"
-            raise InvalidInput.of_field(name, message, "unknown_parameter")
+        return {**(given.model_extra or {}), **_passed_on(given)}
+    more = given.own_fields(fields)
     return {"prompt": given.prompt, **_length(given, fields), **_size(given.size, fields), **more}
 
 
@@ -134,11 +118,11 @@ def _length(given: VideoParameters, fields: EndpointFields) -> dict[str, Any]:
     if "num_frames" not in fields or rate is None:
         if fields.accepts("seconds"):  # the schema `open` takes every field unchanged
             return {"seconds": given.seconds}
-        raise _not_here("seconds", "this endpoint makes videos of one length only")
+        raise not_here("seconds", "this endpoint makes videos of one length only")
     wanted = (given.model_extra or {}).get(rate)
     per_second = _positive(fields.default(rate) if wanted is None else wanted)
     if wanted is None and per_second is None:
-        raise _not_here("seconds", f"this endpoint needs {rate} with it")
+        raise not_here("seconds", f"this endpoint needs {rate} with it")
     if per_second is None or per_second > MAX_RATE:
         message = f"Input should be a number above 0, at most {MAX_RATE:g}"
         raise InvalidInput.of_field(rate, message)
@@ -175,7 +159,7 @@ def _choice(parameter: str, seconds: float, choices: tuple[Any, ...]) -> Any:
         length = _positive(str(each).removesuffix("s"))
         if length is not None and math.isclose(length, seconds):
             return each
-    raise _not_here(parameter, f"this endpoint makes videos of {', '.join(map(str, choices))}")
+    raise not_here(parameter, f"this endpoint makes videos of {', '.join(map(str, choices))}")
 
 
 def _positive(value: object) -> float | None:
@@ -203,7 +187,7 @@ def _size(size: str | None, fields: EndpointFields) -> dict[str, Any]:
         return _resolution(width, height, fields)
     if fields.accepts("size"):
         return {"size": size}
-    raise _not_here("size", "this endpoint makes videos of one size only")
+    raise not_here("size", "this endpoint makes videos of one size only")
 
 
 def _resolution(width: int, height: int, fields: EndpointFields) -> dict[str, Any]:
@@ -212,11 +196,11 @@ def _resolution(width: int, height: int, fields: EndpointFields) -> dict[str, An
     resolutions, ratios = fields.choices("resolution"), fields.choices("aspect_ratio")
     offered = f"{', '.join(map(str, resolutions))}, of {', '.join(map(str, ratios)) or 'one ratio'}"
     if wanted["resolution"] not in resolutions:
-        raise _not_here("size", f"this endpoint makes {offered}")
+        raise not_here("size", f"this endpoint makes {offered}")
     if "aspect_ratio" in fields:
         exact = [each for each in ratios if _is_ratio(str(each), width, height)]
         if not exact:
-            raise _not_here("size", f"this endpoint makes {offered}")
+            raise not_here("size", f"this endpoint makes {offered}")
         wanted["aspect_ratio"] = exact[0]
     return wanted
 
@@ -224,8 +208,3 @@ def _resolution(width: int, height: int, fields: EndpointFields) -> dict[str, An
 def _is_ratio(ratio: str, width: int, height: int) -> bool:
     across, _, down = ratio.partition(":")
     return across.isdecimal() and down.isdecimal() and int(across) * height == int(down) * width
-
-
-def _not_here(parameter: str, because: str) -> InvalidInput:
-    message = f"Not supported here: {because}"
-    return InvalidInput.of_field(parameter, message, "feature_not_supported")

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Annotated, Any, Literal, cast
+from urllib.parse import unquote
 
 from pydantic import Field
 from starlette.requests import Request as HttpRequest
@@ -31,7 +32,6 @@ from serve_app.ingress.http.errors import json_reply
 from serve_app.ingress.http.json_schema import Binary
 from serve_app.ingress.http.openapi import Answer, Operation, answer, in_path, in_query
 from serve_app.ingress.http.origin import origin_of
-from serve_app.ingress.http.routing import renamed
 from serve_app.ingress.openai.errors import (
     AT_SUBMIT,
     ERRORS,
@@ -42,6 +42,7 @@ from serve_app.ingress.openai.errors import (
 from serve_app.ingress.openai.form import typed, unfolded
 from serve_app.ingress.openai.image_parameters import is_image
 from serve_app.ingress.openai.input_images import image_uri
+from serve_app.ingress.openai.runs import validated
 from serve_app.ingress.openai.video_parameters import (
     NAMES,
     VideoParameters,
@@ -53,7 +54,8 @@ from serve_app.ingress.services.cpu_executor import in_cpu_thread
 from serve_app.ingress.services.services import Services, services_of
 from serve_app.ingress.submission import submission
 from serve_app.ingress.submission.model_lookup import EndpointFields, find_capable, find_endpoint
-from serve_app.ingress.submission.protocol import find_request, require_ended, validate_call
+from serve_app.ingress.submission.options import parse_options
+from serve_app.ingress.submission.protocol import find_request, require_ended
 from serve_app.ingress.submission.rendering import (
     ENDPOINT,
     NO_OUTCOME,
@@ -61,6 +63,7 @@ from serve_app.ingress.submission.rendering import (
     outcome_headers,
 )
 from serve_app.ingress.submission.replay import add_replay_headers
+from serve_app.storage.keys import request_of, valid
 from serve_app.tenants.scopes import Caller
 
 # Request for a video, in OpenAI's format.
@@ -135,7 +138,7 @@ def video(request: Request, names: Mapping[str, str]) -> OpenAiVideo:
         "prompt": request.input.get("prompt"),
         "seconds": length_text(request.input),
         "size": size,
-        "remixed_from_video_id": None,
+        "remixed_from_video_id": _source_of(request),
         "error": None,
     }
     if request.state.final and request.state is not State.SUCCEEDED:
@@ -171,6 +174,8 @@ def _seconds(at: datetime | None) -> int | None:
 
 MAX_LISTED = 100
 REFERENCE = "input_reference"
+SOURCE = "video_url"
+"""Field of endpoints that change a video."""
 
 
 async def created(request: HttpRequest) -> Response:
@@ -185,10 +190,7 @@ async def created(request: HttpRequest) -> Response:
     if reference is not None:
         wanted["image_url"] = reference
     origin_of(request)  # may be refused, so check it before anything is stored
-    try:
-        new = await validate_call(request, caller, entry.endpoint.id, wanted)
-    except InvalidInput as error:
-        raise renamed(error, NAMES) from None
+    new = await validated(request, caller, entry.endpoint.id, wanted, NAMES)
     stored = await asyncio.shield(submission.submit(services, new))
     return add_replay_headers(request, _reply(stored), new, stored)
 
@@ -250,17 +252,57 @@ async def content(request: HttpRequest) -> Response:
     if outcome.failure is not None:
         raise ArtifactNotFound(f"The request made no video: {outcome.failure.message}")
     file = next((each for each in outcome.artifacts if wanted(each)), None)
+    if file is None and variant == "thumbnail":  # an app's video has no poster of its own
+        file = next((each.thumbnail for each in outcome.artifacts if each.thumbnail), None)
     if file is None:
         raise ArtifactNotFound(f"This video has no {variant}.")
     url = services.files.access.url(origin_of(request), file.key, found.tenant)
     return RedirectResponse(url, 302)
 
 
+async def remixed(request: HttpRequest) -> Response:
+    """Store a request for a video from a finished one, by an endpoint that changes videos."""
+    caller = await authenticate(request)
+    services, found = await _find(request)
+    found = await require_ended(services.queue, found, "The video is not ready yet.")
+    body = await read_json(request, services.config.limits.max_body_bytes)
+    given = VideoParameters.read(body)
+    file = next((each for each in artifacts(found) if is_video(each)), None)
+    if file is None:
+        raise ArtifactNotFound("The request made no video, so it cannot be remixed.")
+    catalog = services.catalog_of(caller)
+    aliases = services.config.models.model_aliases
+    named = find_endpoint(catalog, aliases, given.model or found.endpoint)
+    entry = find_capable(catalog, named, (SOURCE,), ("video-to-video",), "change a video")
+    wanted = input_of(given, EndpointFields(entry))
+    wanted[SOURCE] = services.files.access.url(origin_of(request), file.key, found.tenant)
+    new = await submission.validate(
+        services,
+        caller,
+        entry.endpoint.id,
+        wanted,
+        parse_options(request, caller),
+        request_id=services.new_id(),
+    )
+    stored = await asyncio.shield(submission.submit(services, new))
+    name_request(request, stored)
+    return add_replay_headers(request, _reply(stored), new, stored)
+
+
+def _source_of(request: Request) -> str | None:
+    """Id of the video that this one was made from; None if it was made from none of here."""
+    url = request.input.get(SOURCE)
+    if not isinstance(url, str):
+        return None
+    key = unquote(url.partition("/files/")[2].partition("?")[0])
+    return request_of(key) if valid(key) else None
+
+
 async def not_here(request: HttpRequest) -> Response:
     await authenticate(request)
     raise Unsupported(
-        "Remixes, edits and extensions of videos, and characters, are not supported. To start a "
-        "video from an image, create a new one with input_reference."
+        "Edits and extensions of videos, and characters, are not supported. To start a video from "
+        "an image, create a new one with input_reference; to change one, remix it."
     )
 
 
@@ -279,6 +321,18 @@ CREATE = Operation(
     errors=AT_SUBMIT,
     body=VideoParameters,
     content={"multipart/form-data": VideoCreateForm},
+    tag=TAG,
+    error_format=ERRORS,
+)
+REMIX = Operation(
+    "openaiRemixVideo",
+    "Submit a request for a video from a finished one",
+    {200: answer("The request is stored.", OpenAiVideo)},
+    errors=(*AT_SUBMIT, 410),
+    parameters=(ONE,),
+    body=VideoParameters,
+    description="Another endpoint takes it if that of the video has no input for videos: its "
+    "sibling `video-to-video`, or the `model` of this call.",
     tag=TAG,
     error_format=ERRORS,
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Mapping, Sequence
 from functools import lru_cache
 from typing import Any
@@ -25,6 +26,7 @@ class EndpointFields:
         self._properties: Mapping[str, Any] | None = self.schema.get("properties")
         self.named: Mapping[str, Any] = self._properties or {}
         """JSON Schemas of the fields that it names."""
+        self.endpoint = entry.endpoint
         self.are_openais = entry.endpoint.family == "openai"
         """The input is that of OpenAI's API, which the call goes on to."""
 
@@ -66,9 +68,39 @@ def _schema(schema: InputSchema) -> Mapping[str, Any]:
     return schema.json_schema()
 
 
+ANY_END = "*"
+"""Last character of an alias for all names that begin with what comes before it."""
+
+_DATE = re.compile(r"-\d{4}-\d{2}-\d{2}$")
+
+
+def endpoint_id_of(catalog: Catalog, aliases: Mapping[str, str], name: str) -> str:
+    """Id that a name stands for: by the alias of this name, as an id, by the alias of the name
+    without the date at its end, or by the longest alias with ``*`` that fits. Else the name itself.
+    """
+    if name in aliases:
+        return aliases[name]
+    if catalog.find(name) is not None:
+        return name
+    undated = _DATE.sub("", name)
+    if undated in aliases:
+        return aliases[undated]
+    fitting = [
+        alias for alias in aliases if alias.endswith(ANY_END) and name.startswith(alias[:-1])
+    ]
+    return aliases[max(fitting, key=len)] if fitting else name
+
+
+def plain_aliases(aliases: Mapping[str, str]) -> Mapping[str, str]:
+    """Aliases that are the name of one model."""
+    return {
+        alias: endpoint_id for alias, endpoint_id in aliases.items() if not alias.endswith(ANY_END)
+    }
+
+
 def find_endpoint(catalog: Catalog, aliases: Mapping[str, str], name: str) -> CatalogEntry:
     """Endpoint with this id or alias. ``EndpointNotFound``, ``EndpointNotServed``."""
-    return catalog.get(aliases.get(name, name))
+    return catalog.get(endpoint_id_of(catalog, aliases, name))
 
 
 def find_capable(

@@ -124,6 +124,12 @@ BODIES: Mapping[str, Any] = {
         "endpoint": "/v1/images/generations",
         "completion_window": "24h",
     },
+    f"{OPENAI_PREFIX}/responses": {
+        "input": "x",
+        "tools": [{"type": "image_generation"}],
+        "model": FLUX,
+        "previous_response_id": "resp_{request_id}",
+    },
     "/v1/weights": {
         "name": "style",
         "base": FLUX,
@@ -161,6 +167,10 @@ EMPTY = {
     f"{OPENAI_PREFIX}/files",
     f"{OPENAI_PREFIX}/images/generations",
     f"{OPENAI_PREFIX}/images/edits",
+    f"{OPENAI_PREFIX}/images/variations",
+    f"{OPENAI_PREFIX}/audio/transcriptions",
+    f"{OPENAI_PREFIX}/audio/translations",
+    f"{OPENAI_PREFIX}/audio/speech",
     f"{OPENAI_PREFIX}/videos",
     f"{OPENAI_PREFIX}/videos/edits",
     f"{OPENAI_PREFIX}/videos/extensions",

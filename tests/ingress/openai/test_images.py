@@ -5,25 +5,30 @@ from __future__ import annotations
 import asyncio
 import base64
 import io
+import json
 import time
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 from PIL import Image
 
-from serve_app.catalog.catalog import CatalogEntry
+from serve_app.catalog.catalog import Catalog, CatalogEntry, load
 from serve_app.catalog.schema.registry import SCHEMAS
 from serve_app.catalog.source import EndpointSource
 from serve_app.domain.endpoint import Endpoint, Weights
+from serve_app.domain.errors import InvalidInput
 from serve_app.ingress.openai import input_images
 from serve_app.ingress.openai.image_parameters import ImageParameters, parse_parameters
-from serve_app.ingress.submission.model_lookup import EndpointFields
+from serve_app.ingress.submission.model_lookup import EndpointFields, endpoint_id_of
 from serve_app.queue.store.config import QueueLimits
-from tests.ingress.house import OTHERS, House, built
+from tests.ingress.house import DEMO, OTHERS, House, built
 
 GENERATIONS, EDITS = "/openai/v1/images/generations", "/openai/v1/images/edits"
+VARIATIONS = "/openai/v1/images/variations"
 SDXL = "fal-ai/fast-sdxl"
 
 
@@ -50,6 +55,27 @@ def image_file(image: Image.Image, format: str = "PNG", **options: Any) -> bytes
 
 
 DAMAGED_AVIF = b"\0\0\0\x1cftypavif\0\0\0\0mif1avifmiaf" + bytes(200)
+
+
+@asynccontextmanager
+async def app_served(
+    tmp_path: Path, name: str = "apps/x", **properties: Any
+) -> AsyncIterator[httpx.AsyncClient]:
+    """Client of a Darkroom with an app whose input has these properties."""
+    options = {
+        "input_schema": {"type": "object", "properties": properties},
+        "output_schema": {"type": "object"},
+    }
+    app = {"family": "probe", "schema": "json", "category": "image-to-image", "options": options}
+
+    def written() -> Catalog:
+        models = tmp_path / "models.yaml"
+        models.write_text(json.dumps({"built_in": False, "endpoints": {name: app}}))
+        return load(models, demo=True, demo_dir=DEMO)
+
+    catalog = await asyncio.to_thread(written)
+    async with built(catalog=catalog) as house, house.client() as client:
+        yield client
 
 
 async def stored(house: House, answer: httpx.Response) -> dict[str, Any]:
@@ -108,21 +134,73 @@ def test_an_endpoint_at_openai_gets_openais_own_parameters() -> None:
     assert (made.size, made.streamed) == ("1024x1536", True)
 
 
+def app_fields(name: str = "apps/x", **properties: Any) -> EndpointFields:
+    """Fields of an app that takes these and no others."""
+    schema = {"type": "object", "properties": properties, "additionalProperties": False}
+    options = {"input_schema": schema, "output_schema": {"type": "object"}}
+    endpoint = Endpoint(name, "cog", Weights(""), "json", options=options)
+    source = EndpointSource(family="cog", schema="json")
+    return EndpointFields(CatalogEntry(endpoint, SCHEMAS["json"](endpoint), source))
+
+
 @pytest.mark.parametrize(("prompt", "sent"), [("", {}), ("a hill", {"prompt": "a hill"})])
 def test_an_upscaler_gets_no_empty_prompt(prompt: str, sent: dict[str, Any]) -> None:
     """OpenAI's client cannot leave a prompt out. One with words is refused by the schema."""
-    schema = {
-        "type": "object",
-        "properties": {"image_url": {"type": "string"}},
-        "additionalProperties": False,
-    }
-    options = {"input_schema": schema, "output_schema": {"type": "object"}}
-    endpoint = Endpoint("apps/larger", "cog", Weights(""), "json", options=options)
-    entry = CatalogEntry(
-        endpoint, SCHEMAS["json"](endpoint), EndpointSource(family="cog", schema="json")
-    )
     given = ImageParameters.read({"prompt": prompt})
-    assert parse_parameters(given, EndpointFields(entry)).input == sent
+    assert parse_parameters(given, app_fields(image_url={"type": "string"})).input == sent
+
+
+FORMATS = {"type": "string", "enum": ["webp", "jpg", "png"]}
+QUALITY = {"type": "integer", "minimum": 0, "maximum": 100}
+
+
+def parsed(fields: EndpointFields, *, edited: bool = False, **given: Any) -> dict[str, Any]:
+    """Input for a call with these parameters, and an image to edit."""
+    files = {"image_url": "https://example.org/a.png"} if edited else {}
+    made = parse_parameters(ImageParameters.read({"prompt": ""} | given), fields, files).input
+    return {name: value for name, value in made.items() if name not in files}
+
+
+@pytest.mark.parametrize("name", ["output_quality", "output_compression"])
+def test_the_compression_is_the_quality_of_an_endpoint_that_has_one(name: str) -> None:
+    fields = app_fields(output_format=FORMATS, **{name: QUALITY})
+    for asked, written in (("jpeg", "jpg"), ("webp", "webp")):
+        made = parsed(fields, output_compression=60, output_format=asked)
+        assert made == {"output_format": written, name: 60}
+    with pytest.raises(InvalidInput, match="PNG has none"):
+        parsed(fields, output_compression=60)
+    with pytest.raises(InvalidInput, match="always written at the best quality"):
+        parsed(app_fields(output_format=FORMATS), output_compression=60, output_format="webp")
+
+
+def test_a_transparent_background_comes_from_endpoints_that_make_one() -> None:
+    backgrounds = {"type": "string", "enum": ["auto", "transparent"]}
+    own = app_fields(background=backgrounds)
+    assert parsed(own, background="transparent") == {"background": "transparent"}
+    cut_out = app_fields("fal-ai/birefnet", image_url={"type": "string"})
+    assert parsed(cut_out, edited=True, background="transparent") == {}
+    inputs = {
+        "prompt": {"type": "text", "required": True},
+        "layers": {"type": "layers", "default": 3},
+    }
+    options = {"inputs": inputs, "result": {"type": "layers"}}
+    endpoint = Endpoint("house/layers", "generic", Weights("/x"), "declared", options=options)
+    source = EndpointSource(family="generic", schema="declared")
+    layered = EndpointFields(CatalogEntry(endpoint, SCHEMAS["declared"](endpoint), source))
+    assert parsed(layered, background="transparent") == {"prompt": "", "output_format": "png"}
+    with pytest.raises(InvalidInput, match="with the model fal-ai/birefnet"):
+        parsed(app_fields(), background="transparent")
+
+
+def test_a_high_fidelity_is_that_of_models_that_read_the_image_as_a_reference() -> None:
+    image = {"image_url": {"type": "string"}}
+    assert parsed(app_fields(**image), edited=True, input_fidelity="high") == {}
+    by_noise = app_fields(**image, strength={"type": "number"})
+    with pytest.raises(InvalidInput, match="`strength`"):
+        parsed(by_noise, edited=True, input_fidelity="high")
+    assert parsed(by_noise, edited=True, input_fidelity="low") == {}
+    with pytest.raises(InvalidInput, match="with an input image"):
+        parsed(app_fields(**image), input_fidelity="high")
 
 
 async def test_what_is_left_to_the_endpoint_is_its_own_choice_but_the_format(
@@ -228,6 +306,45 @@ async def test_no_model_is_the_usual_one_and_an_alias_leads_to_its_endpoint() ->
     assert "test/unserved" not in by_name
 
 
+NAMED = {
+    "gpt-image-2": "test/images",
+    "gpt-image-2-2026-04-21": SDXL,
+    "gpt-image-*": "test/images",
+    "gpt-image-2.5-*": SDXL,
+    "test/*": SDXL,
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "endpoint"),
+    [
+        ("gpt-image-2-2026-04-21", SDXL),  # exactly this name
+        ("gpt-image-2-2026-09-09", "test/images"),  # without the date
+        ("gpt-image-9", "test/images"),
+        ("gpt-image-2.5-flare-2026-09-08", SDXL),  # the longest pattern
+        ("test/images", "test/images"),  # an id is no name of a family
+        ("test/imagine", SDXL),
+        ("gpt-image", None),
+        ("gpt-image-", "test/images"),
+    ],
+)
+def test_dated_names_and_families_of_names_lead_to_an_endpoint(
+    name: str, endpoint: str | None
+) -> None:
+    assert endpoint_id_of(OTHERS, NAMED, name) == (endpoint or name)
+
+
+async def test_built_in_aliases_have_the_names_to_come_and_lists_leave_patterns_out(
+    client: httpx.AsyncClient,
+) -> None:
+    for name in ("gpt-image-2-2026-04-21", "gpt-image-2.6-flare"):
+        shown = (await client.get(f"/openai/v1/models/{name}")).json()
+        assert (shown["id"], shown["darkroom_endpoint"]) == (name, SDXL)
+    names = [each["id"] for each in (await client.get("/openai/v1/models")).json()["data"]]
+    assert "gpt-image-2" in names
+    assert not [name for name in names if "*" in name]
+
+
 @pytest.mark.parametrize("model", ["test/videos", "test/audio"])
 async def test_what_makes_no_images_is_refused(
     house: House, client: httpx.AsyncClient, model: str
@@ -323,6 +440,32 @@ async def test_an_edit_in_json_is_that_of_a_form(
     assert await stored(house, answer) == by_form
     own = await client.post(EDITS, json=body | {"size": "512x640"})
     assert (await stored(house, own))["image_size"] == {"width": 512, "height": 640}
+
+
+async def test_a_variation_is_an_edit_without_a_prompt(
+    house: House, client: httpx.AsyncClient
+) -> None:
+    files = {"image": ("a.png", png())}
+    answer = await client.post(VARIATIONS, data={"model": SDXL, "n": "2"}, files=files)
+    assert answer.status_code == 200, answer.text
+    assert answer.headers["x-darkroom-endpoint"] == f"{SDXL}/image-to-image"
+    by_form = await stored(house, answer)
+    assert (by_form["prompt"], by_form["num_images"], by_form["strength"]) == ("", 2, 0.95)
+    body = {"model": SDXL, "n": 2, "image": by_form["image_url"]}
+    assert await stored(house, await client.post(VARIATIONS, json=body)) == by_form
+    for refused in (
+        await client.post(VARIATIONS, files={"model": (None, SDXL)}),
+        await client.post(VARIATIONS, json={"model": SDXL}),
+    ):
+        assert (refused.status_code, refused.json()["error"]["param"]) == (400, "image")
+
+
+async def test_an_endpoint_that_needs_a_prompt_makes_no_variations(tmp_path: Path) -> None:
+    prompt = {"type": "string", "minLength": 1}
+    async with app_served(tmp_path, prompt=prompt, image_url={"type": "string"}) as client:
+        image = "https://example.org/a.png"
+        answer = await client.post(VARIATIONS, json={"model": "apps/x", "image": image})
+    assert (answer.status_code, answer.json()["error"]["param"]) == (400, "prompt")
 
 
 @pytest.mark.parametrize(

@@ -269,10 +269,48 @@ async def test_other_requests_are_no_videos(client: httpx.AsyncClient) -> None:
     assert (await client.get(f"{VIDEOS}/{submitted['request_id']}")).status_code == 404
     assert (await client.get(f"{VIDEOS}/nothing")).status_code == 404
     assert (await client.get(VIDEOS, params={"order": "asc"})).status_code == 400
-    for path in ("x/remix", "edits", "extensions", "characters"):
+    for path in ("edits", "extensions", "characters"):
         answer = await client.post(f"{VIDEOS}/{path}", json={"prompt": "x"})
         assert answer.status_code == 400
         assert "not supported" in answer.json()["error"]["message"]
+
+
+async def test_a_finished_video_is_remixed_by_an_endpoint_that_takes_one(
+    house: House, client: httpx.AsyncClient
+) -> None:
+    made = (await client.post(VIDEOS, json={"prompt": "x", "model": "test/videos"})).json()
+    await house.queue.wait("default", made["id"], 10)
+    remix = f"{VIDEOS}/{made['id']}/remix"
+    answer = await client.post(remix, json={"prompt": "in winter", "seed": 5})
+    body = answer.json()
+    assert (answer.status_code, body["prompt"]) == (200, "in winter"), body
+    assert body["id"] not in (made["id"], None)
+    assert answer.headers["x-request-id"] == body["id"]
+    assert body["remixed_from_video_id"] == made["id"]
+    given = (await house.queue.get("default", body["id"])).input
+    assert given["seed"] == 5
+    assert (await client.get(given["video_url"])).content == b"image"
+    other = {"prompt": "x", "model": "fal-ai/fast-sdxl"}
+    refused = await client.post(remix, json=other)
+    assert refused.status_code == 400
+    assert "cannot change a video" in refused.json()["error"]["message"]
+    assert (await client.post(f"{VIDEOS}/nothing/remix", json=other)).status_code == 404
+
+
+async def test_a_video_that_is_not_ready_or_failed_is_not_remixed(
+    house: House, client: httpx.AsyncClient
+) -> None:
+    orders = {"prompt": "x", "model": "test/videos"}
+    slow = (await client.post(VIDEOS, json=orders | {"sleep_s": 30})).json()
+    early = await client.post(f"{VIDEOS}/{slow['id']}/remix", json={"prompt": "x"})
+    assert (early.status_code, early.json()["error"]["message"]) == (
+        400,
+        "The video is not ready yet.",
+    )
+    failed = (await client.post(VIDEOS, json=orders | {"fail": "pipeline_failed"})).json()
+    await house.queue.wait("default", failed["id"], 10)
+    none = await client.post(f"{VIDEOS}/{failed['id']}/remix", json={"prompt": "x"})
+    assert (none.status_code, none.json()["error"]["code"]) == (404, "artifact_not_found")
 
 
 @pytest.fixture

@@ -1,0 +1,139 @@
+"""Translation of OpenAI's audio parameters to the fields of an endpoint's input."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from pydantic import Field
+
+from serve_app.domain.errors import InvalidInput, Unsupported
+from serve_app.ingress.openai.parameters import Parameters, not_here
+from serve_app.ingress.openai.transcripts import TranscriptFormat
+from serve_app.ingress.submission.model_lookup import EndpointFields
+
+AUDIO = "audio_url"
+TEXTS = ("text", "input", "prompt")
+"""Fields of endpoints for the text to speak; the first that an endpoint has."""
+
+NAMES: Mapping[str, str] = {AUDIO: "file", "chunk_level": "timestamp_granularities"}
+"""Field of an endpoint's input → OpenAI's parameter of a transcription that sets it."""
+SPOKEN_NAMES: Mapping[str, str] = {**dict.fromkeys(TEXTS, "input"), "format": "response_format"}
+"""The same for speech."""
+
+Task = Literal["transcribe", "translate"]
+
+
+class TranslationParameters(Parameters):
+    """OpenAI's parameters of ``audio/translations``."""
+
+    model: str | None = Field(
+        default=None, description="Id of an endpoint, or an alias. Default: `whisper-1`."
+    )
+    prompt: str | None = None
+    response_format: TranscriptFormat | None = None
+    temperature: float | None = Field(default=None, ge=0, le=1)
+
+
+class TranscriptionParameters(TranslationParameters):
+    """OpenAI's parameters of ``audio/transcriptions``."""
+
+    language: str | None = None
+    timestamp_granularities: list[Literal["word", "segment"]] | None = None
+    chunking_strategy: Literal["auto"] | None = None
+    stream: bool | None = None
+
+
+class SpeechParameters(Parameters):
+    """OpenAI's parameters of ``audio/speech``."""
+
+    input: str
+    model: str | None = Field(
+        default=None, description="Id of an endpoint, or an alias. Default: `tts-1`."
+    )
+    voice: str | dict[str, Any] | None = None
+    instructions: str | None = None
+    response_format: Literal["mp3", "opus", "aac", "flac", "wav", "pcm"] | None = None
+    speed: float | None = Field(default=None, ge=0.25, le=4)
+    stream_format: Literal["audio", "sse"] | None = None
+
+
+def level_of(given: TranslationParameters) -> Literal["none", "segment", "word"]:
+    """Parts of the transcript that get times. ``InvalidInput``: both words and segments."""
+    timed = given.response_format in ("srt", "vtt", "verbose_json")
+    wanted = (
+        set(given.timestamp_granularities or ())
+        if isinstance(given, TranscriptionParameters)
+        else set[str]()
+    )
+    name = "timestamp_granularities"
+    if wanted and given.response_format != "verbose_json":
+        raise InvalidInput.of_field(name, "Set `response_format` to `verbose_json` with it")
+    if len(wanted) > 1:
+        raise not_here(name, "a request times words or segments, not both")
+    if "word" in wanted:
+        return "word"
+    return "segment" if timed else "none"
+
+
+def transcription_input(
+    given: TranslationParameters, task: Task, fields: EndpointFields
+) -> dict[str, Any]:
+    """Build the endpoint's input, without the audio. ``InvalidInput`` names each parameter that it
+    cannot apply."""
+    wanted = given.own_fields(fields)
+    level = level_of(given)
+    if fields.accepts("task"):
+        wanted["task"] = task
+    elif task == "translate":
+        raise Unsupported(f"{fields.endpoint.id} cannot translate: its input has no field `task`.")
+    if fields.accepts("chunk_level"):
+        wanted["chunk_level"] = level
+    language = given.language if isinstance(given, TranscriptionParameters) else None
+    for name, value in (("language", language), ("prompt", given.prompt)):
+        if value:
+            wanted[_field(fields, name)] = value
+    if given.temperature:  # 0 is what endpoints without the field do
+        wanted[_field(fields, "temperature")] = given.temperature
+    return wanted
+
+
+def speech_input(given: SpeechParameters, fields: EndpointFields) -> dict[str, Any]:
+    """Build the endpoint's input. ``InvalidInput`` names each parameter that it cannot apply."""
+    text = fields.first_accepted(*TEXTS)
+    if text is None:
+        raise Unsupported(f"{fields.endpoint.id} does not speak: its input has no text.")
+    if given.stream_format == "sse":
+        raise not_here("stream_format", "the audio comes as one file, at its end")
+    wanted = given.own_fields(fields)
+    voice = given.voice.get("id") if isinstance(given.voice, dict) else given.voice
+    if voice and fields.accepts("voice"):  # clients cannot leave it out
+        wanted["voice"] = voice
+    if given.instructions:
+        wanted[_field(fields, "instructions")] = given.instructions
+    if given.speed is not None and (given.speed != 1 or "speed" in fields):
+        wanted[_field(fields, "speed")] = given.speed
+    return {text: given.input} | wanted | _speech_format(given.response_format, fields)
+
+
+def _speech_format(asked: str | None, fields: EndpointFields) -> dict[str, Any]:
+    """Field for the format of the audio. An endpoint without one is taken to make WAV."""
+    if asked is None:
+        return {}
+    name = next(
+        (each for each in ("response_format", "output_format", "format") if each in fields), None
+    )
+    if name is None:
+        if asked != "wav":
+            raise not_here("response_format", "this endpoint makes wav: ask for it, or for none")
+        return {}
+    choices = fields.choices(name)
+    if choices and asked not in choices:
+        raise not_here("response_format", f"this endpoint makes {', '.join(map(str, choices))}")
+    return {name: asked}
+
+
+def _field(fields: EndpointFields, name: str) -> str:
+    if not fields.accepts(name):
+        raise not_here(name, f"{fields.endpoint.id} has no such field")
+    return name
