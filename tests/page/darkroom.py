@@ -69,6 +69,11 @@ class PageDarkroom:
         """Start the replica. Requests stay queued until then."""
         self._do(self._start_painting())
 
+    def release(self) -> None:
+        """Let the replica go on with prompts that are held."""
+        assert self._painter is not None
+        self._loop.call_soon_threadsafe(self._painter.release)
+
     def hang(self, kept: Sequence[Entry], *, private: bool = False) -> list[str]:
         """Store results of earlier times. Returns the ids of their requests."""
         made: list[str] = []

@@ -25,14 +25,18 @@ IMAGE_ERROR = "image_load_error"
 
 
 class Painter(ScriptedReplica):
-    """Replica that obeys the prompt: ``slow`` makes it slow, ``fail`` makes it fail, ``bad seed``
-    makes it refuse the seed. With ``draft`` it makes drafts as well. Requests without
-    steps are handled by the parent class."""
+    """Replica that obeys the prompt: ``slow`` makes it slow, ``held`` makes it wait at its second
+    step until ``release``, ``fail`` makes it fail, ``bad seed`` makes it refuse the seed. With
+    ``draft`` it makes drafts as well. Requests without steps are handled by the parent class."""
 
     def __init__(self, *given: Any, **more: Any) -> None:
         super().__init__(*given, **more)
         self.shown: list[str] = []  # ids of requests, once per preview
         self._watched: set[LeaseKey] = set()
+        self._released = asyncio.Event()
+
+    def release(self) -> None:
+        self._released.set()
 
     async def _run(self, lease: Lease) -> None:
         if "num_inference_steps" not in lease.input:
@@ -48,6 +52,8 @@ class Painter(ScriptedReplica):
             progress = Progress(Stage.DENOISING, step, steps, rate=1 / step_s if step else 0.0)
             await self._report(lease.held, progress)
             await asyncio.sleep(step_s)
+            if "held" in prompt and step:
+                await self._released.wait()
         outcome = _refusal(prompt) or await self._painted(lease, steps)
         await self._queue.finish(Finish(lease.held, REPLICA, outcome))
         self._running.pop(lease.held, None)

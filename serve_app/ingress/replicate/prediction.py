@@ -25,6 +25,7 @@ from serve_app.ingress.http.json_schema import Json, Time, components
 from serve_app.ingress.http.openapi import in_query
 from serve_app.ingress.services.files import Files
 from serve_app.ingress.services.services import Services
+from serve_app.ingress.submission.model_lookup import endpoint_id_of
 from serve_app.ingress.submission.rendering import final_outcome, output_of, rendered_output
 from serve_app.ingress.submission.status import FallbackStatus, fallback_body
 from serve_app.tenants.scopes import Caller
@@ -128,16 +129,16 @@ def listed_models(services: Services, caller: Caller, model: str) -> CatalogEntr
 
     ``EndpointNotFound`` suggests similar names. ``InvalidInput``: the name is ambiguous.
     """
-    alias = services.config.models.model_aliases.get(model)
     catalog = services.catalog_of(caller)
-    entry = catalog.find(alias or model)
+    meant = endpoint_id_of(catalog, services.config.models.model_aliases, model)
+    entry = catalog.find(meant)
     if entry is not None:
         return entry
     found = [each for each in catalog if model_id(each.endpoint.id) == model]
     if len(found) > 1:
         ids = ", ".join(each.endpoint.id for each in found)
         raise InvalidInput.of_field("model", f"{model} could be {ids}. Send its version")
-    return found[0] if found else catalog.listed(alias or model)
+    return found[0] if found else catalog.listed(meant)
 
 
 def endpoint_of_version(services: Services, caller: Caller, reference: str) -> CatalogEntry:
