@@ -28,7 +28,6 @@ import { listenForShortcuts } from "./interface/shortcuts.js";
 import { listenForTheme } from "./interface/theme_switch.js";
 import { announce, say } from "./interface/toast.js";
 import { Views } from "./interface/views.js";
-import { Details } from "./results/details.js";
 import { promptOf } from "./results/sheet.js";
 import { Stage } from "./results/stage.js";
 import { effect, untracked } from "./vendored/signals.js";
@@ -45,6 +44,7 @@ const answer = signIn.takeAnswer();
 const store = new Store(api);
 const models = new Models(api, store.models);
 const caller = new Caller(api, store.grants);
+let details = null; // promise of the dialog of one request
 let uploads = null; // promise of the client of the upload calls, which only large files need
 const address = new Address(moved);
 const form = formIn();
@@ -62,7 +62,7 @@ const act = {
   vary: (request) => submitter.repeat(request, 1),
   four: (request) => submitter.repeat(request, 4),
   cancel,
-  details: ({ id }) => details.show(id),
+  details: ({ id }) => withDetails((made) => made.show(id)),
   code: showCode,
   formIn,
   generate: async (...given) => {
@@ -100,7 +100,6 @@ const act = {
   },
   prepareGrids: () => submitter.loadGrids().catch(() => {}),
 };
-const details = new Details(api, act, address, store.changes);
 const stage = new Stage(api, act, store);
 const recent = new Recent(api, act, store);
 const views = new Views({ api, act, address, caller, models, store, follow: moved });
@@ -294,6 +293,17 @@ function drawModel(model) {
   estimate.soon();
 }
 
+/** Calls `what` with the dialog of one request. */
+async function withDetails(what) {
+  try {
+    details ??= tool("details").then(({ Details }) => new Details(api, act, address, store.changes));
+    what(await details);
+  } catch (error) {
+    details = null;
+    say(error.message);
+  }
+}
+
 function realModels() {
   return loaded(() => import("./models/real_model.js"));
 }
@@ -345,7 +355,7 @@ async function moved() {
   const { model: wanted, request, code } = address.now;
   views.follow(address.now);
   estimate.soon();
-  details.follow(request);
+  if (request !== null || details !== null) withDetails((made) => made.follow(address.now.request));
   if (program !== null) program.follow(code);
   else if (code !== null) address.correct({ code: null }); // what it showed is not known any more
   if (wanted !== null && wanted !== store.model.peek()?.id && isServed(wanted)) await choose(wanted);
@@ -440,7 +450,7 @@ function draft() {
 /** Goes to a draft on its light table, or else to the details of its request. */
 function showDraft({ request, id }) {
   const preview = document.querySelector(`[data-draft="${CSS.escape(id)}"]`);
-  if (preview === null) return details.show(request);
+  if (preview === null) return act.details({ id: request });
   preview.scrollIntoView({ block: "center" });
   preview.focus({ preventScroll: true });
 }

@@ -75,7 +75,7 @@ def test_images_whose_urls_have_expired_are_shown_again_also_beyond_the_first_pa
         gallery.open()
         expect(gallery.results.first).to_be_visible()
         page.mouse.move(640, 600)
-        while not page.get_by_text("300 results.").is_visible():
+        while not page.get_by_text("300 requests.").is_visible():
             page.mouse.wheel(0, 1_000_000)
         clock.late = timedelta(days=30)
         # Those in the middle were never drawn, and are not refreshed as the newest ones are.

@@ -167,6 +167,7 @@ def test_a_service_worker_shows_the_notification_and_its_click_opens_the_request
         }""",
         words["data"],
     )
+    page.evaluate(HIDE.format("false"))  # as the focus does
     expect(page.get_by_role("dialog")).to_contain_text("a hill")
     assert "request=" in page.url
 

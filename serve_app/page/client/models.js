@@ -34,23 +34,6 @@ export class Models {
     return this.#all.value;
   }
 
-  /** Newest state of a model, without its schema, or null. */
-  async renewed(id) {
-    const found = await this.#find(id);
-    return found ? readModel(found) : null;
-  }
-
-  /** Model with its OpenAPI document and its price, or null. */
-  async whole(id) {
-    const pricing = `v1/models/pricing?endpoint_id=${encodeURIComponent(id)}`;
-    const [found, prices] = await Promise.all([
-      this.#find(id, "&expand=openapi-3.0"),
-      this.#api.call("GET", pricing).catch(() => null),
-    ]);
-    if (found === undefined) return null;
-    return { ...readModel(found), document: found.openapi, price: prices?.prices[0] ?? null };
-  }
-
   /** Model with `input`: the JSON schema of its input as `{schema, document}`, or null. */
   async one(id) {
     if (!this.#whole.has(id)) {
@@ -78,13 +61,17 @@ export class Models {
   }
 
   async #look(id) {
-    const found = await this.#find(id, "&expand=openapi-3.0");
-    return found ? { ...readModel(found), input: inputOf(found, id) } : null;
+    const found = await this.find(id, "&expand=openapi-3.0");
+    if (found === null) return null;
+    const { given, ...model } = found;
+    return { ...model, input: inputOf(given, id) };
   }
 
-  async #find(id, expand = "") {
+  /** Model, and what `/v1/models` says of it; null if there is none. With `expand`, more of it. */
+  async find(id, expand = "") {
     const models = await this.#read(`endpoint_id=${encodeURIComponent(id)}${expand}`);
-    return models.find((each) => each.endpoint_id === id);
+    const found = models.find((each) => each.endpoint_id === id);
+    return found === undefined ? null : { ...readModel(found), given: found };
   }
 
   async #read(query) {
@@ -167,19 +154,6 @@ export function imageIn(output) {
   const first = output?.images?.[0]?.url ?? output?.image?.url ?? output?.poster?.url;
   if (typeof first !== "string" || !/^(https?:|data:image\/|\/)/.test(first)) return null;
   return first.startsWith("/") ? new URL(first.slice(1), BASE).href : first;
-}
-
-/** `output` of an example with URLs that the page can load: paths are below the address of this
- * Darkroom, and what is no file of the web is left out. */
-export function loadable(output) {
-  if (typeof output !== "object" || output === null) return output;
-  if (Array.isArray(output)) return output.map(loadable);
-  const { url, ...rest } = output;
-  const made = Object.fromEntries(
-    Object.entries(rest).map(([name, value]) => [name, loadable(value)]),
-  );
-  if (typeof url !== "string" || !/^(https?:|data:(image|audio|video)\/|\/)/.test(url)) return made;
-  return { ...made, url: url.startsWith("/") ? new URL(url.slice(1), BASE).href : url };
 }
 
 /** Schema of the endpoint's input, from any of the supported document formats. */

@@ -1,4 +1,6 @@
-// Words for models, and the search among them.
+// Words for models, the search among them, and what the page of one shows.
+
+import { BASE } from "../client/api.js";
 
 /** Words for what a model makes, by its kind, in the order in which they are shown. */
 export const KINDS = { image: "Images", video: "Videos", audio: "Audio", other: "Others" };
@@ -37,4 +39,28 @@ export function matches(model, { words, kind, state }) {
       .split(/\s+/)
       .every((word) => text.includes(word))
   );
+}
+
+/** Model with its OpenAPI document and its price, or null. */
+export async function wholeModel({ api, models }, id) {
+  const pricing = `v1/models/pricing?endpoint_id=${encodeURIComponent(id)}`;
+  const [found, prices] = await Promise.all([
+    models.find(id, "&expand=openapi-3.0"),
+    api.call("GET", pricing).catch(() => null),
+  ]);
+  if (found === null) return null;
+  return { ...found, document: found.given.openapi, price: prices?.prices[0] ?? null };
+}
+
+/** `output` of an example with URLs that the page can load: paths are below the address of this
+ * Darkroom, and what is no file of the web is left out. */
+export function loadable(output) {
+  if (typeof output !== "object" || output === null) return output;
+  if (Array.isArray(output)) return output.map(loadable);
+  const { url, ...rest } = output;
+  const made = Object.fromEntries(
+    Object.entries(rest).map(([name, value]) => [name, loadable(value)]),
+  );
+  if (typeof url !== "string" || !/^(https?:|data:(image|audio|video)\/|\/)/.test(url)) return made;
+  return { ...made, url: url.startsWith("/") ? new URL(url.slice(1), BASE).href : url };
 }

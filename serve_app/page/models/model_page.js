@@ -2,10 +2,10 @@
 
 import { element, freshId } from "../interface/element.js";
 import { money } from "../interface/words.js";
-import { imageIn, loadable } from "../client/models.js";
+import { imageIn } from "../client/models.js";
 import { filesIn, shown as shownFile } from "../results/media.js";
 import { demoMark, picture, statePill } from "./card.js";
-import { categoryWords, STATES } from "./catalogue.js";
+import { categoryWords, loadable, STATES } from "./catalogue.js";
 import { markdown } from "./markdown.js";
 import { inputSchema, outputSchema, rowsOf, schemaTable } from "./schema_table.js";
 

@@ -5,7 +5,7 @@ import * as json from "../client/json.js";
 import { element, freshId } from "../interface/element.js";
 import { Refresh } from "../interface/refresh.js";
 import { card } from "./card.js";
-import { KINDS, matches, STATES } from "./catalogue.js";
+import { KINDS, matches, STATES, wholeModel } from "./catalogue.js";
 import { modelPage } from "./model_page.js";
 import { preflight, RealModelOffer } from "./real_model.js";
 import { trial } from "./trial.js";
@@ -186,7 +186,7 @@ class ModelsView {
         return;
       }
       const [model, standing, served] = await Promise.all([
-        this.#page.models.whole(id),
+        wholeModel(this.#page, id),
         this.#standing(),
         this.#page.models.one(id).catch(() => null), // then it can be tried in the form
       ]);
@@ -209,7 +209,7 @@ class ModelsView {
   /** Shows the newest state of the open model. */
   async #renew(id) {
     const [model, standing] = await Promise.all([
-      this.#page.models.renewed(id).catch(() => null),
+      this.#page.models.find(id).catch(() => null),
       this.#standing(),
     ]);
     if (this.#shown === id && model !== null) this.#opened.renew(model, standing);

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager, suppress
 
 from serve_app.domain.request import ChangedRequest, Changes, Request
@@ -55,7 +55,7 @@ class FollowedTenants:
         return bool(self._followers)
 
     @contextmanager
-    def follow(self, tenant: str) -> Iterator[Follower]:
+    def follow(self, tenant: str) -> Generator[Follower]:
         follower = Follower()
         self._followers[tenant].add(follower)
         try:
