@@ -6,7 +6,7 @@ import * as json from "./client/json.js";
 import { KeptKey } from "./client/key.js";
 import { Models } from "./client/models.js";
 import { SignIn } from "./client/sign_in.js";
-import { Store } from "./client/store.js";
+import { Store, UNKNOWN } from "./client/store.js";
 import { showFacts, showModels } from "./form/chooser.js";
 import { forgetDraft } from "./form/draft.js";
 import { DemoWords } from "./form/demo_words.js";
@@ -116,14 +116,18 @@ const door = new Door({
   kept: key,
   locked: store.locked,
   enter: async (given) => {
-    if (given !== key.value) store.models.value = [];
+    if (given !== key.value) store.models.value = UNKNOWN;
     store.changes.stop(); // they are those of the key before
     key.keep(given);
     caller.forget();
     models.forget();
     await enter();
   },
-  back: () => (store.models.peek().length ? door.close() : enter()),
+  back: () => {
+    if (store.models.peek() === UNKNOWN) return enter();
+    door.close();
+    followChanges();
+  },
   forget,
   asked: stopEntering,
 });
@@ -160,7 +164,7 @@ function forget() {
   key.keep(null);
   accepted = null;
   caller.forget();
-  store.models.value = [];
+  store.models.value = UNKNOWN;
   store.model.value = null;
   models.forget();
   goingOn?.leave();
@@ -206,12 +210,16 @@ async function enter() {
   door.close();
   caller.look().catch(() => {}); // the store has its scopes
   const restored = stage.restore();
-  store.changes.start();
-  recent.follow();
+  followChanges();
   await choose(wantedModel());
   await restored;
   showLatest();
   moved();
+}
+
+function followChanges() {
+  store.changes.start();
+  recent.follow();
 }
 
 /** Keeps the key that was in use before another one was refused. False if there was none. */
@@ -539,6 +547,7 @@ function complain(words, ...more) {
 
 effect(() => (byId("connection").hidden = store.contact.value));
 effect(() => {
+  if (store.models.value === UNKNOWN) return;
   showModels(store.models.value);
   byId("model").value = store.model.peek()?.id ?? "";
 });
@@ -547,6 +556,7 @@ effect(() => {
   if (model !== null) untracked(() => drawModel(model));
 });
 effect(() => offerReal(store.model.value?.demo ? store.models.value : []));
+effect(() => store.locked.value && store.changes.stop());
 effect(() => attention.show(store.parts.value));
 effect(() => {
   const has = (scope) => store.grants.value.includes(scope);

@@ -143,3 +143,15 @@ def test_the_operator_s_queue_follows_the_requests(page: Page, idle: PageDarkroo
     idle.release()
     clock.a_second_after(id_, "succeeded")
     expect(operator.table("Lanes")).to_be_hidden()
+
+
+def test_the_page_goes_on_following_when_the_form_for_the_key_is_left(
+    page: Page, idle: PageDarkroom
+) -> None:
+    reader = Reader(page, idle)
+    reader.enter()
+    page.get_by_role("button", name="API key").click()
+    page.get_by_role("button", name="Back").click()
+    submit(page, idle, "a hill")
+    expect(reader.listed).to_have_count(1)
+    expect(reader.listed).to_contain_text("Waiting")

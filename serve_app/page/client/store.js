@@ -4,6 +4,9 @@
 import { computed, signal } from "../vendored/signals.js";
 import { Changes } from "./changes.js";
 
+/** Models, before they are listed. */
+export const UNKNOWN = [];
+
 export class Store {
   /** Darkroom answers. */
   contact = signal(true);
@@ -12,7 +15,7 @@ export class Store {
   /** Scopes of the key. */
   grants = signal([]);
   /** Models, without their schemas. */
-  models = signal([]);
+  models = signal(UNKNOWN);
   /** Those that can be used here. */
   served = computed(() => this.models.value.filter(({ away }) => away === ""));
   /** The chosen model, with its schema; null before there is one. */
