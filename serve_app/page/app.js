@@ -304,7 +304,9 @@ function drawModel(model) {
 /** Calls `what` with the dialog of one request. */
 async function withDetails(what) {
   try {
-    details ??= tool("details").then(({ Details }) => new Details(api, act, address, store.changes));
+    details ??= loaded(() => import("./results/details.js")).then(
+      ({ Details }) => new Details(api, act, address, store.changes),
+    );
     what(await details);
   } catch (error) {
     details = null;

@@ -5,13 +5,12 @@ import { byId, element } from "./element.js";
 
 const STYLES = "styles/tools.css"; // of most tools
 const OF_DRAFTS = "drafts/drafts.css";
-const OWN_STYLES = { details: [], code: "code/code.css", draftSettings: OF_DRAFTS, goingOn: OF_DRAFTS, lightTable: OF_DRAFTS };
+const OWN_STYLES = { code: "code/code.css", draftSettings: OF_DRAFTS, goingOn: OF_DRAFTS, lightTable: OF_DRAFTS };
 
 const TOOLS = {
   uploads: () => import("../client/uploads.js"),
   notifications: () => import("./notifications.js"),
   text: () => import("../results/text.js"),
-  details: () => import("../results/details.js"),
   reuse: () => import("../tools/reuse.js"),
   mask: () => import("../tools/mask.js"),
   frame: () => import("../tools/frame.js"),
@@ -37,7 +36,7 @@ export class Updated extends Error {}
  * has its button in the header then. */
 export async function tool(name) {
   try {
-    return await loaded(TOOLS[name], ...[OWN_STYLES[name] ?? STYLES].flat());
+    return await loaded(TOOLS[name], OWN_STYLES[name] ?? STYLES);
   } catch (error) {
     if (error instanceof Updated) offerReload(error.message);
     throw error;
