@@ -18,6 +18,7 @@ export class Details {
   #dialog = byId("details");
   #changes;
   #refresh = null; // of the open request: an answer about another one is not waited for
+  #leaving = false; // the user has closed it, which the address does not show yet
   #shown = null; // the open request, with its outcome; a new object for each opening
 
   constructor(api, act, address, changes) {
@@ -26,7 +27,9 @@ export class Details {
     this.#address = address;
     this.#changes = changes;
     makeClosable(this.#dialog);
+    this.#dialog.addEventListener("cancel", () => (this.#leaving = true));
     this.#dialog.addEventListener("close", () => {
+      this.#leaving = false;
       if (this.#dialog.open) return; // the event is late, and Forward has opened it again
       this.#leave();
       byId("details-body").replaceChildren(); // stops what plays
@@ -38,7 +41,7 @@ export class Details {
   follow(id) {
     if (id === null) this.#dialog.close();
     // Closed with its event still to come, it shows the request no more.
-    else if (this.#shown?.id !== id || !this.#dialog.open) this.show(id);
+    else if (!this.#leaving && (this.#shown?.id !== id || !this.#dialog.open)) this.show(id);
   }
 
   show(id) {
