@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 
 from serve_app.catalog.catalog import load
+from serve_app.catalog.suggestions import APPS
 from serve_app.domain.endpoint import MODEL_ALIASES
 from tests.docs.pages import DOCS, ROOT
 
@@ -22,6 +23,6 @@ def test_every_alias_is_in_the_table_with_its_endpoint() -> None:
     assert documented == MODEL_ALIASES
 
 
-def test_every_alias_leads_to_a_built_in_endpoint() -> None:
+def test_every_alias_leads_to_a_built_in_endpoint_or_an_app_that_comes_along() -> None:
     catalog = load(None, demo=False, demo_dir=ROOT / "deployments" / "demo")
-    assert set(MODEL_ALIASES.values()) <= {entry.endpoint.id for entry in catalog}
+    assert set(MODEL_ALIASES.values()) <= {entry.endpoint.id for entry in catalog} | APPS.keys()

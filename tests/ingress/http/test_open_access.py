@@ -88,6 +88,10 @@ def events(place: Place) -> Opening:
     return opened(place.house, "GET", f"/v1/requests/{place.request_id}/events", place.key)
 
 
+def changes(place: Place) -> Opening:
+    return opened(place.house, "GET", "/v1/events", place.key)
+
+
 def status_stream(place: Place) -> Opening:
     url = f"/queue/test/probe/requests/{place.request_id}/status/stream"
     return opened(place.house, "GET", url, place.key)
@@ -161,7 +165,7 @@ async def file(place: Place) -> AsyncIterator[Exchange]:
 Open = Callable[[Place], Opening]
 BEFORE: tuple[Open, ...] = (wait, run, prediction, upload)
 """Calls whose response does not begin before their end."""
-STREAMS: tuple[Open, ...] = (events, status_stream, stream, prediction_stream, tool)
+STREAMS: tuple[Open, ...] = (events, changes, status_stream, stream, prediction_stream, tool)
 DOWNLOADS: tuple[Open, ...] = (zip_of_files, file)
 
 End = Callable[[Place], Awaitable[None]]
@@ -262,6 +266,8 @@ async def test_every_call_with_a_key_is_known_by_what_it_was_let_in_by(
     async with house.client() as client:
         for (method, path), scope in scopes().items():
             if scope == NO_KEY or method == "HEAD" or path.startswith("/files/"):
+                continue
+            if path == "/v1/events":  # it does not end by itself; `changes` above
                 continue
             answer = await client.request(method, re.sub(r"\{[^}]*\}", id_, path), json={})
             is_no_endpoint = answer.status_code == 404 and path.endswith("{path:path}")
