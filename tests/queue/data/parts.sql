@@ -84,3 +84,5 @@ FROM unnest('{waiting, sending, sent, skipped}'::text[]) state;
 INSERT INTO comfyui_nodes (key, digest, content) VALUES ('nodes', 'ab12', '\x1f8b');
 INSERT INTO comfyui_files (tenant, path, content)
 VALUES ('ann', 'workflows/portrait.json', '\x7b7d');
+INSERT INTO pool_minutes (minute, pool, queued, running, replicas, wait_s)
+VALUES (date_trunc('minute', now()), 'studio', 2, 1, 1, 0.5);
