@@ -13,7 +13,7 @@ from typing_extensions import TypedDict
 
 from serve_app.catalog.catalog import CatalogEntry
 from serve_app.domain.endpoint import Precision, Recipe, WeightsPart
-from serve_app.domain.errors import DatabaseUnavailable, Unavailable
+from serve_app.domain.errors import DatabaseUnavailable
 from serve_app.domain.lease import ReplicaStage
 from serve_app.domain.realtime import SessionKind, session_kind
 from serve_app.ingress.http import query
@@ -360,7 +360,7 @@ async def _preflights(
         if each["device"] and each["memory_total"]:
             known = smallest.get(each["pool"], each["memory_total"])
             smallest[each["pool"]] = min(known, each["memory_total"])
-    pools = {each.endpoint.id: _pool_of(services, each) for each in page}
+    pools = {each.endpoint.id: services.pool_if_any(each) for each in page}
     devices = {
         endpoint: size
         for endpoint, pool in pools.items()
@@ -373,13 +373,6 @@ async def _preflights(
         looks=caller.may(OPERATOR),
     )
     return [cast("PreflightAnswer", each.as_json()) for each in found]
-
-
-def _pool_of(services: Services, entry: CatalogEntry) -> str:
-    try:
-        return services.pool_of(entry)
-    except Unavailable:
-        return ""
 
 
 Held = Mapping[WeightsState, Collection[str]]

@@ -91,7 +91,7 @@ class _Following:
                     yield events.partial(request, watch.sent - 1, preview)
                 elif silent_s >= KEEP_ALIVE_S:
                     silent_s = 0.0
-                    yield b": keep-alive\n\n"
+                    yield sse.NOTHING_NEW
                 request = await self._next(request, LOOK_S)
                 silent_s += LOOK_S
             async for event in events.end(request):

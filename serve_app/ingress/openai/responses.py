@@ -198,7 +198,7 @@ async def _earlier_image(
     found = await _find(services, caller, request_id)
     found = await require_ended(services.queue, found, "The response has not ended yet.")
     before = images_of(found) if final_outcome(found).failure is None else ()
-    index = int(number) if number.isdecimal() else 0
+    index = int(number[:9]) if number.isdecimal() else 0
     if index >= len(before):
         raise InvalidInput.of_field(place, "This response has no such image")
     return services.files.access.url(origin, before[index].key, found.tenant)

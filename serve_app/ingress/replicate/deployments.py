@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from dataclasses import replace
 
 from starlette.requests import Request as HttpRequest
@@ -10,7 +9,6 @@ from starlette.responses import Response
 from typing_extensions import TypedDict
 
 from serve_app.catalog.catalog import CatalogEntry
-from serve_app.domain.errors import Unavailable
 from serve_app.ingress.http.auth import authenticate
 from serve_app.ingress.http.errors import json_reply
 from serve_app.ingress.http.json_schema import Time
@@ -81,7 +79,7 @@ async def hardware(request: HttpRequest) -> Response:
     """List the pools that run the served endpoints."""
     services = services_of(request)
     served = served_models(request, await authenticate(request))
-    pools = dict.fromkeys(pool for each in served if (pool := _pool(services, each)))
+    pools = dict.fromkeys(pool for each in served if (pool := services.pool_if_any(each)))
     body: list[ReplicateHardware] = [
         {"sku": each, "name": _name_of_pool(services, each)} for each in pools
     ]
@@ -121,7 +119,7 @@ HARDWARE = replace(
 
 
 def _deployment(services: Services, entry: CatalogEntry) -> ReplicateDeployment:
-    endpoint, pool = entry.endpoint, _pool(services, entry)
+    endpoint, pool = entry.endpoint, services.pool_if_any(entry)
     model = model_id(endpoint.id)
     owner, _, name = model.partition("/")
     targets = [one for one in services.warm.states if one.endpoint == endpoint.id and one.pool]
@@ -143,13 +141,6 @@ def _deployment(services: Services, entry: CatalogEntry) -> ReplicateDeployment:
             },
         },
     }
-
-
-def _pool(services: Services, entry: CatalogEntry) -> str:
-    """Pool that runs the endpoint; empty if none does."""
-    with contextlib.suppress(Unavailable):
-        return services.pool_of(entry)
-    return ""
 
 
 def _name_of_pool(services: Services, pool: str) -> str:

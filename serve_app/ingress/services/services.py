@@ -15,7 +15,7 @@ from starlette.requests import HTTPConnection
 
 from serve_app.catalog.catalog import Catalog, CatalogEntry
 from serve_app.domain.billing.price import Price
-from serve_app.domain.errors import DarkroomError, Overloaded
+from serve_app.domain.errors import DarkroomError, Overloaded, Unavailable
 from serve_app.domain.executors.comfyui import ComfyUiNodes
 from serve_app.domain.executors.partial_results import PartialResults
 from serve_app.domain.media.safety import SafetyPolicy
@@ -154,6 +154,13 @@ class Services:
         base = self.catalog.find(entry.base) if entry.base else None
         endpoint = (base or entry).endpoint
         return self.pools.pool_of(endpoint, entry.pool)
+
+    def pool_if_any(self, entry: CatalogEntry) -> str:
+        """As ``pool_of``; empty if no pool can run it."""
+        try:
+            return self.pool_of(entry)
+        except Unavailable:
+            return ""
 
     async def output_decided(self, request_id: str, decisions: Sequence[Mapping[str, Any]]) -> None:
         """Count and record decisions of the safety policy about files of a request."""

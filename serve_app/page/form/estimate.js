@@ -43,7 +43,10 @@ export class EstimateLine {
   }
 
   async #ask() {
-    if (!this.#line.isConnected) this.#refresh.stop();
+    if (!this.#line.isConnected) {
+      this.#refresh.stop(); // the page of a model was left
+      return null;
+    }
     const given = this.#refused ? null : this.#read();
     if (given === null) {
       this.#line.textContent = "";
