@@ -34,6 +34,7 @@ NOT_RUN = frozenset(
         "a signed file",
         "a trained LoRA",
         "it deletes",
+        "it does not end",
         "it would run itself",
         "it writes a file",
         "another machine",

@@ -47,6 +47,8 @@ def hobbyist(rehearsal: Rehearsal, url: str, key: str) -> None:
             page.goto(_link(url, key))
             expect(page.get_by_role("button", name="Generate")).to_be_visible()
         with rehearsal.step(who, "tries the first example", clicks=2):
+            # The image of the start takes the stage, and the examples move to the form.
+            expect(page.locator(".sheet")).to_have_count(1)
             page.locator(".examples:visible button").first.click()
             _generate(page)
         with rehearsal.step(who, "types what the demo does not know", clicks=2):

@@ -209,11 +209,12 @@ async def _find(services: Services, caller: Caller, request_id: str) -> Request:
     images."""
     what = f"response {RESPONSE}{request_id[:64]}"
     found = await find_request(services.queue, caller.tenant, request_id, what)
-    entry = services.catalog.find_any(found.endpoint)
-    made = found.outcome.artifacts if found.outcome else ()
-    if not any(map(is_image, made)) and (
-        entry is None or not entry.endpoint.category.endswith(images.MAKES_IMAGES)
-    ):
+    if found.state is State.SUCCEEDED:
+        makes_images = any(map(is_image, final_outcome(found).artifacts))
+    else:
+        entry = services.catalog.find_any(found.endpoint)
+        makes_images = entry is None or entry.endpoint.category.endswith(images.MAKES_IMAGES)
+    if not makes_images:
         raise RequestNotFound(f"There is no {what}.")
     caller.require_endpoint(found.endpoint)
     return found

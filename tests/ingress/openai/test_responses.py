@@ -146,6 +146,15 @@ async def test_a_failure_is_an_error_or_the_end_of_its_stream(client: httpx.Asyn
     assert (none.status_code, none.json()["error"]["param"]) == (400, "previous_response_id")
 
 
+async def test_a_request_that_made_no_image_is_no_response(client: httpx.AsyncClient) -> None:
+    made = await client.post("/run/test/probe", json={})
+    assert made.status_code == 200, made.text
+    name = f"resp_{made.headers['x-fal-request-id']}"
+    assert (await client.get(f"{RESPONSES}/{name}")).status_code == 404
+    edited = await responded(client, previous_response_id=name)
+    assert edited.status_code == 404
+
+
 ITEM = {"type": "function_call_output", "output": "x"}
 
 
