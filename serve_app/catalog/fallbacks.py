@@ -83,36 +83,36 @@ def _cycle(entry: CatalogEntry, find: Find) -> list[str]:
 def _problem_of_fields(
     entry: CatalogEntry, other: CatalogEntry, given: FallbackSource | ShadowSource, key: str
 ) -> tuple[Place, str] | None:
-    own, there = properties_of(entry.schema), properties_of(other.schema)
     for name, named in given.fields.items():
-        if own is not None and name not in own:
+        if not _accepts(entry, name):
             return (key, "fields", name), f"{entry.endpoint.id} has no field `{name}`"
-        if there is not None and named is not None and named not in there:
+        if named is not None and not _accepts(other, named):
             return (key, "fields", name), f"{given.endpoint} has no field `{named}`"
-    if own is None or there is None:
-        return None
-    passed = {given.fields.get(name, name) for name in own}
-    missing = sorted({*other.schema.json_schema().get("required", ())} - passed)
-    if missing:
-        return (key, "endpoint"), (
-            f"{given.endpoint} needs `{missing[0]}`, which {entry.endpoint.id} does not have: name "
-            "the field that has it in `fields`"
-        )
+    passed = {*given.fields.values()}
+    for name in sorted(other.schema.json_schema().get("required", ())):
+        passes_itself = name not in given.fields and _accepts(entry, name)
+        if name not in passed and not passes_itself:
+            return (key, "endpoint"), (
+                f"{given.endpoint} needs `{name}`, which {entry.endpoint.id} does not have: name "
+                "the field that has it in `fields`"
+            )
     return None
 
 
+def _accepts(entry: CatalogEntry, name: str) -> bool:
+    return entry.schema.is_open or name in entry.schema.fields
+
+
 @lru_cache(MAX_CACHED_SCHEMAS)
-def properties_of(schema: InputSchema) -> Mapping[str, Any] | None:
-    """Properties of a schema; None: it accepts every field. Building them takes milliseconds."""
-    return schema.json_schema().get("properties") or None
+def _properties(schema: InputSchema) -> Mapping[str, Any]:
+    """Schemas of the fields that a schema names. Building them takes milliseconds."""
+    return schema.json_schema().get("properties", {})
 
 
 def input_at(other: CatalogEntry, fields: Mapping[str, str | None], input: Any) -> dict[str, Any]:
     """Input of a request for another endpoint. Fields that this one does not have are left out:
     ``unfit_field`` says whether they matter. ``InvalidInput``."""
-    given, there = renamed(input, fields), properties_of(other.schema)
-    if there is not None:
-        given = {name: value for name, value in given.items() if name in there}
+    given = {name: each for name, each in renamed(input, fields).items() if _accepts(other, name)}
     return other.schema.validate(given)[0]
 
 
@@ -121,12 +121,10 @@ def unfit_field(
 ) -> str:
     """Field that a request sets, other than to its default, and that the other endpoint does not
     have; empty: there is none."""
-    own, there = properties_of(entry.schema) or {}, properties_of(other.schema)
-    if there is None:
-        return ""
+    own = _properties(entry.schema)
     for name, value in input.items():
         named = fields.get(name, name)
         usual = value is None or own.get(name, {}).get("default", None) == value
-        if named is not None and named not in there and not usual:
+        if named is not None and not usual and not _accepts(other, named):
             return name
     return ""

@@ -38,6 +38,18 @@ def own(fallback: Any = None, options: Any = PROMPT) -> dict[str, Any]:
     return given if fallback is None else given | {"fallback": fallback}
 
 
+def opened(given: dict[str, Any]) -> dict[str, Any]:
+    """``given`` for an input that may have more fields than it names."""
+    return given | {"input_schema": given["input_schema"] | {"additionalProperties": True}}
+
+
+OTHERS = {
+    "a__text": own(options=TEXT),
+    "a__open": own(options=opened(schema(prompt={"type": "string"}))),
+    "a__needy": own(options=opened(schema("text", text={"type": "string"}))),
+}
+
+
 @pytest.mark.parametrize(
     ("fallback", "words"),
     [
@@ -54,6 +66,11 @@ def own(fallback: Any = None, options: Any = PROMPT) -> dict[str, Any]:
         ({"endpoint": "a/text", "after": 3}, "unknown key `after`"),
         ({"endpoint": "a/text", "fields": {"prompt": "text"}, "budget": "20 EUR/day"}, ""),
         ({"endpoint": "a/text", "fields": {"prompt": "text"}, "errors": ["unavailable"]}, ""),
+        ({"endpoint": "a/text", "fields": {"prompt": "text"}, "errors": ["misconfigured"]}, ""),
+        ({"endpoint": "a/open", "fields": {"prompt": "words"}}, ""),
+        ({"endpoint": "a/open", "fields": {"prompt": None}}, ""),
+        ({"endpoint": "a/needy"}, "a/needy needs `text`, which a/own does not have"),
+        ({"endpoint": "a/needy", "fields": {"prompt": "text"}}, ""),
     ],
 )
 def test_a_mistake_is_named_with_its_line(tmp_path: Path, fallback: Any, words: str) -> None:
@@ -61,10 +78,10 @@ def test_a_mistake_is_named_with_its_line(tmp_path: Path, fallback: Any, words: 
         tmp_path,
         z__circle=own({"endpoint": "a/own"}),
         a__own=own(fallback),
-        a__text=own(options=TEXT),
+        **OTHERS,
     )
     if not words:
-        fine = file(tmp_path, a__own=own(fallback), a__text=own(options=TEXT))
+        fine = file(tmp_path, a__own=own(fallback), **OTHERS)
         catalog = load(fine, demo=False, demo_dir=tmp_path)
         assert catalog.get("a/own").source.fallback is not None
         return
@@ -144,3 +161,13 @@ def test_an_input_has_the_names_of_the_other_endpoint(tmp_path: Path) -> None:
     assert unfit_field(first, other, fields, {"prompt": "a fox", "steps": 5}) == "steps"
     assert unfit_field(first, other, {**fields, "steps": None}, {"steps": 5}) == ""
     assert input_at(other, fields, {"prompt": "a fox", "steps": 4}) == {"text": "a fox"}
+
+
+def test_an_open_schema_takes_every_field(tmp_path: Path) -> None:
+    path = file(tmp_path, a__own=own({"endpoint": "a/open"}), **OTHERS)
+    catalog = load(path, demo=False, demo_dir=tmp_path)
+    first, other = catalog.get("a/own"), catalog.get("a/open")
+    given = {"prompt": "a fox", "steps": 5}
+    assert unfit_field(first, other, {}, given) == ""
+    assert input_at(other, {}, given) == given
+    assert input_at(other, {"prompt": None}, given) == {"steps": 5}

@@ -159,6 +159,7 @@ class PydanticSchema:
         more = drafts.INPUT_FIELDS if self.makes_drafts else {}
         self._model = narrowed(shape.input, endpoint.defaults, bounds, more)
         self.fields = frozenset(self._model.model_fields)
+        self.is_open = False
         self._most_outputs = most_outputs(self._model)
         self._marks = field_notes.marks(self._model)
         if levels := described_levels(endpoint):

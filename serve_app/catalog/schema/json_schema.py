@@ -87,7 +87,7 @@ class JsonSchema:
         self._fields = cast("Mapping[str, Any]", self._schema["properties"])
         self.fields = frozenset(self._fields)
         closed = self._schema.get("additionalProperties") in (None, False)
-        self._open = not closed or any(each in self._schema for each in _ELSEWHERE)
+        self.is_open = not closed or any(each in self._schema for each in _ELSEWHERE)
         self._defaults = self._usable_defaults(endpoint)
 
     def validate(
@@ -96,7 +96,7 @@ class JsonSchema:
         del origin  # it makes no drafts
         refuses = self._schema.get("additionalProperties") is False
         unknown = (
-            [] if self._open else sorted(str(name) for name in body if name not in self._fields)
+            [] if self.is_open else sorted(str(name) for name in body if name not in self._fields)
         )
         known = {name: body[name] for name in body if refuses or name not in unknown}
         if problems := self._problems(known):

@@ -42,6 +42,7 @@ class OpenInput:
             raise ValueError("the schema `open` has no fields, so it cannot have bounds")
 
     makes_drafts = False
+    is_open = True
     fields: frozenset[str] = frozenset()
 
     def validate(
@@ -87,7 +88,12 @@ class InputSchema(Protocol):
 
     @property
     def fields(self) -> frozenset[str]:
-        """Names of the input's fields; empty: it accepts any."""
+        """Names of the input's fields; empty: it names none."""
+        ...
+
+    @property
+    def is_open(self) -> bool:
+        """True if the input may also have fields that the schema does not name."""
         ...
 
     def validate(

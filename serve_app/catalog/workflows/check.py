@@ -106,7 +106,7 @@ class _Check:
         schema = entry.schema.json_schema()
         fields = cast("Mapping[str, Any]", schema.get("properties") or {})
         unknown = [name for name in node.input if fields and name not in fields]
-        if schema.get("additionalProperties") is not True:
+        if not entry.schema.is_open:
             for name in unknown:
                 known = ", ".join(sorted(fields)[:12])
                 self._mistakes.add((*at, name), f"{node.app} has no such field; it has {known}")

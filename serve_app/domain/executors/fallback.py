@@ -18,6 +18,7 @@ from serve_app.domain.errors import (
     FailedByHand,
     GenerationError,
     HostedUnconfirmed,
+    Misconfigured,
     OutOfMemory,
     ReplicaDied,
     SecretMissing,
@@ -26,7 +27,15 @@ from serve_app.domain.errors import (
     WeightsUnavailable,
 )
 
-_USUAL = (AppNotStarted, OutOfMemory, ReplicaDied, SecretMissing, Unavailable, WeightsUnavailable)
+_USUAL = (
+    AppNotStarted,
+    Misconfigured,
+    OutOfMemory,
+    ReplicaDied,
+    SecretMissing,
+    Unavailable,
+    WeightsUnavailable,
+)
 USUAL_ERRORS = tuple(each.code for each in _USUAL)
 """Codes of failures that are not the request's fault, so that another endpoint may succeed."""
 
@@ -41,9 +50,10 @@ NEVER = {
 """Codes of failures that no fallback may follow, with the reason."""
 
 ERRORS = frozenset(
-    # A replica's full disk is ``Unavailable``, although that is no error of a generation.
+    # A replica's full disk is ``Unavailable``, and an entry that cannot be served as it is written
+    # ``Misconfigured``, although these are no errors of a generation.
     each.code
-    for each in (*GenerationError.__subclasses__(), Unavailable)
+    for each in (*GenerationError.__subclasses__(), Misconfigured, Unavailable)
     if each.code not in NEVER
 )
 """Codes of failures that a fallback may follow."""
