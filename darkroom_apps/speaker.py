@@ -6,9 +6,8 @@ in tokens, 86 of which are a second: ``{"model": "/models/dia", "max_new_tokens"
 
 from __future__ import annotations
 
-import wave
 from io import BytesIO
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import BaseModel, Field
 
@@ -22,6 +21,17 @@ MAX_TOKENS = 3072
 MAX_BYTES = 1000  # of a text in UTF-8
 TOKENS_A_REPORT = 16
 
+FORMATS = {
+    "wav": ("audio/wav", "wav", "pcm_s16le", "s16"),
+    "mp3": ("audio/mpeg", "mp3", "libmp3lame", "fltp"),
+    "flac": ("audio/flac", "flac", "flac", "s16"),
+    "opus": ("audio/ogg", "ogg", "libopus", "flt"),
+}
+"""Format → media type, and FFmpeg's names of container, codec and samples."""
+
+OPUS_RATE = 48_000
+"""Opus has a few fixed rates (RFC 6716, section 2). This one loses nothing."""
+
 
 class Input(BaseModel):
     """Input of fal-ai/dia-tts."""
@@ -31,6 +41,9 @@ class Input(BaseModel):
         max_length=MAX_BYTES,
         description="What is said. `[S1]` and `[S2]` begin what each of two speakers says; "
         "`(laughs)` and the like are heard.",
+    )
+    format: Literal["wav", "mp3", "flac", "opus"] = Field(
+        default="wav", description="Format of the file; `opus` is in Ogg. fal has no such field."
     )
 
 
@@ -78,18 +91,25 @@ class Speaker(darkroom.App):
                 stopping_criteria=[reports(self.max_new_tokens)],
             )
             (sound,) = self.processor.batch_decode(made)
-        return Output(audio=darkroom.Audio.from_bytes(wav(sound, self.rate), "audio/wav"))
+        file = encoded(sound, self.rate, given.format)
+        return Output(audio=darkroom.Audio.from_bytes(file, FORMATS[given.format][0]))
 
 
-def wav(sound: torch.Tensor, rate: int) -> bytes:
-    """WAV file with 16 bits a sample."""
-    levels = (sound.float().clamp(-1, 1) * 32767).round().short().flatten().cpu().numpy()
+def encoded(sound: torch.Tensor, rate: int, format: str) -> bytes:
+    """File with one channel. ``sound``: samples of -1 to 1."""
+    import av
+
+    _, container, codec, form = FORMATS[format]
+    levels = sound.float().clamp(-1, 1).mul(32767).round().short().reshape(1, -1).cpu().numpy()
+    frame = av.AudioFrame.from_ndarray(levels, format="s16", layout="mono")
+    frame.sample_rate = rate
     written = BytesIO()
-    with wave.open(written, "wb") as file:
-        file.setnchannels(1)
-        file.setsampwidth(2)
-        file.setframerate(rate)
-        file.writeframes(levels.tobytes())
+    with av.open(written, "w", format=container) as file:
+        stream = file.add_stream(codec, rate=OPUS_RATE if format == "opus" else rate)
+        stream.layout = "mono"
+        resampler = av.AudioResampler(form, "mono", stream.rate)
+        for each in (*resampler.resample(frame), *resampler.resample(None), None):
+            file.mux(stream.encode(each))
     return written.getvalue()
 
 

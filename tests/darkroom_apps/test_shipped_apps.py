@@ -13,6 +13,7 @@ from io import BytesIO
 from pathlib import Path
 from typing import Any
 
+import av
 import numpy as np
 import pytest
 import torch
@@ -128,7 +129,7 @@ def test_sound_is_heard_as_mono_at_the_models_rate(tmp_path: Path) -> None:
     assert np.abs(heard).max() > 0.01
 
 
-def test_text_becomes_a_wav_file(tmp_path: Path) -> None:
+def test_text_becomes_a_file_of_each_format(tmp_path: Path) -> None:
     save_dia(tmp_path)
     app = with_settings(speaker.Speaker, {"model": str(tmp_path), "max_new_tokens": 40})
     made = darkroom.run(app, text="Hello. (laughs)")
@@ -136,6 +137,12 @@ def test_text_becomes_a_wav_file(tmp_path: Path) -> None:
     with wave.open(made["audio"]["$file"]) as file:
         assert (file.getframerate(), file.getnchannels(), file.getsampwidth()) == (44100, 1, 2)
         assert 0 < file.getnframes() <= 40 * DAC_HOP
+    for name, (media_type, container, *_) in speaker.FORMATS.items():
+        spoken = darkroom.run(app, text="Hello.", format=name)["audio"]
+        assert spoken["media_type"] == media_type
+        with av.open(spoken["$file"]) as file:
+            assert file.format.name == container
+            assert sum(each.samples for each in file.decode(audio=0)) > 0
     with pytest.raises(darkroom.InvalidField, match="more than 1000 bytes"):
         darkroom.run(app, text="ä" * 600)
 

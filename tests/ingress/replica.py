@@ -47,7 +47,7 @@ class ScriptedReplica:
     number), ``content`` (of each), ``thumbnails`` (each has one), ``echo``. Other authors' clients
     can send nothing but a ``prompt`` and open their images: for them there is the prompt `a JPEG`.
     ``yields`` (a list) are a generator's values, the last of them the output. ``output`` is JSON of
-    the whole output, for calls that are forms.
+    the whole output, for calls that are forms. ``alone``: field of the output with its one file.
     """
 
     def __init__(
@@ -179,6 +179,8 @@ class ScriptedReplica:
         drafts = tuple(each for each in artifacts if each.media_type == DRAFT_TYPE)
         artifacts = [each for each in artifacts if each not in drafts]
         output = _answer(lease.input, artifacts)
+        if alone := lease.input.get("alone"):
+            output = {alone: {"artifact": artifacts[0].key}}
         if drafts:
             output["drafts"] = [_facts(lease.input, number) for number in range(len(drafts))]
         return Outcome(

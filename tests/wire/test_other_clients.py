@@ -14,7 +14,8 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.ingress.house import OTHERS
+from serve_app.catalog.catalog import load
+from tests.ingress.house import DEMO, OTHERS
 from tests.node import node, packages
 from tests.wire.served import Address, served
 
@@ -40,6 +41,9 @@ try:
 except litellm.exceptions.APIConnectionError as error:
     print(json.dumps({"said": str(error)}))
 """
+
+
+MEDIA = load(HERE / "media_models.yaml", demo=True, demo_dir=DEMO)
 
 
 @pytest.fixture(scope="module")
@@ -107,6 +111,20 @@ def test_the_ai_sdk_draws_by_its_provider_for_replicate(address: Address) -> Non
     assert [each["mediaType"] for each in seen["images"]] == ["image/jpeg"]
     assert seen["refused"]["status"] == 422
     assert "num_inference_steps" in seen["refused"]["said"]
+
+
+def test_the_ai_sdk_speaks_transcribes_and_makes_videos_by_its_other_providers() -> None:
+    with served(catalog=MEDIA) as address:
+        seen = javascript("ai_sdk_media.mjs", address)
+    assert seen == {
+        "speech": "RIFF",
+        "heard": {"text": "Good morning.", "language": "en"},
+        "video": "an MP4",
+    }
+
+
+def test_langchain_draws_by_its_tool_for_openai(address: Address) -> None:
+    assert javascript("langchain.mjs", address) == {"type": "image/png"}
 
 
 def test_openai_s_javascript_client_makes_and_edits_images_and_makes_a_video(

@@ -17,8 +17,10 @@ import httpx
 import pytest
 from PIL import Image
 
+from serve_app.catalog.catalog import load
 from serve_app.cli.commands import environment
 from serve_app.cli.connection.installation import Installation
+from tests.ingress.house import DEMO
 from tests.node import node, packages
 from tests.wire.entered import Ways, entered, installed
 from tests.wire.served import served
@@ -29,6 +31,7 @@ HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
 JAVASCRIPT = HERE / "javascript"
 TIMEOUT_S = 90.0
+MEDIA = load(HERE / "media_models.yaml", demo=True, demo_dir=DEMO)
 TRUST = ("SSL_CERT_FILE", "NODE_EXTRA_CA_CERTS", "FAL_KEY")
 
 
@@ -187,6 +190,39 @@ def test_hugging_face_s_inference_client_draws(
     shell("proxy", installation).run(sys.executable, "-W", "ignore", "-c", HUGGING_FACE, image)
     with Image.open(image) as drawn:
         assert drawn.size == (8, 8)
+
+
+@pytest.fixture(scope="module")
+def media(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shell]:
+    """Shell for programs that use models of several kinds."""
+    packages(JAVASCRIPT)
+    folder = tmp_path_factory.mktemp("media")
+    with served(catalog=MEDIA) as address, entered(address.url, folder) as ways:
+        yield shell("proxy", (installed(address, ways, folder), ways))
+
+
+def test_the_ai_sdk_s_provider_for_fal_makes_videos_speaks_and_transcribes(media: Shell) -> None:
+    said = media.run(node(), JAVASCRIPT / "ai_sdk_fal_media.mjs")
+    assert said["video"]["value"] == "an MP4"
+    assert said["speech"]["value"] == "RIFF"
+    heard = said["transcript"]["value"]
+    assert (heard["text"], heard["language"]) == ("Good morning.", "en")
+    assert heard["segments"] == [{"text": "Good morning.", "startSecond": 0, "endSecond": 1.25}]
+
+
+def test_tanstack_ai_draws_speaks_transcribes_and_makes_videos(media: Shell) -> None:
+    said = media.run(node(), JAVASCRIPT / "tanstack.mjs")
+    assert said["images"]["value"] == ["image/jpeg", "image/jpeg"]
+    assert said["speech"]["value"] == "RIFF"
+    assert said["transcript"]["value"] == "Good morning."
+    assert said["video"]["value"] == "an MP4"
+
+
+def test_fal_s_proxies_for_web_servers_keep_the_key_on_the_server(media: Shell) -> None:
+    said = media.run(node(), JAVASCRIPT / "server_proxies.mjs")
+    got = {name: each["value"] for name, each in said.items()}
+    right = {"run": 2, "queued": 2, "refused": ["prompt", "num_images"]}
+    assert got == dict.fromkeys(("express", "hono", "svelte", "remix"), right)
 
 
 def test_other_https_of_that_shell_is_passed_on(installation: tuple[Installation, Ways]) -> None:

@@ -116,21 +116,29 @@ def speech_input(given: SpeechParameters, fields: EndpointFields) -> dict[str, A
     return {text: given.input} | wanted | _speech_format(given.response_format, fields)
 
 
+USUAL_FORMAT = "mp3"
+"""OpenAI's format for calls that name none: programs save what comes as such a file."""
+
+FORMAT_FIELDS = ("response_format", "output_format", "format")
+SPELLED = {"opus": "ogg"}
+"""OpenAI's name of a format → name that endpoints may have for it."""
+
+
 def _speech_format(asked: str | None, fields: EndpointFields) -> dict[str, Any]:
     """Field for the format of the audio. An endpoint without one is taken to make WAV."""
-    if asked is None:
-        return {}
-    name = next(
-        (each for each in ("response_format", "output_format", "format") if each in fields), None
-    )
+    name = next((each for each in FORMAT_FIELDS if each in fields), None)
     if name is None:
-        if asked != "wav":
+        if asked not in (None, "wav"):
             raise not_here("response_format", "this endpoint makes wav: ask for it, or for none")
         return {}
     choices = fields.choices(name)
-    if choices and asked not in choices:
-        raise not_here("response_format", f"this endpoint makes {', '.join(map(str, choices))}")
-    return {name: asked}
+    wanted = asked or USUAL_FORMAT
+    for spelled in (wanted, SPELLED.get(wanted)):
+        if spelled in choices or (asked and not choices):
+            return {name: spelled}
+    if asked is None:
+        return {}
+    raise not_here("response_format", f"this endpoint makes {', '.join(map(str, choices))}")
 
 
 def _field(fields: EndpointFields, name: str) -> str:

@@ -63,8 +63,8 @@ from serve_app.tenants.scopes import Caller
 PAGE = 100
 """Predictions in a page, as at Replicate."""
 
-CLIENTS = ("replicate-python/", "replicate-javascript/")
-"""Beginnings of the header ``User-Agent`` of Replicate's clients."""
+CLIENTS = ("replicate-python/", "replicate-javascript/", "ai-sdk/")
+"""Parts of the header ``User-Agent`` of Replicate's clients, and of the AI SDK."""
 
 CANCEL_S = 2.0
 """Longest wait in seconds of a cancel for a running request, which stops at its next step."""
@@ -330,13 +330,14 @@ def _with_stream_token(
 
 
 def _wants_files_inside(request: HttpRequest, base: str) -> bool:
-    """True for Replicate's own clients over plain HTTP.
+    """True for Replicate's own clients and the AI SDK over plain HTTP.
 
-    They make file objects, with ``read()`` and ``url``, of ``https:`` and ``data:`` only; an
-    ``http:`` URL stays a string, with which no example of their documentation works.
+    Replicate's make file objects, with ``read()`` and ``url``, of ``https:`` and ``data:`` only; an
+    ``http:`` URL stays a string, with which no example of their documentation works. The AI SDK
+    fetches no file from a private address.
     """
     agent = request.headers.get("user-agent", "")
-    return base.startswith("http:") and agent.startswith(CLIENTS)
+    return base.startswith("http:") and any(each in agent for each in CLIENTS)
 
 
 async def _events(services: Services, request: Request, base: str) -> AsyncGenerator[bytes]:

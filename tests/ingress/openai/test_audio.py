@@ -278,6 +278,10 @@ def test_speech_has_the_fields_of_its_endpoint() -> None:
     made = spoken(takes, voice={"id": "af"}, speed=1.5, response_format="mp3")
     assert made == {"prompt": "Hello", "voice": "af", "speed": 1.5, "output_format": "mp3"}
     assert spoken(fields(text=TEXT), voice="alloy", speed=1) == {"text": "Hello"}
+    assert spoken(takes)["output_format"] == "mp3", "as at OpenAI, for who names none"
+    for given, made in (("opus", "ogg"), (None, None)):
+        others = fields(text=TEXT, format={"type": "string", "enum": ["wav", "ogg"]})
+        assert spoken(others, response_format=given).get("format") == made
     with pytest.raises(InvalidInput, match="makes mp3, wav"):
         spoken(takes, response_format="opus")
     for name, value in (("speed", 2), ("instructions", "Sadly"), ("pitch", 3)):
