@@ -105,7 +105,7 @@ def encoded(sound: torch.Tensor, rate: int, format: str) -> bytes:
     frame.sample_rate = rate
     written = BytesIO()
     with av.open(written, "w", format=container) as file:
-        stream = file.add_stream(codec, rate=OPUS_RATE if format == "opus" else rate)
+        stream: Any = file.add_stream(codec, rate=OPUS_RATE if format == "opus" else rate)
         stream.layout = "mono"
         resampler = av.AudioResampler(form, "mono", stream.rate)
         for each in (*resampler.resample(frame), *resampler.resample(None), None):
