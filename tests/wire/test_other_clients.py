@@ -14,9 +14,8 @@ from typing import Any
 import httpx
 import pytest
 
-from serve_app.catalog.catalog import load
-from tests.ingress.house import DEMO, OTHERS
 from tests.node import node, packages
+from tests.wire.media import MEDIA
 from tests.wire.served import Address, served
 
 pytestmark = pytest.mark.wire
@@ -43,12 +42,9 @@ except litellm.exceptions.APIConnectionError as error:
 """
 
 
-MEDIA = load(HERE / "media_models.yaml", demo=True, demo_dir=DEMO)
-
-
 @pytest.fixture(scope="module")
 def address() -> Iterator[Address]:
-    with served(catalog=OTHERS) as address:
+    with served(catalog=MEDIA) as address:
         yield address
 
 
@@ -113,10 +109,10 @@ def test_the_ai_sdk_draws_by_its_provider_for_replicate(address: Address) -> Non
     assert "num_inference_steps" in seen["refused"]["said"]
 
 
-def test_the_ai_sdk_speaks_transcribes_and_makes_videos_by_its_other_providers() -> None:
-    with served(catalog=MEDIA) as address:
-        seen = javascript("ai_sdk_media.mjs", address)
-    assert seen == {
+def test_the_ai_sdk_speaks_transcribes_and_makes_videos_by_its_other_providers(
+    address: Address,
+) -> None:
+    assert javascript("ai_sdk_media.mjs", address) == {
         "speech": "RIFF",
         "heard": {"text": "Good morning.", "language": "en"},
         "video": "an MP4",

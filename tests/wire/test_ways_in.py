@@ -17,12 +17,11 @@ import httpx
 import pytest
 from PIL import Image
 
-from serve_app.catalog.catalog import load
 from serve_app.cli.commands import environment
 from serve_app.cli.connection.installation import Installation
-from tests.ingress.house import DEMO
 from tests.node import node, packages
 from tests.wire.entered import Ways, entered, installed
+from tests.wire.media import MEDIA
 from tests.wire.served import served
 
 pytestmark = pytest.mark.wire
@@ -31,7 +30,6 @@ HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
 JAVASCRIPT = HERE / "javascript"
 TIMEOUT_S = 90.0
-MEDIA = load(HERE / "media_models.yaml", demo=True, demo_dir=DEMO)
 TRUST = ("SSL_CERT_FILE", "NODE_EXTRA_CA_CERTS", "FAL_KEY")
 
 

@@ -131,14 +131,13 @@ def _speech_format(asked: str | None, fields: EndpointFields) -> dict[str, Any]:
         if asked not in (None, "wav"):
             raise not_here("response_format", "this endpoint makes wav: ask for it, or for none")
         return {}
-    choices = fields.choices(name)
-    wanted = asked or USUAL_FORMAT
-    for spelled in (wanted, SPELLED.get(wanted)):
-        if spelled in choices or (asked and not choices):
-            return {name: spelled}
-    if asked is None:
-        return {}
-    raise not_here("response_format", f"this endpoint makes {', '.join(map(str, choices))}")
+    choices, wanted = fields.choices(name), asked or USUAL_FORMAT
+    if asked is not None and not choices:
+        return {name: asked}
+    found = fields.first_choice(name, wanted, SPELLED.get(wanted))
+    if asked is not None and found is None:
+        raise not_here("response_format", f"this endpoint makes {', '.join(map(str, choices))}")
+    return {} if found is None else {name: found}
 
 
 def _field(fields: EndpointFields, name: str) -> str:

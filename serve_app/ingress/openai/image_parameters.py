@@ -221,13 +221,12 @@ def _format(given: ImageParameters, fields: EndpointFields) -> dict[str, Any]:
         # The schema `open` names no fields, so the field is set only on request.
         asked = given.output_format
         return {_field(fields, "output_format", "output_format"): asked} if asked else {}
-    choices = fields.choices(name)
-    if given.output_format is None:
-        return {name: "png"} if "png" in choices else {}
-    for spelled in (given.output_format, SPELLED.get(given.output_format)):
-        if spelled in choices:
-            return {name: spelled}
-    raise not_here("output_format", f"this endpoint writes {', '.join(choices)}")
+    asked = given.output_format
+    wanted = asked or "png"
+    found = fields.first_choice(name, wanted, SPELLED.get(wanted))
+    if asked is not None and found is None:
+        raise not_here("output_format", f"this endpoint writes {', '.join(fields.choices(name))}")
+    return {} if found is None else {name: found}
 
 
 def _steps(given: ImageParameters, fields: EndpointFields) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from serve_app.domain.endpoint import DEFAULT_IMAGE_MODEL
 from serve_app.domain.errors import EndpointNotFound, InvalidInput, RequestNotFound
 from serve_app.domain.outcome import Failure
 from serve_app.domain.progress import Preview
-from serve_app.domain.request import Request, State
+from serve_app.domain.request import Redacted, Request, State
 from serve_app.ingress.http import sse
 from serve_app.ingress.http.auth import authenticate
 from serve_app.ingress.http.body import read_json
@@ -209,15 +209,18 @@ async def _find(services: Services, caller: Caller, request_id: str) -> Request:
     images."""
     what = f"response {RESPONSE}{request_id[:64]}"
     found = await find_request(services.queue, caller.tenant, request_id, what)
-    if found.state is State.SUCCEEDED:
-        makes_images = any(map(is_image, final_outcome(found).artifacts))
-    else:
-        entry = services.catalog.find_any(found.endpoint)
-        makes_images = entry is None or entry.endpoint.category.endswith(images.MAKES_IMAGES)
-    if not makes_images:
+    if not _makes_images(services, found):
         raise RequestNotFound(f"There is no {what}.")
     caller.require_endpoint(found.endpoint)
     return found
+
+
+def _makes_images(services: Services, request: Request) -> bool:
+    """True if the request made an image; by its endpoint, where what it made is not known."""
+    if request.state is State.SUCCEEDED and request.forgetting is not Redacted.DONE:
+        return any(map(is_image, final_outcome(request).artifacts))
+    entry = services.catalog.find_any(request.endpoint)
+    return entry is None or entry.endpoint.category.endswith(images.MAKES_IMAGES)
 
 
 def _response(

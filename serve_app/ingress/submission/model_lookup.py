@@ -48,6 +48,11 @@ class EndpointFields:
         """Values that the field allows; empty if it lists none."""
         return tuple(self._of(name).get("enum", ()))
 
+    def first_choice(self, name: str, *values: str | None) -> str | None:
+        """First of these values that the field lists; None if it lists none of them."""
+        choices = self.choices(name)
+        return next((each for each in values if each in choices), None)
+
     def bounds(self, name: str) -> tuple[float, float]:
         """Minimum and maximum of the field; either may be infinite."""
         schema = self._of(name)

@@ -25,7 +25,7 @@ from tests.ingress.api.test_loras import safetensors
 from tests.ingress.books import MakeBooks, fakes, in_postgres
 from tests.ingress.fal.test_submit import completed
 from tests.ingress.house import built
-from tests.ingress.http.test_route_scopes import scopes
+from tests.ingress.http.test_route_scopes import ENDLESS, scopes
 from tests.queue.database import server
 
 __all__ = ["server"]  # a fixture
@@ -377,10 +377,6 @@ NAMING = (
 
 DOCUMENTS = ("/", "/openapi.json")
 """Lists that are the same for all, and large."""
-
-
-ENDLESS = ("/v1/events",)
-"""Streams that do not end. ``tests/ingress/api/test_changes.py`` reads them, and an attack does."""
 
 
 @dataclass

@@ -25,6 +25,10 @@ from serve_app.resources.declaration import Resource
 from serve_app.resources.registry import RESOURCES
 from serve_app.tenants.scopes import READ, SINGLE, TENANT_ADMIN
 
+ENDLESS = ("/v1/events",)
+"""Streams that do not end by themselves, which suites over all calls leave out.
+``tests/ingress/api/test_changes.py`` reads them, and an attack does."""
+
 
 def every_call(routes: Sequence[BaseRoute]) -> Iterator[tuple[ScopedRoute, str]]:
     for route in routes:

@@ -8,7 +8,6 @@ const say = (name, value) => console.log(JSON.stringify({ name, value }));
 
 const drawn = await generateImage({ adapter: falImage("fal-ai/flux/schnell"), prompt: "a JPEG", numberOfImages: 2 });
 say("images", await Promise.all(drawn.images.map(async ({ url }) => (await fetch(url)).headers.get("content-type"))));
-say("usage", drawn.usage ?? null);
 const spoken = await generateSpeech({ adapter: falSpeech("fal-ai/dia-tts"), text: "Good morning." });
 say("speech", Buffer.from(spoken.audio, "base64").toString());
 const audio = `data:audio/wav;base64,${Buffer.from("RIFF").toString("base64")}`;
