@@ -17,6 +17,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 from tests.cluster.darkroom import Darkroom
+from tests.samples import leave_variants
 
 POOLS = {
     "studio": {
@@ -110,6 +111,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         raise pytest.UsageError(f"Add to CLUSTER in tests/conftest.py: {', '.join(sorted(strays))}")
     sharing = {item for item in cluster if SHARED.intersection(_fixtures(item))}
     items.sort(key=lambda item: item in sharing)
+    leave_variants(items)
 
 
 def pytest_collection_finish() -> None:

@@ -1,5 +1,6 @@
 """Samples of parameters whose tests prove the same of each."""
 
+from collections import Counter
 from collections.abc import Iterable
 from typing import Any
 
@@ -14,3 +15,16 @@ def sampled(values: Iterable[Any], *always: Any) -> list[Any]:
     return [
         pytest.param(each, marks=[] if each in always else [pytest.mark.long]) for each in values
     ]
+
+
+def leave_variants(items: Iterable[pytest.Item]) -> None:
+    """Mark ``long`` all but the first of each test with the mark ``variants``, which has their
+    number."""
+    seen: Counter[str] = Counter()
+    for item in items:
+        if (mark := item.get_closest_marker("variants")) is None:
+            continue
+        test = item.nodeid.partition("[")[0]
+        seen[test] += 1
+        if seen[test] > mark.args[0]:
+            item.add_marker(pytest.mark.long)

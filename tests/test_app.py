@@ -124,6 +124,7 @@ print(json.dumps({
 """  # noqa: E501
 
 
+@pytest.mark.long
 def test_a_pool_has_the_same_replicas_in_an_application_of_its_own() -> None:
     settings = {
         "gpus": 0,

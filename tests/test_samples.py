@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.samples import sampled
+from tests.samples import leave_variants, sampled
 
 
 def test_all_but_those_named_are_left_to_the_long_tests() -> None:
@@ -15,3 +15,17 @@ def test_all_but_those_named_are_left_to_the_long_tests() -> None:
 def test_a_parameter_that_there_is_not_is_refused() -> None:
     with pytest.raises(ValueError, match="no 'd'"):
         sampled("abc", "d")
+
+
+def test_all_but_the_first_variants_of_a_test_are_left_to_the_long_tests(
+    request: pytest.FixtureRequest,
+) -> None:
+    @pytest.mark.variants(2)
+    def test() -> None: ...
+
+    items = [
+        pytest.Function.from_parent(request.node.parent, name=f"test[{each}]", callobj=test)
+        for each in "abc"
+    ]
+    leave_variants(items)
+    assert [each.get_closest_marker("long") is not None for each in items] == [False, False, True]

@@ -36,6 +36,7 @@ def test_a_listed_function_is_in_the_file_that_it_is_linked_to(function: Listed)
     assert function.function in lengths(function.module)
 
 
+@pytest.mark.long
 @pytest.mark.engine
 @pytest.mark.parametrize("name", LISTED)
 def test_a_request_calls_the_listed_functions_in_their_order(

@@ -172,6 +172,7 @@ def test_commands_end_with_a_sentence_whatever_an_answer_is(
             attempts.note(f"{way} {wrong!r}, {' '.join(command)}: {fell}", held=not fell)
 
 
+@pytest.mark.long
 def test_commands_stay_small_and_keep_their_key(rig: Rig, attempts: Attempts) -> None:
     away = f"http://127.0.0.1:{rig.other.port}/x"
     bomb = gzip.compress(b" " * 20_000_000)

@@ -409,6 +409,7 @@ def test_a_page_of_an_attacker_neither_frames_nor_holds_nor_reads_the_page(
     context.close()
 
 
+@pytest.mark.long
 def test_no_address_redirects_to_another_server(scene: Scene, attempts: Attempts) -> None:
     address = urlsplit(scene.darkroom.url)
     paths = [

@@ -66,6 +66,7 @@ async def problems(target: OpenInstallation) -> list[tuple[str, str]]:
     return [(each.problem, each.key) async for each in check.findings()]
 
 
+@pytest.mark.variants(1)
 @every_storage
 async def test_a_backup_of_a_busy_installation_has_the_file_of_every_row(
     source: OpenInstallation, fresh: OpenInstallation, folder: BackupFolder, ingress: Ingress
@@ -132,6 +133,7 @@ async def test_a_lease_from_before_the_backup_is_fenced_and_its_request_runs_aga
     assert await again.finish(done(newer.held)) is Verdict.ACCEPTED
 
 
+@pytest.mark.long
 @every_storage
 async def test_a_file_that_is_deleted_while_the_backup_runs_is_reported(
     source: OpenInstallation,
@@ -156,6 +158,7 @@ async def test_a_file_that_is_deleted_while_the_backup_runs_is_reported(
     assert await problems(fresh) == []
 
 
+@pytest.mark.long
 @every_storage
 async def test_a_file_that_was_lost_before_the_backup_is_named_by_no_row_after_a_restore(
     source: OpenInstallation, fresh: OpenInstallation, folder: BackupFolder, ingress: Ingress
@@ -187,6 +190,7 @@ class DamagedStorage(DirectoryStorage):
             raise DamagedFile("It answered with something else than was stored.")
 
 
+@pytest.mark.long
 async def test_a_file_that_is_damaged_in_storage_is_left_out_of_a_backup_and_reported(
     source: OpenInstallation, fresh: OpenInstallation, folder: BackupFolder, ingress: Ingress
 ) -> None:
@@ -247,6 +251,7 @@ async def test_a_restore_replaces_an_installation_only_if_told(
     assert await fresh.database.rows("SELECT id FROM tenants WHERE id = 'stranger'") == []
 
 
+@pytest.mark.long
 @every_storage
 async def test_a_restore_replaces_a_file_that_was_damaged_in_storage(
     source: OpenInstallation, folder: BackupFolder, ingress: Ingress
@@ -287,6 +292,7 @@ async def test_a_damaged_backup_is_refused_before_anything_is_stored(
     assert await fresh.database.rows("SELECT count(*) FROM pg_tables WHERE tablename='requests'")
 
 
+@pytest.mark.long
 @every_storage
 async def test_a_changed_file_of_a_backup_is_not_stored(
     source: OpenInstallation, fresh: OpenInstallation, folder: BackupFolder, ingress: Ingress

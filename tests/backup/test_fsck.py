@@ -52,6 +52,7 @@ async def test_a_deleted_file_and_an_orphan_are_found_and_mended(
     assert await source.storage.size(kept.key) == kept.size
 
 
+@pytest.mark.long
 @every_storage
 async def test_a_young_file_without_a_row_is_left_alone(
     source: OpenInstallation, ingress: Ingress
@@ -83,6 +84,7 @@ async def test_files_that_are_marked_for_deletion_are_no_orphans(source: OpenIns
     assert await found(source) == []
 
 
+@pytest.mark.long
 @every_storage
 async def test_a_file_of_another_size_is_damaged(
     source: OpenInstallation, ingress: Ingress
@@ -119,6 +121,7 @@ async def test_nothing_is_mended_with_the_storage_of_another_database(
     assert await source.database.rows("SELECT key FROM artifacts") == [(lost.key,)]
 
 
+@pytest.mark.long
 @every_storage
 async def test_the_file_of_a_draft_is_known_and_a_lost_one_is_no_draft_any_more(
     source: OpenInstallation, ingress: Ingress

@@ -343,6 +343,7 @@ def test_each_entry_with_a_pipeline_has_a_published_call() -> None:
     assert PUBLISHED.keys() == PIPELINES.keys()
 
 
+@pytest.mark.variants(10)
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_an_entry_calls_its_pipeline_as_the_authors_do_but_for_known_exceptions(
     catalog: Catalog, name: str

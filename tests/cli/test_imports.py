@@ -41,11 +41,13 @@ def test_all_commands_together_import_no_large_package() -> None:
     assert (ran.stdout, ran.stderr, ran.returncode) == ("\n", "", 0)
 
 
+@pytest.mark.long
 def test_a_command_imports_nothing_that_only_others_need() -> None:
     ran = _python(ONE)
     assert (ran.stdout.splitlines()[-1], ran.stderr, ran.returncode) == ("", "", 0)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("package", ["jsonschema", "tree_sitter", "tree_sitter_typescript"])
 def test_migrate_without_its_extra_names_the_package_and_the_command(package: str) -> None:
     ran = _python(WITHOUT.format(package=package))

@@ -70,6 +70,7 @@ def files_of(*folders: Path) -> Iterator[tuple[Path, bytes]]:
                 yield path, path.read_bytes()
 
 
+@pytest.mark.long
 def test_secrets_in_the_wrong_place_are_found_nowhere(darkroom: Darkroom, tmp_path: Path) -> None:
     darkroom.all_ready()
     key_id = darkroom.key.partition(":")[0]

@@ -71,6 +71,7 @@ async def test_a_success_is_billed_by_the_unit_of_its_price(
     assert (line.price, line.billed, line.amount) == (price, Decimal(units), Decimal(units) * CENT)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("unit", "units"),
     [(PriceUnit.IMAGE, "0.5"), (PriceUnit.MEGAPIXEL, "0.5"), (PriceUnit.REQUEST, "1")],

@@ -89,6 +89,7 @@ async def test_what_was_cancelled_is_deleted_too(queue: Queue) -> None:
     assert await queue.delete(TENANT, request.id) == []
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("id_", ["nonsense", "01890000-0000-7000-8000-000000000000"])
 async def test_only_ones_own_can_be_deleted(queue: Queue, id_: str) -> None:
     own = await ended(queue)

@@ -133,6 +133,7 @@ async def test_a_stream_that_looks_where_a_request_stands_is_not_silent_for_long
     await watching.aclose()
 
 
+@pytest.mark.long
 async def test_300_watchers_of_300_requests_are_all_notified(make: Make) -> None:
     queue = await make(LONG_LEASES)
     ids = [(await queue.submit(new())).id for _ in range(300)]

@@ -250,6 +250,7 @@ async def test_no_more_of_an_endpoint_run_than_may(make: Make) -> None:
     await eventually(lambda: waits_for_a_limit(queue, waits))
 
 
+@pytest.mark.long
 async def test_however_many_wait_for_a_full_endpoint_those_behind_them_go_on(make: Make) -> None:
     queue = await make(replace(CALM, endpoints={DEV: EndpointLimits(max_running=1)}))
     dev = await submitted(queue, LOOK_AHEAD + 8, endpoint=DEV)
@@ -280,6 +281,7 @@ async def test_every_tenant_has_the_same_limit_unless_it_has_its_own(make: Make)
     assert len(leases) == 4
 
 
+@pytest.mark.long
 async def test_who_waited_for_a_limit_has_saved_up_nothing(make: Make) -> None:
     queue = await make(replace(CALM, tenants={TENANT: TenantLimits(max_running=1)}))
     owners = dict.fromkeys(await submitted(queue, 10), TENANT)
@@ -314,6 +316,7 @@ def image(kib: int) -> dict[str, str]:
     return {"image_url": secrets.token_urlsafe(kib * 768)}  # does not compress
 
 
+@pytest.mark.long
 async def test_past_a_tenant_s_bytes_of_queued_inputs_large_ones_are_refused(make: Make) -> None:
     limits = replace(
         CALM,
@@ -377,6 +380,7 @@ async def test_an_attempt_that_ran_out_of_time_ends_the_request_as_expired(queue
     assert ended.outcome == failure("expired")
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("cancelled", [False, True])
 async def test_what_a_hanging_replica_holds_past_its_deadline_is_ended(
     make: Make, *, cancelled: bool
@@ -405,6 +409,7 @@ async def test_what_a_hanging_replica_holds_past_its_deadline_is_ended(
     assert (lines[-1].state, lines[-1].message) == (ended.state, ended.outcome.failure.message)
 
 
+@pytest.mark.long
 async def test_a_replica_has_a_while_past_the_deadline_to_hand_in(make: Make) -> None:
     queue = await make(replace(LONG_LEASES, overtime_s=60.0))
     request = await queue.submit(new(end_within_s=2.0))  # leased long before
@@ -418,6 +423,7 @@ async def test_a_replica_has_a_while_past_the_deadline_to_hand_in(make: Make) ->
     assert await queue.finish(done(held)) is Verdict.ACCEPTED
 
 
+@pytest.mark.long
 async def test_what_comes_back_after_its_deadline_expires(make: Make) -> None:
     queue = await make(CALM)
     request = await queue.submit(new(end_within_s=2.0))  # leased long before

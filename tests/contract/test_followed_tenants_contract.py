@@ -64,6 +64,7 @@ async def test_a_request_is_followed_from_its_submission_to_its_deletion(queues:
         await seen(changes, None, request.id)
 
 
+@pytest.mark.long
 async def test_a_cancelled_and_a_handed_back_request_are_told(queues: Queues) -> None:
     here, there = queues
     with here.follow(TENANT) as changes:
@@ -77,6 +78,7 @@ async def test_a_cancelled_and_a_handed_back_request_are_told(queues: Queues) ->
         await seen(changes, State.CANCELLED, request.id)
 
 
+@pytest.mark.long
 async def test_changes_of_other_tenants_and_silence_are_empty(queues: Queues) -> None:
     here, there = queues
     with here.follow(TENANT) as changes:
@@ -87,6 +89,7 @@ async def test_changes_of_other_tenants_and_silence_are_empty(queues: Queues) ->
         assert batch.complete
 
 
+@pytest.mark.long
 async def test_each_follower_is_told_once(queues: Queues) -> None:
     here, there = queues
     with here.follow(TENANT) as first, here.follow(TENANT) as second:

@@ -228,6 +228,7 @@ async def test_with_an_idempotency_key_it_is_stored_once(queue: Queue) -> None:
     assert (first.id, first.follows is None) == (again.id, False)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("first_gone", ["maker", "other"])
 async def test_files_are_kept_until_the_last_that_has_them_is_deleted(
     queue: Queue, first_gone: str

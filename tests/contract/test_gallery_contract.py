@@ -212,6 +212,7 @@ def test_words_are_the_same_in_any_case_and_of_a_bounded_number(one: str, two: s
     assert all(0 < len(each) <= MAX_WORD_CHARACTERS for each in words)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("prompt", ["\0 a\0b \ud800 c", "'; DROP TABLE requests; --", "\\' & \\"])
 async def test_any_text_is_stored_and_searched(queue: Queue, prompt: str) -> None:
     id_ = await waiting(queue, prompt)

@@ -125,6 +125,7 @@ async def test_a_copy_runs_beside_its_original_and_is_billed_to_nobody(
     assert (sums["pairs"], sums["originals"]["cost"], sums["copies"]["cost"]) == (1, 0.01, 0.5)
 
 
+@pytest.mark.long
 async def test_a_failed_copy_changes_nothing_of_its_original(tmp_path: Path, queue: Queue) -> None:
     async with shadowed(tmp_path, queue) as house:
         request_id = await submitted(house)
@@ -140,6 +141,7 @@ async def test_a_failed_copy_changes_nothing_of_its_original(tmp_path: Path, que
     assert (nothing["pairs"], nothing["next_before"]) == ([], None)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "headers",
     [
@@ -157,6 +159,7 @@ async def test_what_its_client_keeps_to_itself_is_not_copied(
         assert not await queue.shadows.candidates(5)
 
 
+@pytest.mark.long
 async def test_requests_of_left_out_tenants_are_not_copied(tmp_path: Path, queue: Queue) -> None:
     async with shadowed(tmp_path, queue, except_tenants=["other"]) as house:
         await submitted(house, key=house.other_key)
@@ -174,6 +177,7 @@ async def test_requests_of_tenants_with_their_own_storage_are_not_copied(
         assert not await queue.shadows.candidates(5)
 
 
+@pytest.mark.long
 async def test_requests_of_tenants_with_private_files_are_not_copied(
     tmp_path: Path, queue: Queue
 ) -> None:
@@ -188,6 +192,7 @@ async def test_requests_of_tenants_with_private_files_are_not_copied(
         assert copy.file_access
 
 
+@pytest.mark.long
 async def test_a_copy_that_cannot_run_there_says_why(tmp_path: Path, queue: Queue) -> None:
     schema = {"type": "object", "properties": {"text": {"type": "string"}}, "required": ["text"]}
     options = {"input_schema": schema, "output_schema": {"type": "object", "properties": {}}}
@@ -201,6 +206,7 @@ async def test_a_copy_that_cannot_run_there_says_why(tmp_path: Path, queue: Queu
         assert not await copies(house)
 
 
+@pytest.mark.long
 async def test_fields_have_the_names_of_the_shadow(tmp_path: Path, queue: Queue) -> None:
     async with shadowed(tmp_path, queue, fields={"echo": "text"}) as house:
         await submitted(house)
@@ -210,6 +216,7 @@ async def test_fields_have_the_names_of_the_shadow(tmp_path: Path, queue: Queue)
         assert "echo" not in copy.input
 
 
+@pytest.mark.long
 async def test_a_shadow_without_its_secret_is_skipped(tmp_path: Path, queue: Queue) -> None:
     hosted = {
         "family": "fal",
@@ -229,6 +236,7 @@ async def test_a_shadow_without_its_secret_is_skipped(tmp_path: Path, queue: Que
         assert "needs the secret FAL_KEY" in pair.reason
 
 
+@pytest.mark.long
 async def test_a_budget_bounds_what_copies_cost_in_a_day(tmp_path: Path, queue: Queue) -> None:
     async with shadowed(tmp_path, queue, budget="1.2 EUR/day") as house:
         worker = ShadowWorker(house.services)
@@ -243,6 +251,7 @@ async def test_a_budget_bounds_what_copies_cost_in_a_day(tmp_path: Path, queue: 
     assert sorted(states) == [ShadowState.SENT, ShadowState.SENT, ShadowState.SKIPPED]
 
 
+@pytest.mark.long
 async def test_copies_wait_while_anything_is_queued_in_their_pool(
     tmp_path: Path, queue: Queue
 ) -> None:
@@ -258,6 +267,7 @@ async def test_copies_wait_while_anything_is_queued_in_their_pool(
         assert len(await copies(house)) == 1
 
 
+@pytest.mark.long
 async def test_a_target_has_a_most_of_running_copies(
     tmp_path: Path, queue: Queue, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -272,6 +282,7 @@ async def test_a_target_has_a_most_of_running_copies(
         assert len(await copies(house)) == 1
 
 
+@pytest.mark.long
 async def test_a_changed_entry_ends_the_copying_of_what_waits(tmp_path: Path, queue: Queue) -> None:
     async with shadowed(tmp_path, queue) as house:
         await submitted(house)
@@ -286,6 +297,7 @@ async def test_a_changed_entry_ends_the_copying_of_what_waits(tmp_path: Path, qu
         assert "does not name it as its shadow any more" in pair.reason
 
 
+@pytest.mark.long
 async def test_the_copy_of_a_deleted_request_is_ended_and_deleted(
     tmp_path: Path, queue: Queue
 ) -> None:
@@ -305,6 +317,7 @@ async def test_the_copy_of_a_deleted_request_is_ended_and_deleted(
         assert not await jobs_of(queue).due(["copy"])
 
 
+@pytest.mark.long
 async def test_a_copy_that_may_still_be_stored_is_looked_for_later(
     tmp_path: Path, queue: Queue
 ) -> None:
@@ -330,6 +343,7 @@ async def test_two_workers_make_one_copy(tmp_path: Path, queue: Queue) -> None:
         assert (pair.original, pair.state) == (request_id, ShadowState.SENT)
 
 
+@pytest.mark.long
 async def test_steps_of_workflows_and_lines_of_batches_are_not_copied(
     tmp_path: Path, queue: Queue
 ) -> None:

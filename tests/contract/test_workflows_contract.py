@@ -296,6 +296,7 @@ async def test_a_step_is_kept_until_its_workflow_has_ended(queue: Queue) -> None
     assert await queue.workflows.status(TENANT, run.held.request_id) is None
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("key", [None, "key"])
 async def test_steps_of_a_run_that_was_failed_by_hand_and_deleted_are_abandoned_too(
     queue: Queue, key: str | None

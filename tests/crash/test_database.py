@@ -69,6 +69,7 @@ async def test_connections_that_are_reset_again_and_again_lose_nothing(scene: Sc
         await scene.checked()
 
 
+@pytest.mark.long
 async def test_an_immediate_restart_amid_commits_loses_nothing(
     own_scene: Scene, own_dir: Path
 ) -> None:

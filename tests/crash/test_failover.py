@@ -103,6 +103,7 @@ async def test_the_fence_holds_across_a_failover_that_lost_the_last_transactions
     assert (ended.state, ended.replica_id) == (State.SUCCEEDED, "second")
 
 
+@pytest.mark.long
 async def test_only_what_somebody_is_told_of_waits_for_the_standby(
     servers: Pair, queue: PostgresQueue
 ) -> None:
@@ -126,6 +127,7 @@ async def test_only_what_somebody_is_told_of_waits_for_the_standby(
     assert (await asyncio.gather(*waiting))[1] is Verdict.ACCEPTED
 
 
+@pytest.mark.long
 async def test_a_run_that_a_failover_lost_is_unknown_and_its_attempt_is_fenced(
     servers: Pair, queue: PostgresQueue
 ) -> None:
@@ -142,6 +144,7 @@ async def test_a_run_that_a_failover_lost_is_unknown_and_its_attempt_is_fenced(
         await queue.wait(TENANT, run.id, ANSWERS_S)
 
 
+@pytest.mark.long
 async def test_a_standby_is_not_ready_and_is_taken_when_it_is_promoted(
     servers: Pair, database: Database, queue: PostgresQueue
 ) -> None:
@@ -169,6 +172,7 @@ async def until_reason(database: Database, words: str) -> str:
             await asyncio.sleep(0.1)
 
 
+@pytest.mark.long
 async def test_the_reason_tells_a_primary_that_is_away_from_a_standby_that_answers(
     servers: Pair, database: Database
 ) -> None:
@@ -184,6 +188,7 @@ async def test_the_reason_tells_a_primary_that_is_away_from_a_standby_that_answe
     assert "only reads" not in said
 
 
+@pytest.mark.long
 async def test_a_start_on_a_standby_waits_for_its_promotion(servers: Pair) -> None:
     servers.primary.stop()
     waiting = asyncio.create_task(wait_until_reachable(servers.conninfo))

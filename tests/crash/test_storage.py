@@ -233,6 +233,7 @@ async def given_back(scene: Scene) -> int:
     return int(count)
 
 
+@pytest.mark.long
 async def test_however_storage_breaks_no_request_is_lost_and_each_has_the_files_of_one_attempt(
     scene: Scene, bucket: Bucket, chance: random.Random
 ) -> None:

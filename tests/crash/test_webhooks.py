@@ -188,6 +188,7 @@ async def test_what_ended_under_an_ingress_that_was_killed_is_delivered_by_anoth
         await scene.checked()
 
 
+@pytest.mark.long
 async def test_a_delivery_whose_ingress_was_killed_amid_it_comes_again_with_the_same_id(
     scene: Scene,
 ) -> None:
@@ -211,6 +212,7 @@ async def test_a_delivery_whose_ingress_was_killed_amid_it_comes_again_with_the_
         await scene.checked()
 
 
+@pytest.mark.long
 async def test_kills_again_and_again_lose_no_webhook(scene: Scene) -> None:
     async with Receiver() as receiver:
         ids = await ended(scene, receiver, 60)
@@ -227,6 +229,7 @@ async def test_kills_again_and_again_lose_no_webhook(scene: Scene) -> None:
         await scene.checked()
 
 
+@pytest.mark.long
 async def test_a_receiver_that_is_down_for_a_while_gets_everything(scene: Scene) -> None:
     receiver = Receiver(each(Reply(503), Reply(200)))
     await receiver.start()

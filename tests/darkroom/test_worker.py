@@ -305,6 +305,7 @@ def test_what_is_wrong_with_a_file_is_said_with_its_line(
     assert message in found["failed"]
 
 
+@pytest.mark.long
 def test_an_app_is_described_although_it_prints(tmp_path: Path) -> None:
     (tmp_path / "tester.py").write_text(APP + "\nprint('imported')\n")
     status, found = described(tmp_path, "tester:Tester")

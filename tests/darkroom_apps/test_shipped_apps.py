@@ -217,6 +217,7 @@ IN_OWN_ENVIRONMENT = [
 ]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("shipped", sampled(SHIPPED, SHIPPED[0]), ids=lambda each: each.app)
 async def test_a_shipped_app_is_deployed_with_settings_and_served(
     shipped: Shipped, tmp_path: Path

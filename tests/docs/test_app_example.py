@@ -10,6 +10,7 @@ import sys
 from io import BytesIO
 from pathlib import Path
 
+import pytest
 from PIL import Image
 
 from deployments.executors import describing
@@ -69,6 +70,7 @@ async def test_the_app_of_the_docs_is_served(tmp_path: Path) -> None:
     assert below == (0, 255)  # black letters on white
 
 
+@pytest.mark.long
 async def test_the_values_of_the_generator_of_the_docs_stream(tmp_path: Path) -> None:
     path = tmp_path / "teller.py"
     path.write_text(block("# teller.py"))

@@ -162,6 +162,7 @@ async def running(families: dict[str, Family], catalog: Catalog) -> AsyncIterato
     await running.replica.aclose()
 
 
+@pytest.mark.long
 async def test_the_family_s_example_makes_images_of_an_input(running: Running) -> None:
     wish = {"prompt": "a red circle", "width": 32, "height": 16, "num_inference_steps": 2}
     outcome = await running.run("two", {**wish, "num_images": 2, "seed": 7})

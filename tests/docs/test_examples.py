@@ -48,6 +48,7 @@ def test_the_readme_s_call_gets_an_image(tmp_path: Path, side: str) -> None:
     assert image.headers["content-type"] == "image/jpeg"
 
 
+@pytest.mark.long
 @pytest.mark.wire
 def test_what_the_start_prints_gets_an_image_in_a_shell(tmp_path: Path) -> None:
     with served() as here, entered(here.url, tmp_path) as ways:

@@ -29,6 +29,7 @@ def test_every_link_leads_somewhere(page: Path) -> None:
     assert broken == []
 
 
+@pytest.mark.variants(48)
 @pytest.mark.parametrize("page", PAGES, ids=name)
 def test_every_file_that_is_named_is_there(page: Path) -> None:
     # A sentence may end after the name, or name one below it.
@@ -36,6 +37,7 @@ def test_every_file_that_is_named_is_there(page: Path) -> None:
     assert [each[0] for each in named if not (ROOT / each[0].rstrip(".")).exists()] == []
 
 
+@pytest.mark.variants(60)
 @pytest.mark.parametrize("page", PAGES, ids=name)
 def test_every_setting_that_is_named_is_one(page: Path) -> None:
     named = set(re.findall(r"DARKROOM_[A-Z0-9_]*[A-Z0-9]", page.read_text()))

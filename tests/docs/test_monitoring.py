@@ -439,6 +439,7 @@ FIRING: Mapping[str, tuple[str, Mapping[str, str], str, str, dict[str, Any] | No
 with it, and the alert; None: none."""
 
 
+@pytest.mark.variants(5)
 @needs_promtool
 @pytest.mark.parametrize("case", FIRING)
 def test_an_alert_fires_for(case: str, tmp_path: Path) -> None:

@@ -119,6 +119,7 @@ def _passes(command: list[str], text: str) -> None:
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.variants(32)
 @pytest.mark.parametrize("block", EVERY, ids=str)
 def test_a_block_is_what_its_language_says(block: Block) -> None:
     assert block.language in CHECKS, f"{name(block.page)}: name the language of the block"
@@ -147,6 +148,7 @@ def test_a_program_that_is_saved_is_run(block: Block, file: str) -> None:
     assert any(file in each for each in commands), f"{name(block.page)}: {file}"
 
 
+@pytest.mark.variants(91)
 @pytest.mark.parametrize("block", [each for each in EVERY if each.mark], ids=str)
 def test_a_mark_is_one_that_there_is(block: Block) -> None:
     kind, _, rest = block.mark.partition(":")
@@ -161,6 +163,7 @@ def test_a_mark_is_one_that_there_is(block: Block) -> None:
         assert test in named_in(file), named
 
 
+@pytest.mark.variants(1)
 @pytest.mark.parametrize(
     "block", [each for each in of("yaml") if each.text.find("\nendpoints:") >= 0], ids=str
 )

@@ -256,6 +256,7 @@ async def test_whatever_is_killed_in_whatever_order_the_next_start_works(data_di
                 (server if victim == "server" else watcher).kill()
 
 
+@pytest.mark.long
 async def test_a_pid_file_that_names_somebody_else_s_process_is_no_server(data_dir: Path) -> None:
     process = holder(data_dir)
     server, watcher = postmaster(data_dir), supervisor(data_dir)
@@ -277,6 +278,7 @@ async def test_a_pid_file_that_names_somebody_else_s_process_is_no_server(data_d
         stranger.wait()
 
 
+@pytest.mark.long
 async def test_a_supervisor_that_is_asked_to_end_stops_the_server(data_dir: Path) -> None:
     process = holder(data_dir)
     server, watcher = postmaster(data_dir), supervisor(data_dir)

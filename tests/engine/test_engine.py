@@ -62,6 +62,7 @@ def test_interleaved_generations_give_each_what_it_gets_alone(engine, pipeline):
         assert torch.equal(images, alone(pipeline, **wish))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("solver", [DPMSolverMultistepScheduler, HeunDiscreteScheduler])
 def test_solvers_that_remember_earlier_steps_do_not_see_each_others(engine, solver):
     pipeline = tiny_sdxl(solver())

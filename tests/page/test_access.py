@@ -55,6 +55,7 @@ def test_every_text_can_be_read_and_every_control_has_a_name(newcomer: Reader) -
     look(page)
 
 
+@pytest.mark.long
 def test_the_gallery_can_be_read_and_its_controls_have_names(newcomer: Reader) -> None:
     page = newcomer.page
     newcomer.darkroom.hang(entries(60))
@@ -135,6 +136,7 @@ def test_escape_closes_what_is_open_and_gives_the_focus_back(reader: Reader) -> 
     expect(page.locator("#code-button")).to_be_focused()
 
 
+@pytest.mark.long
 def test_the_end_of_a_request_is_announced(reader: Reader) -> None:
     expect_images(reader.generate("a hill"), 1)
     expect(reader.page.locator("#announcer")).to_have_text("Finished: a hill")
@@ -155,6 +157,7 @@ def test_text_never_becomes_markup(reader: Reader) -> None:
     assert reader.page.locator("img[src='x']").count() == 0
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("url", ["javascript:document.title='broken'", "file:///etc/passwd"])
 def test_an_address_in_an_output_that_is_no_file_s_is_no_link(reader: Reader, url: str) -> None:
     reader.choose(PROBE)

@@ -47,6 +47,7 @@ class Member(Operator):
         expect(tab).to_have_attribute("aria-current", "page")
 
 
+@pytest.mark.long
 def test_the_costs_are_those_of_the_chosen_time_whatever_answer_comes_last(
     page: Page, served: PageDarkroom
 ) -> None:
@@ -107,6 +108,7 @@ def test_a_key_sees_only_the_parts_of_its_scopes(page: Page, served: PageDarkroo
     expect(page.get_by_role("navigation", name="Parts")).to_be_hidden()
 
 
+@pytest.mark.long
 def test_the_address_of_a_part_that_the_key_may_not_see_shows_another_one(
     page: Page, served: PageDarkroom
 ) -> None:
@@ -144,6 +146,7 @@ def test_a_tenant_admin_manages_the_keys_of_its_tenant(page: Page, served: PageD
     assert page.request.get(f"{served.url}/v1/keys/self", headers=header).status == 401
 
 
+@pytest.mark.long
 def test_a_new_key_is_not_lost_by_a_click_beside_it(page: Page, served: PageDarkroom) -> None:
     member = Member(page, served, "api", "tenant-admin")
     member.open("Keys")
@@ -162,6 +165,7 @@ def test_a_new_key_is_not_lost_by_a_click_beside_it(page: Page, served: PageDark
     expect(secret).to_be_visible()
 
 
+@pytest.mark.long
 def test_a_number_that_cannot_be_read_is_not_taken_for_an_empty_one(
     page: Page, served: PageDarkroom
 ) -> None:
@@ -180,6 +184,7 @@ def test_a_number_that_cannot_be_read_is_not_taken_for_an_empty_one(
     expect(member.dialog.locator(".secret")).to_be_visible()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("works", [True, False])
 def test_a_dialog_that_is_closed_too_early_still_says_how_it_ended(
     page: Page, served: PageDarkroom, works: bool
@@ -209,6 +214,7 @@ def test_a_dialog_that_is_closed_too_early_still_says_how_it_ended(
         expect(member.dialog.get_by_role("button", name="Rotate it")).to_be_enabled()
 
 
+@pytest.mark.long
 def test_a_key_of_an_operator_stays_out_of_the_reach_of_a_tenant_admin(
     page: Page, served: PageDarkroom
 ) -> None:
@@ -257,6 +263,7 @@ def test_weights_are_registered_by_a_file_or_a_repository_and_removed(
     expect(style).to_be_visible()
 
 
+@pytest.mark.long
 def test_a_file_that_is_dropped_on_a_field_of_a_dialog_stays_there(
     page: Page, served: PageDarkroom, tmp_path: Path
 ) -> None:
@@ -276,6 +283,7 @@ def test_a_file_that_is_dropped_on_a_field_of_a_dialog_stays_there(
     expect(page.get_by_role("dialog")).to_have_count(1)
 
 
+@pytest.mark.long
 def test_every_text_can_be_read_and_the_keyboard_reaches_the_parts_also_on_a_phone(
     open_context: OpenContext, served: PageDarkroom
 ) -> None:

@@ -33,6 +33,7 @@ def test_words_that_the_demo_does_not_know_are_named_as_one_types(demo: Reader) 
     expect(line).to_be_empty()
 
 
+@pytest.mark.long
 def test_six_prompts_to_click_are_shown_and_the_demo_knows_all_their_words(demo: Reader) -> None:
     examples = demo.page.locator("#empty .examples button")
     expect(examples).to_have_count(6)
@@ -60,6 +61,7 @@ def test_examples_and_cards_show_what_the_demo_made(demo: Reader) -> None:
     expect(page.locator(".samples img")).to_have_count(6)
 
 
+@pytest.mark.long
 def test_the_words_that_the_demo_knows_can_be_read(demo: Reader) -> None:
     demo.page.get_by_text("Words that it knows").click()
     expect(demo.page.locator("#demo-words")).to_contain_text("turquoise")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 
+import pytest
 from playwright.sync_api import BrowserContext, Page, expect
 
 from tests.page.reader import Reader, expect_images, expect_phase
@@ -24,6 +25,7 @@ def test_a_reload_keeps_the_prompt_and_the_settings(reader: Reader) -> None:
     expect(reader.field("seed")).to_have_value("18446744073709551557")
 
 
+@pytest.mark.long
 def test_another_tab_begins_with_what_was_entered_last(
     reader: Reader, context: BrowserContext
 ) -> None:
@@ -34,6 +36,7 @@ def test_another_tab_begins_with_what_was_entered_last(
     expect(tab.field("prompt")).to_have_value("a hill")
 
 
+@pytest.mark.long
 def test_a_key_that_is_forgotten_takes_the_prompt_with_it(reader: Reader) -> None:
     reader.field("prompt").fill("a secret hill")
     reader.page.get_by_role("button", name="API key").click()
@@ -54,6 +57,7 @@ def test_the_elapsed_time_counts_from_the_submission_also_after_a_reload(
     expect(sheet.locator(".elapsed")).to_have_text(re.compile(r"^60 min \d+ s$"))
 
 
+@pytest.mark.long
 def test_a_new_browser_shows_the_latest_result(
     reader: Reader, open_context: Callable[..., BrowserContext]
 ) -> None:
@@ -66,6 +70,7 @@ def test_a_new_browser_shows_the_latest_result(
     expect(other.field("prompt")).to_have_value("a hill")
 
 
+@pytest.mark.long
 def test_an_input_that_this_tab_kept_only_in_part_is_read_from_the_server(
     reader: Reader, page: Page
 ) -> None:

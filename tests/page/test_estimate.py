@@ -49,6 +49,7 @@ def test_the_form_says_what_a_request_costs_as_far_as_its_input_says(page: Page)
         expect(page.get_by_text("0.02 EUR per image")).to_be_visible()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("amount", "words"),
     [(12, "12.00 EUR"), (0.5, "0.50 EUR"), (0.003, "0.003 EUR"), (0.00123456, "0.00123 EUR")],
@@ -60,6 +61,7 @@ def test_small_amounts_of_money_have_more_decimals(
     assert reader.page.evaluate(script, amount) == words
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("length", "words"),
     [(9.97, "10 s"), (89.7, "1 min 30 s"), (119.7, "2 min 0 s"), (3599.6, "60 min 0 s")],
@@ -69,6 +71,7 @@ def test_times_are_rounded_before_they_are_split(reader: Reader, length: float, 
     assert reader.page.evaluate(script, length) == words
 
 
+@pytest.mark.long
 def test_the_form_says_that_a_paused_model_will_wait(reader: Reader) -> None:
     expect_images(reader.generate("a hill"), 1)
     paused = reader.page.request.put(
@@ -80,6 +83,7 @@ def test_the_form_says_that_a_paused_model_will_wait(reader: Reader) -> None:
     expect(reader.page.locator("#estimate")).to_contain_text("An operator has paused this model.")
 
 
+@pytest.mark.long
 def test_an_input_that_is_not_complete_has_no_estimate(reader: Reader) -> None:
     expect_images(reader.generate("a hill"), 1)
     line = reader.page.locator("#estimate")
@@ -101,6 +105,7 @@ def test_a_first_visit_leaves_no_error_in_the_console(page: Page, served: PageDa
     assert said == []
 
 
+@pytest.mark.long
 def test_a_file_in_the_input_is_not_sent_to_be_estimated(reader: Reader) -> None:
     with reader.page.expect_request(lambda each: estimate_of("data:", each)) as sent:
         reader.field("prompt").fill("data:image/png;base64," + "A" * 100_000)
@@ -108,6 +113,7 @@ def test_a_file_in_the_input_is_not_sent_to_be_estimated(reader: Reader) -> None
     assert body["input"]["prompt"] == "data:image/png;base64,"
 
 
+@pytest.mark.long
 def test_an_estimate_that_got_no_answer_is_asked_for_again(
     page: Page, served: PageDarkroom
 ) -> None:

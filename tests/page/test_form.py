@@ -137,6 +137,7 @@ def fill_required(reader: Reader) -> None:
     reader.field("voice").select_option("alto")
 
 
+@pytest.mark.long
 def test_a_size_that_is_left_is_that_of_the_image_where_the_endpoint_offers_it(
     page: Page, idle: Any
 ) -> None:
@@ -182,6 +183,7 @@ def test_each_kind_of_field_has_its_control(strange: Reader) -> None:
     }
 
 
+@pytest.mark.long
 def test_required_fields_are_marked_and_come_in_the_schema_s_order(strange: Reader) -> None:
     labels = strange.page.locator("#fields .field > label").all_inner_texts()
     assert [each.split()[0] for each in labels[:2]] == ["Image", "Prompt"]
@@ -189,6 +191,7 @@ def test_required_fields_are_marked_and_come_in_the_schema_s_order(strange: Read
     expect(strange.page.locator("#fields .mark")).to_have_count(3)
 
 
+@pytest.mark.long
 def test_settings_that_few_change_are_folded_away(strange: Reader) -> None:
     expect(strange.field("image_size")).to_be_visible()
     expect(strange.field("strength")).to_be_hidden()
@@ -251,6 +254,7 @@ def test_a_file_goes_in_as_a_data_uri(strange: Reader, tmp_path: Path) -> None:
     assert sent(strange)["image_url"] == "https://example.org/hill.png"
 
 
+@pytest.mark.long
 def test_a_model_that_is_not_served_cannot_be_chosen(page: Page, idle: Any) -> None:
     away = model(DOCUMENT, darkroom={"served": False, "reason": "Its weights are not here."})
     both = [away | {"endpoint_id": "other/model"}, model(DOCUMENT)]
@@ -271,6 +275,7 @@ def test_a_model_without_a_schema_still_takes_a_prompt(page: Page, idle: Any) ->
     assert sent(reader) == {"prompt": "a hill"}
 
 
+@pytest.mark.long
 def test_the_list_of_models_is_read_page_by_page(page: Page, idle: Any) -> None:
     first = {"models": [model(DOCUMENT)], "next_cursor": "some/model", "has_more": True}
     rest = {"models": [model(DOCUMENT) | {"endpoint_id": "z/z"}], "next_cursor": None}
@@ -282,6 +287,7 @@ def test_the_list_of_models_is_read_page_by_page(page: Page, idle: Any) -> None:
     expect(page.locator("#model option")).to_have_count(2)
 
 
+@pytest.mark.long
 def test_models_stand_in_groups_by_what_they_make(page: Page, idle: Any) -> None:
     def made(name: str, category: str) -> dict[str, Any]:
         return {"endpoint_id": name, "metadata": {"category": category}}
@@ -299,6 +305,7 @@ def test_models_stand_in_groups_by_what_they_make(page: Page, idle: Any) -> None
     assert labels == ["Images", "Images from images", "Audio", "Others"]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("category", "words"), [("text-to-audio", "the audio"), ("text-to-video", "a video")]
 )
@@ -314,6 +321,7 @@ def test_the_words_are_those_of_what_the_model_makes(
     expect(page.locator("#model-demo")).not_to_contain_text("shapes")
 
 
+@pytest.mark.long
 def test_an_example_fills_the_form_and_leaves_the_rest(page: Page, idle: Any) -> None:
     examples = [{"input": {"prompt": "a red circle", "num_images": 2}}]
     shown = model(DOCUMENT, darkroom={"examples": examples})
@@ -328,6 +336,7 @@ def test_an_example_fills_the_form_and_leaves_the_rest(page: Page, idle: Any) ->
     expect(reader.field("image_size")).to_have_value("square")
 
 
+@pytest.mark.long
 def test_help_is_in_words_for_people(strange: Reader) -> None:
     strange.unfold()
     form = strange.page.locator("#form")

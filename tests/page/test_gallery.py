@@ -43,6 +43,7 @@ def test_results_are_shown_by_day_with_their_thumbnails(gallery: Gallery) -> Non
     expect(gallery.page.get_by_text("3 requests.")).to_be_visible()
 
 
+@pytest.mark.long
 def test_drafts_are_marked_among_finished_results_and_counted(gallery: Gallery) -> None:
     drafting = {"prompt": "a hill", "draft": {"count": 4, "until": 0.25}}
     gallery.darkroom.hang([replace(HILL, input=drafting, files=2), SEA])
@@ -53,6 +54,7 @@ def test_drafts_are_marked_among_finished_results_and_counted(gallery: Gallery) 
     look(gallery.page)
 
 
+@pytest.mark.long
 def test_a_failed_one_says_why_and_cancelled_ones_are_shown_when_asked_for(
     gallery: Gallery,
 ) -> None:
@@ -100,6 +102,7 @@ def test_words_are_searched_and_back_undoes_a_filter(gallery: Gallery) -> None:
     expect(gallery.results).to_have_count(4)
 
 
+@pytest.mark.variants(1)
 @pytest.mark.parametrize(
     ("filters", "found"),
     [
@@ -154,6 +157,7 @@ def losable(page: Page) -> Callable[[], None]:
     return lost.set
 
 
+@pytest.mark.long
 def test_marks_that_could_not_be_set_are_again_as_each_was(gallery: Gallery) -> None:
     gallery.darkroom.hang([HILL, SEA])
     lose = losable(gallery.page)
@@ -170,6 +174,7 @@ def test_marks_that_could_not_be_set_are_again_as_each_was(gallery: Gallery) -> 
     expect(gallery.link("a hill")).to_be_visible()
 
 
+@pytest.mark.long
 def test_a_favourite_whose_mark_could_not_be_removed_stays_among_the_favourites(
     gallery: Gallery,
 ) -> None:
@@ -187,6 +192,7 @@ def test_a_favourite_whose_mark_could_not_be_removed_stays_among_the_favourites(
     expect(gallery.link("a calm sea, favourite")).to_be_visible()
 
 
+@pytest.mark.long
 def test_a_day_of_the_list_is_gone_to_also_when_it_was_not_loaded(gallery: Gallery) -> None:
     gallery.darkroom.hang([*entries(150, days=10), FOX])
     gallery.open()
@@ -198,6 +204,7 @@ def test_a_day_of_the_list_is_gone_to_also_when_it_was_not_loaded(gallery: Galle
     expect(days.get_by_role("button").last).to_have_attribute("aria-current", "date")
 
 
+@pytest.mark.long
 def test_a_day_without_a_match_loads_nothing_beyond_it_and_says_so(gallery: Gallery) -> None:
     today = [Entry(f"a hill, number {each}", each * timedelta(seconds=1)) for each in range(120)]
     old = [Entry(f"an old hill, number {each}", 40 * DAY + each * SOON) for each in range(500)]
@@ -220,6 +227,7 @@ def test_a_day_without_a_match_loads_nothing_beyond_it_and_says_so(gallery: Gall
     assert len(pages) == 1
 
 
+@pytest.mark.long
 def test_a_day_whose_results_were_deleted_leaves_the_list(gallery: Gallery) -> None:
     gallery.darkroom.hang([HILL, SEA, FOX])
     gallery.open()
@@ -266,6 +274,7 @@ def test_thousands_of_results_leave_the_document_small_and_the_last_has_the_keyb
     assert gallery.results.count() < 150
 
 
+@pytest.mark.long
 def test_the_keyboard_goes_through_the_results(gallery: Gallery) -> None:
     gallery.darkroom.hang(entries(300, days=3))
     gallery.open()
@@ -292,6 +301,7 @@ def test_the_keyboard_goes_through_the_results(gallery: Gallery) -> None:
     expect(reached).to_have_count(1)
 
 
+@pytest.mark.long
 def test_what_is_in_sight_stays_there_when_new_results_appear(gallery: Gallery) -> None:
     gallery.darkroom.hang(entries(120, days=5))
     gallery.open()
@@ -313,6 +323,7 @@ def test_what_is_in_sight_stays_there_when_new_results_appear(gallery: Gallery) 
     assert abs(page.evaluate(top) - before) < 3
 
 
+@pytest.mark.long
 def test_what_another_client_deletes_disappears(gallery: Gallery) -> None:
     gallery.darkroom.hang([HILL])
     (sea,) = gallery.darkroom.hang([SEA])
@@ -341,12 +352,14 @@ def test_the_end_of_the_connection_is_told_and_can_be_tried_again(gallery: Galle
     expect(gallery.results).to_have_count(1)
 
 
+@pytest.mark.long
 def test_a_gallery_without_results_leads_to_the_form(gallery: Gallery) -> None:
     gallery.open()
     gallery.page.get_by_role("link", name="Create something").click()
     expect(gallery.page.get_by_role("button", name="Generate")).to_be_visible()
 
 
+@pytest.mark.long
 def test_a_tile_follows_the_address_of_its_file_which_is_signed_for_a_time(
     gallery: Gallery,
 ) -> None:
@@ -373,6 +386,7 @@ def test_a_tile_follows_the_address_of_its_file_which_is_signed_for_a_time(
 # Selection.
 
 
+@pytest.mark.long
 def test_a_range_does_not_begin_at_a_result_that_is_gone(gallery: Gallery) -> None:
     ids = gallery.darkroom.hang([Entry(f"number {each}", each * SOON) for each in range(1, 7)])
     gallery.open()
@@ -389,6 +403,7 @@ def test_a_range_does_not_begin_at_a_result_that_is_gone(gallery: Gallery) -> No
     expect(gallery.page.get_by_text("2 selected")).to_be_visible()
 
 
+@pytest.mark.long
 def test_a_range_and_everything_are_selected(gallery: Gallery) -> None:
     gallery.darkroom.hang([Entry(f"number {each}", each * SOON) for each in range(1, 9)])
     gallery.open()
@@ -408,6 +423,7 @@ def test_a_range_and_everything_are_selected(gallery: Gallery) -> None:
     expect(gallery.selected).to_have_count(2)
 
 
+@pytest.mark.long
 def test_a_long_press_selects_on_a_phone(
     open_context: Callable[..., BrowserContext], idle: PageDarkroom
 ) -> None:
@@ -452,6 +468,7 @@ def test_a_deletion_says_what_goes_and_can_be_refused(gallery: Gallery) -> None:
     expect(gallery.results).to_have_count(1)
 
 
+@pytest.mark.long
 def test_the_files_of_a_selection_are_downloaded_as_one_archive(gallery: Gallery) -> None:
     gallery.darkroom.hang([HILL, SEA])
     gallery.open()
@@ -463,12 +480,14 @@ def test_the_files_of_a_selection_are_downloaded_as_one_archive(gallery: Gallery
     assert started.value.path().read_bytes().startswith(b"PK")
 
 
+@pytest.mark.long
 def test_a_result_of_the_form_is_in_the_gallery(reader: Reader) -> None:
     expect_images(reader.generate("a hill"), 1)
     reader.page.get_by_role("link", name="Gallery").click()
     expect(reader.page.get_by_role("link", name="a hill")).to_be_visible()
 
 
+@pytest.mark.long
 def test_the_size_of_the_tiles_is_remembered(gallery: Gallery) -> None:
     gallery.darkroom.hang([HILL])
     gallery.open()

@@ -8,6 +8,7 @@ from io import BytesIO
 from typing import Any
 
 import httpx
+import pytest
 from PIL import Image
 from playwright.sync_api import Page, Request, expect
 
@@ -28,6 +29,7 @@ def test_several_images_of_one_request_are_all_shown(reader: Reader) -> None:
     expect_images(reader.generate("four hills", num_images=4), 4)
 
 
+@pytest.mark.long
 def test_an_image_can_be_saved_and_opened(reader: Reader) -> None:
     sheet = reader.generate("a hill")
     with reader.page.expect_download() as saving:
@@ -37,6 +39,7 @@ def test_an_image_can_be_saved_and_opened(reader: Reader) -> None:
     assert httpx.get(str(address), trust_env=False).content == saving.value.path().read_bytes()
 
 
+@pytest.mark.long
 def test_a_long_seed_is_short_and_whole_on_demand_and_figures_survive_a_reload(
     reader: Reader,
 ) -> None:
@@ -56,6 +59,7 @@ def test_a_long_seed_is_short_and_whole_on_demand_and_figures_survive_a_reload(
         expect(facts).to_contain_text(name)
 
 
+@pytest.mark.long
 def test_an_image_inside_the_answer_is_shown_and_saved_as_well(reader: Reader) -> None:
     reader.unfold()
     reader.field("sync_mode").check()
@@ -66,6 +70,7 @@ def test_an_image_inside_the_answer_is_shown_and_saved_as_well(reader: Reader) -
     assert saving.value.path().read_bytes()[:3] == b"\xff\xd8\xff"
 
 
+@pytest.mark.long
 def test_a_frame_without_an_address_is_an_image_too(reader: Reader) -> None:
     buffer = BytesIO()
     Image.new("RGB", (8, 4)).save(buffer, "JPEG")
@@ -108,6 +113,7 @@ def test_audio_and_its_waveform_are_one_item(reader: Reader) -> None:
     assert seen == [["audio"], ["a.wav"], 1, "1.1 s"]
 
 
+@pytest.mark.long
 def test_control_and_enter_generate(reader: Reader) -> None:
     reader.field("prompt").fill("a hill")
     reader.field("prompt").press("Control+Enter")
@@ -161,6 +167,7 @@ def test_a_running_request_can_be_cancelled(reader: Reader) -> None:
     expect_phase(sheet, "cancelled")
 
 
+@pytest.mark.long
 def test_many_at_once_all_end(reader: Reader) -> None:
     sheets = [reader.generate(f"hill number {number}") for number in range(8)]
     for sheet in sheets:
@@ -187,6 +194,7 @@ def test_a_wrong_value_is_reported_at_its_field(reader: Reader) -> None:
     expect_images(reader.sheets.first, 1)
 
 
+@pytest.mark.long
 def test_a_wrong_value_in_a_folded_field_unfolds_it(reader: Reader) -> None:
     reader.unfold()
     reader.field("num_inference_steps").fill("99")
@@ -197,6 +205,7 @@ def test_a_wrong_value_in_a_folded_field_unfolds_it(reader: Reader) -> None:
     expect(reader.field("num_inference_steps")).to_be_visible()
 
 
+@pytest.mark.long
 def test_a_side_that_is_too_long_is_reported_at_the_size(reader: Reader) -> None:
     reader.field("image_size").select_option("own")
     reader.page.get_by_label("Width in pixels").fill("99999")
@@ -205,6 +214,7 @@ def test_a_side_that_is_too_long_is_reported_at_the_size(reader: Reader) -> None
     expect(reader.problem_of("image_size")).to_contain_text("width: ")
 
 
+@pytest.mark.long
 def test_a_field_that_only_the_pipeline_could_refuse_is_reported_at_it_too(reader: Reader) -> None:
     sheet = reader.generate("a bad seed")
     expect_phase(sheet, "failed")
@@ -212,6 +222,7 @@ def test_a_field_that_only_the_pipeline_could_refuse_is_reported_at_it_too(reade
     expect(reader.problem_of("seed")).to_have_text("This seed is unlucky.")
 
 
+@pytest.mark.long
 def test_a_failure_of_any_type_is_reported_at_its_field(reader: Reader) -> None:
     sheet = reader.generate("a bad image")
     expect_phase(sheet, "failed")
@@ -242,6 +253,7 @@ def test_a_result_that_is_used_again_comes_out_the_same(reader: Reader) -> None:
     assert seen == [{"prompt": "a hill", "seed": 1234567}]
 
 
+@pytest.mark.long
 def test_a_result_can_be_varied_and_multiplied_with_other_seeds(reader: Reader) -> None:
     reader.unfold()
     sheet = reader.generate("a hill", seed=7)
@@ -255,6 +267,7 @@ def test_a_result_can_be_varied_and_multiplied_with_other_seeds(reader: Reader) 
     assert seen == [{"prompt": "a hill"}, {"prompt": "a hill", "num_images": 4}]
 
 
+@pytest.mark.long
 def test_a_request_that_is_too_large_says_so_in_words(reader: Reader) -> None:
     message = "The body is larger than the 16777216 bytes allowed here."
     reader.page.route(
@@ -265,12 +278,14 @@ def test_a_request_that_is_too_large_says_so_in_words(reader: Reader) -> None:
     expect(reader.page.locator("#form-problem")).to_contain_text("Use smaller files")
 
 
+@pytest.mark.long
 def test_a_prompt_that_is_missing_is_asked_for(reader: Reader) -> None:
     reader.page.get_by_role("button", name="Generate").click()
     expect(reader.problem_of("prompt")).to_have_text("This field is required.")
     expect(reader.field("prompt")).to_be_focused()
 
 
+@pytest.mark.long
 def test_a_seed_of_64_bits_arrives_with_all_its_digits_and_comes_back_so(reader: Reader) -> None:
     seed = "18446744073709551557"
     reader.unfold()
@@ -280,6 +295,7 @@ def test_a_seed_of_64_bits_arrives_with_all_its_digits_and_comes_back_so(reader:
     expect(reader.field("seed")).to_have_value(seed)
 
 
+@pytest.mark.long
 def test_an_endpoint_that_takes_any_object_is_given_json(reader: Reader) -> None:
     reader.choose(PROBE)
     box = reader.page.get_by_label("Input", exact=True)
@@ -292,6 +308,7 @@ def test_an_endpoint_that_takes_any_object_is_given_json(reader: Reader) -> None
     expect(reader.sheets.first.locator("pre")).to_contain_text("12345678901234567890")
 
 
+@pytest.mark.long
 def test_what_was_written_stays_when_the_model_changes(reader: Reader) -> None:
     reader.field("prompt").fill("a hill")
     reader.choose(PROBE)
@@ -299,6 +316,7 @@ def test_what_was_written_stays_when_the_model_changes(reader: Reader) -> None:
     expect(reader.field("prompt")).to_have_value("a hill")
 
 
+@pytest.mark.long
 def test_a_demo_model_is_named_as_such(reader: Reader) -> None:
     expect(reader.page.locator("#model-demo")).to_contain_text("tiny demo model replaces")
     sheet = reader.generate("a hill")

@@ -38,6 +38,7 @@ def test_a_chosen_file_is_named_with_its_size_and_its_picture(
     expect(reader.page.get_by_text("No file chosen")).to_have_count(0)
 
 
+@pytest.mark.long
 def test_a_file_of_another_kind_is_refused_at_once(reader: Reader, tmp_path: Path) -> None:
     text = tmp_path / "README.md"
     text.write_text("# No mask")
@@ -73,6 +74,7 @@ def test_a_large_file_is_uploaded_with_its_progress_and_sent_as_an_address(
     assert content in stored.values()
 
 
+@pytest.mark.long
 def test_small_files_that_are_large_together_are_uploaded(reader: Reader, tmp_path: Path) -> None:
     places = reader.page.locator(".media-state")
     for at, title in enumerate(("Image", "Mask")):
@@ -85,6 +87,7 @@ def test_small_files_that_are_large_together_are_uploaded(reader: Reader, tmp_pa
     assert input_["mask_url"].startswith(f"{reader.darkroom.url}/files/")
 
 
+@pytest.mark.long
 def test_a_file_that_was_removed_leaves_room_in_the_request(reader: Reader, tmp_path: Path) -> None:
     for name in ("first.png", "second.png"):
         file = tmp_path / name
@@ -96,6 +99,7 @@ def test_a_file_that_was_removed_leaves_room_in_the_request(reader: Reader, tmp_
     assert sent(reader)["image_url"].startswith("data:image/png")
 
 
+@pytest.mark.long
 def test_a_large_request_has_more_time(reader: Reader) -> None:
     reader.page.evaluate(
         """() => {
@@ -109,6 +113,7 @@ def test_a_large_request_has_more_time(reader: Reader) -> None:
     assert max(reader.page.evaluate("times")) > 120_000
 
 
+@pytest.mark.long
 def test_generate_waits_for_a_file_that_is_being_uploaded(reader: Reader, tmp_path: Path) -> None:
     file = tmp_path / "hill.png"
     file.write_bytes(bytes(3_000_000))
@@ -157,6 +162,7 @@ def submissions(page: Page) -> list[str]:
     return made
 
 
+@pytest.mark.long
 def test_generate_that_is_pressed_again_during_an_upload_submits_one_request(
     reader: Reader, held: list[Route]
 ) -> None:
@@ -171,6 +177,7 @@ def test_generate_that_is_pressed_again_during_an_upload_submits_one_request(
     assert len(made) == 1
 
 
+@pytest.mark.long
 def test_an_upload_that_is_refused_says_why_and_is_not_sent(reader: Reader, tmp_path: Path) -> None:
     file = tmp_path / "large.png"
     file.write_bytes(bytes(3_000_000))
@@ -181,6 +188,7 @@ def test_an_upload_that_is_refused_says_why_and_is_not_sent(reader: Reader, tmp_
     expect(reader.problem_of("image_url")).to_contain_text("larger than this Darkroom")
 
 
+@pytest.mark.long
 def test_an_upload_that_stalls_ends_and_can_be_tried_again(reader: Reader, tmp_path: Path) -> None:
     page = reader.page
     page.clock.install()
@@ -224,6 +232,7 @@ def three_parts(tmp_path: Path) -> Path:
     return file
 
 
+@pytest.mark.long
 def test_a_part_of_a_file_that_is_interrupted_is_sent_again_by_itself(
     reader: Reader, three_parts: Path, parts: list[str]
 ) -> None:
@@ -267,6 +276,7 @@ def test_loras_are_rows_with_a_place_and_a_scale(reader: Reader) -> None:
     assert sent(reader)["loras"] == [{"path": "https://example.org/a.safetensors"}]
 
 
+@pytest.mark.long
 def test_a_lora_may_be_a_local_file(reader: Reader, tmp_path: Path) -> None:
     file = tmp_path / SAFE
     file.write_bytes(b"weights")
@@ -282,6 +292,7 @@ def test_a_lora_may_be_a_local_file(reader: Reader, tmp_path: Path) -> None:
     expect(reader.problem_of("loras")).to_have_text("LoRA 1, path: This is required.")
 
 
+@pytest.mark.long
 def test_the_trigger_words_of_a_local_lora_join_the_prompt(reader: Reader, tmp_path: Path) -> None:
     file = tmp_path / SAFE
     file.write_bytes(safetensors({"modelspec.trigger_phrase": "inkline, thin ink"}))
@@ -293,6 +304,7 @@ def test_the_trigger_words_of_a_local_lora_join_the_prompt(reader: Reader, tmp_p
     expect(reader.field("prompt")).to_have_value("a hill, thin ink")
 
 
+@pytest.mark.long
 def test_an_uploaded_lora_can_be_found_and_chosen_again(reader: Reader, tmp_path: Path) -> None:
     file = tmp_path / SAFE
     file.write_bytes(safetensors({"ss_tag_frequency": '{"1_x": {"hill": 1, "inkline": 5}}'}))
@@ -324,6 +336,7 @@ def lora(path: str, name: str, *words: str) -> dict[str, Any]:
     return {"path": path, "name": name, "trigger_words": list(words), "expires_at": None, **about}
 
 
+@pytest.mark.long
 def test_a_registered_lora_beyond_the_first_hundred_is_found_and_shows_its_trigger_words(
     reader: Reader,
 ) -> None:
@@ -349,6 +362,7 @@ def test_a_registered_lora_beyond_the_first_hundred_is_found_and_shows_its_trigg
     expect(row.get_by_role("group", name="Trigger words")).to_have_text("thin ink")
 
 
+@pytest.mark.long
 def test_a_lora_that_was_uploaded_since_the_last_choice_can_be_chosen(
     reader: Reader, tmp_path: Path
 ) -> None:
@@ -369,6 +383,7 @@ def test_a_lora_that_was_uploaded_since_the_last_choice_can_be_chosen(
     expect(menu.get_by_role("button", name="lines")).to_be_visible()
 
 
+@pytest.mark.long
 def test_a_lora_that_the_server_refuses_is_named(reader: Reader) -> None:
     reader.page.get_by_role("button", name="Add LoRA").click()
     row = reader.page.get_by_role("group", name="LoRA 1")
@@ -382,6 +397,7 @@ def test_a_lora_that_the_server_refuses_is_named(reader: Reader) -> None:
     expect(reader.problem_of("loras")).to_have_text("LoRA 1, path: Not found.")
 
 
+@pytest.mark.long
 def test_loras_stay_over_a_reload(reader: Reader) -> None:
     reader.page.get_by_role("button", name="Add LoRA").click()
     row = reader.page.get_by_role("group", name="LoRA 1")
@@ -390,12 +406,14 @@ def test_loras_stay_over_a_reload(reader: Reader) -> None:
     expect(row.get_by_label("Path", exact=True)).to_have_value("house/lines")
 
 
+@pytest.mark.long
 def test_numbers_of_a_list_that_are_none_are_named(reader: Reader) -> None:
     reader.field("seeds").fill("1, two")
     reader.page.get_by_role("button", name="Generate").click()
     expect(reader.problem_of("seeds")).to_have_text("“two” is not a whole number.")
 
 
+@pytest.mark.long
 def test_texts_of_a_list_stand_in_lines_and_may_have_commas(reader: Reader) -> None:
     reader.field("tags").fill("fog, at dawn\n\n  a pier  \n")
     assert sent(reader)["tags"] == ["fog, at dawn", "a pier"]
@@ -406,6 +424,7 @@ def test_texts_of_a_list_stand_in_lines_and_may_have_commas(reader: Reader) -> N
     expect(reader.problem_of("tags")).to_have_text("At most 3 are possible.")
 
 
+@pytest.mark.long
 def test_of_several_files_for_one_place_the_first_is_taken_and_that_is_said(
     reader: Reader,
 ) -> None:
@@ -423,6 +442,7 @@ def test_of_several_files_for_one_place_the_first_is_taken_and_that_is_said(
     expect(place).to_contain_text("One file fits here: hill.png was taken.")
 
 
+@pytest.mark.long
 def test_an_image_that_is_removed_leaves_the_memory(reader: Reader, tmp_path: Path) -> None:
     file = tmp_path / "hill.png"
     file.write_bytes(image(300, 200, 1, "image/png"))

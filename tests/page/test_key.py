@@ -17,6 +17,7 @@ def test_without_a_key_the_page_asks_for_it_and_says_where_to_find_it(
     expect(page.locator("#work")).to_be_hidden()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("pasted", ["{}", "  {}\n", "export FAL_KEY='{}'", "Authorization: Key {}"])
 def test_a_key_is_found_in_what_was_pasted(page: Page, served: PageDarkroom, pasted: str) -> None:
     page.goto(served.url)
@@ -24,6 +25,7 @@ def test_a_key_is_found_in_what_was_pasted(page: Page, served: PageDarkroom, pas
     expect(page.get_by_role("button", name="Generate")).to_be_visible()
 
 
+@pytest.mark.long
 def test_a_malformed_key_is_reported_before_it_is_sent(page: Page, served: PageDarkroom) -> None:
     page.goto(served.url)
     Reader(page, served).give_key("hello")
@@ -50,6 +52,7 @@ def test_the_key_is_kept_until_it_is_forgotten(reader: Reader) -> None:
     expect(page.get_by_role("heading", name="Your API key")).to_be_visible()
 
 
+@pytest.mark.long
 def test_a_kept_key_that_is_not_valid_any_more_is_asked_for_again(
     page: Page, served: PageDarkroom
 ) -> None:
@@ -59,12 +62,14 @@ def test_a_kept_key_that_is_not_valid_any_more_is_asked_for_again(
     expect(page.get_by_role("alert")).to_contain_text("not valid")
 
 
+@pytest.mark.long
 def test_the_key_is_in_no_address_and_in_no_text(reader: Reader) -> None:
     reader.page.get_by_role("button", name="Code").first.click()
     assert reader.darkroom.key not in reader.page.content()
     assert reader.darkroom.key not in reader.page.url
 
 
+@pytest.mark.long
 def test_a_forgotten_key_leaves_no_list_of_its_requests(reader: Reader) -> None:
     reader.generate("a hidden hill")
     expect(reader.listed).to_have_count(1)
@@ -89,6 +94,7 @@ def test_another_key_does_not_show_the_requests_of_the_one_before(
     expect(reader.listed).to_have_count(0)
 
 
+@pytest.mark.long
 def test_a_wrong_key_takes_nothing_from_one_that_works(reader: Reader) -> None:
     page = reader.page
     expect_images(reader.generate("a lake"), 1)
@@ -105,6 +111,7 @@ def test_a_wrong_key_takes_nothing_from_one_that_works(reader: Reader) -> None:
     expect(page.get_by_role("button", name="Generate")).to_be_visible()
 
 
+@pytest.mark.long
 def test_a_key_that_ends_is_asked_for_in_front_of_what_is_open(reader: Reader) -> None:
     page = reader.page
     expect_images(reader.generate("a hill"), 1)
@@ -118,6 +125,7 @@ def test_a_key_that_ends_is_asked_for_in_front_of_what_is_open(reader: Reader) -
     expect(page.get_by_role("button", name="Generate")).to_be_visible()
 
 
+@pytest.mark.long
 def test_a_key_that_is_forgotten_in_one_tab_is_forgotten_in_the_others(reader: Reader) -> None:
     other = Reader(reader.page.context.new_page(), reader.darkroom)
     other.page.goto(reader.darkroom.url)

@@ -66,6 +66,7 @@ def test_arrows_go_on_and_escape_returns_to_the_last_one(hung: Gallery) -> None:
     expect(hung.page.get_by_role("dialog")).to_be_visible()
 
 
+@pytest.mark.long
 def test_keys_work_after_the_button_that_has_the_focus_is_gone(hung: Gallery) -> None:
     hung.link("a harbour (2)").click()
     hung.page.get_by_role("button", name="Next result").click()
@@ -74,6 +75,7 @@ def test_keys_work_after_the_button_that_has_the_focus_is_gone(hung: Gallery) ->
     expect(large(hung, "a harbour (2)")).to_be_visible()
 
 
+@pytest.mark.long
 def test_a_link_shows_a_result_large(hung: Gallery) -> None:
     hung.link("an orchard").click()
     address = hung.page.url
@@ -82,12 +84,14 @@ def test_a_link_shows_a_result_large(hung: Gallery) -> None:
     expect(large(hung, "an orchard")).to_be_visible()
 
 
+@pytest.mark.long
 def test_a_link_to_a_result_that_is_gone_says_so(gallery: Gallery) -> None:
     gallery.open("view=gallery&item=0190a000-0000-7000-8000-000000000000.0")
     expect(gallery.page.get_by_text("does not exist any more").last).to_be_visible()
     expect(gallery.page.get_by_role("dialog")).to_have_count(0)
 
 
+@pytest.mark.long
 def test_it_is_zoomed_by_wheel_keys_and_double_click_and_panned(hung: Gallery) -> None:
     hung.link("a lighthouse").click()
     page = hung.page
@@ -121,6 +125,7 @@ def test_it_is_zoomed_by_wheel_keys_and_double_click_and_panned(hung: Gallery) -
     assert width() == pytest.approx(box["width"], rel=0.01)
 
 
+@pytest.mark.long
 def test_a_swipe_goes_to_the_next(hung: Gallery) -> None:
     hung.link("a lighthouse").click()
     page = hung.page
@@ -134,6 +139,7 @@ def test_a_swipe_goes_to_the_next(hung: Gallery) -> None:
     expect(large(hung, "a harbour (1)")).to_be_visible()
 
 
+@pytest.mark.long
 def test_two_fingers_zoom_on_a_phone_and_one_swipes(
     open_context: Callable[..., BrowserContext], idle: PageDarkroom
 ) -> None:
@@ -171,6 +177,7 @@ def test_two_fingers_zoom_on_a_phone_and_one_swipes(
     assert gallery.page.evaluate("document.documentElement.scrollWidth") == 390
 
 
+@pytest.mark.long
 def test_it_is_marked_and_deleted_from_there(hung: Gallery) -> None:
     hung.link("an orchard").click()
     hung.page.keyboard.press("f")
@@ -185,6 +192,7 @@ def test_it_is_marked_and_deleted_from_there(hung: Gallery) -> None:
     expect(hung.results).to_have_count(3)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("button", "seed"), [("Use again", "1"), ("New seed", "")])
 def test_it_fills_the_form_to_make_the_same_result_or_one_with_a_new_seed(
     hung: Gallery, button: str, seed: str
@@ -197,6 +205,7 @@ def test_it_fills_the_form_to_make_the_same_result_or_one_with_a_new_seed(
     expect(hung.page.get_by_role("dialog")).to_have_count(0)
 
 
+@pytest.mark.long
 def test_a_variation_is_made_without_leaving_the_gallery(hung: Gallery) -> None:
     hung.darkroom.start_painting()
     hung.link("a lighthouse").click()
@@ -206,6 +215,7 @@ def test_a_variation_is_made_without_leaving_the_gallery(hung: Gallery) -> None:
     expect(hung.link("a lighthouse")).to_have_count(2)
 
 
+@pytest.mark.long
 def test_a_variation_that_is_refused_says_so_in_front_of_the_large_view(hung: Gallery) -> None:
     words = "The budget of this month is used up."
     hung.page.route("**/queue/**", lambda route: route.fulfill(status=402, json={"detail": words}))
@@ -215,6 +225,7 @@ def test_a_variation_that_is_refused_says_so_in_front_of_the_large_view(hung: Ga
     assert axe(hung.page) == []
 
 
+@pytest.mark.long
 def test_what_was_said_of_the_last_result_stays_when_its_large_view_closes(
     gallery: Gallery,
 ) -> None:
@@ -227,6 +238,7 @@ def test_what_was_said_of_the_last_result_stays_when_its_large_view_closes(
     expect_said(gallery.page, "Deleted: 1 request.")
 
 
+@pytest.mark.long
 def test_a_deletion_that_fails_is_told_in_front_of_the_large_view(hung: Gallery) -> None:
     hung.page.route("**/v1/requests/delete", lambda route: route.abort())
     hung.link("a lighthouse").click()
@@ -236,6 +248,7 @@ def test_a_deletion_that_fails_is_told_in_front_of_the_large_view(hung: Gallery)
     expect_said(hung.page, "Deleted: 0 of 1.")
 
 
+@pytest.mark.long
 def test_its_log_is_shown_on_top_of_it(hung: Gallery) -> None:
     hung.link("a lighthouse").click()
     hung.page.get_by_role("button", name="Log and JSON").click()
@@ -261,6 +274,7 @@ def video(path: Path) -> bytes:
     return path.read_bytes()
 
 
+@pytest.mark.long
 def test_videos_play_and_sounds_have_their_waveform(gallery: Gallery, tmp_path: Path) -> None:
     film = Entry("a film", SOON, content=video(tmp_path / "film.webm"), extension="webm")
     gallery.darkroom.hang([film, Entry("a tone", 2 * SOON, content=tone(), extension="wav")])
@@ -306,6 +320,7 @@ def test_results_are_compared_with_the_same_zoom_and_what_differs(hung: Gallery)
     expect(images).to_have_count(2)
 
 
+@pytest.mark.long
 def test_two_are_compared_by_a_slider_with_the_keyboard(hung: Gallery) -> None:
     select(hung, "a lighthouse", "an orchard")
     hung.page.get_by_role("button", name="Compare").click()
@@ -319,6 +334,7 @@ def test_two_are_compared_by_a_slider_with_the_keyboard(hung: Gallery) -> None:
     assert over.evaluate("each => each.style.clipPath") == "inset(0px 0% 0px 0px)"
 
 
+@pytest.mark.long
 def test_a_slider_shows_images_of_different_shapes_whole(gallery: Gallery) -> None:
     gallery.darkroom.hang([Entry("first", SOON), Entry("second", 2 * SOON)])
     gallery.open()
@@ -338,6 +354,7 @@ def test_a_slider_shows_images_of_different_shapes_whole(gallery: Gallery) -> No
     assert (right, left) == ("inset(0px 0px 0px 30%)", "inset(0px 70% 0px 0px)")
 
 
+@pytest.mark.long
 def test_two_to_four_can_be_compared(hung: Gallery) -> None:
     select(hung, "a lighthouse")
     expect(hung.page.get_by_role("button", name="Compare")).to_be_disabled()

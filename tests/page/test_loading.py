@@ -100,6 +100,7 @@ def hold(page: Page, pattern: str) -> Callable[[], None]:
     return release
 
 
+@pytest.mark.long
 def test_the_form_of_the_last_model_does_not_wait_for_the_server(reader: Reader) -> None:
     release = hold(reader.page, "**/v1/**")
     reader.page.reload()
@@ -112,6 +113,7 @@ def test_the_form_of_the_last_model_does_not_wait_for_the_server(reader: Reader)
     expect(reader.field("prompt")).to_be_focused()
 
 
+@pytest.mark.long
 def test_a_prompt_that_is_typed_before_the_script_is_there_is_kept(reader: Reader) -> None:
     reader.page.evaluate("sessionStorage.clear(); localStorage.removeItem('darkroom.draft')")
     release = hold(reader.page, "**/page/**")  # only the page itself is there
@@ -123,6 +125,7 @@ def test_a_prompt_that_is_typed_before_the_script_is_there_is_kept(reader: Reade
     expect(reader.field("prompt")).to_be_focused()
 
 
+@pytest.mark.long
 def test_a_key_that_is_typed_before_the_script_is_there_is_kept(
     page: Page, served: PageDarkroom
 ) -> None:
@@ -135,6 +138,7 @@ def test_a_key_that_is_typed_before_the_script_is_there_is_kept(
     expect(page.get_by_role("button", name="Generate")).to_be_visible()
 
 
+@pytest.mark.long
 def test_the_kept_prompt_is_not_lost_when_the_field_is_entered_early(reader: Reader) -> None:
     reader.field("prompt").fill("a hill of the last visit")
     release = hold(reader.page, "**/bundle.js")

@@ -102,6 +102,7 @@ def test_a_model_that_is_not_served_says_why_and_cannot_be_tried(reader: Reader)
     expect(page.get_by_role("button", name="Try it")).to_have_count(0)
 
 
+@pytest.mark.long
 def test_the_state_of_a_model_follows_what_the_replicas_hold(
     reader: Reader, served: PageDarkroom
 ) -> None:
@@ -114,6 +115,7 @@ def test_the_state_of_a_model_follows_what_the_replicas_hold(
     expect(reader.page.get_by_role("region", name="On the replicas")).to_contain_text(": hot")
 
 
+@pytest.mark.long
 def test_an_example_fills_the_form(reader: Reader) -> None:
     reader.choose("house/portraits")
     models_of(reader).filter(has_text="FLUX.1 [schnell]").get_by_role("link").click()
@@ -124,6 +126,7 @@ def test_an_example_fills_the_form(reader: Reader) -> None:
     expect(reader.field("num_images").last).to_have_value("2")
 
 
+@pytest.mark.long
 def test_to_try_a_model_without_examples_keeps_what_was_typed(reader: Reader) -> None:
     reader.field("prompt").fill("a lighthouse in the fog")
     models_of(reader).filter(has_text="Portraits").get_by_role("link").click()
@@ -133,6 +136,7 @@ def test_to_try_a_model_without_examples_keeps_what_was_typed(reader: Reader) ->
     expect(reader.page.get_by_role("button", name="Undo")).to_have_count(0)
 
 
+@pytest.mark.long
 def test_an_example_that_replaces_what_was_typed_can_be_undone(reader: Reader) -> None:
     reader.choose("house/portraits")
     reader.unfold()
@@ -150,6 +154,7 @@ def test_an_example_that_replaces_what_was_typed_can_be_undone(reader: Reader) -
     expect(reader.field("seed")).to_have_value("12")
 
 
+@pytest.mark.long
 def test_what_was_submitted_is_replaced_without_an_offer_to_undo(reader: Reader) -> None:
     expect_images(reader.generate("a lighthouse"), 1)
     models_of(reader).filter(has_text="FLUX.1 [schnell]").get_by_role("link").click()
@@ -158,6 +163,7 @@ def test_what_was_submitted_is_replaced_without_an_offer_to_undo(reader: Reader)
     expect(reader.page.get_by_role("button", name="Undo")).to_have_count(0)
 
 
+@pytest.mark.long
 def test_examples_play_their_audio_and_their_videos(reader: Reader) -> None:
     models_of(reader).filter(has_text="FLUX.1 [schnell]").get_by_role("link").click()
     examples = reader.page.get_by_role("region", name="Examples")
@@ -175,6 +181,7 @@ def trial_of(reader: Reader, name: str) -> Locator:
     return reader.page.get_by_role("region", name="Try it here")
 
 
+@pytest.mark.long
 def test_a_request_is_made_on_the_page_of_its_model_and_back_leads_there(reader: Reader) -> None:
     reader.choose("house/portraits")
     reader.field("prompt").fill("a lighthouse in the fog")
@@ -193,6 +200,7 @@ def test_a_request_is_made_on_the_page_of_its_model_and_back_leads_there(reader:
     expect(trial.locator("form .help").last).not_to_be_empty()  # what it will take
 
 
+@pytest.mark.long
 def test_a_model_is_tried_while_a_file_of_the_form_for_creating_is_uploaded(
     reader: Reader, tmp_path: Path
 ) -> None:
@@ -216,6 +224,7 @@ def test_a_model_is_tried_while_a_file_of_the_form_for_creating_is_uploaded(
         trial.get_by_role("button", name="Generate").click()
 
 
+@pytest.mark.long
 def test_a_model_is_tried_while_the_form_for_creating_waits_for_a_lost_answer(
     reader: Reader,
 ) -> None:
@@ -265,6 +274,7 @@ def test_the_page_of_a_model_shows_the_form_as_json_and_as_programs(reader: Read
     expect(trial.get_by_label("Prompt")).to_have_value("a green star")
 
 
+@pytest.mark.long
 def test_the_form_of_a_model_s_page_names_the_field_that_is_wrong(reader: Reader) -> None:
     trial = trial_of(reader, "FLUX.1 [schnell]")
     trial.get_by_label("Prompt").fill("")
@@ -273,11 +283,13 @@ def test_the_form_of_a_model_s_page_names_the_field_that_is_wrong(reader: Reader
     expect(trial.get_by_label("Prompt")).to_be_focused()
 
 
+@pytest.mark.long
 def test_the_form_of_a_model_s_page_begins_with_an_example(reader: Reader) -> None:
     trial = trial_of(reader, "FLUX.1 [schnell]")
     expect(trial.get_by_label("Prompt")).to_have_value("a red circle on white")
 
 
+@pytest.mark.long
 def test_the_code_of_a_model_is_shown_over_its_page(reader: Reader) -> None:
     models_of(reader).filter(has_text="FLUX.1 [schnell]").get_by_role("link").click()
     page = reader.page
@@ -287,6 +299,7 @@ def test_the_code_of_a_model_is_shown_over_its_page(reader: Reader) -> None:
     expect(page.get_by_role("heading", name="FLUX.1 [schnell]").first).to_be_visible()
 
 
+@pytest.mark.long
 def test_a_model_that_is_not_there_is_named(reader: Reader) -> None:
     reader.page.goto(f"{reader.darkroom.url}/#view=models&id=nobody/knows")
     expect(reader.page.get_by_role("alert")).to_contain_text("There is no model nobody/knows here.")
@@ -300,6 +313,7 @@ def lose(page: Page, pattern: str) -> None:
     page.route(pattern, lambda route: route.abort())
 
 
+@pytest.mark.long
 def test_a_list_that_fails_late_leaves_the_page_of_a_model_alone(reader: Reader) -> None:
     page = reader.page
     unanswered: list[Route] = []
@@ -320,6 +334,7 @@ def test_a_list_that_fails_late_leaves_the_page_of_a_model_alone(reader: Reader)
     expect(page.get_by_role("alert")).to_have_count(0)
 
 
+@pytest.mark.long
 def test_a_page_of_a_model_that_could_not_be_loaded_is_shown_when_darkroom_answers(
     reader: Reader,
 ) -> None:
@@ -334,6 +349,7 @@ def test_a_page_of_a_model_that_could_not_be_loaded_is_shown_when_darkroom_answe
     expect(page.get_by_role("alert")).to_have_count(0)
 
 
+@pytest.mark.long
 def test_a_list_of_models_that_could_not_be_loaded_is_tried_again_by_the_user(
     reader: Reader,
 ) -> None:
@@ -348,6 +364,7 @@ def test_a_list_of_models_that_could_not_be_loaded_is_tried_again_by_the_user(
     expect(page.get_by_role("alert")).to_have_count(0)
 
 
+@pytest.mark.long
 def test_a_tenant_s_key_sees_no_replicas_on_the_page_of_a_model(
     page: Page, served: PageDarkroom
 ) -> None:
@@ -359,6 +376,7 @@ def test_a_tenant_s_key_sees_no_replicas_on_the_page_of_a_model(
     expect(page.get_by_role("region", name="On the replicas")).to_have_count(0)
 
 
+@pytest.mark.long
 def test_every_text_of_the_models_can_be_read_also_on_a_phone(
     open_context: OpenContext, served: PageDarkroom
 ) -> None:

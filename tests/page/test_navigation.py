@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import httpx
+import pytest
 from playwright.sync_api import BrowserContext, Page, expect
 
 from tests.page.darkroom import PageDarkroom
@@ -23,6 +24,7 @@ def test_back_closes_the_details_and_forward_opens_them_again(reader: Reader) ->
     expect(dialog).to_contain_text("Log")
 
 
+@pytest.mark.long
 def test_back_closes_the_program(reader: Reader) -> None:
     reader.page.locator("#code-button").click()
     expect(reader.page.get_by_role("dialog")).to_be_visible()
@@ -31,6 +33,7 @@ def test_back_closes_the_program(reader: Reader) -> None:
     expect(reader.field("prompt")).to_be_visible()
 
 
+@pytest.mark.long
 def test_a_dialog_that_was_closed_leaves_nothing_to_go_back_to(reader: Reader) -> None:
     before = reader.page.url
     reader.page.locator("#code-button").click()
@@ -39,6 +42,7 @@ def test_a_dialog_that_was_closed_leaves_nothing_to_go_back_to(reader: Reader) -
     expect(reader.page).to_have_url(before)
 
 
+@pytest.mark.long
 def test_back_returns_to_the_model_before(reader: Reader) -> None:
     reader.choose(PROBE)
     reader.page.go_back()
@@ -60,6 +64,7 @@ def test_a_link_to_a_request_opens_it(reader: Reader) -> None:
     expect(dialog).to_be_hidden()
 
 
+@pytest.mark.long
 def test_an_input_that_is_used_again_keeps_its_model_when_its_details_close(
     reader: Reader,
 ) -> None:
@@ -85,6 +90,7 @@ def test_a_one_time_link_signs_in_and_its_key_leaves_the_address(
     assert served.key not in page.url
 
 
+@pytest.mark.long
 def test_a_link_with_another_key_asks_before_it_replaces_the_stored_one(reader: Reader) -> None:
     reader.page.goto("about:blank")
     reader.page.goto(f"{reader.darkroom.url}/#key={reader.darkroom.house.other_key}")
@@ -101,6 +107,7 @@ def test_a_link_with_another_key_asks_before_it_replaces_the_stored_one(reader: 
     assert reader.page.evaluate(stored) == reader.darkroom.house.other_key
 
 
+@pytest.mark.long
 def test_a_link_that_is_followed_in_an_open_page_works_too(
     page: Page, served: PageDarkroom
 ) -> None:
@@ -123,6 +130,7 @@ def one_time_link(served: PageDarkroom) -> str:
 STORED = "localStorage.getItem('darkroom.key')"
 
 
+@pytest.mark.long
 def test_a_one_time_link_opens_the_page_with_a_key_of_its_own_and_only_once(
     page: Page, served: PageDarkroom, open_context: Callable[..., BrowserContext]
 ) -> None:
@@ -140,6 +148,7 @@ def test_a_one_time_link_opens_the_page_with_a_key_of_its_own_and_only_once(
     assert second.evaluate(STORED) is None
 
 
+@pytest.mark.long
 def test_a_browser_whose_key_works_keeps_it_and_does_not_use_the_link_up(
     reader: Reader, open_context: Callable[..., BrowserContext]
 ) -> None:
@@ -154,6 +163,7 @@ def test_a_browser_whose_key_works_keeps_it_and_does_not_use_the_link_up(
     expect(phone.get_by_role("button", name="Generate")).to_be_visible()
 
 
+@pytest.mark.long
 def test_a_one_time_link_replaces_a_stored_key_that_is_not_valid_any_more(
     page: Page, served: PageDarkroom
 ) -> None:

@@ -49,6 +49,7 @@ def test_the_key_of_a_tenant_sees_nothing_of_it(page: Page, served: PageDarkroom
     assert not any(each.endswith(("/v1/status", "/v1/queue")) for each in asked)
 
 
+@pytest.mark.long
 def test_another_key_ends_the_view_of_the_one_before(operator: Operator) -> None:
     operator.open("Pools")
     page = operator.page
@@ -79,6 +80,7 @@ def test_the_pools_show_replicas_with_what_they_hold_and_load(
     assert axe(page) == []
 
 
+@pytest.mark.long
 def test_pools_and_queue_show_what_was_in_the_last_hour_and_day(
     page: Page, idle: PageDarkroom
 ) -> None:
@@ -99,6 +101,7 @@ def test_pools_and_queue_show_what_was_in_the_last_hour_and_day(
     expect(page.get_by_role("region", name="History")).to_contain_text("Oldest wait")
 
 
+@pytest.mark.long
 def test_a_canary_says_how_it_does_and_that_it_has_returned(
     page: Page, served: PageDarkroom
 ) -> None:
@@ -120,6 +123,7 @@ def test_a_canary_says_how_it_does_and_that_it_has_returned(
     expect(row.locator(".problem")).to_have_text("It returned because it takes longer.")
 
 
+@pytest.mark.long
 def test_a_model_is_kept_warm_and_no_longer(operator: Operator) -> None:
     operator.open("Pools")
     operator.page.get_by_role("button", name="Keep a model warm").click()
@@ -151,6 +155,7 @@ def test_a_darkroom_that_does_not_answer_is_said_and_asked_again(operator: Opera
     expect(alert.filter(has_text="Darkroom does not answer")).to_be_hidden()
 
 
+@pytest.mark.long
 def test_a_view_that_is_opened_while_darkroom_is_away_opens_when_it_is_back(
     operator: Operator,
 ) -> None:
@@ -165,6 +170,7 @@ def test_a_view_that_is_opened_while_darkroom_is_away_opens_when_it_is_back(
     expect(page.get_by_role("alert").filter(has_text="does not answer")).to_be_hidden()
 
 
+@pytest.mark.long
 def test_a_hidden_page_asks_nothing(page: Page, served: PageDarkroom) -> None:
     give_pool(served)
     page.clock.install()
@@ -196,6 +202,7 @@ def test_a_request_waits_for_a_reason_and_is_ended(page: Page, idle: PageDarkroo
     expect(page.get_by_text("No request waits.")).to_be_visible()
 
 
+@pytest.mark.long
 def test_a_request_that_waits_gets_another_priority(page: Page, idle: PageDarkroom) -> None:
     operator = Operator(page, idle)
     Reader(page, idle).generate("a hill")
@@ -210,6 +217,7 @@ def test_a_request_that_waits_gets_another_priority(page: Page, idle: PageDarkro
     expect(waiting).to_contain_text("high")
 
 
+@pytest.mark.long
 def test_a_request_of_another_tenant_ends_with_a_reason(page: Page, idle: PageDarkroom) -> None:
     other = {"authorization": f"Key {idle.house.other_key}"}
     made = page.request.post(f"{idle.url}/queue/test/probe", headers=other, data={})
@@ -224,6 +232,7 @@ def test_a_request_of_another_tenant_ends_with_a_reason(page: Page, idle: PageDa
     assert "Too large for this machine." in shown["error"]["message"]
 
 
+@pytest.mark.long
 def test_a_request_of_another_tenant_is_cancelled_for_it(page: Page, idle: PageDarkroom) -> None:
     other = {"authorization": f"Key {idle.house.other_key}"}
     made = page.request.post(f"{idle.url}/queue/test/probe", headers=other, data={})
@@ -239,6 +248,7 @@ def test_a_request_of_another_tenant_is_cancelled_for_it(page: Page, idle: PageD
     assert shown["state"] == "cancelled"
 
 
+@pytest.mark.long
 def test_the_filters_of_an_empty_queue_offer_all(page: Page, idle: PageDarkroom) -> None:
     Operator(page, idle).open("Queue")
     expect(page.get_by_text("No request waits.")).to_be_visible()
@@ -246,6 +256,7 @@ def test_the_filters_of_an_empty_queue_offer_all(page: Page, idle: PageDarkroom)
         expect(page.get_by_label(label, exact=True).locator("option:checked")).to_have_text(every)
 
 
+@pytest.mark.long
 def test_the_requests_that_waited_longest_are_shown_and_the_others_after_them(
     page: Page, idle: PageDarkroom
 ) -> None:
@@ -272,6 +283,7 @@ def test_the_requests_that_waited_longest_are_shown_and_the_others_after_them(
     assert axe(page) == []
 
 
+@pytest.mark.long
 def test_a_running_request_is_queued_again(operator: Operator) -> None:
     own = {"authorization": f"Key {operator.darkroom.key}"}
     order = {"sleep_s": 60}
@@ -295,6 +307,7 @@ def test_an_endpoint_is_paused_and_resumed(operator: Operator) -> None:
     expect(operator.page.get_by_text("No endpoint is paused")).to_be_visible()
 
 
+@pytest.mark.long
 def test_an_endpoint_is_drained_so_that_what_waits_runs_and_nothing_new_is_taken(
     page: Page, idle: PageDarkroom
 ) -> None:
@@ -320,6 +333,7 @@ def test_an_endpoint_is_drained_so_that_what_waits_runs_and_nothing_new_is_taken
     expect(page.get_by_text("No endpoint is paused")).to_be_visible()
 
 
+@pytest.mark.long
 def test_what_changes_does_not_take_the_focus_away(page: Page, served: PageDarkroom) -> None:
     replicas = give_pool(served)
     own = {"authorization": f"Key {served.key}"}
@@ -337,6 +351,7 @@ def test_what_changes_does_not_take_the_focus_away(page: Page, served: PageDarkr
     expect(remove).to_be_focused()
 
 
+@pytest.mark.long
 def test_every_text_of_each_part_can_be_read_also_on_a_phone(
     open_context: OpenContext, idle: PageDarkroom
 ) -> None:
@@ -355,6 +370,7 @@ def test_every_text_of_each_part_can_be_read_also_on_a_phone(
         look(page)
 
 
+@pytest.mark.long
 def test_the_secret_of_a_new_key_is_shown_once(operator: Operator) -> None:
     operator.open("Keys")
     page = operator.page
@@ -389,6 +405,7 @@ def test_the_secret_of_a_new_key_is_shown_once(operator: Operator) -> None:
     assert page.request.get(f"{operator.darkroom.url}/v1/keys/self", headers=header).status == 401
 
 
+@pytest.mark.long
 def test_the_key_in_use_cannot_be_revoked_with_itself(operator: Operator) -> None:
     operator.open("Keys")
     own = operator.row("Keys", "this one")
@@ -396,6 +413,7 @@ def test_the_key_in_use_cannot_be_revoked_with_itself(operator: Operator) -> Non
     expect(own.get_by_role("button", name="Revoke")).to_have_count(0)
 
 
+@pytest.mark.long
 def test_a_key_for_some_endpoints_is_created_and_rotated(operator: Operator) -> None:
     operator.open("Keys")
     operator.page.get_by_role("button", name="Create a key").click()
@@ -442,6 +460,7 @@ def test_a_tenant_is_created_limited_disabled_and_enabled(operator: Operator) ->
     expect(tenant).not_to_contain_text("disabled")
 
 
+@pytest.mark.long
 def test_a_tenant_gets_a_budget_and_loses_it(operator: Operator) -> None:
     operator.open("Keys")
     tenant = operator.row("Tenants", "other")
@@ -468,6 +487,7 @@ def test_a_tenant_gets_a_budget_and_loses_it(operator: Operator) -> None:
     expect(tenant).not_to_contain_text("EUR")
 
 
+@pytest.mark.long
 def test_the_tenant_of_the_key_in_use_cannot_be_disabled_with_it(operator: Operator) -> None:
     operator.open("Keys")
     own = operator.row("Tenants", "default")
@@ -475,6 +495,7 @@ def test_the_tenant_of_the_key_in_use_cannot_be_disabled_with_it(operator: Opera
     expect(own.get_by_role("button", name="Disable")).to_have_count(0)
 
 
+@pytest.mark.long
 def test_usage_is_shown_by_day_tenant_and_endpoint_and_saved_as_a_file(operator: Operator) -> None:
     expect_images(Reader(operator.page, operator.darkroom).generate("a hill"), 1)
     operator.open("Usage")

@@ -125,6 +125,7 @@ def pulled(*options: str) -> dict[str, Any]:
     return {name: answer["said"] for each in found for name, answer in each["endpoints"].items()}
 
 
+@pytest.mark.variants(1)
 @pytest.mark.parametrize("state", ["gives", "gated", "offline"])
 def test_every_surface_says_the_same(
     hub: HubServer,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 from playwright.sync_api import expect
 
 from tests.page.reader import Reader, expect_images
@@ -23,6 +24,7 @@ def test_a_preview_is_shown_while_it_develops_and_so_is_the_pace(reader: Reader)
     expect(sheet.locator(".developing")).to_have_count(0)
 
 
+@pytest.mark.long
 def test_no_preview_is_made_for_a_hidden_page(reader: Reader) -> None:
     reader.page.evaluate(
         "Object.defineProperty(document, 'hidden', { get: () => true, configurable: true })"

@@ -49,6 +49,7 @@ def offer_in(page: Page, place: str) -> Locator:
     return page.locator(f"{place} .real-model")
 
 
+@pytest.mark.long
 def test_the_form_of_a_demo_model_offers_a_real_one_and_leads_to_it(
     replicas: list[Mapping[str, Any]], reader: Reader
 ) -> None:
@@ -84,6 +85,7 @@ def test_its_download_is_one_click_and_shows_how_far_it_is(
     expect(offer.get_by_role("button")).to_be_hidden()
 
 
+@pytest.mark.long
 def test_a_key_that_may_not_download_is_told_that_the_first_request_does(
     replicas: list[Mapping[str, Any]], page: Page, served: PageDarkroom
 ) -> None:
@@ -98,6 +100,7 @@ def test_a_key_that_may_not_download_is_told_that_the_first_request_does(
     expect(offer.get_by_role("button")).to_be_hidden()
 
 
+@pytest.mark.long
 def test_without_a_real_model_nothing_is_offered(page: Page) -> None:
     catalog = load(None, demo=True, demo_dir=DEMO, families=("flux",))
     with page_darkroom(catalog=catalog, painting=False) as darkroom:
@@ -106,6 +109,7 @@ def test_without_a_real_model_nothing_is_offered(page: Page) -> None:
         expect(offer_in(page, "#form")).to_be_hidden()
 
 
+@pytest.mark.long
 def test_the_offer_can_be_read_and_fits_on_a_phone(
     open_context: Callable[..., BrowserContext],
     served: PageDarkroom,
@@ -157,6 +161,7 @@ def test_words_that_the_demo_does_not_know_lead_to_the_same_prompt_on_a_real_mod
     expect(page.locator(".sheet").last.locator(".unknown")).to_contain_text("cat, sofa")
 
 
+@pytest.mark.long
 def test_known_words_need_no_other_model(served: PageDarkroom, page: Page) -> None:
     served.start_painting()
     reader = Reader(page, served)
@@ -166,6 +171,7 @@ def test_known_words_need_no_other_model(served: PageDarkroom, page: Page) -> No
     expect(card.locator(".unknown")).to_have_count(0)
 
 
+@pytest.mark.long
 def test_what_cannot_be_had_is_said_in_place_of_a_button(served: PageDarkroom, page: Page) -> None:
     words = "The hub cannot be reached."
     hub_says(served, Download(None, None, HubState.UNREACHABLE, "unknown", None, words))

@@ -6,6 +6,7 @@ import base64
 from datetime import UTC, datetime, timedelta
 
 import httpx
+import pytest
 from playwright.sync_api import Page, Route, expect
 
 from tests.page.album import Entry
@@ -35,6 +36,7 @@ def test_requests_of_others_with_the_same_key_are_listed_with_their_states(
     expect(row).to_have_attribute("data-state", "succeeded")
 
 
+@pytest.mark.long
 def test_a_row_has_a_small_image_of_its_result(reader: Reader) -> None:
     expect_images(reader.generate("a hill"), 1)
     image = reader.listed.first.locator("img")
@@ -57,6 +59,7 @@ def test_one_is_shown_with_its_log_its_input_and_its_output(reader: Reader) -> N
     expect(dialog).to_be_hidden()
 
 
+@pytest.mark.long
 def test_only_a_click_beside_the_details_closes_them(waiting: Reader) -> None:
     page = waiting.page
     submit(waiting, PROBE, prompt="by a program")
@@ -72,6 +75,7 @@ def test_only_a_click_beside_the_details_closes_them(waiting: Reader) -> None:
     expect(dialog).to_be_hidden()
 
 
+@pytest.mark.long
 def test_what_is_shown_of_a_running_one_goes_on(waiting: Reader) -> None:
     submit(waiting, PROBE, prompt="by a program", sleep_s=0.3)
     waiting.listed.first.locator(".request").click()
@@ -87,6 +91,7 @@ def test_one_can_be_cancelled_from_the_list(waiting: Reader) -> None:
     expect(waiting.listed.first).to_have_attribute("data-state", "cancelled")
 
 
+@pytest.mark.long
 def test_the_focus_stays_on_the_same_button_of_a_row_when_the_list_changes(waiting: Reader) -> None:
     submit(waiting, PROBE, prompt="by a program")
     cancel = waiting.page.get_by_role("button", name="Cancel by a program")
@@ -100,6 +105,7 @@ def test_the_focus_stays_on_the_same_button_of_a_row_when_the_list_changes(waiti
     expect(row.locator(".request")).to_be_focused()  # it has no other button any more
 
 
+@pytest.mark.long
 def test_a_cancellation_that_fails_is_seen_in_the_list_and_in_the_details(waiting: Reader) -> None:
     submit(waiting, PROBE, prompt="by a program")
     words = "This key may not cancel requests."
@@ -114,6 +120,7 @@ def test_a_cancellation_that_fails_is_seen_in_the_list_and_in_the_details(waitin
     expect_said(waiting.page, words)
 
 
+@pytest.mark.long
 def test_the_day_of_a_request_is_named_anew_after_midnight(page: Page, idle: PageDarkroom) -> None:
     idle.hang([Entry("an old hill", timedelta(seconds=1))])
     Reader(page, idle).enter()
@@ -123,6 +130,7 @@ def test_the_day_of_a_request_is_named_anew_after_midnight(page: Page, idle: Pag
     expect(days).to_have_text("Yesterday")
 
 
+@pytest.mark.long
 def test_content_that_is_in_an_output_is_made_once_and_leaves_the_memory(reader: Reader) -> None:
     page = reader.page
     content = base64.b64encode(image(30, 20, 1, "image/png")).decode()
@@ -153,6 +161,7 @@ def test_content_that_is_in_an_output_is_made_once_and_leaves_the_memory(reader:
     page.wait_for_function("() => live.size === 0")
 
 
+@pytest.mark.long
 def test_details_do_not_show_the_output_of_those_that_were_open_before(
     page: Page, idle: PageDarkroom
 ) -> None:
@@ -190,6 +199,7 @@ def test_its_input_can_be_used_again(reader: Reader) -> None:
     expect(reader.field("image_size")).to_have_value("square")
 
 
+@pytest.mark.long
 def test_older_ones_come_when_asked_for(reader: Reader) -> None:
     for number in range(17):
         submit(reader, PROBE, prompt=f"number {number}")
@@ -198,6 +208,7 @@ def test_older_ones_come_when_asked_for(reader: Reader) -> None:
     expect(reader.listed).to_have_count(17)
 
 
+@pytest.mark.long
 def test_the_focus_stays_in_the_details_of_a_running_one(waiting: Reader) -> None:
     page = waiting.page
     submit(waiting, PROBE, prompt="by a program")
@@ -213,6 +224,7 @@ def test_the_focus_stays_in_the_details_of_a_running_one(waiting: Reader) -> Non
     expect(page.get_by_role("dialog")).to_contain_text("Cancelled")
 
 
+@pytest.mark.long
 def test_a_variation_is_not_made_of_a_part_of_the_input(page: Page, idle: PageDarkroom) -> None:
     kept = Entry("an old hill", timedelta(minutes=1), input={"guidance_scale": 9.5})
     (id_,) = idle.hang([kept])
@@ -232,6 +244,7 @@ def test_a_variation_is_not_made_of_a_part_of_the_input(page: Page, idle: PageDa
     expect(reader.sheets).to_have_count(1)
 
 
+@pytest.mark.long
 def test_a_variation_of_a_model_that_is_not_served_says_so(page: Page, idle: PageDarkroom) -> None:
     idle.hang([Entry("an old hill", timedelta(minutes=1), endpoint="house/gone")])
     reader = Reader(page, idle)
@@ -240,6 +253,7 @@ def test_a_variation_of_a_model_that_is_not_served_says_so(page: Page, idle: Pag
     expect(page.locator("#form-problem")).to_have_text("This Darkroom does not serve house/gone.")
 
 
+@pytest.mark.long
 def test_the_code_of_a_result_has_its_whole_input_after_a_reload_too(
     page: Page, idle: PageDarkroom
 ) -> None:

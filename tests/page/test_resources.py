@@ -48,6 +48,7 @@ def test_a_resource_that_is_only_declared_has_a_table_on_the_page(
     look(page)
 
 
+@pytest.mark.long
 def test_a_key_sees_the_resources_of_its_scopes(page: Page, served: PageDarkroom) -> None:
     write_note(page, served, "a", pinned=False)
     member = Member(page, served, "files", "read")

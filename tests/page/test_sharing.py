@@ -48,6 +48,7 @@ def test_a_link_is_opened_by_somebody_without_a_key_until_it_is_revoked(
     assert axe(guest) == []
 
 
+@pytest.mark.long
 def test_the_page_of_a_link_fits_on_a_phone(
     sharing: Gallery, open_context: Callable[..., BrowserContext]
 ) -> None:
@@ -62,6 +63,7 @@ def test_the_page_of_a_link_fits_on_a_phone(
     assert phone.evaluate("document.documentElement.scrollWidth") == 360
 
 
+@pytest.mark.long
 def test_a_server_that_is_busy_does_not_say_that_the_link_has_ended(
     sharing: Gallery, open_context: Callable[..., BrowserContext]
 ) -> None:
@@ -80,6 +82,7 @@ def test_a_server_that_is_busy_does_not_say_that_the_link_has_ended(
     expect(guest.get_by_text("Darkroom does not answer. Try again later.")).to_be_visible()
 
 
+@pytest.mark.long
 def test_the_page_of_a_link_has_the_light_theme_without_an_error(
     sharing: Gallery, open_context: Callable[..., BrowserContext]
 ) -> None:

@@ -55,12 +55,14 @@ def test_a_person_signs_in_works_and_signs_out(page: Page, served: PageDarkroom)
     assert page.request.get(f"{served.url}/v1/keys/self", headers=headers).status == 401
 
 
+@pytest.mark.long
 def test_a_person_without_a_known_group_reads_why(page: Page, served: PageDarkroom) -> None:
     page.goto(served.url)
     sign_in(page, "eve")
     expect(page.get_by_role("alert")).to_contain_text("eve@example.org may not use this Darkroom")
 
 
+@pytest.mark.long
 def test_an_answer_that_this_tab_did_not_ask_for_is_refused(
     page: Page, served: PageDarkroom
 ) -> None:
@@ -71,6 +73,7 @@ def test_an_answer_that_this_tab_did_not_ask_for_is_refused(
     assert not any(each.endswith("/v1/sign-in/finish") for each in sent)
 
 
+@pytest.mark.long
 def test_without_a_provider_there_is_only_the_key(page: Page) -> None:
     with page_darkroom() as darkroom:
         with page.expect_response("**/v1/sign-in"):
@@ -81,6 +84,7 @@ def test_without_a_provider_there_is_only_the_key(page: Page) -> None:
         expect(page.get_by_role("button", name="Generate")).to_be_visible()
 
 
+@pytest.mark.long
 def test_signing_out_goes_on_to_the_provider_if_the_operator_wants_it(
     page: Page, issuer: str
 ) -> None:

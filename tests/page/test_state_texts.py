@@ -80,6 +80,7 @@ def expect_only(shown: Locator, said: str, *others: str) -> None:
         expect(shown).not_to_contain_text(re.compile(each), use_inner_text=True)
 
 
+@pytest.mark.variants(2)
 @pytest.mark.parametrize("place", PLACES)
 @pytest.mark.parametrize("end", ["succeeded", "failed", "cancelled"])
 def test_a_request_of_another_program_is_shown_as_it_is(
@@ -145,6 +146,7 @@ def test_the_operator_s_queue_follows_the_requests(page: Page, idle: PageDarkroo
     expect(operator.table("Lanes")).to_be_hidden()
 
 
+@pytest.mark.long
 def test_the_page_goes_on_following_when_the_form_for_the_key_is_left(
     page: Page, idle: PageDarkroom
 ) -> None:

@@ -32,6 +32,7 @@ def test_a_restart_while_requests_wait_is_reported_and_survived(waiting: Reader)
     expect(waiting.page.get_by_text(AWAY)).to_be_hidden()
 
 
+@pytest.mark.long
 def test_a_submit_without_an_answer_is_repeated_until_the_user_stops_it(reader: Reader) -> None:
     reader.darkroom.stop_http()
     reader.field("prompt").fill("a hill")
@@ -52,6 +53,7 @@ def test_a_submit_without_an_answer_is_repeated_until_the_user_stops_it(reader: 
 LOST: Any = pytest.mark.parametrize("status", [0, 502, 504])
 
 
+@pytest.mark.variants(1)
 @LOST
 def test_a_submit_whose_answer_is_lost_is_one_request(reader: Reader, status: int) -> None:
     keys: list[str | None] = []
@@ -80,6 +82,7 @@ def test_a_submit_whose_answer_is_lost_is_one_request(reader: Reader, status: in
     assert keys[2] != keys[0]
 
 
+@pytest.mark.long
 def test_a_submit_without_an_answer_for_a_minute_says_so(page: Page, waiting: Reader) -> None:
     page.clock.install()
     page.route("**/queue/**", lambda route: route.abort())
@@ -91,6 +94,7 @@ def test_a_submit_without_an_answer_for_a_minute_says_so(page: Page, waiting: Re
     expect(page.get_by_role("button", name="Generate")).not_to_have_attribute("aria-busy", "true")
 
 
+@pytest.mark.long
 def test_a_page_that_was_opened_too_early_comes_up_by_itself(
     page: Page, served: PageDarkroom
 ) -> None:
@@ -102,6 +106,7 @@ def test_a_page_that_was_opened_too_early_comes_up_by_itself(
     expect(page.get_by_role("button", name="Generate")).to_be_visible()
 
 
+@pytest.mark.long
 def test_a_key_form_that_is_opened_meanwhile_stays_with_what_is_typed(
     reader: Reader, page: Page
 ) -> None:

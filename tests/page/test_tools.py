@@ -44,6 +44,7 @@ def painter(
     return reader
 
 
+@pytest.mark.variants(1)
 def test_every_tool_can_be_read_and_every_control_in_it_has_a_name(
     painter: Reader, tmp_path: Path
 ) -> None:
@@ -77,6 +78,7 @@ def test_every_tool_can_be_read_and_every_control_in_it_has_a_name(
     closed("Choose a LoRA")
 
 
+@pytest.mark.variants(1)
 def test_a_browser_finds_nothing_wrong_with_the_manifest(painter: Reader) -> None:
     session = painter.page.context.new_cdp_session(painter.page)
     found: dict[str, Any] = session.send("Page.getAppManifest")

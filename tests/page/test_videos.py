@@ -49,6 +49,7 @@ PLAYED = """async ([output, seconds]) => {
 }"""
 
 
+@pytest.mark.variants(1)
 @pytest.mark.parametrize(("name", "media_type"), [("mp4", "video/mp4"), ("webm", "video/webm")])
 def test_a_video_plays_in_its_colours_with_its_poster(
     reader: Reader, tmp_path: Path, name: str, media_type: str
@@ -105,6 +106,7 @@ MOVES = """video => video.currentTime > 0 && !video.paused
     || new Promise((resolve) => video.addEventListener("timeupdate", () => resolve(true)))"""
 
 
+@pytest.mark.long
 def test_the_newest_video_plays_in_sight_and_others_under_the_mouse(
     reader: Reader, tmp_path: Path
 ) -> None:

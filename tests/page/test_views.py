@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 from playwright.sync_api import Locator, Page, Route, expect
 
 from tests.page.darkroom import PageDarkroom
@@ -35,6 +36,7 @@ def test_a_view_that_could_not_be_loaded_can_be_tried_again(reader: Reader) -> N
     expect(reader.page.get_by_role("heading", name="Gallery")).to_be_visible()
 
 
+@pytest.mark.long
 def test_a_view_that_could_not_be_loaded_is_not_seen_beside_others(reader: Reader) -> None:
     page = reader.page
     page.route("**/gallery.css", lambda route: route.abort())
@@ -66,6 +68,7 @@ def reload(reader: Reader, place: Locator) -> None:
         place.get_by_role("button", name="Reload").click()
 
 
+@pytest.mark.long
 def test_a_view_that_an_updated_darkroom_does_not_have_offers_to_reload_the_page(
     reader: Reader,
 ) -> None:
@@ -78,6 +81,7 @@ def test_a_view_that_an_updated_darkroom_does_not_have_offers_to_reload_the_page
     expect(view.get_by_role("heading", name="Models")).to_be_visible()
 
 
+@pytest.mark.long
 def test_a_tool_that_an_updated_darkroom_does_not_have_offers_to_reload_the_page(
     reader: Reader,
 ) -> None:
@@ -91,6 +95,7 @@ def test_a_tool_that_an_updated_darkroom_does_not_have_offers_to_reload_the_page
     expect(reader.field("prompt")).to_have_value("a hill")
 
 
+@pytest.mark.long
 def test_a_page_whose_script_is_of_another_version_says_so(page: Page, idle: PageDarkroom) -> None:
     page.route("**/bundle.js", lambda route: route.fulfill(status=404, json={}))
     page.goto(idle.url)
@@ -102,6 +107,7 @@ def test_a_page_whose_script_is_of_another_version_says_so(page: Page, idle: Pag
         page.reload()
 
 
+@pytest.mark.long
 def test_a_result_of_the_gallery_can_be_used_again_in_the_form(reader: Reader) -> None:
     expect_images(reader.generate("a hill"), 1)
     reader.page.get_by_role("link", name="Gallery").click()
@@ -111,6 +117,7 @@ def test_a_result_of_the_gallery_can_be_used_again_in_the_form(reader: Reader) -
     expect(reader.page.get_by_role("dialog")).to_be_hidden()
 
 
+@pytest.mark.long
 def test_another_key_sees_nothing_of_a_view_that_was_open(page: Page, served: PageDarkroom) -> None:
     reader = Reader(page, served)
     reader.enter()
@@ -122,6 +129,7 @@ def test_another_key_sees_nothing_of_a_view_that_was_open(page: Page, served: Pa
     expect(page.get_by_role("link", name="a hill")).to_have_count(0)
 
 
+@pytest.mark.long
 def test_a_view_that_loads_slowly_shows_where_the_address_has_gone_meanwhile(
     reader: Reader,
 ) -> None:

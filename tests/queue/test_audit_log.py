@@ -165,6 +165,7 @@ async def test_the_last_entry_stays_so_that_the_chain_goes_on(database: Database
     assert verify(await exported(log)).last == 2
 
 
+@pytest.mark.long
 async def test_an_ingress_seals_and_deletes_by_itself(conninfo: str, database: Database) -> None:
     await write(database, 400, 1)
     retention = Retention.of(Config())

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 from dataclasses import replace
 
+import pytest
+
 from serve_app.domain.lease import Lease
 from serve_app.domain.outcome import Outcome, Usage
 from serve_app.domain.request import State
@@ -104,6 +106,7 @@ async def test_what_failed_in_a_canary_is_left_to_the_pool_beside_it(ingress: In
     assert (await leased(queue, POOL)).request_id == failed
 
 
+@pytest.mark.long
 async def test_a_canary_that_takes_longer_returns(ingress: Ingress) -> None:
     queue = await ingress(LIMITS)
     await run(queue, POOL, 20, took(1.0))
@@ -112,6 +115,7 @@ async def test_a_canary_that_takes_longer_returns(ingress: Ingress) -> None:
     assert "it takes longer" in await said(queue)
 
 
+@pytest.mark.long
 async def test_a_canary_that_does_as_well_goes_on_and_says_so(ingress: Ingress) -> None:
     queue = await ingress(LIMITS)
     await run(queue, POOL, 20, took(1.0))
@@ -122,6 +126,7 @@ async def test_a_canary_that_does_as_well_goes_on_and_says_so(ingress: Ingress) 
     await run(queue, CANARY, 1, took(1.0))
 
 
+@pytest.mark.long
 async def test_every_process_knows_of_the_return_and_other_code_begins_anew(
     ingress: Ingress,
 ) -> None:

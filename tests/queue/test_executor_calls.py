@@ -377,6 +377,7 @@ async def is_failed_by_an_operator_while_it_waits(sent: Sent) -> None:
     assert await sent.desk.queue.operations.fail(sent.request.id, ME, "no") is State.FAILED
 
 
+@pytest.mark.variants(1)
 @pytest.mark.parametrize(
     "end",
     [
@@ -416,6 +417,7 @@ async def ends_by_its_replica(sent: Sent) -> None:
     await sent.desk.queue.finish(done(sent.held, failure("hosted_failed")))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "end", [dies_and_is_tried_again, is_requeued_by_an_operator, succeeds, ends_by_its_replica]
 )

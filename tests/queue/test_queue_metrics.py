@@ -80,6 +80,7 @@ async def test_waits_and_whole_times_are_measured(start: Processes) -> None:
     assert (await scrapes.value("total_seconds_sum", **ABOUT) or 0.0) >= waited_s
 
 
+@pytest.mark.long
 async def test_attempts_are_counted_by_their_end_and_failures_by_code(start: Processes) -> None:
     queue, scrapes = await start()
 
@@ -102,6 +103,7 @@ async def test_attempts_are_counted_by_their_end_and_failures_by_code(start: Pro
     assert await scrapes.value("wait_seconds_count", **ABOUT) == 2
 
 
+@pytest.mark.long
 async def test_attempts_that_did_not_end_well_are_counted_by_the_node_of_their_replica(
     start: Processes,
 ) -> None:
@@ -148,6 +150,7 @@ async def test_usage_is_counted_by_the_tenants_that_the_settings_name(start: Pro
     assert found == {TENANT: 1.75, "other": 5.0}
 
 
+@pytest.mark.long
 async def test_the_gpu_memory_of_replicas_is_shown_while_they_poll(
     start: Processes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -164,6 +167,7 @@ async def test_the_gpu_memory_of_replicas_is_shown_while_they_poll(
         pass
 
 
+@pytest.mark.long
 async def test_replicas_are_counted_by_the_weights_that_they_hold(start: Processes) -> None:
     queue, scrapes = await start(replace(LONG_LEASES, ask_wait_s=0.01))
     held = {"pool": POOL, "endpoint": ENDPOINT}
@@ -178,6 +182,7 @@ async def test_replicas_are_counted_by_the_weights_that_they_hold(start: Process
     assert await scrapes.value("weights_replicas", **of_other) is None
 
 
+@pytest.mark.long
 async def test_weights_that_a_replica_loads_are_counted_by_where_they_were(
     start: Processes,
 ) -> None:
@@ -244,6 +249,7 @@ async def test_the_status_of_a_replica_names_the_weights_that_its_last_poll_name
         await database.aclose()
 
 
+@pytest.mark.long
 async def test_a_request_that_expires_in_the_queue_is_a_failure(start: Processes) -> None:
     queue, scrapes = await start()
     await queue.submit(new(start_within_s=0.01))
@@ -258,6 +264,7 @@ async def test_a_cancelled_request_is_no_failure(start: Processes) -> None:
     assert not [name for name, _ in await scrapes.read() if name == "darkroom_failures_total"]
 
 
+@pytest.mark.long
 async def test_a_lease_that_runs_out_and_the_late_finish_are_counted(start: Processes) -> None:
     queue, scrapes = await start(QUICK)
     await queue.submit(new())
@@ -300,6 +307,7 @@ async def test_a_lease_whose_poll_is_gone_is_counted_as_undone(start: Processes)
     assert waiters.idle()[POOL] == (0, 0)
 
 
+@pytest.mark.long
 async def test_idle_slots_are_shown_and_return_to_zero(start: Processes) -> None:
     queue, scrapes = await start(replace(LONG_LEASES, ask_wait_s=60.0))
     asking = asyncio.create_task(queue.ask(ask(3)))
@@ -324,6 +332,7 @@ async def test_replicas_are_shown_by_stage_and_return_to_zero(start: Processes) 
     await scrapes.until(lambda n: n == 0, "replicas", pool=POOL, stage="starting")
 
 
+@pytest.mark.long
 async def test_a_periodic_task_shows_its_last_success_and_its_failures(
     start: Processes, conninfo: str
 ) -> None:
@@ -342,6 +351,7 @@ async def test_a_periodic_task_shows_its_last_success_and_its_failures(
             operator.execute("ALTER TABLE hidden RENAME TO progress")
 
 
+@pytest.mark.long
 async def test_one_process_shows_the_sizes_of_the_tables(start: Processes, conninfo: str) -> None:
     first, scrapes = await start(name="one")
     await scrapes.until(lambda n: n > 0, "table_bytes", table="requests")
@@ -397,6 +407,7 @@ async def test_the_last_backup_is_shown(start: Processes, database: Database) ->
     assert await scrapes.value("last_backup_timestamp_seconds") == at
 
 
+@pytest.mark.long
 async def test_recovery_is_armed_once_the_database_has_answered_for_a_lease_period(
     start: Processes,
 ) -> None:
@@ -414,6 +425,7 @@ async def test_statements_are_measured_by_name(start: Processes) -> None:
     assert (before, after) == (None, 1)
 
 
+@pytest.mark.long
 async def test_connections_are_shown_in_use_waiting_and_refused(
     conninfo: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -464,6 +476,7 @@ async def test_a_deadlock_that_is_retried_is_counted(conninfo: str) -> None:
 # Batches and notifications
 
 
+@pytest.mark.long
 async def test_calls_that_share_a_statement_are_counted_together(start: Processes) -> None:
     queue, scrapes = await start()
     await asyncio.gather(*(queue.submit(new()) for _ in range(10)))
@@ -474,6 +487,7 @@ async def test_calls_that_share_a_statement_are_counted_together(start: Processe
         assert 1 <= (await scrapes.value("batch_size_count", call=call) or 0) < 10
 
 
+@pytest.mark.long
 async def test_messages_between_processes_are_counted_with_their_delay(start: Processes) -> None:
     one, sent = await start()
     two, received = await start(name="two")

@@ -259,6 +259,7 @@ async def test_a_new_budget_counts_what_its_period_has_cost(ingress: Ingress) ->
     assert stored(await submitted(queue, 3, **ONE)) == 1
 
 
+@pytest.mark.long
 async def test_what_was_spent_while_there_was_no_budget_counts_when_it_is_set_again(
     ingress: Ingress, database: Database
 ) -> None:

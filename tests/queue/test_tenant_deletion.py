@@ -241,6 +241,7 @@ async def test_nothing_of_a_deleted_tenant_is_left_in_any_table_or_on_disk(
     assert set(ended.left.values()) == {0}
 
 
+@pytest.mark.long
 async def test_a_job_that_crashes_at_any_statement_is_finished_by_another(
     ingress: Ingress, conninfo: str, database: Database, tmp_path: Path
 ) -> None:
@@ -267,6 +268,7 @@ async def test_a_job_that_crashes_at_any_statement_is_finished_by_another(
     await fallible.aclose()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("usage", "names", "keys"),
     [
@@ -300,6 +302,7 @@ async def test_sums_of_usage_are_kept_under_a_name_that_no_tenant_can_have(
     assert (found.usage_kept_as is None) == (usage is UsageKept.ANONYMOUS)
 
 
+@pytest.mark.long
 async def test_the_name_is_taken_until_the_end_and_the_tenant_stays_disabled(
     ingress: Ingress, database: Database, tmp_path: Path
 ) -> None:
@@ -321,6 +324,7 @@ async def test_the_name_is_taken_until_the_end_and_the_tenant_stays_disabled(
     assert acts == [("boss",), ("boss",)]
 
 
+@pytest.mark.long
 async def test_nothing_is_deleted_before_all_processes_refuse_the_keys(
     ingress: Ingress, database: Database, tmp_path: Path
 ) -> None:

@@ -29,6 +29,7 @@ def test_the_cloud_is_found_by_what_its_service_answers(service: FakeMetadataSer
     assert source.read() is None
 
 
+@pytest.mark.long
 def test_a_notice_says_when_the_machine_ends(service: FakeMetadataService) -> None:
     source = source_of(service.cloud, service.url, FakeClock(NOW))
     assert source.read() is None
@@ -39,6 +40,7 @@ def test_a_notice_says_when_the_machine_ends(service: FakeMetadataService) -> No
     assert notice.at == (END if says_when else NOW + timedelta(seconds=30))
 
 
+@pytest.mark.long
 def test_a_service_that_breaks_down_is_named_and_asked_again(service: FakeMetadataService) -> None:
     source = source_of(service.cloud, service.url, FakeClock(NOW))
     service.broken = True

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import replace
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -75,6 +76,7 @@ def test_each_target_gets_its_replicas_if_there_are_so_many(
     }
 
 
+@pytest.mark.long
 @given(targets, holders)
 def test_a_decision_that_is_carried_out_is_final(
     wanted: list[PoolTarget], have: list[Holder]
@@ -90,6 +92,7 @@ def carried_out(holder: Holder, kept: Kept) -> Holder:
     return replace(holder, hot=hot, kept=kept, not_kept=frozenset())
 
 
+@pytest.mark.long
 @given(targets, holders)
 def test_the_order_of_targets_and_replicas_changes_nothing(
     wanted: list[PoolTarget], have: list[Holder]

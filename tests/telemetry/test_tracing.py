@@ -125,6 +125,7 @@ def test_a_variable_that_cannot_be_followed_is_named(
         _ = settings.traces, settings.most_waiting
 
 
+@pytest.mark.long
 def test_without_tracing_the_sdk_is_not_imported() -> None:
     code = (
         "import sys, serve_app.ingress.replica_calls, serve_app.queue.queue, "

@@ -54,6 +54,7 @@ async def test_a_rotation_by_another_process_is_seen_within_a_minute() -> None:
     assert await signer.jwks() != before
 
 
+@pytest.mark.long
 async def test_the_time_of_the_try_is_signed() -> None:
     clock = FakeClock(SystemClock().now())
     signer = Signer(FakeSigningSeeds(clock), clock)

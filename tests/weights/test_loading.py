@@ -57,6 +57,7 @@ def test_a_pipeline_from_the_hub_draws_as_it_did_before_it_was_saved(hub, store,
     assert not any("fp16" in each.path for each in hub.asked)
 
 
+@pytest.mark.long
 def test_a_variant_is_loaded_from_its_own_files(hub, store, flux):
     loaded = load_pipeline(
         Weights(FLUX.source, FLUX.revision, variant="fp16"), open_weights=store.open
@@ -77,6 +78,7 @@ class Notes:
         return load_pipeline(endpoint.weights)
 
 
+@pytest.mark.long
 def test_a_family_gets_weights_of_the_hub_as_a_directory(hub, store, flux):
     notes = Notes()
     endpoint = Endpoint("house/flux", "notes", FLUX, "open")
@@ -85,6 +87,7 @@ def test_a_family_gets_weights_of_the_hub_as_a_directory(hub, store, flux):
     assert notes.given.weights.revision is None
 
 
+@pytest.mark.long
 def test_a_family_gets_a_directory_as_it_is(store, tmp_path, flux):
     folder = save_tiny_flux(tmp_path / "flux")
     endpoint = Endpoint("house/flux", "notes", Weights(str(folder)), "open")
@@ -92,6 +95,7 @@ def test_a_family_gets_a_directory_as_it_is(store, tmp_path, flux):
     assert not store.directory.exists()
 
 
+@pytest.mark.long
 def test_a_checkpoint_of_the_hub_replaces_a_component_that_is_not_downloaded(
     hub, store, flux, tmp_path
 ):
@@ -125,6 +129,7 @@ def test_a_checkpoint_that_does_not_fit_is_refused_before_memory_is_asked_for(st
     assert not reported
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("dtype", "share"), [("float32", 1), ("bfloat16", 0.5)])
 def test_the_size_of_weights_is_known_before_they_are_read(store, tmp_path, flux, dtype, share):
     folder = save_tiny_flux(tmp_path / "flux")

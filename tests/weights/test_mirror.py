@@ -78,6 +78,7 @@ def test_a_mirror_that_has_everything_needs_no_hub(
     assert store.push(WEIGHTS) == 0  # nothing is sent twice
 
 
+@pytest.mark.long
 def test_a_mirror_goes_on_from_a_part(
     make_store: MakeStore, filled: dict[str, str], tmp_path: Path, repository: Path
 ) -> None:
@@ -102,6 +103,7 @@ def test_a_mirror_is_filled_from_a_shared_directory(
     assert Store(config, lambda: Hub("http://127.0.0.1:9", tries=1)).push(WEIGHTS) == size
 
 
+@pytest.mark.long
 def test_what_the_mirror_has_damaged_comes_from_the_hub(
     make_store: MakeStore,
     filled: dict[str, str],

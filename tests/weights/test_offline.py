@@ -141,6 +141,7 @@ except WeightsUnavailable as error:
 """
 
 
+@pytest.mark.long
 @pytest.mark.engine
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
 def test_no_socket_is_opened(hub: HubServer, make_store: MakeStore, tmp_path: Path) -> None:

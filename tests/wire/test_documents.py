@@ -112,12 +112,14 @@ def test_the_whole_document_holds_for_an_operator(address: Address) -> None:
     assert {200, 201, 204, 400, 404, 405, 422} <= seen
 
 
+@pytest.mark.long
 def test_the_whole_document_holds_for_clients_without_a_key(address: Address) -> None:
     seen = hold(without_security(document(address, DOCUMENT)), None, STRANGER)
     assert 401 in seen
     assert not seen & {201, 202}
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("endpoint_id", ENDPOINTS)
 def test_the_document_of_an_endpoint_holds(address: Address, endpoint_id: str) -> None:
     described = without_security(document(address, ENDPOINT_DOCUMENT, endpoint_id=endpoint_id))

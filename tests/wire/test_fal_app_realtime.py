@@ -95,6 +95,7 @@ def test_an_error_of_the_app_is_raised_and_the_session_closes(
         assert session.recv() is None
 
 
+@pytest.mark.long
 def test_a_process_that_dies_raises_with_the_reason(
     client: fal_client.SyncClient, address: Address
 ) -> None:
@@ -212,6 +213,7 @@ def test_the_client_for_javascript_gets_the_apps_answers(said: dict[str, Any]) -
     assert said["talked"] == [1, 2]
 
 
+@pytest.mark.long
 def test_the_client_for_javascript_gets_the_apps_errors(said: dict[str, Any]) -> None:
     assert said["wrong"]["kind"] == "error"
     assert "INTERNAL_ERROR" in said["wrong"]["said"]

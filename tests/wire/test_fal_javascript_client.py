@@ -82,6 +82,7 @@ def ran(script: str, way: str, address: Address, folder: Path) -> list[dict[str,
     return [json.loads(line) for line in done.stdout.splitlines()]
 
 
+@pytest.mark.variants(1)
 def test_run(said: dict[str, Any]) -> None:
     assert said["run"]["value"]["echo"] == {"a": "é"}
 

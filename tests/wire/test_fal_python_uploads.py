@@ -157,6 +157,7 @@ def test_a_large_upload_goes_in_parts(
     assert read(any_client.upload(content, "video/mp4", file_name="x.mp4")).content == content
 
 
+@pytest.mark.long
 async def test_a_large_upload_goes_in_parts_async(
     async_client: fal_client.AsyncClient, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

@@ -58,6 +58,7 @@ def test_the_python_program_makes_something(address: Address, endpoint_id: str) 
     assert f"{address.url}/files/" in said(address, sys.executable, "-c", program)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("endpoint_id", TEXTS)
 def test_the_javascript_program_makes_something(
     address: Address, endpoint_id: str, tmp_path: Path

@@ -337,6 +337,7 @@ async def test_an_image_without_a_size_gives_the_output_its_shape(
     assert shown["input"]["image_size"] == "auto"
 
 
+@pytest.mark.long
 async def test_what_takes_longer_than_the_call_may_wait_is_waited_for(
     address: Address, mode: str
 ) -> None:
@@ -405,6 +406,7 @@ async def ended_state(address: Address, echo: str) -> str:
     raise AssertionError(f"no request says {echo}")
 
 
+@pytest.mark.variants(1)
 @pytest.mark.parametrize(
     ("tool", "arguments", "words"),
     [
@@ -441,6 +443,7 @@ async def test_a_tool_that_is_not_there_is_named(address: Address, mode: str) ->
             await client.call_tool("paint", {})
 
 
+@pytest.mark.long
 async def test_another_tenants_request_is_not_there(address: Address, mode: str) -> None:
     async with connected(address, mode) as client:
         made = await client.call_tool("generate", {"model": IMAGES, "input": {}})

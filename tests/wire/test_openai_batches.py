@@ -235,6 +235,7 @@ def test_a_file_without_lines_is_refused(client: openai.OpenAI) -> None:
     assert [each.code for each in done.errors.data] == ["empty_file"]
 
 
+@pytest.mark.long
 def test_a_cancelled_batch_has_the_results_until_then(client: openai.OpenAI) -> None:
     lines = [
         line("quick", {"model": IMAGES, "prompt": "x"}),

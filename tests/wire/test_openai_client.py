@@ -191,6 +191,7 @@ async def test_a_stream_without_partial_images_is_the_image_alone(address: Addre
         assert [each.type async for each in stream] == ["image_edit.completed"] * 2
 
 
+@pytest.mark.long
 def test_who_closes_a_stream_cancels_its_request(client: openai.OpenAI, address: Address) -> None:
     # The first partial image comes after a quarter of the time; the rest is there to cancel it in.
     orders: dict[str, Any] = {"sleep_s": 40, "steps": 400}

@@ -62,6 +62,7 @@ def python(program: str, *arguments: str | Path) -> str:
     return done.stdout
 
 
+@pytest.mark.long
 def test_litellm_draws_and_reports_what_is_wrong(address: Address) -> None:
     said = python(LITELLM, address.url, address.key)
     drawn, refused = (json.loads(line) for line in said.splitlines() if line.startswith("{"))

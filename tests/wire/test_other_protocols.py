@@ -60,6 +60,7 @@ def test_replicate_searches_and_runs(darkroom: Darkroom) -> None:
     client._client.close()
 
 
+@pytest.mark.long
 async def test_an_assistant_sees_the_image(darkroom: Darkroom) -> None:
     darkroom.all_ready()
     headers = {"Authorization": f"Bearer {darkroom.key}"}

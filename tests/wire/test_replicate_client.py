@@ -205,6 +205,7 @@ def test_waiting_in_the_create_and_past_it(client: replicate.Client) -> None:
         client.predictions.create(version=VERSION, input={}, wait=61)
 
 
+@pytest.mark.long
 def test_a_prediction_ends_as_long_after_its_creation_as_the_header_says(
     address: Address, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -235,6 +236,7 @@ def test_a_failure_is_the_models(client: replicate.Client) -> None:
     assert caught.value.prediction.status == "failed"
 
 
+@pytest.mark.long
 def test_predictions_are_listed_newest_first_and_page_by_page() -> None:
     with served(catalog=OTHERS) as address:
         client = replicate.Client(api_token=address.key, base_url=f"{address.url}/replicate")
@@ -260,6 +262,7 @@ def test_a_stream_sends_the_log_and_each_file(client: replicate.Client) -> None:
         list(client.stream(IMAGES, input={"fail": "pipeline_failed", "message": "Boom."}))
 
 
+@pytest.mark.variants(1)
 @pytest.mark.parametrize(
     ("output", "sent"),
     [

@@ -66,6 +66,7 @@ def client(process: Process, monkeypatch: pytest.MonkeyPatch) -> Iterator[fal_cl
     yield from sync_client(process.address)
 
 
+@pytest.mark.long
 def test_a_hundred_megabytes_in_parts_take_no_more_memory_than_a_few(
     process: Process, client: fal_client.SyncClient, tmp_path: Path
 ) -> None:
@@ -87,6 +88,7 @@ def test_a_hundred_megabytes_in_parts_take_no_more_memory_than_a_few(
     assert len(process.files()) == 2
 
 
+@pytest.mark.long
 def test_one_at_once_takes_no_more_memory_than_a_few(
     process: Process, client: fal_client.SyncClient
 ) -> None:

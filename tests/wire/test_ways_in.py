@@ -109,6 +109,7 @@ def python(
     return used, used.run(sys.executable, HERE / "unmodified.py")
 
 
+@pytest.mark.variants(1)
 def test_python_runs_submits_and_subscribes(python: tuple[Shell, dict[str, Any]]) -> None:
     used, said = python
     assert said["run"].get("value") == 1, said["run"]
@@ -139,6 +140,7 @@ def test_python_draws_in_realtime(python: tuple[Shell, dict[str, Any]]) -> None:
         assert (with_token or {}).get("value") == answered, with_token
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("mode", ["proxy", "aliases"])
 def test_javascript_streams_and_draws_in_realtime(
     mode: str, installation: tuple[Installation, Ways]
@@ -168,6 +170,7 @@ def javascript(
     return used.run(node(), *preload, JAVASCRIPT / "calls.mjs", setup)
 
 
+@pytest.mark.long
 def test_javascript_runs_submits_and_subscribes(javascript: dict[str, Any]) -> None:
     assert javascript["run"].get("value", {}).get("echo") == {"a": "é"}, javascript["run"]
     assert javascript["subscribe"]["value"]["last"] == "COMPLETED"

@@ -317,6 +317,7 @@ def with_definitions(**definitions: Any) -> dict[str, Any]:
     return {"type": "object", "$defs": definitions}
 
 
+@pytest.mark.variants(8)
 @pytest.mark.parametrize(
     ("schema", "sentence"),
     [
@@ -400,6 +401,7 @@ def nested(depth: int) -> Any:
     return value
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("depth", [40, 900])
 def test_branches_that_multiply_with_depth_end_with_an_error(depth: int) -> None:
     error = refused(schema_of(EITHER), nested(depth))

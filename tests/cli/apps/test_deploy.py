@@ -123,6 +123,7 @@ def test_the_endpoints_of_an_app_become_entries(typist: Typist) -> None:
     assert len(typist.entries()) == len(stored)
 
 
+@pytest.mark.long
 def test_an_app_names_its_secrets_and_hears_which_are_not_set(typist: Typist) -> None:
     text = GREETER.replace("concurrency = 2", "secrets = ['HF_TOKEN', 'OTHER_TOKEN']")
     headers = {"Authorization": f"Key {typist.address.key}"}
@@ -139,6 +140,7 @@ def test_an_app_names_its_secrets_and_hears_which_are_not_set(typist: Typist) ->
     assert "`options.secrets` names PYTHONPATH" in wrong.output
 
 
+@pytest.mark.long
 def test_a_dry_run_stores_nothing(typist: Typist) -> None:
     ran = typist.deploy(GREETER, "--dry-run", "--name", "team/dry")
     assert ran.exit_code == 0, ran.output
@@ -156,12 +158,14 @@ def test_one_endpoint_that_cannot_be_stored_keeps_the_others_out(typist: Typist)
     assert "team/half" not in typist.entries()
 
 
+@pytest.mark.long
 def test_an_app_has_the_name_that_is_asked_for(typist: Typist) -> None:
     assert typist.deploy(GREETER, "--name", "hello").exit_code == 0
     assert typist.deploy(GREETER, "--name", "team/hello").exit_code == 0
     assert {"apps/hello", "team/hello", "team/hello/draw"} <= typist.entries().keys()
 
 
+@pytest.mark.long
 def test_an_endpoint_that_the_class_has_no_more_is_removed(typist: Typist) -> None:
     assert typist.deploy(GREETER, "--name", "team/less").exit_code == 0
     other = GREETER.replace('"/draw"', '"/kept"')
@@ -179,6 +183,7 @@ def test_an_endpoint_that_the_class_has_no_more_is_removed(typist: Typist) -> No
     assert left == {"team/less", "team/less/paint", "team/less/draw/kept"}
 
 
+@pytest.mark.long
 def test_an_app_is_removed_with_all_its_endpoints(typist: Typist) -> None:
     assert typist.deploy(GREETER, "--name", "team/gone").exit_code == 0
     assert typist.deploy(GREETER, "--name", "team/goner").exit_code == 0
@@ -198,6 +203,7 @@ def test_an_app_is_removed_with_all_its_endpoints(typist: Typist) -> None:
 TWO = GREETER + "\nclass Other(Greeter):\n    pass\n"
 
 
+@pytest.mark.variants(1)
 @pytest.mark.parametrize(
     ("text", "words", "sentence"),
     [
@@ -225,6 +231,7 @@ def test_what_is_wrong_with_an_app_is_said_before_anything_is_stored(
     assert typist.entries() == before
 
 
+@pytest.mark.long
 def test_a_requirement_that_cannot_be_installed_is_named_before_anything_is_stored(
     typist: Typist, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -239,6 +246,7 @@ def test_a_requirement_that_cannot_be_installed_is_named_before_anything_is_stor
     assert typist.entries() == before
 
 
+@pytest.mark.long
 def test_one_of_two_classes_is_chosen_and_a_module_beside_it_comes_along(
     typist: Typist, tmp_path: Path
 ) -> None:

@@ -75,6 +75,7 @@ def test_a_workflow_becomes_an_endpoint_with_its_schema(designer: Designer) -> N
     assert '"x-darkroom-file":"image"' in text.replace(": ", ":")
 
 
+@pytest.mark.long
 def test_inputs_are_named_and_a_mistake_says_where_it_is(designer: Designer) -> None:
     named = designer.deploy(GRAPH, "--input", "words=1.text", "--dry-run", "--json")
     assert named.exit_code == 0, named.output

@@ -49,6 +49,7 @@ def test_the_routes_of_an_app_for_fal_become_entries(typist: Typist) -> None:
     assert "apps/camera/health-check" not in stored
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("old", "new", "sentence"),
     [

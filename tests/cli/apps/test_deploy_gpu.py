@@ -60,6 +60,7 @@ def test_an_app_for_a_gpu_is_refused_by_a_pool_that_has_not_that_gpu(typist: Typ
     assert "apps/greeter would be served by the pool apps." in plain.output
 
 
+@pytest.mark.long
 def test_a_workflow_of_comfyui_is_not_left_to_a_cpu_unless_its_pool_is_named(
     typist: Typist, monkeypatch: pytest.MonkeyPatch
 ) -> None:

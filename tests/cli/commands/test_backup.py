@@ -121,6 +121,7 @@ def test_a_directory_without_a_darkroom_is_a_sentence(tmp_path: Path) -> None:
     assert not (tmp_path / "monday").exists()
 
 
+@pytest.mark.long
 def test_a_server_that_is_down_is_a_sentence(tmp_path: Path) -> None:
     url = "postgresql://nobody@127.0.0.1:1/darkroom"
     result = darkroom("fsck", "--data-dir", tmp_path, DARKROOM_DATABASE_URL=url)
@@ -129,6 +130,7 @@ def test_a_server_that_is_down_is_a_sentence(tmp_path: Path) -> None:
     assert "Check that the server runs" in result.stderr
 
 
+@pytest.mark.long
 def test_a_folder_that_is_no_backup_creates_nothing(tmp_path: Path) -> None:
     result = darkroom("restore", tmp_path, "--data-dir", tmp_path / "data")
     assert result.returncode == 1

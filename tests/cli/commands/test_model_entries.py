@@ -134,6 +134,7 @@ def test_a_dry_run_shows_the_entry_and_stores_nothing(data_dir: Path, tmp_path: 
     assert "house/portraits" not in typed(data_dir).output
 
 
+@pytest.mark.long
 def test_a_branch_of_the_hub_is_pinned_and_what_is_not_here_is_pulled(
     data_dir: Path, hub: HubServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -163,6 +164,7 @@ def test_a_branch_of_the_hub_is_pinned_and_what_is_not_here_is_pulled(
     assert again["weights_are_here"]
 
 
+@pytest.mark.long
 def test_a_repository_alone_is_served_under_its_name_offline_too(
     data_dir: Path, hub: HubServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -188,6 +190,7 @@ def test_a_folder_alone_is_served_under_its_name(data_dir: Path, tmp_path: Path)
     assert "There is no folder portraits on this machine" in refused.output
 
 
+@pytest.mark.long
 def test_weights_of_a_server_elsewhere_are_pulled_on_its_machine(
     data_dir: Path, hub: HubServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -221,6 +224,7 @@ def test_a_similar_endpoint_lends_everything_but_what_describes_its_weights(
     assert (ran.exit_code, "is of the family sdxl" in ran.output) == (1, True)
 
 
+@pytest.mark.long
 def test_beside_demo_models_added_weights_of_the_hub_are_served_and_recipes_of_another_want_cpu(
     data_dir: Path, hub: HubServer
 ) -> None:
@@ -415,6 +419,7 @@ def test_several_parts_run_together_and_each_has_its_image(data_dir: Path, tmp_p
     assert "FluxPipeline does not take 2 ControlNets together" in " ".join(other.output.split())
 
 
+@pytest.mark.long
 def test_several_parts_of_the_hub_are_all_pulled(
     data_dir: Path, tmp_path: Path, hub: HubServer
 ) -> None:
@@ -432,6 +437,7 @@ def test_several_parts_of_the_hub_are_all_pulled(
     assert {each.parent.name for each in found} == {"canny", "depth"}
 
 
+@pytest.mark.long
 def test_a_part_of_the_hub_is_pinned_and_pulled_with_the_rest(
     data_dir: Path, tmp_path: Path, hub: HubServer
 ) -> None:

@@ -115,6 +115,7 @@ def test_weights_that_are_not_downloaded_are_named_with_the_command(
     assert "so there is nothing to tune" in typed().output
 
 
+@pytest.mark.long
 def test_variants_that_the_benchmark_speaks_against_are_left_out_with_the_reason(
     data_dir: Path, tmp_path: Path
 ) -> None:
@@ -136,6 +137,7 @@ def test_variants_that_the_benchmark_speaks_against_are_left_out_with_the_reason
     assert "left out" not in typed(FLUX, "--minutes", "0.001").stdout
 
 
+@pytest.mark.long
 def test_verdicts_of_another_card_are_refused_before_anything_is_measured(
     data_dir: Path, tmp_path: Path
 ) -> None:

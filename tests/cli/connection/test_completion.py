@@ -53,6 +53,7 @@ def completed(programs: Path, *words: str, data_dir: Path | None = None) -> list
     return ran.stdout.split()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("words", "wanted"),
     {
@@ -73,6 +74,7 @@ def test_commands_options_and_choices_are_completed(
     assert sorted(completed(programs, *words)) == wanted
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "words",
     [

@@ -69,6 +69,7 @@ def test_the_directory_is_tried(typed: Typed, tmp_path: Path) -> None:
     assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
 
 
+@pytest.mark.variants(1)
 @pytest.mark.parametrize("name", ["moto", "s3rver", "swift"])
 def test_all_that_is_done_with_s3_is_tried_and_nothing_stays(
     typed: Typed, name: str, request: pytest.FixtureRequest
@@ -81,6 +82,7 @@ def test_all_that_is_done_with_s3_is_tried_and_nothing_stays(
     assert server.client().list_objects_v2(Bucket=location.bucket)["KeyCount"] == 0
 
 
+@pytest.mark.long
 def test_the_settings_of_a_configuration_file_are_tried(
     typed: Typed, tmp_path: Path, moto_server: S3Server
 ) -> None:
@@ -98,6 +100,7 @@ def test_the_settings_of_a_configuration_file_are_tried(
     assert location.bucket in said
 
 
+@pytest.mark.long
 def test_the_whole_examination_looks_at_the_storage_too(
     typed: Typed, moto_server: S3Server
 ) -> None:
@@ -123,6 +126,7 @@ def test_a_store_that_knows_no_conditions_is_named_as_such(
     assert "the store ignores If-None-Match" in said
 
 
+@pytest.mark.variants(1)
 @pytest.mark.parametrize(
     ("changes", "sentence"),
     [
@@ -141,6 +145,7 @@ def test_what_is_wrong_is_said_once(
     assert sentence in said
 
 
+@pytest.mark.long
 def test_encryption_is_asked_for_and_confirmed(typed: Typed, moto_server: S3Server) -> None:
     settings = reaching(moto_server, moto_server.new_bucket(), encryption="aws:kms")
     status, said = typed(**settings)
@@ -155,6 +160,7 @@ def test_encryption_is_asked_for_and_confirmed(typed: Typed, moto_server: S3Serv
     assert "without encrypting it as asked" in said
 
 
+@pytest.mark.long
 def test_locations_of_tenants_are_tried_too(
     typed: Typed, moto_server: S3Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -173,6 +179,7 @@ def rules_in(server: S3Server, bucket: str) -> dict[str, dict[str, str]]:
     return {each["ID"]: each["Filter"] for each in found}
 
 
+@pytest.mark.long
 def test_lifecycle_rules_are_printed_installed_and_looked_for(
     typed: Typed, moto_server: S3Server
 ) -> None:
@@ -286,6 +293,7 @@ def test_a_skewed_clock_is_said(typed: Typed, moto_server: S3Server) -> None:
     assert (status, "clock of this machine differs" in said) == (1, True)
 
 
+@pytest.mark.long
 def test_a_public_endpoint_that_cannot_be_reached_is_said(
     typed: Typed, moto_server: S3Server
 ) -> None:

@@ -117,6 +117,7 @@ def test_files_that_exist_are_kept_and_the_new_ones_are_numbered(
     assert (here / "out.png").read_text() == "image"
 
 
+@pytest.mark.variants(4)
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
@@ -191,6 +192,7 @@ def test_an_output_without_files_is_printed(generate: Shell, here: Path) -> None
     assert "test/probe returned no file" in named.output
 
 
+@pytest.mark.long
 def test_ctrl_c_cancels_the_request_and_says_which(generate: Shell, here: Path) -> None:
     before = {each["request_id"] for each in generate.requests()}
     running = generate.start("x", "-m", "test/images", "--field", "sleep_s=60")
@@ -233,6 +235,7 @@ def through(address: Address, trouble: Trouble, data_dir: Path, *words: str) -> 
         return Shell(data_dir)("x", "-m", "test/images", *words)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("part", ["/status", "/requests/", "/files/"])
 def test_a_restart_of_the_server_does_not_lose_the_request(
     address: Address, data_dir: Path, here: Path, monkeypatch: pytest.MonkeyPatch, part: str
@@ -260,6 +263,7 @@ def test_a_request_that_failed_with_503_is_not_asked_for_again(
     assert len(read) == 1
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("status", [404, 503])
 def test_a_failure_after_the_submit_names_the_request_and_how_to_see_it(
     address: Address, data_dir: Path, monkeypatch: pytest.MonkeyPatch, status: int
@@ -289,6 +293,7 @@ def test_a_request_that_was_not_accepted_is_not_named(
     assert "darkroom requests" not in refused.stderr
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("answer", [CUT, DROP, 502])
 def test_a_submit_whose_answer_is_lost_is_repeated_and_makes_one_request(
     address: Address, data_dir: Path, here: Path, monkeypatch: pytest.MonkeyPatch, answer: int

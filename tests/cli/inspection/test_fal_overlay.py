@@ -34,6 +34,7 @@ def test_more_than_a_hundred_endpoints_of_fals_are_served_by_one_command() -> No
     assert len(OPEN_ENDPOINTS) > 120
 
 
+@pytest.mark.variants(13)
 @pytest.mark.parametrize(("endpoint_id", "name"), OPEN_ENDPOINTS.items())
 def test_no_field_of_fals_is_missing_and_what_is_required_suffices(
     endpoint_id: str, name: str

@@ -133,6 +133,7 @@ def test_a_class_that_no_family_can_call_is_refused_with_the_reason(name: str, w
         proposed(read_call(name), unknown)
 
 
+@pytest.mark.long
 def test_each_built_in_endpoint_can_be_copied() -> None:
     names = {
         "flux": "FluxPipeline",
@@ -190,6 +191,7 @@ def test_what_describes_the_weights_of_another_endpoint_is_not_copied() -> None:
     assert like("fal-ai/flux/dev", flux | own, read_call("FluxPipeline")) == flux
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", ["LucyEditPipeline", "WanPipeline", "WanModularPipeline"])
 def test_the_autoencoder_of_wan_is_loaded_in_float32(name: str) -> None:
     configs = {"vae": {"_class_name": "AutoencoderKLWan"}}

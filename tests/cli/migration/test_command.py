@@ -252,6 +252,7 @@ def test_names_of_javascript_stand_for_what_they_are_where_they_are_used(check: 
     ]
 
 
+@pytest.mark.long
 def test_clients_and_ids_that_a_class_keeps_are_known(check: Run) -> None:
     python = dedent("""\
         import fal_client
@@ -296,6 +297,7 @@ def test_clients_and_ids_that_a_class_keeps_are_known(check: Run) -> None:
     )
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "callee",
     ["await fal.run<Out>", "fal.run<Out>", "fal?.run", "fal!.queue\n  .submit", "void fal.run"],
@@ -422,6 +424,7 @@ def test_code_that_is_nested_too_deeply_is_said_to_be_unread(check: Run) -> None
     assert "cannot be parsed as Python: maximum recursion depth" in result.output
 
 
+@pytest.mark.long
 def test_a_catalogue_of_one_s_own_counts_too(
     check: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

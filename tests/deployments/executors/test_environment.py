@@ -290,6 +290,7 @@ def test_settings_of_pip_are_options_of_uv(settings: dict[str, str], expected: l
     assert options(**settings) == expected
 
 
+@pytest.mark.long
 def test_the_settings_of_pip_are_those_of_its_file_and_its_variables(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -176,6 +176,7 @@ async def test_a_file_that_cannot_be_fetched_names_its_field(rig: ExecutorRig) -
     assert (failure.code, failure.field) == ("invalid_input", "image_url")
 
 
+@pytest.mark.variants(1)
 @pytest.mark.parametrize(
     ("path", "given", "code", "retryable", "words"),
     [
@@ -214,6 +215,7 @@ async def test_after_a_death_the_next_request_starts_another_process(rig: Execut
     assert (await process_of(rig, "three"))["pid"] != before["pid"]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("path", ["/wait", "/polite"])
 async def test_a_cancelled_request_ends_and_its_process_stays(rig: ExecutorRig, path: str) -> None:
     before = await process_of(rig, "one")
@@ -240,6 +242,7 @@ async def test_an_attempt_that_lost_its_lease_ends_before_the_next_of_its_reques
     assert not any(one.held == lost for one in rig.port.finishes)
 
 
+@pytest.mark.long
 async def test_a_process_that_does_not_obey_a_cancellation_ends(
     rig: ExecutorRig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -272,6 +275,7 @@ async def test_an_app_runs_as_many_requests_at_once_as_it_says(rig: ExecutorRig)
     assert (await rig.outcome(third)).output == {"output": "after them"}
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("name", "app", "words"),
     [
@@ -297,6 +301,7 @@ async def variables(rig: ExecutorRig, name: str, *secrets: str) -> dict[str, str
     return dict((await rig.outcome(rig.offer(name, lease_endpoint=of))).output or {})
 
 
+@pytest.mark.long
 async def test_only_the_process_of_an_endpoint_that_names_a_secret_has_it(rig: ExecutorRig) -> None:
     rig.source.kept = [Secret("HF_TOKEN", "", "hf_one")]
     without = await variables(rig, "one")
@@ -306,6 +311,7 @@ async def test_only_the_process_of_an_endpoint_that_names_a_secret_has_it(rig: E
     assert "hf_one" not in repr(rig.port.finishes[0])
 
 
+@pytest.mark.long
 async def test_a_replaced_secret_starts_another_process_and_ends_the_one_before(
     rig: ExecutorRig,
 ) -> None:
@@ -345,6 +351,7 @@ async def test_files_of_a_lost_lease_are_not_stored(rig: ExecutorRig) -> None:
     assert "r/one/1/0" not in rig.storage.objects
 
 
+@pytest.mark.long
 async def test_closing_hands_back_what_runs_and_ends_every_process(tmp_path: Path) -> None:
     rig = ExecutorRig(tmp_path)
     await rig.replica.start()
@@ -357,6 +364,7 @@ async def test_closing_hands_back_what_runs_and_ends_every_process(tmp_path: Pat
     assert rig.port.presences[-1].stage == "draining"
 
 
+@pytest.mark.long
 async def test_an_app_makes_room_for_another_one_when_it_is_idle(tmp_path: Path) -> None:
     rig = ExecutorRig(tmp_path, max_apps=1)
     await rig.replica.start()
@@ -391,6 +399,7 @@ class BucketSource(FakeAppSource):
         return forged(ticket) if held.request_id == "forged" else ticket
 
 
+@pytest.mark.long
 async def test_files_of_an_app_go_to_the_bucket_of_the_client_and_a_refusal_ends_the_request(
     tmp_path: Path, bucket: Bucket
 ) -> None:

@@ -109,6 +109,7 @@ async def test_an_unsafe_file_is_blocked_blurred_or_flagged(rig: ExecutorRig) ->
     assert [each for _, each in rig.source.decisions] == ["block", "blur", "blur", "flag", "flag"]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("on_error", ["block", "pass"])
 async def test_what_cannot_be_checked_is_delivered_only_if_the_rule_says_so(
     rig: ExecutorRig, on_error: str

@@ -85,6 +85,7 @@ async def test_a_partial_result_that_cannot_be_shown_is_left_out_and_the_log_say
     assert any("A partial result was left out" in text for _, text in printed)
 
 
+@pytest.mark.long
 async def test_a_generator_waits_while_its_values_are_not_taken(
     rig: ExecutorRig, tmp_path: Path
 ) -> None:

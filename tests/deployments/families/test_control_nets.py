@@ -160,6 +160,7 @@ def check_equal(name: str, folder: Path, store: Store) -> None:
         assert not torch.allclose(plain(name, places, one), usual, atol=1e-4)
 
 
+@pytest.mark.variants(1)
 @pytest.mark.parametrize("name", [SDXL, FLUX])
 def test_two_control_nets_draw_what_diffusers_does(name: str, folder: Path, store: Store) -> None:
     check_equal(name, folder, store)
@@ -171,6 +172,7 @@ def test_so_they_do_in_every_class(name: str, folder: Path, store: Store) -> Non
     check_equal(name, folder, store)
 
 
+@pytest.mark.long
 def test_every_class_of_images_that_takes_several_is_among_them() -> None:
     taking = {
         name
@@ -189,6 +191,7 @@ def test_every_class_of_several_is_known_but_that_of_one_net() -> None:
     assert several - {*TOGETHER.values()} == {"QwenImageMultiControlNetModel"}
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", [SDXL, "StableDiffusionXLControlNetUnionPipeline"])
 def test_a_folder_that_diffusers_saved_with_several_is_served_too(
     name: str, folder: Path, store: Store, tmp_path: Path
@@ -251,6 +254,7 @@ def test_loaded_weights_are_tried_with_an_image_for_each(entry: CatalogEntry) ->
     assert len(warm_up_input(entry.endpoint)["control_image_urls"]) == 2
 
 
+@pytest.mark.long
 def test_the_memory_of_each_counts_in_the_dtype_of_the_component(
     entry: CatalogEntry, store: Store
 ) -> None:

@@ -133,6 +133,7 @@ def test_inpainting_takes_its_mask_as_well(engine, tmp_path):
         served.call(body | {"num_inference_steps": 4, "strength": 0.2}, **images)
 
 
+@pytest.mark.long
 def test_a_pipeline_that_wants_images_as_pillows_gets_them(engine, tmp_path):
     pipeline = tiny_flux2_klein()
     options = {"task": "image-to-image", "images": "pillow", "fixed": {"guidance_scale": 1.0}}
@@ -245,6 +246,7 @@ def saved_sd3(tmp_path_factory, sd3):
     return folder
 
 
+@pytest.mark.variants(2)
 @pytest.mark.parametrize(("options", "says"), WRONG)
 def test_a_mistake_in_the_options_is_reported_when_the_weights_are_loaded(saved_sd3, options, says):
     whole = Endpoint("me/mine", "generic", Weights(str(saved_sd3)), "open", options=options)

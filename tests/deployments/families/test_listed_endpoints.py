@@ -91,6 +91,7 @@ def drawn(served: Served, fields: dict[str, Any]) -> torch.Tensor:
     return served.run(served.call(fields)).images
 
 
+@pytest.mark.variants(1)
 @EACH
 def test_a_request_draws_what_the_plain_pipeline_draws_bit_for_bit(serve, pipelines, endpoint_id):
     for changes, seed in (({}, 7), ({"seed": None}, SEED)):
@@ -108,6 +109,7 @@ def test_a_request_draws_what_the_plain_pipeline_draws_bit_for_bit(serve, pipeli
         assert made.std() > 0.01
 
 
+@pytest.mark.long
 @EACH
 def test_every_field_that_is_said_to_have_an_effect_has_one(serve, endpoint_id):
     served = serve(endpoint_id)
@@ -133,6 +135,7 @@ def test_every_field_that_is_said_to_have_an_effect_has_one(serve, endpoint_id):
     assert not silent & others.keys()
 
 
+@pytest.mark.long
 @EACH
 def test_several_images_differ_and_the_first_is_the_one_made_alone(serve, endpoint_id):
     served = serve(endpoint_id)
@@ -243,6 +246,7 @@ def test_every_kind_of_solver_steps_through_the_levels_that_are_asked_for(config
     assert torch.allclose(solver.sigmas, wanted.sigmas, atol=1e-6)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "fields",
     [{"prompt": "blue"}, {"seed": 1}, {"num_inference_steps": 2}, {"schedule_mu": 0.5}],

@@ -85,6 +85,7 @@ def test_weights_of_another_kind_are_refused_with_the_family_that_serves_them(sa
         load_families(FAMILIES)["flux2"].load(endpoint, "cpu")
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("endpoint_id", [LCM, Z_IMAGE, QWEN_IMAGE])
 async def test_a_replica_makes_a_file_of_a_clients_body(make_rig, saved, adapter, endpoint_id):
     options = {"adapter": adapter} if endpoint_id == LCM else {}

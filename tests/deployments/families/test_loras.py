@@ -96,6 +96,7 @@ def levels(body):
     return torch.frombuffer(bytearray(image.tobytes()), dtype=torch.uint8).int()
 
 
+@pytest.mark.variants(1)
 @pytest.mark.parametrize("endpoint_id", sampled(ENDPOINTS, FLUX, "fal-ai/fast-sdxl/inpainting"))
 async def test_two_requests_with_loras_share_forwards_and_get_what_diffusers_makes(
     make_rig, folders, endpoint_id
@@ -175,6 +176,7 @@ WRONG = {
 }
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("says", WRONG)
 async def test_what_the_model_cannot_take_is_the_fault_of_its_field(rig, flux, tmp_path, says):
     good = {"path": inline(flux / "1.safetensors")}
@@ -226,6 +228,7 @@ async def test_the_status_says_that_files_are_fetched_and_a_cancelled_request_en
     rig.storage.closed.set()
 
 
+@pytest.mark.long
 async def test_another_replica_goes_on_from_a_snapshot_with_the_same_loras(make_rig, flux):
     checked, _ = asked(FLUX, (flux / "1.safetensors", 0.6), steps=50)
     endpoint = from_folder(FLUX, flux / "weights", dtype="float32")

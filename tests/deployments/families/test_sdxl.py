@@ -129,6 +129,7 @@ def test_several_images_differ_and_the_first_is_the_one_made_alone(engine, pipel
         assert (levels - single).abs().max() <= 1  # a batch of three uses other kernels
 
 
+@pytest.mark.long
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
 @pytest.mark.parametrize(
     ("options", "dtype"), [({}, "float32"), ({"dtype": "bfloat16"}, "bfloat16")]

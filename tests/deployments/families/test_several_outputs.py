@@ -51,6 +51,7 @@ async def test_in_deterministic_mode_each_output_is_that_of_its_seed_bit_for_bit
     assert both.usage.steps == eleven.usage.steps + five.usage.steps
 
 
+@pytest.mark.long
 async def test_images_that_share_a_call_are_those_of_their_seeds_within_rounding(
     make_rig: MakeRig,
 ) -> None:
@@ -68,6 +69,7 @@ async def test_images_that_share_a_call_are_those_of_their_seeds_within_rounding
     assert len(output["images"]) == 2
 
 
+@pytest.mark.long
 async def test_videos_are_listed_with_the_first_where_it_always_is(make_rig: MakeRig) -> None:
     rig: Rig = await make_rig(call_timeout_s=20.0)
     output, _ = await made(rig, "both", WAN, seeds=[11, 5])

@@ -179,6 +179,7 @@ def test_a_lora_changes_a_generation_with_a_step_cache(tmp_path):
         assert (one - wanted).abs().max() <= 1e-4
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("cache", [FIRST_BLOCK, MAGNITUDE], ids=lambda each: each["name"])
 def test_a_snapshot_continues_a_step_cache_to_the_bit(cache):
     with Engine(load(None), threads=1) as engine:
@@ -232,6 +233,7 @@ def test_a_recipe_has_step_caches_of_its_own():
     assert declared_levels(given, Recipe(48, "bfloat16")) == {"regular": FIRST_BLOCK}
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("cache", "message"),
     [
@@ -253,6 +255,7 @@ def test_a_denoiser_without_step_caches_says_so():
         SdxlFamily().load(given, "cpu")
 
 
+@pytest.mark.long
 async def test_a_request_gets_the_step_cache_of_its_acceleration(make_rig):
     endpoint_id = "fal-ai/flux/dev"
     options = {"native_size": 128, "dtype": "float32"}

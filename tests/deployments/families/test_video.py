@@ -48,6 +48,7 @@ __all__ = ["engine", "pipelines", "serve"]
 pytestmark = [pytest.mark.engine, pytest.mark.filterwarnings("ignore")]
 
 
+@pytest.mark.variants(1)
 @EACH
 def test_a_request_makes_the_frames_of_the_plain_pipeline_bit_for_bit(
     serve, pipelines, endpoint_id
@@ -58,6 +59,7 @@ def test_a_request_makes_the_frames_of_the_plain_pipeline_bit_for_bit(
         assert made.std() > 0.01
 
 
+@pytest.mark.long
 @EACH
 def test_every_field_that_is_said_to_have_an_effect_has_one(serve, endpoint_id):
     served = serve(endpoint_id)

@@ -198,6 +198,7 @@ def test_an_open_endpoint_misses_what_the_pipeline_needs(serve, fields, says):
         VideoFamily().prepare(ANY, fields, serve(WAN_T2V).pipeline, 1)
 
 
+@pytest.mark.long
 def test_the_family_is_bound_without_the_libraries_that_write_videos():
     code = (
         "import sys, deployments.families.video; sys.exit(bool({'av', 'torch'} & set(sys.modules)))"

@@ -64,6 +64,7 @@ def warmed_up(endpoint: Endpoint, pipeline: Any) -> Any:
         return engine.submit(**short_call(family, endpoint, pipeline)).result(60)
 
 
+@pytest.mark.variants(4)
 @pytest.mark.parametrize("endpoint_id", LISTED)
 def test_each_listed_endpoint_can_be_warmed_up(endpoint_id):
     assert warmed_up(small(endpoint_id), LISTED[endpoint_id]())

@@ -12,6 +12,7 @@ from tests.deployments.demos import FLUX, leased
 pytestmark = [pytest.mark.engine, pytest.mark.filterwarnings("ignore")]
 
 
+@pytest.mark.variants(1)
 @pytest.mark.parametrize("shared", [False, True])
 async def test_a_prompt_of_one_tenant_is_encoded_again_for_another_unless_caches_are_shared(
     make_rig: MakeRig, *, shared: bool

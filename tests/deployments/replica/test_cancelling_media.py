@@ -85,6 +85,7 @@ async def test_one_that_is_cancelled_leaves_nothing(
     await nothing_is_left(rig, generation, scratch_folder)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("doing", sampled(["decoding", "writing", "uploading audio"], "decoding"))
 async def test_one_whose_time_is_over_says_so_and_leaves_nothing(
     make_rig: MakeRig, scratch_folder: Path, doing: str

@@ -32,6 +32,7 @@ def described(lease: Lease) -> Lease:
     return replace(lease, describe_files=True)
 
 
+@pytest.mark.variants(1)
 @pytest.mark.parametrize("endpoint_id", [FLUX, WAN, AUDIO])
 async def test_each_file_says_what_made_it(make_rig: MakeRig, endpoint_id: str) -> None:
     rig = await make_rig(slots=1, call_timeout_s=20.0)
@@ -46,6 +47,7 @@ async def test_each_file_says_what_made_it(make_rig: MakeRig, endpoint_id: str) 
         assert made == [made[0], made[0]], "also the poster"
 
 
+@pytest.mark.long
 async def test_equal_requests_give_equal_pixels_and_deterministic_ones_equal_files(
     make_rig: MakeRig,
 ) -> None:

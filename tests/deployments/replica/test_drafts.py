@@ -115,6 +115,7 @@ async def test_each_draft_has_a_preview_and_goes_on_to_the_same_bits(
     assert rig.resources.engine.counts()["steps"] == before + STEPS - 2
 
 
+@pytest.mark.long
 async def test_a_preview_is_nearer_to_the_finished_image_than_the_noise_of_the_draft(
     make_rig: MakeRig,
 ) -> None:
@@ -146,6 +147,7 @@ async def test_a_draft_goes_on_with_another_prompt_and_new_noise(make_rig: MakeR
     assert len(set(made)) == len(made)
 
 
+@pytest.mark.long
 async def test_a_draft_stops_where_a_share_of_the_noise_is_left(make_rig: MakeRig) -> None:
     rig: Rig = await make_rig(call_timeout_s=20.0)
     lease = drafting(rig, "drafts", FLUX, draft={"count": 1, "noise": 0.5})
@@ -156,6 +158,7 @@ async def test_a_draft_stops_where_a_share_of_the_noise_is_left(make_rig: MakeRi
     assert 1 < facts["step"] < STEPS
 
 
+@pytest.mark.long
 async def test_what_only_the_replica_can_refuse_names_the_field(make_rig: MakeRig) -> None:
     rig: Rig = await make_rig(call_timeout_s=20.0)
     lease = drafting(rig, "drafts", FLUX, draft={"count": 1})
@@ -252,6 +255,7 @@ async def test_another_replica_resumes_what_went_on_from_a_draft(make_rig: MakeR
     assert files(other, outcome) == files(other, whole)
 
 
+@pytest.mark.long
 async def test_the_file_of_a_preview_says_that_it_is_one(make_rig: MakeRig) -> None:
     rig: Rig = await make_rig(call_timeout_s=20.0)
     lease = replace(drafting(rig, "drafts", FLUX), describe_files=True)
@@ -262,6 +266,7 @@ async def test_the_file_of_a_preview_says_that_it_is_one(make_rig: MakeRig) -> N
         assert found.seed == 7 + number
 
 
+@pytest.mark.long
 async def test_units_are_those_of_the_steps_that_were_computed(make_rig: MakeRig) -> None:
     rig: Rig = await make_rig(call_timeout_s=20.0)
     lease = drafting(rig, "drafts", FLUX, draft={"count": 1})

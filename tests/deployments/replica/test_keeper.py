@@ -136,6 +136,7 @@ async def test_what_runs_next_is_loaded_while_the_current_request_runs(make_rig:
     assert set(rig.resources.loaded_endpoints) == {"probe", "other"}
 
 
+@pytest.mark.long
 async def test_what_runs_next_evicts_nothing_that_runs_or_is_needed_or_kept(
     make_rig: MakeRig,
 ) -> None:

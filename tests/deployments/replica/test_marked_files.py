@@ -32,6 +32,7 @@ def under(policy: MarkPolicy, lease: Lease) -> Lease:
     return replace(lease, marking=policy.value)
 
 
+@pytest.mark.variants(1)
 @pytest.mark.parametrize("endpoint_id", [FLUX, WAN, AUDIO])
 async def test_each_file_and_thumbnail_has_the_mark_and_nothing_of_the_prompt(
     make_rig: MakeRig, endpoint_id: str
@@ -54,6 +55,7 @@ async def test_an_operator_may_turn_the_mark_off(make_rig: MakeRig) -> None:
     assert not any(is_marked(each) for each in rig.storage.objects.values())
 
 
+@pytest.mark.long
 async def test_equal_deterministic_requests_give_equal_marked_files(make_rig: MakeRig) -> None:
     rig = await make_rig(slots=1, call_timeout_s=20.0)
     one, two = [
@@ -63,6 +65,7 @@ async def test_equal_deterministic_requests_give_equal_marked_files(make_rig: Ma
     assert one == two
 
 
+@pytest.mark.long
 async def test_a_preview_has_the_mark(make_rig: MakeRig) -> None:
     rig = await make_rig(report_interval_s=0.05)
     lease = under(MarkPolicy.ON, rig.lease("a", PREVIEWED, **INPUT))

@@ -60,6 +60,7 @@ async def test_an_image_does_not_wait_until_videos_are_written(make_rig: MakeRig
     assert (await rig.outcome(video.held)).failure is None
 
 
+@pytest.mark.long
 async def test_short_requests_do_not_wait_for_a_long_one(make_rig: MakeRig) -> None:
     rig = await make_rig(slots=3, call_timeout_s=20.0)
     await made(rig, leased(rig, "warm", FLUX))

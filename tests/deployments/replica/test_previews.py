@@ -50,6 +50,7 @@ async def test_while_somebody_looks_each_report_carries_at_most_one_preview(make
     assert (image.format, image.size) == ("JPEG", (256, 256))
 
 
+@pytest.mark.long
 async def test_where_no_one_looks_no_preview_is_made(make_rig):
     rig = await make_rig(report_interval_s=0.05)
     lease = rig.lease("a", FLUX, **INPUT)

@@ -86,6 +86,7 @@ def edges(body: bytes) -> float:
     return float(np.abs(np.diff(pixels, axis=1)).max())
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("endpoint_id", [WAN, AUDIO])
 async def test_videos_are_checked_and_audio_passes_where_the_rule_says_so(
     make_rig: MakeRig, endpoint_id: str
@@ -104,6 +105,7 @@ async def test_videos_are_checked_and_audio_passes_where_the_rule_says_so(
         assert outcome.failure.code == "content_policy_violation"
 
 
+@pytest.mark.long
 async def test_a_broken_checker_ends_the_request_unless_the_rule_lets_it_pass(
     make_rig: MakeRig,
 ) -> None:
@@ -117,6 +119,7 @@ async def test_a_broken_checker_ends_the_request_unless_the_rule_lets_it_pass(
     assert [each["action"] for each in log.decisions] == ["block", "pass"]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("action", sampled(["flag", "blur", "block"], "block"))
 async def test_previews_show_nothing_that_a_rule_would_withhold(
     make_rig: MakeRig, action: str

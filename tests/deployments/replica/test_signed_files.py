@@ -83,6 +83,7 @@ async def test_one_changed_byte_is_found(make_rig: MakeRig) -> None:
     assert manifest("image/png", bytes(body), signer.chain)[0] == "Invalid"
 
 
+@pytest.mark.long
 async def test_a_signature_changes_no_pixel_and_tells_the_prompt_only_in_described_files(
     make_rig: MakeRig,
 ) -> None:
@@ -100,6 +101,7 @@ async def test_a_signature_changes_no_pixel_and_tells_the_prompt_only_in_describ
     assert manifest("image/png", bodies[2])[1]["description"]["prompt"] == "a blue star"
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("policy", [MarkPolicy.ON, MarkPolicy.REQUIRED])
 async def test_a_file_that_cannot_be_signed_is_delivered_only_where_that_is_allowed(
     make_rig: MakeRig, policy: MarkPolicy
@@ -118,6 +120,7 @@ async def test_a_file_that_cannot_be_signed_is_delivered_only_where_that_is_allo
     assert signer.unsigned == ["A file could not be signed: The ingress is away."]
 
 
+@pytest.mark.long
 async def test_a_format_without_a_place_for_a_signature_is_delivered_with_the_mark(
     make_rig: MakeRig,
 ) -> None:

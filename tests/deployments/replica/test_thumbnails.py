@@ -100,6 +100,7 @@ async def test_a_file_that_is_no_image_is_delivered_without_one(rig: Any) -> Non
     assert rig.storage.objects.keys() == {made.key}
 
 
+@pytest.mark.long
 async def test_a_thumbnail_that_storage_refuses_does_not_fail_the_request(
     make_rig: MakeRig,
 ) -> None:
@@ -163,6 +164,7 @@ def test_a_damaged_file_shows_nothing(media_type: str) -> None:
         shown_image(of_type(media_type, b"no such thing"))
 
 
+@pytest.mark.long
 async def test_images_go_to_the_bucket_of_the_client_without_thumbnails(
     make_rig: MakeRig, bucket: Bucket
 ) -> None:

@@ -132,6 +132,7 @@ async def test_what_is_no_video_is_said_by_the_name_of_its_field(make_rig, saved
     assert "video_url" in outcome.failure.message
 
 
+@pytest.mark.long
 async def test_a_video_that_is_cancelled_while_it_is_written_leaves_nothing(
     make_rig, saved, scratch_folder
 ):

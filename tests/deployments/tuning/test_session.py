@@ -66,6 +66,7 @@ def session(
     )
 
 
+@pytest.mark.long
 def test_a_variant_that_fails_is_marked_and_the_rest_goes_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -112,6 +113,7 @@ def test_nothing_is_begun_after_the_deadline(tmp_path: Path) -> None:
     assert result.tuning.measurements == ()
 
 
+@pytest.mark.long
 def test_a_variant_whose_switch_is_off_is_left_out_unless_it_is_kept_or_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -175,6 +177,7 @@ def with_adapter(folder: Path) -> Endpoint:
     return replace(DEV, id="e/turbo", options=options)
 
 
+@pytest.mark.long
 def test_endpoints_with_adapters_are_measured_too_and_step_caches_over_what_was_chosen(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

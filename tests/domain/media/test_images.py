@@ -160,6 +160,7 @@ def test_a_compression_that_takes_as_much_memory_as_it_claims_is_refused():
     refused(body, "compression 34925 is not supported. Use LZW or Deflate")
 
 
+@pytest.mark.long
 def test_a_jpeg_of_many_scans_is_refused_and_one_that_programs_write_is_not():
     whole = written(Image.new("RGB", (3000, 3000)), "JPEG", progressive=True)
     last = whole.rindex(b"\xff\xda")

@@ -13,6 +13,7 @@ from tests.engine.conformance.zoo import cases
 pytestmark = [pytest.mark.engine, pytest.mark.filterwarnings("ignore")]
 
 
+@pytest.mark.variants(1)
 def test_a_pipeline_gives_the_same_in_the_engine_alone_beside_a_cancelled_one_and_together(case):
     assert examine(case).wrong == []
 
@@ -37,6 +38,7 @@ def test_the_wishes_differ_in_all_but_the_length_of_their_prompts():
     assert len({tuple(map(len, wish.prompt.split())) for wish in WISHES}) == 1
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "title",
     ["SkyReelsV2DiffusionForcingPipeline", "LTX2Pipeline", "WanPipeline, one expert"],

@@ -66,10 +66,12 @@ def check(case: Case, output: Mapping[str, Any]) -> None:
         }
 
 
+@pytest.mark.variants(1)
 def test_a_derived_endpoint_delivers_what_a_request_asks_for(derivable: Case) -> None:
     deliver(derivable)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("title", sorted(MAPS))
 def test_an_endpoint_of_maps_delivers_a_file_for_each(title: str) -> None:
     deliver(cases()[title])

@@ -45,6 +45,7 @@ def from_(draft: Draft, **how: Any) -> GenerationOptions:
     return GenerationOptions(fork=Fork(draft, **how))
 
 
+@pytest.mark.variants(1)
 @pytest.mark.parametrize("family", sampled(CALLS, "flux", "sdxl"))
 def test_a_generation_goes_on_from_its_draft_with_the_same_bits_and_the_steps_that_are_left(
     family: str,
@@ -85,6 +86,7 @@ def drawn(flux: Engine) -> Draft:
     return draft_of(flux, **call("flux", 1, STEPS))
 
 
+@pytest.mark.long
 def test_the_noise_level_ends_a_draft_where_it_comes_before_the_share(flux: Engine) -> None:
     at = GenerationOptions(draft=DraftPoint(share=0.75, noise=0.8))
     assert draft_of(flux, at, **call("flux", 1, STEPS)).step == 2  # sigma 0.75
@@ -98,6 +100,7 @@ def test_a_draft_has_a_step_at_least_and_leaves_one(flux: Engine, share: float, 
     assert draft_of(flux, at, **call("flux", 1, STEPS)).step == step
 
 
+@pytest.mark.long
 def test_parts_of_a_generation_are_no_measure_of_the_memory_of_a_whole_one(
     flux: Engine, drawn: Draft
 ) -> None:
@@ -136,6 +139,7 @@ def test_drafts_and_forks_share_forwards_with_others(flux: Engine) -> None:
         assert (image - alone).abs().max() < 1e-3
 
 
+@pytest.mark.long
 def test_a_fork_may_have_another_lora(flux: Engine, drawn: Draft, tmp_path: Any) -> None:
     pipeline = load_pipeline(Weights(str(DEMO / "flux")))
     lora = Lora(save_lora(tmp_path, pipeline, seed=1), 0.7)
@@ -169,6 +173,7 @@ def test_eight_drafts_with_two_finished_cost_less_than_half_of_eight_whole_ones(
     assert drafted <= 0.46 * (flux.counts()["steps"] - before - drafted)
 
 
+@pytest.mark.long
 def test_new_noise_gives_variations_by_its_seed_and_strength(flux: Engine, drawn: Draft) -> None:
     def varied(strength: float, seed: int) -> torch.Tensor:
         how = from_(drawn, new_noise=strength, noise_seed=seed)
@@ -180,6 +185,7 @@ def test_new_noise_gives_variations_by_its_seed_and_strength(flux: Engine, drawn
     assert not torch.equal(varied(0.5, 1), whole)
 
 
+@pytest.mark.long
 def test_a_fork_can_be_a_draft_again(flux: Engine, drawn: Draft) -> None:
     half = GenerationOptions(draft=DraftPoint(0.5), fork=Fork(drawn))
     second = draft_of(flux, half, **call("flux", 1, STEPS))
@@ -189,6 +195,7 @@ def test_a_fork_can_be_a_draft_again(flux: Engine, drawn: Draft) -> None:
     assert torch.equal(end, whole)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("family", sampled(CALLS, "flux", "sdxl"))
 def test_a_draft_that_is_resumed_has_the_same_bytes(family: str) -> None:
     late = GenerationOptions(draft=DraftPoint(0.75))

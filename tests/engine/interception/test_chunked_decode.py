@@ -76,6 +76,7 @@ def made(kind):
     return vae, latents, video
 
 
+@pytest.mark.variants(1)
 @pytest.mark.parametrize("pipeline", [Decodes, Encodes])
 @pytest.mark.parametrize("kind", sampled(VIDEOS, "wan", "ltx"))
 def test_videos_that_take_turns_do_not_mix(kind, pipeline):
@@ -100,6 +101,7 @@ def test_videos_that_take_turns_do_not_mix(kind, pipeline):
     assert {**vars(vae)} == before
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("kind", "pipeline"), [("wan", Decodes), ("wan", Encodes), ("ltx2", Decodes)]
 )
@@ -212,6 +214,7 @@ def test_a_snapshot_before_the_first_chunk_takes_no_step_again():
         assert other.counts()["autoencoders"]["forwards"] == 3
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("kind", sampled(LONG, *(LONG.keys() - {"hunyuan"})))
 def test_progress_of_decoding_is_reported_chunk_by_chunk(kind):
     make, shape = LONG[kind]

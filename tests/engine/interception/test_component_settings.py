@@ -109,6 +109,7 @@ CASES = {
 }
 
 
+@pytest.mark.variants(1)
 @pytest.mark.parametrize("name", CASES)
 def test_interleaved_each_has_its_own_and_makes_the_bits_of_a_plain_call(
     pipeline: Any, name: str
@@ -127,6 +128,7 @@ def test_interleaved_each_has_its_own_and_makes_the_bits_of_a_plain_call(
     assert torch.equal(plain(pipeline, None, **wish(1)), unset[0])
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("set_up", [partial(freeu, 1.0), partial(scale, 0.2)])
 def test_those_with_equal_settings_share_their_forwards_and_no_others(
     pipeline: Any, set_up: SetUp
@@ -142,6 +144,7 @@ def test_those_with_equal_settings_share_their_forwards_and_no_others(
     assert counts["batch_sizes"] == {2: 3, 1: 1 + 5}
 
 
+@pytest.mark.long
 def test_a_setting_from_a_callback_holds_from_there_on_and_for_no_other_generation(
     pipeline: Any,
 ) -> None:

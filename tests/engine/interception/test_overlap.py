@@ -75,6 +75,7 @@ def as_pipelines_give_it(decoded):
     return (decoded[0].transpose(0, 1) * 0.5 + 0.5).clamp(0, 1)
 
 
+@pytest.mark.variants(1)
 @pytest.mark.parametrize("kind", sampled(VIDEOS, "wan", "hunyuan", "ltx", "ltx2 in tiles"))
 def test_the_frames_that_come_are_those_of_the_whole_bit_for_bit(kind):
     pipeline, shape = made(kind)

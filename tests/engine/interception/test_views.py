@@ -78,6 +78,7 @@ def test_in_the_engine_it_makes_what_it_makes_alone(engine, pipeline, kind):
     assert made.shape == (1, 3, SIDE, SIDE)
 
 
+@pytest.mark.long
 def test_it_interleaves_with_the_pipeline_itself(engine, pipeline, kind):
     engine.add("it", pipeline)
     plain = engine.submit(pipeline="it", **call(seed=3, steps=5))
@@ -113,6 +114,7 @@ def test_it_is_cancelled_at_its_next_step(engine, pipeline, kind):
     assert doomed.steps_done == 2
 
 
+@pytest.mark.long
 def test_with_little_strength_little_changes(engine, pipeline, kind):
     engine.add("it", pipeline)
     weak, strong = (

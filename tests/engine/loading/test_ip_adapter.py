@@ -79,6 +79,7 @@ def without_adapter(folder: Path, seed: int) -> torch.Tensor:
     return plain(**wish(seed)).images
 
 
+@pytest.mark.variants(1)
 def test_the_image_changes_what_is_made_and_scale_0_or_no_image_change_no_bit(
     folder: Path, pipeline: Any
 ) -> None:
@@ -92,6 +93,7 @@ def test_the_image_changes_what_is_made_and_scale_0_or_no_image_change_no_bit(
     assert 0 < (weak - plain).abs().mean() < (red - plain).abs().mean()
 
 
+@pytest.mark.long
 def test_requests_with_other_images_and_scales_share_forwards_and_make_what_each_makes_alone(
     pipeline: Any,
 ) -> None:
@@ -108,12 +110,14 @@ def test_requests_with_other_images_and_scales_share_forwards_and_make_what_each
     assert "failed when merged" not in counts["not_merged"]
 
 
+@pytest.mark.long
 def test_an_embedding_without_a_scale_counts_whole(pipeline: Any) -> None:
     with Engine(pipeline, threads=1, max_batch=1) as engine:
         plain = engine.submit(**wish(1, RED)).result(60).images
     assert torch.equal(plain, alone(pipeline, 1, RED))
 
 
+@pytest.mark.long
 def test_the_result_is_that_of_diffusers_own_adapter(tmp_path: Path) -> None:
     folder = save_with_adapter(tmp_path, tiny_sdxl())
     theirs: Any = DiffusionPipeline.from_pretrained(str(tmp_path / "base"))
@@ -130,6 +134,7 @@ def test_the_result_is_that_of_diffusers_own_adapter(tmp_path: Path) -> None:
         assert torch.equal(made, expected) if scale == 1 else (made - expected).abs().max() < BOUND
 
 
+@pytest.mark.long
 def test_a_generation_resumes_with_its_image_and_scale(pipeline: Any) -> None:
     expected = alone(pipeline, 6, RED, 0.5)
     box: list[Any] = []
@@ -150,6 +155,7 @@ def test_a_generation_resumes_with_its_image_and_scale(pipeline: Any) -> None:
         assert resumed.steps_done == 3
 
 
+@pytest.mark.long
 def test_its_weights_are_read_later_and_counted(folder: Path, pipeline: Any) -> None:
     with reading_later():
         unread = loaded(folder)
@@ -167,12 +173,14 @@ def _denoiser(pipeline: Any) -> Any:
     return getattr(pipeline, "unet", None) or pipeline.transformer
 
 
+@pytest.mark.long
 def test_its_layers_have_the_denoisers_dtype(folder: Path) -> None:
     pipeline = loaded(folder, "bfloat16")
     assert {each.dtype for each in _denoiser(pipeline).parameters()} == {torch.bfloat16}
     assert alone(pipeline, 1, RED, 0.5).isfinite().all()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -209,6 +217,7 @@ def test_an_adapter_of_another_model_is_refused(
     assert f"The part ip_adapter, {FILE}, cannot be loaded" in str(refused.value)
 
 
+@pytest.mark.long
 def test_an_encoder_of_another_size_is_named(tmp_path: Path) -> None:
     folder = save_with_adapter(tmp_path, tiny_sdxl(), encoder=clip(width=64))
     with pytest.raises(WeightsUnavailable, match="--part image_encoder=owner/name/folder"):
@@ -220,6 +229,7 @@ def sd3(tmp_path_factory: pytest.TempPathFactory) -> Any:
     return loaded(save_with_adapter(tmp_path_factory.mktemp("sd3"), tiny_sd3(), encoder=siglip()))
 
 
+@pytest.mark.long
 def test_of_stable_diffusion_3_requests_with_equal_scales_share_forwards(sd3: Any) -> None:
     inputs: Sequence[tuple[int, Any, float]] = [(1, RED, 0.8), (2, BLUE, 0.8), (3, BLUE, 0.2)]
     expected = [alone(sd3, *each) for each in inputs]

@@ -83,6 +83,7 @@ def tied(tensors):
     return {key: min(k for k in tensors if tensors[k] is tensors[key]) for key in tensors}
 
 
+@pytest.mark.variants(1)
 @pytest.mark.parametrize(
     "dtype", sampled([torch.float32, torch.bfloat16, torch.float16], torch.bfloat16)
 )
@@ -93,6 +94,7 @@ def test_the_demo_models_are_loaded_as_by_their_library(family, dtype, told):
     assert "is read by its library" not in told.text
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("make", [tiny_sdxl, tiny_sd3])
 def test_pipelines_are_loaded_as_by_their_library(tmp_path, make):
     make().save_pretrained(tmp_path)
@@ -109,6 +111,7 @@ def test_components_have_their_own_dtypes(flux_folder):
     )
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("family", ["flux", "wan"])
 @pytest.mark.parametrize("precision", ["bfloat16", "float8"])
 @pytest.mark.parametrize("offload", sampled(["none", "components"], "none"))
@@ -128,6 +131,7 @@ def test_what_is_read_to_a_device_is_the_same(family, precision, offload):
     assert_same(ours, theirs)
 
 
+@pytest.mark.long
 def test_a_load_that_did_not_fit_on_the_device_is_right_the_second_time():
     with reading_later():
         ours = load_pipeline(Weights(str(DEMO / "flux")), dtype="bfloat16")
@@ -184,6 +188,7 @@ def test_weights_of_other_dtypes_in_one_file_are_cast_alike(flux_folder):
     assert_same(ours, usual(flux_folder, torch.bfloat16))
 
 
+@pytest.mark.long
 def test_a_component_whose_values_the_library_needs_is_read_by_it(flux_folder, monkeypatch, told):
     def doubled(self, state_dict):
         state_dict["proj_out.bias"] = state_dict["proj_out.bias"] * 2

@@ -97,6 +97,7 @@ def test_one_that_a_pipeline_has_upcast_runs_in_one_go(pipeline):
         assert all(torch.equal(each, upcasts(latents)) for each in made)
 
 
+@pytest.mark.long
 @pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 @pytest.mark.filterwarnings("ignore:`upcast_vae` is deprecated:FutureWarning")
 def test_a_decoding_in_float32_that_ran_out_of_memory_spoils_no_later_one():

@@ -72,6 +72,7 @@ def test_recorded_steps_give_the_bits_of_plain_ones(make):
     assert replays == 1 + 2 + STEPS  # a comparison, the rest of the first, all of the second
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("make", [tiny_flux, tiny_sdxl])
 def test_merged_forwards_have_graphs_of_their_own(make):
     pipeline, accelerator = recorded(make()), FakeAccelerator()
@@ -90,6 +91,7 @@ def test_merged_forwards_have_graphs_of_their_own(make):
     assert replays > STEPS
 
 
+@pytest.mark.long
 def test_another_size_is_recorded_by_itself(pipeline):
     accelerator = FakeAccelerator()
     with merging_engine(pipeline, accelerator) as engine:
@@ -151,6 +153,7 @@ def test_graphs_are_dropped_when_weights_have_moved(pipeline):
     assert counted(accelerator)[0] == 2
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("error", "records"),
     [
@@ -240,6 +243,7 @@ def compiled_beside(pipeline):
         compiler.may_end.set()
 
 
+@pytest.mark.long
 def test_a_recording_is_put_off_while_another_model_is_compiled(pipeline, compiled_beside, caplog):
     engine, accelerator, compiler = compiled_beside
     engine.submit(pipeline="other", **start()).result(RESULT_S)
@@ -293,6 +297,7 @@ def test_a_recipe_switches_graphs_on_and_they_go_with_the_weights(caplog):
         assert not any(each.graphs for each in graphs._denoisers.values())
 
 
+@pytest.mark.long
 def test_memory_that_runs_out_takes_the_graphs(pipeline, caplog):
     accelerator = FakeAccelerator()
     with merging_engine(pipeline, accelerator) as engine:
@@ -315,6 +320,7 @@ def test_graphs_have_a_share_of_the_memory(pipeline, monkeypatch):
     assert counted(accelerator)[0] == 1
 
 
+@pytest.mark.long
 def test_the_least_recently_used_graph_makes_room(pipeline, monkeypatch):
     monkeypatch.setattr("deployments.engine.loop.graphs.MAX_GRAPHS", 2)
     assert MAX_GRAPHS > 2

@@ -139,6 +139,7 @@ READERS = {
 }
 
 
+@pytest.mark.variants(16)
 @pytest.mark.parametrize("how", READERS)
 @pytest.mark.parametrize("before", READERS)
 def test_whatever_was_read_before_others_read_the_same_bits(encoder, how, before):
@@ -243,6 +244,7 @@ def small_call(prompt="a red circle", seed=1):
 LANGUAGE_MODELS = [(tiny_z_image, 1, 3), (tiny_flux2_klein, 3, 29), (tiny_qwen_image, 1, 2)]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("make", "layers_read", "layers"), LANGUAGE_MODELS)
 def test_of_a_language_model_only_the_layers_that_are_read_are_kept(make, layers_read, layers):
     pipeline = make()
@@ -270,6 +272,7 @@ def test_of_a_language_model_only_the_layers_that_are_read_are_kept(make, layers
     assert torch.equal(second, plain[1])
 
 
+@pytest.mark.long
 def test_the_prompts_of_ltx2_are_remembered_in_host_memory():
     """It reads all hidden states: 368 MiB of its real encoder; a GPU of 24 GB gives 240 MB."""
     case = ltx2.CASES[0]
@@ -309,6 +312,7 @@ def test_equal_prompts_of_other_scopes_are_encoded_again():
         assert engine.counts()["prompts_encoded"] > 4 * once
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("make", [tiny_z_image, tiny_sdxl])
 def test_equal_prompts_that_come_together_are_encoded_once(make):
     pipeline = make()

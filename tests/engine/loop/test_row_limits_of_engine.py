@@ -89,6 +89,7 @@ def test_where_rows_gain_something_they_are_merged_up_to_the_knee():
     assert counts["batch_sizes"][4] >= 2 * STEPS
 
 
+@pytest.mark.long
 def test_while_the_demand_is_high_all_share_their_forwards():
     clock = Clock()
     pipeline = Loop(Timed(clock, compute_bound))

@@ -99,6 +99,7 @@ def scaled(pipeline, scale):
     return pipeline
 
 
+@pytest.mark.variants(1)
 @pytest.mark.parametrize("names", sampled(["kohya", "lycoris", "dots", "diffusion_model"], "kohya"))
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("model", MAKERS)
@@ -126,6 +127,7 @@ def asked_for(folder, kinds=("LoKr", "LoHa", "DoRA")):
     return files
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("model", MAKERS)
 def test_rows_with_any_kind_share_forwards(model, tmp_path):
     make, layers = MAKERS[model]
@@ -172,6 +174,7 @@ def test_several_of_one_generation_come_one_after_another_as_in_peft(tmp_path):
         assert relative(made, expected) <= 1e-5
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("kind", ["LoKr", "LoHa", "DoRA"])
 def test_a_layer_that_diffusers_splits_gets_its_rows(kind, tmp_path):
     """Query, key and value of Flux are one layer for most trainers."""
@@ -221,6 +224,7 @@ def test_a_layer_that_diffusers_splits_gets_its_rows(kind, tmp_path):
     assert relative(made, plain_with(tiny_flux, [], steps=2)) > 1e-3
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("offload", ["none", "components", "blocks"])
 def test_weights_in_eight_bits_or_elsewhere_take_them_too(offload, tmp_path):
     recipe = Recipe(12, "float8", offload, ("vae",) if offload == "blocks" else ())
@@ -269,6 +273,7 @@ def test_names_that_diffusers_knows_for_a_lora_are_known_for_other_kinds(tmp_pat
 LAYER = "lora_unet_transformer_blocks_0_attn_to_q"
 
 
+@pytest.mark.variants(4)
 @pytest.mark.parametrize(
     ("parts", "says"),
     [

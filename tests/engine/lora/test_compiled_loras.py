@@ -160,6 +160,7 @@ def test_other_ranks_and_layers_run_as_written_until_their_code_is_there(studio,
     assert relative(image, plain([larger], steps=2)) <= 1e-5
 
 
+@pytest.mark.long
 def test_other_kinds_of_adapters_and_large_ranks_run_as_written(studio, plain, tmp_path):
     pipeline = tiny_flux()
     width = pipeline.transformer.get_submodule(FLUX_LAYERS[0]).weight.shape[0]
@@ -209,6 +210,7 @@ def test_without_memory_for_padded_loras_the_blocks_run_as_written(studio, plain
     assert relative(image, plain([loras[0]], steps=2)) <= 1e-5
 
 
+@pytest.mark.long
 def test_stacks_that_are_dropped_are_not_kept_by_layers(studio, loras):
     running = studio.engine.submit(loras=[loras[0]], **call(steps=100_000))
     rows = studio.engine._loras.rows
@@ -227,6 +229,7 @@ def test_stacks_that_are_dropped_are_not_kept_by_layers(studio, loras):
 CACHED = GenerationOptions(step_cache={"name": "FirstBlockCache", "threshold": 0.9})
 
 
+@pytest.mark.long
 def test_steps_of_a_step_cache_run_as_written_with_loras_and_others_stay_compiled(
     studio, plain, loras
 ):

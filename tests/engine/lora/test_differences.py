@@ -56,6 +56,7 @@ def test_differences_of_biases_and_norms_are_applied_and_merged(make, tmp_path):
     assert relative(base(**call(steps=2)).images, expected) <= 1e-4
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("make", [tiny_flux, tiny_sdxl])
 def test_rows_with_differences_share_forwards_with_others(make, tmp_path):
     lora, _ = distilled(tmp_path, make)

@@ -73,6 +73,7 @@ def in_the_names_of_kohya(pipeline, file):
     return file
 
 
+@pytest.mark.long
 def test_loras_with_text_encoders_are_read_as_they_are_published(tmp_path):
     pipeline = tiny_sdxl()
     chosen = [Lora(in_the_names_of_kohya(pipeline, tmp_path / "published.safetensors"), 0.8)]

@@ -38,6 +38,7 @@ def error(made, expected):
     return float((made.reshape(expected.shape) - expected).norm() / expected.norm())
 
 
+@pytest.mark.variants(23)
 @pytest.mark.parametrize(("family", "layout"), CELLS)
 def test_each_tensor_changes_its_layer(family, layout, tmp_path):
     pipeline, file = made(family), tmp_path / "lora.safetensors"

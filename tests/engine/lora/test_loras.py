@@ -111,6 +111,7 @@ def test_each_gets_what_diffusers_makes_with_its_loras_alone(make, pipeline, lor
     assert not {"failed when merged", "differs when merged"} & counts["not_merged"].keys()
 
 
+@pytest.mark.long
 def test_a_lora_that_holds_no_numbers_spoils_its_own_image_only(make, pipeline, tmp_path):
     broken, audio = (save_lora(tmp_path, pipeline, seed) for seed in (1, 2))
     save_file({name: each * torch.nan for name, each in load_file(broken).items()}, broken)
@@ -126,6 +127,7 @@ def test_a_lora_that_holds_no_numbers_spoils_its_own_image_only(make, pipeline, 
         assert relative(made[seed], plain_with(make, asked[seed], seed=seed)) <= 1e-5
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("make_other", [tiny_sd3, tiny_qwen_image, tiny_flux2_klein, tiny_z_image])
 def test_other_families_mix_them_too_or_know_that_they_cannot(make_other, tmp_path):
     pipeline = make_other()
@@ -206,6 +208,7 @@ def test_another_scale_or_copy_of_a_file_takes_no_more_memory(pipeline, loras, t
         assert {len(each.lora_A) for each in wrapped(pipeline)} == {1}
 
 
+@pytest.mark.long
 def test_those_unused_for_longest_make_room_and_those_in_use_are_waited_for(make, pipeline, loras):
     sizes = [each.stat().st_size for each in loras]
     with Engine(pipeline, max_batch=4, threads=1, lora_bytes=max(sizes)) as engine:
@@ -236,6 +239,7 @@ def test_one_that_was_loaded_for_a_cancelled_generation_makes_room(pipeline, lor
         assert engine.submit(loras=[Lora(loras[1])], **call()).result(60)
 
 
+@pytest.mark.long
 def test_one_that_is_paused_before_it_begins_leaves_the_room_for_loras_to_others(pipeline, loras):
     room = max(each.stat().st_size for each in loras[:2])
     with Engine(pipeline, threads=1, max_batch=4, lora_bytes=room) as engine:
@@ -299,6 +303,7 @@ def test_a_lora_that_cannot_be_had_is_reported_and_harms_no_one(pipeline, loras,
     assert not wrapped(pipeline)
 
 
+@pytest.mark.long
 def test_where_applying_loras_failed_the_next_generation_has_them(
     make, pipeline, loras, monkeypatch
 ):
@@ -326,6 +331,7 @@ def test_loras_larger_than_their_budget_are_refused(pipeline, loras):
             failed.result(60)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("offload", ["none", "components", "blocks"])
 def test_weights_in_eight_bits_or_elsewhere_take_them_too(loras, make, offload):
     recipe = Recipe(12, "float8", offload, ("vae",) if offload == "blocks" else ())
@@ -353,6 +359,7 @@ def test_an_engine_that_is_closing_takes_no_more(pipeline, loras):
             engine.submit(loras=[Lora(loras[0])], **call())
 
 
+@pytest.mark.long
 def test_loras_load_while_all_places_are_taken(pipeline, loras):
     with Engine(pipeline, max_batch=1, threads=1) as engine:
         long = engine.submit(**call(steps=100_000))
@@ -366,6 +373,7 @@ def test_loras_load_while_all_places_are_taken(pipeline, loras):
         following.result(60)
 
 
+@pytest.mark.long
 def test_loras_come_and_go_while_others_are_looked_at(pipeline, loras):
     with Engine(pipeline, max_batch=4, threads=1, lora_bytes=2 * 2**20) as engine:
         running = [
@@ -387,6 +395,7 @@ def test_a_pipeline_that_is_removed_takes_its_loras_with_it(make, loras):
         assert not engine._loras._loaded
 
 
+@pytest.mark.long
 def test_alphas_by_layer_and_scaled_by_the_root_of_the_rank_count_as_in_diffusers(make, tmp_path):
     pipeline = make()
     layer = "attn.to_q" if hasattr(pipeline, "transformer") else "attn1.to_q"
@@ -414,6 +423,7 @@ def test_loras_of_somebody_else_are_not_mixed_with(make, loras):
             failed.result(60)
 
 
+@pytest.mark.long
 def test_a_file_that_was_replaced_is_another_lora(make, pipeline, loras, tmp_path):
     file = tmp_path / "lora.safetensors"
     with Engine(pipeline, threads=1) as engine:

@@ -106,6 +106,7 @@ def test_nothing_is_kept_after_the_generations(loras, monkeypatch):
         assert not rows._lineups
 
 
+@pytest.mark.long
 def test_idle_loras_make_room_for_stacks_and_stacks_for_loras_in_use(loras, stacked, tmp_path):
     idle = [Lora(save_lora(tmp_path, tiny_flux(), seed, 8)) for seed in (5, 6)]
     made = images(loras, 8)

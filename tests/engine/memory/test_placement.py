@@ -99,6 +99,7 @@ def test_wherever_the_weights_wait_the_images_are_the_same(make, device):
         assert torch.equal(images(make(), recipe, device), plain), recipe
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("recipe", [COMPONENTS, BLOCKS])
 def test_views_are_over_weights_that_wait(recipe):
     """Also with a copy of the denoiser in them, as for inpainting."""
@@ -117,6 +118,7 @@ def test_views_are_over_weights_that_wait(recipe):
     assert torch.equal(redrawn(recipe), redrawn(None))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("offload", ["none", "blocks"])
 @pytest.mark.parametrize("device", ["cpu", CUDA])
 def test_float8_computes_with_the_rounded_weights(offload, device):

@@ -321,6 +321,7 @@ def load_flux(*_):
     return load_pipeline(Weights("deployments/demo/flux"))
 
 
+@pytest.mark.long
 def test_weights_for_which_there_is_no_room_yet_are_read_once_and_come_from_host_memory(
     engine, room_for_one, caplog
 ):
@@ -374,6 +375,7 @@ def test_a_host_that_cannot_lock_so_much_memory_waits_with_the_weights():
     assert warm.names == []
 
 
+@pytest.mark.long
 def test_reading_to_host_memory_ends_when_a_request_comes_for_other_weights(room_for_one):
     residency = room_for_one
     held = residency.acquire("a", LoadPlan(load_flux))
@@ -396,6 +398,7 @@ def test_reading_to_host_memory_ends_when_a_request_comes_for_other_weights(room
     assert asked.future.result(60) is residency.find("c")
 
 
+@pytest.mark.long
 def test_components_that_stay_in_host_memory_are_locked_there_once():
     """The host can page-lock the weights once, and not twice."""
     size = placed_by(None, load_flux()).device_bytes

@@ -184,6 +184,7 @@ def test_a_pipeline_of_diffusers_makes_the_same_images_compiled_alone_and_merged
     assert graphs() == known
 
 
+@pytest.mark.long
 def test_while_there_is_no_code_for_loras_the_blocks_run_as_they_are(tmp_path, monkeypatch):
     later = []
     monkeypatch.setattr(Engine, "_compile_later", lambda _, compile_all: later.append(compile_all))
@@ -215,6 +216,7 @@ def test_while_there_is_no_code_for_loras_the_blocks_run_as_they_are(tmp_path, m
     assert all(block._compiled_call_impl is compiled for block, compiled in regions)
 
 
+@pytest.mark.long
 def test_weights_are_compiled_on_the_loaders_thread_before_anybody_gets_them(monkeypatch):
     """Not by Inductor, whose compiler takes a quarter of a minute: docs/explanation/engine.md
     has its figures."""
@@ -258,6 +260,7 @@ def test_a_compiled_decoder_runs_for_other_rows_and_sizes_and_nothing_is_compile
         assert torch.allclose(one, right, atol=1e-5)
 
 
+@pytest.mark.long
 def test_a_decoder_that_cannot_be_compiled_decodes_as_it_is(caplog):
     def refuses(_graph, _inputs):
         raise NotImplementedError("No compiler here.")
@@ -269,6 +272,7 @@ def test_a_decoder_that_cannot_be_compiled_decodes_as_it_is(caplog):
     assert "cannot be compiled and runs uncompiled" in caplog.text
 
 
+@pytest.mark.long
 def test_a_recipe_compiles_the_decoder_of_images_and_refuses_other_ones():
     recipe = Recipe(24, "float32", compile_decoder=True)
     pipeline = tiny_flux()
@@ -300,6 +304,7 @@ def test_a_pipeline_of_which_nothing_can_be_compiled_says_so():
         placed_by(COMPILED, Loop(Denoiser())).apply(accelerator_for("cpu"))
 
 
+@pytest.mark.long
 def test_a_rehearsal_leaves_the_solver_as_it_was():
     pipeline = tiny_sdxl()
     before = dict(vars(pipeline.scheduler))

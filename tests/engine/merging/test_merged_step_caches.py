@@ -90,6 +90,7 @@ def together(engine, calls):
     return [generation.result(60).images for generation in running]
 
 
+@pytest.mark.variants(1)
 @pytest.mark.parametrize("verify", [False, True])
 def test_merged_each_gets_what_it_gets_alone_and_less_is_computed(case, verify):
     pipeline, more = case
@@ -111,6 +112,7 @@ def test_merged_each_gets_what_it_gets_alone_and_less_is_computed(case, verify):
     assert torch.equal(pipeline(**call(**WISHES[0], **more)).images, alone[0])
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", MAKERS)
 def test_the_wishes_part_where_the_first_block_decides(made, name):
     """Or the test above would prove less."""
@@ -122,6 +124,7 @@ def test_the_wishes_part_where_the_first_block_decides(made, name):
     pipeline.transformer.disable_cache()
 
 
+@pytest.mark.long
 def test_a_merge_that_fails_leaves_the_caches_as_they_were(case):
     pipeline, more = case
 

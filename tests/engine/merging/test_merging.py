@@ -75,6 +75,7 @@ def close(one, other):
     return (one - other).abs().max() <= 1e-4
 
 
+@pytest.mark.variants(1)
 def test_generations_with_other_prompts_seeds_and_steps_share_their_forwards(
     engine, pipeline, wish
 ):

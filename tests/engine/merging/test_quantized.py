@@ -210,6 +210,7 @@ ALL_MANTISSAS = torch.arange(127 << 23, 128 << 23, dtype=torch.int32).view(torch
 ALL_16_BITS = torch.arange(2**16, dtype=torch.int32).to(torch.int16)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("to", DYNAMIC.values(), ids=str)
 @pytest.mark.parametrize(
     "numbers",
@@ -314,6 +315,7 @@ def pixels(images: list[Any]) -> torch.Tensor:
 # In the engine.
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("precision", sampled(QUANTIZATIONS, "int8-dynamic"))
 def test_calls_in_eight_bits_merge_though_last_bits_become_steps(precision: str) -> None:
     pipeline = load_pipeline(Weights(str(DEMO / "flux")))
@@ -373,6 +375,7 @@ def test_parameters_of_unknown_quantizers_are_taken_for_such_that_round_inputs()
     assert rounds_inputs(QuantizedLinear(plain, QUANTIZATIONS["int8-dynamic"]))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("precision", sampled(QUANTIZATIONS, "int8-dynamic"))
 @pytest.mark.parametrize("make", [tiny_flux, tiny_sdxl])
 def test_wherever_they_wait_layers_in_eight_bits_give_the_same(make: Any, precision: str) -> None:
@@ -386,6 +389,7 @@ def test_wherever_they_wait_layers_in_eight_bits_give_the_same(make: Any, precis
     assert torch.equal(made[0], made[2])
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("precision", QUANTIZATIONS)
 @pytest.mark.parametrize("make", [tiny_flux, tiny_sdxl])
 def test_layers_in_eight_bits_take_loras_and_give_what_diffusers_gives(

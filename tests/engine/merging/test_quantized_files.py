@@ -99,6 +99,7 @@ def assert_same(some: dict[str, torch.Tensor], others: dict[str, torch.Tensor]) 
         assert torch.equal(each.view(torch.uint8), others[name].view(torch.uint8)), name
 
 
+@pytest.mark.variants(1)
 @DEVICES
 @pytest.mark.parametrize("precision", QUANTIZATIONS)
 @pytest.mark.parametrize("dtype", sampled(["float32", "bfloat16"], "bfloat16"))
@@ -122,6 +123,7 @@ def test_precisions_that_round_weights_alike_share_a_file(weights: Path, files: 
     assert len(files.written) == 2  # int8 and float8
 
 
+@pytest.mark.long
 def test_other_weights_or_types_have_a_file_of_their_own(
     weights: Path, files: Files, tmp_path: Path
 ) -> None:
@@ -150,6 +152,7 @@ def test_a_registered_file_has_its_own_whatever_its_modification_time(
     assert files.found == files.written
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("damage", ["cut off", "no header", "of other layers", "empty"])
 def test_a_damaged_file_is_computed_again(weights: Path, files: Files, damage: str) -> None:
     first = loaded(weights, "int8-weights", files, Cpu())
@@ -190,6 +193,7 @@ def _unread(pipeline: Any) -> list[torch.Tensor]:
     return [*pipeline.transformer.parameters(), *pipeline.transformer.buffers()]
 
 
+@pytest.mark.long
 def test_a_replica_computes_them_once_and_images_stay_the_same(weights: Path, files: Files) -> None:
     images: list[torch.Tensor] = []
     plan = LoadPlan(lambda *_: load_pipeline(Weights(str(weights))), Recipe(24, "int8-dynamic"))

@@ -174,6 +174,7 @@ def test_the_rows_with_and_without_the_prompt_are_computed_by_two_devices(added,
     torch.testing.assert_close(two, one, rtol=0, atol=5e-5)
 
 
+@pytest.mark.long
 def test_a_call_with_too_few_tokens_for_all_devices_is_computed_by_one(demo, ways):
     small = video(PROMPTS[0], seed=6, frames=1) | {"width": 16, "height": 16}
     alone = made("demo")
@@ -204,6 +205,7 @@ def test_the_second_call_of_a_step_is_computed_with_the_first_where_it_is_as_exp
     assert ways[AHEAD] >= ahead
 
 
+@pytest.mark.long
 def test_a_guided_video_is_computed_with_two_calls_at_a_time(demo, ways):
     with Engine(demo, threads=1) as engine:
         two = engine.submit(**video(PROMPTS[0], seed=3)).result(300).frames
@@ -339,6 +341,7 @@ def test_compiled_blocks_have_loras_on_both_devices(compiled, ways, at_the_end, 
     at_the_end.append(lambda ended: ended.get("loras", 0) > 0)
 
 
+@pytest.mark.long
 def test_a_follower_drops_the_denoisers_that_are_collected_here(spread, demo, at_the_end):
     with Engine(made("flux"), threads=1) as engine:
         again = made("flux")
@@ -401,6 +404,7 @@ def test_a_denoiser_that_waits_in_host_memory_cannot_be_spread(flux):
     assert list(spreadable(flux, Recipe(48, "bfloat16", "components", ("transformer",))))
 
 
+@pytest.mark.long
 def test_arguments_that_have_a_state_stay_on_one_device():
     class Cache:
         """What a model may remember in."""

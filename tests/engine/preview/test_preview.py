@@ -101,6 +101,7 @@ def test_the_first_step_already_hints_at_the_image(demo):
     assert alike(first, final) > 0.7
 
 
+@pytest.mark.long
 def test_a_preview_changes_nothing_of_the_result(sdxl):
     plain = alone(sdxl, steps=4)
     with Engine(sdxl, threads=1) as engine:
@@ -112,6 +113,7 @@ def test_a_preview_changes_nothing_of_the_result(sdxl):
         assert torch.equal(running.result(60).images, plain)
 
 
+@pytest.mark.long
 def test_nothing_is_computed_for_who_does_not_ask():
     encoded = []
     pipeline = zoo.cases()["StableDiffusionXLPipeline"].build()
@@ -146,6 +148,7 @@ OTHER_LATENTS = {
 """Pipelines with latents of videos or of tokens, and a height that each takes."""
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", OTHER_LATENTS)
 def test_videos_and_packed_latents_have_previews_in_their_shape(name):
     case, height = zoo.cases()[name], OTHER_LATENTS[name]
@@ -183,6 +186,7 @@ def test_an_ask_after_the_end_is_refused(sdxl):
                 asked.result(60)
 
 
+@pytest.mark.long
 def test_an_autoencoder_in_half_precision_gives_the_same_colours():
     vae = kl()
     exact = fitted(vae)
@@ -241,6 +245,7 @@ def _right_prediction(solver, latents, clean, timestep, *, flow):
     ]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
 def test_an_autoencoder_that_waits_is_fitted_and_displaces_nobody(dtype):
     vae = kl(4)

@@ -146,6 +146,7 @@ def in_fp8(tensors, *, scale_of=None, end=""):
     return found
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("scale_of", "end", "notes"),
     [

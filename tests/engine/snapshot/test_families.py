@@ -35,6 +35,7 @@ STEPS = 5
 WITHIN = 1e-3  # of 1, where an image's level is 4e-3
 
 
+@pytest.mark.variants(1)
 @pytest.mark.parametrize("family", sampled(CALLS, "flux", "sdxl"))
 def test_one_that_had_company_or_gets_it_is_the_same_within_rounding(family: str) -> None:
     pipeline = load_pipeline(Weights(str(DEMO / family)))

@@ -83,6 +83,7 @@ def run_with_snapshots(engine, steps, arguments, **more):
     return generation.result(60), asking.states()
 
 
+@pytest.mark.variants(1)
 @pytest.mark.parametrize("kept", [0, KEPT], ids=["its frames", "its outputs"])
 def test_a_generation_goes_on_from_any_step_on_another_engine_bit_for_bit(pipeline, kept):
     plain = alone(pipeline, steps=STEPS)
@@ -103,6 +104,7 @@ def test_a_generation_goes_on_from_any_step_on_another_engine_bit_for_bit(pipeli
         assert (counts["steps"], counts["forwards"]) == (STEPS - step, STEPS - step)
 
 
+@pytest.mark.long
 @pytest.mark.filterwarnings("ignore:Should have t:UserWarning")  # torchsde, of rounded times
 @pytest.mark.parametrize("kept", [0, KEPT], ids=["its frames", "its outputs"])
 def test_a_solver_that_takes_no_generator_draws_by_the_request_s_seed_also_when_it_goes_on(kept):
@@ -121,6 +123,7 @@ def test_a_solver_that_takes_no_generator_draws_by_the_request_s_seed_also_when_
         assert torch.equal(made.images, plain)
 
 
+@pytest.mark.long
 @pytest.mark.filterwarnings("ignore:Should have t:UserWarning")  # torchsde, of rounded times
 def test_a_solver_that_takes_no_generator_draws_each_image_by_its_own_seed():
     pipeline = tiny_sdxl(DPMSolverSDEScheduler(use_karras_sigmas=True))
@@ -143,6 +146,7 @@ def test_a_snapshot_of_what_went_on_from_a_snapshot_is_as_good(flux):
     assert torch.equal(made.images, plain)
 
 
+@pytest.mark.long
 def test_it_works_among_merged_neighbours(flux):
     wishes = [{"seed": seed, "steps": STEPS + seed} for seed in (1, 2, 3)]
     with engine_of(flux) as engine:
@@ -309,6 +313,7 @@ def test_outputs_above_the_bound_are_let_go_and_the_frames_used(flux):
     assert torch.equal(made.images, again.images)
 
 
+@pytest.mark.long
 def test_neither_snapshots_nor_refusals_keep_tensors_of_an_ended_generation(flux):
     def count():
         gc.collect()

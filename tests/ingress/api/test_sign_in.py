@@ -390,6 +390,7 @@ async def test_while_the_provider_is_down_keys_work_and_sign_ins_are_told_when_t
             assert (await admin.get("/v1/requests")).status_code == 200
 
 
+@pytest.mark.long
 async def test_tokens_are_checked_with_known_keys_while_the_provider_is_down(
     clock: FakeClock,
 ) -> None:

@@ -36,6 +36,7 @@ def nested(size: int, depth: int) -> bytes:
     return b"[" * depth + many + b'"\\ud83c\\udf08"' + b"]" * depth
 
 
+@pytest.mark.variants(1)
 @pytest.mark.parametrize(
     "raw",
     [

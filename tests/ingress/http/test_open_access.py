@@ -197,6 +197,7 @@ async def test_a_call_that_waits_is_refused_when_its_access_ends(
     assert (call.status, call.cut) == (status, False), call.content
 
 
+@pytest.mark.variants(5)
 @pytest.mark.parametrize("why", ENDS)
 @pytest.mark.parametrize("open_", STREAMS, ids=lambda each: each.__name__)
 async def test_a_stream_ends_with_the_error_when_its_access_ends(

@@ -563,6 +563,7 @@ async def test_an_archive_of_others_requests_is_refused_like_one_of_none(scene: 
     assert theirs.status_code in (404, 422), theirs.text
 
 
+@pytest.mark.variants(1)
 async def test_no_list_shows_anything_of_another_tenant(scene: Scene) -> None:
     """Nor by a parameter that names the tenant: that needs the scope ``operator``."""
     tried = 0
@@ -605,6 +606,7 @@ async def shown_to(client: httpx.AsyncClient, scene: Scene) -> Mapping[tuple[str
     return found
 
 
+@pytest.mark.long
 async def test_a_tenant_is_alone_whatever_another_one_has(server: str) -> None:
     """The other one has the same, by the same names. Over PostgreSQL: see `tests.isolation`."""
     async with clients_of(books=in_postgres(server)) as (owner, stranger):

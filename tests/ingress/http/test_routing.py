@@ -76,6 +76,7 @@ def test_serve_finds_the_same_patterns_for_its_metrics() -> None:
     assert extract_route_patterns(APP) == extract_route_patterns(FLAT)
 
 
+@pytest.mark.variants(99)
 @pytest.mark.parametrize("route", BY_SEGMENT.routes, ids=lambda route: route.path)
 def test_what_is_tried_by_its_first_segment_begins_with_none_that_is_a_parameter(
     route: Any,
@@ -83,6 +84,7 @@ def test_what_is_tried_by_its_first_segment_begins_with_none_that_is_a_parameter
     assert "{" not in route.path.split("/")[1]
 
 
+@pytest.mark.variants(1)
 @pytest.mark.parametrize("owner", sorted(BY_SEGMENT.first_segments))
 def test_no_endpoint_may_begin_as_our_own_paths_do(owner: str, tmp_path: Path) -> None:
     path = tmp_path / "models.yaml"

@@ -105,6 +105,7 @@ def test_the_calls_about_a_request_are_described_once_for_each_app(
     }
 
 
+@pytest.mark.long
 def test_what_is_not_served_and_what_is_a_demo_is_said() -> None:
     paths = DOCUMENT.whole(load(None, demo=True, demo_dir=DEMO), ORIGIN)["paths"]
     assert paths["/fal-ai/flux/schnell"]["post"]["x-darkroom-demo"] is True
@@ -112,6 +113,7 @@ def test_what_is_not_served_and_what_is_a_demo_is_said() -> None:
     assert "x-darkroom-not-served" not in paths["/fal-ai/flux/schnell"]["post"]
 
 
+@pytest.mark.variants(3)
 @pytest.mark.parametrize("endpoint_id", [entry.endpoint.id for entry in CATALOG])
 def test_the_document_of_each_endpoint_is_valid(endpoint_id: str) -> None:
     document = DOCUMENT.of_endpoint(CATALOG.listed(endpoint_id), ORIGIN)
@@ -122,6 +124,7 @@ def test_the_document_of_each_endpoint_is_valid(endpoint_id: str) -> None:
         assert schema["x-fal-order-properties"] == list(schema["properties"])
 
 
+@pytest.mark.long
 def test_a_catalogue_of_ones_own_is_described_too(tmp_path: Path) -> None:
     path = tmp_path / "models.yaml"
     entries = [

@@ -304,6 +304,7 @@ async def test_the_checking_process_gets_no_secret_of_the_ingress(
     assert not [name for name in given if name.startswith(("DARKROOM", "AWS"))]
 
 
+@pytest.mark.long
 async def test_a_check_that_takes_too_much_memory_is_refused(bench: Bench) -> None:
     greedy = (
         "from deployments.checking import worker\n"

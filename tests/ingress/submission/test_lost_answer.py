@@ -103,6 +103,7 @@ async def test_a_run_that_a_crash_of_the_database_lost_is_answered_with_503(
     assert "send it again" in answer.json()["detail"]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("path", ["/test/probe", "/test/probe/stream"])
 async def test_a_request_whose_end_cannot_be_read_is_cancelled_since_its_client_sends_another(
     house: House,

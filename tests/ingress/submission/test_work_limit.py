@@ -34,6 +34,7 @@ def of_schnell(directory: Path) -> Catalog:
     return load(file, demo=False, demo_dir=directory)
 
 
+@pytest.mark.variants(1)
 @pytest.mark.parametrize(("accelerator", "status"), [("L4", 422), ("H100", 200), (None, 200)])
 async def test_the_class_of_the_pools_gpus_decides(
     tmp_path: Path, accelerator: str | None, status: int

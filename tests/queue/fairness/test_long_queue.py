@@ -79,6 +79,7 @@ async def burst(pool: Pool, requests: int) -> int:
     return pool.p95
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("hog_s", [1.0, 60.0], ids=["as short", "sixty times as long"])
 async def test_behind_ten_thousand_of_another_a_burst_waits_at_most_twice_as_many_leases_as_alone(
     ingress: Ingress, hog_s: float
@@ -95,6 +96,7 @@ async def test_behind_ten_thousand_of_another_a_burst_waits_at_most_twice_as_man
     assert await burst(pool, 40) <= 2 * alone
 
 
+@pytest.mark.long
 async def test_a_single_request_gets_one_of_the_next_two_slots_that_become_free(
     ingress: Ingress,
 ) -> None:

@@ -384,6 +384,7 @@ async def test_what_this_process_puts_in_front_is_leased_first(ingress: Ingress)
     assert third.request_id == normal[0].id
 
 
+@pytest.mark.long
 async def test_what_other_processes_queue_is_leased_too(ingress: Ingress) -> None:
     here, there = await beside_snapshot(await ingress()), await ingress()
     priorities = (Priority.NORMAL, Priority.HIGH, Priority.LOW)

@@ -81,6 +81,7 @@ async def test_what_was_not_looked_at_for_long_may_be_due(database: Database) ->
     assert reads_far()
 
 
+@pytest.mark.long
 async def test_one_lane_fills_all_slots_by_several_leasings(ingress: Ingress) -> None:
     """Many lanes were counted, and one has all the work."""
     queue = await ingress(LONG_LEASES)

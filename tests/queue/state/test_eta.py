@@ -217,6 +217,7 @@ async def test_on_a_steady_load_the_median_error_is_under_a_quarter(seed: int) -
     assert pool.median_error(60.0, 600.0) < 0.25
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("seed", [1, 2, 3])
 async def test_in_a_five_fold_burst_it_is_under_two_fifths(seed: int) -> None:
     pool = SimulatedPool(seed)

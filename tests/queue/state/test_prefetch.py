@@ -61,6 +61,7 @@ def test_no_more_replicas_load_an_endpoint_than_its_requests_fill(
         assert there + number <= ceil(requests[endpoint] * len(replicas) / slots)
 
 
+@pytest.mark.long
 @given(st.lists(st.sampled_from(ENDPOINTS), max_size=60), REPLICAS)
 def test_every_ingress_decides_the_same_and_a_load_that_begins_changes_nothing(
     front: list[str], replicas: list[ReplicaWeights]
@@ -154,6 +155,7 @@ async def written(queue: PostgresQueue, replicas: int) -> None:
     await eventually(there)
 
 
+@pytest.mark.long
 async def test_one_busy_replica_is_told_and_the_others_are_not(
     ingress: Ingress, busy: Callable[..., Awaitable[BusyReplica]]
 ) -> None:
@@ -187,6 +189,7 @@ async def test_a_replica_of_the_version_before_is_told_nothing(
     assert old.told is None
 
 
+@pytest.mark.long
 async def test_all_ingress_processes_tell_the_same_replica(
     ingress: Ingress, busy: Callable[..., Awaitable[BusyReplica]]
 ) -> None:

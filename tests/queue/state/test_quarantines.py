@@ -144,6 +144,7 @@ async def test_requests_run_elsewhere_until_the_quarantined_node_has_rested(
     assert granted.request_id == id_
 
 
+@pytest.mark.long
 async def test_a_request_succeeds_also_if_the_quarantine_cannot_be_ended_then(
     quarantined: PostgresQueue,
     database: Database,
@@ -198,6 +199,7 @@ async def test_then_one_request_at_a_time_tries_it_and_a_success_ends_the_quaran
     assert len(await leased(quarantined, "r4", "one", 2)) == 2
 
 
+@pytest.mark.long
 async def test_a_success_of_what_ran_there_before_ends_nothing(
     quarantined: PostgresQueue, database: Database
 ) -> None:
@@ -205,6 +207,7 @@ async def test_a_success_of_what_ran_there_before_ends_nothing(
     assert await in_quarantine(database)
 
 
+@pytest.mark.long
 async def test_each_request_that_it_loses_makes_the_next_rest_longer(
     quarantined: PostgresQueue, database: Database, liveness: FakeLiveness
 ) -> None:
@@ -213,6 +216,7 @@ async def test_each_request_that_it_loses_makes_the_next_rest_longer(
     await until_quarantined(quarantined, database, ("one", TOLERATED + 2))
 
 
+@pytest.mark.long
 async def test_a_request_that_it_loses_begins_the_next_rest_also_when_an_old_loss_counts_no_more(
     quarantined: PostgresQueue, database: Database, liveness: FakeLiveness
 ) -> None:
@@ -227,6 +231,7 @@ async def test_a_request_that_it_loses_begins_the_next_rest_also_when_an_old_los
     assert await offered(quarantined, "r5", "one") == ()
 
 
+@pytest.mark.long
 async def test_a_node_without_which_its_pool_has_none_gets_all_it_can_run(
     quarantined: PostgresQueue, database: Database
 ) -> None:
@@ -237,6 +242,7 @@ async def test_a_node_without_which_its_pool_has_none_gets_all_it_can_run(
     assert len(await leased(quarantined, "r4", "one", 2)) == 2
 
 
+@pytest.mark.long
 async def test_its_replicas_are_shown_with_the_reason(
     quarantined: PostgresQueue, database: Database
 ) -> None:
@@ -247,6 +253,7 @@ async def test_its_replicas_are_shown_with_the_reason(
     assert "it lost attempts 3 times" in shown["r4"]
 
 
+@pytest.mark.long
 async def test_the_term_of_a_replica_whose_leases_run_out_again_and_again_ends(
     ingress: Ingress, database: Database
 ) -> None:

@@ -273,6 +273,7 @@ async def test_on_a_steady_load_the_median_error_is_under_a_quarter(
     assert pool.median_error(40.0, 200.0) < 0.25
 
 
+@pytest.mark.long
 async def test_in_a_five_fold_burst_it_is_under_two_fifths(
     paced: Callable[[int], PacedQueue],
 ) -> None:
@@ -285,6 +286,7 @@ async def test_in_a_five_fold_burst_it_is_under_two_fifths(
     assert pool.median_error(60.0, 110.0) < 0.4
 
 
+@pytest.mark.long
 async def test_during_a_cold_start_it_is_under_two_fifths(
     paced: Callable[[int], PacedQueue],
 ) -> None:
@@ -307,6 +309,7 @@ async def test_during_a_cold_start_it_is_under_two_fifths(
     assert pool.median_error(begin, begin + 42.0) < 0.4
 
 
+@pytest.mark.long
 async def test_while_weights_are_downloaded_it_is_under_two_fifths(
     paced: Callable[[int], PacedQueue],
 ) -> None:

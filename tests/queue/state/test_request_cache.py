@@ -6,6 +6,8 @@ import asyncio
 import tracemalloc
 from dataclasses import replace
 
+import pytest
+
 from serve_app.domain.outcome import Outcome, Usage
 from serve_app.domain.progress import Progress, Stage
 from serve_app.domain.request import Request, State
@@ -50,6 +52,7 @@ async def test_memory_for_many_large_inputs_stays_within_the_budget(database: Da
     assert held < BUDGET + 2**20
 
 
+@pytest.mark.long
 async def test_the_account_is_not_below_what_requests_take_in_memory(database: Database) -> None:
     """Small requests, whose own fields weigh more than their input."""
     cache = RequestCache(database, SystemClock(), 64 * 2**20)
@@ -114,6 +117,7 @@ async def test_requests_that_did_not_change_and_were_not_read_for_a_minute_take_
     await cache.aclose()
 
 
+@pytest.mark.long
 async def test_with_a_memory_smaller_than_one_request_everything_still_works(
     ingress: Ingress,
 ) -> None:

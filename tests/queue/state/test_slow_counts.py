@@ -68,6 +68,7 @@ async def test_it_starts_with_all_that_is_queued(
         await queue.aclose()
 
 
+@pytest.mark.long
 async def test_leases_run_out_while_it_counts(
     database: SlowCounts, terms: FakeTerms, liveness: FakeLiveness
 ) -> None:

@@ -6,6 +6,8 @@ import asyncio
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
+import pytest
+
 from serve_app.domain.audit.acts import Actor
 from serve_app.domain.lease import Presence, ReplicaStage
 from serve_app.domain.operations import WarmTarget, WeightsLevel
@@ -73,6 +75,7 @@ async def test_an_endpoint_that_the_catalogue_no_longer_has_is_not_held(
     assert (await queue.ask(ask(1))).keep is None
 
 
+@pytest.mark.long
 async def test_what_a_replica_holds_is_read_by_every_ingress(ingress: Ingress) -> None:
     here, there = await ingress(), await ingress()
     holds = {"hot": ("a",), "warm": ("b",), "on_disk": ("c",), "not_kept": (("d", "Full: \0."),)}

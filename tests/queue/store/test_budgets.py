@@ -210,6 +210,7 @@ async def test_the_table_of_requests_gets_no_wider(counting: CountingDatabase) -
     assert triggers <= TRIGGERS
 
 
+@pytest.mark.variants(1)
 @pytest.mark.parametrize(
     ("call", "budget"), [(run, RUN), (submit_with_webhook, SUBMIT), (make_image, IMAGE)]
 )

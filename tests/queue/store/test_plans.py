@@ -185,6 +185,7 @@ WHERE place > {QUEUED - RARE}
 """
 
 
+@pytest.mark.variants(1)
 @pytest.mark.parametrize("learned", [False, True], ids=["new", "analyzed"])
 @pytest.mark.parametrize(
     ("tenant", "endpoints"),

@@ -50,6 +50,7 @@ async def read_into(came: list[int], storage: Any, size: int) -> None:
         came += [len(chunk)]
 
 
+@pytest.mark.variants(1)
 @pytest.mark.parametrize("checksum", ["sha256", "crc32", "none"])
 @pytest.mark.parametrize("size", [5, PART_BYTES + 5])
 async def test_an_object_that_was_damaged_on_its_way_in_is_refused(
@@ -82,6 +83,7 @@ async def test_a_damaged_upload_of_a_replica_is_tried_again_and_not_kept(
             await storage.size(KEY)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("size", [5, PART_BYTES + 5])
 async def test_an_object_that_is_damaged_on_its_way_out_never_arrives_whole(
     moto_server: S3Server, strict: Strict, size: int
@@ -112,6 +114,7 @@ async def test_swift_refuses_a_body_that_is_not_the_checksum_s(swift_server: S3S
         client.put_object(Bucket=location.bucket, Key="a", Body=b"hello", ChecksumSHA256=digest)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("size", [5, PART_BYTES + 5])
 @pytest.mark.parametrize("key", [None, "", "arn:aws:kms:eu-west-1:1:key/k"])
 async def test_uploads_ask_for_encryption(

@@ -58,6 +58,7 @@ def nothing_listens() -> str:
         return f"http://127.0.0.1:{listener.getsockname()[1]}"
 
 
+@pytest.mark.variants(2)
 @pytest.mark.parametrize(
     ("answer", "kind", "sentence"),
     [
@@ -122,6 +123,7 @@ async def test_a_host_that_no_name_service_knows_points_at_the_path_style() -> N
         await storage.aclose()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("answer", [HANG, DROP, Says(503, "SlowDown")])
 async def test_readiness_says_what_is_wrong_with_the_storage(
     broken: BrokenS3, storage: S3Storage, answer: Says | str
@@ -194,6 +196,7 @@ async def test_a_missing_object_is_no_trouble(broken: BrokenS3, storage: S3Stora
         await content(storage, KEY)
 
 
+@pytest.mark.long
 async def test_a_store_that_hangs_is_said_also_when_every_call_waits_for_it(
     broken: BrokenS3, storage: S3Storage
 ) -> None:

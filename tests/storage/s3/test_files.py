@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 import httpx
+import pytest
 from blockbuster import blockbuster_ctx
 
 from serve_app.storage.s3.storage import S3Storage
@@ -49,6 +50,7 @@ async def test_a_file_comes_through_as_it_would_from_the_directory(server: S3Ser
     assert (outside.status_code, missing.status_code) == (416, 404)
 
 
+@pytest.mark.long
 async def test_a_client_that_follows_the_redirect_gets_the_same(server: S3Server) -> None:
     async with serving(server, redirect=True) as (client, storage):
         sent = await client.get(f"/files/{KEY}", headers={"Range": "bytes=2-4"})

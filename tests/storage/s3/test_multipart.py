@@ -55,6 +55,7 @@ async def test_a_file_at_once(server: S3Server, tmp_path: Path) -> None:
     assert name.endswith("/video.mp4")
 
 
+@pytest.mark.long
 async def test_a_file_in_parts_is_a_multipart_upload_of_s3(
     server: S3Server, tmp_path: Path
 ) -> None:

@@ -89,6 +89,7 @@ async def test_a_damaged_upload_is_refused(moto_server: S3Server) -> None:
             await storage.size(KEY)
 
 
+@pytest.mark.long
 async def test_a_link_serves_the_type_and_the_disposition_that_the_ingress_would(
     storage: S3Storage,
 ) -> None:
@@ -104,6 +105,7 @@ async def test_a_link_serves_the_type_and_the_disposition_that_the_ingress_would
     assert (part.status_code, part.content) == (206, b"234")
 
 
+@pytest.mark.long
 async def test_a_private_file_is_not_cached_behind_its_link(storage: S3Storage) -> None:
     key = "p/rules/u/abc/a.png"
     await storage.put(key, PNG, chunks(b"0123456789"))

@@ -71,6 +71,7 @@ def same(client: Any, operation: str, wanted: dict[str, str], url: str) -> bool:
 names = st.text(st.characters(codec="utf-8", exclude_categories=["Cc", "Cs"]), min_size=1)
 
 
+@pytest.mark.variants(1)
 @given(name=names)
 def test_a_url_that_deletes_is_that_of_boto3(signers: tuple[Any, Presigner], name: str) -> None:
     client, presigner = signers
@@ -78,6 +79,7 @@ def test_a_url_that_deletes_is_that_of_boto3(signers: tuple[Any, Presigner], nam
     assert same(client, "delete_object", {"Key": name}, presigner.url("DELETE", name, 60))
 
 
+@pytest.mark.variants(4)
 @given(type_=st.sampled_from(["image/png", "application/octet-stream", "text/x;  charset=a"]))
 def test_a_url_that_writes_is_that_of_boto3(signers: tuple[Any, Presigner], type_: str) -> None:
     client, presigner = signers
@@ -98,6 +100,7 @@ def test_a_url_that_writes_is_that_of_boto3(signers: tuple[Any, Presigner], type
     assert same(client, "put_object", wanted, url)
 
 
+@pytest.mark.long
 @given(disposition=st.text(st.characters(codec="ascii", exclude_categories=["Cc"]), min_size=1))
 def test_a_url_that_reads_is_that_of_boto3(
     signers: tuple[Any, Presigner], disposition: str

@@ -58,6 +58,7 @@ def located(server: S3Server, name: str, **changes: Any) -> Any:
     return server.new_bucket(**(options | changes))
 
 
+@pytest.mark.variants(1)
 @pytest.mark.parametrize("name", STRICT)
 async def test_every_operation_works_as_the_provider_wants_it(
     moto_server: S3Server, strict: Strict, uploader: Uploader, name: str
@@ -83,6 +84,7 @@ async def test_every_operation_works_as_the_provider_wants_it(
             await storage.size(KEY)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("name", "changes"),
     [
@@ -174,6 +176,7 @@ def test_what_a_provider_cannot_do_is_refused(settings: dict[str, Any], sentence
         location_of(Config(s3_bucket="pics", gpus=0, **settings))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", ["aws", "minio", "r2"])
 async def test_a_store_gets_the_lifecycle_rules_that_it_takes(
     moto_server: S3Server, strict: Strict, name: str
@@ -193,6 +196,7 @@ def test_a_store_with_rules_of_its_own_is_named(moto_server: S3Server, name: str
         wanted_rules(located(moto_server, name))
 
 
+@pytest.mark.variants(1)
 @pytest.mark.parametrize(
     ("change", "covers"),
     [

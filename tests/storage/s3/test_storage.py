@@ -40,6 +40,7 @@ async def test_a_small_object_has_its_type_and_lies_below_the_prefix(
     assert stored(server, storage)["ContentType"] == PNG
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("extra", [-1, 0, 1, PART_BYTES + 5])
 async def test_an_object_of_several_parts_comes_back_whole(
     server: S3Server, storage: S3Storage, extra: int
@@ -54,6 +55,7 @@ async def test_an_object_of_several_parts_comes_back_whole(
     assert stored(server, storage)["ContentType"] == PNG
 
 
+@pytest.mark.long
 async def test_an_object_of_several_parts_never_changes(storage: S3Storage) -> None:
     body = os.urandom(PART_BYTES + 5)
     await storage.put(KEY, PNG, chunks(body))
@@ -108,6 +110,7 @@ async def test_two_ingresses_cannot_both_write_a_key(moto_server: S3Server) -> N
         assert await content(one, KEY) in bodies
 
 
+@pytest.mark.long
 async def test_without_conditional_writes_one_ingress_still_changes_nothing(
     server: S3Server,
 ) -> None:
@@ -117,12 +120,14 @@ async def test_without_conditional_writes_one_ingress_still_changes_nothing(
             await storage.put(KEY, PNG, chunks(b"other"))
 
 
+@pytest.mark.long
 async def test_the_check_leaves_nothing_behind(server: S3Server, storage: S3Storage) -> None:
     await storage.check()
     listed = server.client().list_objects_v2(Bucket=storage.location.bucket)
     assert listed["KeyCount"] == 0
 
 
+@pytest.mark.long
 async def test_nothing_blocks_the_event_loop(storage: S3Storage) -> None:
     body = bytes(PART_BYTES + 2**20)
     with blockbuster_ctx("serve_app"):
@@ -135,6 +140,7 @@ async def test_nothing_blocks_the_event_loop(storage: S3Storage) -> None:
         await storage.delete([KEY])
 
 
+@pytest.mark.long
 async def test_memory_stays_flat_while_a_large_object_goes_in_and_out(
     s3rver_server: S3Server,
 ) -> None:

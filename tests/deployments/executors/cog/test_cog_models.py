@@ -252,12 +252,14 @@ async def test_a_model_that_reads_the_context_of_a_call_gets_it_beside_its_input
     assert await regional.output(text="a", context=None) == "a: []"
 
 
+@pytest.mark.long
 async def test_a_setup_that_fails_says_why(serve: Serve) -> None:
     failure = await (await serve("Ill")).fail()
     assert (failure.code, failure.retryable) == ("app_not_started", True)
     assert "there are no weights" in failure.message
 
 
+@pytest.mark.long
 async def test_a_model_that_calls_itself_unhealthy_is_replaced(serve: Serve) -> None:
     sick = await serve("Sick")
     before = await sick.fail()

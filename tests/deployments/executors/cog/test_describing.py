@@ -174,6 +174,7 @@ async def test_types_of_inputs_and_outputs_are_described(tmp_path: Path, apps_di
     JsonSchema(Endpoint("apps/a", "cog", Weights(""), "json", options=options))
 
 
+@pytest.mark.variants(2)
 @pytest.mark.parametrize(
     ("signature", "more", "sentence"),
     [
@@ -202,6 +203,7 @@ async def test_a_target_that_is_not_there_is_named(tmp_path: Path, apps_dir: Pat
         await model(tmp_path, apps_dir, "Nobody")
 
 
+@pytest.mark.long
 async def test_only_async_predictors_run_requests_at_once(tmp_path: Path, apps_dir: Path) -> None:
     found = await model(tmp_path, apps_dir, "Writer")
     assert found.bundle.concurrency == {"predict": 2}

@@ -197,6 +197,7 @@ async def test_a_value_that_comfyui_refuses_is_named(
     assert message.startswith("steps: ")
 
 
+@pytest.mark.long
 async def test_comfyui_dies_and_the_request_can_be_tried_again(
     rig: ExecutorRig, classes: Mapping[str, Any]
 ) -> None:

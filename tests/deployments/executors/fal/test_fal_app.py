@@ -125,6 +125,7 @@ async def test_a_stream_with_a_file_that_is_not_there_fails_and_ends(rig: FalRig
     assert (await rig.output("/stream"))["number"] == 11
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("how", "code", "retryable", "words"),
     [
@@ -144,6 +145,7 @@ async def test_each_failure_says_what_happened(
     assert not [line for line in lines_of(rig) if "Traceback" in line]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("how", ["gpu", "cuda"])
 async def test_after_an_error_of_the_gpu_another_process_tries_again(rig: FalRig, how: str) -> None:
     before = await rig.output("/about")
@@ -176,6 +178,7 @@ class Leaving(fal.App):
 """
 
 
+@pytest.mark.long
 def test_a_request_of_a_process_that_leaves_hears_of_the_gpu_and_of_no_kill(
     environments: Path, tmp_path: Path
 ) -> None:
@@ -242,6 +245,7 @@ async def test_a_cancelled_request_of_an_async_route_ends_and_its_process_stays(
     assert (await rig.output("/about"))["pid"] == before["pid"]
 
 
+@pytest.mark.long
 async def test_a_cancelled_request_that_goes_on_takes_its_process_with_it(rig: FalRig) -> None:
     before = await rig.output("/about")
     await cancelled(rig, "/hang")
@@ -313,6 +317,7 @@ asyncio.run(main())
 """
 
 
+@pytest.mark.long
 def test_an_app_that_fails_its_health_check_ends_its_process(
     environments: Path, tmp_path: Path
 ) -> None:
@@ -325,6 +330,7 @@ def test_an_app_that_fails_its_health_check_ends_its_process(
     assert "The health check /up failed: status 500, 2 times" in ended.stderr
 
 
+@pytest.mark.long
 async def test_an_app_that_ends_is_asked_to_exit_and_torn_down(
     camera: DeployedApp, tmp_path: Path
 ) -> None:

@@ -131,6 +131,7 @@ async def test_an_error_of_the_app_is_its_own_text(
     assert not [text for text in printed if "Traceback" in text or "realtime.py" in text]
 
 
+@pytest.mark.long
 async def test_a_process_that_dies_ends_the_session_with_a_sentence(rig: FalRig) -> None:
     client = Client(rig, "/realtime")
     await client.send({"prompt": "x"})
@@ -235,6 +236,7 @@ async def test_a_websocket_of_the_app_has_texts_and_its_own_close_code(rig: FalR
     assert (await client.leave()).failure is None
 
 
+@pytest.mark.long
 async def test_a_replica_that_stops_hands_its_sessions_back(
     live: DeployedApp, tmp_path: Path
 ) -> None:

@@ -68,6 +68,7 @@ async def test_images_in_an_answer_are_stored_as_ours(desk: HostedDesk) -> None:
     assert [state for state, _ in await desk.calls()] == ["accepted"]
 
 
+@pytest.mark.long
 async def test_a_video_is_stored_as_ours_also_if_its_answer_was_lost(
     tmp_path: Path, database: Database, ingress: Ingress
 ) -> None:
@@ -87,6 +88,7 @@ async def test_a_video_is_stored_as_ours_also_if_its_answer_was_lost(
             await desk.aclose()
 
 
+@pytest.mark.long
 async def test_an_input_file_is_sent_inside_of_the_request(desk: HostedDesk) -> None:
     desk.rig.storage.objects["u/cat.png"] = b"a cat"
     url = "http://storage/files/u/cat.png"
@@ -123,6 +125,7 @@ async def test_a_lost_answer_with_images_is_not_asked_for_again(desk: HostedDesk
     assert [state for state, _ in await desk.calls()] == ["unconfirmed"]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("fault", ["unavailable", "reset"])
 async def test_a_call_that_is_not_found_ends_as_unconfirmed(desk: HostedDesk, fault: str) -> None:
     desk.proxy.faults = [fault]
@@ -141,6 +144,7 @@ async def test_an_operator_may_let_an_unconfirmed_call_be_repeated(desk: HostedD
     assert [state for state, _ in await desk.calls()] == ["repeated", "accepted"]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("family", ["fal", "replicate", "openai"])
 async def test_a_call_that_was_surely_not_accepted_is_sent_again(
     desk: HostedDesk, family: str
@@ -160,6 +164,7 @@ async def test_a_provider_that_cannot_be_reached_is_named(desk: HostedDesk) -> N
     assert "fal http://127.0.0.1:9 cannot be reached" in outcome.failure.message
 
 
+@pytest.mark.long
 async def test_an_attempt_after_a_crash_before_the_commit_finds_the_job(desk: HostedDesk) -> None:
     """The replica ends between the provider's acceptance and our commit of its id."""
     endpoint, accepted = desk.endpoint("fal"), asyncio.Event()
@@ -184,6 +189,7 @@ async def test_an_attempt_after_a_crash_before_the_commit_finds_the_job(desk: Ho
     assert len(desk.proxy.submits) == 1
 
 
+@pytest.mark.long
 async def test_an_attempt_after_the_commit_goes_on_with_the_job(desk: HostedDesk) -> None:
     endpoint = desk.endpoint("replicate")
     first = await desk.leased(endpoint, prompt="a crash after", sleep_s=1.0)
@@ -197,6 +203,7 @@ async def test_an_attempt_after_the_commit_goes_on_with_the_job(desk: HostedDesk
     assert len(await desk.jobs("a crash after")) == len(desk.proxy.submits) == 1
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("family", FINDING)
 async def test_a_cancelled_request_is_cancelled_at_the_provider(
     desk: HostedDesk, family: str
@@ -235,6 +242,7 @@ async def test_equal_requests_are_jobs_of_their_own_also_if_answers_are_lost(
     assert sorted(await desk.calls()) == sorted(("accepted", each) for each in jobs)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("orders", "code", "words"),
     [
@@ -252,6 +260,7 @@ async def test_failures_of_the_provider_are_ours(
     assert words in outcome.failure.message
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("family", ["fal", "replicate", "openai"])
 async def test_a_key_that_the_provider_refuses_is_named(desk: HostedDesk, family: str) -> None:
     desk.rig.source.kept = [Secret("PROVIDER_KEY", "", "wrong:key")]

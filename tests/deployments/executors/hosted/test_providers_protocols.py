@@ -83,6 +83,7 @@ async def test_a_result_has_the_providers_files_as_ours(bench: Bench, family: st
     assert job.input["prompt"] == "a lighthouse"
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("family", "hosted"),
     [
@@ -154,6 +155,7 @@ async def test_a_lost_job_of_fal_that_runs_is_found_when_it_has_ended(bench: Ben
     assert len(server.jobs) == 1
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("family", FAMILIES)
 async def test_a_provider_that_is_busy_gets_the_call_again_after_its_pause(
     bench: Bench, family: str
@@ -167,6 +169,7 @@ async def test_a_provider_that_is_busy_gets_the_call_again_after_its_pause(
     assert [state for state, _ in await bench.desk.calls()] == ["refused", "refused", "accepted"]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("family", FAMILIES)
 async def test_a_request_that_is_cancelled_while_its_provider_is_busy_is_not_sent(
     bench: Bench, family: str
@@ -204,6 +207,7 @@ async def test_a_quota_that_is_used_up_is_not_waited_for(bench: Bench) -> None:
     assert "asks for payment (429): You exceeded your current quota" in outcome.failure.message
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("status", [500, 502, 503, 504])
 async def test_a_5xx_is_looked_for_and_not_sent_again(bench: Bench, status: int) -> None:
     bench.replicate.faults = [Reply(status, {"detail": "Internal"})]

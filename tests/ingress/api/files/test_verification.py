@@ -69,6 +69,7 @@ async def test_what_cannot_be_checked_is_refused_before_a_process_starts(
     assert message in answer.text
 
 
+@pytest.mark.long
 async def test_a_tenant_checks_one_file_at_once_and_a_slow_sender_delays_no_other(
     house: House,
 ) -> None:

@@ -276,6 +276,7 @@ async def test_a_private_upload_is_registered_as_a_public_one_is() -> None:
         assert shown.json()["source"] == url
 
 
+@pytest.mark.variants(4)
 @pytest.mark.parametrize(
     ("given", "field"),
     [
@@ -339,6 +340,7 @@ async def test_a_private_endpoint_is_served_to_its_tenant_alone(
             assert f"no endpoint `{wanted}`" in refused.json()["message"]
 
 
+@pytest.mark.variants(1)
 @pytest.mark.parametrize(
     "path",
     [
@@ -493,6 +495,7 @@ async def test_a_private_endpoint_has_the_limits_of_its_base_or_its_own() -> Non
             assert (await submit(client, seed=1)).status_code == 200  # of the base itself
 
 
+@pytest.mark.long
 async def test_a_private_endpoint_can_be_kept_warm_in_the_pool_of_its_base(
     house: House, client: httpx.AsyncClient
 ) -> None:

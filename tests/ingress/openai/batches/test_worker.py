@@ -377,6 +377,7 @@ async def test_a_file_without_a_newline_is_not_read_into_memory() -> None:
     assert read < 10
 
 
+@pytest.mark.long
 async def test_a_file_has_a_limit_of_lines() -> None:
     async def chunks() -> AsyncIterator[bytes]:
         for n in range(MAX_LINES + 1):
