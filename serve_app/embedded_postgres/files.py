@@ -108,6 +108,8 @@ class ClusterFiles:
     def read_note(self) -> StateFile | None:
         try:
             stored = json.loads(self.note.read_text(encoding="utf-8"))
+            if stored["home"] != self._home_id():
+                return None  # of the directory that this one was copied from
             return StateFile(
                 InitStage(stored["stage"]),
                 str(stored["message"]),
@@ -118,7 +120,12 @@ class ClusterFiles:
             return None
 
     def write_note(self, note: StateFile) -> None:
-        write_atomically(self.note, json.dumps(asdict(note)))
+        write_atomically(self.note, json.dumps({**asdict(note), "home": self._home_id()}))
+
+    def _home_id(self) -> str:
+        """Device and inode: whatever the path is, and another one for a copy."""
+        status = self.home.stat()
+        return f"{status.st_dev}:{status.st_ino}"
 
     def read_password(self) -> str:
         return self.password.read_text(encoding="utf-8")

@@ -293,12 +293,16 @@ async def test_a_supervisor_that_is_asked_to_end_stops_the_server(data_dir: Path
 async def test_a_path_that_is_too_long_for_a_socket_gets_a_private_directory_elsewhere(
     data_dir: Path, tmp_path: Path
 ) -> None:
+    async with held(data_dir):
+        crashed = ClusterFiles(data_dir).note.read_text()
     until_stopped(ClusterFiles(data_dir))
     own = tmp_path / ("a-long-name-" * 12)
     copy(data_dir, own)
+    ClusterFiles(own).note.write_text(crashed)
     async with held(own) as conninfo:
         place = place_of(conninfo)
         assert not place.is_relative_to(own)
+        assert not place.is_relative_to(data_dir)
         assert mode(place) == 0o700
         postmaster(own).kill()
         assert await when_it_answers(conninfo, "SELECT 1") == 1
