@@ -63,6 +63,7 @@ def pools() -> dict[str, Any]:
     return dict(zip(POOLS, json.loads(ran.stdout), strict=True))
 
 
+@pytest.mark.long
 def test_a_replica_with_several_devices_gets_a_bundle_for_each_on_one_node(
     pools: dict[str, Any],
 ) -> None:

@@ -149,6 +149,7 @@ def text(_name: str, value: Any) -> Any:
     return f"{value}{ESCAPES}" if isinstance(value, str) else value
 
 
+@pytest.mark.variants(1)
 @pytest.mark.parametrize(
     "wrong",
     [

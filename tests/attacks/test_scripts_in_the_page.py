@@ -373,6 +373,7 @@ def serve(route: Route, urls: Sequence[str]) -> None:
     route.fulfill(content_type="text/html", body=f"<!doctype html>{scripts}{frames}")
 
 
+@pytest.mark.long
 def test_a_page_of_an_attacker_neither_frames_nor_holds_nor_reads_the_page(
     browser: Browser, scene: Scene, planted: Planted, attempts: Attempts
 ) -> None:

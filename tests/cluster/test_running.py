@@ -200,6 +200,7 @@ def test_a_second_start_on_the_same_directory_is_refused_in_a_sentence(
     assert "Traceback" not in said.stderr
 
 
+@pytest.mark.long
 def test_a_taken_port_is_refused_in_a_sentence(tmp_path: Path) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
@@ -211,6 +212,7 @@ def test_a_taken_port_is_refused_in_a_sentence(tmp_path: Path) -> None:
     assert "Traceback" not in said.stderr
 
 
+@pytest.mark.long
 def test_the_command_line_makes_and_revokes_keys(darkroom: Darkroom) -> None:
     made = darkroom.command("keys", "create", "the web app", "--expires-in", "1d").stdout.strip()
     answer = httpx.get(

@@ -75,6 +75,7 @@ def serve_run(tmp_path: Path) -> Iterator[ServeRun]:
 
 
 # That strings are settings too is tested in tests/test_settings.py.
+@pytest.mark.long
 @pytest.mark.parametrize(
     "with_yaml",
     [pytest.param(False, marks=pytest.mark.long, id="arguments"), pytest.param(True, id="yaml")],

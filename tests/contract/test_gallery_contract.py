@@ -201,6 +201,7 @@ async def test_days_count_what_has_ended(queue: Queue) -> None:
     assert list(await queue.gallery.days("nobody", edges, ())) == [0, 0, 0]
 
 
+@pytest.mark.long
 @settings(
     max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )

@@ -277,6 +277,7 @@ def test_a_setup_that_fails_says_where(tmp_path: Path) -> None:
     assert peer.close() == 1
 
 
+@pytest.mark.variants(1)
 @pytest.mark.parametrize(
     ("text", "message"),
     [

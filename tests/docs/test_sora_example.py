@@ -18,6 +18,7 @@ PAGE = DOCS / "how-to" / "keep-your-sora-code.md"
 SERVED = load(None, demo=True, demo_dir=DEMO)
 
 
+@pytest.mark.variants(1)
 @pytest.mark.wire
 @pytest.mark.parametrize("model", ["sora-2", "sora-2-pro", "sora-2-2025-12-08"])
 def test_code_for_sora_gets_its_video(tmp_path: Path, model: str) -> None:

@@ -138,6 +138,7 @@ def programs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.long
 def test_the_start_prints_what_the_tutorial_shows(installation: Darkroom, home: Path) -> None:
     (shown,) = (
         each
@@ -160,6 +161,7 @@ def test_the_start_prints_what_the_tutorial_shows(installation: Darkroom, home: 
     assert matches(start.output, said), said
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("page", sampled(PAGES, FIRST, MOVE), ids=name)
 def test_a_page_does_what_it_shows(
     page: Path, installation: Darkroom, home: Path, programs: Path, tmp_path: Path

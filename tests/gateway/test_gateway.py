@@ -280,7 +280,7 @@ def test_a_request_is_heard_in_whatever_pieces_it_comes(
     assert said.startswith(b"HTTP/1.1 200 ")
 
 
-@pytest.mark.variants(1)
+@pytest.mark.long
 @pytest.mark.parametrize("way", ["tls", "proxy"])
 def test_requests_of_many_at_once_are_all_heard(way: str, rig: Rig) -> None:
     def heard(number: int) -> bool:

@@ -49,6 +49,7 @@ def test_what_the_machine_lacks_is_not_imported(shell: Shell, name: str) -> None
     assert run(shell, "-c", f"import {name}.part").printed.endswith(error)
 
 
+@pytest.mark.long
 def test_what_is_missing_only_here_has_another_message(shell: Shell) -> None:
     error = "ModuleNotFoundError: on the GPU machine, but not installed here: jax\n"
     assert run(shell, "-c", "import jax").printed.endswith(error)

@@ -186,6 +186,7 @@ async def test_an_ingress_that_has_just_started_ends_no_lease(ingress: Ingress) 
 TENANTS = 320
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("ingresses", "replicas"), [(4, 2), pytest.param(8, 1, marks=pytest.mark.long)]
 )

@@ -59,6 +59,7 @@ def test_two_builds_are_equal_bytes(built_twice: tuple[Path, Path]) -> None:
     assert first == second
 
 
+@pytest.mark.long
 def test_the_files_have_the_time_of_the_commit_and_no_owner(
     built_twice: tuple[Path, Path],
 ) -> None:

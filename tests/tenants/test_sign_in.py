@@ -61,6 +61,7 @@ def test_only_what_looks_like_a_signed_token_is_one(header: str | None, token: s
     assert provider_token(header) == token
 
 
+@pytest.mark.long
 def test_without_a_sign_in_its_library_is_not_imported() -> None:
     code = """
 import sys

@@ -4,6 +4,8 @@ import json
 import subprocess
 import sys
 
+import pytest
+
 # In a process without pytest's strict warnings, because it imports ray.
 BUILD = """
 import json
@@ -33,6 +35,7 @@ print(json.dumps({
 """
 
 
+@pytest.mark.long
 def test_replicas_know_where_weights_come_from_and_a_wrong_mirror_stops_the_start() -> None:
     ran = subprocess.run([sys.executable, "-c", BUILD], check=True, capture_output=True, text=True)
     printed = json.loads(ran.stdout)

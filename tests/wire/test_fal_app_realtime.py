@@ -62,6 +62,7 @@ def sessions_of(address: Address, endpoint: str) -> list[dict[str, Any]]:
     return [each for each in answer["requests"] if each["endpoint_id"] == endpoint]
 
 
+@pytest.mark.variants(1)
 @pytest.mark.parametrize("use_jwt", [True, False])
 def test_frames_reach_the_app_and_its_answers_come_back(
     client: fal_client.SyncClient, use_jwt: bool
@@ -206,6 +207,7 @@ def said(address: Address, tmp_path_factory: pytest.TempPathFactory) -> dict[str
     return {line["name"]: line["value"] for line in lines}
 
 
+@pytest.mark.long
 def test_the_client_for_javascript_gets_the_apps_answers(said: dict[str, Any]) -> None:
     assert said["drawn"]["prompt"] == "image"
     assert said["drawn"]["size"] == 3

@@ -87,6 +87,7 @@ def test_run(said: dict[str, Any]) -> None:
     assert said["run"]["value"]["echo"] == {"a": "é"}
 
 
+@pytest.mark.variants(1)
 def test_subscribe(said: dict[str, Any]) -> None:
     value = said["subscribe"]["value"]
     assert value["echo"] == 9

@@ -76,6 +76,7 @@ def test_a_request_is_found_again_by_its_id(client: fal_client.SyncClient) -> No
     assert isinstance(client.status(PROBE, handle.request_id), fal_client.Completed)
 
 
+@pytest.mark.variants(1)
 def test_subscribe(client: fal_client.SyncClient) -> None:
     ids: list[str] = []
     updates: list[fal_client.Status] = []

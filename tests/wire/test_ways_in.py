@@ -118,6 +118,7 @@ def test_python_runs_submits_and_subscribes(python: tuple[Shell, dict[str, Any]]
     assert said["cancel"]["value"] == "client_cancelled"
 
 
+@pytest.mark.variants(1)
 def test_python_uploads_here(python: tuple[Shell, dict[str, Any]]) -> None:
     _, said = python
     if "upload" in said:  # with host names it goes to fal; `darkroom env` warns about it

@@ -42,6 +42,7 @@ def typist(tmp_path: Path, here: Address) -> Typist:
     return Typist(tmp_path, here)
 
 
+@pytest.mark.long
 def test_an_app_for_a_gpu_is_refused_by_a_pool_that_has_not_that_gpu(typist: Typist) -> None:
     before = typist.entries()
     none = typist.deploy(ON_GPU, "--pool", "apps")

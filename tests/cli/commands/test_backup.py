@@ -113,6 +113,7 @@ async def test_settings_of_the_configuration_file_are_followed_and_needed(tmp_pa
     until_stopped(ClusterFiles(data_dir))
 
 
+@pytest.mark.long
 def test_a_directory_without_a_darkroom_is_a_sentence(tmp_path: Path) -> None:
     for words in (["backup", tmp_path / "monday"], ["fsck"]):
         result = darkroom(*words, "--data-dir", tmp_path / "nothing")

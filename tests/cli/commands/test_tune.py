@@ -86,6 +86,7 @@ def test_an_endpoint_that_is_not_there_is_named(data_dir: Path) -> None:
     assert FLUX in ran.output
 
 
+@pytest.mark.long
 def test_a_variant_that_is_not_there_is_named_with_those_that_are(data_dir: Path) -> None:
     ran = typed(FLUX, "--variant", "faster")
     assert ran.exit_code == 1

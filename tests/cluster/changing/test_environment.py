@@ -25,6 +25,7 @@ def under_nohup(with_pool: WithPool) -> Darkroom:
     return darkroom
 
 
+@pytest.mark.long
 def test_the_processes_of_a_pool_hold_no_secret(under_nohup: Darkroom) -> None:
     darkroom = under_nohup
     assert darkroom.key == KEY
@@ -39,6 +40,7 @@ def test_the_processes_of_a_pool_hold_no_secret(under_nohup: Darkroom) -> None:
         assert not [path for path in unix if ".s.PGSQL" in str(path)]
 
 
+@pytest.mark.long
 def test_no_process_but_the_first_has_a_secret_in_its_environment_or_its_command(
     under_nohup: Darkroom,
 ) -> None:
@@ -52,12 +54,14 @@ def test_no_process_but_the_first_has_a_secret_in_its_environment_or_its_command
             assert not [each for each in shown if any(one in each for one in secrets)], process
 
 
+@pytest.mark.long
 def test_the_token_of_the_hub_reaches_replicas_and_not_the_ingress(under_nohup: Darkroom) -> None:
     darkroom = under_nohup
     assert [each.environ().get("HF_TOKEN") for each in darkroom.replicas()] == [HUB_TOKEN]
     assert not any(each.environ().get("HF_TOKEN") for each in darkroom.replicas("ingress"))
 
 
+@pytest.mark.long
 def test_where_hangups_are_ignored_a_closed_terminal_ends_nothing(under_nohup: Darkroom) -> None:
     darkroom = under_nohup
     before = {each.pid for each in darkroom.leftovers()}

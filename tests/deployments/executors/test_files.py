@@ -294,6 +294,7 @@ print("torch" in sys.modules)
 """
 
 
+@pytest.mark.long
 async def test_thumbnails_of_images_and_videos_need_no_torch(tmp_path: Path) -> None:
     Image.new("RGB", (64, 32)).save(tmp_path / "a.png")
     film(tmp_path / "a.mp4")

@@ -108,6 +108,7 @@ def image(field: str, number: int) -> Image.Image:
     return drawn
 
 
+@pytest.mark.variants(1)
 @pytest.mark.parametrize("endpoint_id", sampled(DEMOS, *SAMPLE))
 def test_a_demo_endpoint_makes_what_plain_diffusers_makes(endpoint_id: str) -> None:
     demo = Demo(endpoint_id)

@@ -73,6 +73,7 @@ def generator(seed: int = 7) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
+@pytest.mark.long
 def test_the_entry_of_the_docs_serves_stable_diffusion_3(engine, sd3, tmp_path):
     """Text-to-image and image-to-image over the same weights."""
     page = DOCS / "how-to" / "add-a-model.md"

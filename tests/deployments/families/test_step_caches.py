@@ -77,6 +77,7 @@ def cached(cache, **more):
     return GenerationOptions(step_cache=cache, **more)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "cache",
     [

@@ -105,6 +105,7 @@ def test_ltx_2_comes_with_its_audio_unless_it_is_not_wanted(serve):
         assert product.output["video"]["num_frames"] == len(video.frames) == 9
 
 
+@pytest.mark.long
 def test_a_file_of_1080p_has_1080_lines_of_the_1088_that_are_rendered(serve):
     served = serve(LTX2, native_size=None)
     call = call_of(served, body(LTX2, generate_audio=False))

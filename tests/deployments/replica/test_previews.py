@@ -34,6 +34,7 @@ def previews(rig, held):
     return [each for _, report in rig.port.reports for of, each in report.previews if of == held]
 
 
+@pytest.mark.long
 async def test_while_somebody_looks_each_report_carries_at_most_one_preview(make_rig):
     rig = await make_rig(report_interval_s=0.05)
     lease = rig.lease("a", FLUX, **INPUT)

@@ -94,6 +94,7 @@ def test_the_noise_level_ends_a_draft_where_it_comes_before_the_share(flux: Engi
     assert draft_of(flux, at, **call("flux", 1, STEPS)).step == 6
 
 
+@pytest.mark.variants(1)
 @pytest.mark.parametrize(("share", "step"), [(0.0, 1), (0.01, 1), (0.5, 4), (1.0, 7)])
 def test_a_draft_has_a_step_at_least_and_leaves_one(flux: Engine, share: float, step: int) -> None:
     at = GenerationOptions(draft=DraftPoint(share))

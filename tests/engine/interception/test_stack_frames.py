@@ -20,6 +20,7 @@ def test_a_variable_that_was_read_lives_no_longer_for_that():
     assert alive() is None
 
 
+@pytest.mark.long
 def test_nor_after_a_failed_compilation():
     """Then torch evaluates all frames of the process, and calls keep their arguments for longer."""
 

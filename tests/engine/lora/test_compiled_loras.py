@@ -192,12 +192,14 @@ def test_other_kinds_of_adapters_and_large_ranks_run_as_written(studio, plain, t
     assert graphs() == known
 
 
+@pytest.mark.long
 def test_a_deterministic_generation_does_not_depend_on_the_code_that_is_there(studio, plain, loras):
     image, steps = studio.compiled_steps([loras[0]], deterministic=True)
     assert steps == 0
     assert torch.equal(image, plain([loras[0]], steps=2))
 
 
+@pytest.mark.long
 def test_without_memory_for_padded_loras_the_blocks_run_as_written(studio, plain, loras):
     rows = studio.engine._loras.rows
     real = rows.make_room

@@ -22,6 +22,7 @@ pytestmark = [
 ]
 
 
+@pytest.mark.variants(1)
 @pytest.mark.parametrize("make", [tiny_flux, tiny_sdxl])
 def test_loras_may_change_text_encoders_too(make, tmp_path):
     pipeline = make()

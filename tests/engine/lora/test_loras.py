@@ -68,6 +68,7 @@ def wrapped(pipeline):
     return [each for each in component.modules() if isinstance(each, LoraLayer)]
 
 
+@pytest.mark.variants(1)
 @pytest.mark.parametrize(
     "meeting",
     [

@@ -129,6 +129,7 @@ def ways(spread: ParallelModels) -> Counter[str]:
     return spread.ways
 
 
+@pytest.mark.long
 def test_a_video_of_two_devices_is_that_of_one(demo):
     alone = made("demo")
     alone.set_progress_bar_config(disable=True)
@@ -154,6 +155,7 @@ def test_videos_of_several_requests_are_divided_by_rows(demo, ways):
     assert ways["rows"] > 0
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", ["flux", "qwen"])
 def test_images_with_an_odd_number_of_tokens_are_those_of_one_device(added, name):
     one = made(name)(**image("a red dog", seed=5)).images
@@ -162,6 +164,7 @@ def test_images_with_an_odd_number_of_tokens_are_those_of_one_device(added, name
     torch.testing.assert_close(two, one, rtol=0, atol=5e-5)
 
 
+@pytest.mark.long
 def test_the_rows_with_and_without_the_prompt_are_computed_by_two_devices(added, ways):
     """Of a model for which diffusers has no plan."""
     one = made("sdxl")(**image("a red dog", seed=5)).images
@@ -188,6 +191,7 @@ def test_a_call_with_too_few_tokens_for_all_devices_is_computed_by_one(demo, way
         assert engine.submit(**video(PROMPTS[0], seed=6, steps=1)).result(300).frames is not None
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("otherwise", "ahead"),
     [("", 4), ("other values", 3), ("written into", 3), ("the latents", 2), ("it is missing", 2)],
@@ -223,6 +227,7 @@ ODD = {"width": 48, "height": 48}
 ROWS = {"start": torch.tensor([[0.5], [1.5]])}
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", ["mixes", "guided"])
 def test_a_model_whose_rows_meet_is_not_divided_by_rows_and_gives_what_it_gave(added, ways, name):
     one = made(name)(**ROWS)
@@ -232,6 +237,7 @@ def test_a_model_whose_rows_meet_is_not_divided_by_rows_and_gives_what_it_gave(a
     assert sum(ways.values()) == 3
 
 
+@pytest.mark.long
 def test_what_one_device_has_no_memory_for_is_computed_by_two(added, ways):
     """The denoiser has memory for two rows."""
     four = torch.arange(4.0)[:, None]
@@ -244,6 +250,7 @@ def test_what_one_device_has_no_memory_for_is_computed_by_two(added, ways):
     assert ways.keys() == {"rows"}
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("place", [0, 1], ids=["here", "on the other device"])
 def test_an_error_of_one_device_is_the_failure_of_its_call_alone(added, place):
     bad = torch.ones(2, 1)
@@ -255,6 +262,7 @@ def test_an_error_of_one_device_is_the_failure_of_its_call_alone(added, place):
     torch.testing.assert_close(good, made("refuses")(**ROWS))
 
 
+@pytest.mark.long
 def test_a_cancelled_generation_leaves_the_devices_in_step(added):
     going = Event()
     one = made("sdxl")(**image("a red dog", seed=5)).images
@@ -382,6 +390,7 @@ def test_loras_are_applied_on_all_devices(added, ways, name, tmp_path):
     assert relative(expected[0], plain_with(MAKERS[name], [], **wishes[0])) > 1e-3
 
 
+@pytest.mark.long
 def test_a_lokr_of_which_a_layer_has_some_rows_is_applied_on_all_devices(added, tmp_path):
     torch.manual_seed(3)
     width = made("flux").transformer.inner_dim
@@ -397,6 +406,7 @@ def test_a_lokr_of_which_a_layer_has_some_rows_is_applied_on_all_devices(added, 
     assert relative(plain, expected) > 1e-4
 
 
+@pytest.mark.long
 def test_a_denoiser_that_waits_in_host_memory_cannot_be_spread(flux):
     recipe = Recipe(24, "bfloat16", "components", ("vae",))
     with pytest.raises(WeightsUnavailable, match="24 GB keeps its transformer in host memory"):

@@ -7,6 +7,7 @@ import time
 from collections.abc import AsyncIterator, Callable
 
 import httpx
+import pytest
 from prometheus_client import CONTENT_TYPE_LATEST
 
 from serve_app.domain.errors import StorageUnavailable
@@ -101,6 +102,7 @@ async def test_an_outcome_that_is_used_again_is_counted(
     assert await value(house, "reused_total", endpoint=ENDPOINT) == 1
 
 
+@pytest.mark.long
 async def test_a_receiver_that_fails_opens_its_breaker_until_it_answers() -> None:
     async with (
         Receiver(always(Reply(status=500))) as receiver,

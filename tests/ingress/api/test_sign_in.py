@@ -377,6 +377,7 @@ async def test_the_tokens_of_a_disabled_tenant_are_refused(house: House, issuer:
         assert (await come_back(client, await begin(client), "ada")).status_code == 403
 
 
+@pytest.mark.long
 async def test_while_the_provider_is_down_keys_work_and_sign_ins_are_told_when_to_retry(
     clock: FakeClock,
 ) -> None:

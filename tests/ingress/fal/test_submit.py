@@ -343,6 +343,7 @@ async def test_a_new_line_in_the_log_is_news(
     assert status["logs"][-1]["message"] == "Something happened."
 
 
+@pytest.mark.long
 async def test_two_hundred_polling_clients_cost_a_few_hundred_calls_a_second(
     idle: House, idle_client: httpx.AsyncClient
 ) -> None:

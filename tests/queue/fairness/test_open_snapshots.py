@@ -119,6 +119,7 @@ class Leaser:
 LONG = pytest.mark.long
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("limits", "left_out"),
     [

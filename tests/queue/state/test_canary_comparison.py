@@ -98,6 +98,7 @@ def test_the_probabilities_are_those_of_the_textbook() -> None:
     assert chance_of_late(Late(0, 0)) == 1
 
 
+@pytest.mark.long
 def test_a_canary_like_its_pool_rarely_returns_however_often_it_is_looked_at() -> None:
     random = Random(7)  # noqa: S311 a simulation
     returned, canaries = 0, 100

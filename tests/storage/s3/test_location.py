@@ -85,6 +85,7 @@ def test_what_cannot_be_meant_is_refused(settings: dict[str, Any], sentence: str
         location_of(config(**settings))
 
 
+@pytest.mark.long
 def test_it_is_refused_before_anything_starts(built: dict[str, str]) -> None:
     assert "S3_REGION is set, but no bucket" in built["region"]
 

@@ -43,6 +43,7 @@ def test_it_judges_nearly_all_images_that_are_not_square_right(width: int, heigh
     assert sum(judge(render(one), one).everything for one in asked) >= 49
 
 
+@pytest.mark.long
 def test_it_judges_an_image_of_half_the_size_by_the_same_measure() -> None:
     rng = np.random.default_rng(14)
     asked = [sample(rng, LAYOUTS[i % 5]) for i in range(40)]

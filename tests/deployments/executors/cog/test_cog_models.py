@@ -103,6 +103,7 @@ async def serve(tmp_path_factory: pytest.TempPathFactory, apps_dir: Path) -> Asy
                 await asyncio.sleep(0.02)
 
 
+@pytest.mark.long
 async def test_a_model_paints_on_a_file_and_reports_what_it_does(serve: Serve) -> None:
     painter = await serve("Painter")
     held = painter.offer(text="a cat", image=URL, steps=4, seed=None)

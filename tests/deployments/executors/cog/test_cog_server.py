@@ -84,6 +84,7 @@ def endpoint(entry: Any) -> Endpoint:
     return Endpoint("apps/there", entry["family"], Weights(""), "json", options=entry["options"])
 
 
+@pytest.mark.long
 async def test_a_server_at_an_address_is_an_endpoint_with_its_schemas(
     elsewhere: Elsewhere, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from tests.deployments.executors.examples import __main__ as command
 from tests.deployments.executors.examples.cog_projects import parsed
 from tests.deployments.executors.examples.finding import SERVED, Finding, is_small, shortened
@@ -46,6 +48,7 @@ from cog import BasePredictor
 """
 
 
+@pytest.mark.long
 def test_an_app_is_served_and_a_project_is_refused_with_its_sentence(tmp_path: Path) -> None:
     kept = environments_with_fal()
     (tmp_path / "fal").mkdir()

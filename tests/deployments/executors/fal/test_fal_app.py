@@ -236,6 +236,7 @@ async def cancelled(rig: FalRig, path: str) -> None:
     assert failure.code == "cancelled"
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("path", ["/wait", "/sleep"])
 async def test_a_cancelled_request_of_an_async_route_ends_and_its_process_stays(
     rig: FalRig, path: str

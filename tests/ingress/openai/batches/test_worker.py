@@ -125,6 +125,7 @@ async def idle() -> AsyncIterator[House]:
         yield house
 
 
+@pytest.mark.variants(1)
 @pytest.mark.parametrize("after", [False, True])
 async def test_a_crash_at_any_call_repeats_no_line_and_loses_none(
     house: House, after: bool
