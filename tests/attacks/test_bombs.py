@@ -23,7 +23,7 @@ from tests.attacks.attempts import Attempts
 from tests.attacks.bystander import undisturbed
 from tests.attacks.scene import ALLOWED, Scene
 
-pytestmark = pytest.mark.cluster
+pytestmark = [pytest.mark.cluster, pytest.mark.long]
 
 ENDS_S = 50.0
 """A call that takes longer hangs. Alone each takes less than a second."""
@@ -129,7 +129,6 @@ def test_bodies_of_json(scene: Scene, attempts: Attempts, one_of: int) -> None:
             attempts.note(f"{what}: {found}", held=fine(found) and found[0] >= 400)
 
 
-@pytest.mark.long
 def test_large_bodies_of_json(scene: Scene, attempts: Attempts) -> None:
     with undisturbed(scene, attempts), scene.client(scene.attacker["submit"]) as http:
         for what, build in LARGE.items():

@@ -19,7 +19,7 @@ from tests.attacks.bystander import undisturbed
 from tests.attacks.scene import ALLOWED, Scene, outcome
 from tests.cluster.darkroom import eventually
 
-pytestmark = pytest.mark.cluster
+pytestmark = [pytest.mark.cluster, pytest.mark.long]
 
 HOLD_S = 2.0  # of what holds connections, in a short run
 SOCKETS = 300
@@ -97,7 +97,6 @@ def test_slow_senders_hold_no_one_up(scene: Scene, attempts: Attempts) -> None:
             attempts.note(f"{SOCKETS} with slow headers", held=True)
 
 
-@pytest.mark.long
 def test_slow_senders_are_cut_off(scene: Scene, attempts: Attempts) -> None:
     with undisturbed(scene, attempts):
         for what, (first, piece) in beginnings(scene.attacker["submit"]).items():
@@ -212,7 +211,6 @@ def test_many_streams_and_sockets_hold_no_one_up(scene: Scene, attempts: Attempt
         eventually(lambda: http.get("/v1/requests", params={"limit": 1}).is_success, "it calls", 60)
 
 
-@pytest.mark.long
 def test_open_uploads_have_a_limit(scene: Scene, attempts: Attempts) -> None:
     named = {"file_name": "a.png"}
     with undisturbed(scene, attempts), scene.client(scene.attacker["admin"]) as http:

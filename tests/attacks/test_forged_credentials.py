@@ -21,7 +21,7 @@ from tests.cli.verification.test_verify import signed
 from tests.cluster.darkroom import eventually
 from tests.ingress.api.files.private import lifecycle
 
-pytestmark = pytest.mark.cluster
+pytestmark = [pytest.mark.cluster, pytest.mark.long]
 
 CANARY = b"a lighthouse that no one else knows"
 JWKS = "/.well-known/jwks.json"

@@ -16,7 +16,7 @@ from tests.attacks.scene import ALLOWED, Scene, outcome
 from tests.cluster.darkroom import eventually
 from tests.ingress.api.files.private import lifecycle
 
-pytestmark = pytest.mark.cluster
+pytestmark = [pytest.mark.cluster, pytest.mark.long]
 
 METADATA = ("169.254.169.254", "[fd00:ec2::254]", "168.63.129.16", "192.0.0.192")
 REDRAW, LORA = "fal-ai/fast-sdxl/image-to-image", "fal-ai/flux-lora"

@@ -20,7 +20,7 @@ from tests.attacks.bystander import undisturbed
 from tests.attacks.scene import ALLOWED, Scene, outcome
 from tests.attacks.test_forged_requests import LORA, PROMPT, state_of
 
-pytestmark = pytest.mark.cluster
+pytestmark = [pytest.mark.cluster, pytest.mark.long]
 
 TENSOR = "transformer.proj_out.lora_A.weight"
 

@@ -22,7 +22,7 @@ from tests.attacks.test_hostile_weights import uploaded
 from tests.engine.media.test_audio_reading import audio, m4a, wav
 from tests.engine.media.test_video_reader import claiming, fragment, video
 
-pytestmark = pytest.mark.cluster
+pytestmark = [pytest.mark.cluster, pytest.mark.long]
 
 MIB = 2**20
 MOST_GROWTH = 1500 * MIB

@@ -22,7 +22,7 @@ from tests.attacks.scene import VICTIM, Scene
 from tests.cluster.darkroom import CALL_S
 from tests.ingress.http import test_other_tenants as tables
 
-pytestmark = pytest.mark.cluster
+pytestmark = [pytest.mark.cluster, pytest.mark.long]
 
 Answer = tuple[int, str]
 

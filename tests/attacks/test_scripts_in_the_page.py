@@ -25,7 +25,7 @@ from tests.cluster.darkroom import eventually
 from tests.page.chromium import chromium
 from tests.page.test_origin import GIVE
 
-pytestmark = pytest.mark.cluster
+pytestmark = [pytest.mark.cluster, pytest.mark.long]
 
 MARK = "fell()"
 """In each payload: what the browser must show as text."""
@@ -373,7 +373,6 @@ def serve(route: Route, urls: Sequence[str]) -> None:
     route.fulfill(content_type="text/html", body=f"<!doctype html>{scripts}{frames}")
 
 
-@pytest.mark.long
 def test_a_page_of_an_attacker_neither_frames_nor_holds_nor_reads_the_page(
     browser: Browser, scene: Scene, planted: Planted, attempts: Attempts
 ) -> None:
@@ -410,7 +409,6 @@ def test_a_page_of_an_attacker_neither_frames_nor_holds_nor_reads_the_page(
     context.close()
 
 
-@pytest.mark.long
 def test_no_address_redirects_to_another_server(scene: Scene, attempts: Attempts) -> None:
     address = urlsplit(scene.darkroom.url)
     paths = [

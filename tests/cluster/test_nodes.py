@@ -24,7 +24,7 @@ from tests.storage.s3_servers import S3Server
 
 __all__ = ["conninfo", "moto_server", "server"]
 
-pytestmark = [pytest.mark.cluster, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(900), pytest.mark.long]
 
 CATALOGUE = """
 endpoints:
@@ -66,7 +66,6 @@ def start(nodes: Start, tmp_path: Path) -> Start:
     return run
 
 
-@pytest.mark.long
 def test_pools_land_on_the_class_of_gpu_that_they_ask_for_and_work_there(
     start: Start, conninfo: str, moto_server: S3Server
 ) -> None:
@@ -81,7 +80,6 @@ def test_pools_land_on_the_class_of_gpu_that_they_ask_for_and_work_there(
             assert client.get(file["url"]).content == b"image"
 
 
-@pytest.mark.long
 def test_what_is_kept_on_one_node_refuses_the_others_with_the_settings_to_set(
     start: Start,
 ) -> None:
@@ -109,7 +107,6 @@ STUDIO = {
 
 
 @pytest.mark.crash
-@pytest.mark.long
 @pytest.mark.timeout(900)
 def test_a_video_goes_on_from_its_snapshot_when_its_node_dies_and_is_the_same(
     start: Start,
@@ -195,7 +192,6 @@ def all_succeed(client: httpx.Client, ids: Iterable[str]) -> None:
 
 
 @pytest.mark.crash
-@pytest.mark.long
 @pytest.mark.timeout(900)
 def test_a_replica_that_ray_has_given_up_ends_and_no_request_fails_for_it(
     conninfo: str, moto_server: S3Server, tmp_path: Path
@@ -232,7 +228,6 @@ def test_a_replica_that_ray_has_given_up_ends_and_no_request_fails_for_it(
 
 
 @pytest.mark.crash
-@pytest.mark.long
 @pytest.mark.timeout(900)
 def test_a_node_whose_replicas_die_again_and_again_is_quarantined_until_one_succeeds_there(
     conninfo: str, moto_server: S3Server, tmp_path: Path

@@ -185,6 +185,7 @@ def test_two_ingress_replicas_share_one_queue_and_one_may_die(pair: Darkroom, ch
     eventually(lambda: len(darkroom.replicas("ingress")) == 2, "the dead one is replaced")
 
 
+@pytest.mark.long
 def test_everything_killed_and_started_again_ends_everything_once(
     pair: Darkroom, check: Check
 ) -> None:

@@ -24,14 +24,12 @@ from tests.docs.pages import DOCS, ROOT, Block, all_blocks, name
 from tests.docs.shell import steps
 from tests.docs.test_snippets import TASKS
 from tests.node import node, packages
-from tests.samples import sampled
 
-pytestmark = pytest.mark.cluster
+pytestmark = [pytest.mark.cluster, pytest.mark.long]
 
 SHOWN_AT = "127.0.0.1:8000"
 NOWHERE = "http://127.0.0.1:9"
 FIRST = DOCS / "tutorials" / "first-image.md"
-MOVE = DOCS / "tutorials" / "move-from-fal.md"
 FINE_TUNE = DOCS / "tutorials" / "serve-your-fine-tune.md"
 ITS_WEIGHTS = "/srv/weights/portraits"
 DEMO = ROOT / "deployments" / "demo" / "flux"
@@ -138,7 +136,6 @@ def programs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.long
 def test_the_start_prints_what_the_tutorial_shows(installation: Darkroom, home: Path) -> None:
     (shown,) = (
         each
@@ -161,8 +158,7 @@ def test_the_start_prints_what_the_tutorial_shows(installation: Darkroom, home: 
     assert matches(start.output, said), said
 
 
-@pytest.mark.long
-@pytest.mark.parametrize("page", sampled(PAGES, FIRST, MOVE), ids=name)
+@pytest.mark.parametrize("page", PAGES, ids=name)
 def test_a_page_does_what_it_shows(
     page: Path, installation: Darkroom, home: Path, programs: Path, tmp_path: Path
 ) -> None:

@@ -18,6 +18,7 @@ from tests.wire.served import Address
 from tests.wire.test_fal_python_uploads import GLOBALS, MIB, sync_client
 
 pytestmark = [
+    pytest.mark.long,
     pytest.mark.wire,
     pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="asks /proc for it"),
 ]
@@ -66,7 +67,6 @@ def client(process: Process, monkeypatch: pytest.MonkeyPatch) -> Iterator[fal_cl
     yield from sync_client(process.address)
 
 
-@pytest.mark.long
 def test_a_hundred_megabytes_in_parts_take_no_more_memory_than_a_few(
     process: Process, client: fal_client.SyncClient, tmp_path: Path
 ) -> None:
@@ -88,7 +88,6 @@ def test_a_hundred_megabytes_in_parts_take_no_more_memory_than_a_few(
     assert len(process.files()) == 2
 
 
-@pytest.mark.long
 def test_one_at_once_takes_no_more_memory_than_a_few(
     process: Process, client: fal_client.SyncClient
 ) -> None:

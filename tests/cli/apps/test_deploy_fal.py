@@ -12,7 +12,10 @@ from tests.deployments.executors.fal.house import CAMERA, environments_with_fal
 from tests.ingress.house import MODELS
 from tests.wire.served import Address, served
 
-pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning"),
+    pytest.mark.long,
+]
 
 TEXT = CAMERA.read_text()
 
@@ -33,7 +36,6 @@ def typist(tmp_path: Path, here: Address, monkeypatch: pytest.MonkeyPatch) -> Ty
     return made
 
 
-@pytest.mark.long
 def test_the_routes_of_an_app_for_fal_become_entries(typist: Typist) -> None:
     ran = typist.deploy(TEXT)
     assert ran.exit_code == 0, ran.output
@@ -49,7 +51,6 @@ def test_the_routes_of_an_app_for_fal_become_entries(typist: Typist) -> None:
     assert "apps/camera/health-check" not in stored
 
 
-@pytest.mark.long
 @pytest.mark.parametrize(
     ("old", "new", "sentence"),
     [

@@ -19,6 +19,8 @@ from serve_app.postgres.file_places import record_places
 from serve_app.queue.store.migrations import migrate
 from tests.queue.database import until_stopped
 
+pytestmark = pytest.mark.long
+
 KEY = "u/0123456789abcdef012345/a.png"
 UPLOAD = """
 INSERT INTO uploads (key, id, tenant, media_type, state, size)
@@ -54,7 +56,6 @@ async def installation(data_dir: Path, places: Mapping[str, str] | None = None) 
     (data_dir / "api_key").write_text("id:secret")
 
 
-@pytest.mark.long
 async def test_an_installation_is_backed_up_checked_and_restored_by_commands(
     tmp_path: Path,
 ) -> None:
@@ -91,7 +92,6 @@ async def test_an_installation_is_backed_up_checked_and_restored_by_commands(
         until_stopped(ClusterFiles(each))
 
 
-@pytest.mark.long
 async def test_settings_of_the_configuration_file_are_followed_and_needed(tmp_path: Path) -> None:
     data_dir, file = tmp_path / "data", tmp_path / "darkroom.yaml"
     await installation(data_dir, {"": "the bucket my-bucket at AWS"})
@@ -113,7 +113,6 @@ async def test_settings_of_the_configuration_file_are_followed_and_needed(tmp_pa
     until_stopped(ClusterFiles(data_dir))
 
 
-@pytest.mark.long
 def test_a_directory_without_a_darkroom_is_a_sentence(tmp_path: Path) -> None:
     for words in (["backup", tmp_path / "monday"], ["fsck"]):
         result = darkroom(*words, "--data-dir", tmp_path / "nothing")
@@ -122,7 +121,6 @@ def test_a_directory_without_a_darkroom_is_a_sentence(tmp_path: Path) -> None:
     assert not (tmp_path / "monday").exists()
 
 
-@pytest.mark.long
 def test_a_server_that_is_down_is_a_sentence(tmp_path: Path) -> None:
     url = "postgresql://nobody@127.0.0.1:1/darkroom"
     result = darkroom("fsck", "--data-dir", tmp_path, DARKROOM_DATABASE_URL=url)
@@ -131,7 +129,6 @@ def test_a_server_that_is_down_is_a_sentence(tmp_path: Path) -> None:
     assert "Check that the server runs" in result.stderr
 
 
-@pytest.mark.long
 def test_a_folder_that_is_no_backup_creates_nothing(tmp_path: Path) -> None:
     result = darkroom("restore", tmp_path, "--data-dir", tmp_path / "data")
     assert result.returncode == 1

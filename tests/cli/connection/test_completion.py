@@ -13,6 +13,8 @@ import pytest
 
 from tests.wire.served import Address, served
 
+pytestmark = pytest.mark.long
+
 COMPLETE = """
 eval "$(darkroom completion bash)"
 complete -p darkroom >&2
@@ -53,7 +55,6 @@ def completed(programs: Path, *words: str, data_dir: Path | None = None) -> list
     return ran.stdout.split()
 
 
-@pytest.mark.long
 @pytest.mark.parametrize(
     ("words", "wanted"),
     {
@@ -74,7 +75,6 @@ def test_commands_options_and_choices_are_completed(
     assert sorted(completed(programs, *words)) == wanted
 
 
-@pytest.mark.long
 @pytest.mark.parametrize(
     "words",
     [

@@ -13,7 +13,7 @@ import pytest
 from tests.cluster.changing.conftest import HUB_TOKEN, KEY, WithPool, probe_pool
 from tests.cluster.darkroom import Darkroom, eventually
 
-pytestmark = pytest.mark.cluster
+pytestmark = [pytest.mark.cluster, pytest.mark.long]
 
 
 @pytest.fixture
@@ -25,7 +25,6 @@ def under_nohup(with_pool: WithPool) -> Darkroom:
     return darkroom
 
 
-@pytest.mark.long
 def test_the_processes_of_a_pool_hold_no_secret(under_nohup: Darkroom) -> None:
     darkroom = under_nohup
     assert darkroom.key == KEY
@@ -40,7 +39,6 @@ def test_the_processes_of_a_pool_hold_no_secret(under_nohup: Darkroom) -> None:
         assert not [path for path in unix if ".s.PGSQL" in str(path)]
 
 
-@pytest.mark.long
 def test_no_process_but_the_first_has_a_secret_in_its_environment_or_its_command(
     under_nohup: Darkroom,
 ) -> None:
@@ -54,14 +52,12 @@ def test_no_process_but_the_first_has_a_secret_in_its_environment_or_its_command
             assert not [each for each in shown if any(one in each for one in secrets)], process
 
 
-@pytest.mark.long
 def test_the_token_of_the_hub_reaches_replicas_and_not_the_ingress(under_nohup: Darkroom) -> None:
     darkroom = under_nohup
     assert [each.environ().get("HF_TOKEN") for each in darkroom.replicas()] == [HUB_TOKEN]
     assert not any(each.environ().get("HF_TOKEN") for each in darkroom.replicas("ingress"))
 
 
-@pytest.mark.long
 def test_where_hangups_are_ignored_a_closed_terminal_ends_nothing(under_nohup: Darkroom) -> None:
     darkroom = under_nohup
     before = {each.pid for each in darkroom.leftovers()}

@@ -6,10 +6,9 @@ from tests.cluster.changing.conftest import WithPool, probe_pool
 from tests.cluster.conftest import Check
 from tests.cluster.darkroom import PROBE, eventually, living
 
-pytestmark = [pytest.mark.cluster, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(900), pytest.mark.long]
 
 
-@pytest.mark.long
 def test_scale_down_and_redeploy_under_load_fail_nothing(with_pool: WithPool, check: Check) -> None:
     darkroom = with_pool(probe_pool(2))
     darkroom.all_ready(2)
@@ -29,7 +28,6 @@ def test_scale_down_and_redeploy_under_load_fail_nothing(with_pool: WithPool, ch
     check(darkroom, requests)
 
 
-@pytest.mark.long
 def test_a_pool_at_zero_gets_a_replica_for_a_warm_target_until_it_ends(with_pool: WithPool) -> None:
     darkroom = with_pool(probe_pool(0) | {"max_replicas": 2, "keep_alive_s": 1})
     eventually(lambda: not darkroom.replicas(), "no replica is left")
@@ -53,7 +51,6 @@ def test_a_pool_at_zero_gets_a_replica_for_a_warm_target_until_it_ends(with_pool
 
 # That an idle pool goes to zero is tested above each time, that a request starts one at zero in
 # ../test_apps.py, and what it waits for in tests/contract/test_standing_contract.py.
-@pytest.mark.long
 def test_a_pool_goes_to_zero_when_idle_and_comes_back_for_a_request(with_pool: WithPool) -> None:
     darkroom = with_pool(probe_pool(0) | {"max_replicas": 2, "keep_alive_s": 3})
     eventually(lambda: darkroom.replicas() == [], "the idle pool has no replica")
@@ -69,7 +66,6 @@ def test_a_pool_goes_to_zero_when_idle_and_comes_back_for_a_request(with_pool: W
     eventually(lambda: darkroom.replicas() == [], "it goes back to zero")
 
 
-@pytest.mark.long
 def test_a_pool_shrinks_while_a_request_runs_which_goes_on_elsewhere(with_pool: WithPool) -> None:
     darkroom = with_pool(
         probe_pool(1, slots=1) | {"max_replicas": 2, "keep_alive_s": 4, "target_wait_s": 0}

@@ -11,7 +11,7 @@ from tests.docs.pages import DOCS, code, table
 
 PAGE = DOCS / "reference" / "media-pipelines.md"
 
-pytestmark = [pytest.mark.engine, pytest.mark.filterwarnings("ignore")]
+pytestmark = [pytest.mark.engine, pytest.mark.filterwarnings("ignore"), pytest.mark.long]
 
 
 def documented() -> dict[str, tuple[str, str]]:
@@ -23,7 +23,6 @@ def documented() -> dict[str, tuple[str, str]]:
     }
 
 
-@pytest.mark.long
 def test_every_class_is_there_and_counted() -> None:
     rows = documented()
     assert rows.keys() == of_media().keys()
@@ -35,7 +34,6 @@ def test_every_class_is_there_and_counted() -> None:
     assert f"and {count[NOT]} are not served." in text
 
 
-@pytest.mark.long
 def test_some_at_random_are_served_or_not_as_the_page_says(chance: random.Random) -> None:
     classes, rows = of_media(), documented()
     for name in chance.sample(sorted(classes), 6):

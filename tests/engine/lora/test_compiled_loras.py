@@ -20,6 +20,7 @@ from tests.engine.tiny import tiny_flux
 from tests.engine.with_loras import relative, together
 
 pytestmark = [
+    pytest.mark.long,
     pytest.mark.engine,
     pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning"),
     pytest.mark.usefixtures("one_torch_thread"),
@@ -118,7 +119,6 @@ def saved(folder, seed, rank):
     return Lora(save_lora(folder, tiny_flux(), seed, rank, LAYERS), 0.5)
 
 
-@pytest.mark.long
 def test_code_of_a_bucket_runs_all_mixes_ranks_scales_and_rows(studio, plain, loras):
     wishes = [
         [loras[0]],
@@ -143,7 +143,6 @@ def test_code_of_a_bucket_runs_all_mixes_ranks_scales_and_rows(studio, plain, lo
     assert graphs() == known
 
 
-@pytest.mark.long
 def test_other_ranks_and_layers_run_as_written_until_their_code_is_there(studio, plain, tmp_path):
     larger = saved(tmp_path, 4, 20)
     known = graphs()
@@ -160,7 +159,6 @@ def test_other_ranks_and_layers_run_as_written_until_their_code_is_there(studio,
     assert relative(image, plain([larger], steps=2)) <= 1e-5
 
 
-@pytest.mark.long
 def test_other_kinds_of_adapters_and_large_ranks_run_as_written(studio, plain, tmp_path):
     pipeline = tiny_flux()
     width = pipeline.transformer.get_submodule(FLUX_LAYERS[0]).weight.shape[0]
@@ -192,14 +190,12 @@ def test_other_kinds_of_adapters_and_large_ranks_run_as_written(studio, plain, t
     assert graphs() == known
 
 
-@pytest.mark.long
 def test_a_deterministic_generation_does_not_depend_on_the_code_that_is_there(studio, plain, loras):
     image, steps = studio.compiled_steps([loras[0]], deterministic=True)
     assert steps == 0
     assert torch.equal(image, plain([loras[0]], steps=2))
 
 
-@pytest.mark.long
 def test_without_memory_for_padded_loras_the_blocks_run_as_written(studio, plain, loras):
     rows = studio.engine._loras.rows
     real = rows.make_room
@@ -212,7 +208,6 @@ def test_without_memory_for_padded_loras_the_blocks_run_as_written(studio, plain
     assert relative(image, plain([loras[0]], steps=2)) <= 1e-5
 
 
-@pytest.mark.long
 def test_stacks_that_are_dropped_are_not_kept_by_layers(studio, loras):
     running = studio.engine.submit(loras=[loras[0]], **call(steps=100_000))
     rows = studio.engine._loras.rows
@@ -231,7 +226,6 @@ def test_stacks_that_are_dropped_are_not_kept_by_layers(studio, loras):
 CACHED = GenerationOptions(step_cache={"name": "FirstBlockCache", "threshold": 0.9})
 
 
-@pytest.mark.long
 def test_steps_of_a_step_cache_run_as_written_with_loras_and_others_stay_compiled(
     studio, plain, loras
 ):

@@ -46,6 +46,7 @@ ROOT = Path(__file__).parents[3]
 PROMPTS = ("a red circle moving left", "a blue square moving right")
 
 pytestmark = [
+    pytest.mark.long,
     pytest.mark.engine,
     pytest.mark.timeout(900),
     # transformers and diffusers deprecate names of their own while they load.
@@ -129,7 +130,6 @@ def ways(spread: ParallelModels) -> Counter[str]:
     return spread.ways
 
 
-@pytest.mark.long
 def test_a_video_of_two_devices_is_that_of_one(demo):
     alone = made("demo")
     alone.set_progress_bar_config(disable=True)
@@ -141,7 +141,6 @@ def test_a_video_of_two_devices_is_that_of_one(demo):
         torch.testing.assert_close(torch.as_tensor(two), one, rtol=0, atol=1e-5)
 
 
-@pytest.mark.long
 def test_videos_of_several_requests_are_divided_by_rows(demo, ways):
     with merging_engine(demo, threads=1, verify_merges=True) as engine:
         alone = [engine.submit(**video(p, seed=4)).result(300).frames for p in PROMPTS]
@@ -155,7 +154,6 @@ def test_videos_of_several_requests_are_divided_by_rows(demo, ways):
     assert ways["rows"] > 0
 
 
-@pytest.mark.long
 @pytest.mark.parametrize("name", ["flux", "qwen"])
 def test_images_with_an_odd_number_of_tokens_are_those_of_one_device(added, name):
     one = made(name)(**image("a red dog", seed=5)).images
@@ -164,7 +162,6 @@ def test_images_with_an_odd_number_of_tokens_are_those_of_one_device(added, name
     torch.testing.assert_close(two, one, rtol=0, atol=5e-5)
 
 
-@pytest.mark.long
 def test_the_rows_with_and_without_the_prompt_are_computed_by_two_devices(added, ways):
     """Of a model for which diffusers has no plan."""
     one = made("sdxl")(**image("a red dog", seed=5)).images
@@ -177,7 +174,6 @@ def test_the_rows_with_and_without_the_prompt_are_computed_by_two_devices(added,
     torch.testing.assert_close(two, one, rtol=0, atol=5e-5)
 
 
-@pytest.mark.long
 def test_a_call_with_too_few_tokens_for_all_devices_is_computed_by_one(demo, ways):
     small = video(PROMPTS[0], seed=6, frames=1) | {"width": 16, "height": 16}
     alone = made("demo")
@@ -191,7 +187,6 @@ def test_a_call_with_too_few_tokens_for_all_devices_is_computed_by_one(demo, way
         assert engine.submit(**video(PROMPTS[0], seed=6, steps=1)).result(300).frames is not None
 
 
-@pytest.mark.long
 @pytest.mark.parametrize(
     ("otherwise", "ahead"),
     [("", 4), ("other values", 3), ("written into", 3), ("the latents", 2), ("it is missing", 2)],
@@ -209,7 +204,6 @@ def test_the_second_call_of_a_step_is_computed_with_the_first_where_it_is_as_exp
     assert ways[AHEAD] >= ahead
 
 
-@pytest.mark.long
 def test_a_guided_video_is_computed_with_two_calls_at_a_time(demo, ways):
     with Engine(demo, threads=1) as engine:
         two = engine.submit(**video(PROMPTS[0], seed=3)).result(300).frames
@@ -227,7 +221,6 @@ ODD = {"width": 48, "height": 48}
 ROWS = {"start": torch.tensor([[0.5], [1.5]])}
 
 
-@pytest.mark.long
 @pytest.mark.parametrize("name", ["mixes", "guided"])
 def test_a_model_whose_rows_meet_is_not_divided_by_rows_and_gives_what_it_gave(added, ways, name):
     one = made(name)(**ROWS)
@@ -237,7 +230,6 @@ def test_a_model_whose_rows_meet_is_not_divided_by_rows_and_gives_what_it_gave(a
     assert sum(ways.values()) == 3
 
 
-@pytest.mark.long
 def test_what_one_device_has_no_memory_for_is_computed_by_two(added, ways):
     """The denoiser has memory for two rows."""
     four = torch.arange(4.0)[:, None]
@@ -250,7 +242,6 @@ def test_what_one_device_has_no_memory_for_is_computed_by_two(added, ways):
     assert ways.keys() == {"rows"}
 
 
-@pytest.mark.long
 @pytest.mark.parametrize("place", [0, 1], ids=["here", "on the other device"])
 def test_an_error_of_one_device_is_the_failure_of_its_call_alone(added, place):
     bad = torch.ones(2, 1)
@@ -262,7 +253,6 @@ def test_an_error_of_one_device_is_the_failure_of_its_call_alone(added, place):
     torch.testing.assert_close(good, made("refuses")(**ROWS))
 
 
-@pytest.mark.long
 def test_a_cancelled_generation_leaves_the_devices_in_step(added):
     going = Event()
     one = made("sdxl")(**image("a red dog", seed=5)).images
@@ -291,7 +281,6 @@ def compiled(spread: ParallelModels, added: Callable[[str], Any]) -> Iterator[En
         yield engine
 
 
-@pytest.mark.long
 def test_compiled_blocks_run_on_both_devices_and_as_written_where_tokens_are_divided(
     compiled, ways, at_the_end
 ):
@@ -311,7 +300,6 @@ def test_compiled_blocks_run_on_both_devices_and_as_written_where_tokens_are_div
     at_the_end.append(lambda ended: ended["plain"] > 0)
 
 
-@pytest.mark.long
 def test_compiled_blocks_have_loras_on_both_devices(compiled, ways, at_the_end, tmp_path):
     # Of one kind of blocks, and outside of blocks: each kind takes seconds to compile.
     layers = [each for each in FLUX_LAYERS if not each.startswith("single")]
@@ -349,7 +337,6 @@ def test_compiled_blocks_have_loras_on_both_devices(compiled, ways, at_the_end, 
     at_the_end.append(lambda ended: ended.get("loras", 0) > 0)
 
 
-@pytest.mark.long
 def test_a_follower_drops_the_denoisers_that_are_collected_here(spread, demo, at_the_end):
     with Engine(made("flux"), threads=1) as engine:
         again = made("flux")
@@ -364,7 +351,6 @@ def test_a_follower_drops_the_denoisers_that_are_collected_here(spread, demo, at
     at_the_end.append(lambda ended: ended["denoisers"] < len(NAMES))
 
 
-@pytest.mark.long
 @pytest.mark.parametrize("name", ["flux", "sdxl"])
 def test_loras_are_applied_on_all_devices(added, ways, name, tmp_path):
     """Alone, mixed in one forward with others and with none, several at once, and gone again."""
@@ -390,7 +376,6 @@ def test_loras_are_applied_on_all_devices(added, ways, name, tmp_path):
     assert relative(expected[0], plain_with(MAKERS[name], [], **wishes[0])) > 1e-3
 
 
-@pytest.mark.long
 def test_a_lokr_of_which_a_layer_has_some_rows_is_applied_on_all_devices(added, tmp_path):
     torch.manual_seed(3)
     width = made("flux").transformer.inner_dim
@@ -406,7 +391,6 @@ def test_a_lokr_of_which_a_layer_has_some_rows_is_applied_on_all_devices(added, 
     assert relative(plain, expected) > 1e-4
 
 
-@pytest.mark.long
 def test_a_denoiser_that_waits_in_host_memory_cannot_be_spread(flux):
     recipe = Recipe(24, "bfloat16", "components", ("vae",))
     with pytest.raises(WeightsUnavailable, match="24 GB keeps its transformer in host memory"):
@@ -414,7 +398,6 @@ def test_a_denoiser_that_waits_in_host_memory_cannot_be_spread(flux):
     assert list(spreadable(flux, Recipe(48, "bfloat16", "components", ("transformer",))))
 
 
-@pytest.mark.long
 def test_arguments_that_have_a_state_stay_on_one_device():
     class Cache:
         """What a model may remember in."""
@@ -432,7 +415,6 @@ def stepping(leader: subprocess.Popen[str]) -> psutil.Process:
     return follower
 
 
-@pytest.mark.long
 def test_a_generation_whose_other_device_is_killed_fails_with_that_reason(tmp_path):
     """While both compute tokens of a call."""
     with process("leading", str(tmp_path / "rendezvous"), "flux") as leader:
@@ -442,7 +424,6 @@ def test_a_generation_whose_other_device_is_killed_fails_with_that_reason(tmp_pa
     assert [line for line in said if "step" not in line] == ["lost", died, died]
 
 
-@pytest.mark.long
 @pytest.mark.parametrize("lost_at", [None, (0, 1), (1, 0)])
 def test_a_device_whose_connections_are_gone_has_ended_though_its_process_still_counts(lost_at):
     """Before it is told of a call, gets its rows, or returns them."""
@@ -464,7 +445,6 @@ def test_a_device_whose_connections_are_gone_has_ended_though_its_process_still_
     assert lost == ["lost"]
 
 
-@pytest.mark.long
 def test_a_follower_ends_by_itself_when_rank_0_is_killed(tmp_path):
     with process("leading", str(tmp_path / "rendezvous")) as leader:
         follower = stepping(leader)

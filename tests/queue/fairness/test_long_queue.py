@@ -17,6 +17,8 @@ from serve_app.queue.queue import PostgresQueue
 from tests.queue.database import LONG_LEASES, Ingress
 from tests.queue.requests import POOL, ask, done, new
 
+pytestmark = pytest.mark.long
+
 MANY, SLOTS = 10_000, 4
 FILL = f"""
 INSERT INTO requests (id, tenant, endpoint, endpoint_digest, pool, priority, state, input,
@@ -79,7 +81,6 @@ async def burst(pool: Pool, requests: int) -> int:
     return pool.p95
 
 
-@pytest.mark.long
 @pytest.mark.parametrize("hog_s", [1.0, 60.0], ids=["as short", "sixty times as long"])
 async def test_behind_ten_thousand_of_another_a_burst_waits_at_most_twice_as_many_leases_as_alone(
     ingress: Ingress, hog_s: float
@@ -96,7 +97,6 @@ async def test_behind_ten_thousand_of_another_a_burst_waits_at_most_twice_as_man
     assert await burst(pool, 40) <= 2 * alone
 
 
-@pytest.mark.long
 async def test_a_single_request_gets_one_of_the_next_two_slots_that_become_free(
     ingress: Ingress,
 ) -> None:
