@@ -9,6 +9,7 @@ call.
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Generic, TypeVar, cast, get_type_hints
@@ -229,12 +230,14 @@ class Calls(Generic[Row]):
                 limit = query.page_size(call.request, default=MAX_LISTED, most=MAX_LISTED)
                 found = await read(call)
                 listed = found if isinstance(found, ResourceList) else ResourceList(found)
-                rows = self._after(query.text(call.request, "cursor"), listed.rows)
-                shown, more = rows[:limit], len(rows) > limit
+                cursors = self._cursors(listed.rows)
+                first = _after(cursors, query.text(call.request, "cursor"))
+                end = first + limit
+                more = len(cursors) > end
                 return {
-                    resource.items: shown,
+                    resource.items: listed.rows[first:end],
                     **listed.about,
-                    "next_cursor": str(getattr(shown[-1], resource.cursor)) if more else None,
+                    "next_cursor": cursors[end - 1] if more else None,
                     "has_more": more,
                 }
 
@@ -437,13 +440,25 @@ class Calls(Generic[Row]):
         await services.identity.tenants.find(tenant)
         return tenant
 
-    def _after(self, cursor: str | None, rows: Sequence[Row]) -> Sequence[Row]:
-        if cursor is None:
-            return rows
-        keys = [str(getattr(each, self.resource.cursor)) for each in rows]
-        if cursor not in keys:
-            raise query.invalid("cursor", "is of no page; read the list from its start", cursor)
-        return rows[keys.index(cursor) + 1 :]
+    def _cursors(self, rows: Sequence[Row]) -> Sequence[str]:
+        """The cursor of each. Where several are alike, as warm targets of the same model from
+        several places, the further ones have a number."""
+        seen = Counter[str]()
+        found = list[str]()
+        for row in rows:
+            value = str(getattr(row, self.resource.cursor))
+            found.append(f"{value}~{seen[value]}" if seen[value] else value)
+            seen[value] += 1
+        return found
+
+
+def _after(cursors: Sequence[str], cursor: str | None) -> int:
+    """Index of the first row behind ``cursor``."""
+    if cursor is None:
+        return 0
+    if cursor not in cursors:
+        raise query.invalid("cursor", "is of no page; read the list from its start", cursor)
+    return cursors.index(cursor) + 1
 
 
 def _route(

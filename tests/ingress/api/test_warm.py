@@ -5,10 +5,16 @@ from __future__ import annotations
 import httpx
 import pytest
 
+from serve_app.domain.operations import WeightsLevel
 from serve_app.settings import PoolConfig
+from serve_app.settings.pools import WarmConfig
 from tests.ingress.house import House, built
 
 PROBE = "test/probe"
+TWICE_WARM = PoolConfig(
+    families=("probe",),
+    warm=(WarmConfig(endpoint=PROBE), WarmConfig(endpoint=PROBE, level=WeightsLevel.HOST)),
+)
 
 
 async def test_an_operator_sets_lists_and_ends_a_target(house: House) -> None:
@@ -89,3 +95,16 @@ async def test_no_more_replicas_are_kept_than_the_pool_may_have() -> None:
             answer = await client.post("/v1/warm", json={"endpoint_id": PROBE, "replicas": 2})
             assert answer.status_code == 422
             assert "max_replicas of the pool probes" in answer.json()["detail"][0]["msg"]
+
+
+async def test_pages_show_each_of_several_targets_of_one_model_once() -> None:
+    levels: list[str] = []
+    async with built(pools={"probes": TWICE_WARM}) as house, house.client() as client:
+        await client.post("/v1/warm", json={"endpoint_id": PROBE, "level": "disk"})
+        page = (await client.get("/v1/warm?limit=1")).json()
+        while len(levels) < 4:
+            levels += [each["level"] for each in page["warm_targets"]]
+            if not page["has_more"]:
+                break
+            page = (await client.get(f"/v1/warm?limit=1&cursor={page['next_cursor']}")).json()
+    assert levels == ["hot", "host", "disk"]
