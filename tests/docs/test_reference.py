@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 
 from tests.docs.pages import name
-from tests.docs.reference import cli
 from tests.docs.reference.__main__ import pages
 
 PAGES = pages()
@@ -16,7 +15,3 @@ PAGES = pages()
 @pytest.mark.parametrize("page", PAGES, ids=name)
 def test_a_generated_page_is_up_to_date(page: Path) -> None:
     assert page.read_text() == PAGES[page], "Run scripts/reference."
-
-
-def test_every_example_is_of_a_command() -> None:
-    assert cli.EXAMPLES.keys() <= cli.commands().keys()
