@@ -26,6 +26,9 @@ TESTS: Mapping[str, tuple[str, ...]] = {
         "tests/catalog/test_catalog.py::test_a_wrong_field_is_named",
         "tests/deployments/families/test_image_tasks.py::test_an_image_that_cannot_be_had_is_the_fault_of_its_field",
     ),
+    "work_too_large": (
+        "tests/domain/test_work_limit.py::test_an_image_that_is_too_large_is_refused_with_the_largest",
+    ),
     "image_too_small": (
         "tests/deployments/families/test_image_tasks.py::test_an_image_that_cannot_be_had_is_the_fault_of_its_field",
     ),

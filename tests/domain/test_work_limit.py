@@ -33,6 +33,7 @@ def test_work_up_to_the_limit_is_made_whatever_its_shape() -> None:
 def test_an_image_that_is_too_large_is_refused_with_the_largest() -> None:
     error = refusal(IMAGES, RequestedWork(2048, 2048))
     assert error.problems[0].loc == ("body", "image_size")
+    assert error.problems[0].type == "work_too_large"
     assert "2048×2048 is 4.19 megapixels" in error.message
     assert "(24 GB), a/b makes at most 2.10 megapixels" in error.message
 
