@@ -179,6 +179,8 @@ def failed_tests(python: str | Path, folder: Path, arguments: Sequence[str]) -> 
             stdout=sys.stderr,
             check=False,
         )
+        if not junit.exists():
+            raise SystemExit("pytest did not run the tests. See above.")
         return failures(junit.read_text("utf-8"))
 
 
