@@ -5,18 +5,16 @@ there.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from functools import lru_cache
 from typing import Any
 
 from serve_app.catalog.entries import CatalogEntry
-from serve_app.catalog.schema.registry import InputSchema
+from serve_app.catalog.schema.registry import cached_json_schema
 from serve_app.catalog.source import FallbackSource, ShadowSource
 from serve_app.domain.executors.fallback import renamed
 from serve_app.domain.executors.hosted import PROVIDERS
 from serve_app.domain.workflows.definition import FAMILY
 from serve_app.options.mistakes import Place
 
-MAX_CACHED_SCHEMAS = 256
 KEY, SHADOW = "fallback", "shadow"
 
 Find = Callable[[str], CatalogEntry | None]
@@ -103,12 +101,6 @@ def _accepts(entry: CatalogEntry, name: str) -> bool:
     return entry.schema.is_open or name in entry.schema.fields
 
 
-@lru_cache(MAX_CACHED_SCHEMAS)
-def _properties(schema: InputSchema) -> Mapping[str, Any]:
-    """Schemas of the fields that a schema names. Building them takes milliseconds."""
-    return schema.json_schema().get("properties", {})
-
-
 def input_at(other: CatalogEntry, fields: Mapping[str, str | None], input: Any) -> dict[str, Any]:
     """Input of a request for another endpoint. Fields that this one does not have are left out:
     ``unfit_field`` says whether they matter. ``InvalidInput``."""
@@ -121,7 +113,7 @@ def unfit_field(
 ) -> str:
     """Field that a request sets, other than to its default, and that the other endpoint does not
     have; empty: there is none."""
-    own = _properties(entry.schema)
+    own = cached_json_schema(entry.schema).get("properties", {})
     for name, value in input.items():
         named = fields.get(name, name)
         usual = value is None or own.get(name, {}).get("default", None) == value

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 from serve_app.domain.artifact import StoredFiles, UploadTicket
 from serve_app.domain.audit.acts import Actor
 from serve_app.domain.batches.batch import BatchBook
-from serve_app.domain.billing.price import Price
+from serve_app.domain.billing.budgets import BudgetLeft
 from serve_app.domain.billing.report import CostBook
 from serve_app.domain.executors.fallback import Fallbacks
 from serve_app.domain.executors.hosted import HostedCall, NewCall
@@ -434,9 +434,8 @@ class Queue(LeasePort, Protocol):
         repeated calls count it once."""
         ...
 
-    async def exceeds_budget(self, tenant: str, price: Price) -> bool:
-        """Return True if the tenant's budget in the currency of ``price`` stops requests, and what
-        was spent and reserved now exceeds it."""
+    async def budget_left(self, tenant: str) -> BudgetLeft | None:
+        """What is left of the tenant's budget now, without what is reserved. None: it has none."""
         ...
 
     async def delete(

@@ -18,7 +18,7 @@ from serve_app.postgres.leader_election import LeaderElection
 from serve_app.queue.after_commit import AfterCommit
 from serve_app.queue.audit_log import SEAL_EVERY_S
 from serve_app.queue.batches.batches import PostgresBatches
-from serve_app.queue.billing.budget_warnings import WARN_EVERY_S, PostgresBudgetWarnings
+from serve_app.queue.billing.budgets import WARN_EVERY_S, PostgresBudgets
 from serve_app.queue.billing.replica_hours import SAMPLE_EVERY_S, PostgresCostBook
 from serve_app.queue.billing.rollup import UsageRollup
 from serve_app.queue.drafts import PostgresDrafts
@@ -199,7 +199,6 @@ class PostgresQueue:
         self.delete = parts.removal.delete
         sessions = RealtimeSessions(database, state.charges, limits, parts.metrics)
         self.open_sessions = sessions.open_sessions
-        self.exceeds_budget = sessions.exceeds_budget
         self.record_frame = sessions.record_frame
         self.operations = parts.operations
         self.ledger = PostgresLedger(reads)
@@ -207,7 +206,8 @@ class PostgresQueue:
         self.pool_history = PostgresPoolHistory(database, reads, state.stats.demand)
         self.rollup = UsageRollup(database, parts.retention)
         self.by_kind = RetentionByKind(database, parts.retention)
-        self.budgets = PostgresBudgetWarnings(database, limits)
+        self.budgets = PostgresBudgets(database, limits)
+        self.budget_left = self.budgets.left
         self.gallery = PostgresGallery(database, reads)
         self.stored = PostgresStoredFiles(reads, parts.clock)
         self.drafts = PostgresDrafts(database)

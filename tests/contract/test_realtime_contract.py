@@ -83,11 +83,17 @@ async def test_frames_exceed_a_budget_when_the_next_one_is_not_covered(make: Mak
     queue = await make(replace(CALM, tenants={TENANT: same, "bob": same}))
     session = await session_of(queue, price=price, expected=ONE_FRAME)
     usage = Usage(run_s=0.5, steps=4, units=1.0)
-    for exceeded in (False, True):  # 0.04 and 0.06, with the frame that the session has reserved
+    for cents, exceeded in ((1, False), (-1, True)):  # with the frame that the session has reserved
         await queue.record_frame(session.held, new_id(), State.SUCCEEDED, usage)
-        assert await queue.exceeds_budget(TENANT, price) is exceeded
-    assert not await queue.exceeds_budget("bob", price)
-    assert not await queue.exceeds_budget(TENANT, replace(price, currency="USD"))
+        left = await queue.budget_left(TENANT)
+        assert left is not None
+        assert (left.limit, left.remaining) == (budget.amount, Decimal(cents) / 100)
+        assert left.forbids("EUR") is exceeded
+        assert not left.forbids("USD")
+    others = await queue.budget_left("bob")
+    assert others is not None
+    assert others.remaining == budget.amount
+    assert await queue.budget_left("carol") is None
 
 
 async def test_how_long_a_session_stays_says_nothing_about_other_requests(make: Make) -> None:

@@ -11,7 +11,8 @@ from typing import Any
 
 from serve_app.domain.artifact import is_elsewhere
 from serve_app.domain.audit.acts import Actor
-from serve_app.domain.billing.price import NOTHING, Price, made_by_frame
+from serve_app.domain.billing.budgets import BudgetLeft
+from serve_app.domain.billing.price import NOTHING, made_by_frame
 from serve_app.domain.errors import NotFound, Overloaded, TooLarge
 from serve_app.domain.lease import Demand, LeaseKey, ReplicaStage
 from serve_app.domain.outcome import Outcome, Usage
@@ -253,12 +254,11 @@ class ClientSide(QueueRows):
             for each in self._requests()
         )
 
-    async def exceeds_budget(self, tenant: str, price: Price) -> bool:
+    async def budget_left(self, tenant: str) -> BudgetLeft | None:
         quota = self._limits.quota_of(tenant)
-        budget = quota and quota.budget
-        if budget is None or not budget.stop or budget.currency != price.currency:
-            return False
-        return self._spent(tenant) > budget.amount
+        if quota is None or quota.budget is None:
+            return None
+        return quota.budget_left(quota.budget.amount - self._spent(tenant), self._clock.now())
 
     async def record_frame(
         self, session: LeaseKey, request_id: str, state: State, usage: Usage

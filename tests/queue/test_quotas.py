@@ -256,7 +256,12 @@ async def test_a_new_budget_counts_what_its_period_has_cost(ingress: Ingress) ->
         await free.submit(new(**ONE))
         await free.finish(done((await lease(free)).held, images(SQUARE)))
     queue = await ingress(budget(3))
+    before = await queue.budget_left(TENANT)
+    assert before is not None
+    assert (before.limit, before.remaining, before.currency) == (3, 1, "USD")
     assert stored(await submitted(queue, 3, **ONE)) == 1
+    after = await queue.budget_left(TENANT)
+    assert after == replace(before, remaining=Decimal(0))
 
 
 @pytest.mark.long

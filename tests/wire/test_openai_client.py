@@ -351,6 +351,17 @@ def test_a_conversation_makes_and_changes_an_image(client: openai.OpenAI, addres
     assert refused.value.param == "tools"
 
 
+def test_a_response_in_the_background_is_cancelled_and_deleted(client: openai.OpenAI) -> None:
+    tool: Any = {**GENERATION, "sleep_s": 60}
+    begun = client.responses.create(model="gpt-5.5", input="a fox", tools=[tool], background=True)
+    ended = client.responses.cancel(begun.id)
+    Response.model_validate(ended.model_dump(), strict=True)
+    assert (ended.id, ended.status) == (begun.id, "cancelled")
+    client.responses.delete(begun.id)
+    with pytest.raises(openai.NotFoundError):
+        client.responses.retrieve(begun.id)
+
+
 def test_a_response_streams_partial_images(client: openai.OpenAI) -> None:
     tool = {**GENERATION, "partial_images": 2, "sleep_s": 3, "steps": 6}
     asked: Any = [tool]

@@ -25,7 +25,7 @@ JAVASCRIPT = HERE / "javascript"
 TIMEOUT_S = 240.0  # litellm alone takes many seconds of the CPU to import
 
 LITELLM = """
-import json, litellm, sys
+import json, litellm, openai, sys
 litellm.telemetry = False
 url, key = sys.argv[1:]
 made = litellm.image_generation(
@@ -37,7 +37,7 @@ try:
     litellm.image_generation(
         prompt="x", model="fal_ai/fal-ai/flux/schnell", n=99, api_base=url, api_key=key
     )
-except litellm.exceptions.APIConnectionError as error:
+except openai.APIError as error:
     print(json.dumps({"said": str(error)}))
 """
 

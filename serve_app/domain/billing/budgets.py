@@ -24,6 +24,11 @@ class BudgetLeft:
     remaining: Decimal  # negative: a budget that does not stop is exceeded
     currency: str
     resets_at: datetime  # start of the next period, UTC
+    stops: bool = True  # requests, once it is used up
+
+    def forbids(self, currency: str) -> bool:
+        """Return True if it is exceeded, and stops what has a price in this currency."""
+        return self.stops and self.currency == currency and self.remaining < 0
 
 
 @dataclass(frozen=True, slots=True)

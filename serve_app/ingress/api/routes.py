@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, replace
 from typing import Annotated, Any, Literal, cast
 
@@ -11,7 +12,7 @@ from starlette.requests import Request as HttpRequest
 from starlette.responses import Response
 from typing_extensions import TypedDict
 
-from serve_app.domain.errors import NotFound
+from serve_app.domain.errors import NotFound, Unsupported
 from serve_app.domain.lease import Demand, ReplicaStage
 from serve_app.ingress.api import (
     changes,
@@ -41,7 +42,7 @@ from serve_app.ingress.api.administration import (
     tenant_deletion,
     tenant_export,
 )
-from serve_app.ingress.api.billing import pricing, report, sums
+from serve_app.ingress.api.billing import account, pricing, report, sums
 from serve_app.ingress.api.files import content, links, stored, verification
 from serve_app.ingress.api.gallery import items, shares, zip_files
 from serve_app.ingress.api.health import (
@@ -233,7 +234,25 @@ async def metrics(request: HttpRequest) -> Response:
     return Response(text, headers={"content-type": CONTENT_TYPE_LATEST})
 
 
+REFUSED: Mapping[str, str] = {
+    "meta": "Darkroom does not know from which addresses its webhooks reach you, because that "
+    "follows from its network. Verify their signature in its place.",
+    "account/focus": "There are no FOCUS reports. `GET /v1/usage.csv` has the sums of a bill.",
+    "account/model-access-controls": "Each API key has the endpoints that it may use: see "
+    "`GET /v1/keys`.",
+    "serverless": "Apps are served and shown by `darkroom deploy` and `darkroom models`, and their "
+    "replicas by `GET /v1/status`.",
+    "compute": "Darkroom rents no machines.",
+}
+"""Calls of fal's platform that make no sense here, by the beginning of their path below ``/v1``,
+with what to use instead."""
+
+
 async def unknown(request: HttpRequest) -> Response:
+    rest: str = request.path_params["rest"]
+    for path, sentence in REFUSED.items():
+        if f"{rest}/".startswith(f"{path}/"):
+            raise Unsupported(sentence)
     raise NotFound(f"There is nothing at {request.url.path}.")
 
 
@@ -270,6 +289,7 @@ ROUTES = [
     *model_entries.ROUTES,
     *models.ROUTES,
     *pricing.ROUTES,
+    *account.ROUTES,
     *report.ROUTES,
     *sums.ROUTES,
     *estimates.ROUTES,

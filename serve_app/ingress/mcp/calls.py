@@ -85,11 +85,7 @@ async def list_models(call: ToolCall, given: ListModels) -> CallToolResult:
 
 
 async def describe_model(call: ToolCall, given: DescribeModel) -> CallToolResult:
-    entry = find_endpoint(
-        call.services.catalog_of(call.caller),
-        call.services.config.models.model_aliases,
-        given.model,
-    )
+    entry = find_endpoint(call.services, call.caller, given.model)
     call.caller.require_endpoint(entry.endpoint.id)
     facts = await in_cpu_thread(_described, entry)
     return content.text_result(json.dumps(facts, ensure_ascii=False), facts)
@@ -103,9 +99,7 @@ async def generate(call: ToolCall, given: Generate) -> ToolResult:
     """
     services = call.services
     origin = origin_of(call.http)  # may be refused, so read it before anything is stored
-    entry = find_endpoint(
-        services.catalog_of(call.caller), services.config.models.model_aliases, given.model
-    )
+    entry = find_endpoint(services, call.caller, given.model)
     reject_unstorable(given.input, ("body", "input"))
     new = await submission.validate(
         services,

@@ -10,7 +10,6 @@ from typing import Any
 from starlette.requests import Request as HttpRequest
 from starlette.responses import PlainTextResponse, Response, StreamingResponse
 
-from serve_app.catalog.catalog import CatalogEntry
 from serve_app.domain.artifact import Artifact
 from serve_app.domain.endpoint import DEFAULT_SPEECH_MODEL, DEFAULT_TRANSCRIPTION_MODEL
 from serve_app.domain.errors import InvalidInput, PipelineFailed, Unsupported
@@ -47,10 +46,9 @@ from serve_app.ingress.openai.transcripts import (
     verbose,
 )
 from serve_app.ingress.services.cpu_executor import in_cpu_thread
-from serve_app.ingress.services.services import Services, services_of
+from serve_app.ingress.services.services import services_of
 from serve_app.ingress.submission.model_lookup import EndpointFields, find_endpoint
 from serve_app.ingress.submission.rendering import final_outcome, outcome_headers
-from serve_app.tenants.scopes import Caller
 
 FILE = "file"
 TEXT = "text/plain"
@@ -78,7 +76,7 @@ async def _transcribed(
     if unknown:
         raise InvalidInput.of_field(unknown[0], "Not supported here", "feature_not_supported")
     given = parameters.read(unfolded(form.sent))
-    entry = _endpoint(services, caller, given.model or DEFAULT_TRANSCRIPTION_MODEL)
+    entry = find_endpoint(services, caller, given.model or DEFAULT_TRANSCRIPTION_MODEL)
     fields = EndpointFields(entry)
     if not fields.accepts(AUDIO):
         raise Unsupported(f"{entry.endpoint.id} takes no audio: its input has no `{AUDIO}`.")
@@ -141,7 +139,7 @@ async def speech(request: HttpRequest) -> Response:
     services = services_of(request)
     body = await read_json(request, services.config.limits.max_body_bytes)
     given = SpeechParameters.read(body)
-    entry = _endpoint(services, caller, given.model or DEFAULT_SPEECH_MODEL)
+    entry = find_endpoint(services, caller, given.model or DEFAULT_SPEECH_MODEL)
     if entry.endpoint.kind != "audio":
         raise Unsupported(
             f"{entry.endpoint.id} makes no audio: its category is {entry.endpoint.category}."
@@ -169,10 +167,6 @@ def _audio_of(request: Request) -> Artifact:
     if file is None:
         raise PipelineFailed(f"{request.endpoint} ended without audio.")
     return file
-
-
-def _endpoint(services: Services, caller: Caller, name: str) -> CatalogEntry:
-    return find_endpoint(services.catalog_of(caller), services.config.models.model_aliases, name)
 
 
 class TranscriptionForm(TranscriptionParameters):

@@ -222,17 +222,17 @@ VARIATIONS = replace(
 
 
 def named_endpoint(services: Services, caller: Caller, given: ImageParameters) -> CatalogEntry:
-    return find_endpoint(
-        services.catalog_of(caller),
-        services.config.models.model_aliases,
-        given.model or DEFAULT_IMAGE_MODEL,
-    )
+    return find_endpoint(services, caller, given.model or DEFAULT_IMAGE_MODEL)
+
+
+def makes_images(entry: CatalogEntry) -> bool:
+    return entry.endpoint.category.endswith(MAKES_IMAGES)
 
 
 def drawing(entry: CatalogEntry) -> CatalogEntry:
     """Return ``entry`` if it makes images. A video would yield only its poster."""
     endpoint = entry.endpoint
-    if not endpoint.category.endswith(MAKES_IMAGES):
+    if not makes_images(entry):
         raise Unsupported(
             f"{endpoint.id} does not make images: its category is {endpoint.category}."
         )

@@ -15,12 +15,12 @@ from typing_extensions import TypedDict
 
 from serve_app.domain.artifact import Artifact
 from serve_app.domain.endpoint import DEFAULT_IMAGE_MODEL
-from serve_app.domain.errors import EndpointNotFound, InvalidInput, RequestNotFound
+from serve_app.domain.errors import EndpointNotFound, InvalidInput
 from serve_app.domain.outcome import Failure
 from serve_app.domain.progress import Preview
-from serve_app.domain.request import Redacted, Request, State
+from serve_app.domain.request import Request, State
 from serve_app.ingress.http import sse
-from serve_app.ingress.http.auth import authenticate
+from serve_app.ingress.http.auth import actor_of, authenticate
 from serve_app.ingress.http.body import read_json
 from serve_app.ingress.http.context import name_request
 from serve_app.ingress.http.errors import json_reply
@@ -30,6 +30,7 @@ from serve_app.ingress.openai import images
 from serve_app.ingress.openai.errors import AT_END, AT_SUBMIT, ERRORS, TAG
 from serve_app.ingress.openai.image_parameters import format_of, images_of, is_image, names_of
 from serve_app.ingress.openai.image_stream import NO_TOKENS, stream
+from serve_app.ingress.openai.lookup import find_maker
 from serve_app.ingress.openai.response_parameters import (
     CALL,
     IMAGE_CALL,
@@ -43,7 +44,7 @@ from serve_app.ingress.openai.runs import run, validated, with_endpoint
 from serve_app.ingress.services.services import Services, services_of
 from serve_app.ingress.submission import submission
 from serve_app.ingress.submission.model_lookup import find_endpoint
-from serve_app.ingress.submission.protocol import find_request, require_ended
+from serve_app.ingress.submission.protocol import cancel, require_ended
 from serve_app.ingress.submission.rendering import (
     ENDPOINT,
     NO_OUTCOME,
@@ -110,6 +111,12 @@ class OpenAiResponse(TypedDict):
     usage: dict[str, Any]
 
 
+class DeletedResponse(TypedDict):
+    id: str
+    object: Literal["response"]
+    deleted: bool
+
+
 async def created(request: HttpRequest) -> Response:
     """Make an image from the last turn of a conversation."""
     caller = await authenticate(request)
@@ -144,13 +151,26 @@ async def created(request: HttpRequest) -> Response:
 
 async def shown(request: HttpRequest) -> Response:
     """Show a response. Its images are there once it is completed."""
-    caller = await authenticate(request)
-    services = services_of(request)
-    found = await _find(services, caller, request.path_params["request_id"])
-    name_request(request, found)
+    return await _reply(request, await _of_path(request))
+
+
+async def cancelled(request: HttpRequest) -> Response:
+    """Cancel a response. One that has ended stays as it is."""
+    return await _reply(request, await cancel(request, await _of_path(request)))
+
+
+async def deleted(request: HttpRequest) -> Response:
+    """Delete a response with its images. ``RequestActive``: it has not ended."""
+    found = await _of_path(request)
+    await submission.delete(services_of(request), found.tenant, found.id, actor_of(request))
+    body: DeletedResponse = {"id": f"{RESPONSE}{found.id}", "object": "response", "deleted": True}
+    return json_reply(body)
+
+
+async def _reply(request: HttpRequest, found: Request) -> Response:
     items: Sequence[OpenAiImageCall] = ()
     if found.state is State.SUCCEEDED:
-        items = await _items(services, found)
+        items = await _items(services_of(request), found)
     headers = outcome_headers(found) | {ENDPOINT: found.runs_at}
     return json_reply(_response(found, items, None), headers=headers)
 
@@ -161,9 +181,8 @@ def _model(services: Services, caller: Caller, of_tool: Any, outer: str | None) 
     if of_tool is not None:
         return str(of_tool)
     if outer is not None:
-        aliases = services.config.models.model_aliases
         try:
-            return find_endpoint(services.catalog_of(caller), aliases, outer).endpoint.id
+            return find_endpoint(services, caller, outer).endpoint.id
         except EndpointNotFound:
             pass
     return DEFAULT_IMAGE_MODEL
@@ -205,22 +224,16 @@ async def _earlier_image(
 
 
 async def _find(services: Services, caller: Caller, request_id: str) -> Request:
-    """Request of a response. ``RequestNotFound`` has the same message for one that makes no
-    images."""
     what = f"response {RESPONSE}{request_id[:64]}"
-    found = await find_request(services.queue, caller.tenant, request_id, what)
-    if not _makes_images(services, found):
-        raise RequestNotFound(f"There is no {what}.")
-    caller.require_endpoint(found.endpoint)
+    return await find_maker(services, caller, request_id, what, is_image, images.makes_images)
+
+
+async def _of_path(request: HttpRequest) -> Request:
+    """Request of the response that the path names."""
+    caller = await authenticate(request)
+    found = await _find(services_of(request), caller, request.path_params["request_id"])
+    name_request(request, found)
     return found
-
-
-def _makes_images(services: Services, request: Request) -> bool:
-    """True if the request made an image; by its endpoint, where what it made is not known."""
-    if request.state is State.SUCCEEDED and request.forgetting is not Redacted.DONE:
-        return any(map(is_image, final_outcome(request).artifacts))
-    entry = services.catalog.find_any(request.endpoint)
-    return entry is None or entry.endpoint.category.endswith(images.MAKES_IMAGES)
 
 
 def _response(
@@ -368,4 +381,16 @@ SHOW = replace(
     parameters=(in_path("request_id", "Id of the request, as in `resp_` and this id."),),
     body=None,
     description=None,
+)
+CANCEL = replace(
+    SHOW,
+    name="openaiCancelResponse",
+    summary="Cancel a response; one that has ended stays as it is",
+)
+DELETE = replace(
+    SHOW,
+    name="openaiDeleteResponse",
+    summary="Delete an ended response, with its images",
+    responses={200: answer("The response is deleted.", DeletedResponse)},
+    errors=(400, 404),
 )

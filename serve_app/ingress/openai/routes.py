@@ -57,7 +57,7 @@ async def shown(request: HttpRequest) -> Response:
     caller = await authenticate(request)
     services = services_of(request)
     name: str = request.path_params["model"]
-    entry = find_endpoint(services.catalog_of(caller), services.config.models.model_aliases, name)
+    entry = find_endpoint(services, caller, name)
     caller.require_endpoint(entry.endpoint.id)
     return json_reply(_model(name, entry.endpoint.id))
 
@@ -160,6 +160,22 @@ ROUTES = [
     _route("POST", "/responses", responses.created, "response.create", responses.CREATE, SUBMIT),
     _route(
         "GET", "/responses/resp_{request_id}", responses.shown, "response", responses.SHOW, READ
+    ),
+    _route(
+        "DELETE",
+        "/responses/resp_{request_id}",
+        responses.deleted,
+        "response.delete",
+        responses.DELETE,
+        CANCEL,
+    ),
+    _route(
+        "POST",
+        "/responses/resp_{request_id}/cancel",
+        responses.cancelled,
+        "response.cancel",
+        responses.CANCEL,
+        CANCEL,
     ),
     _route("POST", "/videos", videos.created, "videos.create", videos.CREATE, SUBMIT),
     _route("GET", "/videos", videos.listed, "videos", videos.LIST, READ),

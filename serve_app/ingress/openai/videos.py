@@ -19,7 +19,6 @@ from serve_app.domain.endpoint import DEFAULT_CLIP_MODEL
 from serve_app.domain.errors import (
     ArtifactNotFound,
     InvalidInput,
-    RequestNotFound,
     Unsupported,
 )
 from serve_app.domain.progress import Stage
@@ -42,6 +41,7 @@ from serve_app.ingress.openai.errors import (
 from serve_app.ingress.openai.form import typed, unfolded
 from serve_app.ingress.openai.image_parameters import is_image
 from serve_app.ingress.openai.input_images import image_uri
+from serve_app.ingress.openai.lookup import find_maker
 from serve_app.ingress.openai.runs import validated
 from serve_app.ingress.openai.video_parameters import (
     NAMES,
@@ -55,7 +55,7 @@ from serve_app.ingress.services.services import Services, services_of
 from serve_app.ingress.submission import submission
 from serve_app.ingress.submission.model_lookup import EndpointFields, find_capable, find_endpoint
 from serve_app.ingress.submission.options import parse_options
-from serve_app.ingress.submission.protocol import find_request, require_ended
+from serve_app.ingress.submission.protocol import require_ended
 from serve_app.ingress.submission.rendering import (
     ENDPOINT,
     NO_OUTCOME,
@@ -270,9 +270,8 @@ async def remixed(request: HttpRequest) -> Response:
     file = next((each for each in artifacts(found) if is_video(each)), None)
     if file is None:
         raise ArtifactNotFound("The request made no video, so it cannot be remixed.")
+    named = find_endpoint(services, caller, given.model or found.endpoint)
     catalog = services.catalog_of(caller)
-    aliases = services.config.models.model_aliases
-    named = find_endpoint(catalog, aliases, given.model or found.endpoint)
     entry = find_capable(catalog, named, (SOURCE,), ("video-to-video",), "change a video")
     wanted = input_of(given, EndpointFields(entry))
     wanted[SOURCE] = services.files.access.url(origin_of(request), file.key, found.tenant)
@@ -395,8 +394,7 @@ def video_endpoint(
     services: Services, caller: Caller, given: VideoParameters, *, referred: bool
 ) -> CatalogEntry:
     catalog = services.catalog_of(caller)
-    name = given.model or DEFAULT_CLIP_MODEL
-    entry = find_endpoint(catalog, services.config.models.model_aliases, name)
+    entry = find_endpoint(services, caller, given.model or DEFAULT_CLIP_MODEL)
     if referred:
         entry = find_capable(
             catalog, entry, ("image_url",), ("image-to-video",), "start from an image"
@@ -436,15 +434,11 @@ def split_reference(body: Any) -> tuple[Mapping[str, Any], str | None]:
 
 
 async def _find(request: HttpRequest) -> tuple[Services, Request]:
-    """Request for a video. ``RequestNotFound`` has the same message for one that makes none."""
+    """Request for the video that the path names."""
     caller = await authenticate(request)
     services = services_of(request)
     request_id: str = request.path_params["request_id"]
     what = f"video {request_id[:64]}"
-    found = await find_request(services.queue, caller.tenant, request_id, what)
-    entry = services.catalog.find_any(found.endpoint)
-    made_videos = any(is_video(each) for each in (found.outcome.artifacts if found.outcome else ()))
-    if not made_videos and (entry is None or not makes_videos(entry)):
-        raise RequestNotFound(f"There is no {what}.")
+    found = await find_maker(services, caller, request_id, what, is_video, makes_videos)
     name_request(request, found)
     return services, found

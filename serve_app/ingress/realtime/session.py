@@ -252,7 +252,8 @@ class RealtimeSession:
         while True:
             await asyncio.sleep(BUDGET_S)
             with suppress(Unavailable):
-                if price and await self._services.queue.exceeds_budget(new.tenant, price):
+                left = await self._services.queue.budget_left(new.tenant) if price else None
+                if price and left and left.forbids(price.currency):
                     raise BudgetExhausted(OVER_BUDGET)
 
     async def _end(self, storing: asyncio.Task[Request]) -> None:

@@ -4,24 +4,22 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Mapping, Sequence
-from functools import lru_cache
 from typing import Any
 
 from serve_app.catalog.catalog import Catalog, CatalogEntry
-from serve_app.catalog.schema.registry import InputSchema
+from serve_app.catalog.schema.registry import cached_json_schema
 from serve_app.domain.errors import Unsupported
+from serve_app.ingress.services.services import Services
 from serve_app.tenants.scopes import Caller
 
 # Fields of an endpoint's input, for the translation of other protocols' calls.
-
-MAX_CACHED_SCHEMAS = 1024
 
 
 class EndpointFields:
     """Properties of an endpoint's input schema. The schema ``open`` accepts every field."""
 
     def __init__(self, entry: CatalogEntry) -> None:
-        self.schema = _schema(entry.schema)
+        self.schema = cached_json_schema(entry.schema)
         """JSON Schema of the input."""
         self._properties: Mapping[str, Any] | None = self.schema.get("properties")
         self.named: Mapping[str, Any] = self._properties or {}
@@ -66,13 +64,6 @@ class EndpointFields:
         return self.named.get(name, {})
 
 
-@lru_cache(MAX_CACHED_SCHEMAS)
-def _schema(schema: InputSchema) -> Mapping[str, Any]:
-    """JSON Schema of an input, without ``properties`` if it accepts every field. Building it takes
-    milliseconds, so it is cached."""
-    return schema.json_schema()
-
-
 ANY_END = "*"
 """Last character of an alias for all names that begin with what comes before it."""
 
@@ -103,9 +94,10 @@ def plain_aliases(aliases: Mapping[str, str]) -> Mapping[str, str]:
     }
 
 
-def find_endpoint(catalog: Catalog, aliases: Mapping[str, str], name: str) -> CatalogEntry:
+def find_endpoint(services: Services, caller: Caller, name: str) -> CatalogEntry:
     """Endpoint with this id or alias. ``EndpointNotFound``, ``EndpointNotServed``."""
-    return catalog.get(endpoint_id_of(catalog, aliases, name))
+    catalog = services.catalog_of(caller)
+    return catalog.get(endpoint_id_of(catalog, services.config.models.model_aliases, name))
 
 
 def find_capable(

@@ -78,15 +78,22 @@ class Quota:
 
     def allowance(self, left: Mapping[str, Any]) -> Allowance:
         """What the tenant has left after a statement. ``left``: as ``LEFT`` has it."""
-        rate, budget = None, None
+        rate = None
         if self.every_s is not None:
             limit = round(60 / self.every_s)
             rate = RateLeft(limit, int(left["remaining"]), float(left["reset_s"]))
-        if self.budget is not None:
-            resets_at = next_period(datetime.fromtimestamp(left["now"], UTC), self.budget.period)
-            free = Decimal(left["free"])
-            budget = BudgetLeft(self.budget.amount, free, self.budget.currency, resets_at)
-        return Allowance(rate, budget)
+        if self.budget is None:
+            return Allowance(rate)
+        now = datetime.fromtimestamp(left["now"], UTC)
+        return Allowance(rate, self.budget_left(Decimal(left["free"]), now))
+
+    def budget_left(self, free: Decimal, now: datetime) -> BudgetLeft | None:
+        """The budget, of which ``free`` is left. None: there is none."""
+        budget = self.budget
+        if budget is None:
+            return None
+        resets_at = next_period(now.astimezone(UTC), budget.period)
+        return BudgetLeft(budget.amount, free, budget.currency, resets_at, budget.stop)
 
     def refusal(self, verdict: Mapping[str, Any]) -> DarkroomError:
         """Error for a request that was not stored."""

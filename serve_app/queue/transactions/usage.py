@@ -188,16 +188,6 @@ RETURNING tenant, (SELECT pool FROM requests WHERE id = %(session)s::uuid)
 """
 
 
-EXCEEDED = """
--- name: find_exceeded_budget
-SELECT q.reserved - q.settled - budget_freed(q.tenant, q.period, q.settled_at, 'infinity')
-           > %(amount)s::numeric
-FROM tenant_quotas q
-WHERE q.tenant = %(tenant)s AND q.unit = %(unit)s AND q.currency = %(currency)s
-  AND q.period = date_trunc(%(unit)s, now(), 'UTC')
-"""
-
-
 class RealtimeSessions:
     """Count realtime sessions, record their frames, and charge these to the tenants' lanes."""
 
@@ -212,20 +202,6 @@ class RealtimeSessions:
     async def open_sessions(self, tenant: str, pool: str) -> int:
         """Number of a tenant's sessions in a pool that wait for a slot or hold one."""
         return int(await self._database.value(OPEN_SESSIONS, {"tenant": tenant, "pool": pool}))
-
-    async def exceeds_budget(self, tenant: str, price: Price) -> bool:
-        """Return True if what a tenant has spent and reserved exceeds a budget that stops it."""
-        quota = self._limits.quota_of(tenant)
-        budget = quota and quota.budget
-        if budget is None or not budget.stop or budget.currency != price.currency:
-            return False
-        params = {
-            "tenant": tenant,
-            "unit": budget.period,
-            "currency": budget.currency,
-            "amount": str(budget.amount),
-        }
-        return any(exceeded for (exceeded,) in await self._database.rows(EXCEEDED, params))
 
     async def record_frame(
         self, session: LeaseKey, request_id: str, state: State, usage: Usage

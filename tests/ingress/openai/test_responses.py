@@ -131,6 +131,32 @@ async def test_who_waits_for_none_polls_the_response(
     assert base64.b64decode(shown["output"][0]["result"]) == b"image"
 
 
+async def test_a_response_is_cancelled_and_then_deleted(
+    house: House, client: httpx.AsyncClient
+) -> None:
+    begun = (await responded(client, tool={"sleep_s": 60}, background=True)).json()
+    url = f"{RESPONSES}/{begun['id']}"
+    active = await client.delete(url)
+    assert (active.status_code, active.json()["error"]["code"]) == (400, "request_active")
+    cancelled = await client.post(f"{url}/cancel")
+    assert (cancelled.status_code, cancelled.json()["status"]) == (200, "cancelled")
+    again = await client.post(f"{url}/cancel")
+    assert again.json() == cancelled.json()
+    deleted = await client.delete(url)
+    assert deleted.json() == {"id": begun["id"], "object": "response", "deleted": True}
+    for answer in (
+        await client.get(url),
+        await client.delete(url),
+        await client.post(f"{url}/cancel"),
+    ):
+        assert answer.status_code == 404
+
+
+async def test_a_response_that_has_ended_is_not_cancelled(client: httpx.AsyncClient) -> None:
+    made = (await responded(client)).json()
+    assert (await client.post(f"{RESPONSES}/{made['id']}/cancel")).json() == made
+
+
 async def test_a_failure_is_an_error_or_the_end_of_its_stream(client: httpx.AsyncClient) -> None:
     orders = {"fail": "pipeline_failed", "message": "Boom."}
     answer = await responded(client, tool=orders)
@@ -207,7 +233,10 @@ async def test_what_changes_nothing_about_images_is_taken(client: httpx.AsyncCli
 async def test_only_requests_for_images_are_responses(client: httpx.AsyncClient) -> None:
     video = await client.post("/openai/v1/videos", json={"prompt": "x", "model": "test/videos"})
     for response_id in (f"resp_{video.json()['id']}", "resp_x"):
-        answer = await client.get(f"{RESPONSES}/{response_id}")
-        assert (answer.status_code, answer.json()["error"]["code"]) == (404, "request_not_found")
+        url = f"{RESPONSES}/{response_id}"
+        for call in (client.get(url), client.delete(url), client.post(f"{url}/cancel")):
+            answer = await call
+            assert answer.status_code == 404
+            assert answer.json()["error"]["code"] == "request_not_found"
         again = await responded(client, previous_response_id=response_id)
         assert again.status_code == 404

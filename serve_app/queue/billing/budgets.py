@@ -1,22 +1,41 @@
-"""Warnings about budgets: each threshold once in a period, in the audit log and as a webhook.
+"""Budgets of tenants: what is left of them, and warnings.
 
-The webhook's body has amounts as text, because JSON numbers are binary.
+Each threshold is warned of once in a period, in the audit log and as a webhook, whose body has
+amounts as text, because JSON numbers are binary.
 """
 
 from __future__ import annotations
 
+from decimal import Decimal
+
+from serve_app.domain.billing.budgets import BudgetLeft
 from serve_app.postgres.database import Database
 from serve_app.queue.store import messages
 from serve_app.queue.store.config import QueueLimits
 
 WARN_EVERY_S = 10.0
 
-WARN = """
+_USED = "q.reserved - q.settled - budget_freed(q.tenant, q.period, q.settled_at, 'infinity')"
+"""SQL for what was spent and reserved of a row ``q`` of ``tenant_quotas``."""
+
+# A budget is counted from the first submit that it admits; before, what has ended is summed up.
+SHOW = f"""
+-- name: show_budget
+SELECT now(), coalesce(
+    (SELECT {_USED} FROM tenant_quotas q
+     WHERE q.tenant = %(tenant)s AND q.unit = %(unit)s AND q.currency = %(currency)s
+       AND q.period = date_trunc(%(unit)s, now(), 'UTC')),
+    (SELECT sum(u.amount) FROM usage u
+     WHERE u.tenant = %(tenant)s AND u.price ->> 'currency' = %(currency)s
+       AND u.at >= date_trunc(%(unit)s, now(), 'UTC')
+       AND coalesce(u.submitted_at, u.at) >= date_trunc(%(unit)s, now(), 'UTC')),
+    0)
+"""
+
+WARN = f"""
 -- name: warn_of_budgets
 WITH used AS (
-    SELECT b.tenant, b.url, b.warn_at, b.budget, b.currency, q.period,
-           q.reserved - q.settled - budget_freed(q.tenant, q.period, q.settled_at, 'infinity')
-               AS used
+    SELECT b.tenant, b.url, b.warn_at, b.budget, b.currency, q.period, {_USED} AS used
     FROM json_to_recordset(%(budgets)s::json) AS b(
         tenant text, unit text, currency text, budget numeric, warn_at json, url text)
     JOIN tenant_quotas q ON q.tenant = b.tenant AND q.unit = b.unit AND q.currency = b.currency
@@ -53,12 +72,22 @@ FROM warned
 """
 
 
-class PostgresBudgetWarnings:
-    """Warnings of tenants that have budgets."""
+class PostgresBudgets:
+    """Budgets of the tenants that have one."""
 
     def __init__(self, database: Database, limits: QueueLimits) -> None:
         self._database = database
         self._limits = limits
+
+    async def left(self, tenant: str) -> BudgetLeft | None:
+        """What is left of a tenant's budget now. None: it has none."""
+        quota = self._limits.quota_of(tenant)
+        if quota is None or quota.budget is None:
+            return None
+        budget = quota.budget
+        params = {"tenant": tenant, "unit": budget.period, "currency": budget.currency}
+        ((now, used),) = await self._database.rows(SHOW, params)
+        return quota.budget_left(budget.amount - Decimal(used), now)
 
     async def warn(self) -> None:
         """Record the thresholds that were reached."""
