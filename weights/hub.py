@@ -30,16 +30,11 @@ from huggingface_hub.hf_api import RepoSibling
 from huggingface_hub.utils import build_hf_headers, get_session
 from tqdm import tqdm
 
-from serve_app.domain.checkpoint import check_format
 from serve_app.domain.errors import WeightsUnavailable
 from serve_app.domain.pipeline_index import index_file, parse_index
+from weights.checkpoint_header import Tensors, header_bytes, parse_tensors
 from weights.folder import ListedFile, Listing
-from weights.safetensors_header import (
-    LENGTH_BYTES,
-    MAX_HEADER_BYTES,
-    SafetensorsHeader,
-    parse_header,
-)
+from weights.safetensors_header import LENGTH_BYTES
 from weights.source import ByteRange
 
 # Errors of the hub.
@@ -219,9 +214,9 @@ class Hub:
 
         return self._with_retries(ask, listing.repository, listing.revision, lambda: 0)
 
-    def read_header(self, listing: Listing, file: ListedFile) -> SafetensorsHeader:
-        """Header of a safetensors file, without its tensors. ``WeightsUnavailable`` with a message
-        for the user."""
+    def read_tensors(self, listing: Listing, file: ListedFile) -> Tensors:
+        """Tensors of a checkpoint by its header, without their values. ``WeightsUnavailable`` with
+        a message for the user."""
 
         def ask() -> io.BytesIO:
             begin = _Beginning()
@@ -231,8 +226,7 @@ class Hub:
             return begin
 
         begin = self._with_retries(ask, listing.repository, listing.revision, lambda: 0)
-        check_format(file.path, begin.getvalue()[:LENGTH_BYTES])
-        return parse_header(begin, file.size)
+        return parse_tensors(begin, file.path, file.size)
 
     def fetch(self, listing: Listing, file: ListedFile, part: ByteRange) -> None:
         """Implement ``Source.fetch``."""
@@ -319,8 +313,7 @@ class _Enough(Exception):
 class _Beginning(io.BytesIO):
     def write(self, data: Any, /) -> int:
         size = super().write(data)
-        length = int.from_bytes(bytes(self.getbuffer()[:LENGTH_BYTES]), "little")
-        if self.tell() >= LENGTH_BYTES + min(length, MAX_HEADER_BYTES):
+        if self.tell() >= header_bytes(bytes(self.getbuffer()[:LENGTH_BYTES])):
             raise _Enough
         return size
 

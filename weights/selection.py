@@ -87,7 +87,8 @@ LORA_FILE = "pytorch_lora_weights.safetensors"
 def select_lora(names: Sequence[str], repository: str, file: str | None = None) -> str:
     """The file ``file`` of a LoRA's repository. If no name is set: diffusers' own name, or the only
     safetensors file. ``WeightsUnavailable`` lists the available files."""
-    found = sorted(name for name in names if name.endswith(".safetensors"))
+    kind = "gguf" if file is not None and file.endswith(".gguf") else "safetensors"
+    found = sorted(name for name in names if name.endswith(f".{kind}"))
     if file in found:
         return file
     if file is None and LORA_FILE in found:
@@ -96,11 +97,11 @@ def select_lora(names: Sequence[str], repository: str, file: str | None = None) 
         return found[0]
     if not found:
         raise WeightsUnavailable(
-            f"{repository} has no safetensors. Pickle files can run code and are never loaded."
+            f"{repository} has no {kind}. Pickle files can run code and are never loaded."
         )
     shown = ", ".join(found[:NAMED_FILES]) + (" …" if len(found) > NAMED_FILES else "")
     if file is not None:
-        raise WeightsUnavailable(f"{repository} has no file {file}. Its safetensors: {shown}")
+        raise WeightsUnavailable(f"{repository} has no file {file}. Its {kind}: {shown}")
     raise WeightsUnavailable(
         f"{repository} has {len(found)} safetensors: name the one to use, as "
         f"{repository}/file.safetensors. They are {shown}"

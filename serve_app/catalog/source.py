@@ -93,8 +93,9 @@ class WeightsSource(PlaceSource):
     variant: str | None = Field(default=None, pattern=r"^[A-Za-z0-9_]+$")
     checkpoint: str | None = Field(
         default=None,
-        pattern=r"^(/.+|[\w.-]+/[\w.-]+/.+\.safetensors@[0-9a-f]{40})$",
-        description="An absolute path, or owner/name/file.safetensors@<commit of 40 hex digits>.",
+        pattern=r"^(/.+|[\w.-]+/[\w.-]+/.+\.(safetensors|gguf)@[0-9a-f]{40})$",
+        description="An absolute path, or owner/name/file.safetensors@<commit of 40 hex digits>, "
+        "or a file.gguf in their place.",
     )
     components: tuple[str, ...] = ()
     parts: dict[str, Parts] = Field(default_factory=dict)

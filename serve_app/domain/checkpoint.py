@@ -8,7 +8,10 @@ from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 from serve_app.domain.errors import WeightsUnavailable
+from serve_app.domain.gguf import QUANTIZED
 from serve_app.domain.pipeline_index import components as components_of
+
+SUFFIXES = (".safetensors", ".gguf")
 
 DENOISERS = ("transformer", "unet")
 _T5 = "T5EncoderModel"
@@ -34,16 +37,18 @@ MARK = "scaled_fp8"
 NOTES = (".scale_input", ".input_scale", ".comfy_quant", MARK)
 """Ends of the names of tensors that are no weights: a weight of 8 bits needs none of them."""
 
-_VALUES = ("F64", "F32", "F16", "BF16", "F8_E4M3", "F8_E5M2")
+_LANGUAGE_MODEL = ("token_embd.", "blk.", "enc.blk.", "dec.blk.", "v.blk.")
+"""Beginnings of names that llama.cpp gives to tensors of language models."""
+
+_VALUES = ("F64", "F32", "F16", "BF16", "F8_E4M3", "F8_E5M2", *QUANTIZED)
 
 _FORMATS = {
-    b"GGUF": "a GGUF file, which is not read",
     b"PK\x03\x04": "a pickle, which can run code and is never loaded",
     b"\x80\x02": "a pickle, which can run code and is never loaded",
 }
-"""Beginnings of files that are no safetensors."""
+"""Beginnings of files that are neither safetensors nor GGUF."""
 
-INSTEAD = "Use safetensors of the model in 16 bits, or in FP8 with or without scales."
+INSTEAD = "Use safetensors of the model in 16 bits, or in FP8 with or without scales, or a GGUF."
 
 Held = Mapping[str, Collection[str]]
 """Component: names of its tensors."""
@@ -90,6 +95,11 @@ def check_checkpoint(
     ``dtypes``: types of all tensors of the file, as safetensors names them. ``WeightsUnavailable``
     says what the file is and what to do, if it cannot be read as these components.
     """
+    if any(name.startswith(_LANGUAGE_MODEL) for name in dtypes):
+        raise WeightsUnavailable(
+            f"{file} is a language model with the names of llama.cpp, which are not read. Leave it "
+            "out: the text encoder comes from the pipeline itself."
+        )
     classes, held = _classes(index), held_components(dtypes, index)
     if unknown := [each for each in components if each not in classes]:
         raise WeightsUnavailable(

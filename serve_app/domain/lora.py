@@ -79,8 +79,11 @@ class RegisteredFileFacts:
 LoraSource = FileUrl | HubFile | RegisteredFile
 
 
-def parse_lora_path(path: str) -> LoraSource:
-    """Parse a LoRA's ``path``. ``ValueError``, with a message for the user, if it is invalid."""
+def parse_lora_path(path: str, suffixes: tuple[str, ...] = (_SUFFIX,)) -> LoraSource:
+    """Parse a LoRA's ``path``. ``ValueError``, with a message for the user, if it is invalid.
+
+    ``suffixes``: those that a file of the hub may have.
+    """
     if (registered := _REGISTERED.fullmatch(path)) is not None:
         given = registered.groupdict(default="")
         return RegisteredFile(given["name"], given["tenant"], given["digest"])
@@ -94,7 +97,7 @@ def parse_lora_path(path: str) -> LoraSource:
     known = _REPOSITORY.fullmatch(f"{owner}/{name}") and (not at or _REVISION.fullmatch(revision))
     if not known or ".." in PurePosixPath(file).parts or "\\" in file or place.endswith("/"):
         raise ValueError(f"Input should be {FORMS}")
-    if file and not file.endswith(_SUFFIX):
+    if file and not file.endswith(suffixes):
         raise ValueError("Only *.safetensors files are loaded: pickle files can run code")
     return HubFile(f"{owner}/{name}", file or None, revision or None)
 

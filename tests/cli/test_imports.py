@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-LATE = ("diffusers", "jsonschema", "psycopg", "ray", "torch", "tree_sitter")
+LATE = ("diffusers", "gguf", "jsonschema", "psycopg", "ray", "torch", "tree_sitter")
 
 ALL = """
 import sys, click

@@ -13,8 +13,8 @@ from tests.fuzz.api import ApiFindings, fuzz_api
 from tests.fuzz.fuzzer import Fuzzer
 
 NAMES = (
-    "image", "video", "audio", "safetensors", "lora", "snapshot", "draft", "json", "msgpack",
-    "c2pa", "audit",
+    "image", "video", "audio", "safetensors", "gguf", "lora", "snapshot", "draft", "json",
+    "msgpack", "c2pa", "audit",
 )  # fmt: skip
 """Readers. Their module imports torch, which only the child process needs."""
 

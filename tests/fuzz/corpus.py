@@ -19,6 +19,7 @@ from deployments.engine.drafting.draft import Draft, RecordedComponent, Recorded
 from deployments.engine.media.audio import write_audio
 from deployments.engine.snapshot.format import FORMAT, Origin, Snapshot
 from tests.domain.media import icc
+from tests.gguf_files import write_gguf
 
 SIDE = 32
 
@@ -101,6 +102,17 @@ def weights() -> Sequence[bytes]:
         "transformer.a.alpha": torch.tensor(2.0),
     }
     return [save(lora, metadata={"format": "pt"}), save({"x": torch.zeros(0)}), save({})]
+
+
+def gguf_files() -> Sequence[bytes]:
+    found: list[bytes] = []
+    with tempfile.TemporaryDirectory() as folder:
+        for kind in ("F16", "Q8_0", "Q4_1"):
+            path = Path(folder, f"{kind}.gguf")
+            tensors = {"a.weight": torch.ones(4, 64), "a.bias": torch.ones(4)}
+            write_gguf(path, tensors, kind, {"a.weight": (2, 2, 64)})
+            found.append(path.read_bytes())
+    return found
 
 
 def snapshots() -> Sequence[bytes]:

@@ -70,6 +70,15 @@ def _header(given: bytes) -> None:
             return
 
 
+def _gguf(given: bytes) -> None:
+    from deployments.engine.reading.headers import WeightFile
+
+    with _file(given, ".gguf") as path:
+        opened = WeightFile(path)
+        for stored in opened.header().tensors.values():
+            opened.values(stored)
+
+
 def _lora(given: bytes) -> None:
     from deployments.engine.lora.files import LoraFiles
     from deployments.engine.lora.format import Lora
@@ -139,6 +148,7 @@ TARGETS: Mapping[str, FuzzTarget] = {
     "video": FuzzTarget(_video, _samples("videos"), (InvalidInput,)),
     "audio": FuzzTarget(_audio, _samples("audio"), (InvalidInput,)),
     "safetensors": FuzzTarget(_header, _samples("weights"), (WeightsUnavailable,)),
+    "gguf": FuzzTarget(_gguf, _samples("gguf_files"), (WeightsUnavailable,)),
     "lora": FuzzTarget(_lora, _samples("weights"), (LoraRefused,)),
     "snapshot": FuzzTarget(_snapshot, _samples("snapshots"), (SnapshotRefused,)),
     "draft": FuzzTarget(_draft, _samples("drafts"), (ForkRefused,)),

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-LARGE = (".safetensors", ".bin")  # stored as LFS
+LARGE = (".safetensors", ".bin", ".gguf")  # stored as LFS
 
 
 @dataclass

@@ -1,7 +1,8 @@
-"""Headers of safetensors files: where each tensor is, before any of them is read.
+"""Headers of files of weights: where each tensor is, before any of them is read.
 
-Format: 8 bytes of length, that many bytes of JSON, then the tensors without gaps. A file comes from
-a hub or a user, so nothing in the header is believed before it was checked.
+Format of safetensors: 8 bytes of length, that many bytes of JSON, then the tensors without gaps. Of
+GGUF: ``serve_app.domain.gguf``. A file comes from a hub or a user, so nothing in the header is
+believed before it was checked.
 """
 
 from __future__ import annotations
@@ -19,7 +20,9 @@ from typing import Any, cast
 
 import torch
 
+from deployments.engine.reading.dequantization import dequantized
 from serve_app.domain.errors import WeightsUnavailable
+from serve_app.domain.gguf import MAGIC, GgufType, read_gguf
 
 MAX_HEADER_BYTES = 100_000_000  # as in the safetensors package
 BLOCK = 4096  # bytes; reads past the page cache begin and end at multiples
@@ -52,20 +55,38 @@ class StoredTensor:
     file: WeightFile
     begin: int  # bytes from the beginning of the file
     size: int  # bytes
-    dtype: torch.dtype
+    dtype: torch.dtype  # of its values
     shape: tuple[int, ...]
+    blocks: GgufType | None = None  # in which its values are quantized
+
+    @property
+    def unit(self) -> tuple[int, int]:
+        """Values and bytes of the smallest part that can be read."""
+        if self.blocks is None:
+            return 1, self.dtype.itemsize
+        return self.blocks.values, self.blocks.size
+
+    @property
+    def has_whole_rows(self) -> bool:
+        """Each row along the first dimension can be read alone."""
+        rows = max(self.shape[0], 1) if self.shape else 1
+        return self.size % (rows * self.unit[1]) == 0
+
+    @property
+    def type_name(self) -> str:
+        return NAMES[self.dtype] if self.blocks is None else self.blocks.name
 
 
 @dataclass(frozen=True, slots=True)
 class Header:
-    """Header of a safetensors file."""
+    """Header of a file of weights."""
 
     metadata: Mapping[str, str]
     tensors: Mapping[str, StoredTensor]
 
 
 class WeightFile:
-    """Opened safetensors file. It can be read after it was deleted, and is closed when unused."""
+    """Opened file of weights. It can be read after it was deleted, and is closed when unused."""
 
     def __init__(self, path: Path) -> None:
         """Open the file. Raises ``WeightsUnavailable``."""
@@ -96,11 +117,11 @@ class WeightFile:
         """Return the values of a tensor of this file, flat, as memory that is the page cache's.
 
         Processes that map a file share its memory. What one writes to it, it has for itself. None
-        if the values are not aligned, or the system maps no such file.
+        if the values are in blocks or not aligned, or the system maps no such file.
         """
         if not stored.size:
             return torch.empty(0, dtype=stored.dtype)
-        if stored.begin % stored.dtype.itemsize:
+        if stored.blocks is not None or stored.begin % stored.dtype.itemsize:
             return None
         if self._mapping is None:
             try:
@@ -116,6 +137,8 @@ class WeightFile:
             return mapped
         read = torch.empty(stored.size, dtype=torch.uint8)
         self.read(stored.begin, writable(read))
+        if stored.blocks is not None:
+            return torch.cat([values for _, values in dequantized(read, stored.blocks)])
         return read.view(stored.dtype)
 
     def is_cached(self, offset: int, size: int) -> bool:
@@ -172,6 +195,8 @@ class WeightFile:
         module does not know.
         """
         start = os.pread(self._cached, 8, 0)
+        if start.startswith(MAGIC):
+            return self._header_of_gguf()
         length = int.from_bytes(start, "little")
         if len(start) < 8 or length > min(MAX_HEADER_BYTES, self.bytes - 8):
             raise self._wrong("its header is cut off")
@@ -186,6 +211,23 @@ class WeightFile:
         found = {name: self._tensor(name, entry, 8 + length) for name, entry in entries.items()}
         self._check_places(found, 8 + length)
         return Header(metadata, found)
+
+    def _header_of_gguf(self) -> Header:
+        with open(self._cached, "rb", closefd=False) as file:
+            file.seek(0)
+            found = read_gguf(file, str(self.path), self.bytes)
+        tensors = {
+            name: StoredTensor(
+                self,
+                each.begin,
+                each.size,
+                DTYPES.get(each.dtype, torch.float32),
+                each.shape,
+                each.kind if each.kind.is_quantized else None,
+            )
+            for name, each in found.items()
+        }
+        return Header({}, tensors)
 
     def _tensor(self, name: str, entry: Any, data: int) -> StoredTensor:
         match entry:

@@ -24,8 +24,10 @@ from torch import Tensor
 
 from deployments.engine.accelerator.interface import Accelerator, Event
 from deployments.engine.accelerator.pinned import PinnedBuffer, padded
+from deployments.engine.reading.dequantization import dequantized
 from deployments.engine.reading.headers import BLOCK, StoredTensor, WeightFile, writable
-from deployments.engine.reading.unread import UnreadWeight
+from deployments.engine.reading.unread import UnreadWeight, cast_by
+from serve_app.domain.gguf import GgufType
 
 THREADS = 4  # more brought nothing with a disk of 0.9 GB/s
 PIECE_BYTES = 16 * 2**20  # 1 MB to 64 MB were as fast
@@ -57,29 +59,30 @@ class _Target:
     @property
     def is_plain(self) -> bool:
         """The bytes of the file are what is wanted in host memory."""
-        return not self.casts and not self.on_device
+        return not self.casts and not self.on_device and self.stored.blocks is None
 
 
 @dataclass(frozen=True, slots=True)
 class _Part:
-    """Part of a target whose values begin in a piece."""
+    """Part of a target whose units begin in a piece."""
 
     target: _Target
-    first: int  # value of the target
-    count: int  # of values
+    first: int  # unit of the stored tensor
+    count: int  # of units
 
     @property
     def begin(self) -> int:
         """Offset in the file."""
-        return self.target.stored.begin + self.first * self.target.stored.dtype.itemsize
+        return self.target.stored.begin + self.first * self.target.stored.unit[1]
 
     @property
     def size(self) -> int:
-        return self.count * self.target.stored.dtype.itemsize
+        return self.count * self.target.stored.unit[1]
 
     @property
     def there(self) -> Tensor:
-        return self.target.there[self.first : self.first + self.count]
+        values, _ = self.target.stored.unit
+        return self.target.there[self.first * values : (self.first + self.count) * values]
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +110,7 @@ class _Buffer:
     """Buffer of a thread."""
 
     def __init__(self, accelerator: Accelerator) -> None:
-        # The last value of a piece may end in the next one, and is read in whole blocks.
+        # The last unit of a piece may end in the next one, and is read in whole blocks.
         self._pinned = PinnedBuffer(PIECE_BYTES + 2 * BLOCK, accelerator, drained=True)
         self.read: Event | None = None  # when the device has read what is in it
 
@@ -236,12 +239,24 @@ class WeightReader:
         with stream.active() if discrete else nullcontext():
             for part in piece.parts:
                 here = buffer.bytes(part.begin - piece.begin, part.size)
-                if part.target.on_device:
+                if (blocks := part.target.stored.blocks) is not None:
+                    self._dequantize(here, part, blocks)
+                elif part.target.on_device:
                     self._send(here, part)
                 else:
                     _put(here, part)
             if discrete:
                 buffer.read = stream.record()
+
+    def _dequantize(self, here: Tensor, part: _Part, blocks: GgufType) -> None:
+        """Copy the values of blocks in a buffer to their place, and cast them."""
+        target, there = part.target, part.there
+        for at, values in dequantized(here, blocks):
+            cast, place = cast_by(target.casts, values), there[at : at + len(values)]
+            if target.on_device:
+                self._accelerator.copy(self._accelerator.to_device(cast), place)
+            else:
+                place.copy_(cast)
 
     def _send(self, here: Tensor, part: _Part) -> None:
         """Copy bytes of a buffer to their place on the device, and cast them there."""
@@ -264,10 +279,7 @@ def _put(here: Tensor, part: _Part) -> None:
     dtype = part.target.stored.dtype
     if here.data_ptr() % dtype.itemsize:  # old files have headers of any length
         here = here.clone()
-    values = here.view(dtype)
-    for each in part.target.casts[:-1]:
-        values = values.to(each)
-    part.there.copy_(values)
+    part.there.copy_(cast_by(part.target.casts[:-1], here.view(dtype)))
 
 
 class _Work:
@@ -313,10 +325,10 @@ def _pieces(targets: Iterable[_Target]) -> Iterator[_Piece]:
 
 
 def _parts(targets: Iterable[_Target]) -> Iterator[_Part]:
-    """Divide tensors where a piece of their file ends, or after the value that is there."""
+    """Divide tensors where a piece of their file ends, or after the unit that is there."""
     for target in targets:
         stored, first = target.stored, 0
-        width = stored.dtype.itemsize
+        _, width = stored.unit
         total = stored.size // width
         while first < total:
             number = (stored.begin + first * width) // PIECE_BYTES

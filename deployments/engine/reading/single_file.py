@@ -1,8 +1,8 @@
 """Single-file checkpoints, in the layouts of the original repositories and of ComfyUI.
 
 diffusers converts the names. Its converters get tensors that are not read yet, so a file is read as
-the files of a pipeline's folder are: straight to where the model runs. Only values that are
-computed from several, such as those of scaled FP8, are in host memory before.
+the files of a pipeline's folder are: straight to where the model runs, GGUF dequantized on the way.
+Only values that are computed from several, such as those of scaled FP8, are in host memory before.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from diffusers.models.model_loading_utils import load_model_dict_into_meta
 from diffusers.models.modeling_utils import ModelMixin
 from torch import Tensor
 
-from deployments.engine.reading.headers import NAMES, StoredTensor, UnknownDtype, WeightFile
+from deployments.engine.reading.headers import StoredTensor, UnknownDtype, WeightFile
 from deployments.engine.reading.unread import UnreadWeight, giving_values
 from serve_app.domain.checkpoint import INSTEAD, NOTES, SCALES, check_checkpoint, check_format
 from serve_app.domain.endpoint import Weights
@@ -48,7 +48,7 @@ def open_checkpoint(
         tensors = opened.header().tensors
     except UnknownDtype as error:
         raise WeightsUnavailable(f"{error} {INSTEAD}") from error
-    dtypes = {name: NAMES[each.dtype] for name, each in tensors.items()}
+    dtypes = {name: each.type_name for name, each in tensors.items()}
     held = check_checkpoint(str(file), dtypes, index, weights.components)
     return {component: {name: tensors[name] for name in held[component]} for component in held}
 

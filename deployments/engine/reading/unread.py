@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import json
 import threading
-from collections.abc import Generator
+from collections.abc import Generator, Iterable
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import replace
@@ -124,7 +124,7 @@ def _rows(func: Any, args: Any, keywords: dict[str, Any]) -> Any:
     first = args[0]
     if func is _ATEN.cat.default and len(first) == 1:
         return UnreadWeight(first[0].stored, first[0].casts)
-    if func not in _PARTS or keywords or not isinstance(first, UnreadWeight) or first.casts:
+    if func not in _PARTS or keywords or not _is_divisible(first):
         return None
     total = first.shape[0] if first.dim() else 0
     match func, args[1:]:
@@ -145,6 +145,11 @@ def _rows(func: Any, args: Any, keywords: dict[str, Any]) -> Any:
     return [_rows_of(first, end - size, end) for size, end in zip(sizes, ends, strict=True)]
 
 
+def _is_divisible(weight: Any) -> bool:
+    """True if its rows can be read alone, as they are stored."""
+    return isinstance(weight, UnreadWeight) and not weight.casts and weight.stored.has_whole_rows
+
+
 def _rows_of(weight: UnreadWeight, begin: int, end: int) -> UnreadWeight:
     stored = weight.stored
     width = stored.size // stored.shape[0]
@@ -163,7 +168,12 @@ def _values_of(given: Any) -> Any:
 
 def _read(weight: UnreadWeight) -> Tensor:
     values = weight.stored.file.values(weight.stored).view(weight.stored.shape)
-    for dtype in weight.casts:
+    return cast_by(weight.casts, values)
+
+
+def cast_by(dtypes: Iterable[torch.dtype], values: Tensor) -> Tensor:
+    """Return ``values`` cast to each of ``dtypes``, one after another."""
+    for dtype in dtypes:
         values = values.to(dtype)
     return values
 

@@ -43,7 +43,7 @@ from weights.store import Store
 @click.option(
     "--checkpoint",
     metavar="FILE",
-    help="One safetensors file whose components replace those of the pipeline: a path, or "
+    help="One safetensors or GGUF file whose components replace those of the pipeline: a path, or "
     "owner/name/file@commit of the hub.",
 )
 @click.option(

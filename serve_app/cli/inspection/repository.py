@@ -13,7 +13,7 @@ from typing import Any, cast
 import yaml
 
 from serve_app.cli.inspection.control_nets import ControlNets
-from serve_app.domain.checkpoint import Held, check_checkpoint, check_format, held_components
+from serve_app.domain.checkpoint import SUFFIXES, Held, check_checkpoint, held_components
 from serve_app.domain.endpoint import Weights, WeightsPart
 from serve_app.domain.errors import Misconfigured, WeightsUnavailable
 from serve_app.domain.lora import HubFile, parse_lora_path
@@ -27,10 +27,10 @@ from serve_app.domain.pipeline_index import (
     parse_index,
 )
 from serve_app.paths import expanded
+from weights.checkpoint_header import Tensors, read_tensors
 from weights.folder import ListedFile, Listing
 from weights.links import files_in
 from weights.parts import config_of, repository_of, with_parts
-from weights.safetensors_header import LENGTH_BYTES, TensorFacts, read_header
 from weights.selection import PICKLES, select
 from weights.store import Store
 
@@ -100,7 +100,7 @@ class _SingleFile:
     """Checkpoint that replaces components of a repository."""
 
     written: str  # in the entry
-    tensors: Mapping[str, TensorFacts]
+    tensors: Tensors
     is_here: bool
 
     def held(self, index: Mapping[str, Any]) -> Held:
@@ -140,6 +140,7 @@ def _folder(given: str) -> Path | None:
 
 def _named(given: str) -> tuple[str, str | None]:
     """Repository of the hub that is given, and its revision, if that is given."""
+    _refuse_file(given)
     named = _HUB.fullmatch(given)
     if named is None or given.startswith((".", "~")):
         raise Misconfigured(
@@ -147,6 +148,15 @@ def _named(given: str) -> tuple[str, str | None]:
             "or a repository of the hub as owner/name@commit."
         )
     return named[1], named[2]
+
+
+def _refuse_file(given: str) -> None:
+    """Refuse a single file where a folder or a repository is expected."""
+    if given.partition("@")[0].endswith(SUFFIXES):
+        raise Misconfigured(
+            f"{given} is a single file. Name it with --checkpoint, beside the --weights that it "
+            "was made for."
+        )
 
 
 def inspected(
@@ -220,6 +230,8 @@ def _with_parts(
 def _part(component: str, place: str, store: Store) -> Repository:
     """One component of another place; its settings are the index."""
     folder = Path(place).expanduser()
+    if not folder.is_dir():
+        _refuse_file(place)
     if folder.is_dir():
         part, read, is_here = WeightsPart(component, str(folder.resolve())), _reader(folder), True
         written = {"directory": part.source}
@@ -352,17 +364,15 @@ def _reader_of_hub(
 def _single_file(given: str, store: Store) -> _SingleFile:
     path = Path(given).expanduser()
     if path.is_file():
-        with path.open("rb") as opened:
-            check_format(given, opened.read(LENGTH_BYTES))
-        return _SingleFile(str(path.resolve()), read_header(path).tensors, is_here=True)
+        return _SingleFile(str(path.resolve()), read_tensors(path, given), is_here=True)
     try:
-        source = parse_lora_path(given)
+        source = parse_lora_path(given, SUFFIXES)
     except ValueError:
         source = None
     if not isinstance(source, HubFile) or source.file is None:
         raise Misconfigured(
             f"There is no file {given} on this machine. Name a checkpoint's file, or one of the "
-            "hub as owner/name/file.safetensors@commit."
+            "hub as owner/name/file.safetensors@commit or owner/name/file.gguf@commit."
         )
     revision = _commit(source.repository, source.revision, store)
     weights = Weights(source.repository, revision, files=(source.file,))
@@ -370,10 +380,11 @@ def _single_file(given: str, store: Store) -> _SingleFile:
     written = f"{source.repository}/{file.path}@{revision}"
     if store.is_here(weights):
         with store.open(weights) as folder:
-            return _SingleFile(written, read_header(folder / file.path).tensors, is_here=True)
+            tensors = read_tensors(folder / file.path, written)
+            return _SingleFile(written, tensors, is_here=True)
     listed = ListedFile(file.path, file.size, file.digest)
-    header = store.make_hub().read_header(store.listing(weights), listed)
-    return _SingleFile(written, header.tensors, is_here=False)
+    tensors = store.make_hub().read_tensors(store.listing(weights), listed)
+    return _SingleFile(written, tensors, is_here=False)
 
 
 def _of_folder(folder: Path, variant: str | None, file: _SingleFile | None) -> Repository:

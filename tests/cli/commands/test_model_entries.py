@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 
@@ -15,6 +16,7 @@ from serve_app.cli.connection.installation import Installation
 from serve_app.cli.connection.resources import path_of
 from serve_app.cli.main import main
 from serve_app.resources.entries import ENTRIES
+from tests.gguf_files import write_gguf
 from tests.ingress.api.test_model_entries import DOCUMENTED
 from tests.ingress.house import MODELS
 from tests.weights.hub_server import HubServer, serving
@@ -475,12 +477,71 @@ def test_a_part_that_cannot_be_read_is_refused(
     assert words in " ".join(ran.output.split())
 
 
+def gguf_file(path: Path, name: str = "img_in.weight") -> Path:
+    """File of 256 KB of blocks, and a tensor for its bias."""
+    path.parent.mkdir(exist_ok=True)
+    write_gguf(path, {name: np.zeros((256, 1024)), "img_in.bias": np.zeros(256)}, "Q8_0")
+    return path
+
+
+GGUF_BYTES = 256 * 1024 // 32 * 34 + 1024
+
+
+def test_a_gguf_file_replaces_the_components_that_it_holds(data_dir: Path, tmp_path: Path) -> None:
+    folder, file = repository(tmp_path / "base"), gguf_file(tmp_path / "x.gguf")
+    weights = ("--weights", str(folder), "--checkpoint", str(file))
+    stored = added(data_dir, "house/small", *weights)
+    written = {"directory": str(folder), "checkpoint": str(file), "components": ["transformer"]}
+    assert stored["entry"]["weights"] == written
+    assert stored["weight_bytes"] == {"transformer": GGUF_BYTES}
+
+
+def test_a_gguf_file_of_the_hub_is_pinned_and_pulled(
+    data_dir: Path, tmp_path: Path, hub: HubServer
+) -> None:
+    hub.add("house/small", COMMIT, gguf_file(tmp_path / "files/x-Q8_0.gguf").parent)
+    weights = ("--weights", "house/portraits@main", "--checkpoint", "house/small/x-Q8_0.gguf@main")
+    stored = added(data_dir, "house/small", *weights)
+    assert stored["entry"]["weights"]["checkpoint"] == f"house/small/x-Q8_0.gguf@{COMMIT}"
+    assert stored["weight_bytes"] == {"transformer": GGUF_BYTES}
+    pulled = typed(data_dir, "pull", "house/small", "--yes")
+    assert pulled.exit_code == 0, pulled.output
+    assert len([*tmp_path.glob("store/**/x-Q8_0.gguf")]) == 1
+
+
+def test_a_language_model_in_gguf_is_refused_with_what_it_is(
+    data_dir: Path, tmp_path: Path
+) -> None:
+    file = gguf_file(tmp_path / "x.gguf", "token_embd.weight")
+    weights = ("--weights", str(repository(tmp_path / "base")), "--checkpoint", str(file))
+    ran = typed(data_dir, "add", "house/small", *weights)
+    assert ran.exit_code
+    assert "is a language model with the names of llama.cpp" in " ".join(ran.output.split())
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        ("--weights", "x/y/z.gguf@main"),
+        ("--weights", "{base}", "--part", "transformer={base}/z.gguf"),
+    ],
+)
+def test_a_single_file_in_place_of_a_folder_is_refused_with_its_option(
+    data_dir: Path, tmp_path: Path, given: tuple[str, ...]
+) -> None:
+    base = repository(tmp_path / "base")
+    ran = typed(data_dir, "add", "house/x", *(each.format(base=base) for each in given))
+    assert ran.exit_code
+    assert "z.gguf" in ran.output
+    assert "is a single file. Name it with --checkpoint" in " ".join(ran.output.split())
+
+
 @pytest.mark.parametrize(
     ("content", "words"),
     [
         ({"vae.weight": ("F16", [1])}, "holds nothing that FluxPipeline has"),
         ({"img_in.weight": ("U8", [1])}, "quantised in a way that is not read"),
-        (b"GGUF\3\0\0\0", "is a GGUF file, which is not read"),
+        (b"GGUF\3\0\0\0", "x.safetensors cannot be loaded: its header is cut off"),
         (None, "There is no file"),
     ],
 )

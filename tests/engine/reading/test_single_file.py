@@ -314,13 +314,10 @@ def test_fp8_whose_scales_are_gone_is_refused(write, sdxl):
     assert "its FP8 weights have scales" in refusal(write(tensors, "unet"))
 
 
-@pytest.mark.parametrize(
-    ("begin", "words"), [(b"GGUF\3\0\0\0", "a GGUF file"), (b"PK\3\4xxxx", "a pickle")]
-)
-def test_another_format_is_refused_by_its_name(base, tmp_path, begin, words):
-    file = tmp_path / "model.gguf"
-    file.write_bytes(begin)
-    assert words in refusal(Weights(str(base), checkpoint=str(file), components=("unet",)))
+def test_another_format_is_refused_by_its_name(base, tmp_path):
+    file = tmp_path / "model.safetensors"
+    file.write_bytes(b"PK\3\4xxxx")
+    assert "a pickle" in refusal(Weights(str(base), checkpoint=str(file), components=("unet",)))
 
 
 def test_a_missing_file_is_named(base):
