@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import mimetypes
 from collections.abc import Generator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -19,6 +18,7 @@ from pydantic_core import (
 )
 
 from darkroom.calls import current, folder
+from darkroom.media_types import DEFAULT_MEDIA_TYPE, suffix_of_type, type_of_name
 
 if TYPE_CHECKING:
     from PIL.Image import Image as PilImage
@@ -28,8 +28,6 @@ FILE_MARK = "x-darkroom-file"
 
 PATH_KEY = "$file"
 """Key of the object that stands for a file between a replica and its worker process."""
-
-DEFAULT_MEDIA_TYPE = "application/octet-stream"
 
 
 class File:
@@ -48,9 +46,7 @@ class File:
         model has made what it shows; then it is not marked as AI-generated. ``facts``: further
         fields of the output, such as ``width``."""
         self.path = Path(path)
-        self.media_type = (
-            media_type or mimetypes.guess_type(self.path.name)[0] or DEFAULT_MEDIA_TYPE
-        )
+        self.media_type = media_type or type_of_name(self.path.name) or DEFAULT_MEDIA_TYPE
         self.generated = generated
         self.facts = facts
 
@@ -60,7 +56,7 @@ class File:
     @classmethod
     def from_bytes(cls, content: bytes, media_type: str, **facts: Any) -> Self:
         """File with ``content``. It is written to the temporary folder of the request."""
-        suffix = mimetypes.guess_extension(media_type) or ".bin"
+        suffix = suffix_of_type(media_type) or ".bin"
         with NamedTemporaryFile(dir=folder(), delete=False, suffix=suffix) as written:
             written.write(content)
         return cls(written.name, media_type, **facts)
@@ -172,8 +168,19 @@ class Image(File):
         width, height = image.size
         return cls(written.name, f"image/{format}", width=width, height=height)
 
+    def read(self, most_pixels: int = 50_000_000) -> PilImage:
+        """The image as Darkroom's own models get it: RGB, upright, in sRGB, and on white where it
+        is transparent. ``ValueError``: it cannot be read, or is too large.
+
+        The app's environment must have Pillow 11.3 or later.
+        """
+        from serve_app.domain.media.images import read_stored  # noqa: PLC0415  # as in ``open``
+
+        with self.path.open("rb") as file:
+            return read_stored(file, most_pixels=most_pixels)
+
     def open(self) -> PilImage:
-        """The image, read by Pillow, which the app's environment must have."""
+        """The image as it is in its file, read by Pillow, which the app's environment must have."""
         from PIL.Image import open as open_image  # noqa: PLC0415  # not every app needs it
 
         with open_image(self.path) as image:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-import mimetypes
 from typing import Any, cast
 
 from darkroom.fal.exchange import Exchange
 from darkroom.fal.local_files import LocalFiles
+from darkroom.media_types import suffix_of_type
 from darkroom.reporting import place_of
 
 INVALID = 422
@@ -92,7 +92,7 @@ def outputs_of(content_type: str, content: bytes, files: LocalFiles) -> dict[str
     if media_type.startswith("text/"):
         return {"output": content.decode(errors="replace")}
     kind = media_type.partition("/")[0]
-    path = files.new("output" + (mimetypes.guess_extension(media_type) or ".bin"))
+    path = files.new("output" + (suffix_of_type(media_type) or ".bin"))
     path.write_bytes(content)
     url = files.offer(path, media_type)
     name = kind if kind in ("image", "video", "audio") else "file"

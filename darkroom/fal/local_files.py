@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import mimetypes
 import os
 import re
 import shutil
@@ -21,6 +20,7 @@ from typing import Any, cast
 from urllib.parse import quote
 
 from darkroom.calls import current, folder
+from darkroom.media_types import DEFAULT_MEDIA_TYPE, type_of_name
 from darkroom.reporting import files_of
 
 PATH_KEY = "$file"
@@ -28,8 +28,6 @@ PATH_KEY = "$file"
 
 TEXT_MARK = "$as"
 """Key that says that a file's URL stands alone in the output, where ``PATH_KEY`` is an object."""
-
-DEFAULT_MEDIA_TYPE = "application/octet-stream"
 
 MAX_STRAYS = 256
 """Files without a request that are kept, such as those that threads of the app have made, and
@@ -110,7 +108,7 @@ class LocalFiles:
     def offer(self, path: Path, media_type: str = "") -> str:
         """URL of a file of the current request."""
         call = current()
-        known = media_type or mimetypes.guess_type(path.name)[0] or DEFAULT_MEDIA_TYPE
+        known = media_type or type_of_name(path.name) or DEFAULT_MEDIA_TYPE
         file = LocalFile(path, known, call.request_id if call else "")
         url = f"{self.base}{token_urlsafe(16)}/{quote(path.name)}"
         with self._lock:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import mimetypes
 import shutil
 from collections.abc import Awaitable, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -12,6 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
+from darkroom.media_types import type_of_name
 from deployments.executors.base import PATH_KEY, MadeFile
 from deployments.executors.checks import OutputChecks
 from deployments.executors.marks import FileMarks
@@ -110,7 +110,7 @@ class RequestFiles:
             if url[:7].lower() == "http://" or url[:8].lower() == "https://":
                 own = OwnFiles.of(self._lease)
                 body = await self._fetcher.fetch(url, ".".join(map(str, place)), own)
-                media_type = mimetypes.guess_type(f"file{suffix_of(url)}")[0] or DEFAULT_MEDIA_TYPE
+                media_type = type_of_name(f"file{suffix_of(url)}") or DEFAULT_MEDIA_TYPE
                 given = replaced(given, place, _data_uri(media_type, body))
         return given
 

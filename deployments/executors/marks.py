@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-import mimetypes
 import shutil
 import zlib
 from collections.abc import Callable, Collection, Mapping
@@ -18,6 +17,7 @@ from pathlib import Path
 from struct import pack, unpack
 from typing import Any
 
+from darkroom.media_types import suffix_of_type
 from deployments.engine.media.xmp import add_xmp
 from deployments.replica.files import has_mark
 from deployments.transfer.manifest import GenerationFacts, ManifestWriter, own_version
@@ -166,7 +166,7 @@ class FileMarks:
 
     def _copy(self, file: MediaFile, name: str) -> Path:
         self._folder.mkdir(parents=True, exist_ok=True)
-        path = self._folder / f"{name}{mimetypes.guess_extension(file.ticket.media_type) or ''}"
+        path = self._folder / f"{name}{suffix_of_type(file.ticket.media_type)}"
         if isinstance(file.body, bytes):
             path.write_bytes(file.body)
         else:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import mimetypes
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
-from darkroom.files import DEFAULT_MEDIA_TYPE
+from darkroom.media_types import DEFAULT_MEDIA_TYPE, suffix_of_type
 from deployments.executors.base import FILE_MARK, PATH_KEY, MadeFile
 
 ARTIFACT = "artifact"
@@ -182,6 +181,6 @@ def pixels_of(facts: Mapping[str, Any], name: str) -> int | None:
 def suffix_of(url: str) -> str:
     """Extension for a local copy, so that libraries that look at names know the format."""
     if url[:5].lower() == "data:":
-        return mimetypes.guess_extension(url[5:].partition(";")[0].partition(",")[0]) or ""
+        return suffix_of_type(url[5:].partition(";")[0].partition(",")[0])
     suffix = Path(url.partition("?")[0].partition("#")[0]).suffix
     return suffix if len(suffix) <= 6 and suffix[1:].isalnum() else ""

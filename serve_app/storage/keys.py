@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Sequence
 from serve_app.domain.artifact import EXTENSIONS
 from serve_app.domain.errors import InvalidInput, NotFound, StorageUnavailable
 from serve_app.domain.media.draft import DRAFT_TYPE
+from serve_app.domain.media.image_formats import BY_SUFFIX, FORMATS
 
 _KEY = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]*(?:/[A-Za-z0-9_-][A-Za-z0-9_.-]*)*")
 _MAX_CHARACTERS = 512
@@ -21,8 +22,7 @@ SAFETENSORS = "application/vnd.safetensors"
 """Type of uploaded weights, such as LoRAs. There is no registered one."""
 
 UPLOAD_EXTENSIONS = {
-    "image/gif": "gif",
-    "image/avif": "avif",
+    **{each.media_type: each.suffixes[0].removeprefix(".") for each in FORMATS},
     "video/mp4": "mp4",
     "video/webm": "webm",
     "video/quicktime": "mov",
@@ -45,6 +45,7 @@ A browser executes none of them. An upload of any other type is kept without its
 
 _SAME = {
     "image/jpg": "image/jpeg",
+    "image/x-ms-bmp": "image/bmp",
     "audio/mp3": "audio/mpeg",
     "audio/x-wav": "audio/wav",
     "audio/wave": "audio/wav",
@@ -243,9 +244,8 @@ def upload_type(given: str, file_name: str = "") -> str:
     media_type = _SAME.get(bare, bare)
     if media_type not in UPLOAD_EXTENSIONS or media_type == DEFAULT_MEDIA_TYPE:
         extension = file_name.rpartition(".")[2].lower()
-        media_type = MEDIA_TYPE_OF.get(
-            "jpg" if extension == "jpeg" else extension, DEFAULT_MEDIA_TYPE
-        )
+        other = MEDIA_TYPE_OF.get(extension, DEFAULT_MEDIA_TYPE)
+        media_type = BY_SUFFIX.get(f".{extension}", other)
     return media_type
 
 

@@ -161,6 +161,7 @@ async def built(
         catalog,
         storage,
         config.limits.max_artifact_bytes,
+        files_url=f"http://127.0.0.1:{config.server.port}",
         files=FilePolicy(signer=signer),
         names_secret=b"n" * 32,
     )

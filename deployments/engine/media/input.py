@@ -31,16 +31,20 @@ def read_input(
 
     ``note`` gets sentences for the request's log.
     """
-    from deployments.engine.media.audio import read_audio  # noqa: PLC0415
-    from deployments.engine.media.video_reader import read_video  # noqa: PLC0415
-    from serve_app.domain.media.images import read_image, read_mask  # noqa: PLC0415
-
     match kind:
         case InputKind.IMAGE:
+            from serve_app.domain.media.images import read_image  # noqa: PLC0415
+
             return read_image(body, field, least_side=MIN_SIDE)
         case InputKind.MASK:
+            from serve_app.domain.media.images import read_mask  # noqa: PLC0415
+
             return read_mask(body, field, MIN_SIDE, note)
         case InputKind.VIDEO:
+            from deployments.engine.media.video_reader import read_video  # noqa: PLC0415
+
             return read_video(body, field)
         case InputKind.AUDIO:
+            from deployments.engine.media.audio import read_audio  # noqa: PLC0415
+
             return read_audio(body, field)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import mimetypes
 import secrets
 import shutil
 from base64 import b64encode
@@ -17,6 +16,7 @@ from urllib.parse import unquote_to_bytes
 
 from aiohttp import web
 
+from darkroom.media_types import suffix_of_type, type_of_name
 from deployments.executors.base import PATH_KEY, ExecutorWork, MadeFile
 from deployments.executors.cog.predictions import OnLogs
 from deployments.executors.server_process import HOST
@@ -250,7 +250,7 @@ def _inlined(path: Path) -> str:
             f"The input has a file of more than {MAX_INLINE_BYTES // 2**20} MiB, which cannot be "
             "sent to this Cog server."
         )
-    media_type = mimetypes.guess_type(path.name)[0] or OCTETS
+    media_type = type_of_name(path.name) or OCTETS
     return f"data:{media_type};base64,{b64encode(path.read_bytes()).decode()}"
 
 
@@ -263,7 +263,7 @@ async def inline_file(url: str, path: Path) -> Mapping[str, Any]:
             "server without --upload-url."
         )
     media_type = head.removeprefix("data:").partition(";")[0] or OCTETS
-    named = path.with_name(path.name + (mimetypes.guess_extension(media_type) or ""))
+    named = path.with_name(path.name + suffix_of_type(media_type))
     await asyncio.to_thread(_write, named, body, is_base64=head.endswith(";base64"))
     return MadeFile({PATH_KEY: str(named), "media_type": media_type})
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import mimetypes
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
@@ -12,6 +11,7 @@ from urllib.parse import urlsplit
 
 import httpx2
 
+from darkroom.media_types import DEFAULT_MEDIA_TYPE, type_of_name
 from deployments.executors.base import PATH_KEY, ExecutorWork, MadeFile
 from deployments.executors.hosted.calls import HostedFile, Wire, said
 from deployments.transfer.fetcher import Fetcher, OwnFiles
@@ -109,7 +109,7 @@ class HostedFiles:
             await asyncio.to_thread(path.write_bytes, file.content)
         else:
             media_type = await self._written(file, path) or media_type
-        known = media_type or mimetypes.guess_type(path.name)[0] or "application/octet-stream"
+        known = media_type or type_of_name(path.name) or DEFAULT_MEDIA_TYPE
         return MadeFile({**file.facts, PATH_KEY: str(path), "media_type": known})
 
     async def _written(self, file: HostedFile, path: Path) -> str:
@@ -166,5 +166,5 @@ def _data_uri(path: Path, field: str) -> str:
             f"The file has {size >> 20} MiB; at most {MAX_INLINE_BYTES >> 20} MiB can be sent to a "
             "hosted provider",
         )
-    media_type = mimetypes.guess_type(path.name)[0] or "application/octet-stream"
+    media_type = type_of_name(path.name) or DEFAULT_MEDIA_TYPE
     return f"data:{media_type};base64,{base64.b64encode(path.read_bytes()).decode()}"

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import mimetypes
 import re
 from collections.abc import Callable, Mapping
 from typing import Any, cast
 from urllib.parse import urlsplit
 
+from darkroom.media_types import type_of_name
 from deployments.executors.base import FILE_MARK
 from deployments.executors.hosted.calls import HostedFile
 from deployments.executors.places import Place, Schema, file_places
@@ -106,5 +106,5 @@ def _is_delivery(text: str) -> bool:
 
 
 def _ends_as_file(text: str) -> bool:
-    kind = mimetypes.guess_type(urlsplit(text).path)[0] or ""
+    kind = type_of_name(urlsplit(text).path)
     return text[:5] == "data:" or kind.startswith(("image/", "video/", "audio/", "model/"))

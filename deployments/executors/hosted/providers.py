@@ -5,13 +5,13 @@ from __future__ import annotations
 import base64
 import json
 import math
-import mimetypes
 import re
 from collections.abc import Mapping
 from contextlib import suppress
 from datetime import datetime
 from typing import Any, cast
 
+from darkroom.media_types import suffix_of_type
 from deployments.executors.hosted.calls import (
     INLINE_S,
     HostedFile,
@@ -217,7 +217,7 @@ def _part(value: Any) -> Part:
     if isinstance(value, str) and value.startswith("data:") and ";base64," in value:
         head, _, encoded = value.partition(";base64,")
         media_type = head.removeprefix("data:")
-        suffix = mimetypes.guess_extension(media_type) or ""
+        suffix = suffix_of_type(media_type)
         with suppress(ValueError):  # else it is a text that looks like a file
             return f"file{suffix}", base64.b64decode(encoded), media_type
     return None, value if isinstance(value, str) else json.dumps(value)

@@ -106,8 +106,7 @@ def json_call(services: Services, caller: Caller, body: Any, *, edits: bool = Fa
     files: dict[str, Any] = {}
     if edits:
         urls, given = _edited(given)
-        masked = "mask_url" in (given.model_extra or {})
-        entry = editing(services.catalog_of(caller), entry, len(urls), masked=masked)
+        entry = editing(services.catalog_of(caller), entry, len(urls), masked=_has_mask(given))
         one = len(urls) == 1 and EndpointFields(entry).accepts("image_url")
         files = {"image_url": urls[0]} if one else {"image_urls": urls}
     image_request = parse_parameters(given, EndpointFields(drawing(entry)), files)
@@ -131,6 +130,11 @@ def _edited(given: ImageParameters) -> tuple[list[str], ImageParameters]:
     return cast("list[str]", urls), ImageParameters.model_validate(rest)
 
 
+def _has_mask(given: ImageParameters) -> bool:
+    """Return whether a mask is given by its URL, which is the endpoint's own field."""
+    return "mask_url" in (given.model_extra or {})
+
+
 async def _form_call(
     services: Services, caller: Caller, form: Form, defaults: Mapping[str, Any]
 ) -> ImageCall:
@@ -148,7 +152,7 @@ async def _form_call(
             services.catalog_of(caller),
             named_endpoint(services, caller, given),
             len(images),
-            masked=bool(masks),
+            masked=bool(masks) or _has_mask(given),
         )
     )
     fields = EndpointFields(entry)
