@@ -17,7 +17,7 @@ MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 def read(given: darkroom.Image, field: str = "image_url") -> PilImage:
-    """The image as ``darkroom.Image.read`` has it. ``InvalidField``: it is too large, or no image."""
+    """The image, by ``darkroom.Image.read``. ``InvalidField``: it is too large, or no image."""
     try:
         return given.read(MAX_PIXELS)
     except ValueError as error:
