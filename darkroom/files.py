@@ -168,19 +168,8 @@ class Image(File):
         width, height = image.size
         return cls(written.name, f"image/{format}", width=width, height=height)
 
-    def read(self, most_pixels: int = 50_000_000) -> PilImage:
-        """The image as Darkroom's own models get it: RGB, upright, in sRGB, and on white where it
-        is transparent. ``ValueError``: it cannot be read, or is too large.
-
-        The app's environment must have Pillow 11.3 or later.
-        """
-        from serve_app.domain.media.images import read_stored  # noqa: PLC0415  # as in ``open``
-
-        with self.path.open("rb") as file:
-            return read_stored(file, most_pixels=most_pixels)
-
     def open(self) -> PilImage:
-        """The image as it is in its file, read by Pillow, which the app's environment must have."""
+        """The image, read by Pillow, which the app's environment must have."""
         from PIL.Image import open as open_image  # noqa: PLC0415  # not every app needs it
 
         with open_image(self.path) as image:

@@ -32,7 +32,7 @@ class Output(BaseModel):
 
 class Rembg(darkroom.App):
     name = "fal-ai/imageutils/rembg"
-    requirements = ("huggingface-hub>=1", "numpy", "onnxruntime>=1.20", "pillow>=11.3", "scipy")
+    requirements = ("huggingface-hub>=1", "numpy", "onnxruntime>=1.20", "pillow>=11", "scipy")
     start_timeout_s = 1800.0  # the first start fetches weights
 
     def setup(self) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 from PIL import Image as PillowImages
 from pydantic import BaseModel, ValidationError
@@ -13,8 +12,6 @@ from pydantic import BaseModel, ValidationError
 from darkroom import App, AppError, Audio, File, Image, Video, endpoint, run
 from darkroom.app import endpoints_of
 from darkroom.calls import Call, context_of
-from tests.domain.media.pictures import CELLS, Cell, tolerance, written
-from tests.samples import sampled
 
 
 class Layer(BaseModel):
@@ -143,21 +140,3 @@ def test_a_relative_path_is_one_of_the_process_that_wrote_the_file(
             "language": "en",
         }
     }
-
-
-@pytest.mark.parametrize(
-    "cell",
-    sampled(
-        CELLS,
-        *(("JPEG", "P3", 6), ("PNG", "16 bits", 5), ("TIFF", "16 bits", 3), ("TIFF", "CMYK", 8)),
-    ),
-    ids=str,
-)
-def test_an_image_is_read_as_models_get_it(tmp_path: Path, cell: Cell) -> None:
-    body, want = written(*cell)
-    (tmp_path / "picture").write_bytes(body)
-    image = Image(tmp_path / "picture").read()
-    assert (image.mode, image.size) == ("RGB", (48, 32))
-    assert np.abs(np.asarray(image, int) - want).max() <= tolerance(cell)
-    with pytest.raises(ValueError, match="more than 99 pixels"):
-        Image(tmp_path / "picture").read(99)

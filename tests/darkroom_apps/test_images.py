@@ -21,7 +21,7 @@ def test_an_image_that_is_too_large_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(images, "MAX_PIXELS", 599)
-    with pytest.raises(darkroom.InvalidField, match="more than 599 pixels") as caught:
+    with pytest.raises(darkroom.InvalidField, match="30×20 pixels") as caught:
         images.read(darkroom.Image(saved(tmp_path / "large.png")))
     assert caught.value.field == "image_url"
 

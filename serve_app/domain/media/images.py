@@ -120,9 +120,7 @@ def _check_bounded(image: Image.Image, field: str) -> None:
         raise InvalidInput.of_field(field, message, UNSUPPORTED)
 
 
-def read_stored(
-    file: BinaryIO, *, small: bool = False, most_pixels: int = MAX_PIXELS
-) -> Image.Image:
+def read_stored(file: BinaryIO, *, small: bool = False) -> Image.Image:
     """Decode an image that is no input as ``read_image`` does. ``ValueError`` if it cannot be read
     or is too large.
 
@@ -132,8 +130,8 @@ def read_stored(
         with _quiet(), Image.open(file, formats=PILLOW_NAMES) as image:
             if small:
                 image.draft("RGB", (1024, 1024))
-            if _pixels(image) > most_pixels:
-                raise ValueError(f"it has more than {most_pixels} pixels")
+            if _pixels(image) > MAX_PIXELS:
+                raise ValueError(f"it has more than {MAX_PIXELS} pixels")
             _check_work(image, file)
             return _flat(image)
     except (Image.DecompressionBombError, *UNREADABLE) as error:
