@@ -18,10 +18,12 @@ from typing_extensions import TypedDict
 from serve_app.catalog.catalog import CatalogEntry
 from serve_app.domain.errors import InvalidInput, RequestNotFound, Unavailable
 from serve_app.domain.request import LogLine, NewRequest, Request, State
+from serve_app.domain.sharing.admission import end_admission
 from serve_app.domain.webhook import Webhook
 from serve_app.ingress.http import query, sse
 from serve_app.ingress.http.auth import (
     STREAM_TOKEN,
+    actor_of,
     authenticate,
     authenticate_for_stream,
 )
@@ -43,7 +45,6 @@ from serve_app.ingress.replicate.prediction import (
     listed_models,
     pieces_of,
     renderer_of,
-    requested_model,
 )
 from serve_app.ingress.replicate.webhooks import parse_webhook
 from serve_app.ingress.services.services import Services, services_of
@@ -51,7 +52,6 @@ from serve_app.ingress.submission import submission
 from serve_app.ingress.submission.model_lookup import allowed_endpoints
 from serve_app.ingress.submission.options import SubmitOptions, parse_options
 from serve_app.ingress.submission.protocol import (
-    cancel,
     find_request,
     validate_call,
     when_new,
@@ -65,6 +65,9 @@ PAGE = 100
 
 CLIENTS = ("replicate-python/", "replicate-javascript/", "ai-sdk/")
 """Parts of the header ``User-Agent`` of Replicate's clients, and of the AI SDK."""
+
+CANCEL_S = 2.0
+"""Longest wait in seconds of a cancel for a running request, which stops at its next step."""
 
 KEEP_ALIVE_S = 15.0
 
@@ -109,7 +112,7 @@ async def created(request: HttpRequest) -> Response:
     if not isinstance(version, str):
         raise InvalidInput.of_field("version", "Field required", "missing")
     entry = endpoint_of_version(services, caller, version)
-    return await _created(request, services, entry, requested_model(version, entry), body, began)
+    return await _created(request, services, entry, body, began)
 
 
 async def created_of_model(request: HttpRequest) -> Response:
@@ -118,9 +121,8 @@ async def created_of_model(request: HttpRequest) -> Response:
     began = services.clock.monotonic()
     caller = await authenticate(request)
     body = await _body(request, services.config.limits.max_body_bytes)
-    name = f"{request.path_params['owner']}/{request.path_params['name']}"
-    entry = listed_models(services, caller, name)
-    return await _created(request, services, entry, requested_model(name, entry), body, began)
+    entry = listed_models(services, caller, _model(request))
+    return await _created(request, services, entry, body, began)
 
 
 async def shown(request: HttpRequest) -> Response:
@@ -146,7 +148,10 @@ async def listed(request: HttpRequest) -> Response:
 
 async def cancelled(request: HttpRequest) -> Response:
     services, found = await _find(request)
-    return await _prediction_reply(request, services, await cancel(request, found))
+    await services.queue.cancel(found.tenant, found.id, actor_of(request))
+    end_admission()
+    ended = await services.queue.wait(found.tenant, found.id, CANCEL_S)
+    return await _prediction_reply(request, services, ended)
 
 
 async def streamed(request: HttpRequest) -> Response:
@@ -218,11 +223,10 @@ async def _created(
     request: HttpRequest,
     services: Services,
     entry: CatalogEntry,
-    model: str,
     body: Mapping[str, Any],
     began: float,
 ) -> Response:
-    """Store a prediction, and answer with it. ``model``: as the call named it.
+    """Store a prediction, and answer with it.
 
     With ``Prefer: wait`` the response waits for the end. The time is counted from ``began``, before
     the body was read: Replicate's client gives up half a second after it, and would never learn the
@@ -236,7 +240,7 @@ async def _created(
     context = cog_context(entry, body)
     try:
         entry, given = translate(services.catalog_of(caller), entry, body.get("input", {}))
-        options = replace(_options(request, caller, webhook), requested_model=model)
+        options = _options(request, caller, webhook)
         new = await validate_call(request, caller, entry.endpoint.id, {**given, **context}, options)
     except InvalidInput as error:
         raise prefix_locations("input", error) from None
@@ -289,6 +293,10 @@ async def _body(request: HttpRequest, max_bytes: int) -> Mapping[str, Any]:
     if not isinstance(given.get("input", {}), dict):
         raise InvalidInput.of_field("input", "Input should be an object", "dict_type")
     return given
+
+
+def _model(request: HttpRequest) -> str:
+    return f"{request.path_params['owner']}/{request.path_params['name']}"
 
 
 async def _find(request: HttpRequest, caller: Caller | None = None) -> tuple[Services, Request]:

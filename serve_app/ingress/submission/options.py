@@ -137,7 +137,6 @@ class SubmitOptions:
     max_cost: MaxCost | None = None  # None: no limit
     no_fallback: bool = False  # it runs at its own endpoint, or fails
     no_shadow: bool = False  # it is never copied
-    requested_model: str = ""  # see ``NewRequest.requested_model``
 
 
 def parse_options(

@@ -275,8 +275,6 @@ CREATE TABLE requests (
     key_id           text,                   -- of the API key that submitted it
     endpoint         text NOT NULL,
     endpoint_digest  text NOT NULL,
-    -- `owner/name:version` of Replicate's call for it; null: its endpoint.
-    requested_model  text,
     pool             text NOT NULL,
     priority         smallint NOT NULL,
     state            text NOT NULL,

@@ -123,7 +123,6 @@ class RequestRow(NamedTuple):
     fell_back_to: str | None
     fell_back_for: str | None
     endpoint_digest: str
-    requested_model: str | None
 
 
 def _column(name: str, annotation: Any) -> str:
@@ -237,7 +236,6 @@ def stored(columns: Iterable[Any]) -> StoredRequest:
             fell_back_to=row.fell_back_to or "",
             fell_back_for=row.fell_back_for or "",
             endpoint_digest=row.endpoint_digest,
-            requested_model=row.requested_model or "",
         ),
         version=row.events,
     )

@@ -131,8 +131,7 @@ WITH {{source}} AS (
         body text, reuse text, forgetting text, retries text, webhook text, origin text,
         shown text, large integer, trace text, words tsvector, draft_key text, draft_bytes bigint,
         key_id text, price jsonb, reserved numeric, needed numeric, file_access text,
-        upload_policy text, fallback json, shadow text, steps_stay boolean,
-        requested_model text)
+        upload_policy text, fallback json, shadow text, steps_stay boolean)
 ),{{admitted}}
 alike AS MATERIALIZED ({{alike}}),
 placed AS MATERIALIZED (
@@ -159,8 +158,7 @@ stored AS (
         ranked_at, work, expected_s, alone, previews, events, reuse_digest, forgetting,
         retries_left, webhook_url, webhook_origin, leads, follows, state, attempt, replica_id,
         actor_id, lease_nonce, lease_until, start_line, started_at, trace, draft_key, draft_bytes,
-        key_id, price, reserved, file_access, upload_policy, fallback, steps_stay,
-        requested_model)
+        key_id, price, reserved, file_access, upload_policy, fallback, steps_stay)
     SELECT id, tenant, endpoint, digest, pool, priority,
            coalesce(input, (%(large)s::text[])[large])::json, shown::json,
            -- A request that has not started by its overall deadline has expired too.
@@ -178,7 +176,7 @@ stored AS (
            CASE here WHEN 1 THEN now() + make_interval(secs => %(first_lease_s)s) END,
            CASE here WHEN 1 THEN 2 + json_array_length(warnings) END,
            CASE here WHEN 1 THEN now() END, trace, draft_key, draft_bytes, key_id, price, reserved,
-           file_access, upload_policy, fallback, steps_stay, requested_model
+           file_access, upload_policy, fallback, steps_stay
     FROM placed WHERE key IS NULL OR id IN (SELECT request_id FROM keyed)
     ORDER BY n
     RETURNING id, tenant, pool, state, attempt, replica_id, actor_id, created_at, events, end_by,
@@ -357,7 +355,6 @@ def columns_of(new: NewRequest, input: EncodedInput) -> dict[str, Any]:
         "words": words_column(new.tenant, new.input) if new.store_io else None,
         "key_id": new.key_id or None,
         "price": new.price.to_json() if new.price else None,
-        "requested_model": new.requested_model or None,
     }
 
 
@@ -430,7 +427,6 @@ def _result(
         file_access=new.file_access_id,
         upload_policy=new.upload_policy,
         endpoint_digest=new.endpoint_digest,
-        requested_model=new.requested_model,
         fallback=new.fallback,
     )
     return InsertResult(request, version, leased, group, json.loads(left) if left else None)

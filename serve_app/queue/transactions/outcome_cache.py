@@ -42,13 +42,13 @@ kept AS (
     INSERT INTO requests (
         id, tenant, endpoint, endpoint_digest, pool, priority, input, shown, alone, webhook_url,
         webhook_origin, reuses, state, outcome, started_at, finished_at, events, trace, key_id,
-        price, requested_model)
+        price)
     SELECT
         %(id)s::uuid, %(tenant)s, %(endpoint)s, %(digest)s, %(pool)s, %(priority)s,
         %(input)s::text::json, %(shown)s::text::json, %(alone)s,
         %(webhook)s, %(origin)s, %(reuses)s::uuid, 'succeeded',
         %(outcome)s::text::json, now(), now(), 1 + cardinality(%(warnings)s::text[]),
-        %(trace)s::text, %(key_id)s, %(price)s::jsonb, %(requested_model)s::text
+        %(trace)s::text, %(key_id)s, %(price)s::jsonb
     FROM whole WHERE %(key)s::text IS NULL OR EXISTS (SELECT FROM keyed)
     RETURNING id, tenant, endpoint, events, webhook_url, key_id, price, reserved, created_at
 ),
