@@ -18,12 +18,10 @@ from typing_extensions import TypedDict
 from serve_app.catalog.catalog import CatalogEntry
 from serve_app.domain.errors import InvalidInput, RequestNotFound, Unavailable
 from serve_app.domain.request import LogLine, NewRequest, Request, State
-from serve_app.domain.sharing.admission import end_admission
 from serve_app.domain.webhook import Webhook
 from serve_app.ingress.http import query, sse
 from serve_app.ingress.http.auth import (
     STREAM_TOKEN,
-    actor_of,
     authenticate,
     authenticate_for_stream,
 )
@@ -52,6 +50,7 @@ from serve_app.ingress.submission import submission
 from serve_app.ingress.submission.model_lookup import allowed_endpoints
 from serve_app.ingress.submission.options import SubmitOptions, parse_options
 from serve_app.ingress.submission.protocol import (
+    cancel,
     find_request,
     validate_call,
     when_new,
@@ -65,9 +64,6 @@ PAGE = 100
 
 CLIENTS = ("replicate-python/", "replicate-javascript/", "ai-sdk/")
 """Parts of the header ``User-Agent`` of Replicate's clients, and of the AI SDK."""
-
-CANCEL_S = 2.0
-"""Longest wait in seconds of a cancel for a running request, which stops at its next step."""
 
 KEEP_ALIVE_S = 15.0
 
@@ -148,10 +144,7 @@ async def listed(request: HttpRequest) -> Response:
 
 async def cancelled(request: HttpRequest) -> Response:
     services, found = await _find(request)
-    await services.queue.cancel(found.tenant, found.id, actor_of(request))
-    end_admission()
-    ended = await services.queue.wait(found.tenant, found.id, CANCEL_S)
-    return await _prediction_reply(request, services, ended)
+    return await _prediction_reply(request, services, await cancel(request, found))
 
 
 async def streamed(request: HttpRequest) -> Response:

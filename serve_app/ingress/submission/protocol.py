@@ -10,12 +10,17 @@ from starlette.requests import Request as HttpRequest
 from serve_app.domain.errors import NotFinished, RequestNotFound
 from serve_app.domain.ports import Queue
 from serve_app.domain.request import NewRequest, Request
+from serve_app.domain.sharing.admission import end_admission
+from serve_app.ingress.http.auth import actor_of
 from serve_app.ingress.http.context import context_of
 from serve_app.ingress.services import request_ids
 from serve_app.ingress.services.services import services_of
 from serve_app.ingress.submission import submission
 from serve_app.ingress.submission.options import SubmitOptions, parse_options
 from serve_app.tenants.scopes import Caller
+
+CANCEL_S = 2.0
+"""Longest wait in seconds of a cancel for a running request, which stops at its next step."""
 
 
 async def validate_call(
@@ -47,6 +52,14 @@ async def find_request(queue: Queue, tenant: str, request_id: str, what: str) ->
         return await queue.get(tenant, request_id)
     except RequestNotFound:
         raise unknown from None
+
+
+async def cancel(call: HttpRequest, request: Request) -> Request:
+    """Cancel a request. Return it at its end, or as it is after ``CANCEL_S``."""
+    queue = services_of(call).queue
+    await queue.cancel(request.tenant, request.id, actor_of(call))
+    end_admission()
+    return await queue.wait(request.tenant, request.id, CANCEL_S)
 
 
 async def require_ended(queue: Queue, request: Request, otherwise: str) -> Request:
