@@ -16,7 +16,7 @@ from urllib.parse import unquote_to_bytes
 
 from aiohttp import web
 
-from darkroom.media_types import suffix_of_type, type_of_name
+from darkroom.media_types import DEFAULT_MEDIA_TYPE, suffix_of_type, type_of_name
 from deployments.executors.base import PATH_KEY, ExecutorWork, MadeFile
 from deployments.executors.cog.predictions import OnLogs
 from deployments.executors.server_process import HOST
@@ -27,7 +27,6 @@ CALL_HEADER = "x-prediction-id"
 
 CHUNK = 2**20
 
-OCTETS = "application/octet-stream"
 MAX_INLINE_BYTES = 256 * 2**20  # of one input, which is held in memory several times
 
 LEFT_BY_COG = Path("/tmp/coglet/predictions")  # noqa: S108  # where Cog's server has it
@@ -250,7 +249,7 @@ def _inlined(path: Path) -> str:
             f"The input has a file of more than {MAX_INLINE_BYTES // 2**20} MiB, which cannot be "
             "sent to this Cog server."
         )
-    media_type = type_of_name(path.name) or OCTETS
+    media_type = type_of_name(path.name) or DEFAULT_MEDIA_TYPE
     return f"data:{media_type};base64,{b64encode(path.read_bytes()).decode()}"
 
 
@@ -262,7 +261,7 @@ async def inline_file(url: str, path: Path) -> Mapping[str, Any]:
             f"Cog named the output file {url[:80]}, which the replica cannot read. Start the "
             "server without --upload-url."
         )
-    media_type = head.removeprefix("data:").partition(";")[0] or OCTETS
+    media_type = head.removeprefix("data:").partition(";")[0] or DEFAULT_MEDIA_TYPE
     named = path.with_name(path.name + suffix_of_type(media_type))
     await asyncio.to_thread(_write, named, body, is_base64=head.endswith(";base64"))
     return MadeFile({PATH_KEY: str(named), "media_type": media_type})

@@ -76,17 +76,12 @@ async def offered(queue: PostgresQueue, replica: str, node: str, slots: int = 1)
     return (await queue.ask(ask(slots, replica=replica, node=node))).leases
 
 
-async def leased(
-    queue: PostgresQueue, replica: str, node: str, slots: int = 1, *, least: int = 1
-) -> Sequence[Lease]:
-    """Confirmed leases of a replica, which asks until it has the ``least`` number of them."""
-    leases: list[Lease] = []
+async def leased(queue: PostgresQueue, replica: str, node: str, slots: int = 1) -> Sequence[Lease]:
+    """Confirmed leases of a replica, which asks until it gets some."""
     async with asyncio.timeout(LEASED_WITHIN_S):
-        while len(leases) < least:
-            held = [each.held for each in leases]
-            wish = ask(slots - len(leases), *held, replica=replica, node=node)
-            leases += (await queue.ask(wish)).leases
-            await queue.report(report(*(each.held for each in leases), replica=replica))
+        while not (leases := await offered(queue, replica, node, slots)):
+            pass
+    await queue.report(report(*(each.held for each in leases), replica=replica))
     return leases
 
 
@@ -201,7 +196,7 @@ async def test_then_one_request_at_a_time_tries_it_and_a_success_ends_the_quaran
     assert again.leases == ()
     await quarantined.finish(done(tried.held, replica="r4"))
     await until_quarantined(quarantined, database)
-    await leased(quarantined, "r4", "one", 2, least=2)
+    assert len(await leased(quarantined, "r4", "one", 2)) == 2
 
 
 @pytest.mark.long
@@ -244,7 +239,7 @@ async def test_a_node_without_which_its_pool_has_none_gets_all_it_can_run(
     await quarantined.parts.state.quarantines.refresh()
     for _ in range(2):
         await quarantined.submit(new())
-    await leased(quarantined, "r4", "one", 2, least=2)
+    assert len(await leased(quarantined, "r4", "one", 2)) == 2
 
 
 @pytest.mark.long
