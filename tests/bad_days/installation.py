@@ -53,8 +53,9 @@ TITLES = {
 
 
 EARLY = {
-    "RAY_SERVE_PROXY_HEALTH_CHECK_PERIOD_S": "1",
-    "RAY_SERVE_PROXY_HEALTH_CHECK_TIMEOUT_S": "2",
+    "RAY_SERVE_PROXY_HEALTH_CHECK_PERIOD_S": "0.5",
+    "RAY_SERVE_PROXY_HEALTH_CHECK_TIMEOUT_S": "1.5",
+    "RAY_SERVE_PROXY_GRACEFUL_SHUTDOWN_TIMEOUT_S": "1",
 }
 """As `cluster.yaml` and the chart have it. Clients of other tests do not repeat the calls that a
 HAProxy loses which is given up because the machine is busy."""

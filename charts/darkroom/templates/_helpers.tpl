@@ -188,8 +188,9 @@ workers wait for a head that is started again. */}}
 - {name: RAY_SERVE_HAPROXY_BINARY_PATH, value: /usr/local/bin/darkroom-haproxy}
 - {name: RAY_SERVE_HAPROXY_HEALTH_CHECK_INTER, value: 2s}
 - {name: RAY_SERVE_HAPROXY_HEALTH_CHECK_FALL, value: "3"}
-- {name: RAY_SERVE_PROXY_HEALTH_CHECK_PERIOD_S, value: "1"}
-- {name: RAY_SERVE_PROXY_HEALTH_CHECK_TIMEOUT_S, value: "2"}
+- {name: RAY_SERVE_PROXY_HEALTH_CHECK_PERIOD_S, value: "0.5"}
+- {name: RAY_SERVE_PROXY_HEALTH_CHECK_TIMEOUT_S, value: "1.5"}
+- {name: RAY_SERVE_PROXY_GRACEFUL_SHUTDOWN_TIMEOUT_S, value: "1"}
 - {name: RAY_SERVE_THROUGHPUT_OPTIMIZED, value: "1"}
 - {name: RAY_USAGE_STATS_ENABLED, value: "0"}
 - {name: HF_HUB_DISABLE_TELEMETRY, value: "1"}

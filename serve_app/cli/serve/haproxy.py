@@ -1,5 +1,5 @@
 """Wrapper script for HAProxy. Ray Serve writes HAProxy's configuration and starts it, but has no
-setting for nine things that Darkroom needs. Ray therefore gets a script instead of the binary:
+setting for ten things that Darkroom needs. Ray therefore gets a script instead of the binary:
 
 - ``-dS`` disables splicing. With ``option splice-request`` HAProxy 2.8 sometimes does not notice
   that a client has closed its connection (7 of 72 tries, none of 24 without splicing). The client's
@@ -16,6 +16,9 @@ setting for nine things that Darkroom needs. Ray therefore gets a script instead
   their clients give up. The script has it answer them, as before. An ingress that answers its
   health check with an error drains: it gets no new calls and keeps those that it has. Connections
   that are refused, as by an ingress in the last phase of its drain, lead to a health check at once.
+- An HAProxy whose manager Ray has killed keeps the ports until Ray has killed it too, five seconds
+  later if it stands still. The next one gave up within two, and Ray took five to start another. The
+  script kills what its predecessor left; a reload (``-sf``) takes over the ports.
 - HAProxy forwards the ``X-Forwarded-`` headers of every client. The script removes them, unless the
   client is one of ``DARKROOM_TRUSTED_PROXIES``.
 - HAProxy does not say whose call it forwards. The script has it write its client's address into a
@@ -57,7 +60,16 @@ for argument; do
             -e "s|^\( *http-request return status \)404 .*|\1503 errorfile $unavailable|" \
             -e 's|^ *http-check expect status 200$|&{drains}|' \
             -e 's| on-error mark-down$| on-error fastinter{frozen}|' "$argument"
-{headers}        ;;
+{headers}        case " $* " in
+        *" -sf "* | *" -c "*) ;;
+        *)
+            for left in $(grep -lFe "$argument" /proc/[0-9]*/cmdline 2>/dev/null); do
+                left=${{left%/cmdline}}
+                [ "$left/exe" -ef {binary} ] && kill -9 "${{left#/proc/}}"
+            done
+            ;;
+        esac
+        ;;
     esac
 done
 exec {binary} -dS "$@"

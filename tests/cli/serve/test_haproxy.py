@@ -1,5 +1,6 @@
 """Wrapper script with which Ray starts HAProxy."""
 
+import signal
 import socket
 import subprocess
 import sys
@@ -112,6 +113,38 @@ def test_half_a_header_is_cut_after_that_time(
                 assert client.recv(1000).startswith(b"HTTP/1.1 408 ")
                 while client.recv(1000):
                     pass  # until it closes the connection
+        finally:
+            process.terminate()
+
+
+def test_an_haproxy_that_stands_still_gives_way_to_the_next_one(tmp_path: Path) -> None:
+    port, config = free_port(), tmp_path / "haproxy.cfg"
+    config.write_text(SLOW_CLIENT.format(port=port))
+    script = haproxy.write_script(tmp_path, secret="s3cret")
+    command = [script, "-db", "-f", config, "-dR"]
+    with subprocess.Popen(command, stdin=subprocess.DEVNULL) as frozen:
+        connected(port, frozen).close()
+        frozen.send_signal(signal.SIGSTOP)
+        with subprocess.Popen(command, stdin=subprocess.DEVNULL) as process:
+            try:
+                assert frozen.wait(60) == -signal.SIGKILL
+                connected(port, process).close()
+                assert httpx.get(f"http://127.0.0.1:{port}").status_code == 200
+            finally:
+                frozen.kill()
+                process.terminate()
+
+
+def test_an_haproxy_goes_on_while_its_configuration_is_checked(tmp_path: Path) -> None:
+    port, config = free_port(), tmp_path / "haproxy.cfg"
+    config.write_text(SLOW_CLIENT.format(port=port))
+    script = haproxy.write_script(tmp_path, secret="s3cret")
+    with subprocess.Popen([script, "-db", "-f", config], stdin=subprocess.DEVNULL) as process:
+        try:
+            connected(port, process).close()
+            check = [script, "-c", "-f", config]
+            subprocess.run(check, check=True, capture_output=True, timeout=60)
+            assert httpx.get(f"http://127.0.0.1:{port}").status_code == 200
         finally:
             process.terminate()
 
