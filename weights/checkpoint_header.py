@@ -9,7 +9,12 @@ from typing import BinaryIO
 from serve_app.domain import gguf
 from serve_app.domain.checkpoint import check_format
 from serve_app.domain.gguf import GgufTensor
-from weights.safetensors_header import LENGTH_BYTES, MAX_HEADER_BYTES, TensorFacts, parse_header
+from serve_app.domain.safetensors import (
+    LENGTH_BYTES,
+    MAX_HEADER_BYTES,
+    TensorFacts,
+    read_safetensors,
+)
 
 Tensors = Mapping[str, TensorFacts] | Mapping[str, GgufTensor]
 """Types and sizes of tensors by name."""
@@ -32,7 +37,7 @@ def parse_tensors(file: BinaryIO, name: str, size: int) -> Tensors:
     if begin.startswith(gguf.MAGIC):
         return gguf.read_gguf(file, name, size)
     check_format(name, begin)
-    return parse_header(file, size).tensors
+    return read_safetensors(file, name, size).tensors
 
 
 def header_bytes(begin: bytes) -> int:

@@ -32,9 +32,9 @@ from tqdm import tqdm
 
 from serve_app.domain.errors import WeightsUnavailable
 from serve_app.domain.pipeline_index import index_file, parse_index
+from serve_app.domain.safetensors import LENGTH_BYTES
 from weights.checkpoint_header import Tensors, header_bytes, parse_tensors
 from weights.folder import ListedFile, Listing
-from weights.safetensors_header import LENGTH_BYTES
 from weights.source import ByteRange
 
 # Errors of the hub.

@@ -25,9 +25,9 @@ import httpx2
 from serve_app.domain.endpoint import Endpoint
 from serve_app.domain.errors import DarkroomError, StorageUnavailable, WeightsUnavailable
 from serve_app.domain.lora import REPLACED
+from serve_app.domain.safetensors import read_header
 from weights import eviction
 from weights.links import files_in, folder_named, is_whole, write_folder
-from weights.safetensors_header import read_header
 from weights.source import OnProgress
 
 log = logging.getLogger(__name__)

@@ -16,9 +16,9 @@ from huggingface_hub import HfApi
 from serve_app.domain.endpoint import Weights
 from serve_app.domain.errors import WeightsUnavailable
 from serve_app.domain.pipeline_index import INDEX, INDEXES, components, index_file, parse_index
+from serve_app.domain.safetensors import TensorFacts, read_header
 from weights.folder import SHA256_DIGITS, ListedFile, RepositoryFolder, digest_of
 from weights.hub import Hub
-from weights.safetensors_header import TensorFacts, read_header
 from weights.selection import select
 
 SAFETENSORS = ".safetensors"

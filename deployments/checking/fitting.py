@@ -11,7 +11,7 @@ from pathlib import Path
 from deployments.checking.base_model import BaseFiles, skeleton
 from deployments.checking.fetching import FetchedFile
 from serve_app.domain.errors import Misconfigured, WeightsUnavailable
-from weights.safetensors_header import SafetensorsHeader, TensorFacts, read_header
+from serve_app.domain.safetensors import SafetensorsHeader, TensorFacts, read_header
 
 LORA, FINETUNE = "lora", "finetune"
 LORA_NAME = "lora.safetensors"

@@ -1,30 +1,23 @@
-"""Headers of files of weights: where each tensor is, before any of them is read.
-
-Format of safetensors: 8 bytes of length, that many bytes of JSON, then the tensors without gaps. Of
-GGUF: ``serve_app.domain.gguf``. A file comes from a hub or a user, so nothing in the header is
-believed before it was checked.
-"""
+"""Files of weights: where each tensor is, before any of them is read."""
 
 from __future__ import annotations
 
 import contextlib
 import errno
-import json
-import math
 import mmap
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, BinaryIO, cast
 
 import torch
 
 from deployments.engine.reading.dequantization import dequantized
 from serve_app.domain.errors import WeightsUnavailable
 from serve_app.domain.gguf import MAGIC, GgufType, read_gguf
+from serve_app.domain.safetensors import TensorFacts, read_safetensors
 
-MAX_HEADER_BYTES = 100_000_000  # as in the safetensors package
 BLOCK = 4096  # bytes; reads past the page cache begin and end at multiples
 
 DTYPES = {
@@ -194,28 +187,16 @@ class WeightFile:
         Raises ``WeightsUnavailable`` if it is wrong, and ``UnknownDtype`` for a dtype that this
         module does not know.
         """
-        start = os.pread(self._cached, 8, 0)
-        if start.startswith(MAGIC):
-            return self._header_of_gguf()
-        length = int.from_bytes(start, "little")
-        if len(start) < 8 or length > min(MAX_HEADER_BYTES, self.bytes - 8):
-            raise self._wrong("its header is cut off")
-        try:
-            header = json.loads(os.pread(self._cached, length, 8))
-        except (ValueError, RecursionError) as error:
-            raise self._wrong("its header is not JSON") from error
-        if not isinstance(header, dict):
-            raise self._wrong("its header is not a JSON object")
-        entries = cast("dict[str, Any]", header)
-        metadata = entries.pop("__metadata__", None) or {}
-        found = {name: self._tensor(name, entry, 8 + length) for name, entry in entries.items()}
-        self._check_places(found, 8 + length)
-        return Header(metadata, found)
-
-    def _header_of_gguf(self) -> Header:
         with open(self._cached, "rb", closefd=False) as file:
             file.seek(0)
-            found = read_gguf(file, str(self.path), self.bytes)
+            if file.peek(len(MAGIC)).startswith(MAGIC):
+                return self._header_of_gguf(file)
+            header = read_safetensors(file, str(self.path), self.bytes)
+        found = {name: self._tensor(facts) for name, facts in header.tensors.items()}
+        return Header(header.metadata, found)
+
+    def _header_of_gguf(self, file: BinaryIO) -> Header:
+        found = read_gguf(file, str(self.path), self.bytes)
         tensors = {
             name: StoredTensor(
                 self,
@@ -229,32 +210,10 @@ class WeightFile:
         }
         return Header({}, tensors)
 
-    def _tensor(self, name: str, entry: Any, data: int) -> StoredTensor:
-        match entry:
-            case {"dtype": str(dtype), "shape": [*shape], "data_offsets": [int(begin), int(end)]}:
-                if dtype not in DTYPES:
-                    raise UnknownDtype(f"{self.path} has the dtype {dtype}, which is unknown.")
-                sizes: list[Any] = shape
-                if not all(type(each) is int and each >= 0 for each in sizes):
-                    raise self._wrong(f"the shape of {name!r} is not a list of sizes")
-                size = math.prod(sizes) * DTYPES[dtype].itemsize
-                if not 0 <= begin <= end or end - begin != size:
-                    raise self._wrong(f"{name!r} has other bytes than its shape needs")
-                return StoredTensor(self, data + begin, size, DTYPES[dtype], tuple(sizes))
-            case _:
-                raise self._wrong(f"its entry for {name!r} is not a tensor's")
-
-    def _check_places(self, tensors: Mapping[str, StoredTensor], data: int) -> None:
-        at = data
-        for each in sorted(tensors.values(), key=lambda it: (it.begin, it.size)):
-            if each.begin != at:
-                raise self._wrong("its tensors overlap or leave gaps")
-            at += each.size
-        if at != self.bytes:
-            raise self._wrong(f"its tensors take {at} bytes, but it has {self.bytes}")
-
-    def _wrong(self, what: str) -> WeightsUnavailable:
-        return WeightsUnavailable(f"{self.path} cannot be loaded: {what}. Download it again.")
+    def _tensor(self, facts: TensorFacts) -> StoredTensor:
+        if (dtype := DTYPES.get(facts.dtype)) is None:
+            raise UnknownDtype(f"{self.path} has the dtype {facts.dtype}, which is unknown.")
+        return StoredTensor(self, facts.begin, facts.size, dtype, facts.shape)
 
 
 def writable(memory: torch.Tensor) -> memoryview:

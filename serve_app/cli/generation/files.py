@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import mimetypes
 import os
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -12,6 +11,7 @@ from pathlib import Path
 from typing import Any, cast
 from urllib.parse import urlsplit
 
+from darkroom.media_types import type_of_name
 from serve_app.cli.connection.client import Client
 from serve_app.cli.connection.whole_file import FileThere, whole_file
 from serve_app.domain.artifact import EXTENSIONS, MEDIA_TYPES
@@ -44,7 +44,7 @@ def media_input(file: str) -> str:
     Raises ``InvalidInput`` if the file is not an image, video or audio file or cannot be read.
     """
     path = _path(file)
-    media_type = BY_SUFFIX.get(path.suffix.lower()) or mimetypes.guess_type(path.name)[0] or ""
+    media_type = BY_SUFFIX.get(path.suffix.lower()) or type_of_name(path.name)
     if media_type.partition("/")[0] not in ("image", "video", "audio"):
         raise InvalidInput(
             f"{path} is not an image, video or audio file. Use a file with the matching suffix."

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import mimetypes
 import stat
 from collections.abc import Iterator
 from dataclasses import replace
@@ -14,6 +13,7 @@ from starlette.requests import Request as HttpRequest
 from starlette.responses import FileResponse, RedirectResponse, Response
 from typing_extensions import TypedDict
 
+from darkroom.media_types import DEFAULT_MEDIA_TYPE, type_of_name
 from serve_app.domain.errors import Forbidden, NotFound
 from serve_app.ingress.comfyui.endpoint import caller_of, endpoint_of
 from serve_app.ingress.comfyui.errors import ERRORS, TAG
@@ -148,8 +148,8 @@ def _inside(folder: Path, name: str) -> tuple[Path, str] | None:
             return None
     except (OSError, ValueError):  # such as a name that is too long
         return None
-    kind = TYPES.get(path.suffix) or mimetypes.guess_type(path.name)[0]
-    return path, kind or "application/octet-stream"
+    kind = TYPES.get(path.suffix) or type_of_name(path.name)
+    return path, kind or DEFAULT_MEDIA_TYPE
 
 
 def unsupported(request: HttpRequest) -> str:

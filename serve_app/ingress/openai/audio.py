@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import mimetypes
 from collections.abc import AsyncGenerator, Mapping
 from dataclasses import replace
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 from starlette.requests import Request as HttpRequest
 from starlette.responses import PlainTextResponse, Response, StreamingResponse
 
+from darkroom.media_types import type_of_name
 from serve_app.domain.artifact import Artifact
 from serve_app.domain.endpoint import DEFAULT_SPEECH_MODEL, DEFAULT_TRANSCRIPTION_MODEL
 from serve_app.domain.errors import InvalidInput, PipelineFailed, Unsupported
@@ -99,7 +99,7 @@ def _audio_uri(file: FormFile) -> str:
     """Data URI of a file, with the type that its name shows if the client sent none."""
     sent = file.media_type.partition(";")[0]
     if not sent.startswith(("audio/", "video/")):
-        sent = mimetypes.guess_type(file.name)[0] or sent
+        sent = type_of_name(file.name) or sent
     return data_uri(file.content, sent)
 
 

@@ -15,13 +15,13 @@ from serve_app.cli.connection.client import Client
 from serve_app.cli.connection.installation import Installation
 from serve_app.cli.connection.resources import path_of
 from serve_app.cli.main import main
+from serve_app.domain.safetensors import TensorFacts
 from serve_app.resources.entries import ENTRIES
 from tests.gguf_files import write_gguf
 from tests.ingress.api.test_model_entries import DOCUMENTED
 from tests.ingress.house import MODELS
 from tests.weights.hub_server import HubServer, serving
 from tests.wire.served import served
-from weights.safetensors_header import TensorFacts
 
 # Warnings of Ray, if it is imported first.
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")

@@ -14,9 +14,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.numpy import save_file
 
+from serve_app.domain import safetensors
 from serve_app.domain.errors import WeightsUnavailable
-from weights import safetensors_header
-from weights.safetensors_header import TensorFacts, read_header
+from serve_app.domain.safetensors import TensorFacts, read_header
 
 ONE: dict[str, Any] = {"dtype": "F32", "shape": [2, 2], "data_offsets": [0, 16]}
 
@@ -37,6 +37,8 @@ def test_names_types_and_shapes_are_read(tmp_path: Path) -> None:
         "a.weight": TensorFacts("F16", (2, 3)),
         "b": TensorFacts("F64", (1,)),
     }
+    places = sorted((tensor.begin, tensor.size) for tensor in header.tensors.values())
+    assert places[-1] == (path.stat().st_size - places[-1][1], places[-1][1])
     assert header.metadata == {"modelspec.x": "y"}
 
 
@@ -52,11 +54,17 @@ def test_names_types_and_shapes_are_read(tmp_path: Path) -> None:
         ({"a": {**ONE, "shape": [1] * 9}}, "impossible"),
         ({"a": {**ONE, "code": "x"}}, "unknown keys"),
         ({"a": {"dtype": "F32"}}, "lacks"),
-        ({}, "no tensors"),
         ({"a": ONE, "__metadata__": {"x": 1}}, "__metadata__"),
         ({"a" * 600: ONE}, "characters"),
         (b'{"a": 1, "a": 2}', "twice"),
-        (b"{" + b"[" * 5000, "not valid"),
+        (b"{" + b"[" * 5000, "not JSON"),
+        (b"{\xff", "not JSON"),
+        ({"a": 1}, "lacks"),
+        ({"a": {**ONE, "data_offsets": [0, 16, 17]}}, "lacks"),
+        ({"a": {**ONE, "shape": [2.0, 2]}}, "impossible"),
+        ({"a": {**ONE, "shape": [2**62, 2**62]}}, "does not take"),
+        ({"a": {**ONE, "data_offsets": [-16, 0]}}, "impossible"),
+        ({"a": ONE, "b": {**ONE, "data_offsets": [32, 48]}}, "gap"),
     ],
 )
 def test_an_inconsistent_header_is_refused_with_the_reason(
@@ -66,12 +74,16 @@ def test_an_inconsistent_header_is_refused_with_the_reason(
         read_header(written(tmp_path / "a.safetensors", header))
 
 
-def test_bytes_after_the_last_tensor_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(WeightsUnavailable, match="17 follow"):
-        read_header(written(tmp_path / "a.safetensors", {"a": ONE}, b"\0" * 17))
+@pytest.mark.parametrize("size", [15, 17])
+def test_a_file_of_another_size_than_its_tensors_is_refused(tmp_path: Path, size: int) -> None:
+    with pytest.raises(WeightsUnavailable, match=rf"a\.safetensors cannot .* {size} follow"):
+        read_header(written(tmp_path / "a.safetensors", {"a": ONE}, bytes(size)))
 
 
-@pytest.mark.parametrize("content", [b"", b"\x80\x04K", b"PK\x03\x04" * 10, b"\xff" * 8 + b"{}"])
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"\x80\x04K", b"PK\x03\x04" * 10, b"\xff" * 8 + b"{}", b"\2" + bytes(7) + b"[]"],
+)
 def test_other_and_truncated_files_are_named_as_such(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "a.safetensors"
     path.write_bytes(content)
@@ -82,13 +94,13 @@ def test_other_and_truncated_files_are_named_as_such(tmp_path: Path, content: by
 def test_a_long_header_is_refused_before_it_is_parsed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(safetensors_header, "MAX_HEADER_BYTES", 50)
+    monkeypatch.setattr(safetensors, "MAX_HEADER_BYTES", 50)
     with pytest.raises(WeightsUnavailable, match="50 are allowed"):
         read_header(written(tmp_path / "a.safetensors", {"a": ONE}))
 
 
 def test_too_many_tensors_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(safetensors_header, "MAX_TENSORS", 1)
+    monkeypatch.setattr(safetensors, "MAX_TENSORS", 1)
     empty = {"dtype": "F32", "shape": [0], "data_offsets": [16, 16]}
     with pytest.raises(WeightsUnavailable, match="2 tensors"):
         read_header(written(tmp_path / "a.safetensors", {"a": ONE, "b": empty}))
