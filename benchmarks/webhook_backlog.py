@@ -29,9 +29,8 @@ AT_ONCE = 20_000
 FILL = """
 WITH made AS (
     INSERT INTO requests (id, tenant, endpoint, endpoint_digest, pool, priority, input, state,
-                          outcome, webhook_url, webhook_origin, finished_at)
-    SELECT gen_random_uuid(), %(tenant)s, 'e', 'd', 'p', 1, '{}', 'succeeded', '{}', %(url)s, '',
-           now()
+                          outcome, webhook_url, finished_at)
+    SELECT gen_random_uuid(), %(tenant)s, 'e', 'd', 'p', 1, '{}', 'succeeded', '{}', %(url)s, now()
     FROM generate_series(1, %(count)s::integer)
     RETURNING id, tenant, webhook_url
 )

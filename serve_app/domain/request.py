@@ -180,6 +180,7 @@ class NewRequest:
     fallback: Fallback | None = None  # where it may run instead
     shadow: str = ""  # endpoint that gets a copy of it; empty: none does
     steps_stay: bool = False  # of a workflow: its steps have no fallback
+    requested_model: str = ""  # by its call, as OpenAI or Replicate name models; empty: by none
     repeats: Request | None = None  # answers a submit that would not validate any more
 
     def require_validated(self) -> None:
@@ -223,6 +224,7 @@ class NewRequest:
             upload_policy=self.upload_policy,
             fallback=self.fallback,
             endpoint_digest=self.endpoint_digest,
+            requested_model=self.requested_model,
         )
 
 
@@ -280,6 +282,7 @@ class Request:
     fell_back_to: str = ""  # endpoint that runs it, if that is not its own
     fell_back_for: str = ""  # ``FallbackReason``, or the code of a failure
     endpoint_digest: str = ""  # of its endpoint's specification at its submit
+    requested_model: str = ""  # see ``NewRequest.requested_model``
 
     @property
     def runs_at(self) -> str:

@@ -39,8 +39,9 @@ async def test_the_same_wish_gets_the_outcome_at_once_as_a_request_of_its_own(
     queue: Queue,
 ) -> None:
     first = await made(queue, shared())
-    given = shared(warnings=("Slow.",))
+    given = shared(warnings=("Slow.",), requested_model="acme/any:1")
     second = await queue.submit(given)
+    assert (first.requested_model, second.requested_model) == ("", "acme/any:1")
     assert (second.id, second.state, second.reuses) == (given.id, State.SUCCEEDED, first.id)
     assert first.outcome is not None
     assert second.outcome == replace(first.outcome, usage=Usage())

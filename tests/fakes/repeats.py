@@ -120,4 +120,5 @@ def reusing(new: NewRequest, earlier: Request, now: datetime) -> Request:
         reuses=earlier.id,
         trace=new.trace,
         price=new.price,
+        requested_model=new.requested_model,
     )

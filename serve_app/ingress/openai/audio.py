@@ -86,7 +86,7 @@ async def _transcribed(
     elif AUDIO not in wanted:
         raise InvalidInput.of_field(FILE, "Field required", "missing")
     origin_of(request)  # may be refused, so check it before anything is stored
-    new = await validated(request, caller, entry.endpoint.id, wanted, NAMES)
+    new = await validated(request, caller, entry.endpoint.id, wanted, NAMES, model=given.model)
 
     async def reply(ended: Request) -> Response:
         output = final_outcome(ended).output or {}
@@ -146,7 +146,8 @@ async def speech(request: HttpRequest) -> Response:
         )
     wanted = speech_input(given, EndpointFields(entry))
     origin_of(request)  # may be refused, so check it before anything is stored
-    new = await validated(request, caller, entry.endpoint.id, wanted, SPOKEN_NAMES)
+    endpoint_id = entry.endpoint.id
+    new = await validated(request, caller, endpoint_id, wanted, SPOKEN_NAMES, model=given.model)
 
     async def reply(ended: Request) -> Response:
         file = _audio_of(ended)

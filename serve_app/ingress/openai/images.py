@@ -267,7 +267,14 @@ async def _answer(
     image_request = call.image_request
     origin = origin_of(request)  # may be refused, so read it before anything is stored
     names = names_of(call.given)
-    new = await validated(request, caller, call.entry.endpoint.id, image_request.input, names)
+    new = await validated(
+        request,
+        caller,
+        call.entry.endpoint.id,
+        image_request.input,
+        names,
+        model=call.given.model,
+    )
     if image_request.streamed:
         events = ImagesEvents(services, image_request, names, kind)
         return await stream(request, new, events, image_request.partial_images)

@@ -132,7 +132,9 @@ async def created(request: HttpRequest) -> Response:
     call = images.json_call(services, caller, {**tool, **own, **shown}, edits=bool(urls))
     names = {**names_of(call.given), "prompt": "input"}
     entry = images.drawing(call.entry)
-    new = await validated(request, caller, entry.endpoint.id, call.image_request.input, names)
+    new = await validated(
+        request, caller, entry.endpoint.id, call.image_request.input, names, model=model
+    )
     previous = given.previous_response_id
     if given.stream:
         events = _Events(services, previous)
@@ -180,12 +182,10 @@ def _model(services: Services, caller: Caller, of_tool: Any, outer: str | None) 
     then it is the default one."""
     if of_tool is not None:
         return str(of_tool)
-    if outer is not None:
-        try:
-            return find_endpoint(services, caller, outer).endpoint.id
-        except EndpointNotFound:
-            pass
-    return DEFAULT_IMAGE_MODEL
+    try:
+        return outer if outer and find_endpoint(services, caller, outer) else DEFAULT_IMAGE_MODEL
+    except EndpointNotFound:
+        return DEFAULT_IMAGE_MODEL
 
 
 async def _images_of(
@@ -253,7 +253,7 @@ def _response(
         "created_at": int(request.created_at.timestamp()),
         "completed_at": int(ended.timestamp()) if ended else None,
         "status": status or STATUSES[request.state],
-        "model": request.endpoint,
+        "model": request.requested_model or request.endpoint,
         "output": [*items],
         "error": error,
         "incomplete_details": None,

@@ -16,6 +16,7 @@ from serve_app.ingress.http.routing import renamed
 from serve_app.ingress.openai.errors import failed
 from serve_app.ingress.services.services import services_of
 from serve_app.ingress.submission import submission
+from serve_app.ingress.submission.options import parse_options
 from serve_app.ingress.submission.protocol import validate_call
 from serve_app.ingress.submission.rendering import ENDPOINT, final_outcome
 from serve_app.ingress.submission.replay import add_replay_headers
@@ -28,10 +29,14 @@ async def validated(
     endpoint_id: str,
     input: Mapping[str, Any],
     names: Mapping[str, str],
+    *,
+    model: str | None,
 ) -> NewRequest:
-    """Request that a call submits. ``names``: as for ``renamed``, which its ``InvalidInput`` is."""
+    """Request that a call submits. ``names``: as for ``renamed``, which its ``InvalidInput`` is.
+    ``model``: as the call named it; None: it named none."""
+    options = parse_options(request, caller).naming(model)
     try:
-        return await validate_call(request, caller, endpoint_id, input)
+        return await validate_call(request, caller, endpoint_id, input, options)
     except InvalidInput as error:
         raise renamed(error, names) from None
 

@@ -129,7 +129,7 @@ def video(request: Request, names: Mapping[str, str]) -> OpenAiVideo:
     body: OpenAiVideo = {
         "id": request.id,
         "object": "video",
-        "model": request.endpoint,
+        "model": request.requested_model or request.endpoint,
         "status": STATUSES[request.state],
         "progress": progress(request),
         "created_at": int(request.created_at.timestamp()),
@@ -190,7 +190,7 @@ async def created(request: HttpRequest) -> Response:
     if reference is not None:
         wanted["image_url"] = reference
     origin_of(request)  # may be refused, so check it before anything is stored
-    new = await validated(request, caller, entry.endpoint.id, wanted, NAMES)
+    new = await validated(request, caller, entry.endpoint.id, wanted, NAMES, model=given.model)
     stored = await asyncio.shield(submission.submit(services, new))
     return add_replay_headers(request, _reply(stored), new, stored)
 
@@ -280,7 +280,7 @@ async def remixed(request: HttpRequest) -> Response:
         caller,
         entry.endpoint.id,
         wanted,
-        parse_options(request, caller),
+        parse_options(request, caller).naming(given.model),
         request_id=services.new_id(),
     )
     stored = await asyncio.shield(submission.submit(services, new))

@@ -116,6 +116,7 @@ def _is_file(value: Any) -> bool:
 # its specification. It changes when anything about the endpoint changes.
 
 _REFERENCE = re.compile(r"(?P<model>[^/:]+/[^:]+?)(?::(?P<version>.+))?")
+_MODEL = re.compile(r"[\w.-]{1,100}/[\w.-]{1,100}", re.ASCII)
 
 
 def model_id(endpoint_id: str) -> str:
@@ -148,6 +149,15 @@ def endpoint_of_version(services: Services, caller: Caller, reference: str) -> C
         return _by_digest(services.catalog_of(caller), reference)
     entry = listed_models(services, caller, found["model"])
     return check_version(entry, found["version"]) if found["version"] else entry
+
+
+def requested_model(reference: str, entry: CatalogEntry) -> str:
+    """``owner/name:version`` of a call that named ``entry`` by ``reference``. What could be no
+    model's name at Replicate, though an alias fits it, is the name of the endpoint."""
+    found = _REFERENCE.fullmatch(reference)
+    model = model_id(found["model"]) if found else ""
+    name = model if _MODEL.fullmatch(model) else model_id(entry.endpoint.id)
+    return f"{name}:{entry.endpoint.digest}"
 
 
 def check_version(entry: CatalogEntry, version: str) -> CatalogEntry:
@@ -260,12 +270,15 @@ class PredictionRenderer:
         ``inside``: put them there without such a request, if they are not large.
         """
         url = f"{base}/v1/predictions/{request.id}"
+        model, _, version = request.requested_model.partition(":")
+        if not _MODEL.fullmatch(model):  # as OpenAI names models
+            model, version = model_id(request.endpoint), ""
         output, forgotten = await self._output(request, base, inline=inline, inside=inside)
         failure = request.outcome.failure if request.outcome else None
         return {
             "id": request.id,
-            "model": model_id(request.endpoint),
-            "version": request.endpoint_digest,
+            "model": model,
+            "version": version or request.endpoint_digest,
             "input": dict(request.input),
             "output": output,
             "logs": _logs(lines, request.progress),

@@ -43,6 +43,7 @@ from serve_app.ingress.replicate.prediction import (
     listed_models,
     pieces_of,
     renderer_of,
+    requested_model,
 )
 from serve_app.ingress.replicate.webhooks import parse_webhook
 from serve_app.ingress.services.services import Services, services_of
@@ -108,7 +109,7 @@ async def created(request: HttpRequest) -> Response:
     if not isinstance(version, str):
         raise InvalidInput.of_field("version", "Field required", "missing")
     entry = endpoint_of_version(services, caller, version)
-    return await _created(request, services, entry, body, began)
+    return await _created(request, services, entry, requested_model(version, entry), body, began)
 
 
 async def created_of_model(request: HttpRequest) -> Response:
@@ -117,8 +118,9 @@ async def created_of_model(request: HttpRequest) -> Response:
     began = services.clock.monotonic()
     caller = await authenticate(request)
     body = await _body(request, services.config.limits.max_body_bytes)
-    entry = listed_models(services, caller, _model(request))
-    return await _created(request, services, entry, body, began)
+    name = f"{request.path_params['owner']}/{request.path_params['name']}"
+    entry = listed_models(services, caller, name)
+    return await _created(request, services, entry, requested_model(name, entry), body, began)
 
 
 async def shown(request: HttpRequest) -> Response:
@@ -216,10 +218,11 @@ async def _created(
     request: HttpRequest,
     services: Services,
     entry: CatalogEntry,
+    model: str,
     body: Mapping[str, Any],
     began: float,
 ) -> Response:
-    """Store a prediction, and answer with it.
+    """Store a prediction, and answer with it. ``model``: as the call named it.
 
     With ``Prefer: wait`` the response waits for the end. The time is counted from ``began``, before
     the body was read: Replicate's client gives up half a second after it, and would never learn the
@@ -233,7 +236,7 @@ async def _created(
     context = cog_context(entry, body)
     try:
         entry, given = translate(services.catalog_of(caller), entry, body.get("input", {}))
-        options = _options(request, caller, webhook)
+        options = _options(request, caller, webhook).naming(model)
         new = await validate_call(request, caller, entry.endpoint.id, {**given, **context}, options)
     except InvalidInput as error:
         raise prefix_locations("input", error) from None
@@ -286,10 +289,6 @@ async def _body(request: HttpRequest, max_bytes: int) -> Mapping[str, Any]:
     if not isinstance(given.get("input", {}), dict):
         raise InvalidInput.of_field("input", "Input should be an object", "dict_type")
     return given
-
-
-def _model(request: HttpRequest) -> str:
-    return f"{request.path_params['owner']}/{request.path_params['name']}"
 
 
 async def _find(request: HttpRequest, caller: Caller | None = None) -> tuple[Services, Request]:

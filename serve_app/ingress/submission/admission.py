@@ -85,6 +85,7 @@ class Submission:
             shadow=self.shadow,
             steps_stay=entry.endpoint.family == FAMILY
             and (options.no_fallback or options.max_cost is not None),
+            requested_model=options.requested_model,
         )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, cast
 
@@ -29,6 +29,9 @@ NO_RETRY, RETRY_CONFIG = b"x-fal-no-retry", b"x-fal-retry-config"
 RETRY_HEADERS = frozenset({NO_RETRY, RETRY_CONFIG})
 
 YES, NO = (b"1", b"true"), (b"0", b"false")
+
+MODEL_CHARACTERS = 300
+"""Longest name of a model that is kept as a call named it: twice 100 and a digest at Replicate."""
 
 SHAPE = 'should be like {"server_error": {"retries": 2}}'
 
@@ -137,6 +140,12 @@ class SubmitOptions:
     max_cost: MaxCost | None = None  # None: no limit
     no_fallback: bool = False  # it runs at its own endpoint, or fails
     no_shadow: bool = False  # it is never copied
+    requested_model: str = ""  # see ``NewRequest.requested_model``
+
+    def naming(self, model: str | None) -> SubmitOptions:
+        """The options of a call that names ``model``, which is kept if it can be a name."""
+        is_name = model is not None and model.isprintable() and len(model) <= MODEL_CHARACTERS
+        return replace(self, requested_model=model if model and is_name else "")
 
 
 def parse_options(

@@ -153,7 +153,7 @@ ended AS (
               j.charged_s, j.replica_id AS ran_on, j.actor_id AS ran_as, j.fell_back_to AS ran,
               j.start_line AS began_at_line,
               r.fell_back_to, r.fell_back_for, r.fallback,
-              coalesce(r.trace, '') AS trace,
+              coalesce(r.call ->> 'trace', '') AS trace,
               r.attempt > 1 AND r.snapshot IS NOT NULL AS resumed
 ),
 closed AS (

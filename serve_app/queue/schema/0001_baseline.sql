@@ -284,7 +284,10 @@ CREATE TABLE requests (
     shown            json,
     outcome          json,
     events           integer NOT NULL DEFAULT 0,   -- sequence of the latest row in `events`
-    trace            text,                   -- W3C: `traceparent`, and after a space `tracestate`
+    -- What no statement selects by; null: nothing. `trace`: W3C `traceparent`, and after a space
+    -- `tracestate`. `origin`: of the URLs in the webhook's body. `model`: what a call of OpenAI's or
+    -- Replicate's protocol named.
+    call             jsonb,
 
     created_at       timestamptz NOT NULL DEFAULT now(),
     started_at       timestamptz,
@@ -329,7 +332,6 @@ CREATE TABLE requests (
     follows          uuid,                   -- the group whose outcome it waits for
 
     webhook_url      text,
-    webhook_origin   text,                   -- origin of the URLs in the webhook's body
 
     -- Cost, as it was fixed at the submit; null without a price
     price            jsonb,                  -- unit, amount (as text) and currency

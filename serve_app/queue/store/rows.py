@@ -114,7 +114,7 @@ class RequestRow(NamedTuple):
         ), r.follows)::text END""",
     ]
     lease_nonce: int
-    trace: str | None
+    trace: Annotated[str | None, "r.call ->> 'trace'"]
     draft_key: str | None
     price: Mapping[str, Any] | None
     file_access: str | None
@@ -123,6 +123,7 @@ class RequestRow(NamedTuple):
     fell_back_to: str | None
     fell_back_for: str | None
     endpoint_digest: str
+    requested_model: Annotated[str | None, "r.call ->> 'model'"]
 
 
 def _column(name: str, annotation: Any) -> str:
@@ -236,6 +237,7 @@ def stored(columns: Iterable[Any]) -> StoredRequest:
             fell_back_to=row.fell_back_to or "",
             fell_back_for=row.fell_back_for or "",
             endpoint_digest=row.endpoint_digest,
+            requested_model=row.requested_model or "",
         ),
         version=row.events,
     )

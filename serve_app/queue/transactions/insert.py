@@ -128,8 +128,8 @@ WITH {{source}} AS (
         input text, start_within_s double precision, end_within_s double precision,
         work double precision, expected_s double precision, head_start_s double precision,
         alone boolean, previews boolean, warnings json, replica text, actor text, key text,
-        body text, reuse text, forgetting text, retries text, webhook text, origin text,
-        shown text, large integer, trace text, words tsvector, draft_key text, draft_bytes bigint,
+        body text, reuse text, forgetting text, retries text, webhook text, call jsonb,
+        shown text, large integer, words tsvector, draft_key text, draft_bytes bigint,
         key_id text, price jsonb, reserved numeric, needed numeric, file_access text,
         upload_policy text, fallback json, shadow text, steps_stay boolean)
 ),{{admitted}}
@@ -156,9 +156,9 @@ stored AS (
     INSERT INTO requests (
         id, tenant, endpoint, endpoint_digest, pool, priority, input, shown, start_by, end_by,
         ranked_at, work, expected_s, alone, previews, events, reuse_digest, forgetting,
-        retries_left, webhook_url, webhook_origin, leads, follows, state, attempt, replica_id,
-        actor_id, lease_nonce, lease_until, start_line, started_at, trace, draft_key, draft_bytes,
-        key_id, price, reserved, file_access, upload_policy, fallback, steps_stay)
+        retries_left, webhook_url, call, leads, follows, state, attempt, replica_id,
+        actor_id, lease_nonce, lease_until, start_line, started_at, draft_key, draft_bytes, key_id,
+        price, reserved, file_access, upload_policy, fallback, steps_stay)
     SELECT id, tenant, endpoint, digest, pool, priority,
            coalesce(input, (%(large)s::text[])[large])::json, shown::json,
            -- A request that has not started by its overall deadline has expired too.
@@ -166,7 +166,7 @@ stored AS (
            now() + make_interval(secs => end_within_s),
            now() + make_interval(secs => head_start_s), work, expected_s, alone, previews,
            1 + json_array_length(warnings) + here + (follows IS NOT NULL)::integer,
-           decode(reuse, 'hex'), forgetting, retries::smallint[], webhook, origin,
+           decode(reuse, 'hex'), forgetting, retries::smallint[], webhook, call,
            CASE WHEN reuse IS NOT NULL AND follows IS NULL THEN id END, follows,
            CASE WHEN follows IS NOT NULL THEN 'following'
                 WHEN here = 1 THEN 'running' ELSE 'queued' END, here,
@@ -175,7 +175,7 @@ stored AS (
            here * {NEW_NONCE},
            CASE here WHEN 1 THEN now() + make_interval(secs => %(first_lease_s)s) END,
            CASE here WHEN 1 THEN 2 + json_array_length(warnings) END,
-           CASE here WHEN 1 THEN now() END, trace, draft_key, draft_bytes, key_id, price, reserved,
+           CASE here WHEN 1 THEN now() END, draft_key, draft_bytes, key_id, price, reserved,
            file_access, upload_policy, fallback, steps_stay
     FROM placed WHERE key IS NULL OR id IN (SELECT request_id FROM keyed)
     ORDER BY n
@@ -350,12 +350,20 @@ def columns_of(new: NewRequest, input: EncodedInput) -> dict[str, Any]:
         "warnings": [messages.clean(warning) for warning in new.warnings],
         "key": new.idempotency_key,
         "webhook": new.webhook.url if new.webhook else None,
-        "origin": new.webhook.origin if new.webhook else None,
-        "trace": new.trace or None,
+        "call": _call(new) or None,
         "words": words_column(new.tenant, new.input) if new.store_io else None,
         "key_id": new.key_id or None,
         "price": new.price.to_json() if new.price else None,
     }
+
+
+def _call(new: NewRequest) -> dict[str, str]:
+    said = {
+        "trace": new.trace,
+        "origin": new.webhook.origin if new.webhook else "",
+        "model": new.requested_model,
+    }
+    return {name: value for name, value in said.items() if value}
 
 
 def _row(n: int, each: NewRow) -> dict[str, Any]:
@@ -427,6 +435,7 @@ def _result(
         file_access=new.file_access_id,
         upload_policy=new.upload_policy,
         endpoint_digest=new.endpoint_digest,
+        requested_model=new.requested_model,
         fallback=new.fallback,
     )
     return InsertResult(request, version, leased, group, json.loads(left) if left else None)

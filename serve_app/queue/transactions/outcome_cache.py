@@ -41,14 +41,13 @@ keyed AS (
 kept AS (
     INSERT INTO requests (
         id, tenant, endpoint, endpoint_digest, pool, priority, input, shown, alone, webhook_url,
-        webhook_origin, reuses, state, outcome, started_at, finished_at, events, trace, key_id,
-        price)
+        call, reuses, state, outcome, started_at, finished_at, events, key_id, price)
     SELECT
         %(id)s::uuid, %(tenant)s, %(endpoint)s, %(digest)s, %(pool)s, %(priority)s,
         %(input)s::text::json, %(shown)s::text::json, %(alone)s,
-        %(webhook)s, %(origin)s, %(reuses)s::uuid, 'succeeded',
+        %(webhook)s, %(call)s::jsonb, %(reuses)s::uuid, 'succeeded',
         %(outcome)s::text::json, now(), now(), 1 + cardinality(%(warnings)s::text[]),
-        %(trace)s::text, %(key_id)s, %(price)s::jsonb
+        %(key_id)s, %(price)s::jsonb
     FROM whole WHERE %(key)s::text IS NULL OR EXISTS (SELECT FROM keyed)
     RETURNING id, tenant, endpoint, events, webhook_url, key_id, price, reserved, created_at
 ),
@@ -100,13 +99,15 @@ class OutcomeCache:
         given = replace(rows.outcome_from_json(outcome), usage=Usage())
         if kept != len(given.artifacts):
             return None  # some were deleted
-        params = columns_of(new, EncodedInput(new.input)) | {
+        columns = columns_of(new, EncodedInput(new.input))
+        objects = {name: columns[name] for name in ("price", "call")}
+        params = columns | {
             "body": new.body_digest or None,
             "reuses": earlier,
             "outcome": messages.compact(rows.outcome_to_json(given)),
             "message": messages.reused(earlier),
             "kept": kept,
-            "price": messages.compact(new.price.to_json()) if new.price else None,
+            **{name: value and messages.compact(value) for name, value in objects.items()},
         }
         # The files are not deleted until the request is stored.
         if not await self._database.rows(STORE, params, lock=Lock((OUTCOME_LOCK,), shared=True)):

@@ -70,7 +70,7 @@ UPDATE webhook_deliveries w SET
         CASE WHEN w.tries = 0 THEN %(first_s)s::double precision ELSE %(later_s)s END)
 FROM chosen c, requests r WHERE w.id = c.id AND r.id = w.request_id
 RETURNING w.id::text, w.claims, w.request_id::text, w.tenant, w.host, w.url,
-          coalesce(r.webhook_origin, ''), w.tries, w.body, coalesce(r.trace, '')
+          coalesce(r.call ->> 'origin', ''), w.tries, w.body, coalesce(r.call ->> 'trace', '')
 """
 _MINE = "id = %(id)s::uuid AND claims = %(claim)s AND state = 'pending'"
 KEEP_BODY = f"""

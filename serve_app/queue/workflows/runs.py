@@ -77,8 +77,8 @@ DUE = f"""
 SELECT r.id::text, r.attempt, r.lease_nonce, r.tenant, r.endpoint, coalesce(r.key_id, ''), r.input,
        w.definition, r.priority, r.cancel_requested,
        extract(epoch FROM r.end_by - now())::double precision, r.forgetting IS NULL, l.keep_s,
-       coalesce(r.file_access, ''), r.previews, coalesce(r.trace, ''),
-       coalesce(r.webhook_origin, ''), r.alone, r.steps_stay
+       coalesce(r.file_access, ''), r.previews, coalesce(r.call ->> 'trace', ''),
+       coalesce(r.call ->> 'origin', ''), r.alone, r.steps_stay
 FROM workflow_runs w JOIN requests r ON r.id = w.request_id
 LEFT JOIN lifecycles l ON l.request_id = r.id
 WHERE w.ended_at IS NULL AND r.lease_until IS NOT NULL AND r.pool = '{POOL}' AND (

@@ -65,21 +65,23 @@ async def test_a_response_is_a_request_for_an_image(
 
 
 @pytest.mark.parametrize(
-    ("tool", "model", "endpoint"),
+    ("tool", "model", "endpoint", "shown"),
     [
-        ({"model": IMAGES}, SDXL, IMAGES),
-        ({}, IMAGES, IMAGES),
-        ({}, "gpt-5.5", SDXL),  # a text model, which is not here
-        ({}, None, SDXL),
+        ({"model": IMAGES}, SDXL, IMAGES, IMAGES),
+        ({}, IMAGES, IMAGES, IMAGES),
+        ({"model": "gpt-image-2"}, None, SDXL, "gpt-image-2"),
+        ({}, "gpt-5.5", SDXL, "gpt-image-1"),  # a text model, which is not here
+        ({}, None, SDXL, "gpt-image-1"),
     ],
 )
 async def test_the_tools_model_counts_then_the_other_one_then_the_default(
-    client: httpx.AsyncClient, tool: dict[str, Any], model: str | None, endpoint: str
+    client: httpx.AsyncClient, tool: dict[str, Any], model: str | None, endpoint: str, shown: str
 ) -> None:
     tools = [{"type": "image_generation", **tool}]
     body = {"input": "x", "tools": tools, "model": model}
     answer = await client.post(RESPONSES, json=body)
     assert answer.headers["x-darkroom-endpoint"] == endpoint
+    assert answer.json()["model"] == shown
 
 
 async def test_messages_are_a_prompt_and_images(house: House, client: httpx.AsyncClient) -> None:

@@ -198,11 +198,22 @@ async def test_a_bound_of_the_endpoint_is_reported_for_the_parameter() -> None:
     assert made.json()["size"] == "1280x720"
 
 
-async def test_a_header_names_the_endpoint_of_a_video(client: httpx.AsyncClient) -> None:
-    made = await client.post(VIDEOS, json={"prompt": "x", "model": "test/videos"})
-    shown = await client.get(f"{VIDEOS}/{made.json()['id']}")
-    for answer in (made, shown):
+@pytest.mark.parametrize(
+    ("called", "shown"),
+    [("sora-9", "sora-9"), ("sora-\n", "test/videos"), ("sora-" + "x" * 400, "test/videos")],
+)
+async def test_a_video_has_the_model_that_was_named_and_a_header_its_endpoint(
+    called: str, shown: str
+) -> None:
+    aliases = {"sora-*": "test/videos"}
+    async with built(catalog=OTHERS, model_aliases=aliases) as house, house.client() as client:
+        made = await client.post(VIDEOS, json={"prompt": "x", "model": called})
+        again = await client.get(f"{VIDEOS}/{made.json()['id']}")
+        prediction = await client.get(f"/replicate/v1/predictions/{made.json()['id']}")
+    for answer in (made, again):
+        assert answer.json()["model"] == shown
         assert answer.headers["x-darkroom-endpoint"] == "test/videos"
+    assert prediction.json()["model"] == "test/videos", "Replicate has no such name"
 
 
 async def test_progress_is_shown_in_percent() -> None:

@@ -83,6 +83,33 @@ async def test_the_version_of_a_prediction_is_the_one_that_was_asked_for() -> No
             assert (later["model"], later["version"]) == ("test/images", version)
 
 
+@pytest.mark.parametrize(
+    ("called", "shown"),
+    [
+        ("black-forest-labs/flux-schnell", "black-forest-labs/flux-schnell"),
+        ("fal-ai/flux/schnell", "fal-ai/flux-schnell"),
+        ("fal-ai/flux-schnell:{version}", "fal-ai/flux-schnell"),
+        ("{version}", "fal-ai/flux-schnell"),
+        ("acme/any", "acme/any"),
+        ("acme/any\nname", "fal-ai/flux-schnell"),
+        ("acme/" + "x" * 1000, "fal-ai/flux-schnell"),
+    ],
+)
+async def test_the_model_of_a_prediction_is_the_one_that_was_asked_for(
+    called: str, shown: str
+) -> None:
+    version = OTHERS.listed("fal-ai/flux/schnell").endpoint.digest
+    aliases = dict.fromkeys(("black-forest-labs/flux-schnell", "acme/*"), "fal-ai/flux/schnell")
+    building = built(catalog=OTHERS, replica=False, model_aliases=aliases)
+    async with building as house, house.client() as client:
+        asked = {"version": called.format(version=version), "input": {"prompt": "x"}}
+        made = (await client.post("/replicate/v1/predictions", json=asked)).json()
+        (listed,) = (await client.get("/replicate/v1/predictions")).json()["results"]
+        for each in (made, listed):
+            assert (each["model"], each["version"]) == (shown, version)
+            assert each["darkroom_endpoint"] == "fal-ai/flux/schnell"
+
+
 async def test_a_prediction_whose_log_cannot_be_read_is_answered_without_it(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

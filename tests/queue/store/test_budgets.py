@@ -28,7 +28,7 @@ from tests.queue.requests import ask, done, new, report
 LIMITS = replace(LONG_LEASES, ask_wait_s=600.0, check_interval_s=600.0)
 WARM_UP, WINDOWS, IN_WINDOW = 40, 9, 20
 
-COLUMNS, INDEXES, TRIGGERS = 55, 31, 6
+COLUMNS, INDEXES, TRIGGERS = 54, 31, 6
 WIDTH = """
 SELECT (SELECT count(*) FROM pg_attribute
         WHERE attrelid = c.oid AND attnum > 0 AND NOT attisdropped),
