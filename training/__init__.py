@@ -1,8 +1,8 @@
-"""Makes the demo models: tiny real diffusers pipelines, trained from nothing on a synthetic world.
+"""Makes the demo models: tiny real diffusers pipelines, trained on synthetic worlds.
 
-`palette`, `outline` and `world` say what exists in that world, `phrasing` how people ask for it,
-`checker` judges an image by its pixels alone. `vae`, `text`, `reading` and `trainer` make what the
-image models share, `flux` and `recipe` the one, `clip_pair`, `sdxl` and `sdxl_recipe` the other.
-`video` and `audio` are worlds of their own, each with its model, and `attributes` teaches both to
-read. `image` is the larger world that follows this one.
+`python -m training` trains and examines each of them. `image`, `video` and `audio` are a world
+each: `world` says what exists, `phrasing` how people ask for it, `checker` judges what a model made
+by its pixels or its waveform alone, `exam` asks for what training never saw, and `recipe` is the
+way to the model. The modules here are what worlds share: colours, outlines and words, tokenizers,
+the training loop and its randomness, and the shelf that a finished pipeline is put on.
 """

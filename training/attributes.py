@@ -1,7 +1,7 @@
 """Teaches a text encoder to read before anything is made of it: what a prompt says of each matter.
 
-The shape of `training.reading` for prompts that speak of one thing only: no places, one answer to
-each question.
+As `training.image.reading`, for prompts that speak of one thing only: no places, one answer to each
+question.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from training.recipe import randomness
+from training.seed import randomness
 from training.text import token_ids
 from training.trainer import Trainer
 

@@ -1,4 +1,4 @@
-"""The colours of the demo world: eight for objects, three more for backgrounds."""
+"""The colours of the images and the videos: eight for objects, three more for backgrounds."""
 
 from __future__ import annotations
 
@@ -26,6 +26,3 @@ BACKGROUND_COLOURS: Final[dict[str, Rgb]] = {
     "black": (16, 16, 16),
     **OBJECT_COLOURS,
 }
-
-#: The background of a prompt that names none.
-DEFAULT_BACKGROUND: Final = "white"

@@ -122,3 +122,8 @@ class Trainer:
         for name, value in self.module.state_dict().items():
             if value.is_floating_point():
                 self.average[name].lerp_(value, 1.0 - decay)
+
+
+def average_in(checkpoint: Path) -> dict[str, Tensor]:
+    """The averaged weights that a `Trainer` left there."""
+    return torch.load(checkpoint, weights_only=True)["average"]

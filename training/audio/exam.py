@@ -47,12 +47,13 @@ def set_questions(count: int, *, seed: int, free_wording: bool = False) -> list[
     ]
 
 
-def sittings(pipeline: StableAudioPipeline) -> Iterator[tuple[str, list[Answer]]]:
-    """Every exam that the model card reports, by what it is."""
+def sittings(pipeline: StableAudioPipeline, count: int) -> Iterator[tuple[str, list[Answer]]]:
+    """The answers of each exam that the model card reports, to ``count`` questions."""
+    asked = set_questions(count, seed=2024)
     for steps, guidance in ((16, 3.0), (30, 3.0), (16, 1.0), (16, 7.0)):
-        answers = sit(pipeline, set_questions(100, seed=2024), steps=steps, guidance=guidance)
+        answers = sit(pipeline, asked, steps=steps, guidance=guidance)
         yield f"regular wording, {steps} steps, guidance {guidance:g}", answers
-    free = set_questions(100, seed=2024, free_wording=True)
+    free = set_questions(count, seed=2024, free_wording=True)
     yield "free wording, 16 steps, guidance 3", sit(pipeline, free, steps=16, guidance=3.0)
 
 

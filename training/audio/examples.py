@@ -12,7 +12,8 @@ from diffusers import AutoencoderOobleck
 from torch import Tensor
 
 from training.audio.phrasing import plain_prompt, sample_prompt
-from training.audio.stable_audio import TOKENS, Batch, build_tokenizer
+from training.audio.stable_audio import Batch
+from training.audio.text import TOKENS, build_tokenizer
 from training.audio.vae import encode
 from training.audio.world import sample_audio
 from training.text import token_ids

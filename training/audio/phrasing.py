@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
 from typing import Final
 
 import numpy as np
 
 from training.audio.world import Audio
-from training.phrasing import sample_nonsense
+from training.words import pick, sample_nonsense
 
 PITCH_WORDS: Final[dict[str, tuple[str, ...]]] = {
     "low": ("low", "low", "deep", "low-pitched"),
@@ -59,13 +58,13 @@ def plain_prompt(audio: Audio) -> str:
 
 def sample_prompt(rng: np.random.Generator, audio: Audio, *, noise: float = 0.3) -> str:
     """One of the many ways to ask for the recording; `noise` is how often strange words appear."""
-    words = [_pick(rng, LOUDNESS_WORDS[audio.loudness]), _pick(rng, PITCH_WORDS[audio.pitch])]
+    words = [pick(rng, LOUDNESS_WORDS[audio.loudness]), pick(rng, PITCH_WORDS[audio.pitch])]
     adjectives = " ".join(words[:: rng.choice([1, -1])])
-    prompt = _filled(_pick(rng, MANNER_WORDS[audio.manner]), adjectives)
+    prompt = _filled(pick(rng, MANNER_WORDS[audio.manner]), adjectives)
     if rng.random() < noise:
-        prompt = f"{_pick(rng, _OPENINGS)} {prompt}"
+        prompt = f"{pick(rng, _OPENINGS)} {prompt}"
     if rng.random() < noise:
-        prompt = f"{prompt} {_pick(rng, _CLOSINGS)}"
+        prompt = f"{prompt} {pick(rng, _CLOSINGS)}"
     if rng.random() < noise:
         prompt = f"{prompt} {sample_nonsense(rng)}"
     return " ".join(prompt.split())
@@ -73,7 +72,3 @@ def sample_prompt(rng: np.random.Generator, audio: Audio, *, noise: float = 0.3)
 
 def _filled(form: str, words: str) -> str:
     return " ".join(form.format(words).split())
-
-
-def _pick(rng: np.random.Generator, choices: Sequence[str]) -> str:
-    return choices[rng.integers(len(choices))]

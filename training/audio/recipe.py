@@ -21,10 +21,10 @@ from training.attributes import Asked, AttributeReader
 from training.audio import stable_audio, vae
 from training.audio.examples import Examples, load_examples, make_examples
 from training.audio.phrasing import sample_prompt
-from training.audio.stable_audio import TOKENS, AudioStack, build_tokenizer
+from training.audio.stable_audio import AudioStack
+from training.audio.text import TOKENS, WIDTH, build_tokenizer
 from training.audio.world import LOUDNESSES, MANNERS, PITCHES, sample_audio
-from training.recipe import SEED, randomness
-from training.text import T5_WIDTH
+from training.seed import SEED, randomness
 from training.trainer import Schedule, Trainer
 
 _VAE_BATCH: Final = 4
@@ -101,7 +101,7 @@ class AudioRecipe:
     def teach_reading(self, stack: AudioStack) -> None:
         """Train the text encoder alone, on text."""
         answers = {"pitch": list(PITCHES), "manner": MANNERS, "loudness": list(LOUDNESSES)}
-        reader = AttributeReader(stack.text_encoder, T5_WIDTH, answers)
+        reader = AttributeReader(stack.text_encoder, WIDTH, answers)
         schedule = Schedule(math.inf, peak_rate=2e-3, steps=self.steps.reading)
         trainer = Trainer(reader, schedule, self.work_dir / "sound-reading.pt")
         attributes.teach(trainer, _READING_SEED, build_tokenizer(), TOKENS, _ask)

@@ -19,15 +19,12 @@ from diffusers.models.embeddings import get_1d_rotary_pos_embed
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.attention import SDPBackend, sdpa_kernel
-from transformers import T5TokenizerFast as T5Tokenizer
 
-from training.audio.phrasing import known_words
+from training.audio.text import WIDTH, build_encoder, build_tokenizer
 from training.audio.vae import HOP, LATENT_CHANNELS
 from training.audio.world import SAMPLES, SECONDS
 from training.precision import autocast
-from training.text import T5_WIDTH, build_t5_encoder, build_word_tokenizer
 
-TOKENS: Final = 24
 LENGTH: Final = SAMPLES // HOP
 _HEAD: Final = 32
 
@@ -53,11 +50,6 @@ class Batch:
     ids: Tensor
 
 
-def build_tokenizer() -> T5Tokenizer:
-    """Whole words in lower case; every other word is the unknown token."""
-    return build_word_tokenizer(known_words(), TOKENS)
-
-
 def build_transformer() -> StableAudioDiTModel:
     transformer = StableAudioDiTModel(
         sample_size=LENGTH,
@@ -67,9 +59,9 @@ def build_transformer() -> StableAudioDiTModel:
         attention_head_dim=_HEAD,
         num_attention_heads=4,
         num_key_value_attention_heads=4,
-        cross_attention_dim=T5_WIDTH,
-        cross_attention_input_dim=T5_WIDTH,
-        global_states_input_dim=2 * T5_WIDTH,
+        cross_attention_dim=WIDTH,
+        cross_attention_input_dim=WIDTH,
+        global_states_input_dim=2 * WIDTH,
         time_proj_dim=64,
     )
     _separate_times(transformer)
@@ -117,9 +109,9 @@ class AudioStack(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.transformer = build_transformer()
-        self.text_encoder = build_t5_encoder(build_tokenizer())
+        self.text_encoder = build_encoder(build_tokenizer())
         self.projection = StableAudioProjectionModel(
-            text_encoder_dim=T5_WIDTH, conditioning_dim=T5_WIDTH, min_value=0, max_value=512
+            text_encoder_dim=WIDTH, conditioning_dim=WIDTH, min_value=0, max_value=512
         )
 
     def condition(self, ids: Tensor) -> tuple[Tensor, Tensor]:

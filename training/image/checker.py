@@ -15,10 +15,11 @@ import numpy as np
 from PIL import Image
 
 from training.blobs import Blob, find_blobs
-from training.checker import UNKNOWN, nearest_colour, relation_between
 from training.image.outline import OUTLINES, cover
 from training.image.world import COLOURS, SIDE, SIZES, Composition, usual_radius
-from training.palette import BACKGROUND_COLOURS
+from training.palette import BACKGROUND_COLOURS, Rgb
+
+UNKNOWN: Final = "unknown"
 
 #: A pixel this far from the background, in RGB, belongs to an object or to a speck.
 _FOREGROUND_DISTANCE: Final = 48.0
@@ -26,6 +27,8 @@ _FOREGROUND_DISTANCE: Final = 48.0
 _SMALLEST_OBJECT: Final = 160
 #: More foreground pixels than this outside the objects are visible.
 _MOST_STRAY_PIXELS: Final = 12
+#: An object further than this from every palette colour has no colour's name.
+_COLOUR_TOLERANCE: Final = 60.0
 #: An outline that overlaps less than this with every shape is no shape.
 _SHAPE_OVERLAP: Final = 0.82
 _TEMPLATE_SIDE: Final = 96
@@ -110,6 +113,21 @@ def judge(image: Image.Image, asked: Composition) -> Verdict:
         relation=_shows_relations(seen, asked) if asked.relations else None,
         clean=reading.stray_pixels <= _MOST_STRAY_PIXELS,
     )
+
+
+def nearest_colour(pixel: np.ndarray, palette: dict[str, Rgb]) -> str:
+    """The palette's name for an RGB value, or `UNKNOWN`."""
+    distances = {name: float(np.linalg.norm(pixel - rgb)) for name, rgb in palette.items()}
+    name = min(distances, key=lambda candidate: distances[candidate])
+    return name if distances[name] <= _COLOUR_TOLERANCE else UNKNOWN
+
+
+def relation_between(first: tuple[float, float], second: tuple[float, float]) -> str:
+    """Where the first point is, seen from the second; the larger distance decides the axis."""
+    across, down = first[0] - second[0], first[1] - second[1]
+    if abs(down) > abs(across):
+        return "above" if down < 0 else "below"
+    return "left of" if across < 0 else "right of"
 
 
 def _size_of(sight: Sight, asked: Composition) -> str:

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import torch
+from diffusers import FluxPipeline, StableDiffusionXLPipeline
 from PIL import Image
 
-from training.exam import Pipeline, draw
 from training.image.checker import Verdict, judge
 from training.image.phrasing import plain_prompt, sample_prompt
 from training.image.world import LAYOUTS, SIDE, Composition, sample
 
 _IMAGES_AT_ONCE = 10
+
+Pipeline = FluxPipeline | StableDiffusionXLPipeline
 
 
 @dataclass(frozen=True)
@@ -29,6 +32,48 @@ class Answer:
     question: Question
     image: Image.Image
     verdict: Verdict
+
+
+@dataclass(frozen=True)
+class Sitting:
+    """The wording of the prompts and the size of the images; None: the model's usual steps."""
+
+    free_wording: bool = False
+    width: int = SIDE
+    height: int = SIDE
+    steps: int | None = None
+
+    def __str__(self) -> str:
+        wording = "free" if self.free_wording else "regular"
+        steps = "" if self.steps is None else f", {self.steps} steps"
+        return f"{wording} wording, {self.width}x{self.height}{steps}"
+
+
+SITTINGS = (
+    Sitting(),
+    Sitting(height=192),
+    Sitting(free_wording=True),
+    Sitting(steps=28),
+    Sitting(width=192),
+    Sitting(height=160),
+    Sitting(width=128, height=128),
+)
+
+
+def sittings(pipeline: Pipeline, count: int) -> Iterator[tuple[str, list[Answer]]]:
+    """The answers of each of `SITTINGS`, to ``count`` questions."""
+    # As the catalogue's demo entries call them.
+    usual_steps, guidance = (4, 0.0) if isinstance(pipeline, FluxPipeline) else (25, 2.0)
+    for sitting in SITTINGS:
+        questions = set_questions(
+            count,
+            seed=2026,
+            free_wording=sitting.free_wording,
+            width=sitting.width,
+            height=sitting.height,
+        )
+        steps = sitting.steps or usual_steps
+        yield str(sitting), sit(pipeline, questions, steps=steps, guidance=guidance)
 
 
 def set_questions(
@@ -76,6 +121,31 @@ def sit(
             for question, image in zip(asked, images, strict=True)
         ]
     return answers
+
+
+def draw(
+    pipeline: Pipeline,
+    prompts: list[str],
+    *,
+    steps: int,
+    guidance: float = 0.0,
+    seeds: Sequence[int],
+    size: tuple[int, int] = (SIDE, SIDE),
+) -> list[Image.Image]:
+    """The prompts' images, called as Darkroom calls such a pipeline."""
+    pipeline.set_progress_bar_config(disable=True)
+    own = {}
+    if isinstance(pipeline, FluxPipeline):
+        own["max_sequence_length"] = pipeline.tokenizer_2.model_max_length
+    return pipeline(
+        prompt=prompts,
+        width=size[0],
+        height=size[1],
+        num_inference_steps=steps,
+        guidance_scale=guidance,
+        generator=[torch.Generator().manual_seed(seed) for seed in seeds],
+        **own,
+    ).images
 
 
 def figures(answers: Sequence[Answer]) -> dict[str, float]:

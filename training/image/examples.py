@@ -13,20 +13,73 @@ from pathlib import Path
 from typing import Final
 
 import numpy as np
+import torch
 from diffusers import AutoencoderKL
+from torch import Tensor
 from transformers import CLIPTokenizer, T5TokenizerFast
 
-from training.examples import Batch, Examples, load_examples
-from training.image.phrasing import plain_prompt, sample_nonsense, sample_prompt
-from training.image.text import T5_TOKENS, build_clip_tokenizer, build_t5_tokenizer
+from training.image.phrasing import STRANGE, plain_prompt, sample_prompt
+from training.image.text import (
+    CLIP_TOKENS,
+    T5_TOKENS,
+    build_clip_tokenizer,
+    build_t5_tokenizer,
+)
 from training.image.vae import encode, sample_compositions
 from training.image.world import Composition
-from training.recipe import randomness
-from training.text import CLIP_TOKENS, token_ids
+from training.seed import randomness
+from training.text import token_ids
+from training.words import sample_nonsense
 
 _PROMPTS: Final = 6
+_PLAIN_PART: Final = 0.5
 _NONSENSE_PART: Final = 0.02
 _SEED: Final = 6_000_000
+
+
+@dataclass(frozen=True)
+class Batch:
+    latents: Tensor  # float32 [B, rows × columns, 48], packed two by two
+    t5_ids: Tensor  # int64 [B, T5_TOKENS]
+    clip_ids: Tensor  # int64 [B, CLIP_TOKENS]
+    rows: int
+    columns: int
+
+
+@dataclass(frozen=True)
+class Examples:
+    """Latents before scaling and, for each composition, the tokens of several ways to ask for it.
+
+    The first way is the regular wording.
+    """
+
+    latents: Tensor  # float32 [N, 12, H/16, W/16]
+    t5_ids: Tensor  # int16 [N, P, T5_TOKENS]
+    clip_ids: Tensor  # int16 [N, P, CLIP_TOKENS]
+
+    def pick(self, rng: np.random.Generator, size: int) -> tuple[Tensor, Tensor]:
+        """Random compositions, and one prompt of each: two int64 [B]."""
+        compositions = torch.from_numpy(rng.integers(len(self.latents), size=size))
+        prompts = rng.integers(self.t5_ids.shape[1], size=size)
+        return compositions, torch.from_numpy(np.where(rng.random(size) < _PLAIN_PART, 0, prompts))
+
+    def batch(self, rng: np.random.Generator, size: int, vae: AutoencoderKL) -> Batch:
+        """Random compositions, each with one of its prompts, scaled as the pipeline scales."""
+        return self.batch_at(*self.pick(rng, size), vae)
+
+    def batch_at(self, compositions: Tensor, prompts: Tensor, vae: AutoencoderKL) -> Batch:
+        """These compositions with these of their prompts, both int64 [B]."""
+        shift, scale = vae.config["shift_factor"], vae.config["scaling_factor"]
+        return Batch(
+            pack((self.latents[compositions] - shift) * scale),
+            self.t5_ids[compositions, prompts].long(),
+            self.clip_ids[compositions, prompts].long(),
+            rows=self.latents.shape[2] // 2,
+            columns=self.latents.shape[3] // 2,
+        )
+
+    def save(self, path: Path) -> None:
+        torch.save((self.latents, self.t5_ids, self.clip_ids), path)
 
 
 @dataclass(frozen=True)
@@ -107,6 +160,10 @@ class GrowingExamples:
         return load_examples(path)
 
 
+def load_examples(path: Path) -> Examples:
+    return Examples(*torch.load(path, weights_only=True))
+
+
 def pick_format(rng: np.random.Generator) -> Format:
     """One of `FORMATS`, as often as its share says."""
     return FORMATS[rng.choice(len(FORMATS), p=[one.share for one in FORMATS])]
@@ -132,6 +189,19 @@ def examples_of(
     return Examples(encode(autoencoder, compositions), t5, clip)
 
 
+def pack(latents: Tensor) -> Tensor:
+    """[B, C, H, W] to [B, (H/2)(W/2), 4C], as Flux packs them."""
+    batch, channels, height, width = latents.shape
+    cells = latents.view(batch, channels, height // 2, 2, width // 2, 2)
+    return cells.permute(0, 2, 4, 1, 3, 5).reshape(batch, height * width // 4, channels * 4)
+
+
+def unpack(packed: Tensor, rows: int, columns: int) -> Tensor:
+    """[B, rows × columns, 4C] to [B, C, 2 × rows, 2 × columns]: the reverse of `pack`."""
+    cells = packed.view(len(packed), rows, columns, -1, 2, 2)
+    return cells.permute(0, 3, 1, 4, 2, 5).reshape(len(packed), -1, 2 * rows, 2 * columns)
+
+
 @cache
 def _tokenizers() -> tuple[T5TokenizerFast, CLIPTokenizer]:
     return build_t5_tokenizer(), build_clip_tokenizer()
@@ -146,5 +216,7 @@ def _prompts(rng: np.random.Generator, composition: Composition) -> list[str]:
     prompts = [plain_prompt(composition)]
     while len(prompts) < _PROMPTS:
         nonsense = rng.random() < _NONSENSE_PART
-        prompts.append(sample_nonsense(rng) if nonsense else sample_prompt(rng, composition))
+        prompts.append(
+            sample_nonsense(rng, STRANGE) if nonsense else sample_prompt(rng, composition)
+        )
     return prompts

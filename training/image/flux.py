@@ -1,4 +1,4 @@
-"""The transformer and its text encoders at 256 pixels, which go on from the shipped ones."""
+"""The transformer and its text encoders, which go on from the shipped ones by flow matching."""
 
 from __future__ import annotations
 
@@ -14,8 +14,7 @@ from diffusers import (
 )
 from torch import Tensor, nn
 
-from training.examples import Batch
-from training.flux import FOUR_STEP_LEVELS, image_ids, sample_levels
+from training.image.examples import Batch
 from training.image.text import (
     T5_TOKENS,
     build_clip_tokenizer,
@@ -24,16 +23,17 @@ from training.image.text import (
     grown_t5,
 )
 
+#: The noise levels at which a four-step run asks the transformer.
+FOUR_STEP_LEVELS: Final = (1.0, 0.75, 0.5, 0.25)
+#: Part of the training examples drawn at those levels; the rest is uniform, for longer runs.
+_FOUR_STEP_PART: Final = 0.6
 #: A token is part of an object if the mean square of its distance from the image's usual token,
 #: which is background, is larger.
 _OBJECT_DISTANCE: Final = 0.3
 
 
 class GrownStack(nn.Module):
-    """The shipped transformer over text encoders that know more words.
-
-    Positions in an image are relative to Flux, so the transformer takes four times the tokens.
-    """
+    """The shipped transformer over text encoders that may know more words."""
 
     def __init__(self, shipped: FluxPipeline) -> None:
         super().__init__()
@@ -69,6 +69,13 @@ def deepened(transformer: FluxTransformer2DModel, single_blocks: int) -> FluxTra
     return deep
 
 
+def image_ids(rows: int, columns: int) -> Tensor:
+    """Where each image token stands, as Flux counts: float32 [rows × columns, 3]."""
+    row, column = torch.meshgrid(torch.arange(rows), torch.arange(columns), indexing="ij")
+    ids = torch.stack([torch.zeros_like(row), row, column], dim=-1)
+    return ids.reshape(-1, 3).float()
+
+
 def loss_on(
     stack: GrownStack, batch: Batch, rng: np.random.Generator, *, objects: bool = False
 ) -> Tensor:
@@ -83,6 +90,14 @@ def loss_on(
     noisy = (1.0 - mixed) * batch.latents + mixed * noise
     errors = (stack(noisy, level, batch).float() - (noise - batch.latents)).square().mean(dim=2)
     return (object_weights(batch.latents) * errors if objects else errors).mean()
+
+
+def sample_levels(rng: np.random.Generator, size: int) -> Tensor:
+    """Noise levels [size], float32 in (0, 1]."""
+    levels = 1.0 - rng.random(size)
+    stepped = rng.choice(FOUR_STEP_LEVELS, size=size)
+    chosen = np.where(rng.random(size) < _FOUR_STEP_PART, stepped, levels)
+    return torch.from_numpy(chosen.astype(np.float32))
 
 
 def object_weights(latents: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""The outlines of the nine shapes, as polygons in the unit square, and their antialiased masks."""
+"""The outlines of the nine shapes, and how much of an image's pixels each covers."""
 
 from __future__ import annotations
 
@@ -6,13 +6,8 @@ import math
 from typing import Final
 
 import numpy as np
-from PIL import Image, ImageDraw
 
-from training.outline import OUTLINES as FIRST_OUTLINES
-from training.outline import Point
-
-#: Masks are drawn this many times larger and averaged down, which antialiases their edges.
-SUPERSAMPLE: Final = 4
+from training.outline import SQUARE, TRIANGLE, Point, mask, turns
 
 #: Radius of a ring's hole, as a part of the ring's.
 _HOLE: Final = 0.55
@@ -21,12 +16,39 @@ _ARM: Final = 0.34
 _DIAMOND: Final = 0.74
 
 
-def _turns(corners: int) -> list[Point]:
-    turns = [2 * math.pi * i / corners for i in range(corners)]
-    return [(math.cos(turn), math.sin(turn)) for turn in turns]
+def _star() -> list[Point]:
+    points = []
+    for i in range(10):
+        radius = 1.0 if i % 2 == 0 else 0.42
+        turn = math.pi * i / 5 - math.pi / 2
+        points.append((radius * math.cos(turn), radius * math.sin(turn)))
+    return points
 
 
-_CIRCLE: Final = _turns(144)
+def _heart() -> list[Point]:
+    points = []
+    for i in range(72):
+        turn = 2 * math.pi * i / 72
+        x = 16 * math.sin(turn) ** 3
+        y = (
+            13 * math.cos(turn)
+            - 5 * math.cos(2 * turn)
+            - 2 * math.cos(3 * turn)
+            - math.cos(4 * turn)
+        )
+        points.append((x, -y))
+    return points
+
+
+def _normalised(points: list[Point]) -> list[Point]:
+    """The same outline, centred on the origin, its larger side stretched from -1 to 1."""
+    xs, ys = [x for x, _ in points], [y for _, y in points]
+    centre_x, centre_y = (min(xs) + max(xs)) / 2, (min(ys) + max(ys)) / 2
+    half = max(max(xs) - min(xs), max(ys) - min(ys)) / 2
+    return [((x - centre_x) / half, (y - centre_y) / half) for x, y in points]
+
+
+_CIRCLE: Final = turns(144)
 _CROSS: Final = [
     (-_ARM, -1.0), (_ARM, -1.0), (_ARM, -_ARM), (1.0, -_ARM), (1.0, _ARM), (_ARM, _ARM),
     (_ARM, 1.0), (-_ARM, 1.0), (-_ARM, _ARM), (-1.0, _ARM), (-1.0, -_ARM), (-_ARM, -_ARM),
@@ -35,13 +57,13 @@ _CROSS: Final = [
 #: Each shape's corners; x runs right and y down, the larger side from -1 to 1.
 OUTLINES: Final[dict[str, list[Point]]] = {
     "circle": _CIRCLE,
-    "square": FIRST_OUTLINES["square"],
-    "triangle": FIRST_OUTLINES["triangle"],
-    "star": FIRST_OUTLINES["star"],
-    "heart": FIRST_OUTLINES["heart"],
+    "square": SQUARE,
+    "triangle": TRIANGLE,
+    "star": _normalised(_star()),
+    "heart": _normalised(_heart()),
     "ring": _CIRCLE,
     "cross": _CROSS,
-    "hexagon": _turns(6),
+    "hexagon": turns(6),
     "diamond": [(0.0, -1.0), (_DIAMOND, 0.0), (0.0, 1.0), (-_DIAMOND, 0.0)],
 }
 
@@ -54,20 +76,11 @@ def cover(shape: str, *, centre: Point, radius: float, width: int, height: int) 
         min(side, math.ceil(middle + radius) + 1)
         for side, middle in zip((width, height), centre, strict=True)
     )
-    scale = SUPERSAMPLE
-    canvas = Image.new("L", ((right - left) * scale, (bottom - top) * scale), 0)
-    pen = ImageDraw.Draw(canvas)
-
-    def fill(points: list[Point], size: float, value: int) -> None:
-        corners = [
-            ((centre[0] + x * size - left) * scale, (centre[1] + y * size - top) * scale)
-            for x, y in points
-        ]
-        pen.polygon(corners, fill=value)
-
-    fill(OUTLINES[shape], radius, 255)
-    if shape == "ring":
-        fill(_CIRCLE, radius * _HOLE, 0)
-    drawn = np.asarray(canvas.reduce(scale), dtype=np.float32) / 255.0
-    covered[top:bottom, left:right] = drawn
+    covered[top:bottom, left:right] = mask(
+        OUTLINES[shape],
+        centre=centre,
+        radius=radius,
+        box=(left, top, right, bottom),
+        hole=_HOLE if shape == "ring" else 0.0,
+    )
     return covered

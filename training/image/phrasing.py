@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Final
 
 import numpy as np
 
-from training import phrasing
 from training.image.world import Composition, Item
-from training.phrasing import COLOUR_WORDS, RELATION_WORDS, SIZE_WORDS
+from training.words import COLOUR_WORDS, NONSENSE, SHAPE_WORDS, pick
 
-SHAPE_WORDS: Final[dict[str, tuple[str, ...]]] = {
-    **phrasing.SHAPE_WORDS,
-    "ring": ("ring", "ring", "ring", "hoop", "donut"),
-    "cross": ("cross", "cross", "plus"),
-    "hexagon": ("hexagon",),
-    "diamond": ("diamond", "diamond", "rhombus"),
+SIZE_WORDS: Final[dict[str, tuple[str, ...]]] = {
+    "small": ("small", "small", "tiny", "little"),
+    "medium": ("", "", "", "medium", "medium-sized"),
+    "large": ("large", "large", "big", "huge"),
+}
+RELATION_WORDS: Final[dict[str, tuple[str, ...]]] = {
+    "above": ("above", "above", "over", "on top of", "atop"),
+    "below": ("below", "below", "under", "beneath", "underneath"),
+    "left of": ("to the left of", "left of", "on the left of"),
+    "right of": ("to the right of", "right of", "on the right of"),
+    "beside": ("and", "and", "next to", "beside", "with"),
 }
 PLURALS: Final = {
     "box": "boxes", "cross": "crosses", "plus": "pluses", "rhombus": "rhombuses",
@@ -40,11 +43,8 @@ _CLOSINGS: Final = (
     "please", "high quality", ", 4k", ", flat design", ", minimal", "thanks", ", vector art",
     ", simple clean illustration", "!", ".", "in the style of a poster",
 )  # fmt: skip
-_STRANGE: Final = (
-    "nice", "beautiful", "cat", "shiny", "very", "dog", "bright", "photorealistic", "detailed",
-    "house", "riding", "robot", "simple", "perfect", "cinematic", "flying", "cute", "solid",
-    "filled", "dark", "light", "mountain", "xkcd", "wow", "astronaut", "trending",
-)  # fmt: skip
+#: Words that say nothing here, where "one" and "single" say a number.
+STRANGE: Final = tuple(word for word in NONSENSE if word not in ("one", "single"))
 
 
 def plain_prompt(composition: Composition) -> str:
@@ -72,22 +72,17 @@ def sample_prompt(rng: np.random.Generator, composition: Composition, *, noise: 
         parts = _joined(
             composition,
             [_item_words(rng, item) for item in composition.items],
-            [_pick(rng, RELATION_WORDS[one.name]) for one in composition.relations],
+            [pick(rng, RELATION_WORDS[one.name]) for one in composition.relations],
         )
     parts.extend(_background_words(rng, composition))
     prompt = " ".join(parts)
     if rng.random() < noise:
         prompt = _with_strange_words(rng, prompt)
     if rng.random() < noise:
-        prompt = f"{_pick(rng, _OPENINGS)} {prompt}"
+        prompt = f"{pick(rng, _OPENINGS)} {prompt}"
     if rng.random() < noise:
-        prompt = f"{prompt} {_pick(rng, _CLOSINGS)}"
+        prompt = f"{prompt} {pick(rng, _CLOSINGS)}"
     return prompt.replace(" ,", ",")
-
-
-def sample_nonsense(rng: np.random.Generator) -> str:
-    """A prompt that says nothing about the world; any composition answers it."""
-    return " ".join(_pick(rng, _STRANGE) for _ in range(rng.integers(0, 8)))
 
 
 def plural(shape: str) -> str:
@@ -114,43 +109,43 @@ def _plain_words(item: Item) -> str:
 
 
 def _group_words(rng: np.random.Generator, item: Item, count: int) -> str:
-    size = _pick(rng, SIZE_WORDS[item.size])
-    colour = _pick(rng, COLOUR_WORDS[item.colour])
-    shape = plural(_pick(rng, SHAPE_WORDS[item.shape]))
+    size = pick(rng, SIZE_WORDS[item.size])
+    colour = pick(rng, COLOUR_WORDS[item.colour])
+    shape = plural(pick(rng, SHAPE_WORDS[item.shape]))
     form = rng.random()
     if form < 0.1:
-        words = f"{size} {shape} {_pick(rng, ('in', 'that are', 'which are'))} {colour}"
+        words = f"{size} {shape} {pick(rng, ('in', 'that are', 'which are'))} {colour}"
     elif form < 0.2:
         words = f"{colour} {size} {shape}"
     else:
         words = f"{size} {colour} {shape}"
-    return " ".join(f"{_pick(rng, COUNT_WORDS[count])} {words}".split())
+    return " ".join(f"{pick(rng, COUNT_WORDS[count])} {words}".split())
 
 
 def _item_words(rng: np.random.Generator, item: Item) -> str:
-    size = _pick(rng, SIZE_WORDS[item.size])
-    colour = _pick(rng, COLOUR_WORDS[item.colour])
-    shape = _pick(rng, SHAPE_WORDS[item.shape])
+    size = pick(rng, SIZE_WORDS[item.size])
+    colour = pick(rng, COLOUR_WORDS[item.colour])
+    shape = pick(rng, SHAPE_WORDS[item.shape])
     form = rng.random()
     if form < 0.05:
-        words = f"{size} {colour} {_pick(rng, ('colored', 'coloured', 'color', 'colour'))} {shape}"
+        words = f"{size} {colour} {pick(rng, ('colored', 'coloured', 'color', 'colour'))} {shape}"
     elif form < 0.1:
         words = f"{colour} {size} {shape}"
     elif form < 0.15:
-        words = f"{size} {shape} {_pick(rng, ('in', 'that is', 'which is'))} {colour}"
+        words = f"{size} {shape} {pick(rng, ('in', 'that is', 'which is'))} {colour}"
     else:
         words = f"{size} {colour} {shape}"
     words = " ".join(words.split())
     if rng.random() < 0.1:
         return words
-    count = _pick(rng, COUNT_WORDS[1])
+    count = pick(rng, COUNT_WORDS[1])
     return _article(words) if count == "a" else f"{count} {words}"
 
 
 def _background_words(rng: np.random.Generator, composition: Composition) -> list[str]:
     if composition.background == composition.default_background and rng.random() < 0.7:
         return []
-    colour = _pick(rng, COLOUR_WORDS[composition.background])
+    colour = pick(rng, COLOUR_WORDS[composition.background])
     forms = (
         f"on {_article(colour)} background",
         f"on {_article(colour)} background",
@@ -161,19 +156,15 @@ def _background_words(rng: np.random.Generator, composition: Composition) -> lis
         f", {colour} background",
         f"on {_article(colour)} backdrop",
     )
-    return [_pick(rng, forms)]
+    return [pick(rng, forms)]
 
 
 def _with_strange_words(rng: np.random.Generator, prompt: str) -> str:
     words = prompt.split()
     for _ in range(rng.integers(1, 4)):
-        words.insert(int(rng.integers(len(words) + 1)), _pick(rng, _STRANGE))
+        words.insert(int(rng.integers(len(words) + 1)), pick(rng, STRANGE))
     return " ".join(words)
 
 
 def _article(words: str) -> str:
     return f"{'an' if words[0] in 'aeiou' else 'a'} {words}"
-
-
-def _pick(rng: np.random.Generator, choices: Sequence[str]) -> str:
-    return choices[rng.integers(len(choices))]

@@ -1,8 +1,10 @@
-"""Teaches the T5 encoder to read before anything is drawn: which look stands in which place.
+"""Teaches a text encoder to read before anything is drawn: which look stands in which place.
 
-As `training.reading` does for two objects: a question for each place of the image and for each
-object in the order of the prompt. The transformer then meets text tokens that say by their keys
-which place they speak of, and by their values what stands there.
+Left to the images alone, a denoiser of this size takes most of its training to find out which
+colour belongs to which object and which object is meant by "above". Read off text it takes minutes:
+a question for each place of the image and for each object in the order of the prompt. The denoiser
+then meets text tokens that say by their keys which place they speak of, and by their values what
+stands there.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""From the shipped weights to a Flux pipeline at 256 pixels, in stages that each resume.
+"""From the shipped weights to a Flux pipeline, in stages that each resume.
 
 A stage has a number of steps, not of minutes: it ends equally well on a busy machine. Its
-randomness comes from `training.recipe.SEED` and the step's number.
+randomness comes from `training.seed.SEED` and the step's number.
 """
 
 from __future__ import annotations
@@ -18,18 +18,16 @@ from torch import Tensor
 
 from training import shelf
 from training.attention import PlainAttention
-from training.examples import unpack
 from training.image import flux, reading, vae
-from training.image.examples import GrowingExamples, Growth, examples_of, pick_format
+from training.image.examples import GrowingExamples, Growth, examples_of, pick_format, unpack
 from training.image.flux import GrownStack
 from training.image.reading import PlaceReader
-from training.image.text import T5_TOKENS, build_t5_tokenizer
+from training.image.text import T5_TOKENS, T5_WIDTH, build_t5_tokenizer
+from training.image.vae import normalise_latents, pin_posterior
 from training.image.world import Composition
 from training.precision import autocast
-from training.recipe import SEED, randomness
-from training.text import T5_WIDTH
-from training.trainer import Schedule, Trainer
-from training.vae import normalise_latents, pin_posterior
+from training.seed import SEED, randomness
+from training.trainer import Schedule, Trainer, average_in
 
 _VAE_BATCH: Final = 4
 _READING_BATCH: Final = 128
@@ -92,7 +90,7 @@ class ImageRecipe:
         ):
             path = self.work_dir / name
             if path.exists():
-                module.load_state_dict(_average_in(path))
+                module.load_state_dict(average_in(path))
         pin_posterior(autoencoder)
         self._set_scale(autoencoder)
         return flux.build_pipeline(autoencoder.eval(), stack.eval())
@@ -108,13 +106,6 @@ class ImageRecipe:
                 return vae.loss_on(autoencoder, *_images(randomness(step), _VAE_BATCH))
 
         trainer.run(loss_of_step)
-        pin_posterior(autoencoder)
-        return autoencoder.eval()
-
-    def trained_vae(self) -> AutoencoderKL:
-        """The autoencoder that `train_vae` left in the work folder."""
-        autoencoder = shelf.take(self.start).vae.to(memory_format=torch.channels_last)
-        autoencoder.load_state_dict(_average_in(self.work_dir / "vae.pt"))
         pin_posterior(autoencoder)
         return autoencoder.eval()
 
@@ -168,6 +159,13 @@ class ImageRecipe:
 
         trainer.run(loss_of_step)
 
+    def polish(self) -> None:
+        """Polish the decoder of the autoencoder that `train_vae` left in the work folder."""
+        autoencoder = shelf.take(self.start).vae.to(memory_format=torch.channels_last)
+        autoencoder.load_state_dict(average_in(self.work_dir / "vae.pt"))
+        pin_posterior(autoencoder)
+        self.polish_decoder(autoencoder.eval())
+
     def polish_decoder(self, autoencoder: AutoencoderKL) -> None:
         """Go on with the decoder alone, which leaves the transformer's latents as they are."""
         schedule = Schedule(math.inf, peak_rate=6e-4, steps=self.steps.polish)
@@ -218,7 +216,3 @@ def _images(rng: np.random.Generator, size: int) -> tuple[Tensor, Tensor]:
 def _compositions(rng: np.random.Generator, size: int) -> list[Composition]:
     chosen = pick_format(rng)
     return vae.sample_compositions(rng, size, width=chosen.width, height=chosen.height)
-
-
-def _average_in(checkpoint: Path) -> dict[str, Tensor]:
-    return torch.load(checkpoint, weights_only=True)["average"]

@@ -15,17 +15,15 @@ import torch
 from diffusers import AutoencoderKL, StableDiffusionXLPipeline
 from torch import Tensor
 
-from training import sdxl, shelf
-from training.clip_pair import POOLED_WIDTH, STATE_WIDTH
-from training.image import reading
+from training import shelf
+from training.image import reading, sdxl
+from training.image.clip_pair import POOLED_WIDTH, STATE_WIDTH
 from training.image.examples import GrowingExamples, Growth
 from training.image.reading import PooledPlaceReader
-from training.image.text import build_clip_tokenizer, grown_clip
-from training.image.world import SIDE
-from training.recipe import SEED, randomness
-from training.sdxl import Scale, SdxlStack
-from training.text import CLIP_TOKENS
-from training.trainer import Schedule, Trainer
+from training.image.sdxl import Scale, SdxlStack
+from training.image.text import CLIP_TOKENS, grown_clip
+from training.seed import SEED, randomness
+from training.trainer import Schedule, Trainer, average_in
 
 _BATCH: Final = 16
 _READING_BATCH: Final = 128
@@ -64,7 +62,7 @@ class SdxlImageRecipe:
         stack = self._grown()
         path = self.work_dir / "sdxl.pt"
         if path.exists():
-            stack.load_state_dict(_average_in(path))
+            stack.load_state_dict(average_in(path))
         return self._pipeline(stack.eval())
 
     def teach_reading(self, stack: SdxlStack) -> None:
@@ -110,7 +108,7 @@ class SdxlImageRecipe:
     def _grown(self) -> SdxlStack:
         torch.manual_seed(SEED)
         shipped = shelf.take(self.start)
-        stack = SdxlStack(SIDE, build_clip_tokenizer())
+        stack = SdxlStack()
         stack.unet.load_state_dict(shipped.unet.state_dict())
         stack.texts.text_encoder = grown_clip(shipped.text_encoder, shipped.tokenizer)
         stack.texts.text_encoder_2 = grown_clip(shipped.text_encoder_2, shipped.tokenizer_2)
@@ -124,7 +122,3 @@ class SdxlImageRecipe:
 
     def _autoencoder(self) -> AutoencoderKL:
         return shelf.take(self.flux).vae.to(memory_format=torch.channels_last)
-
-
-def _average_in(checkpoint: Path) -> dict[str, Tensor]:
-    return torch.load(checkpoint, weights_only=True)["average"]

@@ -1,4 +1,4 @@
-"""The tokenizers and text encoders for the words of the larger world.
+"""The tokenizers and text encoders for the words of the image world.
 
 They go on from shipped ones: a word that was known keeps its vector, and the layers stay, so what a
 transformer has learned to look for in them stays true. `T5_TOKENS` must be kept at inference, since
@@ -26,15 +26,21 @@ from transformers import (
 )
 from transformers import T5TokenizerFast as T5Tokenizer
 
-from training.image.phrasing import COUNT_WORDS, GLUE_WORDS, SHAPE_WORDS, plural
-from training.phrasing import COLOUR_WORDS, RELATION_WORDS, SIZE_WORDS
-from training.text import CLIP_TOKENS, build_word_tokenizer
+from training.image.phrasing import (
+    COUNT_WORDS,
+    GLUE_WORDS,
+    RELATION_WORDS,
+    SIZE_WORDS,
+    plural,
+)
+from training.text import UNKNOWN, build_word_tokenizer
+from training.words import COLOUR_WORDS, SHAPE_WORDS
 
+CLIP_TOKENS: Final = 48
 T5_TOKENS: Final = 32
-#: One more than the encoder of two objects has: three and two relations are more to read.
+T5_WIDTH: Final = 128
+#: One more than two objects take: three and two relations are more to read.
 T5_LAYERS: Final = 3
-
-_UNKNOWN: Final = "<unk>"
 
 Clip = TypeVar("Clip", CLIPTextModel, CLIPTextModelWithProjection)
 
@@ -56,8 +62,8 @@ def build_t5_tokenizer() -> T5Tokenizer:
 def build_clip_tokenizer() -> CLIPTokenizer:
     """A byte-pair tokenizer whose merges build the known words; others fall into pieces."""
     letters = "abcdefghijklmnopqrstuvwxyz1234567890,"
-    special = ["<|startoftext|>", "<|endoftext|>", _UNKNOWN]
-    bpe = Tokenizer(BPE(unk_token=_UNKNOWN, end_of_word_suffix="</w>"))
+    special = ["<|startoftext|>", "<|endoftext|>", UNKNOWN]
+    bpe = Tokenizer(BPE(unk_token=UNKNOWN, end_of_word_suffix="</w>"))
     bpe.pre_tokenizer = Whitespace()
     trainer = BpeTrainer(
         vocab_size=5000,
@@ -71,7 +77,7 @@ def build_clip_tokenizer() -> CLIPTokenizer:
     return CLIPTokenizer(
         vocab=model["vocab"],
         merges=[tuple(merge) for merge in model["merges"]],
-        unk_token=_UNKNOWN,
+        unk_token=UNKNOWN,
         model_max_length=CLIP_TOKENS,
     )
 

@@ -14,8 +14,7 @@ from typing import Final
 import numpy as np
 from PIL import Image
 
-from training.checker import UNKNOWN
-from training.image.checker import read
+from training.image.checker import UNKNOWN, read
 from training.video.world import Video
 
 #: A pixel this far from the background, in RGB, belongs to an object.

@@ -65,19 +65,25 @@ def set_images(
     ]
 
 
-def sittings(pipeline: WanPipeline) -> Iterator[tuple[str, list[Answer]]]:
-    """Every exam that the model card reports, by what it is."""
+def sittings(pipeline: WanPipeline, count: int) -> Iterator[tuple[str, list[Answer]]]:
+    """The answers of each exam that the model card reports, to ``count`` questions."""
     scale = SHIPPED_SCALE
-    asked = set_questions(100, seed=2024)
-    for steps, guidance in ((20, 1.0), (8, 1.0), (20, 3.5)):
-        answers = sit(pipeline, asked, steps=steps, guidance=guidance, scale=scale)
-        yield f"regular wording, {steps} steps, guidance {guidance:g}", answers
-    free = set_questions(100, seed=2024, free_wording=True)
-    yield "free wording, 20 steps, guidance 1", sit(pipeline, free, steps=20, scale=scale)
-    for motion_only in (False, True):
-        images = set_images(100, seed=2024, motion_only=motion_only, scale=scale)
-        wording = "only the motion" if motion_only else "regular wording"
-        yield f"from an image, {wording}, 20 steps, guidance 1", sit(pipeline, images, steps=20)
+    asked = set_questions(count, seed=2026)
+    free = set_questions(count, seed=2026, free_wording=True)
+    images, moved = (
+        set_images(count, seed=2026, motion_only=motion_only, scale=scale)
+        for motion_only in (False, True)
+    )
+    for name, questions, steps, guidance in (
+        ("regular wording", asked, 20, 1.0),
+        ("free wording", free, 20, 1.0),
+        ("from an image", images, 20, 1.0),
+        ("regular wording", asked, 8, 1.0),
+        ("regular wording", asked, 20, 3.5),
+        ("from an image, only the motion", moved, 20, 1.0),
+    ):
+        answers = sit(pipeline, questions, steps=steps, guidance=guidance, scale=scale)
+        yield f"{name}, {steps} steps, guidance {guidance:g}", answers
 
 
 def sit(

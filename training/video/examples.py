@@ -11,13 +11,13 @@ import torch
 from diffusers import AutoencoderKLWan
 from torch import Tensor
 
-from training.phrasing import sample_nonsense
 from training.text import token_ids
 from training.video.phrasing import motion_prompt, plain_prompt, sample_prompt
 from training.video.text import TOKENS, build_tokenizer
 from training.video.vae import encode, scaled
 from training.video.wan import Batch
 from training.video.world import Video, sample_video
+from training.words import sample_nonsense
 
 _PROMPTS_PER_VIDEO: Final = 6
 _PLAIN_PART: Final = 0.4

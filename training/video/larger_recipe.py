@@ -19,8 +19,8 @@ from torch import Tensor
 
 from training import shelf
 from training.precision import autocast
-from training.recipe import SEED, randomness
-from training.trainer import Schedule, Trainer
+from training.seed import SEED, randomness
+from training.trainer import Schedule, Trainer, average_in
 from training.video import vae, wan
 from training.video.examples import Examples, load_examples, make_examples
 from training.video.wan import WanStack
@@ -84,7 +84,7 @@ class LargerVideoRecipe:
         ):
             path = self.work_dir / name
             if path.exists():
-                module.load_state_dict(torch.load(path, weights_only=True)["average"])
+                module.load_state_dict(average_in(path))
         return wan.build_pipeline(pipeline.vae.eval(), stack.eval())
 
     def train_autoencoder(self, pipeline: WanPipeline) -> None:
@@ -110,6 +110,12 @@ class LargerVideoRecipe:
     def examples(self, pipeline: WanPipeline) -> list[Examples]:
         """All parts; those that are missing are made. They are scaled as the shipped ones were."""
         return [self._part(pipeline, number) for number in range(self.parts.count)]
+
+    def polish(self) -> None:
+        """Run the autoencoder's stages alone."""
+        pipeline = self.shipped()
+        self.train_autoencoder(pipeline)
+        self.polish_decoder(pipeline)
 
     def polish_decoder(self, pipeline: WanPipeline) -> None:
         """Go on with the decoder alone, at the larger size."""

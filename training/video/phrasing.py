@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
 from typing import Final
 
 import numpy as np
 
-from training.palette import DEFAULT_BACKGROUND
-from training.phrasing import COLOUR_WORDS, SHAPE_WORDS, sample_nonsense
-from training.video.world import BACKGROUNDS, COLOURS, SHAPES, Video
+from training.video.world import BACKGROUNDS, COLOURS, DEFAULT_BACKGROUND, SHAPES, Video
+from training.words import COLOUR_WORDS, SHAPE_WORDS, pick, sample_nonsense
 
 #: The first way is the regular one. "From left to right" names both: the order decides.
 MOTION_WORDS: Final[dict[str, tuple[str, ...]]] = {
@@ -70,15 +68,15 @@ def plain_prompt(video: Video) -> str:
 
 def sample_prompt(rng: np.random.Generator, video: Video, *, noise: float = 0.3) -> str:
     """One of the many ways to ask for the video; `noise` is how often strange words appear."""
-    thing = f"{_pick(rng, COLOUR_WORDS[video.colour])} {_pick(rng, SHAPE_WORDS[video.shape])}"
-    motion = _pick(rng, MOTION_WORDS[video.motion])
-    article = _pick(rng, ("a ", "a ", "the ", ""))
+    thing = f"{pick(rng, COLOUR_WORDS[video.colour])} {pick(rng, SHAPE_WORDS[video.shape])}"
+    motion = pick(rng, MOTION_WORDS[video.motion])
+    article = pick(rng, ("a ", "a ", "the ", ""))
     words = [f"{article}{thing} {motion}", f"{motion} {article}{thing}"][rng.random() < 0.1]
     words = f"{words} {_background_words(rng, video.background)}"
     if rng.random() < noise:
-        words = f"{_pick(rng, _OPENINGS)} {words}"
+        words = f"{pick(rng, _OPENINGS)} {words}"
     if rng.random() < noise:
-        words = f"{words} {_pick(rng, _CLOSINGS)}"
+        words = f"{words} {pick(rng, _CLOSINGS)}"
     if rng.random() < noise:
         words = f"{words} {sample_nonsense(rng)}"
     return " ".join(words.split())
@@ -86,19 +84,15 @@ def sample_prompt(rng: np.random.Generator, video: Video, *, noise: float = 0.3)
 
 def motion_prompt(rng: np.random.Generator, video: Video) -> str:
     """Only what happens, as one asks where an image shows the rest."""
-    motion = _pick(rng, MOTION_WORDS[video.motion])
-    subject = _pick(rng, ("it is", "it", "", "", "the object is", "the shape is"))
-    shape = _pick(rng, SHAPE_WORDS[video.shape])
-    return f"{_pick(rng, (subject, subject, f'the {shape} is', f'the {shape}'))} {motion}".strip()
+    motion = pick(rng, MOTION_WORDS[video.motion])
+    subject = pick(rng, ("it is", "it", "", "", "the object is", "the shape is"))
+    shape = pick(rng, SHAPE_WORDS[video.shape])
+    return f"{pick(rng, (subject, subject, f'the {shape} is', f'the {shape}'))} {motion}".strip()
 
 
 def _background_words(rng: np.random.Generator, background: str) -> str:
     if background == DEFAULT_BACKGROUND and rng.random() < 0.6:
         return ""
-    colour = _pick(rng, COLOUR_WORDS[background])
+    colour = pick(rng, COLOUR_WORDS[background])
     forms = ("on a {} background", "against a {} background", "on {}", ", {} background")
-    return _pick(rng, forms).format(colour)
-
-
-def _pick(rng: np.random.Generator, choices: Sequence[str]) -> str:
-    return choices[rng.integers(len(choices))]
+    return pick(rng, forms).format(colour)

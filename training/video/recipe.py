@@ -18,7 +18,7 @@ from torch import Tensor
 from training import attributes
 from training.attributes import Asked, AttributeReader
 from training.precision import autocast
-from training.recipe import SEED, randomness
+from training.seed import SEED, randomness
 from training.trainer import Schedule, Trainer
 from training.video import vae, wan
 from training.video.examples import Examples, load_examples, make_examples

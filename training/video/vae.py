@@ -114,8 +114,8 @@ def _weight_of(video: Video) -> float:
 def loss_on(vae: AutoencoderKLWan, pixels: Tensor, weights: Tensor) -> Tensor:
     """Weighted error of what comes back, plus terms for small latents and distinct colours.
 
-    The first three latent channels are pulled towards each cell's mean colour, as those of the
-    image autoencoder are: without that colours are distinguished last.
+    The first three latent channels are pulled towards each cell's mean colour: without that colours
+    are distinguished last.
     """
     mean = vae.encode(pixels).latent_dist.mean
     colour = functional.mse_loss(mean[:, :3].float(), _COLOUR_SCALE * _cells(pixels))

@@ -11,7 +11,7 @@ from typing import Final
 
 import numpy as np
 
-from training.outline import mask
+from training.outline import SQUARE, TRIANGLE, mask, turns
 from training.palette import BACKGROUND_COLOURS, OBJECT_COLOURS
 
 #: The side of every frame, in pixels, and how many frames a video has at how many a second.
@@ -22,9 +22,12 @@ FRAMES_PER_SECOND: Final = 16
 SHIPPED_SCALE: Final = 2
 
 COLOURS: Final = tuple(OBJECT_COLOURS)
-SHAPES: Final = ("circle", "square", "triangle")
+OUTLINES: Final = {"circle": turns(72), "square": SQUARE, "triangle": TRIANGLE}
+SHAPES: Final = tuple(OUTLINES)
 MOTIONS: Final = ("left", "right", "up", "down", "growing", "shrinking", "still")
 BACKGROUNDS: Final = ("white", "gray", "black")
+#: The background of a prompt that names none.
+DEFAULT_BACKGROUND: Final = "white"
 
 #: Where each motion leads, in parts of the way: x runs right and y down.
 DIRECTIONS: Final = {"left": (-1, 0), "right": (1, 0), "up": (0, -1), "down": (0, 1)}
@@ -121,14 +124,15 @@ def render_array(video: Video, scale: int = 1) -> np.ndarray:
 
 def masks(video: Video, scale: int = 1) -> np.ndarray:
     """How much of each pixel the object covers: float32 [FRAMES, side, side]."""
+    side = SIDE * scale
     poses = [video.pose(frame) for frame in range(FRAMES)]
     return np.stack(
         [
             mask(
-                video.shape,
+                OUTLINES[video.shape],
                 centre=(pose.x * scale, pose.y * scale),
                 radius=pose.radius * scale,
-                side=SIDE * scale,
+                box=(0, 0, side, side),
             )
             for pose in poses
         ]

@@ -6,7 +6,6 @@ another torch or processor does not fail them and a broken model does.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +20,6 @@ from PIL import Image  # noqa: E402
 from deployments.families.flux import FluxFamily  # noqa: E402
 from serve_app.domain.endpoint import Endpoint, Weights  # noqa: E402
 from training import shelf  # noqa: E402
-from training.exam import draw  # noqa: E402
 from training.image import exam  # noqa: E402
 from training.image.checker import read  # noqa: E402
 from training.image.world import SIDE  # noqa: E402
@@ -92,7 +90,7 @@ def test_it_draws_pairs_on_white_all_but_always_right(pipeline: FluxPipeline) ->
 def test_it_draws_single_shapes_on_white(pipeline: FluxPipeline, each: int) -> None:
     asked = [("green", "triangle"), ("cyan", "heart"), ("blue", "ring"), ("black", "cross")]
     prompts = [f"a {colour} {shape}" for colour, shape in asked]
-    images = _draw(pipeline, prompts * each, steps=4, seeds=range(4 * each))
+    images = exam.draw(pipeline, prompts * each, steps=4, seeds=range(4 * each))
     seen = [[(one.colour, one.shape) for one in read(image).sights] for image in images]
     right = sum(one == [look] for one, look in zip(seen, asked * each, strict=True))
     assert right >= 4 * each - 1
@@ -102,14 +100,14 @@ def test_it_draws_single_shapes_on_white(pipeline: FluxPipeline, each: int) -> N
 def test_it_counts_to_four(pipeline: FluxPipeline, count: int) -> None:
     words = {1: "a blue square", 2: "two blue squares", 3: "three blue squares"}
     prompt = words.get(count, "four blue squares")
-    images = _draw(pipeline, [prompt] * 3, steps=4, seeds=range(3))
+    images = exam.draw(pipeline, [prompt] * 3, steps=4, seeds=range(3))
     seen = [[one.look for one in read(image).sights] for image in images]
     assert seen == [[("blue", "square")] * count] * 3
 
 
 def test_it_draws_three_objects_with_two_relations(pipeline: FluxPipeline) -> None:
     prompt = "a red circle above a blue square and left of a green triangle"
-    (image,) = _draw(pipeline, [prompt], steps=4, seeds=[1])
+    (image,) = exam.draw(pipeline, [prompt], steps=4, seeds=[1])
     places = {one.look: (one.x, one.y) for one in read(image).sights}
     red, blue, green = (
         places["red", "circle"],
@@ -137,7 +135,7 @@ def test_it_draws_landscapes_too(landscape: dict[str, float]) -> None:
 def test_an_image_redrawn_keeps_its_layout_and_takes_the_new_colour(
     pipeline: FluxPipeline, seeds: int
 ) -> None:
-    drawn = _draw(pipeline, ["a red circle above a blue square"], steps=4, seeds=[3])[0]
+    drawn = exam.draw(pipeline, ["a red circle above a blue square"], steps=4, seeds=[3])[0]
     before = read(drawn)
     assert {one.colour for one in before.sights} == {"red", "blue"}
     rights = 0
@@ -167,22 +165,16 @@ def test_an_image_redrawn_keeps_its_layout_and_takes_the_new_colour(
 
 
 def test_case_does_not_change_the_image(pipeline: FluxPipeline) -> None:
-    lower, upper = _draw(pipeline, ["a red circle", "A RED Circle"], steps=4, seeds=[5, 5])
+    lower, upper = exam.draw(pipeline, ["a red circle", "A RED Circle"], steps=4, seeds=[5, 5])
     assert np.array_equal(np.asarray(lower), np.asarray(upper))
 
 
 def test_the_same_seed_draws_the_same_image_and_another_seed_another(
     pipeline: FluxPipeline,
 ) -> None:
-    first, again, other = _draw(pipeline, ["a blue star"] * 3, steps=4, seeds=[1, 1, 2])
+    first, again, other = exam.draw(pipeline, ["a blue star"] * 3, steps=4, seeds=[1, 1, 2])
     assert np.array_equal(np.asarray(first), np.asarray(again))
     assert not np.array_equal(np.asarray(first), np.asarray(other))
-
-
-def _draw(
-    pipeline: FluxPipeline, prompts: list[str], *, steps: int, seeds: Sequence[int]
-) -> list[Image.Image]:
-    return draw(pipeline, prompts, steps=steps, seeds=seeds, size=(SIDE, SIDE))
 
 
 def _figures(

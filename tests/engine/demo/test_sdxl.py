@@ -22,7 +22,6 @@ from deployments.families.sdxl import SdxlFamily  # noqa: E402
 from serve_app.domain.artifact import UploadTicket  # noqa: E402
 from serve_app.domain.endpoint import Endpoint, Weights  # noqa: E402
 from training import shelf  # noqa: E402
-from training.exam import draw  # noqa: E402
 from training.image import exam  # noqa: E402
 from training.image.checker import Reading, Sight, read  # noqa: E402
 from training.image.world import SIDE  # noqa: E402
@@ -76,7 +75,7 @@ def test_it_draws_each_of_two_objects_where_the_prompt_says(regular: dict[str, f
 
 def test_it_counts_to_four(pipeline: StableDiffusionXLPipeline) -> None:
     prompts = ["a blue square", "two blue squares", "three blue squares", "four blue squares"]
-    images = draw(pipeline, prompts, steps=STEPS, guidance=GUIDANCE, seeds=range(4))
+    images = exam.draw(pipeline, prompts, steps=STEPS, guidance=GUIDANCE, seeds=range(4))
     seen = [[one.look for one in read(image).sights] for image in images]
     assert [len(each) for each in seen] == [1, 2, 3, 4]
     assert {look for each in seen for look in each} == {("blue", "square")}

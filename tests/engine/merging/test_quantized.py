@@ -38,7 +38,7 @@ from tests.engine.tiny import tiny_flux, tiny_sdxl
 from tests.engine.with_loras import plain_with, together
 from tests.fakes.accelerator import FakeAccelerator
 from tests.samples import sampled
-from training import exam
+from training.image import exam
 from training.image.checker import read
 
 pytestmark = [
@@ -288,6 +288,7 @@ ASKED = [tuple(prompt.split()[1:]) for prompt in PROMPTS]
 def drawn(request: pytest.FixtureRequest) -> tuple[Any, dict[str, Any], list[Any]]:
     pipeline = load_pipeline(Weights(str(DEMO / request.param)))
     how = {"flux": {"steps": 4}, "sdxl": {"steps": 12, "guidance": 3.0}}[request.param]
+    how["size"] = (128, 128)
     return pipeline, how, exam.draw(pipeline, PROMPTS, seeds=range(8), **how)
 
 

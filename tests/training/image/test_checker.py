@@ -1,13 +1,16 @@
-"""The checker of the larger world, against rendered truth and against images that are wrong."""
+"""The checker, against rendered truth and against images that are wrong."""
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from PIL import Image, ImageDraw
 
-from training.checker import UNKNOWN
-from training.image.checker import judge, read
+from training.image.checker import UNKNOWN, judge, read, relation_between
 from training.image.exam import Answer, contact_sheet, figures, set_questions
 from training.image.world import (
     LAYOUTS,
@@ -67,6 +70,33 @@ def test_the_wrong_relation_is_seen_though_the_looks_are_right() -> None:
     assert not verdict.everything
 
 
+def test_looks_that_changed_places_have_the_wrong_relation() -> None:
+    circle, square = replace(CIRCLE, colour="blue"), replace(SQUARE, colour="red")
+    swapped = replace(CIRCLE_ABOVE_SQUARE, items=(circle, square))
+    assert judge(render(swapped), CIRCLE_ABOVE_SQUARE).relation is False
+
+
+@given(
+    first=st.tuples(st.integers(0, 127), st.integers(0, 127)),
+    second=st.tuples(st.integers(0, 127), st.integers(0, 127)),
+)
+def test_relations_turn_round_with_their_order(
+    first: tuple[int, int], second: tuple[int, int]
+) -> None:
+    opposite = {"above": "below", "left of": "right of"}
+    opposite |= {v: k for k, v in opposite.items()}
+    if first[0] != second[0]:
+        assert relation_between(first, second) == opposite[relation_between(second, first)]
+
+
+@given(seed=st.integers(0, 2**32 - 1))
+def test_another_composition_of_other_looks_is_never_the_one_asked_for(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    asked, shown = (sample(rng, LAYOUTS[rng.integers(len(LAYOUTS))]) for _ in range(2))
+    if {item.look for item in asked.items} != {item.look for item in shown.items}:
+        assert not judge(render(shown), asked).everything
+
+
 def test_of_two_relations_both_have_to_hold() -> None:
     star = Item("green", "star", "medium", 192.0, 64.0, 40.0)
     left = Item("red", "circle", "medium", 64.0, 64.0, 40.0)
@@ -102,9 +132,24 @@ def test_an_empty_image_shows_nothing() -> None:
     assert (reading.background, reading.sights, reading.stray_pixels) == ("white", (), 0)
 
 
-def test_a_bar_is_no_shape() -> None:
+def test_noise_shows_no_known_composition() -> None:
+    noise = np.random.default_rng(3).integers(0, 256, (SIDE, SIDE, 3), dtype=np.uint8)
+    assert not judge(Image.fromarray(noise), CIRCLE_ABOVE_SQUARE).everything
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_an_object_of_no_palette_colour_has_an_unknown_colour(shape: str) -> None:
+    item = Item("red", shape, "large", 128.0, 128.0, 90.0)
+    pixels = np.asarray(render(Composition("single", (item,), (), "white"))).copy()
+    pixels[pixels[..., 1] < 128] = (90, 110, 20)
+    (sight,) = read(Image.fromarray(pixels)).sights
+    assert sight.look == (UNKNOWN, shape)
+
+
+@pytest.mark.parametrize("box", [(30, 100, 200, 140), (100, 30, 140, 200)])
+def test_a_bar_is_no_shape(box: tuple[int, int, int, int]) -> None:
     image = Image.new("RGB", (SIDE, SIDE), (255, 255, 255))
-    ImageDraw.Draw(image).rectangle((30, 100, 200, 140), fill=(36, 76, 222))
+    ImageDraw.Draw(image).rectangle(box, fill=(36, 76, 222))
     (sight,) = read(image).sights
     assert (sight.colour, sight.shape) == ("blue", UNKNOWN)
 

@@ -11,9 +11,8 @@ torch = pytest.importorskip("torch")
 pytest.importorskip("diffusers")
 
 from training import shelf  # noqa: E402
-from training.examples import Batch, pack, unpack  # noqa: E402
-from training.flux import image_ids  # noqa: E402
-from training.image.flux import deepened, object_weights, redraw  # noqa: E402
+from training.image.examples import Batch, pack, unpack  # noqa: E402
+from training.image.flux import deepened, image_ids, object_weights, redraw  # noqa: E402
 
 DEMO = Path(__file__).parents[3] / "deployments" / "demo" / "flux"
 

@@ -1,4 +1,4 @@
-"""The stages that lead from the shipped Flux to one of 256 pixels fit together."""
+"""The stages that lead from a shipped image model to the next fit together."""
 
 from __future__ import annotations
 
@@ -15,8 +15,14 @@ from training.image import exam, reading  # noqa: E402
 from training.image.examples import FORMATS, GrowingExamples, Growth  # noqa: E402
 from training.image.recipe import ImageRecipe, Steps  # noqa: E402
 from training.image.sdxl_recipe import SdxlImageRecipe, SdxlSteps  # noqa: E402
-from training.image.text import T5_TOKENS, build_t5_tokenizer, grown_t5, known_words  # noqa: E402
-from training.text import T5_WIDTH, token_ids  # noqa: E402
+from training.image.text import (  # noqa: E402
+    T5_TOKENS,
+    T5_WIDTH,
+    build_t5_tokenizer,
+    grown_t5,
+    known_words,
+)
+from training.text import token_ids  # noqa: E402
 
 SHIPPED = Path(__file__).parents[3] / "deployments" / "demo"
 FEW = Growth(examples=4, first=len(FORMATS), most=len(FORMATS) + 1, every_steps=2)

@@ -1,4 +1,4 @@
-"""The larger synthetic world: its split, its images and its wording."""
+"""The world of the images: its split, its images and its wording."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from training.image.outline import OUTLINES, cover
-from training.image.phrasing import plain_prompt, plural, sample_nonsense, sample_prompt
+from training.image.phrasing import COUNT_WORDS, STRANGE, plain_prompt, plural, sample_prompt
 from training.image.world import (
     BACKGROUNDS,
     COLOURS,
@@ -30,6 +30,7 @@ from training.image.world import (
     usual_radius,
 )
 from training.palette import BACKGROUND_COLOURS
+from training.words import SHAPE_WORDS, sample_nonsense
 
 SIZES_PX = [(256, 256), (256, 192), (192, 256), (256, 160), (160, 256), (256, 128), (128, 256)]
 CIRCLE = Item("red", "circle", "small", 64.0, 64.0, 28.0)
@@ -180,14 +181,19 @@ def test_several_of_a_shape_have_an_english_plural(one: str, several: str) -> No
 
 
 @given(seed=seeds, layout=layouts)
-def test_free_wording_has_neither_gaps_nor_spaces_before_commas(seed: int, layout: str) -> None:
+def test_free_wording_names_every_shape_without_gaps_or_spaces_before_commas(
+    seed: int, layout: str
+) -> None:
     rng = np.random.default_rng(seed)
-    prompt = sample_prompt(rng, sample(rng, layout), noise=1.0)
+    one = sample(rng, layout)
+    prompt = sample_prompt(rng, one, noise=1.0)
+    for item in one.items:
+        assert any(word in prompt for word in SHAPE_WORDS[item.shape])
     assert "  " not in prompt
     assert " ," not in prompt
 
 
 @given(seed=seeds)
 def test_nonsense_says_nothing_of_the_world(seed: int) -> None:
-    words = sample_nonsense(np.random.default_rng(seed)).split()
-    assert not set(words) & {*COLOURS, *SHAPES}
+    words = sample_nonsense(np.random.default_rng(seed), STRANGE).split()
+    assert not set(words) & {*COLOURS, *SHAPES, *COUNT_WORDS[1]}

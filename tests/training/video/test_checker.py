@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageFilter
 
-from training.checker import UNKNOWN
+from training.image.checker import UNKNOWN
 from training.video.checker import judge, motion_of
 from training.video.world import MOTIONS, Pose, Video, render_array, sample_video
 

@@ -1,18 +1,21 @@
 """The untrained parts of the SDXL demo model fit together; what is folded in changes nothing."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("diffusers")
 
-from training import exam, sdxl, shelf, vae  # noqa: E402
-from training.clip_pair import POOLED_WIDTH, STATE_WIDTH  # noqa: E402
-from training.examples import make_examples  # noqa: E402
-from training.reading import PooledReader, loss_on, sample_reading  # noqa: E402
-from training.recipe import FORMATS  # noqa: E402
-from training.sdxl_recipe import SdxlRecipe  # noqa: E402
-from training.text import CLIP_TOKENS, build_clip_tokenizer  # noqa: E402
+from training import shelf  # noqa: E402
+from training.image import exam, sdxl  # noqa: E402
+from training.image.clip_pair import POOLED_WIDTH, STATE_WIDTH  # noqa: E402
+from training.image.examples import FORMATS, make_examples  # noqa: E402
+from training.image.reading import PooledPlaceReader, loss_on, sample_reading  # noqa: E402
+from training.image.text import CLIP_TOKENS, build_clip_tokenizer  # noqa: E402
+
+DEMO = Path(__file__).parents[3] / "deployments" / "demo"
 
 pytestmark = [
     pytest.mark.engine,
@@ -27,12 +30,12 @@ def _seeded():
 
 @pytest.fixture(scope="module")
 def autoencoder():
-    return vae.build_vae().eval()
+    return shelf.take(DEMO / "flux").vae.eval()
 
 
 @pytest.fixture(scope="module")
 def examples(autoencoder):
-    return make_examples(autoencoder, count=16, seed=1, width=128, height=96)
+    return make_examples(autoencoder, np.random.default_rng(1), 16, FORMATS[-1])
 
 
 @pytest.fixture(scope="module")
@@ -105,11 +108,10 @@ def test_a_few_steps_lower_the_loss(examples):
 
 
 def test_both_outputs_of_the_encoders_are_asked(stack):
-    reader = PooledReader(stack.texts, STATE_WIDTH, POOLED_WIDTH)
-    ids, truth = sample_reading(np.random.default_rng(1), 4, build_clip_tokenizer(), CLIP_TOKENS)
-    assert {name: len(answer) for name, answer in reader(ids).items()} == dict.fromkeys(truth, 8)
-    loss_on(reader, ids, truth).backward()
-    assert reader.of_pooled["colour"].weight.grad.abs().sum() > 0
+    reader = PooledPlaceReader(stack.texts, STATE_WIDTH, POOLED_WIDTH)
+    asked = sample_reading(np.random.default_rng(1), 4, build_clip_tokenizer(), CLIP_TOKENS)
+    loss_on(reader, *asked).backward()
+    assert reader.of_pooled["background"].weight.grad.abs().sum() > 0
     assert stack.texts.text_encoder.get_input_embeddings().weight.grad.abs().sum() > 0
 
 
@@ -120,29 +122,7 @@ def test_it_is_put_on_the_shelf_small_and_draws_when_taken_down(
     shelf.put(sdxl.build_pipeline(scaled, stack), tmp_path / "sdxl")
     assert shelf.size_bytes(tmp_path / "sdxl") < 10_000_000
     pipeline = shelf.take(tmp_path / "sdxl")
-    questions = exam.set_questions(2, seed=1, height=64)
+    questions = exam.set_questions(2, seed=1, height=128)
     answers = exam.sit(pipeline, questions, steps=2, guidance=7.5)
-    assert [answer.image.size for answer in answers] == [(128, 64)] * 2
+    assert [answer.image.size for answer in answers] == [(256, 128)] * 2
     stack.float()
-
-
-@pytest.mark.long
-def test_the_recipe_goes_from_the_flux_recipes_files_to_a_pipeline(autoencoder, tmp_path):
-    flux_dir, work_dir = tmp_path / "flux", tmp_path / "sdxl"
-    flux_dir.mkdir()
-    work_dir.mkdir()
-    torch.save({"average": autoencoder.state_dict()}, flux_dir / "vae.pt")
-    torch.save({"average": autoencoder.decoder.state_dict()}, flux_dir / "decoder.pt")
-    for number, one in enumerate(FORMATS):
-        size = {"width": one.width, "height": one.height}
-        few = make_examples(autoencoder, count=4, seed=number, **size)
-        few.save(flux_dir / one.examples_file)
-    before = {path: path.stat().st_mtime_ns for path in flux_dir.iterdir()}
-    recipe = SdxlRecipe(work_dir, minutes=2 / 60, flux_dir=flux_dir, reading_steps=2)
-    pipeline = recipe.cook()
-    assert exam.draw(pipeline, ["a red circle"], steps=2, guidance=7.5, seeds=[1])
-    # Done stages are not done again.
-    again = recipe.cook()
-    weights = pipeline.unet.state_dict()
-    assert all(torch.equal(value, weights[name]) for name, value in again.unet.state_dict().items())
-    assert {path: path.stat().st_mtime_ns for path in flux_dir.iterdir()} == before

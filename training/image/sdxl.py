@@ -15,13 +15,12 @@ from diffusers import (
 )
 from torch import Tensor, nn
 from torch.nn import functional
-from transformers import CLIPTokenizer
 
-from training.clip_pair import POOLED_WIDTH, STATE_WIDTH, ClipPair
-from training.examples import Examples
-from training.text import build_clip_tokenizer
-from training.vae import LATENT_CHANNELS
-from training.world import SIDE
+from training.image.clip_pair import POOLED_WIDTH, STATE_WIDTH, ClipPair
+from training.image.examples import Examples
+from training.image.text import build_clip_tokenizer
+from training.image.vae import LATENT_CHANNELS
+from training.image.world import SIDE
 
 #: Part of the examples without a prompt, so that guidance has something to lead away from.
 _EMPTY_PART: Final = 0.1
@@ -43,16 +42,15 @@ class Batch:
 
 
 def pick_batch(examples: Examples, rng: np.random.Generator, size: int, scale: Scale) -> Batch:
-    """Random scenes, each with one of its prompts."""
-    scenes, prompts = examples.pick(rng, size)
-    latents = (examples.latents[scenes] - scale.mean) / scale.deviation
-    return Batch(latents, examples.clip_ids[scenes, prompts].long())
+    """Random compositions, each with one of its prompts."""
+    chosen, prompts = examples.pick(rng, size)
+    latents = (examples.latents[chosen] - scale.mean) / scale.deviation
+    return Batch(latents, examples.clip_ids[chosen, prompts].long())
 
 
-def build_unet(side: int) -> UNet2DConditionModel:
-    """An untrained denoiser; ``side`` is that of the images it draws by default, in pixels."""
+def build_unet() -> UNet2DConditionModel:
     return UNet2DConditionModel(
-        sample_size=side // _VAE_FACTOR,
+        sample_size=SIDE // _VAE_FACTOR,
         in_channels=LATENT_CHANNELS,
         out_channels=LATENT_CHANNELS,
         block_out_channels=(64, 96),
@@ -85,10 +83,10 @@ def build_solver() -> EulerDiscreteScheduler:
 class SdxlStack(nn.Module):
     """All that is trained to draw: the UNet and both text encoders."""
 
-    def __init__(self, side: int = SIDE, tokenizer: CLIPTokenizer | None = None) -> None:
+    def __init__(self) -> None:
         super().__init__()
-        self.tokenizer = tokenizer or build_clip_tokenizer()
-        self.unet = build_unet(side)
+        self.tokenizer = build_clip_tokenizer()
+        self.unet = build_unet()
         self.texts = ClipPair(self.tokenizer)
 
     def forward(self, noisy: Tensor, times: Tensor, ids: Tensor, asked: Tensor) -> Tensor:

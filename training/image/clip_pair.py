@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
-from training.text import CLIP_TOKENS
+from training.image.text import CLIP_TOKENS
 
 FIRST_WIDTH: Final = 32
 SECOND_WIDTH: Final = 112
