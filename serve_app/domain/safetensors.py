@@ -122,12 +122,10 @@ def _tensor(name: str, entry: Any, data: int) -> TensorFacts:
     if len(name) > MAX_NAME:
         raise _Wrong(f"the name of a tensor has more than {MAX_NAME} characters")
     match entry:
-        case {"dtype": str(dtype), "shape": list(shape), "data_offsets": [begin, end], **more}:
+        case {"dtype": str(dtype), "shape": list(shape), "data_offsets": [begin, end]}:
             pass
         case _:
             raise _Wrong(f"the entry of {name!r} lacks its type, shape or place")
-    if more:
-        raise _Wrong(f"the entry of {name!r} has unknown keys")
     if dtype not in BITS:
         raise _Wrong(f"{name!r} has the type {dtype[:20]!r}; known are {', '.join(BITS)}")
     numbers: list[Any] = [*shape, begin, end]

@@ -52,7 +52,6 @@ def test_names_types_and_shapes_are_read(tmp_path: Path) -> None:
         ({"a": {**ONE, "shape": [-2, -2]}}, "impossible"),
         ({"a": {**ONE, "shape": [True, 4]}}, "impossible"),
         ({"a": {**ONE, "shape": [1] * 9}}, "impossible"),
-        ({"a": {**ONE, "code": "x"}}, "unknown keys"),
         ({"a": {"dtype": "F32"}}, "lacks"),
         ({"a": ONE, "__metadata__": {"x": 1}}, "__metadata__"),
         ({"a" * 600: ONE}, "characters"),

@@ -34,8 +34,8 @@ async def validated(
 ) -> NewRequest:
     """Request that a call submits. ``names``: as for ``renamed``, which its ``InvalidInput`` is.
     ``model``: as the call named it; None: it named none."""
-    options = parse_options(request, caller).naming(model)
     try:
+        options = parse_options(request, caller).naming(model)
         return await validate_call(request, caller, endpoint_id, input, options)
     except InvalidInput as error:
         raise renamed(error, names) from None
