@@ -13,7 +13,7 @@ from starlette.responses import Response
 from typing_extensions import TypedDict
 
 from serve_app.domain.billing.price import Price, PriceUnit
-from serve_app.domain.request import NewRequest
+from serve_app.domain.request import NewRequest, Waiting
 from serve_app.ingress.api.models import WeightsState, held_weights, weights_state
 from serve_app.ingress.api.usage import Unit, unit_of
 from serve_app.ingress.http.auth import authenticate
@@ -83,8 +83,8 @@ async def estimate(request: HttpRequest) -> Response:
         only_estimated=True,
     )
     found = await services.queue.estimate(new)
-    waiting, now = found.waiting, services.clock.now()
-    starts_in_s = _seconds_until(waiting.starts_at, now)
+    waiting = found.waiting
+    starts_in_s, ends_in_s = _times(waiting, services.clock.now())
     entry = services.catalog_of(caller).get(planned.endpoint_id)
     body: PlannedTimes = {
         "endpoint_id": planned.endpoint_id,
@@ -93,7 +93,7 @@ async def estimate(request: HttpRequest) -> Response:
         "waiting": None if starts_in_s == 0 else waiting_body(waiting),
         "starts_in_s": starts_in_s,
         "runs_s": round_significant(found.runs_s),
-        "ends_in_s": _seconds_until(waiting.ends_at, now),
+        "ends_in_s": ends_in_s,
     }
     if new.price is not None:
         body["price"] = _price(services, new, found.runs_s)
@@ -114,8 +114,14 @@ def _price(services: Services, new: NewRequest, runs_s: float | None) -> Planned
     }
 
 
-def _seconds_until(at: datetime | None, now: datetime) -> float | None:
-    return None if at is None else round_significant(max(0.0, (at - now).total_seconds()))
+def _times(waiting: Waiting, now: datetime) -> tuple[float | None, float | None]:
+    """Seconds to the start and to the end. What the estimate itself took counts for neither."""
+    if (start := waiting.starts_at) is None:
+        return None, None
+    starts_s = max(0.0, (start - now).total_seconds())
+    end = waiting.ends_at
+    ends_s = None if end is None else starts_s + (end - start).total_seconds()
+    return round_significant(starts_s), round_significant(ends_s)
 
 
 ESTIMATE = Operation(

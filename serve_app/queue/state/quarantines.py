@@ -94,7 +94,8 @@ ON CONFLICT (node) DO UPDATE SET
     last_loss_at = excluded.last_loss_at,
     since = CASE WHEN q.released_at IS NULL THEN q.since ELSE now() END,
     released_at = NULL
-WHERE q.released_at IS NOT NULL OR q.last_loss_at < excluded.last_loss_at
+-- Losses that were read before a release do not count after it.
+WHERE coalesce(q.released_at, q.last_loss_at) < excluded.last_loss_at
 RETURNING node, losses, since = now()
 """
 REST_S = f"least({LONGEST_REST_S}, {FIRST_REST_S} * 2 ^ greatest(0, losses - {TOLERATED + 1}))"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -15,7 +16,14 @@ from serve_app.domain.request import State
 from serve_app.postgres.database import Database
 from serve_app.queue import reaper
 from serve_app.queue.queue import PostgresQueue
-from serve_app.queue.state.quarantines import AT_ONCE_S, GIVEN_UP, TOLERATED, Loss, times_lost
+from serve_app.queue.state.quarantines import (
+    AT_ONCE_S,
+    GIVEN_UP,
+    LOSSES,
+    TOLERATED,
+    Loss,
+    times_lost,
+)
 from serve_app.queue.state.replicas import roster
 from serve_app.queue.transactions.end_attempt import EndAttempts
 from tests.contract.waiting import eventually
@@ -197,6 +205,23 @@ async def test_then_one_request_at_a_time_tries_it_and_a_success_ends_the_quaran
     await quarantined.finish(done(tried.held, replica="r4"))
     await until_quarantined(quarantined, database)
     assert len(await leased(quarantined, "r4", "one", 2)) == 2
+
+
+async def test_losses_that_were_read_before_its_release_do_not_quarantine_a_node_again(
+    quarantined: PostgresQueue, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    quarantines = quarantined.parts.state.quarantines
+    rows = quarantines._database.rows
+
+    async def released_after(statement: str, *arguments: Any, **more: Any) -> Any:
+        found = await rows(statement, *arguments, **more)
+        if statement == LOSSES:
+            await quarantines.release("one", held_s=0.0)
+        return found
+
+    monkeypatch.setattr(quarantines._database, "rows", released_after)
+    await quarantines.judge()
+    assert await in_quarantine(database) == []
 
 
 @pytest.mark.long
