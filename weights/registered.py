@@ -214,6 +214,8 @@ def _is_weights(name: str) -> bool:
 
 def _index_of(files: Mapping[str, Path]) -> Iterator[tuple[str, str]]:
     """Name and text of the index that diffusers and transformers read with several files."""
-    weight_map = {name: file for file in sorted(files) for name in read_header(files[file]).tensors}
+    weight_map = {
+        name: file for file in sorted(files) for name in read_header(files[file], file).tensors
+    }
     stem = next(iter(files)).partition("-")[0]
     yield f"{stem}{INDEX}", json.dumps({"metadata": {}, "weight_map": weight_map})

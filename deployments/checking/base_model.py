@@ -116,7 +116,7 @@ class BaseFiles:
 
     def _header(self, path: str) -> Mapping[str, TensorFacts]:
         if self._folder is not None and (self._folder / path).exists():
-            return read_header(self._folder / path).tensors
+            return read_header(self._folder / path, path).tensors
         if self._hub is None:
             raise WeightsUnavailable(f"{path} of the base is not on this machine.")
         api = HfApi(endpoint=self._hub.endpoint, token=self._hub.token() or False)

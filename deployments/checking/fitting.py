@@ -151,11 +151,4 @@ def _compare(
 
 def read_headers(files: Sequence[FetchedFile]) -> Mapping[str, SafetensorsHeader]:
     """Headers by digest. ``WeightsUnavailable`` names the file that is not valid."""
-    found: dict[str, SafetensorsHeader] = {}
-    for each in files:
-        try:
-            found[each.digest] = read_header(each.file)
-        except WeightsUnavailable as error:
-            where = f"{each.path}: " if len(files) > 1 else ""
-            raise WeightsUnavailable(f"{where}{error.message}") from error
-    return found
+    return {each.digest: read_header(each.file, each.path) for each in files}

@@ -55,21 +55,23 @@ class SafetensorsHeader:
     metadata: Mapping[str, str]
 
 
-def read_header(path: Path) -> SafetensorsHeader:
-    """Header of the file ``path``. Raises the errors of ``read_safetensors``."""
+def read_header(path: Path, name: str) -> SafetensorsHeader:
+    """Header of the file that users call ``name``. Raises the errors of ``read_safetensors``."""
     with path.open("rb") as file:
-        return read_safetensors(file, path.name, path.stat().st_size)
+        return read_safetensors(file, name, path.stat().st_size)
 
 
-def read_safetensors(file: BinaryIO, name: str, size: int) -> SafetensorsHeader:
+def read_safetensors(
+    file: BinaryIO, name: str, size: int, *, may_be_empty: bool = False
+) -> SafetensorsHeader:
     """Header of a file of ``size`` bytes, of which ``file`` has at least the header.
 
     ``WeightsUnavailable``, with ``name``, if the file is not whole and consistent, or not within
-    the limits.
+    the limits. ``may_be_empty``: a component of a pipeline without any tensor is saved as such.
     """
     try:
         text = _json_part(file, size)
-        metadata, entries = _entries(text)
+        metadata, entries = _entries(text, may_be_empty=may_be_empty)
         begin = LENGTH_BYTES + len(text)
         tensors = {own: _tensor(own, entry, begin) for own, entry in entries.items()}
         _check_places(tensors.items(), begin, size)
@@ -95,7 +97,7 @@ def _json_part(file: BinaryIO, size: int) -> bytes:
     return b"{" + file.read(length - 1)
 
 
-def _entries(text: bytes) -> tuple[Mapping[str, str], Mapping[str, Any]]:
+def _entries(text: bytes, *, may_be_empty: bool) -> tuple[Mapping[str, str], Mapping[str, Any]]:
     """Metadata and the entries of tensors."""
     try:
         # It begins with a brace, so it is an object.
@@ -105,6 +107,8 @@ def _entries(text: bytes) -> tuple[Mapping[str, str], Mapping[str, Any]]:
     metadata = entries.pop("__metadata__", None) or {}
     if not isinstance(metadata, dict) or not all(isinstance(v, str) for v in metadata.values()):
         raise _Wrong("its `__metadata__` is not a map of texts")
+    if not entries and not may_be_empty:
+        raise _Wrong("it has no tensors")
     if len(entries) > MAX_TENSORS:
         raise _Wrong(f"it has {len(entries)} tensors; {MAX_TENSORS} are allowed")
     return cast("dict[str, str]", metadata), entries

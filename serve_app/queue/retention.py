@@ -71,7 +71,7 @@ gone AS (
     DELETE FROM webhook_deliveries w USING due d WHERE w.id = d.id RETURNING w.request_id
 ),
 unnamed AS (
-    UPDATE requests r SET webhook_url = NULL, call = r.call - 'origin'
+    UPDATE requests r SET webhook_url = NULL, call = nullif(r.call - 'origin', '{}')
     FROM gone g WHERE r.id = g.request_id
 )
 SELECT request_id FROM gone

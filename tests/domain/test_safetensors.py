@@ -16,7 +16,7 @@ from safetensors.numpy import save_file
 
 from serve_app.domain import safetensors
 from serve_app.domain.errors import WeightsUnavailable
-from serve_app.domain.safetensors import TensorFacts, read_header
+from serve_app.domain.safetensors import SafetensorsHeader, TensorFacts
 
 ONE: dict[str, Any] = {"dtype": "F32", "shape": [2, 2], "data_offsets": [0, 16]}
 
@@ -25,6 +25,10 @@ def written(path: Path, header: Any, body: bytes = b"\0" * 16) -> Path:
     text = header if isinstance(header, bytes) else json.dumps(header).encode()
     path.write_bytes(struct.pack("<Q", len(text)) + text + body)
     return path
+
+
+def read_header(path: Path) -> SafetensorsHeader:
+    return safetensors.read_header(path, path.name)
 
 
 def test_names_types_and_shapes_are_read(tmp_path: Path) -> None:
@@ -53,6 +57,7 @@ def test_names_types_and_shapes_are_read(tmp_path: Path) -> None:
         ({"a": {**ONE, "shape": [True, 4]}}, "impossible"),
         ({"a": {**ONE, "shape": [1] * 9}}, "impossible"),
         ({"a": {"dtype": "F32"}}, "lacks"),
+        ({}, "no tensors"),
         ({"a": ONE, "__metadata__": {"x": 1}}, "__metadata__"),
         ({"a" * 600: ONE}, "characters"),
         (b'{"a": 1, "a": 2}', "twice"),

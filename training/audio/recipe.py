@@ -22,9 +22,10 @@ from training.audio import stable_audio, vae
 from training.audio.examples import Examples, load_examples, make_examples
 from training.audio.phrasing import sample_prompt
 from training.audio.stable_audio import AudioStack
-from training.audio.text import TOKENS, WIDTH, build_tokenizer
+from training.audio.text import TOKENS, build_tokenizer
 from training.audio.world import LOUDNESSES, MANNERS, PITCHES, sample_audio
 from training.seed import SEED, randomness
+from training.text import WIDTH
 from training.trainer import Schedule, Trainer
 
 _VAE_BATCH: Final = 4

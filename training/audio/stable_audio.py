@@ -20,10 +20,11 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from training.audio.text import WIDTH, build_encoder, build_tokenizer
+from training.audio.text import build_encoder, build_tokenizer
 from training.audio.vae import HOP, LATENT_CHANNELS
 from training.audio.world import SAMPLES, SECONDS
 from training.precision import autocast
+from training.text import WIDTH
 
 LENGTH: Final = SAMPLES // HOP
 _HEAD: Final = 32

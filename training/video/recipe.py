@@ -19,11 +19,12 @@ from training import attributes
 from training.attributes import Asked, AttributeReader
 from training.precision import autocast
 from training.seed import SEED, randomness
+from training.text import WIDTH
 from training.trainer import Schedule, Trainer
 from training.video import vae, wan
 from training.video.examples import Examples, load_examples, make_examples
 from training.video.phrasing import sample_prompt
-from training.video.text import TOKENS, WIDTH, build_tokenizer
+from training.video.text import TOKENS, build_tokenizer
 from training.video.wan import WanStack
 from training.video.world import BACKGROUNDS, COLOURS, FRAMES, MOTIONS, SHAPES, sample_video
 

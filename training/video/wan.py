@@ -22,7 +22,8 @@ from torch.nn import functional
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from training.precision import autocast
-from training.video.text import TOKENS, WIDTH, build_encoder, build_tokenizer
+from training.text import WIDTH
+from training.video.text import TOKENS, build_encoder, build_tokenizer
 from training.video.vae import LATENT_CHANNELS
 
 #: The solver's shift: at 3 two steps in three are spent above a noise level of a half.

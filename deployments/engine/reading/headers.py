@@ -191,7 +191,7 @@ class WeightFile:
             file.seek(0)
             if file.peek(len(MAGIC)).startswith(MAGIC):
                 return self._header_of_gguf(file)
-            header = read_safetensors(file, str(self.path), self.bytes)
+            header = read_safetensors(file, str(self.path), self.bytes, may_be_empty=True)
         found = {name: self._tensor(facts) for name, facts in header.tensors.items()}
         return Header(header.metadata, found)
 

@@ -144,8 +144,9 @@ class SubmitOptions:
 
     def naming(self, model: str | None) -> SubmitOptions:
         """The options of a call that names ``model``, which is kept if it can be a name."""
-        is_name = model is not None and model.isprintable() and len(model) <= MODEL_CHARACTERS
-        return replace(self, requested_model=model if model and is_name else "")
+        name = model or ""
+        is_name = name.isprintable() and len(name) <= MODEL_CHARACTERS
+        return replace(self, requested_model=name if is_name else "")
 
 
 def parse_options(

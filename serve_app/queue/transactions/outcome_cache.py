@@ -100,14 +100,14 @@ class OutcomeCache:
         if kept != len(given.artifacts):
             return None  # some were deleted
         columns = columns_of(new, EncodedInput(new.input))
-        objects = {name: columns[name] for name in ("price", "call")}
         params = columns | {
             "body": new.body_digest or None,
             "reuses": earlier,
             "outcome": messages.compact(rows.outcome_to_json(given)),
             "message": messages.reused(earlier),
             "kept": kept,
-            **{name: value and messages.compact(value) for name, value in objects.items()},
+            "price": columns["price"] and messages.compact(columns["price"]),
+            "call": columns["call"] and messages.compact(columns["call"]),
         }
         # The files are not deleted until the request is stored.
         if not await self._database.rows(STORE, params, lock=Lock((OUTCOME_LOCK,), shared=True)):

@@ -39,6 +39,12 @@ def test_an_unknown_dtype_is_left_to_the_library(tmp_path):
         WeightFile(written(tmp_path, "F8_E8M0", 8)).header()
 
 
+def test_a_file_may_have_no_tensors(tmp_path):
+    save_file({}, tmp_path / "it.safetensors", {"format": "pt"})
+    file = WeightFile(tmp_path / "it.safetensors").header()
+    assert (file.tensors, file.metadata) == ({}, {"format": "pt"})
+
+
 def test_a_file_that_is_not_there_is_refused_with_its_name(tmp_path):
     with pytest.raises(WeightsUnavailable, match=r"nothing\.safetensors cannot be loaded"):
         WeightFile(tmp_path / "nothing.safetensors")

@@ -12,10 +12,11 @@ torch = pytest.importorskip("torch")
 pytest.importorskip("diffusers")
 
 from training import shelf  # noqa: E402
+from training.text import WIDTH  # noqa: E402
 from training.video import exam, vae, wan  # noqa: E402
 from training.video.larger_recipe import LargerVideoRecipe, Parts, VideoSteps  # noqa: E402
 from training.video.recipe import VideoRecipe  # noqa: E402
-from training.video.text import TOKENS, WIDTH  # noqa: E402
+from training.video.text import TOKENS  # noqa: E402
 from training.video.world import sample_video  # noqa: E402
 
 pytestmark = [
