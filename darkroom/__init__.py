@@ -23,8 +23,9 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from darkroom.app import App, AppError, EndpointMethod, InvalidField, endpoint
+    from darkroom.app import App, EndpointMethod, endpoint
     from darkroom.calls import Cancelled, progress
+    from darkroom.errors import AppError, InvalidField
     from darkroom.files import Audio, File, Image, Video
     from darkroom.running import run
 
@@ -43,7 +44,13 @@ __all__ = [
     "run",
 ]
 
-_MODULES = ("darkroom.calls", "darkroom.app", "darkroom.files", "darkroom.running")
+_MODULES = (
+    "darkroom.calls",
+    "darkroom.errors",
+    "darkroom.app",
+    "darkroom.files",
+    "darkroom.running",
+)
 
 
 def __getattr__(name: str) -> Any:

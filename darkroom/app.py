@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError, create
 from pydantic.errors import PydanticUserError
 from pydantic_core import PydanticSerializationError
 
+from darkroom.errors import AppError
 from darkroom.files import PATH_KEY, File, file_as_json, input_files, noted_files
 
 Method = TypeVar("Method", bound=Callable[..., Any])
@@ -23,25 +24,6 @@ Method = TypeVar("Method", bound=Callable[..., Any])
 PATH_MARK = "_darkroom_path"
 
 STREAMS = (Iterator, Generator, AsyncIterator, AsyncGenerator)
-
-
-class AppError(Exception):
-    """An error whose text the sender of the request may read. Any other error of an app is
-    reported as such by its type and text."""
-
-    def __init__(self, message: str, *, retry: bool = False) -> None:
-        """``retry``: another attempt may succeed."""
-        super().__init__(message)
-        self.message = message
-        self.retry = retry
-
-
-class InvalidField(AppError):
-    """An input field that only the app could refuse. The request ends with 422."""
-
-    def __init__(self, field: str, message: str) -> None:
-        super().__init__(message)
-        self.field = field
 
 
 class App:

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from pathlib import Path
 from tempfile import NamedTemporaryFile
-from typing import TYPE_CHECKING, Any, ClassVar, Self, cast
+from typing import TYPE_CHECKING, Any, BinaryIO, ClassVar, Literal, Self, cast
 
 from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler
 from pydantic_core import (
@@ -18,6 +18,7 @@ from pydantic_core import (
 )
 
 from darkroom.calls import current, folder
+from darkroom.errors import InvalidField
 from darkroom.media_types import DEFAULT_MEDIA_TYPE, suffix_of_type, type_of_name
 
 if TYPE_CHECKING:
@@ -49,6 +50,7 @@ class File:
         self.media_type = media_type or type_of_name(self.path.name) or DEFAULT_MEDIA_TYPE
         self.generated = generated
         self.facts = facts
+        self._field = ""  # of the input
 
     def read_bytes(self) -> bytes:
         return self.path.read_bytes()
@@ -69,7 +71,7 @@ class File:
         cls, source: type[Any], handler: GetCoreSchemaHandler
     ) -> CoreSchema:
         del source, handler
-        return core_schema.no_info_plain_validator_function(
+        return core_schema.with_info_plain_validator_function(
             cls._validated,
             serialization=core_schema.plain_serializer_function_ser_schema(cls._plain),
         )
@@ -92,13 +94,15 @@ class File:
         return {"type": "object", "properties": fields, "required": ["url"], FILE_MARK: cls.kind}
 
     @classmethod
-    def _validated(cls, value: Any) -> Self:
+    def _validated(cls, value: Any, info: core_schema.ValidationInfo) -> Self:
         if isinstance(value, cls):
             return value
         path = cast("Any", value).get(PATH_KEY) if isinstance(value, dict) else None
         if isinstance(path, str) and _may_name(path):
             media_type = cast("dict[str, str]", value).get("media_type", "")
-            return cls(path, media_type, generated=False)  # an input
+            given = cls(path, media_type, generated=False)
+            given._field = info.field_name or ""
+            return given
         raise PydanticCustomError("file_type", "Input should be a file")
 
     def _plain(self) -> dict[str, Any]:
@@ -168,13 +172,44 @@ class Image(File):
         width, height = image.size
         return cls(written.name, f"image/{format}", width=width, height=height)
 
-    def open(self) -> PilImage:
-        """The image, read by Pillow, which the app's environment must have."""
-        from PIL.Image import open as open_image  # noqa: PLC0415  # not every app needs it
+    def open(
+        self, mode: Literal["RGB", "RGBA"] = "RGB", *, most_pixels: int | None = None
+    ) -> PilImage:
+        """The image as Pillow's, upright as its EXIF says and in sRGB by its ICC profile.
 
-        with open_image(self.path) as image:
-            image.load()
+        ``mode``: RGB is on white where the image is transparent. ``most_pixels``: limit of width
+        times height; None: 50 megapixels. Raises ``InvalidField`` naming the field of the input if
+        the file cannot be read as an image. The app's environment must have Pillow 10.3 or later.
+        """
+        from darkroom.images import MAX_PIXELS, read_alpha, read_image  # noqa: PLC0415
+
+        most = MAX_PIXELS if most_pixels is None else most_pixels
+        with self._reading() as file:
+            image = read_image(file, most_pixels=most, on_white=mode == "RGB")
+            if mode == "RGBA":
+                file.seek(0)
+                alpha = read_alpha(file, most_pixels=most)
+                image.putalpha(255 if alpha is None else alpha)
             return image
+
+    def open_mask(self) -> PilImage:
+        """The image as a mask, in mode L: white is selected. Strokes on nothing are selected as far
+        as they are opaque. Errors are those of ``open``."""
+        from darkroom.images import read_mask  # noqa: PLC0415
+
+        with self._reading() as file:
+            return read_mask(file, note=print)
+
+    @contextmanager
+    def _reading(self) -> Generator[BinaryIO]:
+        from darkroom.images import ImageError  # noqa: PLC0415  # not every app has Pillow
+
+        try:
+            with self.path.open("rb") as file:
+                yield file
+        except ImageError as error:
+            field = self._field or self.kind
+            raise InvalidField(field, error.message, error.type, error.context) from error
 
 
 class Video(File):

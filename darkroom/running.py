@@ -9,8 +9,9 @@ from contextlib import aclosing
 from math import inf
 from typing import Any
 
-from darkroom.app import App, AppError, EndpointMethod, endpoints_of
+from darkroom.app import App, EndpointMethod, endpoints_of
 from darkroom.calls import Call, Cancelled, context_of
+from darkroom.errors import AppError
 
 END = object()
 

@@ -32,8 +32,9 @@ from typing import Any, cast
 
 from pydantic import ValidationError
 
-from darkroom.app import App, AppError, EndpointMethod, InvalidField, endpoints_of
+from darkroom.app import App, EndpointMethod, endpoints_of
 from darkroom.calls import Call, Cancelled, context_of
+from darkroom.errors import AppError, InvalidField
 from darkroom.files import PATH_KEY
 from darkroom.reporting import RequestLog, files_of, place_of
 from darkroom.running import END, async_values, described, is_async, nothing_yielded, values
@@ -201,7 +202,8 @@ def _failure(error: BaseException) -> dict[str, Any]:
         where = ".".join(str(part) for part in first["loc"])
         return {"kind": "invalid", "field": where, "message": first["msg"]}
     if isinstance(error, InvalidField):
-        return {"kind": "invalid", "field": error.field, "message": error.message}
+        known = {"type": error.type, "context": error.context}
+        return {"kind": "invalid", "field": error.field, "message": error.message, **known}
     if isinstance(error, AppError):
         return {"kind": "failed", "message": error.message, "retry": error.retry}
     # To the replica's log: a client need not see the code.

@@ -105,7 +105,7 @@ class Background(darkroom.App):
         return self.removed(given, mask_only=given.mask_only)
 
     def removed(self, given: Input, *, mask_only: bool) -> Output:
-        image = images.read(given.image_url)
+        image = given.image_url.open(most_pixels=images.MAX_PIXELS)
         network = self.network(given.model)
         side = int(given.operating_resolution.partition("x")[0])
         if not network.takes(side):

@@ -82,7 +82,7 @@ class Esrgan(darkroom.App):
 
         if given.face:
             raise darkroom.InvalidField("face", "Faces are not restored here")
-        image = images.read(given.image_url)
+        image = given.image_url.open(most_pixels=images.MAX_PIXELS)
         network = self.network(given.model)
         factor = max(given.scale, network.scale)  # what the network makes is scaled down
         if image.width * image.height * factor**2 > MAX_OUTPUT_PIXELS:

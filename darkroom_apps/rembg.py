@@ -41,7 +41,7 @@ class Rembg(darkroom.App):
     @darkroom.endpoint("/")
     def remove(self, given: Input) -> Output:
         """Remove the background of an image."""
-        image = images.read(given.image_url)
+        image = given.image_url.open(most_pixels=images.MAX_PIXELS)
         darkroom.progress(1, 5)
         mask = self.network.mask(image, SIDE)
         darkroom.progress(2, 5)

@@ -100,7 +100,7 @@ class Segmenter(darkroom.App):
     @darkroom.endpoint("/image")
     def segment(self, given: Input) -> Output:
         """Find the objects that points and boxes show."""
-        image = images.read(given.image_url)
+        image = given.image_url.open(most_pixels=images.MAX_PIXELS)
         mask = self.model.mask(image, list(by_object(given, *image.size).values()))
         shown: Any = images.grey(mask)
         if given.apply_mask:
@@ -111,7 +111,7 @@ class Segmenter(darkroom.App):
     @darkroom.endpoint("/auto-segment")
     def segment_all(self, given: AutomaticInput) -> AutomaticOutput:
         """Find all objects of an image."""
-        image = images.read(given.image_url)
+        image = given.image_url.open(most_pixels=images.MAX_PIXELS)
         least = given.pred_iou_thresh, given.stability_score_thresh
         found = self.model.all_masks(image, given.points_per_side, *least)
         masks = found.largest(MAX_MASKS, given.min_mask_region_area)

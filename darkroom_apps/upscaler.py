@@ -65,7 +65,7 @@ class Upscaler(darkroom.App):
     @darkroom.endpoint("/")
     def upscale(self, given: Input) -> Output:
         """Upscale an image."""
-        image = images.read(given.image_url)
+        image = given.image_url.open(most_pixels=images.MAX_PIXELS)
         model = self.model(given.task)
         config = model.config
 

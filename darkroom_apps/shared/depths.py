@@ -31,7 +31,7 @@ class Depths:
         """Image in which what is nearest is white, and what is farthest black."""
         import torch
 
-        image = images.read(given)
+        image = given.open(most_pixels=images.MAX_PIXELS)
         if max(image.size) > MAX_RATIO * min(image.size):
             raise darkroom.InvalidField(
                 "image_url",

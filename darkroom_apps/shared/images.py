@@ -1,9 +1,7 @@
-"""Images that apps read, and arrays as images."""
+"""Images as arrays, arrays as images."""
 
 from __future__ import annotations
 
-import struct
-from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Literal
 
 import darkroom
@@ -16,32 +14,6 @@ MAX_PIXELS = 16_000_000  # of an input
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 """Colours of ImageNet, by which most models normalise theirs."""
-
-
-def read(given: darkroom.Image, field: str = "image_url") -> PilImage:
-    """The image as RGB, upright as browsers show it, on white. ``InvalidField``: it is too large,
-    or no image."""
-    from PIL import Image, ImageOps
-
-    try:
-        with Image.open(given.path) as image:
-            if image.width * image.height > MAX_PIXELS:  # before its pixels need memory
-                raise darkroom.InvalidField(
-                    field,
-                    f"The image has {image.width}×{image.height} pixels; at most "
-                    f"{MAX_PIXELS // 1_000_000} megapixels are possible",
-                )
-            image.load()
-            # Where its EXIF is damaged, its pixels are not.
-            with suppress(struct.error, SyntaxError, TypeError, ValueError):
-                ImageOps.exif_transpose(image, in_place=True)
-            if not image.has_transparency_data:
-                return image.convert("RGB")
-            opaque = Image.new("RGB", image.size, "white")
-            opaque.paste(image.convert("RGB"), mask=image.convert("RGBA").getchannel("A"))
-            return opaque
-    except (OSError, Image.DecompressionBombError) as error:
-        raise darkroom.InvalidField(field, "The image cannot be read") from error
 
 
 def normalised(image: PilImage, size: tuple[int, int]) -> np.ndarray[Any, Any]:

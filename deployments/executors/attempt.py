@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from darkroom.images import read_image
 from deployments.executors.base import (
     AppExecutor,
     ExecutorWork,
@@ -27,7 +28,6 @@ from serve_app.domain.errors import Cancelled, PipelineFailed
 from serve_app.domain.executors.hosted import moves
 from serve_app.domain.executors.secrets import named_by
 from serve_app.domain.lease import Lease
-from serve_app.domain.media.images import read_stored
 from serve_app.domain.media.marking import XMP, MarkPolicy
 from serve_app.domain.outcome import Outcome, Usage
 from serve_app.domain.ports import AppSource, Clock
@@ -226,7 +226,7 @@ class ExecutorAttempt(Attempt):
 
 def _small(picture: bytes, *, marked: bool) -> bytes:
     """A picture as a JPEG of at most ``PREVIEW_SIDE`` pixels."""
-    small = read_stored(io.BytesIO(picture), small=True)
+    small = read_image(io.BytesIO(picture), small=True)
     small.thumbnail((PREVIEW_SIDE, PREVIEW_SIDE))
     written = io.BytesIO()
     mark = {"xmp": XMP.encode()} if marked else {}

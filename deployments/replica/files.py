@@ -378,9 +378,9 @@ def shown_image(file: MediaFile) -> Image:
             from deployments.engine.media.audio import outline  # noqa: PLC0415
 
             return outline(content)
-        from serve_app.domain.media.images import read_stored  # noqa: PLC0415
+        from darkroom.images import read_image  # noqa: PLC0415
 
-        return read_stored(content, small=True)
+        return read_image(content, small=True)
 
 
 # The mark of AI-generated files. The encoders write it, but a family of the operator's own may

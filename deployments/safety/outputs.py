@@ -160,9 +160,9 @@ def _images(file: MediaFile) -> Iterator[Image]:
         if file.image is not None:
             yield file.image
             return
-        from serve_app.domain.media.images import read_stored  # noqa: PLC0415
+        from darkroom.images import read_image  # noqa: PLC0415
 
-        yield read_stored(BytesIO(file.in_memory()))
+        yield read_image(BytesIO(file.in_memory()))
         return
     from deployments.engine.media.video_reader import sampled_frames  # noqa: PLC0415
 

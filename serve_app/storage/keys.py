@@ -9,10 +9,10 @@ import secrets
 import unicodedata
 from collections.abc import Callable, Iterable, Sequence
 
+from darkroom.image_formats import BY_SUFFIX, FORMATS
 from serve_app.domain.artifact import EXTENSIONS
 from serve_app.domain.errors import InvalidInput, NotFound, StorageUnavailable
 from serve_app.domain.media.draft import DRAFT_TYPE
-from serve_app.domain.media.image_formats import BY_SUFFIX, FORMATS
 
 _KEY = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]*(?:/[A-Za-z0-9_-][A-Za-z0-9_.-]*)*")
 _MAX_CHARACTERS = 512

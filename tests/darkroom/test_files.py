@@ -9,7 +9,7 @@ import pytest
 from PIL import Image as PillowImages
 from pydantic import BaseModel, ValidationError
 
-from darkroom import App, AppError, Audio, File, Image, Video, endpoint, run
+from darkroom import App, AppError, Audio, File, Image, InvalidField, Video, endpoint, run
 from darkroom.app import endpoints_of
 from darkroom.calls import Call, context_of
 
@@ -120,6 +120,45 @@ def test_files_are_written_to_the_folder_of_the_call(tmp_path: Path) -> None:
     assert image.media_type == "image/webp"
     assert image.open().size == (4, 3)
     assert {text.path.parent, image.path.parent} == {tmp_path}
+
+
+class Sketch(BaseModel):
+    layers: list[Image] = []
+    sketch_url: Image | None = None
+
+
+class Painter(App):
+    @endpoint("/")
+    def paint(self, sketch: Sketch) -> None:
+        for each in sketch.layers:
+            each.open()
+        if sketch.sketch_url is not None:
+            sketch.sketch_url.open(most_pixels=11)
+
+
+@pytest.mark.parametrize("content", [b"no image", b"", b"\x89PNG\r\n\x1a\n\0\0"])
+def test_a_file_that_is_no_image_is_refused_by_its_field(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "text.png").write_bytes(content)
+    with pytest.raises(InvalidField, match="image") as caught:
+        run(Painter(), layers=[given(str(tmp_path / "text.png"))])
+    assert (caught.value.field, caught.value.type) == ("layers", "image_load_error")
+
+
+def test_an_image_that_is_too_large_is_refused_with_the_limit(tmp_path: Path) -> None:
+    PillowImages.new("RGB", (4, 3)).save(tmp_path / "large.png")
+    with pytest.raises(InvalidField, match="more than 11 pixels") as caught:
+        run(Painter(), sketch_url=given(str(tmp_path / "large.png")))
+    assert (caught.value.field, caught.value.type) == ("sketch_url", "image_too_large")
+    assert caught.value.context == {"max_pixels": 11}
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA", "P"])
+def test_what_is_transparent_is_white_or_stays_so(tmp_path: Path, mode: str) -> None:
+    clear = PillowImages.new("RGBA", (4, 4), (0, 0, 0, 0)).convert(mode)
+    clear.save(tmp_path / "clear.png", **({"transparency": 0} if mode == "P" else {}))
+    image = Image(tmp_path / "clear.png")
+    assert image.open().getpixel((1, 1)) == (255, 255, 255)
+    assert image.open("RGBA").getchannel("A").getextrema() == (0, 0)
 
 
 class Writer(App):

@@ -24,9 +24,9 @@ from click.testing import CliRunner
 from PIL import Image, ImageChops
 from replicate import prediction
 
+from darkroom.image_formats import FORMATS, ImageFormat
 from serve_app.catalog.catalog import Catalog
 from serve_app.cli.main import main
-from serve_app.domain.media.image_formats import FORMATS, ImageFormat
 from tests.domain.media.pictures import (
     CELLS,
     ENCODINGS,

@@ -18,9 +18,9 @@ from av.video.reformatter import ColorTrc
 from av.video.stream import VideoStream
 from PIL import Image
 
+from darkroom.images import put_on_white, turned_size
 from deployments.engine.media.container import LIMITED, MAX_FRAME_PIXELS
 from deployments.engine.media.images import stretch
-from serve_app.domain.media.images import put_on_white, turned_size
 
 _ALPHA_DECODERS: Mapping[str, str] = {"vp8": "libvpx", "vp9": "libvpx-vp9"}
 """FFmpeg's own decoders of these codecs leave the transparency out."""

@@ -281,7 +281,7 @@ def _error(given: Mapping[str, Any]) -> Exception:
         return Cancelled("The request was cancelled.")
     if kind == "invalid" and given.get("field"):
         type_ = str(given.get("type") or "value_error")
-        return InvalidInput.of_field(str(given["field"]), message, type_)
+        return InvalidInput.of_field(str(given["field"]), message, type_, given.get("context"))
     if kind == "invalid":
         return InvalidInput(message)
     return AppFailed(message) if given.get("retry") else PipelineFailed(message)

@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import Any, cast
 from urllib.parse import urlsplit
 
+from darkroom.image_formats import BY_SUFFIX, NAMES
 from darkroom.media_types import type_of_name
 from serve_app.cli.connection.client import Client
 from serve_app.cli.connection.whole_file import FileThere, whole_file
 from serve_app.domain.artifact import EXTENSIONS, MEDIA_TYPES
 from serve_app.domain.errors import InvalidInput, Misconfigured
-from serve_app.domain.media.image_formats import BY_SUFFIX, NAMES
 from serve_app.paths import expanded
 
 # Inputs.

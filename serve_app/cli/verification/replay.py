@@ -10,11 +10,12 @@ from typing import Any, cast
 
 from PIL import Image, ImageChops
 
+from darkroom import images
 from serve_app.cli.connection.client import ApiFailure, Client
 from serve_app.cli.connection.server import Server
 from serve_app.cli.generation.files import content_of, outputs
 from serve_app.domain.errors import InvalidInput
-from serve_app.domain.media.images import read_image, read_stored
+from serve_app.domain.media.images import read_image
 from serve_app.provenance.reader import SignatureState, verify
 
 ALONE = {"X-Darkroom-Deterministic": "1", "X-Darkroom-Cache": "no"}
@@ -61,8 +62,8 @@ def replay(draw: Draw, file: Path, facts: Mapping[str, Any]) -> Replay:
     body = _body(file, facts)
     try:
         with file.open("rb") as opened:
-            before = read_stored(opened)
-    except (ValueError, OSError):
+            before = images.read_image(opened)
+    except (images.ImageError, OSError):
         raise InvalidInput(f"{file} is no image that can be compared.") from None
     contents = draw(str(facts["endpoint"]), body)
     measured = [(_difference(before, each), each) for each in contents]

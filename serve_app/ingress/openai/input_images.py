@@ -9,8 +9,9 @@ from typing import Any
 
 from PIL import ImageChops
 
+from darkroom.images import ImageHeader
 from serve_app.domain.errors import InvalidInput
-from serve_app.domain.media.images import ImageHeader, read_alpha, read_header
+from serve_app.domain.media.images import read_alpha, read_header
 from serve_app.ingress.submission.model_lookup import EndpointFields
 
 MAX_INPUT_IMAGES = 16

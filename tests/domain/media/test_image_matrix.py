@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageCms
 
+import darkroom
 from serve_app.domain.media.images import read_header, read_image, read_mask
 from tests.domain.media import icc
 from tests.domain.media.pictures import (
@@ -38,7 +39,7 @@ from tests.samples import sampled
         ("TIFF", "16 bits", 3),
     ),
 )
-def test_the_same_picture_is_the_same_pixels_and_shape(cell):
+def test_the_same_picture_is_the_same_pixels_and_shape(cell, tmp_path):
     body, want = written(*cell)
     header = read_header(body, "image_url")
     assert (header.width, header.height) == (48, 32)
@@ -46,7 +47,13 @@ def test_the_same_picture_is_the_same_pixels_and_shape(cell):
     levels = np.asarray(read_image(body, "image_url"), int)
     assert levels.shape == (32, 48, 3)
     assert abs(levels - want).max() <= tolerance(cell)
-    assert read_mask(body, "mask_url").size == (48, 32)  # it has a turn of its own
+    mask = read_mask(body, "mask_url")
+    assert mask.size == (48, 32)  # it has a turn of its own
+    (tmp_path / "picture").write_bytes(body)
+    of_an_app = darkroom.Image(tmp_path / "picture")
+    assert (np.asarray(of_an_app.open()) == levels).all()
+    assert of_an_app.open("RGBA").getchannel("A").getextrema() == (255, 255)
+    assert (np.asarray(of_an_app.open_mask()) == np.asarray(mask)).all()
 
 
 def test_colours_of_a_display_with_more_of_them_are_not_paler():

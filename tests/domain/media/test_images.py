@@ -10,8 +10,8 @@ import pytest
 from PIL import Image
 
 import serve_app
+from darkroom.image_formats import BY_SUFFIX, FORMATS, PILLOW_NAMES
 from serve_app.domain.errors import InvalidInput
-from serve_app.domain.media.image_formats import BY_SUFFIX, FORMATS, PILLOW_NAMES
 from serve_app.domain.media.images import read_alpha, read_colours, read_header, read_image
 
 RED, GREEN = (250, 10, 10), (10, 250, 10)
