@@ -113,7 +113,7 @@ class EndpointMethod:
         try:
             with noted_files() as files:
                 checked = self.output.validate_python(result)
-                made = self.output.dump_python(
+                output = self.output.dump_python(
                     checked, mode="json", by_alias=True, fallback=file_as_json
                 )
         except PydanticSerializationError as error:
@@ -125,9 +125,9 @@ class EndpointMethod:
                 f"{self.name} returned something else than it declares: "
                 f"{where + ': ' if where else ''}{first['msg']}."
             ) from error
-        if not _named_files(made) <= files:
+        if not _named_files(output) <= files:
             raise AppError(f"{self.name} returned a field {PATH_KEY}, whose name is reserved.")
-        return {self.wrap: made} if self.wrap else cast("dict[str, Any]", made)
+        return {self.wrap: output} if self.wrap else cast("dict[str, Any]", output)
 
     def input_schema(self) -> dict[str, Any]:
         schema = _opened(self.model.model_json_schema(by_alias=True))
@@ -149,7 +149,7 @@ def _opened(schema: dict[str, Any]) -> dict[str, Any]:
     reference = schema.get("$ref", "")
     if not reference.startswith("#/$defs/"):
         return schema
-    rest = {name: each for name, each in schema.items() if name != "$ref"}
+    rest = {name: value for name, value in schema.items() if name != "$ref"}
     return {**rest, **schema["$defs"][reference.removeprefix("#/$defs/")]}
 
 
@@ -166,17 +166,19 @@ def _named_files(value: Any) -> set[str]:
 
 def endpoints_of(app: type[App]) -> dict[str, EndpointMethod]:
     """Endpoints of an app by path. Raises ``TypeError`` with the method that is not usable."""
-    found: dict[str, EndpointMethod] = {}
+    endpoints: dict[str, EndpointMethod] = {}
     for name, method in inspect.getmembers(app, callable):
         path = getattr(method, PATH_MARK, None)
         if path is None:
             continue
-        if path in found:
-            raise TypeError(f"{app.__name__}: {found[path].name} and {name} have the path {path}")
-        found[path] = _endpoint(app, path, name, method)
-    if not found:
+        if path in endpoints:
+            raise TypeError(
+                f"{app.__name__}: {endpoints[path].name} and {name} have the path {path}"
+            )
+        endpoints[path] = _endpoint(app, path, name, method)
+    if not endpoints:
         raise TypeError(f"{app.__name__} has no method with @darkroom.endpoint")
-    return found
+    return endpoints
 
 
 def _endpoint(app: type[App], path: str, name: str, method: Callable[..., Any]) -> EndpointMethod:
@@ -190,12 +192,12 @@ def _endpoint(app: type[App], path: str, name: str, method: Callable[..., Any]) 
     if "return" not in hints:
         raise TypeError(f"{where} does not say what it returns: add `-> Output`")
     returned, streams = _streamed(where, hints["return"])
-    given = list(inspect.signature(method).parameters.values())[1:]
-    for parameter in given:
+    parameters = list(inspect.signature(method).parameters.values())[1:]
+    for parameter in parameters:
         _check_argument(where, parameter, hints)
-    first = hints[given[0].name] if len(given) == 1 else None
+    first = hints[parameters[0].name] if len(parameters) == 1 else None
     unpacked = not (isinstance(first, type) and issubclass(first, BaseModel))
-    model = _model(name, given, hints) if unpacked else cast("type[BaseModel]", first)
+    model = _model(name, parameters, hints) if unpacked else cast("type[BaseModel]", first)
     output = _adapter(
         f"{where} returns a type that JSON cannot describe", returned, "serialization"
     )
@@ -221,11 +223,11 @@ def _adapter(
     problem: str, type_: Any, mode: Literal["validation", "serialization"] = "validation"
 ) -> TypeAdapter[Any]:
     try:
-        made: TypeAdapter[Any] = TypeAdapter(type_)
-        made.json_schema(mode=mode)
+        adapter: TypeAdapter[Any] = TypeAdapter(type_)
+        adapter.json_schema(mode=mode)
     except PydanticUserError as error:
         raise TypeError(f"{problem}: {str(error.message).partition(chr(10))[0]}") from error
-    return made
+    return adapter
 
 
 def _wrap(returned: Any, output: TypeAdapter[Any]) -> str:
@@ -247,11 +249,16 @@ def _streamed(where: str, returned: Any) -> tuple[Any, bool]:
 
 def _model(name: str, given: Sequence[inspect.Parameter], hints: dict[str, Any]) -> type[BaseModel]:
     fields: dict[str, Any] = {
-        each.name: (hints[each.name], ... if each.default is each.empty else each.default)
-        for each in given
+        parameter.name: (
+            hints[parameter.name],
+            ... if parameter.default is parameter.empty else parameter.default,
+        )
+        for parameter in given
     }
-    made = "".join(part.capitalize() for part in name.split("_")) + "Input"
+    model_name = "".join(part.capitalize() for part in name.split("_")) + "Input"
     with warnings.catch_warnings():
         # Fields such as `copy` hide methods of models that nobody calls.
         warnings.simplefilter("ignore", UserWarning)
-        return create_model(made, __config__=ConfigDict(arbitrary_types_allowed=False), **fields)
+        return create_model(
+            model_name, __config__=ConfigDict(arbitrary_types_allowed=False), **fields
+        )

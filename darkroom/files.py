@@ -100,9 +100,9 @@ class File:
         path = cast("Any", value).get(PATH_KEY) if isinstance(value, dict) else None
         if isinstance(path, str) and _may_name(path):
             media_type = cast("dict[str, str]", value).get("media_type", "")
-            given = cls(path, media_type, generated=False)
-            given._field = info.field_name or ""
-            return given
+            file = cls(path, media_type, generated=False)
+            file._field = info.field_name or ""
+            return file
         raise PydanticCustomError("file_type", "Input should be a file")
 
     def _plain(self) -> dict[str, Any]:

@@ -30,9 +30,9 @@ FORMATS = (
 """Decoders of other formats would only be there to be attacked. Pillow hands some of them to
 programs of the machine. HEIC is missing because its decoders are under the GPL or the LGPL."""
 
-NAMES = f"{', '.join(each.name for each in FORMATS[:-1])} or {FORMATS[-1].name}"
-PILLOW_NAMES = tuple(each.name.upper() for each in FORMATS)
-BY_SUFFIX = {suffix: each.media_type for each in FORMATS for suffix in each.suffixes}
+NAMES = f"{', '.join(fmt.name for fmt in FORMATS[:-1])} or {FORMATS[-1].name}"
+PILLOW_NAMES = tuple(fmt.name.upper() for fmt in FORMATS)
+BY_SUFFIX = {suffix: fmt.media_type for fmt in FORMATS for suffix in fmt.suffixes}
 
 _OTHERS = tuple(
     (name, re.compile(beginning, re.DOTALL | re.IGNORECASE))

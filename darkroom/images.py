@@ -190,15 +190,15 @@ def _check_work(image: Image.Image, file: BinaryIO) -> None:
 def _scans(file: BinaryIO) -> int:
     """Number of scans of the first image in a JPEG file, which is left at its position. What stands
     in its other segments, or after it, may look like one: a film, for example."""
-    place, found = file.tell(), 0
+    place, count = file.tell(), 0
     file.seek(0)
     while (marker := _next_marker(file)) not in (None, _END):
-        found += marker == _SCAN
+        count += marker == _SCAN
         if marker not in _ALONE:
             length = int.from_bytes(file.read(2), "big")
             file.seek(max(length - 2, 0), SEEK_CUR)
     file.seek(place)
-    return found
+    return count
 
 
 def _next_marker(file: BinaryIO) -> int | None:
@@ -235,7 +235,7 @@ def _header(image: Image.Image, file: BinaryIO) -> ImageHeader:
     return ImageHeader(media_type, width, height, image.has_transparency_data)
 
 
-_MEDIA_TYPES = {name: each.media_type for name, each in zip(PILLOW_NAMES, FORMATS, strict=True)}
+_MEDIA_TYPES = {name: fmt.media_type for name, fmt in zip(PILLOW_NAMES, FORMATS, strict=True)}
 MAX_CHUNKS = 20_000
 
 
@@ -384,10 +384,10 @@ _GRID = bytes(level for r in _SHADES for g in _SHADES for b in _SHADES for level
 
 
 def _converted(image: Image.Image, transform: ImageCms.ImageCmsTransform) -> Image.Image:
-    made = ImageCms.applyTransform(image, transform)
-    if made is None:
+    converted = ImageCms.applyTransform(image, transform)
+    if converted is None:
         raise TypeError("The image was to be converted into a new one.")
-    return made
+    return converted
 
 
 # Masks.

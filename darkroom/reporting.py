@@ -24,8 +24,8 @@ def files_of(output: Any, is_file: Callable[[dict[str, Any]], bool]) -> dict[str
 
     The replica takes no other object for a file: JSON of a client may look like one.
     """
-    found = list(_file_places(output, is_file))
-    return {"files": found} if found else {}
+    files = list(_file_places(output, is_file))
+    return {"files": files} if files else {}
 
 
 def _file_places(
@@ -47,9 +47,9 @@ def place_of(error: BaseException) -> str:
     """Type and text of an error, with the last line of the app that it came through."""
     frames = traceback.extract_tb(error.__traceback__)
     own = [
-        each
-        for each in frames
-        if Path(each.filename).is_relative_to(HOME) and "site-packages" not in each.filename
+        frame
+        for frame in frames
+        if Path(frame.filename).is_relative_to(HOME) and "site-packages" not in frame.filename
     ]
     where = f" ({Path(own[-1].filename).name}, line {own[-1].lineno})" if own else ""
     if isinstance(error, SyntaxError):

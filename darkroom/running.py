@@ -19,28 +19,28 @@ END = object()
 def values(method: Callable[..., Any], args: Any, kwargs: Any, call: Call) -> Generator[Any]:
     """Yield the values of a synchronous method: all of a generator, or its one result. Run every
     step in the call's context."""
-    made = method(*args, **kwargs)
-    if not inspect.isgenerator(made):
-        yield made
+    result = method(*args, **kwargs)
+    if not inspect.isgenerator(result):
+        yield result
         return
     try:
-        for value in made:
+        for value in result:
             if call.cancelled:
                 raise Cancelled
             yield value
     finally:
-        made.close()
+        result.close()
 
 
 async def async_values(method: Callable[..., Any], args: Any, kwargs: Any) -> AsyncGenerator[Any]:
     """Yield the values of an asynchronous method. Run it in the call's context."""
-    made = method(*args, **kwargs)
-    if inspect.isasyncgen(made):
-        async with aclosing(made):
-            async for value in made:
+    result = method(*args, **kwargs)
+    if inspect.isasyncgen(result):
+        async with aclosing(result):
+            async for value in result:
                 yield value
     else:
-        yield await made
+        yield await result
 
 
 def is_async(method: Callable[..., Any]) -> bool:
@@ -61,13 +61,13 @@ def run(app: App, path: str = "/", **given: Any) -> dict[str, Any]:
     bound, call = getattr(app, method.name), Call()
     context = context_of(call)
     if is_async(bound):
-        made = context.run(asyncio.run, _last(async_values(bound, args, kwargs)))
+        last_value = context.run(asyncio.run, _last(async_values(bound, args, kwargs)))
     else:
         every = context.run(list, values(bound, args, kwargs, call))
-        made = every[-1] if every else END
-    if made is END:
+        last_value = every[-1] if every else END
+    if last_value is END:
         raise AppError(nothing_yielded(method))
-    return context.run(method.plain, made)
+    return context.run(method.plain, last_value)
 
 
 def nothing_yielded(method: EndpointMethod) -> str:
@@ -92,7 +92,7 @@ def described(app: type[App]) -> dict[str, Any]:
         "gpu": app.gpu,
         "concurrency": app.concurrency,
         "start_timeout_s": app.start_timeout_s,
-        "endpoints": [_described(each) for each in endpoints_of(app).values()],
+        "endpoints": [_described(endpoint) for endpoint in endpoints_of(app).values()],
     }
 
 
@@ -103,12 +103,12 @@ def _check_settings(app: type[App]) -> None:
     if listed is not None and (
         isinstance(listed, str)
         or not isinstance(listed, Sequence)
-        or not all(isinstance(each, str) for each in listed)
+        or not all(isinstance(requirement, str) for requirement in listed)
     ):
         raise TypeError(f"{where}.requirements must be a list of texts, such as ['numpy>=2']")
     named: Any = app.secrets
     if isinstance(named, str) or not (
-        isinstance(named, Sequence) and all(isinstance(each, str) for each in named)
+        isinstance(named, Sequence) and all(isinstance(secret, str) for secret in named)
     ):
         raise TypeError(f"{where}.secrets must be a list of texts, such as ['HF_TOKEN']")
     for name in ("name", "gpu"):

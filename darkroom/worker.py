@@ -50,12 +50,12 @@ def load(name: str) -> type[App]:
     """Import the class ``module:Class``. Raises ``AppError`` with the place of a mistake."""
     module, _, attribute = name.partition(":")
     try:
-        found = getattr(import_module(module), attribute, None)
+        app_class = getattr(import_module(module), attribute, None)
     except (Exception, SystemExit) as error:  # a script that ends when it is imported
         raise AppError(f"{module}.py cannot be imported: {place_of(error)}") from error
-    if not (isinstance(found, type) and issubclass(found, App)):
+    if not (isinstance(app_class, type) and issubclass(app_class, App)):
         raise AppError(f"{module}.py has no class {attribute} that is a darkroom.App")
-    return found
+    return app_class
 
 
 @dataclass
@@ -125,15 +125,15 @@ class Worker:
         task.add_done_callback(ended)
 
     def _cancel(self, id_: str) -> None:
-        if (found := self._calls.get(id_)) is not None:
-            found.call.cancelled = True
-            found.room.release()  # nobody takes its partial results any more
-            if found.task is not None:
-                found.task.cancel()
+        if (running := self._calls.get(id_)) is not None:
+            running.call.cancelled = True
+            running.room.release()  # nobody takes its partial results any more
+            if running.task is not None:
+                running.task.cancel()
 
     def _taken(self, id_: str) -> None:
-        if (found := self._calls.get(id_)) is not None:
-            found.room.release()
+        if (running := self._calls.get(id_)) is not None:
+            running.room.release()
 
     def _progress(self, id_: str, step: int, steps: int) -> None:
         self.send(id=id_, progress=[step, steps])
@@ -155,8 +155,8 @@ class Worker:
     ) -> dict[str, Any]:
         args, kwargs = method.arguments(input)
         last: dict[str, Any] | None = None
-        async with contextlib.aclosing(self._values(method, args, kwargs, call)) as made:
-            async for value in made:
+        async with contextlib.aclosing(self._values(method, args, kwargs, call)) as stream:
+            async for value in stream:
                 last = method.plain(value)
                 if method.streams:
                     await room.acquire()
@@ -184,8 +184,8 @@ class Worker:
             await loop.run_in_executor(threads, context.run, made.close)
 
     def _end_logs(self, id_: str) -> None:
-        for each in self.logs:
-            each.end(id_)
+        for log in self.logs:
+            log.end(id_)
 
 
 def _files(output: dict[str, Any]) -> dict[str, Any]:
@@ -254,11 +254,11 @@ def main(words: list[str]) -> int:
     if command == "serve":
         return asyncio.run(serve(name, int(rest[0])))
     try:
-        found = described(load(name))
+        description = described(load(name))
     except (AppError, TypeError) as error:
-        found = {"failed": str(error)}
-    sys.stdout.write(json.dumps(found) + "\n")
-    return 1 if "failed" in found else 0
+        description = {"failed": str(error)}
+    sys.stdout.write(json.dumps(description) + "\n")
+    return 1 if "failed" in description else 0
 
 
 if __name__ == "__main__":

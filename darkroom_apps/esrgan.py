@@ -92,13 +92,13 @@ class Esrgan(darkroom.App):
                 f"most {MAX_OUTPUT_PIXELS // 1_000_000} megapixels are possible",
             )
         side = min(max(given.tile, LEAST_TILE), tiles.SIDE) if given.tile else tiles.SIDE
-        made = tiles.enlarged_image(
+        enlarged = tiles.enlarged_image(
             image, network.scale, lambda tile: network(tile.to(self.device)), side
         )
         size = round(image.width * given.scale), round(image.height * given.scale)
-        if made.size != size:
-            made = made.resize(size, Image.Resampling.LANCZOS)
-        return Output(image=images.written(made, given.output_format))
+        if enlarged.size != size:
+            enlarged = enlarged.resize(size, Image.Resampling.LANCZOS)
+        return Output(image=images.written(enlarged, given.output_format))
 
 
 def file_of(weights: str) -> Path:

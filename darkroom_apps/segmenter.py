@@ -113,12 +113,12 @@ class Segmenter(darkroom.App):
         """Find all objects of an image."""
         image = given.image_url.open(most_pixels=images.MAX_PIXELS)
         least = given.pred_iou_thresh, given.stability_score_thresh
-        found = self.model.all_masks(image, given.points_per_side, *least)
-        masks = found.largest(MAX_MASKS, given.min_mask_region_area)
+        candidates = self.model.all_masks(image, given.points_per_side, *least)
+        masks = candidates.largest(MAX_MASKS, given.min_mask_region_area)
         return AutomaticOutput(
             combined_mask=images.written(painted(masks, image.size), given.output_format),
             individual_masks=[
-                images.written(images.grey(each), given.output_format) for each in masks
+                images.written(images.grey(mask), given.output_format) for mask in masks
             ],
         )
 

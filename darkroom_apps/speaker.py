@@ -80,7 +80,7 @@ class Speaker(darkroom.App):
         text = given.text if given.text.lstrip().startswith("[S") else f"[S1] {given.text}"
         inputs = self.processor(text=[text], padding=False, return_tensors="pt").to(self.device)
         with torch.inference_mode():
-            made = self.model.generate(
+            tokens = self.model.generate(
                 **inputs,
                 max_new_tokens=self.max_new_tokens,
                 do_sample=True,
@@ -90,7 +90,7 @@ class Speaker(darkroom.App):
                 top_k=45,
                 stopping_criteria=[reports(self.max_new_tokens)],
             )
-            (sound,) = self.processor.batch_decode(made)
+            (sound,) = self.processor.batch_decode(tokens)
         file = encoded(sound, self.rate, given.format)
         return Output(audio=darkroom.Audio.from_bytes(file, FORMATS[given.format][0]))
 
@@ -108,8 +108,8 @@ def encoded(sound: torch.Tensor, rate: int, format: str) -> bytes:
         stream: Any = file.add_stream(codec, rate=OPUS_RATE if format == "opus" else rate)
         stream.layout = "mono"
         resampler = av.AudioResampler(form, "mono", stream.rate)
-        for each in (*resampler.resample(frame), *resampler.resample(None), None):
-            file.mux(stream.encode(each))
+        for chunk in (*resampler.resample(frame), *resampler.resample(None), None):
+            file.mux(stream.encode(chunk))
     return written.getvalue()
 
 

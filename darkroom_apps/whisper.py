@@ -102,7 +102,7 @@ class Whisper(darkroom.App):
                 self.transcriber.device
             )
         timed = "word" if given.chunk_level == "word" else True  # without times, long ones fail
-        made = self.transcriber(
+        result = self.transcriber(
             {"raw": heard, "sampling_rate": RATE},
             # Words are aligned window by window.
             batch_size=1 if given.chunk_level == "word" else given.batch_size,
@@ -110,18 +110,19 @@ class Whisper(darkroom.App):
             return_language=True,
             generate_kwargs=options,
         )
-        return written(made, given)
+        return written(result, given)
 
 
 def written(made: dict[str, Any], given: Input) -> Output:
     """The pipeline's result as fal's."""
-    found = made.get("chunks", [])
-    languages = [given.language] if given.language else languages_of(found)
-    chunks = [] if given.chunk_level == "none" else found
+    all_chunks = made.get("chunks", [])
+    languages = [given.language] if given.language else languages_of(all_chunks)
+    chunks = [] if given.chunk_level == "none" else all_chunks
     return Output(
         text=made["text"].strip(),
         chunks=[
-            Chunk(timestamp=list(each["timestamp"]), text=each["text"].strip()) for each in chunks
+            Chunk(timestamp=list(chunk["timestamp"]), text=chunk["text"].strip())
+            for chunk in chunks
         ],
         inferred_languages=languages,
         diarization_segments=[],
@@ -132,9 +133,11 @@ def languages_of(chunks: list[dict[str, Any]]) -> list[str]:
     """Codes of the languages that were heard, each once."""
     from transformers.models.whisper.tokenization_whisper import TO_LANGUAGE_CODE
 
-    named = [each.get("language") for each in chunks]
-    codes = dict.fromkeys(TO_LANGUAGE_CODE.get(each, each) for each in named if each)
-    return [str(each) for each in codes]
+    named = [chunk.get("language") for chunk in chunks]
+    codes = dict.fromkeys(
+        TO_LANGUAGE_CODE.get(language, language) for language in named if language
+    )
+    return [str(code) for code in codes]
 
 
 def samples(path: Path) -> np.ndarray:
@@ -148,14 +151,14 @@ def samples(path: Path) -> np.ndarray:
         with av.open(str(path)) as container:
             resampler = av.AudioResampler("flt", "mono", RATE)
             for frame in container.decode(audio=0):
-                for made in resampler.resample(frame):
-                    parts.append(made.to_ndarray()[0])
+                for resampled in resampler.resample(frame):
+                    parts.append(resampled.to_ndarray()[0])
                     count += len(parts[-1])
                 if count > MAX_S * RATE:
                     raise darkroom.InvalidField(
                         "audio_url", f"The file is longer than {MAX_S // 3600} hours"
                     )
-            parts += [made.to_ndarray()[0] for made in resampler.resample(None)]
+            parts += [tail.to_ndarray()[0] for tail in resampler.resample(None)]
     except (av.FFmpegError, IndexError) as error:
         raise darkroom.InvalidField("audio_url", "Its sound cannot be read") from error
     if not parts:

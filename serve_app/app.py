@@ -118,11 +118,11 @@ def applications(
     """
     config = checked_config(settings)
     path = None if file is None else str(file.absolute())
-    made = [ServeApplication(APPLICATION, build_ingress, "/", ingress_arguments(settings, path))]
+    apps = [ServeApplication(APPLICATION, build_ingress, "/", ingress_arguments(settings, path))]
     for name, pool in (config.models.pools or {}).items():
         args = pool_arguments(settings, name, pool, config.models.families)
-        made.append(ServeApplication(pool_application(name), build_pool, None, args, pool.code))
-    return {each.name: each for each in made}
+        apps.append(ServeApplication(pool_application(name), build_pool, None, args, pool.code))
+    return {app.name: app for app in apps}
 
 
 def build_ingress(args: dict[str, Any]) -> Application:
@@ -235,8 +235,8 @@ def find_deployable(config: Config, choices: Choices) -> Deployable | None:
         None if comfyui is None else comfyui.config(),
         config.weights.store().directory,
     )
-    made = (kind.deploy(choices, context) for kind in find_kinds())
-    return next((each for each in made if each is not None), None)
+    deployables = (kind.deploy(choices, context) for kind in find_kinds())
+    return next((deployable for deployable in deployables if deployable is not None), None)
 
 
 def _apps_dir(config: Config) -> Path:
@@ -259,9 +259,9 @@ def _check_pools(pools: dict[str, PoolConfig], families: Sequence[str]) -> None:
                 f"Pool {name} hosts executors ({', '.join(EXECUTORS)}) and {others}. Give the "
                 "executors a pool of their own: their replicas have no engine."
             )
-        providers = [each for each in pool.families if each in PROVIDERS]
+        providers = [family for family in pool.families if family in PROVIDERS]
         if providers and len(providers) < len(pool.families):
-            others = ", ".join(each for each in pool.families if each not in PROVIDERS)
+            others = ", ".join(family for family in pool.families if family not in PROVIDERS)
             raise Misconfigured(
                 f"Pool {name} hosts {', '.join(providers)}, whose keys its replicas hold, and "
                 f"{others}, which run code of users beside them. Give the hosted providers a pool "

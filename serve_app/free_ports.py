@@ -24,15 +24,15 @@ def free_ports(count: int, host: str = "") -> list[int]:
     range that Ray chooses from. They are chosen at random, so that two processes rarely choose the
     same. Raises ``Misconfigured`` if there are not enough.
     """
-    with contextlib.ExitStack() as held:
-        found: list[int] = []
+    with contextlib.ExitStack() as stack:
+        ports: list[int] = []
         for port in random.sample(PORTS, len(PORTS)):
-            listener = held.enter_context(socket.socket(socket.AF_INET, socket.SOCK_STREAM))
+            listener = stack.enter_context(socket.socket(socket.AF_INET, socket.SOCK_STREAM))
             with contextlib.suppress(OSError):
                 listener.bind((host, port))
-                found.append(port)
-            if len(found) == count:
-                return found
+                ports.append(port)
+            if len(ports) == count:
+                return ports
     raise Misconfigured(
         f"Fewer than {count} ports are free from {PORTS.start} to {PORTS.stop - 1}. Stop programs "
         "that listen there."

@@ -67,10 +67,10 @@ def smallest_gpu_bytes() -> int | None:
     if tool is None:
         return None
     try:
-        asked = subprocess.run(  # noqa: S603 found on the path, with constant arguments
+        process = subprocess.run(  # noqa: S603 found on the path, with constant arguments
             [tool, *QUERY], capture_output=True, text=True, timeout=TIMEOUT_S, check=True
         )
     except (OSError, subprocess.SubprocessError):
         return None
-    sizes = [int(line) for line in asked.stdout.split("\n") if line.strip().isdecimal()]
+    sizes = [int(line) for line in process.stdout.split("\n") if line.strip().isdecimal()]
     return min(sizes) * MIB if sizes else None

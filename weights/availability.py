@@ -49,16 +49,16 @@ def look(
     ``within_s``: one that has not been answered by then is unreachable, because a mirror that
     hangs, or a slow look-up of a name, takes longer than the hub's own timeouts.
     """
-    waiting, found = SimpleQueue[Weights](), dict[Weights, Availability]()
+    waiting, answers = SimpleQueue[Weights](), dict[Weights, Availability]()
     repositories = [*dict.fromkeys(wanted)]
-    for each in repositories:
-        waiting.put(each)
+    for repository in repositories:
+        waiting.put(repository)
 
     def ask() -> None:
         with suppress(Empty):
             while True:
                 weights = waiting.get_nowait()
-                found[weights] = _look_at(store, weights)
+                answers[weights] = _look_at(store, weights)
 
     # Daemons, because a program may end while the hub hangs.
     threads = [
@@ -73,7 +73,7 @@ def look(
     with suppress(Empty):  # those that nobody has begun with are not asked about any more
         while True:
             waiting.get_nowait()
-    return {each: found.get(each) or _silent(each) for each in repositories}
+    return {each: answers.get(each) or _silent(each) for each in repositories}
 
 
 def _look_at(store: Store, weights: Weights) -> Availability:
@@ -116,15 +116,15 @@ Needed = Mapping[str, Sequence[Weights]]
 
 
 def needed_by(endpoints: Iterable[Endpoint]) -> Needed:
-    return {each.id: repositories_of(each) for each in endpoints}
+    return {endpoint.id: repositories_of(endpoint) for endpoint in endpoints}
 
 
 def look_for(
     store: Store, needed: Needed, within_s: float | None = None
 ) -> tuple[Mapping[Weights, Availability], Mapping[str, Download]]:
     """State of each repository, and the download of each endpoint by id. See ``look``."""
-    found = look(store, (each for own in needed.values() for each in own), within_s)
-    return found, {
-        endpoint: Download.together(found[each].download for each in own)
+    states = look(store, (repository for own in needed.values() for repository in own), within_s)
+    return states, {
+        endpoint: Download.together(states[repository].download for repository in own)
         for endpoint, own in needed.items()
     }

@@ -97,13 +97,13 @@ def shrink(directory: Path, limit: int) -> None:
 
 def _by_use(folder: Path) -> Sequence[tuple[Path, int]]:
     """Files with their sizes, the longest unused first."""
-    found: list[tuple[float, Path, int]] = []
+    entries: list[tuple[float, Path, int]] = []
     with contextlib.suppress(OSError):
         for path in folder.iterdir():
             with contextlib.suppress(OSError):  # another process has evicted it
                 facts = path.stat()
-                found.append((facts.st_mtime, path, facts.st_size))
-    return [(path, size) for _, path, size in sorted(found)]
+                entries.append((facts.st_mtime, path, facts.st_size))
+    return [(path, size) for _, path, size in sorted(entries)]
 
 
 def _evict(path: Path) -> None:

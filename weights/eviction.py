@@ -111,17 +111,17 @@ def make_room(
                 f"{folder.repository} takes {gigabytes(least)}, but all weights together may take "
                 f"only {gigabytes(cap)}: raise {CAP}, or set it to 0 for no limit."
             )
-        others = [each for each in _residents(directory) if each.repository != folder.repository]
-        taken = sum(each.size for each in others) + missing
+        others = [repo for repo in _residents(directory) if repo.repository != folder.repository]
+        taken = sum(repo.size for repo in others) + missing
         if folder.own_bytes() + taken > cap:
             _trim(folder, listing.files)
         if folder.own_bytes() + missing > cap:
             _trim(folder, needed)
         surplus = folder.own_bytes() + taken - cap
         shrink(directory, max(0, -surplus))  # they can be computed again
-        for each in order_of_eviction(others, surplus):
-            if surplus > 0 and _evicted(directory, each):
-                surplus -= each.size
+        for resident in order_of_eviction(others, surplus):
+            if surplus > 0 and _evicted(directory, resident):
+                surplus -= resident.size
         if surplus > 0:
             surplus -= _trim(folder, needed)
         if surplus > 0:
@@ -150,7 +150,7 @@ def derived_limit(directory: Path, cap: int) -> int:
         while not directory.exists() and directory != directory.parent:
             directory = directory.parent
         return int(DERIVED_SHARE * shutil.disk_usage(directory).total)
-    return max(0, cap - sum(each.size for each in _residents(directory)))
+    return max(0, cap - sum(resident.size for resident in _residents(directory)))
 
 
 def end_reservation(folder: RepositoryFolder) -> None:
@@ -159,13 +159,13 @@ def end_reservation(folder: RepositoryFolder) -> None:
 
 
 def _residents(directory: Path) -> list[StoredRepository]:
-    found: list[StoredRepository] = []
+    residents: list[StoredRepository] = []
     for path in repositories(directory):
         folder = RepositoryFolder(directory, repository_of(path))
         size = max(folder.own_bytes(), _promised(path))
         if size:
-            found.append(StoredRepository(folder.repository, size, folder.used_at()))
-    return found
+            residents.append(StoredRepository(folder.repository, size, folder.used_at()))
+    return residents
 
 
 def repository_of(path: Path) -> str:

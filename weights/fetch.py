@@ -40,7 +40,7 @@ class Fetching:
         self._files = files
         self._sources = sources
         self._on_progress = on_progress
-        self._total = sum(each.size for each in files)
+        self._total = sum(file.size for file in files)
         self._done = 0
         self._mutex = threading.Lock()
         self._stop = threading.Event()
@@ -51,7 +51,7 @@ class Fetching:
         ``WeightsUnavailable`` with a message for the user."""
         revision = self._listing.revision
         self._done = self._folder.bytes_of(revision, self._files)
-        wanted = [each for each in self._files if not self._folder.is_checked(revision, each)]
+        unchecked = [file for file in self._files if not self._folder.is_checked(revision, file)]
         if self._done < self._total:
             left = eviction.gigabytes(self._total - self._done)
             log.info("Downloading %s: %s.", self._folder.repository, left)
@@ -59,16 +59,16 @@ class Fetching:
         with ThreadPoolExecutor(STREAMS, thread_name_prefix="weights") as threads:
             # In the caller's context, so that log lines have the id of its request.
             working = [
-                threads.submit(copy_context().run, self._provide_equal, each)
-                for each in _by_content(wanted)
+                threads.submit(copy_context().run, self._provide_equal, group)
+                for group in _by_content(unchecked)
             ]
             try:
-                for each in as_completed(working):
-                    each.result()
+                for future in as_completed(working):
+                    future.result()
             except BaseException as error:
                 self._stop.set()
-                for each in working:
-                    each.cancel()
+                for future in working:
+                    future.cancel()
                 if self._refusal is not None:
                     raise self._refusal from None
                 if isinstance(error, OSError):
@@ -80,8 +80,8 @@ class Fetching:
     def _provide_equal(self, files: Sequence[ListedFile]) -> None:
         """Provide files of equal content one after the other: they share a part and a blob, so the
         first is downloaded, and the others are links to it."""
-        for each in files:
-            self._provide(each)
+        for file in files:
+            self._provide(file)
 
     def _provide(self, file: ListedFile) -> None:
         folder, revision = self._folder, self._listing.revision
@@ -164,8 +164,8 @@ class Fetching:
 def _by_content(files: Sequence[ListedFile]) -> list[list[ListedFile]]:
     """Files grouped by digest, in their order. One whose digest is unknown is alone."""
     groups: dict[str, list[ListedFile]] = {}
-    for each in files:
-        groups.setdefault(each.digest or f"/{each.path}", []).append(each)
+    for file in files:
+        groups.setdefault(file.digest or f"/{file.path}", []).append(file)
     return list(groups.values())
 
 
@@ -194,12 +194,12 @@ class FetchPlan:
 
     @property
     def total_bytes(self) -> int:
-        return sum(each.size for each in self.files)
+        return sum(file.size for file in self.files)
 
     @property
     def missing(self) -> tuple[PlannedFile, ...]:
-        return tuple(each for each in self.files if each.there_bytes < each.size or not each.size)
+        return tuple(file for file in self.files if file.there_bytes < file.size or not file.size)
 
     @property
     def missing_bytes(self) -> int:
-        return sum(each.size - each.there_bytes for each in self.files)
+        return sum(file.size - file.there_bytes for file in self.files)

@@ -56,19 +56,19 @@ class Listing:
     def needed(self, weights: Weights) -> tuple[ListedFile, ...]:
         """Files of ``weights`` in this repository, largest first. ``WeightsUnavailable`` if nothing
         may be loaded, or if a path leads out of the directory."""
-        paths, name = [each.path for each in self.files], self.repository
+        paths, name = [file.path for file in self.files], self.repository
         if weights.folder is not None:
             names = select_component(paths, weights.folder, name)
         elif weights.files:
-            names = frozenset(select_lora(paths, name, each) for each in weights.files)
+            names = frozenset(select_lora(paths, name, file) for file in weights.files)
         else:
             names = select(paths, self.index, weights.variant, name, weights.components)
-        found = tuple(
-            sorted((each for each in self.files if each.path in names), key=lambda each: -each.size)
+        files = tuple(
+            sorted((file for file in self.files if file.path in names), key=lambda each: -each.size)
         )
-        for each in found:
-            _refuse_escape(self.repository, each.path)
-        return found
+        for listed in files:
+            _refuse_escape(self.repository, listed.path)
+        return files
 
     def to_json(self) -> str:
         return json.dumps(asdict(self), indent=1)
@@ -77,12 +77,12 @@ class Listing:
     def from_json(cls, text: str | bytes) -> Listing:
         """Parse the output of ``to_json``. ``ValueError`` for anything else."""
         try:
-            given = json.loads(text)
+            fields = json.loads(text)
             files = tuple(
-                ListedFile(str(each["path"]), int(each["size"]), str(each["digest"]))
-                for each in given["files"]
+                ListedFile(str(file["path"]), int(file["size"]), str(file["digest"]))
+                for file in fields["files"]
             )
-            return cls(given["repository"], given["revision"], files, given["index"])
+            return cls(fields["repository"], fields["revision"], files, fields["index"])
         except (TypeError, KeyError) as error:
             raise ValueError(f"not a listing: {error!r}") from error
 
@@ -135,7 +135,7 @@ def default_directory() -> Path:
 
 def repositories(directory: Path) -> Iterator[Path]:
     """Folders of the repositories for which the store keeps a record."""
-    return (each.parent for each in sorted(directory.glob(f"models--*/{OWN}")))
+    return (path.parent for path in sorted(directory.glob(f"models--*/{OWN}")))
 
 
 class RepositoryFolder:
@@ -177,8 +177,8 @@ class RepositoryFolder:
 
     def commits(self) -> Sequence[str]:
         """Commits of which files are here."""
-        found = (self.path / "snapshots").glob("*")
-        return sorted(each.name for each in found if COMMIT.fullmatch(each.name))
+        snapshots = (self.path / "snapshots").glob("*")
+        return sorted(path.name for path in snapshots if COMMIT.fullmatch(path.name))
 
     def listings(self) -> Iterator[Listing]:
         for path in sorted((self.path / OWN).glob("listing-*.json")):
@@ -266,21 +266,21 @@ class RepositoryFolder:
     def bytes_of(self, revision: str, files: Sequence[ListedFile]) -> int:
         """Bytes of ``files`` that are present, including parts. Files of equal content share a
         part, which counts once."""
-        there = {each for each in files if self.is_there(revision, each)}
-        coming = {each.digest: each for each in files if each not in there}
-        return sum(each.size for each in there) + sum(
-            min(self.part_bytes(each), each.size) for each in coming.values()
+        there = {file for file in files if self.is_there(revision, file)}
+        coming = {file.digest: file for file in files if file not in there}
+        return sum(file.size for file in there) + sum(
+            min(self.part_bytes(file), file.size) for file in coming.values()
         )
 
     def missing_bytes(self, revision: str, files: Sequence[ListedFile]) -> int:
         """Bytes to download for ``files``. Files of equal content count once, and not at all if
         another revision has it."""
         missing = {
-            each.digest or each.path: each
-            for each in files
-            if not self.is_there(revision, each) and not self._has_blob(each)
+            file.digest or file.path: file
+            for file in files
+            if not self.is_there(revision, file) and not self._has_blob(file)
         }
-        return sum(each.size - min(self.part_bytes(each), each.size) for each in missing.values())
+        return sum(file.size - min(self.part_bytes(file), file.size) for file in missing.values())
 
     def part_bytes(self, file: ListedFile) -> int:
         try:
@@ -305,7 +305,7 @@ class RepositoryFolder:
         own = [blobs / digest for digest in self._record()["fetched"]]
         there = (*own, *blobs.glob("*.part"))
         if files is not None:
-            digests = {each.digest for each in files}
+            digests = {file.digest for file in files}
             there = tuple(path for path in there if path.stem in digests)
         return sum(_size(path) for path in there)
 
@@ -320,7 +320,7 @@ class RepositoryFolder:
         """Remove the files that the store itself has fetched, and parts, except the contents of
         ``kept``, of all revisions. A process that has one open can still read it."""
         blobs, record = self.path / "blobs", self._record()
-        digests = {each.digest for each in kept}
+        digests = {kept_file.digest for kept_file in kept}
         gone = set(record["fetched"]) - digests
         for listing in list(self.listings()):
             for file in listing.files:
@@ -345,8 +345,8 @@ class RepositoryFolder:
         return self.path / OWN / f"listing-{revision}.json"
 
     def _record(self) -> dict[str, Any]:
-        found = _json(self.path / OWN / "record.json")
-        return {"checked": found.get("checked", {}), "fetched": found.get("fetched", [])}
+        record = _json(self.path / OWN / "record.json")
+        return {"checked": record.get("checked", {}), "fetched": record.get("fetched", [])}
 
     def _link(self, blob: Path, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -381,10 +381,10 @@ def _size(path: Path) -> int:
 def _json(path: Path) -> dict[str, Any]:
     """JSON object of a file. Empty if the file does not exist or holds no JSON object."""
     try:
-        found = json.loads(path.read_bytes())
+        document = json.loads(path.read_bytes())
     except (OSError, ValueError):
         return {}
-    return found if isinstance(found, dict) else {}
+    return document if isinstance(document, dict) else {}
 
 
 def _write(path: Path, text: str) -> None:

@@ -179,9 +179,9 @@ class Hub:
             info = api.model_info(
                 repository, revision=revision, files_metadata=True, timeout=self._answer_s
             )
-            files = tuple(_listed(each) for each in info.siblings or ())
+            files = tuple(_listed(sibling) for sibling in info.siblings or ())
             listing = Listing(repository, revision, files, None)
-            paths = {each.path: each for each in files}
+            paths = {file.path: file for file in files}
             if (name := index_file(paths)) is None:
                 return listing
             content = io.BytesIO()

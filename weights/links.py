@@ -37,8 +37,8 @@ def write_folder(folder: Path, links: Mapping[str, Path], texts: Mapping[str, st
 
 def files_in(folder: Path) -> Mapping[str, Path]:
     """Files of a folder by their paths in it, with slashes."""
-    found = (each for each in folder.rglob("*") if each.is_file())
-    return {each.relative_to(folder).as_posix(): each for each in found}
+    paths = (path for path in folder.rglob("*") if path.is_file())
+    return {path.relative_to(folder).as_posix(): path for path in paths}
 
 
 def _place(path: Path) -> Path:

@@ -29,12 +29,12 @@ _ADDRESS = re.compile(r"s3://([a-z0-9][a-z0-9.-]{1,61}[a-z0-9])(?:/([\w./-]*))?"
 
 def bucket_of(address: str) -> tuple[str, str]:
     """Bucket name and key prefix. ``Misconfigured`` if the address is invalid."""
-    found = _ADDRESS.fullmatch(address)
-    if found is None:
+    match = _ADDRESS.fullmatch(address)
+    if match is None:
         raise Misconfigured(
             f"{SETTING} is {address!r}: set it to an address such as s3://bucket/prefix."
         )
-    return found[1], (found[2] or "").strip("/")
+    return match[1], (match[2] or "").strip("/")
 
 
 class Mirror:
@@ -98,7 +98,7 @@ class Mirror:
         from boto3.exceptions import Boto3Error  # noqa: PLC0415
         from botocore.exceptions import BotoCoreError, ClientError  # noqa: PLC0415
 
-        done, sent, total = 0, 0, sum(each.size for each in files)
+        done, sent, total = 0, 0, sum(listed.size for listed in files)
         client = self._made()
         try:
             for file in files:
@@ -127,16 +127,16 @@ class Mirror:
         from botocore.exceptions import ClientError  # noqa: PLC0415
 
         try:
-            found = self._made().head_object(Bucket=self._bucket, Key=key)
+            head = self._made().head_object(Bucket=self._bucket, Key=key)
         except ClientError as error:
             if error.response["Error"].get("Code") in ABSENT:
                 return False
             raise
-        same = found.get("Metadata", {}).get("digest") == file.digest
-        return same and found["ContentLength"] == file.size
+        same = head.get("Metadata", {}).get("digest") == file.digest
+        return same and head["ContentLength"] == file.size
 
     def _key(self, repository: str, revision: str, path: str) -> str:
-        return "/".join(each for each in (self._prefix, repository, revision, path) if each)
+        return "/".join(part for part in (self._prefix, repository, revision, path) if part)
 
     def _made(self) -> Any:
         if self._client is None:

@@ -52,9 +52,9 @@ def composed(
     """Folder with the files of ``base`` and those of the parts of ``weights``, in a store's
     ``directory``. ``places``: the folder of each part's repository. ``WeightsUnavailable`` says
     what a part lacks."""
-    found = [(part, places[part] / part.folder) for part in weights.parts]
+    part_places = [(part, places[part] / part.folder) for part in weights.parts]
     identity = [str(base.resolve()), weights.pipeline]
-    identity += [f"{part.identity} {place.resolve()}" for part, place in found]
+    identity += [f"{part.identity} {place.resolve()}" for part, place in part_places]
     folder = folder_named(directory / FOLDER, json.dumps(identity))
     if is_whole(folder):
         return folder
@@ -69,14 +69,14 @@ def composed(
         raise WeightsUnavailable(f"{base / own} {error}") from error
     replaced = names | {
         model.folder
-        for each in components(index)
-        if each.name in names
-        for model in each.models(top_folders(links))
+        for component in components(index)
+        if component.name in names
+        for model in component.models(top_folders(links))
     }
-    links = {path: each for path, each in links.items() if path.partition("/")[0] not in replaced}
+    links = {path: link for path, link in links.items() if path.partition("/")[0] not in replaced}
     configs: dict[str, list[Mapping[str, Any]]] = {}
     adapter = ""
-    for part, place in found:
+    for part, place in part_places:
         if part.file:
             adapter = f"{part.component}/{PurePosixPath(part.file).name}"
             links[adapter] = _file_of(part, place)
@@ -113,11 +113,11 @@ def config_of(
     for name in CONFIGS:
         if name in names:
             try:
-                found = json.loads(read(name) or "{}")
+                config = json.loads(read(name) or "{}")
             except (ValueError, RecursionError) as error:
                 raise WeightsUnavailable(f"{name} of {part.place} is not JSON: {error}") from error
-            if isinstance(found, dict) and component_class(found) is not None:
-                return found
+            if isinstance(config, dict) and component_class(config) is not None:
+                return config
     raise WeightsUnavailable(
         f"{part.place} does not say what it is: it has no {CONFIGS[0]} with `_class_name` or "
         "`architectures`. Name the folder of the component, as owner/name/folder."

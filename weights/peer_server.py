@@ -48,9 +48,9 @@ class Seats:
     def take(self, peer: str, now: float) -> bool:
         """Begin to send a file. False if ``limit`` other peers are served."""
         self._left_at = {
-            each: at for each, at in self._left_at.items() if self._files[each] or at > now
+            client: at for client, at in self._left_at.items() if self._files[client] or at > now
         }
-        self._files = {each: self._files[each] for each in self._left_at}
+        self._files = {client: self._files[client] for client in self._left_at}
         if peer not in self._files and len(self._files) >= self.limit:
             return False
         self._files[peer] = self._files.get(peer, 0) + 1
@@ -146,8 +146,8 @@ class PeerServer:
             transports = _transports(server)
             await runner.cleanup()
             await _settle()  # a connection that was just accepted is known only now
-            for each in transports | _transports(server):
-                each.abort()  # else what a peer does not read would keep the connection
+            for transport in transports | _transports(server):
+                transport.abort()  # else what a peer does not read would keep the connection
             await _settle()
 
     def _caller(self, request: web.Request) -> str:
@@ -184,8 +184,8 @@ class PeerServer:
             self._seats.release(caller, time.monotonic())
 
     def _asked(self, request: web.Request) -> tuple[RepositoryFolder, str]:
-        asked = request.match_info
-        repository, commit = f"{asked['owner']}/{asked['name']}", asked["commit"]
+        match_info = request.match_info
+        repository, commit = f"{match_info['owner']}/{match_info['name']}", match_info["commit"]
         if not NAME.fullmatch(repository) or not COMMIT.fullmatch(commit):
             raise web.HTTPNotFound
         return RepositoryFolder(self._directory, repository), commit
@@ -235,7 +235,7 @@ class PeerServer:
 def _transports(server: web.Server | None) -> set[asyncio.Transport]:
     """Transports of the open connections."""
     connections = () if server is None else server.connections
-    return {each.transport for each in connections if each.transport is not None}
+    return {connection.transport for connection in connections if connection.transport is not None}
 
 
 async def _settle() -> None:
@@ -269,4 +269,4 @@ def open_verified(folder: RepositoryFolder, commit: str, digest: str) -> BinaryI
 
 
 def _listed(listing: Listing, digest: str) -> ListedFile | None:
-    return next((each for each in listing.files if each.digest == digest), None)
+    return next((file for file in listing.files if file.digest == digest), None)

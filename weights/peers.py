@@ -131,8 +131,8 @@ class Peers:
             now = self._clock.monotonic()
             if self._found is None or now - self._found_at > FIND_AGAIN_S:
                 self._found, self._found_at = self._find(), now
-            found = self._found
-        return [(url, found.key) for url in found.urls if url not in self._gone]
+            peers = self._found
+        return [(url, peers.key) for url in peers.urls if url not in self._gone]
 
     def _give_up(self, url: str, error: Exception) -> None:
         log.info("No more weights from %s: %s", url, str(error) or type(error).__name__)
@@ -151,12 +151,12 @@ class Peers:
                 if len(body) > MAX_LISTING_BYTES:
                     raise _Broken("its listing is too long")
         try:
-            found = Listing.from_json(bytes(body))
+            listing = Listing.from_json(bytes(body))
         except ValueError as error:
             raise _Broken(str(error)) from error
-        if (found.repository, found.revision) != (repository, revision):
-            raise _Broken(f"it sent the listing of {found.repository}@{found.revision}")
-        return found
+        if (listing.repository, listing.revision) != (repository, revision):
+            raise _Broken(f"it sent the listing of {listing.repository}@{listing.revision}")
+        return listing
 
     def _fetch(
         self, url: str, key: bytes, listing: Listing, file: ListedFile, part: ByteRange

@@ -52,11 +52,13 @@ def replaced_of(endpoint: Endpoint) -> Replaced:
 
 def registered_of(endpoint: Endpoint) -> tuple[str, ...]:
     """SHA-256 of all registered files that the endpoint needs, each once."""
-    found = [each for files in replaced_of(endpoint).values() for each in files.values()]
+    digests = [digest for files in replaced_of(endpoint).values() for digest in files.values()]
     adapters = cast("Iterable[Any]", endpoint.options.get("adapters") or ())
-    given = (cast("Mapping[str, Any]", each) for each in adapters if isinstance(each, Mapping))
-    found += [str(each["registered"]) for each in given if "registered" in each]
-    return tuple(dict.fromkeys(found))
+    entries = (
+        cast("Mapping[str, Any]", adapter) for adapter in adapters if isinstance(adapter, Mapping)
+    )
+    digests += [str(adapter["registered"]) for adapter in entries if "registered" in adapter]
+    return tuple(dict.fromkeys(digests))
 
 
 class RegisteredFiles:

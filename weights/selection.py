@@ -48,36 +48,36 @@ def select(
     ``WeightsUnavailable`` if a component has its weights only as a pickle, or nothing is left.
     """
     if index is None:
-        found = frozenset(n for n in names if n.endswith((*SETTINGS, ".safetensors")))
+        selected = frozenset(n for n in names if n.endswith((*SETTINGS, ".safetensors")))
     else:
         own = {index_file(names) or INDEX, *filter(None, [adapter_file(index)])}
         folders = top_folders(names)
-        found = frozenset(own).union(
+        selected = frozenset(own).union(
             *(
                 _of_component(
-                    names, model, variant, repository, with_weights=each.name not in without
+                    names, model, variant, repository, with_weights=component.name not in without
                 )
-                for each in components(index)
-                for model in each.models(folders)
+                for component in components(index)
+                for model in component.models(folders)
             )
         )
-    if not without and not any(name.endswith(".safetensors") for name in found):
+    if not without and not any(name.endswith(".safetensors") for name in selected):
         raise WeightsUnavailable(
             f"{repository} has no safetensors that a pipeline could load. Pickle files can run "
             "code and are never loaded. A single file is the `checkpoint` of a pipeline's weights."
         )
-    return found
+    return selected
 
 
 def select_component(names: Collection[str], folder: str, repository: str) -> frozenset[str]:
     """Names of the files of one component, in a folder or, if that is empty, in none.
     ``WeightsUnavailable`` if there are none, or its weights are only a pickle."""
     component = Component(folder or repository, "", "", folder)
-    beside = [each for each in names if each.startswith(f"{folder}/")] if folder else names
-    found = _of_component(beside, component, None, repository, with_weights=True)
-    if not found:
+    beside = [name for name in names if name.startswith(f"{folder}/")] if folder else names
+    selected = _of_component(beside, component, None, repository, with_weights=True)
+    if not selected:
         raise WeightsUnavailable(f"{repository} has no component in its folder {folder!r}.")
-    return found
+    return selected
 
 
 LORA_FILE = "pytorch_lora_weights.safetensors"
@@ -88,22 +88,22 @@ def select_lora(names: Sequence[str], repository: str, file: str | None = None) 
     """The file ``file`` of a LoRA's repository. If no name is set: diffusers' own name, or the only
     safetensors file. ``WeightsUnavailable`` lists the available files."""
     kind = "gguf" if file is not None and file.endswith(".gguf") else "safetensors"
-    found = sorted(name for name in names if name.endswith(f".{kind}"))
-    if file in found:
+    candidates = sorted(name for name in names if name.endswith(f".{kind}"))
+    if file in candidates:
         return file
-    if file is None and LORA_FILE in found:
+    if file is None and LORA_FILE in candidates:
         return LORA_FILE
-    if file is None and len(found) == 1:
-        return found[0]
-    if not found:
+    if file is None and len(candidates) == 1:
+        return candidates[0]
+    if not candidates:
         raise WeightsUnavailable(
             f"{repository} has no {kind}. Pickle files can run code and are never loaded."
         )
-    shown = ", ".join(found[:NAMED_FILES]) + (" …" if len(found) > NAMED_FILES else "")
+    shown = ", ".join(candidates[:NAMED_FILES]) + (" …" if len(candidates) > NAMED_FILES else "")
     if file is not None:
         raise WeightsUnavailable(f"{repository} has no file {file}. Its {kind}: {shown}")
     raise WeightsUnavailable(
-        f"{repository} has {len(found)} safetensors: name the one to use, as "
+        f"{repository} has {len(candidates)} safetensors: name the one to use, as "
         f"{repository}/file.safetensors. They are {shown}"
     )
 
@@ -140,8 +140,8 @@ def _weights(names: Sequence[str], variant: str | None, library: str) -> list[st
         whole = rf"{stem}\.{v}\.safetensors"
         shards = rf"{stem}(?:\.{v}{_SHARD}|{_SHARD}\.{v})\.safetensors"
         index = rf"{stem}\.safetensors\.(?:index\.{v}|{v}\.index)\.json"
-        if found := _one_form(names, whole, shards, index, library):
-            return found
+        if selected := _one_form(names, whole, shards, index, library):
+            return selected
     return _one_form(
         names,
         rf"{stem}\.safetensors",

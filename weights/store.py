@@ -57,7 +57,11 @@ def repositories_of(endpoint: Endpoint) -> tuple[Weights, ...]:
     found = [endpoint.weights] if is_of_hub(endpoint.weights) else []
     if (checkpoint := checkpoint_of(endpoint.weights)) is not None:
         found.append(checkpoint)
-    found += [each for each in map(repository_of, endpoint.weights.parts) if is_of_hub(each)]
+    found += [
+        repository
+        for repository in map(repository_of, endpoint.weights.parts)
+        if is_of_hub(repository)
+    ]
     if (merged := lora_of(endpoint)) is not None:
         found.append(merged)
     return tuple(dict.fromkeys([*found, *adapters_of(endpoint)]))
@@ -76,10 +80,10 @@ def checkpoint_of(weights: Weights) -> Weights | None:
 def adapters_of(endpoint: Endpoint) -> tuple[Weights, ...]:
     """Repositories of the endpoint's ``adapters``, each once, with the files that are needed."""
     files: dict[tuple[str, str | None], list[str]] = {}
-    for given in endpoint.options.get("adapters") or ():
-        if (lora := _lora_of(given)) is not None:
+    for adapter in endpoint.options.get("adapters") or ():
+        if (lora := _lora_of(adapter)) is not None:
             names = files.setdefault((lora.source, lora.revision), [])
-            names.append(str(given.get("file", LORA_FILE)))
+            names.append(str(adapter.get("file", LORA_FILE)))
     return tuple(
         Weights(source, revision, files=tuple(dict.fromkeys(names)))
         for (source, revision), names in files.items()
@@ -153,9 +157,9 @@ class Store:
         listing, _ = self._listing(weights, folder, self.sources())
         files = tuple(
             PlannedFile(
-                each.path, each.size, each.digest, folder.bytes_of(listing.revision, [each])
+                file.path, file.size, file.digest, folder.bytes_of(listing.revision, [file])
             )
-            for each in listing.needed(weights)
+            for file in listing.needed(weights)
         )
         free = eviction.free_bytes(self.directory)
         return FetchPlan(weights.source, listing.revision, self.directory, files, free)
@@ -270,7 +274,7 @@ class Store:
         if listing is None:
             return None
         files = listing.needed(weights)
-        complete = all(folder.is_there(listing.revision, each) for each in files)
+        complete = all(folder.is_there(listing.revision, file) for file in files)
         return folder if complete else None
 
     def _sources_of(self, weights: Weights) -> list[Source]:
@@ -345,12 +349,12 @@ class Store:
         trouble = _absent(weights, self.directory)
         for source in sources:
             try:
-                found = source.listing(weights.source, revision)
+                listing = source.listing(weights.source, revision)
             except WeightsUnavailable as error:
                 trouble = error
             else:
-                if found is not None:
-                    return found, True
+                if listing is not None:
+                    return listing, True
         on_disk = folder.listing_from_disk(revision)
         if on_disk is None:
             raise trouble
@@ -369,7 +373,7 @@ class Store:
     def _refuse_missing(
         self, folder: RepositoryFolder, listing: Listing, files: Sequence[ListedFile]
     ) -> None:
-        missing = [each.path for each in files if not folder.is_there(listing.revision, each)]
+        missing = [file.path for file in files if not folder.is_there(listing.revision, file)]
         if missing:
             raise WeightsUnavailable(
                 f"{folder.repository} is not complete in {self.directory}: {_named(missing)} "
@@ -410,7 +414,7 @@ class Store:
 
 def _is_ready(folder: RepositoryFolder, listing: Listing, weights: Weights) -> bool:
     files = listing.needed(weights)
-    return all(folder.is_checked(listing.revision, each) for each in files)
+    return all(folder.is_checked(listing.revision, file) for file in files)
 
 
 def _revision(weights: Weights) -> str:

@@ -71,10 +71,14 @@ def failure_of(exchange: Exchange, content: bytes) -> Failure:
 
 def _detail(content: bytes) -> Any:
     try:
-        found = json.loads(content)
+        document = json.loads(content)
     except ValueError:
         return content.decode(errors="replace").strip() or "The app's answer is empty."
-    return cast("dict[str, Any]", found).get("detail", found) if isinstance(found, dict) else found
+    return (
+        cast("dict[str, Any]", document).get("detail", document)
+        if isinstance(document, dict)
+        else document
+    )
 
 
 def outputs_of(content_type: str, content: bytes, files: LocalFiles) -> dict[str, Any]:
@@ -85,10 +89,10 @@ def outputs_of(content_type: str, content: bytes, files: LocalFiles) -> dict[str
         return {"output": None}
     if media_type in ("", "application/json"):
         try:
-            found = json.loads(content)
+            output = json.loads(content)
         except ValueError:
-            found = content.decode(errors="replace")
-        return cast("dict[str, Any]", found) if isinstance(found, dict) else {"output": found}
+            output = content.decode(errors="replace")
+        return cast("dict[str, Any]", output) if isinstance(output, dict) else {"output": output}
     if media_type.startswith("text/"):
         return {"output": content.decode(errors="replace")}
     kind = media_type.partition("/")[0]

@@ -57,7 +57,7 @@ class Connection:
         self._waiting: asyncio.Queue[Content | None] = asyncio.Queue()
         self._closed: tuple[int, str] | None = None
         self._task: asyncio.Task[Any] | None = None
-        given = {"host": "localhost", "connection": "upgrade", "upgrade": "websocket", **headers}
+        fields = {"host": "localhost", "connection": "upgrade", "upgrade": "websocket", **headers}
         self._scope: Message = {
             "type": "websocket",
             "asgi": {"version": "3.0", "spec_version": "2.3"},
@@ -67,7 +67,7 @@ class Connection:
             "raw_path": path.encode(),
             "root_path": "",
             "query_string": b"",
-            "headers": [(name.lower().encode(), each.encode()) for name, each in given.items()],
+            "headers": [(name.lower().encode(), value.encode()) for name, value in fields.items()],
             "client": ("127.0.0.1", 1),
             "server": ("localhost", 80),
             "subprotocols": [],
@@ -141,9 +141,9 @@ def with_files(content: Content, files: LocalFiles) -> tuple[Content, dict[str, 
         return content, {}
     try:
         if isinstance(content, str) or content[:1] in (b"{", b"["):
-            made = files.with_paths(json.loads(content))
-            written = json.dumps(made)
-            return written if isinstance(content, str) else written.encode(), named_files(made)
+            document = files.with_paths(json.loads(content))
+            written = json.dumps(document)
+            return written if isinstance(content, str) else written.encode(), named_files(document)
         msgpack: Any = import_module("msgpack")  # fal needs it for such messages itself
         plain = files.with_paths(msgpack.unpackb(content, raw=False))
         return cast("bytes", msgpack.packb(plain, use_bin_type=True)), named_files(plain)

@@ -41,8 +41,8 @@ class Exchange:
         self._gone = asyncio.Event()
         self._is_abandoned = False
         self._parts: asyncio.Queue[Message | None] = asyncio.Queue(maxsize=1)
-        given = {"host": "localhost", "content-type": "application/json", **headers}
-        given["content-length"] = str(len(self._body))
+        fields = {"host": "localhost", "content-type": "application/json", **headers}
+        fields["content-length"] = str(len(self._body))
         self._scope: Message = {
             "type": "http",
             "asgi": {"version": "3.0", "spec_version": "2.3"},
@@ -53,7 +53,7 @@ class Exchange:
             "raw_path": path.encode(),
             "root_path": "",
             "query_string": urlencode(query, doseq=True).encode(),
-            "headers": [(name.lower().encode(), each.encode()) for name, each in given.items()],
+            "headers": [(name.lower().encode(), value.encode()) for name, value in fields.items()],
             "client": ("127.0.0.1", 1),
             "server": ("localhost", 80),
             "state": {},
@@ -67,8 +67,10 @@ class Exchange:
         start = await self._parts.get()
         if start is not None:
             self.status = int(start["status"])
-            given = cast("list[tuple[bytes, bytes]]", start.get("headers", []))
-            self.headers = {name.decode().lower(): each.decode("latin-1") for name, each in given}
+            fields = cast("list[tuple[bytes, bytes]]", start.get("headers", []))
+            self.headers = {
+                name.decode().lower(): value.decode("latin-1") for name, value in fields
+            }
 
     async def body(self) -> AsyncGenerator[bytes]:
         """Parts of the answer's body."""

@@ -78,10 +78,10 @@ class LocalFiles:
 
     def start(self) -> None:
         """Listen on a free port."""
-        found = self._found
+        lookup = self._found
 
         class Handler(_Handler):
-            find = staticmethod(found)
+            find = staticmethod(lookup)
 
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self._server.daemon_threads = True
@@ -114,9 +114,9 @@ class LocalFiles:
         with self._lock:
             self._files[url] = file
             if file.of in self._bounded:
-                same = [each for each, one in self._files.items() if one.of == file.of]
-                for each in same[:-MAX_STRAYS]:
-                    gone = self._files.pop(each).path
+                same = [address for address, entry in self._files.items() if entry.of == file.of]
+                for old_url in same[:-MAX_STRAYS]:
+                    gone = self._files.pop(old_url).path
                     gone.unlink(missing_ok=True)
                     with contextlib.suppress(OSError):  # has others
                         gone.parent.rmdir()
@@ -124,19 +124,19 @@ class LocalFiles:
 
     def new(self, name: str) -> Path:
         """Path for a new file, below the folder of the current request."""
-        made = folder()
-        if made is None:
+        parent = folder()
+        if parent is None:
             with self._lock:
                 self._strays = self._strays or Path(mkdtemp(prefix="files-"))
-            made = self._strays
+            parent = self._strays
         # A folder of its own, so that the file may have any name.
-        return Path(mkdtemp(dir=made)) / (Path(name).name or "file")
+        return Path(mkdtemp(dir=parent)) / (Path(name).name or "file")
 
     def forget(self, of: str) -> None:
         """Forget the files of a request that has ended."""
         with self._lock:
             self._bounded.discard(of)
-            for url in [each for each, one in self._files.items() if one.of == of]:
+            for url in [address for address, file in self._files.items() if file.of == of]:
                 del self._files[url]
 
     def with_urls(self, value: Any) -> Any:
@@ -145,9 +145,9 @@ class LocalFiles:
             fields = cast("dict[str, Any]", value)
             if isinstance(path := fields.get(PATH_KEY), str):
                 return self.offer(Path(path), str(fields.get("media_type", "")))
-            return {name: self.with_urls(each) for name, each in fields.items()}
+            return {name: self.with_urls(field) for name, field in fields.items()}
         if isinstance(value, list):
-            return [self.with_urls(each) for each in cast("list[Any]", value)]
+            return [self.with_urls(item) for item in cast("list[Any]", value)]
         return value
 
     def with_paths(self, value: Any) -> Any:
@@ -156,15 +156,15 @@ class LocalFiles:
             fields = cast("dict[str, Any]", value)
             file = self._named(fields.get("url"))
             if file is None:
-                return {name: self.with_paths(each) for name, each in fields.items()}
-            facts = {name: each for name, each in fields.items() if each is not None}
-            given = facts.pop("content_type", None)
+                return {name: self.with_paths(field) for name, field in fields.items()}
+            facts = {name: field for name, field in fields.items() if field is not None}
+            content_type = facts.pop("content_type", None)
             path = str(_within(file.path))
             del facts["url"]
-            media_type = str(given or file.media_type)
+            media_type = str(content_type or file.media_type)
             return NamedFile({**facts, PATH_KEY: path, "media_type": media_type})
         if isinstance(value, list):
-            return [self.with_paths(each) for each in cast("list[Any]", value)]
+            return [self.with_paths(item) for item in cast("list[Any]", value)]
         if (file := self._named(value)) is not None:
             path = str(_within(file.path))
             return NamedFile({PATH_KEY: path, "media_type": file.media_type, TEXT_MARK: "url"})
@@ -268,8 +268,8 @@ class _Handler(BaseHTTPRequestHandler):
             self._head(HTTPStatus.NOT_FOUND, {"Content-Length": "0"})
             return
         size = file.path.stat().st_size
-        asked = self.headers.get("Range", "")
-        first, last = _range(asked, size)
+        range_header = self.headers.get("Range", "")
+        first, last = _range(range_header, size)
         if first > last and size:
             head = {"Content-Range": f"bytes */{size}", "Content-Length": "0"}
             self._head(HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE, head)
@@ -293,10 +293,10 @@ class _Handler(BaseHTTPRequestHandler):
 
 def _range(asked: str, size: int) -> tuple[int, int]:
     """First and last byte that a header asks for; all of them if it is none."""
-    found = _RANGE.fullmatch(asked.strip())
-    if found is None or not any(found.groups()):
+    match = _RANGE.fullmatch(asked.strip())
+    if match is None or not any(match.groups()):
         return 0, size - 1
-    first, last = found.groups()
+    first, last = match.groups()
     if not first:
         return max(size - int(last), 0), size - 1
     return int(first), min(int(last), size - 1) if last else size - 1

@@ -72,12 +72,12 @@ def load(name: str) -> type[Any]:
     module, _, attribute = name.partition(":")
     app: type[Any] = import_module("fal").App
     try:
-        found = getattr(import_module(module), attribute, None)
+        app_class = getattr(import_module(module), attribute, None)
     except (Exception, SystemExit) as error:  # a script that ends when it is imported
         raise NotUsable(f"{module}.py cannot be imported: {place_of(error)}") from error
-    if not (isinstance(found, type) and issubclass(found, app)):
+    if not (isinstance(app_class, type) and issubclass(app_class, app)):
         raise NotUsable(f"{module}.py has no class {attribute} that is a fal.App")
-    return found
+    return app_class
 
 
 def described(app: type[Any]) -> dict[str, Any]:
@@ -98,7 +98,7 @@ def described(app: type[Any]) -> dict[str, Any]:
         "num_gpus": settings.get("num_gpus", app.num_gpus),
         "settings": {name: settings[name] for name in SETTINGS if settings.get(name) is not None},
         "files": [*app.local_python_modules, *app.app_files],
-        "routes": [_route(each, method) for each, method in routes.items()],
+        "routes": [_route(route, method) for route, method in routes.items()],
         "openapi": openapi,
     }
 
@@ -150,10 +150,10 @@ class HostedApp:
         self.startup_timeout_s = float(settings.get("startup_timeout") or 600)
         self.health_check: Any = app.get_health_check_config()
         paths = cast("dict[str, Any]", self._application.openapi()["paths"])
-        self._query_names = {path: _query_names(each) for path, each in paths.items()}
+        self._query_names = {path: _query_names(operations) for path, operations in paths.items()}
         self._async_paths = {
-            each.path
-            for each, method in self.instance.collect_routes().items()
+            route.path
+            for route, method in self.instance.collect_routes().items()
             if inspect.iscoroutinefunction(method)
         }
 
@@ -178,8 +178,10 @@ class HostedApp:
 
 
 def _query_names(operations: Mapping[str, Any]) -> frozenset[str]:
-    given = cast("list[dict[str, Any]]", operations.get("post", {}).get("parameters", []))
-    return frozenset(str(each["name"]) for each in given if each.get("in") == "query")
+    parameters = cast("list[dict[str, Any]]", operations.get("post", {}).get("parameters", []))
+    return frozenset(
+        str(parameter["name"]) for parameter in parameters if parameter.get("in") == "query"
+    )
 
 
 def is_cancelled(error: BaseException | None) -> bool:

@@ -104,9 +104,9 @@ class Worker:
 
     async def finish(self) -> None:
         """Wait for the calls that run. Sessions, which may have no end, are left."""
-        for each in self._calls.values():
-            if each.connection is not None:
-                self._keep(each.connection.leave())
+        for running in self._calls.values():
+            if running.connection is not None:
+                self._keep(running.connection.leave())
         while self._tasks:
             await asyncio.wait(self._tasks)
 
@@ -125,13 +125,13 @@ class Worker:
             self._writer.close()  # ends ``serve``
 
     def _cancel(self, id_: str) -> None:
-        found = self._calls.get(id_)
-        if found is not None and not found.call.cancelled:
-            found.call.cancelled = True
-            found.room.release()  # nobody takes its partial results any more
-            if found.connection is not None:
-                self._keep(found.connection.leave())
-            elif (exchange := found.exchange) is not None:
+        running = self._calls.get(id_)
+        if running is not None and not running.call.cancelled:
+            running.call.cancelled = True
+            running.room.release()  # nobody takes its partial results any more
+            if running.connection is not None:
+                self._keep(running.connection.leave())
+            elif (exchange := running.exchange) is not None:
                 self._keep(exchange.leave(cancel=self._app.is_async(exchange.path)))
 
     def _keep(self, leaving: Coroutine[Any, Any, None]) -> None:
@@ -140,8 +140,8 @@ class Worker:
         task.add_done_callback(self._ended)
 
     def _taken(self, id_: str) -> None:
-        if (found := self._calls.get(id_)) is not None:
-            found.room.release()
+        if (running := self._calls.get(id_)) is not None:
+            running.room.release()
 
     async def _run(self, running: RunningCall, message: Mapping[str, Any]) -> None:
         id_ = running.call.request_id
@@ -200,9 +200,9 @@ class Worker:
         return {"code": code, "reason": reason}
 
     def _put(self, id_: str, message: list[str]) -> None:
-        found = self._calls.get(id_)
-        if found is not None and found.connection is not None:
-            found.connection.put(unpacked(message))
+        running = self._calls.get(id_)
+        if running is not None and running.connection is not None:
+            running.connection.put(unpacked(message))
 
     async def _answer(self, running: RunningCall, exchange: Exchange) -> dict[str, Any]:
         kind = exchange.headers.get("content-type", "")
@@ -221,8 +221,8 @@ class Worker:
             call.folder.mkdir(parents=True, exist_ok=True)
         fields = cast("dict[str, Any]", self._files.with_urls(given))
         names = self._app.query_names(path)
-        query = {name: each for name, each in fields.items() if name in names}
-        body = {name: each for name, each in fields.items() if name not in names}
+        query = {name: field for name, field in fields.items() if name in names}
+        body = {name: field for name, field in fields.items() if name not in names}
         headers = {"x-fal-request-id": call.request_id, "x-fal-endpoint": path, "accept": "*/*"}
         return Exchange(self._app.application, path, body, query, headers)
 
@@ -256,8 +256,8 @@ class Worker:
         return {"kind": "failed", "message": place_of(error)}
 
     def _end_logs(self, id_: str) -> None:
-        for each in self.logs:
-            each.end(id_)
+        for log in self.logs:
+            log.end(id_)
 
 
 def packed(content: Content) -> list[str]:
@@ -317,29 +317,31 @@ async def serve(name: str, data: Path, descriptor: int) -> int:
 def health_checks(app: HostedApp, interval_s: float = INTERVAL_S) -> asyncio.Task[None] | None:
     """Task that calls the app's health check, and ends the process if it fails. None: the app has
     no such check."""
-    given = app.health_check
-    if given is None or given.call_regularly is False:
+    health_check = app.health_check
+    if health_check is None or health_check.call_regularly is False:
         return None
 
     async def call() -> int:
-        method = given.method or "POST"
+        method = health_check.method or "POST"
         headers = {"x-fal-runner-health-check": "true"}
-        exchange = Exchange(app.application, given.path, {}, {}, headers, method)
+        exchange = Exchange(app.application, health_check.path, {}, {}, headers, method)
         await exchange.begin()
         async for _ in exchange.body():
             pass
         return exchange.status
 
     def on_failure(why: str) -> None:
-        print(f"The health check {given.path} failed: {why}", file=sys.__stderr__, flush=True)
+        print(
+            f"The health check {health_check.path} failed: {why}", file=sys.__stderr__, flush=True
+        )
         os._exit(UNHEALTHY)
 
-    start_s = given.start_period_seconds
+    start_s = health_check.start_period_seconds
     check = HealthCheck(
         call,
         on_failure,
-        timeout_s=given.timeout_seconds or 5,
-        failures=given.failure_threshold or 3,
+        timeout_s=health_check.timeout_seconds or 5,
+        failures=health_check.failure_threshold or 3,
         start_s=max(30 if start_s is None else start_s, app.startup_timeout_s),
         interval_s=interval_s,
     )
@@ -353,11 +355,11 @@ def main(words: list[str]) -> int:
         return asyncio.run(serve(name, Path(rest[0]), int(rest[1])))
     use_local_files(LocalFiles(), None)
     try:
-        found = described(load(name))
+        description = described(load(name))
     except NotUsable as error:
-        found = {"failed": str(error)}
-    sys.stdout.write(json.dumps(found, default=str) + "\n")
-    return 1 if "failed" in found else 0
+        description = {"failed": str(error)}
+    sys.stdout.write(json.dumps(description, default=str) + "\n")
+    return 1 if "failed" in description else 0
 
 
 if __name__ == "__main__":

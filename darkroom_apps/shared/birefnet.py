@@ -32,13 +32,14 @@ class Network:
         if PROVIDERS[0] in usable:
             onnxruntime.preload_dlls()  # those of NVIDIA's packages
         self.session: Any = onnxruntime.InferenceSession(
-            str(file_of(weights)), providers=[each for each in PROVIDERS if each in usable]
+            str(file_of(weights)),
+            providers=[provider for provider in PROVIDERS if provider in usable],
         )
         (self.input,) = self.session.get_inputs()
 
     def takes(self, side: int) -> bool:
         """Check that images of ``side`` × ``side`` are possible: most files fix the size."""
-        return all(isinstance(each, str) or each == side for each in self.input.shape[2:])
+        return all(isinstance(size, str) or size == side for size in self.input.shape[2:])
 
     def mask(self, image: PilImage, side: int) -> Array:
         """Opacity of each pixel, [H, W] from 0 to 1."""
@@ -73,13 +74,13 @@ def cut_out(image: PilImage, mask: Array, *, refine: bool) -> PilImage:
 
     result = image
     if refine:
-        opaque = [mean(mask, each) for each in RADII]
+        opaque = [mean(mask, radius) for radius in RADII]
         colours = np.asarray(image)
         refined = np.empty_like(colours)
         for channel in range(3):  # one after the other, for their memory
             darkroom.progress(2 + channel, 5)
-            given = colours[..., channel].astype(np.float32) / 255
-            refined[..., channel] = (foreground(given, mask, opaque) * 255).round()
+            plane = colours[..., channel].astype(np.float32) / 255
+            refined[..., channel] = (foreground(plane, mask, opaque) * 255).round()
         result = Image.fromarray(refined)
     result.putalpha(images.grey(mask))
     return result

@@ -43,8 +43,8 @@ class Depths:
         with torch.inference_mode():
             outputs = self.model(**inputs)
         size = [(image.height, image.width)]
-        (made,) = self.processor.post_process_depth_estimation(outputs, target_sizes=size)
-        depth = made["predicted_depth"].float().cpu()
+        (prediction,) = self.processor.post_process_depth_estimation(outputs, target_sizes=size)
+        depth = prediction["predicted_depth"].float().cpu()
         low, high = depth.min(), depth.max()
         levels = (depth - low) / (high - low).clamp(min=torch.finfo(torch.float32).tiny)
         return images.written(images.grey((1 - levels if self.is_far else levels).numpy()), "png")

@@ -23,15 +23,15 @@ class DenseBlock(nn.Module):
     def __init__(self, features: int, growth: int) -> None:
         super().__init__()
         for number in range(1, 6):
-            made = growth if number < 5 else features
+            out_channels = growth if number < 5 else features
             seen = features + (number - 1) * growth
-            self.add_module(f"conv{number}", nn.Conv2d(seen, made, 3, padding=1))
+            self.add_module(f"conv{number}", nn.Conv2d(seen, out_channels, 3, padding=1))
 
     def forward(self, given: torch.Tensor) -> torch.Tensor:
         seen = given
         *inner, last = self.children()
-        for each in inner:
-            seen = torch.cat([seen, leaky_relu(each(seen), SLOPE)], 1)
+        for conv in inner:
+            seen = torch.cat([seen, leaky_relu(conv(seen), SLOPE)], 1)
         return given + WEIGHT * last(seen)
 
 
@@ -79,14 +79,16 @@ def load(file: Path) -> Network:
     if file.suffix == ".safetensors":
         from safetensors.torch import load_file
 
-        found: Any = load_file(file)
+        checkpoint: Any = load_file(file)
     else:
-        found = torch.load(file, map_location="cpu", weights_only=True)
-    weights: Mapping[str, Any] = next((found[each] for each in WRAPPERS if each in found), found)
+        checkpoint = torch.load(file, map_location="cpu", weights_only=True)
+    weights: Mapping[str, Any] = next(
+        (checkpoint[wrapper] for wrapper in WRAPPERS if wrapper in checkpoint), checkpoint
+    )
     try:
         features, channels = weights["conv_first.weight"].shape[:2]
         growth = weights["body.0.rdb1.conv1.weight"].shape[0]
-        blocks = len({each.split(".")[1] for each in weights if each.startswith("body.")})
+        blocks = len({name.split(".")[1] for name in weights if name.startswith("body.")})
         network = Network(features, growth, blocks, {3: 1, 12: 2, 48: 4}[channels])
         network.load_state_dict(weights)
     except (KeyError, RuntimeError) as error:

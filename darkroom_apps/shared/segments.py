@@ -40,8 +40,8 @@ class FoundMasks:
         """At most ``most`` masks [H, W] with ``least_pixels``, the largest first."""
         areas = (self.logits > 0).flatten(1).sum(1)
         order = areas.argsort(descending=True)[:most]
-        masks = [resized(self.logits[each].float(), self.size) for each in order.tolist()]
-        return [each for each in masks if each.sum() >= max(least_pixels, 1)]
+        masks = [resized(self.logits[index].float(), self.size) for index in order.tolist()]
+        return [mask for mask in masks if mask.sum() >= max(least_pixels, 1)]
 
 
 class SegmentModel:
@@ -79,21 +79,25 @@ class SegmentModel:
 
         whole = np.zeros((image.height, image.width), bool)
         embeddings = self.embeddings(image)
-        for number, each in enumerate(objects):
+        for number, prompts in enumerate(objects):
             darkroom.progress(number, len(objects))
-            given: dict[str, Any] = {}
-            if each.points:
-                flat = [value for point in each.points for value in point]
-                given["input_points"] = self.scaled(image, flat)[None, None]
-                given["input_labels"] = torch.tensor(each.labels, device=self.device)[None, None]
-            if each.box is not None:
-                given["input_boxes"] = self.scaled(image, each.box).view(1, 1, 4)
+            inputs: dict[str, Any] = {}
+            if prompts.points:
+                flat = [value for point in prompts.points for value in point]
+                inputs["input_points"] = self.scaled(image, flat)[None, None]
+                inputs["input_labels"] = torch.tensor(prompts.labels, device=self.device)[
+                    None, None
+                ]
+            if prompts.box is not None:
+                inputs["input_boxes"] = self.scaled(image, prompts.box).view(1, 1, 4)
             # One point may mean a part or the whole, so of several masks the best is taken.
-            several = each.box is None and len(each.points) == 1
+            several = prompts.box is None and len(prompts.points) == 1
             with torch.inference_mode():
-                made = self.model(image_embeddings=embeddings, multimask_output=several, **given)
-            best = made.iou_scores[0, 0].argmax()
-            whole |= resized(made.pred_masks[0, 0, best].float().cpu(), image.size)
+                outputs = self.model(
+                    image_embeddings=embeddings, multimask_output=several, **inputs
+                )
+            best = outputs.iou_scores[0, 0].argmax()
+            whole |= resized(outputs.pred_masks[0, 0, best].float().cpu(), image.size)
         return whole
 
     def all_masks(
@@ -111,12 +115,12 @@ class SegmentModel:
         for number, points in enumerate(grid):
             darkroom.progress(number, len(grid))
             with torch.inference_mode():
-                made = self.model(
+                outputs = self.model(
                     image_embeddings=embeddings,
                     input_points=points[None, :, None],
                     input_labels=torch.ones(1, len(points), 1, dtype=torch.int, device=self.device),
                 )
-            masks, quality = made.pred_masks[0].flatten(0, 1), made.iou_scores[0].flatten()
+            masks, quality = outputs.pred_masks[0].flatten(0, 1), outputs.iou_scores[0].flatten()
             good = (quality >= least_quality) & (stability(masks) >= least_stability)
             logits = torch.cat([logits, masks[good].half().cpu()])
             scores = torch.cat([scores, quality[good].float().cpu()])
@@ -185,5 +189,5 @@ def painted(masks: Sequence[np.ndarray[Any, Any]], size: tuple[int, int]) -> Pil
     for number, mask in enumerate(masks):
         # Turned by the golden ratio, so that neighbours in the list differ.
         colour = colorsys.hsv_to_rgb(number * 0.618034 % 1, 0.75, 1.0)
-        levels[mask] = [round(255 * each) for each in colour]
+        levels[mask] = [round(255 * channel) for channel in colour]
     return Image.fromarray(levels)

@@ -53,8 +53,8 @@ def enlarged(
         # What is around the tile is computed too, and cut off.
         above, before = max(top - OVERLAP, 0), max(left - OVERLAP, 0)
         seen = pixels[:, above : bottom + OVERLAP, before : right + OVERLAP]
-        made = model(seen[None])[0].cpu()
-        large[:, top * scale : bottom * scale, left * scale : right * scale] = made[
+        output = model(seen[None])[0].cpu()
+        large[:, top * scale : bottom * scale, left * scale : right * scale] = output[
             :,
             (top - above) * scale : (bottom - above) * scale,
             (left - before) * scale : (right - before) * scale,

@@ -35,23 +35,23 @@ class BaseFiles:
         self._files: dict[str, ListedFile] = {}
         self._digests: dict[str, frozenset[str]] = {}
         if weights.revision is not None:
-            found = RepositoryFolder(store, weights.source)
-            snapshot = found.snapshot(weights.revision)
-            there = any((snapshot / each).exists() for each in INDEXES)
+            repository = RepositoryFolder(store, weights.source)
+            snapshot = repository.snapshot(weights.revision)
+            there = any((snapshot / index).exists() for index in INDEXES)
             self._folder = snapshot if there else None
-            listing = found.listing(weights.revision)
+            listing = repository.listing(weights.revision)
             if listing is None and hub is not None:
                 listing = hub.listing(weights.source, weights.revision)
             self._listing = listing
             if listing is not None:
-                self._files = {each.path: each for each in listing.files}
+                self._files = {file.path: file for file in listing.files}
         if self._folder is not None and not self._files:
             self._files = {
-                each.relative_to(self._folder).as_posix(): ListedFile(
-                    each.relative_to(self._folder).as_posix(), each.stat().st_size, ""
+                path.relative_to(self._folder).as_posix(): ListedFile(
+                    path.relative_to(self._folder).as_posix(), path.stat().st_size, ""
                 )
-                for each in self._folder.rglob("*")
-                if each.is_file()
+                for path in self._folder.rglob("*")
+                if path.is_file()
             }
         if not self._files:
             raise WeightsUnavailable(
@@ -70,7 +70,7 @@ class BaseFiles:
 
     def libraries(self) -> Mapping[str, str]:
         """Library of each component."""
-        return {each.name: each.library for each in components(self.index)}
+        return {component.name: component.library for component in components(self.index)}
 
     def weights_of(self, component: str) -> Sequence[str]:
         """Paths of the component's weights."""
@@ -98,14 +98,14 @@ class BaseFiles:
         return self._digests[component]
 
     def _digests_of(self, component: str) -> frozenset[str]:
-        found: set[str] = set()
+        digests: set[str] = set()
         for path in self.weights_of(component):
             listed = self._files[path].digest
             if len(listed) == SHA256_DIGITS:
-                found.add(listed)
+                digests.add(listed)
             elif self._folder is not None:
-                found.add(digest_of(self._folder / path, "0" * SHA256_DIGITS))
-        return frozenset(found)
+                digests.add(digest_of(self._folder / path, "0" * SHA256_DIGITS))
+        return frozenset(digests)
 
     def tensors(self, component: str) -> Mapping[str, TensorFacts]:
         """Tensors of the component by name, from the headers of its files."""
@@ -120,12 +120,12 @@ class BaseFiles:
         if self._hub is None:
             raise WeightsUnavailable(f"{path} of the base is not on this machine.")
         api = HfApi(endpoint=self._hub.endpoint, token=self._hub.token() or False)
-        given = api.parse_safetensors_file_metadata(
+        metadata = api.parse_safetensors_file_metadata(
             self._weights.source, path, revision=self._weights.revision
         )
         return {
-            name: TensorFacts(str(each.dtype), tuple(each.shape))
-            for name, each in given.tensors.items()
+            name: TensorFacts(str(tensor.dtype), tuple(tensor.shape))
+            for name, tensor in metadata.tensors.items()
         }
 
     def _read(self, path: str) -> bytes:
@@ -151,13 +151,13 @@ def skeleton(base: BaseFiles) -> Any:
     if not isinstance(kind, type):
         raise WeightsUnavailable(f"The base has an unknown pipeline: {base.index['_class_name']}.")
     pipeline: Any = object.__new__(kind)
-    for each in components(base.index):
-        component = class_of(each.library, each.class_name)
-        config = f"{each.folder}/config.json"
+    for entry in components(base.index):
+        component = class_of(entry.library, entry.class_name)
+        config = f"{entry.folder}/config.json"
         if component is None or not issubclass(component, torch.nn.Module) or not base.has(config):
             continue
         with torch.device("meta"):
-            pipeline.__dict__[each.name] = _module(component, base.json(config))
+            pipeline.__dict__[entry.name] = _module(component, base.json(config))
     return pipeline
 
 

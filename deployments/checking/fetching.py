@@ -115,9 +115,9 @@ def from_hub(hub: Hub, source: Mapping[str, Any]) -> tuple[Listing, Sequence[Lis
     listing = hub.listing(repository, commit)
     file = source.get("file")
     if file is None and listing.index is not None:
-        wanted = listing.needed(Weights(repository, commit, variant=source.get("variant")))
-        return listing, [each for each in wanted if each.path.endswith(".safetensors")]
-    names = {each.path: each for each in listing.files}
+        files = listing.needed(Weights(repository, commit, variant=source.get("variant")))
+        return listing, [entry for entry in files if entry.path.endswith(".safetensors")]
+    names = {entry.path: entry for entry in listing.files}
     return listing, [names[select_lora([*names], repository, file)]]
 
 

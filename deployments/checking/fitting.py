@@ -38,19 +38,19 @@ def checked_lora(
 
     if len(files) > 1:
         raise WeightsUnavailable("A LoRA is one file. Name it, or add a fine-tune.")
-    (given,) = files
-    if given.size > max_bytes:
+    (fetched_file,) = files
+    if fetched_file.size > max_bytes:
         raise WeightsUnavailable(
-            f"The LoRA has {given.size} bytes; {max_bytes} are allowed "
+            f"The LoRA has {fetched_file.size} bytes; {max_bytes} are allowed "
             "(DARKROOM_MAX_ADAPTER_BYTES)."
         )
-    file = given.file.with_name(LORA_NAME)  # the reader takes files with this suffix only
-    given.file.rename(file)
+    file = fetched_file.file.with_name(LORA_NAME)  # the reader takes files with this suffix only
+    fetched_file.file.rename(file)
     try:
         read_lora(skeleton(base), file)
     except (Misconfigured, WeightsUnavailable) as error:
         raise WeightsUnavailable(error.message.replace(f" {file}", "")) from error
-    return {LORA_NAME: replace(given, path=LORA_NAME, file=file)}
+    return {LORA_NAME: replace(fetched_file, path=LORA_NAME, file=file)}
 
 
 def placed(
@@ -59,26 +59,26 @@ def placed(
     """Files of a fine-tune by their path in the pipeline's folder, without those that equal the
     base's. ``WeightsUnavailable`` names the first tensor that does not fit."""
     by_component: dict[str, list[FetchedFile]] = {}
-    for each in files:
-        component = each.path.partition("/")[0] if "/" in each.path else ""
+    for file in files:
+        component = file.path.partition("/")[0] if "/" in file.path else ""
         if component not in base.libraries():
-            component = _component_of(base, headers[each.digest])
-        by_component.setdefault(component, []).append(each)
-    found: dict[str, FetchedFile] = {}
+            component = _component_of(base, headers[file.digest])
+        by_component.setdefault(component, []).append(file)
+    by_path: dict[str, FetchedFile] = {}
     for component, parts in by_component.items():
-        if frozenset(each.digest for each in parts) == base.digests(component):
+        if frozenset(part.digest for part in parts) == base.digests(component):
             continue
-        _compare(component, base.tensors(component), [headers[each.digest] for each in parts])
+        _compare(component, base.tensors(component), [headers[part.digest] for part in parts])
         stem = STEMS.get(base.libraries()[component], STEM)
-        for number, each in enumerate(sorted(parts, key=lambda one: one.path), start=1):
+        for number, file in enumerate(sorted(parts, key=lambda one: one.path), start=1):
             shard = f"-{number:05}-of-{len(parts):05}" if len(parts) > 1 else ""
-            found[f"{component}/{stem}{shard}.safetensors"] = each
-    if not found:
+            by_path[f"{component}/{stem}{shard}.safetensors"] = file
+    if not by_path:
         raise WeightsUnavailable(
             "Every file equals that of the base, so there is nothing to register. Use the base's "
             "own endpoint."
         )
-    return found
+    return by_path
 
 
 def check_values(file: Path) -> None:
@@ -119,14 +119,14 @@ def _component_of(base: BaseFiles, header: SafetensorsHeader) -> str:
 def _compare(
     component: str, base: Mapping[str, TensorFacts], headers: Iterable[SafetensorsHeader]
 ) -> None:
-    given: dict[str, TensorFacts] = {}
+    tensors: dict[str, TensorFacts] = {}
     for header in headers:
         for name, facts in header.tensors.items():
-            if name in given:
+            if name in tensors:
                 raise WeightsUnavailable(f"{component}: two files have the tensor {name}.")
-            given[name] = facts
-    for name in sorted(given):
-        facts, own = given[name], base.get(name)
+            tensors[name] = facts
+    for name in sorted(tensors):
+        facts, own = tensors[name], base.get(name)
         if own is None:
             raise WeightsUnavailable(
                 f"{component}: the base has no tensor {name} (its shape here is {facts})."
@@ -141,7 +141,7 @@ def _compare(
                 f"{component}: the tensor {name} is of {facts.dtype}, and that of the base of "
                 f"{own.dtype}. Save the weights as float32, float16 or bfloat16."
             )
-    missing = sorted(base.keys() - given.keys())
+    missing = sorted(base.keys() - tensors.keys())
     if missing:
         raise WeightsUnavailable(
             f"{component}: the tensor {missing[0]} of the base, {base[missing[0]]}, is missing"
@@ -151,4 +151,4 @@ def _compare(
 
 def read_headers(files: Sequence[FetchedFile]) -> Mapping[str, SafetensorsHeader]:
     """Headers by digest. ``WeightsUnavailable`` names the file that is not valid."""
-    return {each.digest: read_header(each.file, each.path) for each in files}
+    return {file.digest: read_header(file.file, file.path) for file in files}

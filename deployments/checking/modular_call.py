@@ -45,32 +45,34 @@ def modular_call(name: str, available: Collection[str] | None = None) -> Mapping
         "arguments": [*_arguments(kind, blocks, ways)],
         "makes": block_results(kind),
         "settings": [*_settings(kind(blocks=blocks))],
-        "takes_loras": any("LoraLoader" in each.__name__ for each in kind.__mro__),
+        "takes_loras": any("LoraLoader" in base.__name__ for base in kind.__mro__),
     }
 
 
 def _arguments(called: type, blocks: Any, ways: Sequence[Any]) -> Iterator[Mapping[str, Any]]:
-    made = {each.name for block in nested(blocks) for each in block.intermediate_outputs}
-    of_ways = [{each.name: each for each in way.inputs} for way in ways]
-    for each in blocks.inputs:
-        found = [way[each.name] for way in of_ways if each.name in way]
-        if each.name is None or not found:
+    intermediates = {
+        output.name for block in nested(blocks) for output in block.intermediate_outputs
+    }
+    of_ways = [{param.name: param for param in way.inputs} for way in ways]
+    for block_input in blocks.inputs:
+        params = [way[block_input.name] for way in of_ways if block_input.name in way]
+        if block_input.name is None or not params:
             continue
-        kind = next((one.type_hint for one in found if one.type_hint is not None), None)
-        standard: Mapping[str, Any] = INPUT_PARAM_TEMPLATES.get(each.name, {})
-        if each.name in made and not standard and kind not in PLAIN:
+        kind = next((param.type_hint for param in params if param.type_hint is not None), None)
+        standard: Mapping[str, Any] = INPUT_PARAM_TEMPLATES.get(block_input.name, {})
+        if block_input.name in intermediates and not standard and kind not in PLAIN:
             continue  # a state between two blocks
-        defaults = [one.default for one in found]
-        default = defaults[0] if all(one == defaults[0] for one in defaults) else None
+        defaults = [param.default for param in params]
+        default = defaults[0] if all(value == defaults[0] for value in defaults) else None
         yield {
-            "name": each.name,
+            "name": block_input.name,
             "default": default if _is_json(default) else None,
             "is_required": default is None
-            and len(found) == len(ways)
-            and all(one.required for one in found),
-            "type": _type(each.name, kind or standard.get("type_hint"), default),
-            "about": next((one.description for one in found if one.description), ""),
-            **_items(item_classes(called, each.name)),
+            and len(params) == len(ways)
+            and all(param.required for param in params),
+            "type": _type(block_input.name, kind or standard.get("type_hint"), default),
+            "about": next((param.description for param in params if param.description), ""),
+            **_items(item_classes(called, block_input.name)),
         }
 
 
@@ -84,16 +86,16 @@ def _item(kinds: Sequence[Any]) -> Iterator[Mapping[str, Any]]:
     """Arguments of the constructors. Those that not all the classes need may be left out."""
     known: dict[str, list[Field[Any]]] = {}
     for kind in kinds:
-        for each in fields(kind):
-            known.setdefault(each.name, []).append(each)
+        for field in fields(kind):
+            known.setdefault(field.name, []).append(field)
     hints = {name: hint for kind in kinds for name, hint in get_type_hints(kind).items()}
-    for name, found in known.items():
-        default = found[0].default
-        needed = all(e.default is MISSING and e.default_factory is MISSING for e in found)
+    for name, variants in known.items():
+        default = variants[0].default
+        needed = all(e.default is MISSING and e.default_factory is MISSING for e in variants)
         yield {
             "name": name,
             "default": default if _is_json(default) else None,
-            "is_required": needed and len(found) == len(kinds),
+            "is_required": needed and len(variants) == len(kinds),
             "type": str(hints[name]) if get_args(hints[name]) else _type(name, hints[name], None),
             "about": "",
         }

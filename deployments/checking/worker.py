@@ -116,23 +116,23 @@ def run(job: CheckJob, reports: Reports) -> Mapping[str, Any]:
     """Fetch and check. ``WeightsUnavailable``, with the reason, if the weights are refused."""
     base = BaseFiles(job.base, job.store, _hub(job, None))
     files = _files(job, base, reports)
-    reports.fetched_all(sum(each.size for each in files))
+    reports.fetched_all(sum(file.size for file in files))
     headers = read_headers(files)
     whole = "/" in files[0].path and files[0].path.partition("/")[0] in base.libraries()
     kind = job.kind or (FINETUNE if whole or len(files) > 1 else kind_of(headers[files[0].digest]))
-    found = (
+    by_path = (
         checked_lora(base, files, job.max_lora_bytes)
         if kind == LORA
         else placed(base, files, headers)
     )
-    for each in found.values():
-        check_values(each.file)
-    metadata = headers[next(iter(found.values())).digest].metadata
+    for fetched_file in by_path.values():
+        check_values(fetched_file.file)
+    metadata = headers[next(iter(by_path.values())).digest].metadata
     return {
         "kind": kind,
         "files": [
-            {"path": path, "file": each.file.name, "size": each.size, "digest": each.digest}
-            for path, each in found.items()
+            {"path": path, "file": file.file.name, "size": file.size, "digest": file.digest}
+            for path, file in by_path.items()
         ],
         "facts": {
             "metadata": model_facts(metadata),
@@ -155,24 +155,24 @@ def _files(job: CheckJob, base: BaseFiles, reports: Reports) -> Sequence[Fetched
         raise WeightsUnavailable(
             "This installation opens no connection to the hub (DARKROOM_OFFLINE). Upload the file."
         )
-    listing, wanted = from_hub(hub, job.source)
-    total = sum(each.size for each in wanted)
+    listing, files = from_hub(hub, job.source)
+    total = sum(file.size for file in files)
     if total > job.limits.max_bytes:
         room.take(total)
-    same = _components_of_base(base, wanted)
-    needed = [each for each in wanted if each.path.partition("/")[0] not in same] or list(wanted)
+    same = _components_of_base(base, files)
+    needed = [file for file in files if file.path.partition("/")[0] not in same] or list(files)
     return [
-        download(hub, listing, each, job.folder / str(number), room, reports.fetched)
-        for number, each in enumerate(needed)
+        download(hub, listing, file, job.folder / str(number), room, reports.fetched)
+        for number, file in enumerate(needed)
     ]
 
 
 def _components_of_base(base: BaseFiles, files: Sequence[ListedFile]) -> frozenset[str]:
     """Components whose files all equal those of the base. They need not be fetched."""
     digests: dict[str, frozenset[str]] = {}
-    for each in files:
-        component = each.path.partition("/")[0]
-        digests[component] = digests.get(component, frozenset()) | {each.digest}
+    for file in files:
+        component = file.path.partition("/")[0]
+        digests[component] = digests.get(component, frozenset()) | {file.digest}
     known = base.libraries()
     return frozenset(
         name for name, own in digests.items() if name in known and base.digests(name) == own

@@ -32,7 +32,11 @@ def choose_victims(
     over = sum(resident.size for resident in residents) + coming - budget
     chosen: list[Resident[T]] = []
     idle = sorted(
-        (each for each in residents if each.users == 0 and not (spare and stays(each))),
+        (
+            candidate
+            for candidate in residents
+            if candidate.users == 0 and not (spare and stays(candidate))
+        ),
         key=lambda each: (each.kept, each.last_used),
     )
     for resident in idle:

@@ -115,9 +115,9 @@ class ExecutorAttempt(Attempt):
         """Stop other attempts of the request, whose leases are lost, and run after they have ended:
         executors know a call by the id of its request. Call before ``run``."""
         self._earlier = tuple(earlier)
-        for each in self._earlier:
-            if each.state.stopped is None:
-                each.stop(StopReason.FENCED)
+        for attempt in self._earlier:
+            if attempt.state.stopped is None:
+                attempt.stop(StopReason.FENCED)
 
     async def _execute(self) -> Outcome:
         output = await self._make()
@@ -144,12 +144,12 @@ class ExecutorAttempt(Attempt):
         state = self.state
         if state.stopped is not None:  # before its task first ran
             raise Cancelled(CANCELLED)
-        for each in self._earlier:
-            await each.over.wait()
+        for attempt in self._earlier:
+            await attempt.over.wait()
         self._earlier = ()
         if self._files.are_remote:
             state.enter(Phase.FETCHING)
-        given = await self._files.fetch(state.set_progress)
+        inputs = await self._files.fetch(state.set_progress)
         await self._take_slot(self._slots)
         lease = self.lease
         secrets = (
@@ -164,7 +164,7 @@ class ExecutorAttempt(Attempt):
             work = ExecutorWork(
                 lease.request_id,
                 lease.endpoint,
-                given,
+                inputs,
                 self._files.folder,
                 secrets,
                 lease.held,

@@ -60,10 +60,10 @@ class OutputChecks:
         return product.output, list(product.files)
 
     async def _report(self, decisions: Sequence[Decision]) -> None:
-        for each in decisions:
-            log.info("Safety policy: %s", each)
+        for decision in decisions:
+            log.info("Safety policy: %s", decision)
         if decisions and self._safety_log is not None:
-            plain = tuple(asdict(each) for each in decisions)
+            plain = tuple(asdict(entry) for entry in decisions)
             await self._safety_log.report_decisions(self._lease.held, plain)
 
 

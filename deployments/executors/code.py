@@ -52,15 +52,15 @@ def unpack(content: bytes, folder: Path) -> None:
     """Unpack a bundle to ``folder``, which then has all of it. ``AppNotStarted`` names what is
     wrong with it."""
     folder.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    made = Path(mkdtemp(dir=folder.parent, prefix=".unpacking-"))
+    staging = Path(mkdtemp(dir=folder.parent, prefix=".unpacking-"))
     try:
-        _extract(content, made)
-        os.rename(made, folder)  # noqa: PTH104  # fails if it is there, and then it is the same
+        _extract(content, staging)
+        os.rename(staging, folder)  # noqa: PTH104  # fails if it is there, and then it is the same
     except OSError:
         if not folder.is_dir():
             raise
     finally:
-        shutil.rmtree(made, ignore_errors=True)
+        shutil.rmtree(staging, ignore_errors=True)
 
 
 def _extract(content: bytes, folder: Path) -> None:
@@ -80,17 +80,17 @@ def _extract(content: bytes, folder: Path) -> None:
 
 def check(infos: list[zipfile.ZipInfo]) -> None:
     """Raise ``AppNotStarted`` for files outside of the folder, and for too much."""
-    if len(infos) > MAX_FILES or sum(each.file_size for each in infos) > MAX_UNPACKED_BYTES:
+    if len(infos) > MAX_FILES or sum(member.file_size for member in infos) > MAX_UNPACKED_BYTES:
         raise AppNotStarted(
             f"The code of an app has at most {MAX_FILES} files and "
             f"{MAX_UNPACKED_BYTES // 2**20} MiB."
         )
-    for each in infos:
-        path = PurePosixPath(each.filename)
-        if path.is_absolute() or ".." in path.parts or "\\" in each.filename:
-            raise AppNotStarted(f"The code of the app has a file outside of it: {each.filename}")
-        if len(each.filename.encode()) > MAX_PATH:
+    for entry in infos:
+        path = PurePosixPath(entry.filename)
+        if path.is_absolute() or ".." in path.parts or "\\" in entry.filename:
+            raise AppNotStarted(f"The code of the app has a file outside of it: {entry.filename}")
+        if len(entry.filename.encode()) > MAX_PATH:
             raise AppNotStarted(
                 f"The code of the app has a file whose name has more than {MAX_PATH} bytes: "
-                f"{each.filename[:MAX_PATH]}"
+                f"{entry.filename[:MAX_PATH]}"
             )

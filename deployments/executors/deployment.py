@@ -36,8 +36,8 @@ class ExecutorDeployment(ReplicaDeployment[ExecutorReplica]):
         await asyncio.to_thread(remove_abandoned)
         self._scratch = HeldFolder()
         scratch = self._scratch.path
-        made = connect(pool, config, ingress_name, app_name)
-        handle_port, link, self._port = made.handle, made.link, made.port
+        connection = connect(pool, config, ingress_name, app_name)
+        handle_port, link, self._port = connection.handle, connection.link, connection.port
         transfers, calls = config.transfers, StorageCalls()
         context = ExecutorContext(
             config,

@@ -49,22 +49,22 @@ def read_source(path: Path) -> Sequence[AppClass]:
     _check_name(path)
     tree = _parsed(path)
     fal_names = source.app_names(tree)
-    found: dict[str, AppClass] = {}
+    apps: dict[str, AppClass] = {}
     for node in tree.body:
         if isinstance(node, ast.ClassDef):
-            bases = [_base(each) for each in node.bases]
-            inherited = next((found[each] for each in bases if each in found), None)
-            is_fal = any(source.dotted(each) in fal_names for each in node.bases)
+            bases = [_base(base) for base in node.bases]
+            inherited = next((apps[base] for base in bases if base in apps), None)
+            is_fal = any(source.dotted(base) in fal_names for base in node.bases)
             if is_fal or (inherited and inherited.is_fal):
                 # Only a guess: its worker tells what fal makes of the class.
                 listed = source.literal(tree, node, "requirements")
                 guess = tuple(cast("list[Any]", listed)) if isinstance(listed, list) else ()
-                found[node.name] = AppClass(node.name, node.lineno, guess, is_fal=True)
+                apps[node.name] = AppClass(node.name, node.lineno, guess, is_fal=True)
             elif inherited or "App" in bases:
                 above = inherited.requirements if inherited else None
                 requirements = _requirements(path, node, above)
-                found[node.name] = AppClass(node.name, node.lineno, requirements)
-    return list(found.values())
+                apps[node.name] = AppClass(node.name, node.lineno, requirements)
+    return list(apps.values())
 
 
 def _parsed(path: Path) -> ast.Module:
@@ -104,7 +104,7 @@ def _requirements(
             targets = [line.target]
         else:
             continue
-        if any(isinstance(each, ast.Name) and each.id == "requirements" for each in targets):
+        if any(isinstance(target, ast.Name) and target.id == "requirements" for target in targets):
             return _listed(f"{path.name}:{line.lineno}", cast("ast.expr", line.value))
     return inherited
 
@@ -122,7 +122,7 @@ def _listed(where: str, written: ast.expr) -> tuple[str, ...] | None:
     if not isinstance(value, (list, tuple)):
         raise Misconfigured(f"{where}: requirements must be a list, such as ['numpy>=2'].")
     listed = tuple(cast("Sequence[Any]", value))
-    if not all(isinstance(each, str) for each in listed):
+    if not all(isinstance(requirement, str) for requirement in listed):
         raise Misconfigured(f"{where}: requirements must be texts.")
     return cast("tuple[str, ...]", listed)
 
@@ -134,7 +134,7 @@ def bundle(path: Path, more: Sequence[Path], named: Mapping[str, Path] | None = 
     files = {**package_modules(path), **(named or {}), **_files(path, more)}
     try:
         # Before they are read: a folder may have weights of many gigabytes.
-        size = sum(each.stat().st_size for each in files.values())
+        size = sum(file.stat().st_size for file in files.values())
         if size <= MAX_CODE_BYTES:
             content = _zipped(files)
             size = len(content)
@@ -151,11 +151,11 @@ def bundle(path: Path, more: Sequence[Path], named: Mapping[str, Path] | None = 
 def _files(path: Path, more: Sequence[Path]) -> dict[str, Path]:
     """Files of a bundle by their names in it."""
     files = {path.name: path}
-    for given in more:
-        each = given.resolve()  # also `.` has a name
-        inner = [each / name for name in _below(each)] if each.is_dir() else [each]
+    for extra in more:
+        root = extra.resolve()  # also `.` has a name
+        inner = [root / name for name in _below(root)] if root.is_dir() else [root]
         for file in inner:
-            name = file.relative_to(each.parent).as_posix()
+            name = file.relative_to(root.parent).as_posix()
             if files.setdefault(name, file).resolve() != file.resolve():
                 raise Misconfigured(
                     f"The code would have two files {name}: {files[name]} and {file}. Rename one."
@@ -165,11 +165,11 @@ def _files(path: Path, more: Sequence[Path]) -> dict[str, Path]:
 
 def _below(folder: Path) -> list[Path]:
     """Files below a folder that are not hidden, relative to it."""
-    every = (each.relative_to(folder) for each in sorted(folder.rglob("*")) if each.is_file())
+    every = (path.relative_to(folder) for path in sorted(folder.rglob("*")) if path.is_file())
     return [
-        each
-        for each in every
-        if "__pycache__" not in each.parts and not any(part.startswith(".") for part in each.parts)
+        path
+        for path in every
+        if "__pycache__" not in path.parts and not any(part.startswith(".") for part in path.parts)
     ]
 
 
@@ -181,7 +181,7 @@ def package_modules(path: Path) -> Mapping[str, Path]:
     An environment of the app's own does not have the package.
     """
     root = path.parent.resolve()
-    found: dict[str, Path] = {}
+    modules: dict[str, Path] = {}
     waiting = [path] if _imports_own(root, path) else []
     while waiting:
         for name in _imported_names(_parsed(waiting.pop())):
@@ -191,10 +191,10 @@ def package_modules(path: Path) -> Mapping[str, Path]:
             above = [root.joinpath(*rest[:count]) / "__init__.py" for count in range(len(rest))]
             for file in (*above, *_files_of(root.joinpath(*rest))):
                 inside = file.relative_to(root.parent).as_posix()
-                if file.is_file() and inside not in found:
-                    found[inside] = file
+                if file.is_file() and inside not in modules:
+                    modules[inside] = file
                     waiting.append(file)
-    return found
+    return modules
 
 
 def _imports_own(root: Path, path: Path) -> bool:
@@ -220,7 +220,7 @@ def _imported_modules(tree: ast.Module) -> set[str]:
     names = set[str]()
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
-            names |= {each.name for each in node.names}
+            names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
             names.add(node.module)
     return names
@@ -231,7 +231,7 @@ def _imported_names(tree: ast.Module) -> set[str]:
     names = _imported_modules(tree)
     for node in ast.walk(tree):
         if isinstance(node, ast.ImportFrom) and node.module and not node.level:
-            names |= {f"{node.module}.{each.name}" for each in node.names}
+            names |= {f"{node.module}.{alias.name}" for alias in node.names}
     return names
 
 
@@ -262,16 +262,16 @@ async def describe(
     if not app.is_fal:
         python = await environments.python(app.requirements)
         return await _imported(python, app, name, folder, within_s)
-    bundled = [each.as_posix() for each in _below(folder)]
+    bundled = [path.as_posix() for path in _below(folder)]
     requirements = app.requirements or ()
     for _ in range(3):
         python = await environments.python(requirements, for_fal=True)
-        found = await _imported(python, app, name, folder, within_s)
-        declared = requirements_of(app.name, found)
+        description = await _imported(python, app, name, folder, within_s)
+        declared = requirements_of(app.name, description)
         # They may be computed, so that only the import tells them.
         if layers(declared) == layers(requirements):
-            check_files(app.name, found, bundled)
-            return usable(app.name, found)
+            check_files(app.name, description, bundled)
+            return usable(app.name, description)
         requirements = declared
     raise Misconfigured(f"{app.name}.requirements are others with each import. Write them out.")
 
@@ -280,7 +280,7 @@ async def _imported(
     python: Path, app: AppClass, name: str, folder: Path, within_s: float
 ) -> Mapping[str, Any]:
     """Description by a worker in an environment."""
-    found = await imported(
+    description = await imported(
         [str(python), "-m", worker_module(is_fal=app.is_fal), "describe", name],
         folder,
         child_environment(folder) | library_path(app.requirements),
@@ -288,9 +288,9 @@ async def _imported(
         name,
         within_s,
     )
-    if "failed" in found:
-        raise Misconfigured(str(found["failed"]))
-    return found
+    if "failed" in description:
+        raise Misconfigured(str(description["failed"]))
+    return description
 
 
 async def imported(
@@ -326,6 +326,6 @@ async def imported(
     try:
         return dict[str, Any](json.loads(output.splitlines()[-1]))
     except (IndexError, TypeError, ValueError):
-        said = errors.decode(errors="replace").strip().splitlines()
-        why = said[-1] if said else f"status {process.returncode}"
+        lines = errors.decode(errors="replace").strip().splitlines()
+        why = lines[-1] if lines else f"status {process.returncode}"
         raise Misconfigured(f"{name} cannot be read: {why}") from None

@@ -177,9 +177,12 @@ async def _locked(path: Path) -> AsyncGenerator[None]:
 
 def layers(requirements: Requirements) -> list[list[str]]:
     """Lists of packages in the order in which they are installed."""
-    if all(isinstance(each, str) for each in requirements):
+    if all(isinstance(requirement, str) for requirement in requirements):
         return [list(cast("Sequence[str]", requirements))]
-    return [[each] if isinstance(each, str) else list(each) for each in requirements]
+    return [
+        [requirement] if isinstance(requirement, str) else list(requirement)
+        for requirement in requirements
+    ]
 
 
 def environment_key(requirements: Requirements, *, for_fal: bool = False) -> str:
@@ -188,7 +191,10 @@ def environment_key(requirements: Requirements, *, for_fal: bool = False) -> str
         platform.python_version(),
         platform.platform(),
         FAL_BASE if for_fal else BASE,
-        [each if isinstance(each, str) else list(each) for each in requirements],
+        [
+            requirement if isinstance(requirement, str) else list(requirement)
+            for requirement in requirements
+        ],
         _library_digest(),
     )
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:20]
@@ -235,13 +241,13 @@ def pip_settings() -> dict[str, str]:
             command, capture_output=True, text=True, timeout=PIP_LIMIT_S, check=True
         ).stdout
         items = [_SETTING.fullmatch(line) for line in listed.splitlines()]
-        found = [(*each.group(1, 2), ast.literal_eval(each[3])) for each in items if each]
+        entries = [(*item.group(1, 2), ast.literal_eval(item[3])) for item in items if item]
     except (OSError, subprocess.SubprocessError, ValueError, SyntaxError):
         return {}  # pip is not there, or says it in another way: uv's own settings count
     return {
         name: str(value)
         for section in ("global", "install", ":env:")  # each goes before those in front of it
-        for of, name, value in found
+        for of, name, value in entries
         if of == section
     }
 
@@ -254,10 +260,10 @@ async def _run(
     command: Sequence[str], settings: Mapping[str, str], requirements: Requirements
 ) -> None:
     # The installer is configured by its own variables, which are none of Darkroom's settings.
-    given = os.environ  # noqa: TID251
+    variables = os.environ  # noqa: TID251
     environment = {
-        name: given[name]
-        for name in given
+        name: variables[name]
+        for name in variables
         if (name.upper() in PASSED or name.startswith(PASSED_GROUPS))
         and not name.startswith("UV_PUBLISH_")
     }
@@ -284,28 +290,28 @@ async def _run(
         await process.wait()
         raise
     if process.returncode:
-        said = output.decode(errors="replace").strip().splitlines()[-LAST_LINES:]
+        lines = output.decode(errors="replace").strip().splitlines()[-LAST_LINES:]
         raise AppNotStarted(
-            f"The requirements {_shown(requirements)} cannot be installed: {' '.join(said)}"
+            f"The requirements {_shown(requirements)} cannot be installed: {' '.join(lines)}"
         )
 
 
 def _shown(requirements: Requirements) -> str:
-    return ", ".join(each for layer in layers(requirements) for each in layer)
+    return ", ".join(requirement for layer in layers(requirements) for requirement in layer)
 
 
 def _library() -> Path:
     """Folder of the package ``darkroom``, which apps import."""
-    found = find_spec("darkroom")
-    if found is None or not found.submodule_search_locations:
+    spec = find_spec("darkroom")
+    if spec is None or not spec.submodule_search_locations:
         raise Misconfigured("The package `darkroom` is not installed beside `deployments`.")
-    return Path(next(iter(found.submodule_search_locations)))
+    return Path(next(iter(spec.submodule_search_locations)))
 
 
 def _library_digest() -> str:
     digest = hashlib.sha256()
-    for each in sorted(_library().rglob("*.py")):
-        digest.update(each.read_bytes())
+    for path in sorted(_library().rglob("*.py")):
+        digest.update(path.read_bytes())
     return digest.hexdigest()
 
 

@@ -86,19 +86,19 @@ class RequestFiles:
 
         Raises ``InvalidInput``, which names the field.
         """
-        lease, given = self._lease, self._lease.input
-        places = self._places(given)
+        lease, request_input = self._lease, self._lease.input
+        places = self._places(request_input)
         if places:
             await asyncio.to_thread(self.folder.mkdir, parents=True, exist_ok=True)
         for number, place in enumerate(places):
             on_progress(Progress(Stage.FETCHING, number, len(places)))
-            url = str(at(given, place))
+            url = str(at(request_input, place))
             field = ".".join(map(str, place))
             body = await self._fetcher.fetch(url, field, OwnFiles.of(lease))
             path = self.folder / f"input-{number}{suffix_of(url)}"
             await asyncio.to_thread(path.write_bytes, body)
-            given = replaced(given, place, {PATH_KEY: str(path)})
-        return given
+            request_input = replaced(request_input, place, {PATH_KEY: str(path)})
+        return request_input
 
     async def fetch_inline(self, given: Mapping[str, Any]) -> Mapping[str, Any]:
         """``given``, with data URIs in place of the URLs of files on other machines.
@@ -123,16 +123,16 @@ class RequestFiles:
         self._check_output(output, len(places))
         files: list[MediaFile] = []
         unmade: set[str] = set()  # keys of files that no model has made
-        for number, (place, given) in enumerate(places):
-            path = await asyncio.to_thread(self._own_file, Path(str(given[PATH_KEY])))
-            media_type = media_type_of(given)
+        for number, (place, fields) in enumerate(places):
+            path = await asyncio.to_thread(self._own_file, Path(str(fields[PATH_KEY])))
+            media_type = media_type_of(fields)
             ticket = await self._tickets.file_ticket(
                 self._lease.held, self._lease.tenant, number, media_type
             )
-            facts = facts_of(given)
+            facts = facts_of(fields)
             width, height = pixels_of(facts, "width"), pixels_of(facts, "height")
             files.append(MediaFile(ticket, path, width, height))
-            if given.get("generated") is False:
+            if fields.get("generated") is False:
                 unmade.add(ticket.key)
             stored = {**facts, ARTIFACT: ticket.key, "content_type": media_type}
             output = replaced(output, place, stored)
@@ -148,11 +148,13 @@ class RequestFiles:
         thumbnails = ThumbnailUploads(files, thumbnail, self._uploader, self._uploaded)
         artifacts: list[Artifact] = []
         with thumbnails:
-            for number, each in enumerate(files):
+            for number, original in enumerate(files):
                 on_progress(Progress(Stage.UPLOADING, number, len(files)))
-                file = each
-                if each.ticket.key not in unmade:
-                    file = await self._marks.signed(await self._marks.marked(each, number), number)
+                file = original
+                if original.ticket.key not in unmade:
+                    file = await self._marks.signed(
+                        await self._marks.marked(original, number), number
+                    )
                     output = resized(output, {file.ticket.key: file.size})
                 artifact = await asyncio.to_thread(file.artifact)
                 self._uploaded.append(file.ticket)
@@ -167,21 +169,21 @@ class RequestFiles:
         if places and self._lease.output_rules:
             raise PipelineFailed("The operator's safety policy checks files before they are seen.")
         size = 0
-        for number, (place, given) in enumerate(places):
-            path = await asyncio.to_thread(self._own_file, Path(str(given[PATH_KEY])))
+        for number, (place, fields) in enumerate(places):
+            path = await asyncio.to_thread(self._own_file, Path(str(fields[PATH_KEY])))
             size += path.stat().st_size
             if size > MAX_PARTIAL_BYTES:
                 raise PipelineFailed(
                     f"Its files have more than {MAX_PARTIAL_BYTES >> 20} MiB. Yield smaller ones."
                 )
-            media_type = media_type_of(given)
+            media_type = media_type_of(fields)
             file = MediaFile(UploadTicket("", "", media_type, 0), path)
-            if given.get("generated") is not False:
+            if fields.get("generated") is not False:
                 file = await self._marks.marked(file, number)
             body = await asyncio.to_thread(file.in_memory)
             url = _data_uri(media_type, body)
-            shown = {**facts_of(given), "url": url, "content_type": media_type}
-            alone = given.get("$as") == "url"  # an app for fal wrote only the URL
+            shown = {**facts_of(fields), "url": url, "content_type": media_type}
+            alone = fields.get("$as") == "url"  # an app for fal wrote only the URL
             output = replaced(output, place, url if alone else shown)
         return output
 
@@ -200,7 +202,9 @@ class RequestFiles:
     def _check_output(self, output: Mapping[str, Any], files: int) -> None:
         if files > MAX_FILES:
             raise PipelineFailed(f"The output has {files} files; at most {MAX_FILES} may be.")
-        if any(not isinstance(each, MadeFile) for _, each in objects_with(ARTIFACT, output)):
+        if any(
+            not isinstance(artifact, MadeFile) for _, artifact in objects_with(ARTIFACT, output)
+        ):
             # Else it would be shown as a file, whose key might have come from the input.
             raise PipelineFailed(
                 f"The output has a field `{ARTIFACT}`, whose name is reserved. Rename it."
@@ -209,16 +213,16 @@ class RequestFiles:
     def _own_file(self, path: Path) -> Path:
         """File that an output names, with its links followed. An app may deliver any file that it
         can read, such as one of its code, but none of another request."""
-        found, requests = path.resolve(), self.folder.parent.resolve()
-        others = found.is_relative_to(requests)
-        if others and not found.is_relative_to(self.folder.resolve()):
+        resolved, requests = path.resolve(), self.folder.parent.resolve()
+        others = resolved.is_relative_to(requests)
+        if others and not resolved.is_relative_to(self.folder.resolve()):
             raise PipelineFailed(
                 f"The output names the file {path.name}, which belongs to another request. Write "
                 "files to the folder of the request, such as with Image.from_pil()."
             )
-        if not found.is_file():
+        if not resolved.is_file():
             raise PipelineFailed(f"The output names the file {path.name}, which is not there.")
-        return found
+        return resolved
 
     async def discard(self) -> None:
         """Delete the uploaded files. They will never be read."""

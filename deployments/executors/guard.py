@@ -29,8 +29,8 @@ def main(words: list[str]) -> int:
     signal.signal(signal.SIGTERM, lambda *_: None)
     child = subprocess.Popen(command, pass_fds=passed)  # noqa: S603  # what the replica asked for
     signal.signal(signal.SIGUSR1, lambda *_: child.kill())
-    for each in passed:
-        os.close(each)  # so that the replica sees when the child closes it
+    for fd in passed:
+        os.close(fd)  # so that the replica sees when the child closes it
     left = threading.Event()
 
     def watch() -> None:

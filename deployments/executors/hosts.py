@@ -74,7 +74,7 @@ class AppHost:
     @property
     def ready_endpoints(self) -> tuple[str, ...]:
         """Endpoints whose apps run."""
-        return tuple(id_ for each in self._apps.values() if each.ready for id_ in each.endpoints)
+        return tuple(id_ for app in self._apps.values() if app.ready for id_ in app.endpoints)
 
     @asynccontextmanager
     async def use(
@@ -129,7 +129,7 @@ class AppHost:
         apps, self._apps = list(self._apps.values()), {}
         for app in apps:
             app.started.cancel()
-        await asyncio.gather(*(each.executor.aclose(grace_s) for each in apps), *self._ending)
+        await asyncio.gather(*(hosted.executor.aclose(grace_s) for hosted in apps), *self._ending)
 
     async def _app(self, plan: AppPlan, on_progress: Callable[[Progress], None]) -> HostedApp:
         key = (plan.name, plan.version)
@@ -144,7 +144,7 @@ class AppHost:
                 await self._end_app(other, STOP_GRACE_S)
             elif len(self._apps) + len(self._ending) < self._max_apps:
                 break
-            elif idle := [each for each in self._apps if not self._apps[each].users]:
+            elif idle := [app_key for app_key in self._apps if not self._apps[app_key].users]:
                 oldest = min(idle, key=lambda each: self._apps[each].last_used)
                 log.info("%s ends, to make room for %s.", oldest[0], plan.name)
                 await self._end_app(oldest, STOP_GRACE_S)
@@ -155,9 +155,9 @@ class AppHost:
         executor = plan.make(home)
         # In no request's context: what the process prints may be about any of its requests.
         started = asyncio.create_task(executor.start(on_progress), context=Context())
-        made = HostedApp(executor, home, started, asyncio.Semaphore(executor.concurrency))
-        self._apps[key] = made
-        return made
+        hosted = HostedApp(executor, home, started, asyncio.Semaphore(executor.concurrency))
+        self._apps[key] = hosted
+        return hosted
 
     def _other_version(self, plan: AppPlan) -> tuple[str, str] | None:
         """An idle process of the app with other secrets, which were replaced."""
@@ -188,14 +188,14 @@ def variables(endpoint: Endpoint, secrets: Sequence[Secret]) -> dict[str, str]:
 
     ``SecretMissing`` names one that is not set.
     """
-    given = {each.name: each.value for each in secrets}
+    values = {secret.name: secret.value for secret in secrets}
     for name in named_by(endpoint.options):
-        if name not in given:
+        if name not in values:
             raise SecretMissing(
                 f"{endpoint.id} needs the secret {name}, which is not set. An operator sets it "
                 f"with `darkroom secrets set {name} --installation`."
             )
-    return given
+    return values
 
 
 def secrets_version(given: Mapping[str, str]) -> str:

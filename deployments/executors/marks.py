@@ -135,14 +135,14 @@ class FileMarks:
             own = isinstance(file.body, Path) and file.body in self._copies
             copy = file.body if own else self._copy(file, f"to-sign-{number}")
             ticket = replace(file.ticket, media_type=known)
-            made = writer.signed(replace(file, body=copy, ticket=ticket), self._facts())
+            signed = writer.signed(replace(file, body=copy, ticket=ticket), self._facts())
         except NotSigned as error:
             if self._lease.marking == MarkPolicy.REQUIRED:
                 raise
             log.warning("%s", error.message)
             writer.report_unsigned(error.message)
             return file
-        return replace(made, ticket=file.ticket)
+        return replace(signed, ticket=file.ticket)
 
     def _unmarked(self, message: str) -> None:
         if self._lease.marking == MarkPolicy.REQUIRED:
@@ -194,7 +194,7 @@ def _secret_fields(endpoint: Endpoint) -> Collection[str]:
     """Input fields with secrets, which Cog's and pydantic's schemas mark as never shown."""
     schema: Mapping[str, Any] = endpoint.options.get("input_schema") or {}
     fields: Mapping[str, Mapping[str, Any]] = schema.get("properties") or {}
-    return {name for name, each in fields.items() if each.get("writeOnly")}
+    return {name for name, field in fields.items() if field.get("writeOnly")}
 
 
 def insert(path: Path, media_type: str, description: str = "", *, mark: bool = True) -> bool:
@@ -233,8 +233,8 @@ def _in_png(content: bytes, packet: bytes) -> bytes:
     if not content.startswith(_PNG) or content[12:16] != b"IHDR":
         raise ValueError("no PNG file")
     chunk = b"iTXt" + b"XML:com.adobe.xmp\0" + b"\0\0\0\0" + packet
-    made = pack(">I", len(chunk) - 4) + chunk + pack(">I", zlib.crc32(chunk))
-    return content[:_PNG_HEADER] + made + content[_PNG_HEADER:]
+    framed = pack(">I", len(chunk) - 4) + chunk + pack(">I", zlib.crc32(chunk))
+    return content[:_PNG_HEADER] + framed + content[_PNG_HEADER:]
 
 
 def _in_jpeg(content: bytes, packet: bytes) -> bytes:
@@ -287,7 +287,7 @@ def _in_mp3(content: bytes, packet: bytes) -> bytes:
         raise ValueError("a tag with an extension")
     sized = _seven_bits(len(private)) if version == 4 else pack(">I", len(private))
     frame = b"PRIV" + sized + b"\0\0" + private
-    size = sum(each << 7 * at for at, each in enumerate(reversed(content[6:10])))
+    size = sum(byte << 7 * at for at, byte in enumerate(reversed(content[6:10])))
     return content[:6] + _seven_bits(size + len(frame)) + frame + content[10:]
 
 
@@ -317,23 +317,23 @@ def _tagged(source: Path, target: Path, form: str, tags: Mapping[str, str]) -> b
     options = {"fflags": "bitexact"}
     try:
         with (
-            av.open(str(source)) as given,
-            av.open(str(target), "w", format=form, options=options) as made,
+            av.open(str(source)) as reader,
+            av.open(str(target), "w", format=form, options=options) as writer,
         ):
-            made.metadata.update(given.metadata)
-            known = {name.lower() for name in given.metadata}
+            writer.metadata.update(reader.metadata)
+            known = {name.lower() for name in reader.metadata}
             for name, value in tags.items():
                 if name != "comment" or name not in known:  # a comment of the app stays
-                    made.metadata[name] = value
+                    writer.metadata[name] = value
             streams = {
-                each.index: made.add_stream_from_template(each)
-                for each in given.streams
-                if isinstance(each, av.VideoStream | av.AudioStream)
+                stream.index: writer.add_stream_from_template(stream)
+                for stream in reader.streams
+                if isinstance(stream, av.VideoStream | av.AudioStream)
             }
-            for packet in given.demux():
+            for packet in reader.demux():
                 if packet.dts is not None and packet.stream.index in streams:
                     packet.stream = streams[packet.stream.index]
-                    made.mux(packet)
+                    writer.mux(packet)
     except av.FFmpegError as error:
         raise ValueError(str(error)) from error
     return True

@@ -102,9 +102,9 @@ class PartialSender:
                 self._dropped = True
                 self._waiting.clear()
                 return
-            for each in values:
+            for partial in values:
                 self._waiting.popleft()
-                self._waiting_bytes -= len(each.value)
+                self._waiting_bytes -= len(partial.value)
             await asyncio.sleep(INTERVAL_S)
 
     async def _send(self, values: tuple[PartialResult, ...], first: int) -> bool:

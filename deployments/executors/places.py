@@ -26,8 +26,8 @@ def file_places(value: Any, schema: Schema, root: Schema | None = None) -> Itera
     root = schema if root is None else root
     known: set[Place] = set()
     for part in _applied(value, schema, root):
-        found = [()] if FILE_MARK in part and isinstance(value, str) else _inner(value, part, root)
-        for place in found:
+        places = [()] if FILE_MARK in part and isinstance(value, str) else _inner(value, part, root)
+        for place in places:
             if place not in known:
                 known.add(place)
                 yield place
@@ -40,12 +40,12 @@ def _applied(value: Any, schema: Schema, root: Schema) -> Iterator[Schema]:
     if isinstance(reference, str):
         name = reference.removeprefix("#/$defs/")
         yield from _applied(value, root.get("$defs", {}).get(name, {}), root)
-    for each in schema.get("allOf", ()):
-        if isinstance(each, Mapping):
-            yield from _applied(value, cast("Schema", each), root)
-    for each in (*schema.get("anyOf", ()), *schema.get("oneOf", ())):
-        if isinstance(each, Mapping) and _accepts(cast("Schema", each), value, root):
-            yield from _applied(value, cast("Schema", each), root)
+    for branch in schema.get("allOf", ()):
+        if isinstance(branch, Mapping):
+            yield from _applied(value, cast("Schema", branch), root)
+    for branch in (*schema.get("anyOf", ()), *schema.get("oneOf", ())):
+        if isinstance(branch, Mapping) and _accepts(cast("Schema", branch), value, root):
+            yield from _applied(value, cast("Schema", branch), root)
 
 
 def _accepts(schema: Schema, value: Any, root: Schema) -> bool:
@@ -69,10 +69,10 @@ def _accepts(schema: Schema, value: Any, root: Schema) -> bool:
 
 
 def _fits(schema: Schema, value: Any) -> bool:
-    given = schema.get("type", ())
-    types = (given,) if isinstance(given, str) else given
+    declared = schema.get("type", ())
+    types = (declared,) if isinstance(declared, str) else declared
     return (
-        (not types or any(_IS_TYPE[each](value) for each in types))
+        (not types or any(_IS_TYPE[type_name](value) for type_name in types))
         and ("const" not in schema or schema["const"] == value)
         and ("enum" not in schema or value in schema["enum"])
     )
@@ -97,20 +97,20 @@ def _inner(value: Any, schema: Schema, root: Schema) -> Iterator[Place]:
 
 def _parts(value: Any, schema: Schema) -> Iterator[tuple[str | int, Any, Schema]]:
     """Parts of an object or a list, with their schemas."""
-    found: list[tuple[str | int, Any, Any]] = []
+    parts: list[tuple[str | int, Any, Any]] = []
     if isinstance(value, Mapping):
         known = cast("Mapping[str, Any]", schema.get("properties", {}))
         patterns = cast("Mapping[str, Any]", schema.get("patternProperties", {}))
         for name, inner in cast("Mapping[str, Any]", value).items():
             under = [known[name]] if name in known else []
             under = under or [*patterns.values(), schema.get("additionalProperties")]
-            found += [(name, inner, each) for each in under]
+            parts += [(name, inner, subschema) for subschema in under]
     elif isinstance(value, list):
         first = cast("Sequence[Any]", schema.get("prefixItems", ()))
         for number, inner in enumerate(cast("list[Any]", value)):
             under = first[number] if number < len(first) else schema.get("items")
-            found.append((number, inner, under))
-    for part, inner, under in found:
+            parts.append((number, inner, under))
+    for part, inner, under in parts:
         if isinstance(under, Mapping):
             yield part, inner, cast("Schema", under)
 
@@ -170,7 +170,7 @@ def media_type_of(given: Mapping[str, Any]) -> str:
 
 def facts_of(given: Mapping[str, Any]) -> dict[str, Any]:
     """What an app says of a file, for clients."""
-    return {key: each for key, each in given.items() if key not in _RESERVED}
+    return {key: value for key, value in given.items() if key not in _RESERVED}
 
 
 def pixels_of(facts: Mapping[str, Any], name: str) -> int | None:

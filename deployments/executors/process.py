@@ -47,8 +47,8 @@ PASSED = (
 def child_environment(home: Path) -> dict[str, str]:
     """Variables of a child whose files are below ``home``."""
     # What the replica's own libraries read, and nothing of Darkroom's.
-    given = os.environ  # noqa: TID251
-    kept = {name: given[name] for name in PASSED if name in given}
+    environment = os.environ  # noqa: TID251
+    kept = {name: environment[name] for name in PASSED if name in environment}
     # The node's cache: that of its own home would be fetched again by each replica.
     kept.setdefault("HF_HUB_CACHE", str(default_directory()))
     return kept | {"HOME": str(home), "TMPDIR": str(home), "PYTHONUNBUFFERED": "1"}
@@ -99,7 +99,7 @@ class ProcessGroup:
 
         Raises ``OSError`` if there is no room for another process."""
         ours, theirs = socket.socketpair()
-        passed = [each.fileno() for each in (theirs, talks) if each is not None]
+        passed = [end.fileno() for end in (theirs, talks) if end is not None]
         guarded = (sys.executable, "-S", "-E", guard.__file__, str(theirs.fileno()))
         words = (str(GUARD_GRACE_S), str(-1 if talks is None else talks.fileno()), *command)
         try:

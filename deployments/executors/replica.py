@@ -122,5 +122,7 @@ class ExecutorReplica(Replica[ExecutorAttempt]):
         is_session = lease.priority is Priority.REALTIME
         attempt = (AppSession if is_session else ExecutorAttempt)(lease, parts)
         running = self._attempts.values()
-        attempt.follow(each for each in running if each.lease.request_id == lease.request_id)
+        attempt.follow(
+            sibling for sibling in running if sibling.lease.request_id == lease.request_id
+        )
         return attempt

@@ -48,8 +48,8 @@ class ServerProcess(ProcessGroup):
         Raises ``AppNotStarted`` if no port is free, and ``OSError`` without room for a process.
         """
         self.port = _chosen_port()
-        wanted = launch(self.port)
-        await self._spawn(wanted.command, folder, wanted.environment)
+        program = launch(self.port)
+        await self._spawn(program.command, folder, program.environment)
         self._http = httpx2.AsyncClient(
             base_url=f"http://{HOST}:{self.port}",
             trust_env=False,
@@ -72,9 +72,9 @@ class ServerProcess(ProcessGroup):
                     await asyncio.sleep(pause_s)
                     pause_s = min(2 * pause_s, LAST_PROBE_S)
         except TimeoutError:
-            said = f" Its last line was: {self.last_lines[-1]}" if self.last_lines else ""
+            last_line = f" Its last line was: {self.last_lines[-1]}" if self.last_lines else ""
             raise AppNotStarted(
-                f"{self._name} was not ready within {within_s:g} s.{said}"
+                f"{self._name} was not ready within {within_s:g} s.{last_line}"
             ) from None
 
     async def _probed(self, probe: Callable[[], Awaitable[bool]]) -> bool:

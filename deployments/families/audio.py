@@ -86,8 +86,8 @@ class AudioFamily:
         most = _most_seconds(options, pipeline, rate)
         audio, given_s = {}, None
         if mapping.task == AUDIO_TO_AUDIO:
-            given = input_samples(input, pipeline, rate, min(most, MAX_INPUT_S))
-            audio, given_s = input_arguments(options, given, rate), given.shape[-1] / rate
+            samples = input_samples(input, pipeline, rate, min(most, MAX_INPUT_S))
+            audio, given_s = input_arguments(options, samples, rate), samples.shape[-1] / rate
         form = audio_form(endpoint, options, input, rate, most, given_s)
         own_seed = seed_of(input, seed)
         arguments = {

@@ -59,22 +59,22 @@ class AudioOptions:
     def arguments(self) -> frozenset[str]:
         """Names of the pipeline arguments in use."""
         named = (self.length, self.start, self.end, self.given, self.given_rate)
-        return frozenset(each for each in named if each is not None)
+        return frozenset(name for name in named if name is not None)
 
 
 def audio_options(endpoint: Endpoint) -> AudioOptions:
     """Read and check the option. ``Misconfigured`` names the endpoint and the problem."""
-    given = endpoint.options.get("audio_format", {})
-    wanted = f"{endpoint.id}: `options.audio_format` in the catalogue"
-    if not isinstance(given, Mapping):
-        raise Misconfigured(f"{wanted} must be a mapping.")
-    settings = cast("Mapping[str, Any]", given)
+    declared = endpoint.options.get("audio_format", {})
+    subject = f"{endpoint.id}: `options.audio_format` in the catalogue"
+    if not isinstance(declared, Mapping):
+        raise Misconfigured(f"{subject} must be a mapping.")
+    settings = cast("Mapping[str, Any]", declared)
     if unknown := sorted(settings.keys() - set(AudioOptions.__slots__)):
         known = ", ".join(AudioOptions.__slots__)
-        raise Misconfigured(f"{wanted} has no key {', '.join(unknown)}. Its keys are: {known}.")
+        raise Misconfigured(f"{subject} has no key {', '.join(unknown)}. Its keys are: {known}.")
     options = AudioOptions(**settings)
     if (options.length is None) == (options.end is None):
-        raise Misconfigured(f"{wanted} needs either `length` or `end`, the name of an argument.")
+        raise Misconfigured(f"{subject} needs either `length` or `end`, the name of an argument.")
     return options
 
 
@@ -195,7 +195,7 @@ def deliver_audio(
 
 def _check_tickets(endpoint: Endpoint, form: AudioForm, tickets: Sequence[UploadTicket]) -> None:
     if not tickets or tickets[0].media_type != form.media_type:
-        types = ", ".join(each.media_type for each in tickets) or "none"
+        types = ", ".join(ticket.media_type for ticket in tickets) or "none"
         raise Misconfigured(
             f"{endpoint.id} makes audio as {form.media_type}, but the lease has tickets for "
             f"{types}."

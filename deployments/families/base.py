@@ -50,9 +50,9 @@ def made(result: Any, *names: str) -> Any:
     """What a pipeline has made: the first of ``names`` that its result has. ``Misconfigured`` if it
     has none of them."""
     for name in names:
-        found = result.get(name) if isinstance(result, Mapping) else getattr(result, name, None)
-        if found is not None:
-            return found
+        value = result.get(name) if isinstance(result, Mapping) else getattr(result, name, None)
+        if value is not None:
+            return value
     raise Misconfigured(
         f"The pipeline has returned no {' or '.join(names)}. Check that the endpoint's `family` is "
         "that of what its pipeline makes."
@@ -162,7 +162,7 @@ def as_warming_up(family: Family) -> WarmsUp | None:
 def model_rules_of(families: Mapping[str, Family]) -> ModelTraits:
     """Model rules for the engine: the built-in ones and those of the families."""
     return KNOWN.with_families(
-        each.models for each in families.values() if isinstance(each, DeclaresModelTraits)
+        family.models for family in families.values() if isinstance(family, DeclaresModelTraits)
     )
 
 

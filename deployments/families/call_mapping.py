@@ -61,9 +61,9 @@ def mapping_of(endpoint: Endpoint, tasks: Tasks) -> CallMapping:
     task = task_of(endpoint, tuple(tasks))
     inputs = declared_inputs(endpoint)
     video = _typed(endpoint, "video", str) or "video"
-    files = (video if each == "video" else each for each in tasks[task])
-    declared = (each.argument for each in inputs.values() if each.is_file or each.fields)
-    passed = {name: each.argument for name, each in inputs.items() if each.is_passed}
+    files = (video if kind == "video" else kind for kind in tasks[task])
+    declared = (spec.argument for spec in inputs.values() if spec.is_file or spec.fields)
+    passed = {name: spec.argument for name, spec in inputs.items() if spec.is_passed}
     settings = {name: argument for name, argument in passed.items() if SETTING in argument}
     mapping = CallMapping(
         task=task,
@@ -100,8 +100,8 @@ def as_families_read(mapping: CallMapping, input: Mapping[str, Any]) -> Mapping[
     steps = {STEPS: mapping.fixed[STEPS]} if STEPS in mapping.fixed else {}
     named = {
         usual: input[name]
-        for name, each in mapping.inputs.items()
-        if (usual := each.usual_name) is not None and input.get(name) is not None
+        for name, spec in mapping.inputs.items()
+        if (usual := spec.usual_name) is not None and input.get(name) is not None
     }
     return {**input, **named, **steps}
 
@@ -126,7 +126,7 @@ def parameters(called: type) -> frozenset[str]:
         return block_inputs(called)
     known = inspect.signature(called.__call__).parameters.values()
     named = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
-    return frozenset(each.name for each in known if each.kind in named) - {"self"}
+    return frozenset(parameter.name for parameter in known if parameter.kind in named) - {"self"}
 
 
 def chosen_results(called: type) -> dict[str, Any]:
@@ -137,26 +137,26 @@ def chosen_results(called: type) -> dict[str, Any]:
 
 
 def _names(endpoint: Endpoint, option: str) -> Mapping[str, str]:
-    given = _typed(endpoint, option, Mapping) or {}
-    if not all(isinstance(each, str) for pair in given.items() for each in pair):
+    names = _typed(endpoint, option, Mapping) or {}
+    if not all(isinstance(text, str) for pair in names.items() for text in pair):
         raise _wrong(endpoint, option, "a mapping from fields to arguments")
-    return cast("Mapping[str, str]", given)
+    return cast("Mapping[str, str]", names)
 
 
 def _typed(endpoint: Endpoint, option: str, kind: type) -> Any:
-    given = endpoint.options.get(option)
-    if given is not None and not isinstance(given, kind):
+    value = endpoint.options.get(option)
+    if value is not None and not isinstance(value, kind):
         raise _wrong(endpoint, option, _KINDS[kind])
-    return given
+    return value
 
 
 _KINDS = {Mapping: "a mapping", list: "a list", str: "a name", int: "a number of pixels"}
 
 
 def _wrong(endpoint: Endpoint, option: str, wanted: str) -> Misconfigured:
-    given = endpoint.options.get(option)
+    value = endpoint.options.get(option)
     return Misconfigured(
-        f"{endpoint.id}: `options.{option}` is {given!r} in the catalogue; it must be {wanted}."
+        f"{endpoint.id}: `options.{option}` is {value!r} in the catalogue; it must be {wanted}."
     )
 
 
@@ -195,17 +195,17 @@ def view_to_call(
 ) -> Any:
     """Pipeline to call in place of the loaded one: of another class, or with other settings of its
     components. None: the loaded one itself."""
-    given = {
+    settings = {
         place: input[name]
         for name, place in mapping.settings.items()
         if input.get(name) is not None and place != ADAPTER_SCALE
     }
-    if mapping.pipeline is None and not given:
+    if mapping.pipeline is None and not settings:
         return None
     from deployments.engine.interception.modular import guider_with  # noqa: PLC0415
 
     view = pipeline_view(endpoint, pipeline, called)
-    for place, value in given.items():
+    for place, value in settings.items():
         name, _, setting = place.partition(SETTING)
         guider = getattr(view, name, None)
         if setting not in getattr(guider, "config", {}):
@@ -220,7 +220,7 @@ def view_to_call(
 def adapter_set_up(mapping: CallMapping, input: Mapping[str, Any]) -> Any:
     """``set_up`` of a generation with the scale of the image for the IP-Adapter, if the input has
     one; None: nothing is to be set."""
-    if not any(each.is_adapters and input.get(name) for name, each in mapping.inputs.items()):
+    if not any(spec.is_adapters and input.get(name) for name, spec in mapping.inputs.items()):
         return None
     fields = (name for name, place in mapping.settings.items() if place == ADAPTER_SCALE)
     scale = input.get(next(fields, ""))
@@ -254,10 +254,10 @@ def require_fields(input: Mapping[str, Any], *names: str) -> None:
 
 def mapped_arguments(mapping: CallMapping, input: Mapping[str, Any]) -> dict[str, Any]:
     """Arguments from input fields. Fields without a value keep the pipeline's default."""
-    given = input.get("strength") if "strength" in mapping.arguments else None
-    if given is not None and input.get(STEPS) is not None:
+    strength = input.get("strength") if "strength" in mapping.arguments else None
+    if strength is not None and input.get(STEPS) is not None:
         strength_of(input, int(input["num_inference_steps"]))
-    tuples = {name for name, each in mapping.inputs.items() if each.is_tuple}
+    tuples = {name for name, spec in mapping.inputs.items() if spec.is_tuple}
     return {
         argument: tuple(input[name]) if name in tuples else input[name]
         for name, argument in mapping.arguments.items()

@@ -86,7 +86,9 @@ class Flux2Family:
         from deployments.engine.media.images import encode, fit, to_images  # noqa: PLC0415
 
         size: Size = call.output_facts["size"]
-        images = [fit(each, size.width, size.height) for each in to_images(generated.result.images)]
+        images = [
+            fit(picture, size.width, size.height) for picture in to_images(generated.result.images)
+        ]
         marked = generated.scratch.marked
         bodies = [encode(image, FRAME_TYPE, marked=marked) for image in images]
         frames = [

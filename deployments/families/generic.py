@@ -144,13 +144,15 @@ def _images(
     """Arguments that take input images: in the size to render, unless they keep their own."""
     if mapping.inputs:
         files = [
-            (name, each.argument, each.keeps_size)
-            for name, each in mapping.inputs.items()
-            if each.is_file and input.get(name)
+            (name, field.argument, field.keeps_size)
+            for name, field in mapping.inputs.items()
+            if field.is_file and input.get(name)
         ]
     else:
-        given = {"image": "image_url", "mask_image": "mask_url"}
-        files = [(name, each, False) for each, name in given.items() if each in TASKS[mapping.task]]
+        file_fields = {"image": "image_url", "mask_image": "mask_url"}
+        files = [
+            (name, each, False) for each, name in file_fields.items() if each in TASKS[mapping.task]
+        ]
     if mapping.result is not None and mapping.result.type is ResultType.LAYERS:
         # The autoencoder of layers has a channel for alpha.
         return {argument: input[name].convert("RGBA") for name, argument, _ in files}

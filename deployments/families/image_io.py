@@ -49,8 +49,8 @@ def own_dtypes(endpoint: Endpoint, device: str, on_gpu: str) -> Mapping[str, str
 
 def seed_of(input: Mapping[str, Any], seed: int) -> int:
     """The input's seed, or ``seed`` if it has none."""
-    given = input.get("seed")
-    return seed if given is None else int(given)
+    requested = input.get("seed")
+    return seed if requested is None else int(requested)
 
 
 def generators(seeds: Sequence[int]) -> list[Generator]:

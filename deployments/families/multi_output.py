@@ -34,8 +34,8 @@ class OutputPart:
 def seeds_of(input: Mapping[str, Any], seed: int) -> list[int]:
     """Seed of each output: the input's ``seeds``, or its ``seed`` and the numbers after it, so that
     the first of four equals one made alone. ``seed`` is for inputs that have none."""
-    if (given := input.get("seeds")) is not None:
-        return [int(each) for each in given]
+    if (seeds := input.get("seeds")) is not None:
+        return [int(value) for value in seeds]
     own = input.get("seed")
     first = seed if own is None else int(own)
     drafting = input.get(DRAFT)
@@ -60,9 +60,9 @@ def split(lease: Lease, seed: int, *, together: bool = False) -> Sequence[Output
     seeds = seeds_of(requested, seed)
     single = {name: value for name, value in requested.items() if name != DRAFT}
     single |= {"seeds": None} | ({"num_images": 1} if "num_images" in requested else {})
-    each, drafting = len(tickets) // len(seeds), requested.get(DRAFT)
+    per_seed, drafting = len(tickets) // len(seeds), requested.get(DRAFT)
     return tuple(
-        OutputPart(single | {"seed": own}, tickets[number * each :][:each], drafting)
+        OutputPart(single | {"seed": own}, tickets[number * per_seed :][:per_seed], drafting)
         for number, own in enumerate(seeds)
     )
 
@@ -76,19 +76,19 @@ def merge(products: Sequence[Product], seeds: Sequence[int] | None) -> Product:
     first = products[0]
     output = dict(first.output)
     for name, value in first.output.items():
-        values = [each.output[name] for each in products]
+        values = [product.output[name] for product in products]
         if isinstance(value, list):
-            output[name] = [one for each in values for one in each]
+            output[name] = [item for items in values for item in items]
         elif isinstance(value, Mapping) and "artifact" in value and seeds is not None:
             output[f"{name}s"] = values
     if len(products) > 1 and "timings" in output:
-        spent = sum(each.output["timings"]["inference"] for each in products)
+        spent = sum(product.output["timings"]["inference"] for product in products)
         output["timings"] = {"inference": round(spent, 4)}
     if seeds is not None:
         output["seeds"] = list(seeds)
-    files = [file for each in products for file in each.files]
-    units = sum(each.units for each in products)
-    share = sum(each.share for each in products) / len(products)
+    files = [file for product in products for file in product.files]
+    units = sum(product.units for product in products)
+    share = sum(product.share for product in products) / len(products)
     return replace(first, output=output, files=files, units=units, share=share)
 
 

@@ -30,14 +30,14 @@ def object_arguments(
 
     ``InvalidInput`` names a field that does not go with the objects.
     """
-    found: dict[str, list[Any]] = {}
+    arguments: dict[str, list[Any]] = {}
     for name, declared in _given(inputs, input):
         classes = _classes(called, declared.argument)
         _check_alone(name, classes, inputs, input)
-        items = found.setdefault(declared.argument, [])
+        items = arguments.setdefault(declared.argument, [])
         for number, item in enumerate(input[name]):
             items.append(_object(declared, classes, item, f"{name}.{number}", form))
-    return found
+    return arguments
 
 
 def object_values(
@@ -46,9 +46,9 @@ def object_values(
     """Yield the place, the declaration and the value of each field of the objects."""
     for name, declared in _given(inputs, input):
         for number, item in enumerate(input[name]):
-            for field, each in declared.fields.items():
+            for field, declaration in declared.fields.items():
                 if (value := item.get(field)) is not None:
-                    yield f"{name}.{number}.{field}", each, value
+                    yield f"{name}.{number}.{field}", declaration, value
 
 
 def unknown_attributes(inputs: Inputs, called: type) -> Iterator[str]:
@@ -56,14 +56,16 @@ def unknown_attributes(inputs: Inputs, called: type) -> Iterator[str]:
     for declared in inputs.values():
         if not declared.fields or not (classes := _classes(called, declared.argument)):
             continue
-        known = {attribute for each in classes for attribute in _attributes(each)}
-        for each in declared.fields.values():
-            if each.argument not in known:
-                yield f"{declared.argument}.{each.argument}"
+        known = {attribute for kind in classes for attribute in _attributes(kind)}
+        for field in declared.fields.values():
+            if field.argument not in known:
+                yield f"{declared.argument}.{field.argument}"
 
 
 def _given(inputs: Inputs, input: Mapping[str, Any]) -> Iterator[tuple[str, DeclaredInput]]:
-    return ((name, each) for name, each in inputs.items() if each.fields and input.get(name))
+    return (
+        (name, declared) for name, declared in inputs.items() if declared.fields and input.get(name)
+    )
 
 
 def _classes(called: type, argument: str) -> Sequence[type]:
@@ -75,8 +77,8 @@ def _classes(called: type, argument: str) -> Sequence[type]:
 def _attributes(kind: Any) -> Mapping[str, bool]:
     """Attribute of a class → whether it must be given."""
     return {
-        each.name: each.default is MISSING and each.default_factory is MISSING
-        for each in fields(kind)
+        field.name: field.default is MISSING and field.default_factory is MISSING
+        for field in fields(kind)
     }
 
 
@@ -85,9 +87,9 @@ def _check_alone(
 ) -> None:
     """Refuse files of arguments that mean an object of their own: pipelines take one or the
     other."""
-    attributes = {attribute for each in classes for attribute in _attributes(each)}
-    for other, each in inputs.items():
-        if each.is_file and each.argument in attributes and input.get(other) is not None:
+    attributes = {attribute for kind in classes for attribute in _attributes(kind)}
+    for other, field in inputs.items():
+        if field.is_file and field.argument in attributes and input.get(other) is not None:
             message = f"{other} and {name} cannot both be set: put the file into {name}"
             raise InvalidInput.of_field(other, message)
 
@@ -100,18 +102,18 @@ def _object(
     form: FileForm,
 ) -> Any:
     values: dict[str, Any] = {}
-    given: dict[str, str] = {}  # attribute → field
-    for name, each in declared.fields.items():
+    by_attribute: dict[str, str] = {}  # attribute → field
+    for name, field in declared.fields.items():
         if (value := item.get(name)) is None:
             continue
-        given.setdefault(each.argument, name)
-        values |= form(each, value, f"{at}.{name}") if each.is_file else {each.argument: value}
+        by_attribute.setdefault(field.argument, name)
+        values |= form(field, value, f"{at}.{name}") if field.is_file else {field.argument: value}
     if not classes:
-        return {name: values[name] for name in given}
+        return {name: values[name] for name in by_attribute}
     for kind in classes:
         attributes = _attributes(kind)
         needed = {name for name, required in attributes.items() if required}
-        if needed <= given.keys() <= attributes.keys():
+        if needed <= by_attribute.keys() <= attributes.keys():
             return kind(**{name: values[name] for name in attributes if name in values})
-    names = " and ".join(given.values()) or "nothing"
+    names = " and ".join(by_attribute.values()) or "nothing"
     raise InvalidInput.of_field(at, f"The model takes no object that has {names}")

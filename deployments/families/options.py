@@ -93,33 +93,33 @@ def _files_of(endpoint: Endpoint, declared: Inputs) -> Mapping[str, FileField]:
 def _named_files(inputs: Inputs) -> Mapping[str, FileField]:
     return {
         name: FileField(
-            KINDS_OF_FILES[each.type],
-            each.required,
-            each.type is InputType.IMAGES,
-            least=int(each.least or 1) if each.type is InputType.IMAGES else 1,
-            is_main=each.type is not InputType.MASK and not each.is_adapters,
+            KINDS_OF_FILES[field.type],
+            field.required,
+            field.type is InputType.IMAGES,
+            least=int(field.least or 1) if field.type is InputType.IMAGES else 1,
+            is_main=field.type is not InputType.MASK and not field.is_adapters,
         )
-        for name, each in inputs.items()
-        if each.is_file
+        for name, field in inputs.items()
+        if field.is_file
     }
 
 
 def required_files(endpoint: Endpoint) -> Mapping[str, FileField]:
     """Fields that name a file in every input of the endpoint."""
-    return {name: each for name, each in file_fields(endpoint).items() if each.required}
+    return {name: field for name, field in file_fields(endpoint).items() if field.required}
 
 
 def main_file(endpoint: Endpoint, input: Mapping[str, Any]) -> Any:
     """The decoded file that an input is about, the first of several; None: it has none."""
     declared = declared_inputs(endpoint)
     for name, field in _files_of(endpoint, declared).items():
-        if field.is_main and (given := input.get(name)):
-            return given[0] if isinstance(given, list) else given
-    for name, each in _objects(declared).items():
-        shapes = [n for n, e in each.fields.items() if e.type in SHAPES and not e.as_is]
+        if field.is_main and (value := input.get(name)):
+            return value[0] if isinstance(value, list) else value
+    for name, group in _objects(declared).items():
+        shapes = [n for n, e in group.fields.items() if e.type in SHAPES and not e.as_is]
         files = (item.get(inner) for item in input.get(name) or () for inner in shapes)
-        if (given := next(filter(None, files), None)) is not None:
-            return given
+        if (value := next(filter(None, files), None)) is not None:
+            return value
     return None
 
 
@@ -129,7 +129,7 @@ SHAPES = frozenset({InputType.IMAGE, InputType.VIDEO})
 
 def _objects(declared: Inputs) -> Inputs:
     """Declared inputs that are lists of objects."""
-    return {name: each for name, each in declared.items() if each.fields}
+    return {name: field for name, field in declared.items() if field.fields}
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,12 +149,12 @@ class InputFile:
 def input_files(endpoint: Endpoint, input: Mapping[str, Any]) -> Sequence[InputFile]:
     """The files of ``input``, those of its objects last."""
     declared = declared_inputs(endpoint)
-    found = [*_files(_files_of(endpoint, declared), input, ())]
-    for name, each in _objects(declared).items():
-        fields = _named_files(each.fields)
+    files = [*_files(_files_of(endpoint, declared), input, ())]
+    for name, group in _objects(declared).items():
+        fields = _named_files(group.fields)
         for number, item in enumerate(input.get(name) or ()):
-            found += _files(fields, item, (name, number))
-    return found
+            files += _files(fields, item, (name, number))
+    return files
 
 
 def _files(
@@ -242,8 +242,10 @@ def options_name(options: Mapping[str, Any]) -> str:
     names = [each for each in every if each != "solver" or not options.get(ADAPTERS)]
     values = [options[name] for name in names if options.get(name) is not None]
     texts = [
-        each if isinstance(each, str) else json.dumps(each, sort_keys=True, separators=(",", ":"))
-        for each in values
+        value
+        if isinstance(value, str)
+        else json.dumps(value, sort_keys=True, separators=(",", ":"))
+        for value in values
     ]
     return "".join(f":{text}" for text in texts)
 
@@ -278,13 +280,13 @@ def _check_step_caches(pipeline: Any, endpoint: Endpoint) -> None:
 
 
 def _option(endpoint: Endpoint, name: str) -> Mapping[str, Any] | None:
-    given = endpoint.options.get(name)
-    if given is not None and not isinstance(given, Mapping):
+    value = endpoint.options.get(name)
+    if value is not None and not isinstance(value, Mapping):
         raise Misconfigured(
-            f"{endpoint.id}: `options.{name}` is {given!r}; it must be a mapping "
+            f"{endpoint.id}: `options.{name}` is {value!r}; it must be a mapping "
             "(docs/reference/catalogue.md)."
         )
-    return cast("Mapping[str, Any] | None", given)
+    return cast("Mapping[str, Any] | None", value)
 
 
 def _set_solver(pipeline: Any, endpoint: Endpoint) -> None:
@@ -326,22 +328,26 @@ def _steps_of(endpoint: Endpoint, input: Mapping[str, Any]) -> int | None:
 
 def own_adapters(endpoint: Endpoint) -> tuple[OwnAdapter, ...]:
     """The endpoint's ``adapters``. Raises ``Misconfigured``, which names the endpoint."""
-    given = endpoint.options.get(ADAPTERS) or ()
-    if not isinstance(given, list | tuple) or not all(isinstance(each, Mapping) for each in given):
+    declared = endpoint.options.get(ADAPTERS) or ()
+    if not isinstance(declared, list | tuple) or not all(
+        isinstance(item, Mapping) for item in declared
+    ):
         raise Misconfigured(
-            f"{endpoint.id}: `options.{ADAPTERS}` is {given!r}; it must be a list of mappings "
+            f"{endpoint.id}: `options.{ADAPTERS}` is {declared!r}; it must be a list of mappings "
             "(docs/reference/catalogue.md)."
         )
-    repositories = {(each.source, each.revision): each for each in adapters_of(endpoint)}
-    found: list[OwnAdapter] = []
-    for lora in cast("Sequence[Mapping[str, Any]]", given):
+    repositories = {
+        (repository.source, repository.revision): repository for repository in adapters_of(endpoint)
+    }
+    adapters: list[OwnAdapter] = []
+    for lora in cast("Sequence[Mapping[str, Any]]", declared):
         if "registered" in lora:  # of a private endpoint
             digest, scale = str(lora["registered"]), float(lora["scale"])
-            found.append(OwnAdapter(None, "", "", scale, "", registered=digest))
+            adapters.append(OwnAdapter(None, "", "", scale, "", registered=digest))
             continue
         _check_lora(endpoint, lora, ADAPTERS, {*LORA_KEYS, "denoiser", "steps"})
         place = lora.get("hub"), lora.get("revision")
-        found.append(
+        adapters.append(
             OwnAdapter(
                 repositories.get(cast("tuple[str, str | None]", place)),
                 str(lora.get("directory", "")),
@@ -351,7 +357,7 @@ def own_adapters(endpoint: Endpoint) -> tuple[OwnAdapter, ...]:
                 int(lora.get("steps", 0)),
             )
         )
-    return tuple(found)
+    return tuple(adapters)
 
 
 def prepared_call(

@@ -110,8 +110,8 @@ class VideoFamily:
             words = ("prompt",) if "prompt" in takes else ()
             require_fields(input, *words, "num_inference_steps", *required_files(endpoint))
         multiple = mapping.multiple or side_multiple(pipeline)
-        given = main_file(endpoint, input)
-        given_size = None if given is None else Size(*given.size)
+        main_input = main_file(endpoint, input)
+        given_size = None if main_input is None else Size(*main_input.size)
         requested = video_size(endpoint, input, multiple, given_size)
         rendered = rendered_size(requested, multiple, mapping.native_size)
         fps, count, video = _frames(endpoint, mapping, input, rendered, pipeline)
@@ -138,7 +138,11 @@ class VideoFamily:
         }
         not_taken = OPTIONAL - takes
         if mapping.inputs:
-            not_taken |= {each for each in STANDARD if each not in takes or arguments[each] is None}
+            not_taken |= {
+                argument
+                for argument in STANDARD
+                if argument not in takes or arguments[argument] is None
+            }
         facts = _facts(form, input, seed, pipeline)
         recorded = KNOWN.exact(called).decodes_last
         return GenerationCall(
@@ -177,8 +181,8 @@ def _frames(
         return fps, requested_frames(endpoint, input, fps), {}
     main, compression = next(iter(videos)), _compression(pipeline)
     fps = input_fps(endpoint, input, main)
-    frames = {each: input_frames(endpoint, input, fps, rendered, each) for each in videos}
-    passed = {videos[each]: pad_frames(found, compression) for each, found in frames.items()}
+    frames = {name: input_frames(endpoint, input, fps, rendered, name) for name in videos}
+    passed = {videos[name]: pad_frames(clip, compression) for name, clip in frames.items()}
     return fps, len(frames[main]), passed
 
 
@@ -187,9 +191,9 @@ def _videos(mapping: CallMapping, input: Mapping[str, Any]) -> Mapping[str, str]
     if not mapping.inputs:
         return {VIDEO_URL: mapping.video} if mapping.task == VIDEO_TO_VIDEO else {}
     return {
-        name: each.argument
-        for name, each in mapping.inputs.items()
-        if each.type is InputType.VIDEO and input.get(name) is not None
+        name: field.argument
+        for name, field in mapping.inputs.items()
+        if field.type is InputType.VIDEO and input.get(name) is not None
     }
 
 
@@ -241,7 +245,7 @@ def _compression(pipeline: Any) -> int:
 
 
 def _number_of_frames(takes: frozenset[str]) -> str:
-    return next((each for each in NUMBERS_OF_FRAMES if each in takes), NUMBERS_OF_FRAMES[0])
+    return next((name for name in NUMBERS_OF_FRAMES if name in takes), NUMBERS_OF_FRAMES[0])
 
 
 def _images(
@@ -252,16 +256,16 @@ def _images(
     from deployments.engine.media.images import fit  # noqa: PLC0415
 
     if mapping.inputs:
-        images = {n: each for n, each in mapping.inputs.items() if each.type in IMAGE_TYPES}
-        given = {each.argument: input.get(name) for name, each in images.items()}
-        kept = {each.argument for each in images.values() if each.keeps_size}
+        images = {n: spec for n, spec in mapping.inputs.items() if spec.type in IMAGE_TYPES}
+        by_argument = {spec.argument: input.get(name) for name, spec in images.items()}
+        kept = {spec.argument for spec in images.values() if spec.keeps_size}
     elif mapping.task == IMAGE_TO_VIDEO:
-        given = {"image": input["image_url"], "last_image": input.get("end_image_url")}
+        by_argument = {"image": input["image_url"], "last_image": input.get("end_image_url")}
         kept = set[str]()
     else:
         return {}
-    if given.get("last_image") is not None and "last_image" not in takes:
-        names = (name for name, each in mapping.inputs.items() if each.argument == "last_image")
+    if by_argument.get("last_image") is not None and "last_image" not in takes:
+        names = (name for name, spec in mapping.inputs.items() if spec.argument == "last_image")
         field = next(names, "end_image_url")
         raise InvalidInput.of_field(field, "these weights take no last frame")
 
@@ -273,7 +277,7 @@ def _images(
 
     return {
         argument: image if argument in kept else form(image)
-        for argument, image in given.items()
+        for argument, image in by_argument.items()
         if image
     }
 
@@ -325,7 +329,7 @@ def _objects(
             limits = f"{allowed.start} to {allowed.stop - 1}"
             message = f"Input should be from {limits} for a video of {frames} frames"
             raise InvalidInput.of_field(at, message)
-    videos = sum(each.type is InputType.VIDEO for _, each, _ in values)
+    videos = sum(field.type is InputType.VIDEO for _, field, _ in values)
     return object_arguments(mapping.inputs, input, called, replace(files, videos=max(videos, 1)))
 
 

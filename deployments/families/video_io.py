@@ -59,7 +59,7 @@ def deliver_video(
     facts: VideoFacts = call.output_facts["video"]
     form = facts.form
     if not tickets or tickets[0].media_type != form.media_type:
-        types = ", ".join(each.media_type for each in tickets) or "none"
+        types = ", ".join(ticket.media_type for ticket in tickets) or "none"
         raise Misconfigured(
             f"{endpoint.id} makes a video as {form.media_type}, but the lease has tickets for "
             f"{types}."
@@ -290,5 +290,5 @@ def video_frames(
 
 def pad_frames(frames: Sequence[Image], compression: int) -> list[Image]:
     """Repeat the last frame until the autoencoder can process the number of frames."""
-    wanted = rendered_frames(len(frames), compression)
-    return [*frames, *[frames[-1]] * (wanted - len(frames))]
+    count = rendered_frames(len(frames), compression)
+    return [*frames, *[frames[-1]] * (count - len(frames))]

@@ -78,11 +78,11 @@ class VideoRecorder:
         frames = frames[skipped:]
         copy = self._accelerator.to_host(levels_of(frames))
         # What it finds is read by the encoders: the engine waits for no copy.
-        found = self._accelerator.to_host(finite(frames))
+        finite_copy = self._accelerator.to_host(finite(frames))
         with self._lock:
             if self._error is not None:
                 return
-            self._frames.append((copy, found))
+            self._frames.append((copy, finite_copy))
             self._waiting += len(copy.tensor)
             if self._waiting >= self._most_waiting and self._generation is not None:
                 self._generation.pause()
@@ -127,10 +127,10 @@ class VideoRecorder:
         with self._scratch.busy():
             try:
                 while (waiting := self._next()) is not None:
-                    copy, found = waiting
+                    copy, finite_copy = waiting
                     copy.ready()
-                    found.ready()
-                    require_finite(found.tensor)
+                    finite_copy.ready()
+                    require_finite(finite_copy.tensor)
                     for pixels in copy.tensor.numpy():
                         self._file_begun().add(pixels)
             except BaseException as error:

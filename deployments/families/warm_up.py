@@ -28,29 +28,35 @@ def warm_up_input(endpoint: Endpoint, **family: Any) -> Mapping[str, Any]:
     """Warm-up input. ``family`` overrides the entry's defaults with what the family needs."""
     # Full strength: with only one step, any lower strength would leave no step at all.
     short = {**WARM_UP_DEFAULTS, "strength": 1.0}
-    given = {**_declared(endpoint), **endpoint.defaults, **family, **short, **plain_files(endpoint)}
-    renamed = {
-        name: given[usual]
-        for name, each in declared_inputs(endpoint).items()
-        if (usual := each.usual_name) in given
+    values = {
+        **_declared(endpoint),
+        **endpoint.defaults,
+        **family,
+        **short,
+        **plain_files(endpoint),
     }
-    return given | renamed
+    renamed = {
+        name: values[usual]
+        for name, field in declared_inputs(endpoint).items()
+        if (usual := field.usual_name) in values
+    }
+    return values | renamed
 
 
 def plain_files(endpoint: Endpoint) -> Mapping[str, Any]:
     """Files without content for the fields that every input of the endpoint has."""
     return {
-        name: [plain_file(each.kind)] * each.least if each.many else plain_file(each.kind)
-        for name, each in required_files(endpoint).items()
+        name: [plain_file(file.kind)] * file.least if file.many else plain_file(file.kind)
+        for name, file in required_files(endpoint).items()
     }
 
 
 def _declared(endpoint: Endpoint) -> Mapping[str, Any]:
     """Values of the fields that the entry declares: their defaults, or the least that is valid."""
     return {
-        name: _LEAST[each.type](each) if each.required else each.default
-        for name, each in declared_inputs(endpoint).items()
-        if not each.is_file and (each.required or each.default is not None)
+        name: _LEAST[field.type](field) if field.required else field.default
+        for name, field in declared_inputs(endpoint).items()
+        if not field.is_file and (field.required or field.default is not None)
     }
 
 
@@ -68,10 +74,10 @@ _LEAST: Mapping[InputType, Callable[[DeclaredInput], Any]] = {
 
 def _least_object(declared: DeclaredInput) -> Mapping[str, Any]:
     """Object with the fields that it must have, of those that exclude each other the first."""
-    needed = {name for name, each in declared.fields.items() if each.required}
+    needed = {name for name, field in declared.fields.items() if field.required}
     return {
-        name: plain_file(KINDS_OF_FILES[each.type]) if each.is_file else _LEAST[each.type](each)
-        for name, each in declared.fields.items()
+        name: plain_file(KINDS_OF_FILES[field.type]) if field.is_file else _LEAST[field.type](field)
+        for name, field in declared.fields.items()
         if name in needed | {*declared.one_of[:1]}
     }
 

@@ -173,10 +173,10 @@ def connect(
         node=ray.util.get_node_ip_address(),
     )
     # Not checked: the pool may be deployed before the ingress, and calls wait for that.
-    found = serve.get_deployment_handle(
+    serve_handle = serve.get_deployment_handle(
         ingress_name, app_name or context.app_name, _check_exists=False
     )
-    handle = HandleLeasePort(found)
+    handle = HandleLeasePort(serve_handle)
     port = LocalLeasePort(handle, handle.socket_path, find_remote=handle.remote_line)
     link = IngressLink(port, identity, config.calls, SystemClock(), Backoff(SystemRandom()))
     return IngressConnection(handle, port, link)

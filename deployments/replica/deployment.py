@@ -68,8 +68,8 @@ class EngineDeployment(ReplicaDeployment[EngineReplica]):
     ) -> None:
         """``app_name``: application of the ingress. None: the same application as this replica."""
         await asyncio.to_thread(remove_abandoned)
-        made = connect(pool, config, ingress_name, app_name)
-        handle_port, link, self._port = made.handle, made.link, made.port
+        connection = connect(pool, config, ingress_name, app_name)
+        handle_port, link, self._port = connection.handle, connection.link, connection.port
         exchange = self._exchange = weight_exchange(
             config, handle_port, link.identity.replica_id, link.clock
         )

@@ -111,12 +111,12 @@ class EngineAttempt(Attempt):
             if (refused := refusal(error, self.lease.endpoint)) is None:
                 raise
             raise refused from error
-        made = SeparatedFiles.of(product, files)
+        separated = SeparatedFiles.of(product, files)
         return Outcome(
-            output=made.output,
-            artifacts=made.artifacts,
+            output=separated.output,
+            artifacts=separated.artifacts,
             usage=replace(self._usage(), units=product.units, share=product.share),
-            drafts=made.drafts,
+            drafts=separated.drafts,
         )
 
     async def _release(self) -> None:
@@ -180,8 +180,8 @@ class EngineAttempt(Attempt):
             seeds = seeds_of(lease.input, seed)
         for note in inputs.notes:
             self.printed.append("WARNING", note)
-        product = merge([each.product for each in state.outputs], seeds)
-        return product, tuple(file for each in files for file in each)
+        product = merge([finished.product for finished in state.outputs], seeds)
+        return product, tuple(file for part_files in files for file in part_files)
 
     async def _fetch(self, family: Family, inputs: InputFiles) -> None:
         """Fetch the files that the endpoint and the input name, without a slot."""
@@ -197,7 +197,7 @@ class EngineAttempt(Attempt):
         if requested:
             state.set_progress(Progress(Stage.FETCHING))
             await self._loras.fetch(requested, OwnFiles.of(lease))
-            used = {each.file.stem for each in self._loras.loras()}  # named by their digests
+            used = {lora.file.stem for lora in self._loras.loras()}  # named by their digests
             if used & lease.blocked_loras:
                 message = "the operator of this installation does not allow this LoRA"
                 raise InvalidInput.of_field("loras", message, VIOLATION)
@@ -239,9 +239,9 @@ class EngineAttempt(Attempt):
 
     async def _draft(self, generate: Generate, start: GenerationStart, seed: int) -> MadeDraft:
         """Make a draft. ``generate`` runs the call of its part."""
-        _, made = await generate(start)
+        _, generated = await generate(start)
         self.state.end_generation()
-        return MadeDraft(made.result, made, seed)
+        return MadeDraft(generated.result, generated, seed)
 
     def _with_loras(self, call: GenerationCall) -> GenerationCall:
         return replace(call, loras=[*self._own, *call.loras, *self._loras.loras()])

@@ -168,8 +168,8 @@ class EngineReplica(Replica[EngineAttempt]):
 
     def _loads_for_request(self) -> bool:
         """True while an attempt waits for its weights to be loaded."""
-        states = (each.state for each in self._attempts.values())
-        return any(each.phase is Phase.LOADING and not each.is_downloading for each in states)
+        states = (attempt.state for attempt in self._attempts.values())
+        return any(state.phase is Phase.LOADING and not state.is_downloading for state in states)
 
     def _note(self, reply: Work | None) -> None:
         self._keeper.told(reply)
@@ -238,7 +238,7 @@ class Watchdog:
 
 def _downloading(loading: Iterable[Loading]) -> Iterator[str]:
     """Endpoints whose weights are being downloaded."""
-    return (id_ for each in loading if each.stage is Stage.DOWNLOADING for id_ in each.endpoints)
+    return (id_ for load in loading if load.stage is Stage.DOWNLOADING for id_ in load.endpoints)
 
 
 def _call_on(loop: asyncio.AbstractEventLoop, poller: LeasePoller) -> None:

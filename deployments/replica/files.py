@@ -59,7 +59,7 @@ class InputFiles:
     def are_remote(self) -> bool:
         """True if a file is not in the input itself, as a data: URI."""
         files = input_files(self._lease.endpoint, self._lease.input)
-        return any(each.url[:5].lower() != "data:" for each in files)
+        return any(file.url[:5].lower() != "data:" for file in files)
 
     async def fetch(self, on_progress: Callable[[Progress], None]) -> None:
         """Fetch all input files. ``InvalidInput`` names the field of a file that fails."""
@@ -128,7 +128,7 @@ class ArtifactDelivery:
         # Of a directory only the name: where this node has its weights is nobody's business.
         source = weights.source if weights.revision else Path(weights.source).name
         revision = f"@{weights.revision}" if weights.revision else ""
-        files = [d for each in replaced_of(lease.endpoint).values() for d in each.values()]
+        files = [d for replaced in replaced_of(lease.endpoint).values() for d in replaced.values()]
         own = "".join(f" with {digest}" for digest in files)  # of a private endpoint
         if weights.checkpoint:
             own = f" with {weights.checkpoint.rpartition('/')[2]}{own}"
@@ -267,10 +267,10 @@ class ArtifactDelivery:
         return product
 
     def _report(self, decisions: Sequence[Decision]) -> None:
-        for each in decisions:
-            log.info("Safety policy: %s", each)
+        for decision in decisions:
+            log.info("Safety policy: %s", decision)
         if decisions and self._resources.safety_log is not None:
-            told = tuple(asdict(each) for each in decisions)
+            told = tuple(asdict(ruling) for ruling in decisions)
             call = self._resources.safety_log.report_decisions(self._lease.held, told)
             asyncio.run_coroutine_threadsafe(call, self._loop)
 
@@ -282,7 +282,7 @@ class ArtifactDelivery:
         lease, writer = self._lease, self._writer
         if writer is None:
             return product
-        loras = tuple(lora_facts(each.file, each.scale) for each in call.loras)
+        loras = tuple(lora_facts(lora.file, lora.scale) for lora in call.loras)
         facts = replace(self._facts, steps=steps, loras=loras)
         files: list[MediaFile] = []
         for file in product.files:
@@ -296,7 +296,7 @@ class ArtifactDelivery:
                 log.warning("%s", error.message)
                 writer.report_unsigned(error.message)
                 files.append(file)
-        sizes = {each.ticket.key: each.size for each in files}
+        sizes = {media_file.ticket.key: media_file.size for media_file in files}
         return replace(product, output=resized(product.output, sizes), files=files)
 
     def _on_encoded(self, done: int, total: int) -> None:

@@ -101,9 +101,9 @@ class WeightKeeper:
             self._decided.set()  # no warm target stands in this pool
         elif reply.keep is not None:
             self._wanted, self._version = reply.keep, reply.keep_version
-            wanted = {endpoint.id for endpoint, _ in reply.keep}
+            kept_ids = {endpoint.id for endpoint, _ in reply.keep}
             self._not_kept.clear()
-            self._on_disk &= wanted
+            self._on_disk &= kept_ids
             self._decided.set()
             self._changed.set()
         if reply and reply.upcoming is not None and self.upcoming is not None:
@@ -175,12 +175,12 @@ class WeightKeeper:
         if name is None:
             return False
         if resources.residency.find(name) is not None:
-            held = True
+            is_held = True
         else:
-            held = level is WeightsLevel.HOST and name in resources.residency.warm
-        if held:
+            is_held = level is WeightsLevel.HOST and name in resources.residency.warm
+        if is_held:
             self._not_kept.pop(endpoint.id, None)
-        return held
+        return is_held
 
     def _protect(self) -> None:
         """Name the weights that are evicted last."""
@@ -190,7 +190,9 @@ class WeightKeeper:
             if (name := resources.weights_by_endpoint.get(endpoint.id)) is not None:
                 names[WeightsLevel(level)].add(name)
         by_endpoint = resources.weights_by_endpoint
-        needed = {by_endpoint[each.id] for each in self._upcoming if each.id in by_endpoint}
+        needed = {
+            by_endpoint[upcoming.id] for upcoming in self._upcoming if upcoming.id in by_endpoint
+        }
         resources.residency.keep(names[WeightsLevel.HOT], names[WeightsLevel.HOST], needed)
 
     async def _hold(self, endpoint: Endpoint, level: WeightsLevel) -> None:

@@ -46,10 +46,10 @@ class OutcomeSender:
 
     async def hand_back(self, attempt: Attempt, snapshot: StoredSnapshot | None) -> Verdict | None:
         """Return a lease to the queue. None if there is no reply within ``finish_give_up_s``."""
-        held, replica_id = attempt.held, self._link.identity.replica_id
+        key, replica_id = attempt.held, self._link.identity.replica_id
         reason = attempt.hand_back_reason or SHUTTING_DOWN
         return await self._retry(
-            attempt, lambda: self._link.port.hand_back(held, replica_id, reason, snapshot)
+            attempt, lambda: self._link.port.hand_back(key, replica_id, reason, snapshot)
         )
 
     async def _retry(

@@ -154,11 +154,11 @@ def slot_offer(slots: int, attempts: Collection[SlotUser]) -> SlotOffer:
     whose files are fetched, up to ``max_fetches`` of each of ``TENANTS_FETCHING`` tenants.
     """
     # An ingress of the previous version leases work for models that are being downloaded.
-    downloading = min(2 * slots, sum(each.state.is_downloading for each in attempts))
-    fetches = Counter(each.lease.tenant for each in attempts if each.state.is_fetching)
+    downloading = min(2 * slots, sum(attempt.state.is_downloading for attempt in attempts))
+    fetches = Counter(attempt.lease.tenant for attempt in attempts if attempt.state.is_fetching)
     share = max_fetches(slots)
     without_slot = downloading + min(TENANTS_FETCHING * share, fetches.total())
-    in_engine = sum(each.state.needs_engine for each in attempts) - without_slot
+    in_engine = sum(attempt.state.needs_engine for attempt in attempts) - without_slot
     free = max(0, min(slots - in_engine, 2 * slots - (len(attempts) - without_slot)))
     # All leases of one poll may be of the same tenant.
     left_of_share = share - max((n for n in fetches.values() if n < share), default=0)
@@ -200,4 +200,4 @@ class SlotQueue:
                 turn.set_result(None)
 
     def _free(self) -> bool:
-        return sum(each.state.holds_slot for each in self._attempts.values()) < self._slots
+        return sum(attempt.state.holds_slot for attempt in self._attempts.values()) < self._slots

@@ -110,8 +110,8 @@ class ReplicaSession(EngineAttempt):
 
     def _usage(self) -> Usage:
         """Time with the slot held and no frame being made. Each frame reports its own time."""
-        held = super()._usage()
-        return Usage(run_s=round(max(held.run_s - self._frames_s, 0.0), 4))
+        usage = super()._usage()
+        return Usage(run_s=round(max(usage.run_s - self._frames_s, 0.0), 4))
 
     async def _wait_until_over(self) -> None:
         while not self._over:

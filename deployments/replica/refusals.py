@@ -20,10 +20,10 @@ def refusal(error: Exception, endpoint: Endpoint) -> InvalidInput | None:
     """Error of the field that the message of a pipeline's check names first. None: it is no error
     of a check, or it names no field."""
     codes = [frame.f_code for frame, _ in traceback.walk_tb(error.__traceback__)]
-    names = [each.co_name if "diffusers" in each.co_filename else "" for each in codes]
+    names = [code.co_name if "diffusers" in code.co_filename else "" for code in codes]
     if names[-1:] != [CALL] and not any(map(CHECK.match, names)):
         return None
     message = str(error)
-    fields = {each.argument: name for name, each in declared_inputs(endpoint).items()}
+    fields = {field.argument: name for name, field in declared_inputs(endpoint).items()}
     argument = next((word for word in re.findall(r"\w+", message) if word in fields), None)
     return None if argument is None else InvalidInput.of_field(fields[argument], message)

@@ -217,23 +217,23 @@ class Replica(ABC, Generic[A]):
             self._reporter.leased()
 
     def _on_reply(self, reply: ReportReply) -> None:
-        for held in reply.cancelled:
-            self._running.stop(held, StopReason.CANCELLED)
-        for held in reply.fenced:
-            self._running.stop(held, StopReason.FENCED)
-        for held in reply.watched:
-            if (attempt := self._attempts.get(held)) is not None:
+        for key in reply.cancelled:
+            self._running.stop(key, StopReason.CANCELLED)
+        for key in reply.fenced:
+            self._running.stop(key, StopReason.FENCED)
+        for key in reply.watched:
+            if (attempt := self._attempts.get(key)) is not None:
                 attempt.previewer.want()
 
     async def _announce_start(self, ready: asyncio.Event) -> None:
         """Announce what is being loaded, until loading is complete."""
         while True:
             slots = self._max_slots
-            said = await announce(self._link, ReplicaStage.STARTING, slots, self._loading())
-            if said is not None and said.exit:
-                self._leave(said.exit)
+            reply = await announce(self._link, ReplicaStage.STARTING, slots, self._loading())
+            if reply is not None and reply.exit:
+                self._leave(reply.exit)
                 return
-            self._note(said)
+            self._note(reply)
             try:
                 async with asyncio.timeout(self._link.calls.start_interval_s):
                     await ready.wait()

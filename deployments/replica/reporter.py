@@ -137,7 +137,7 @@ class Reporter:
 
     def _interval_s(self) -> float:
         """Seconds between two reports: short as soon as a client follows one of the attempts."""
-        allowed = [self._next_in_s.get(each, 0.0) for each in self._attempts.values()]
+        allowed = [self._next_in_s.get(attempt, 0.0) for attempt in self._attempts.values()]
         return max(self._link.calls.report_interval_s, min(allowed, default=0.0))
 
     def _unreported_s(self, attempt: Attempt) -> float:
@@ -165,8 +165,8 @@ class Reporter:
             log.log(level, "The ingress did not accept a report (%r).", error)
             return
         finally:
-            for held, lines in report.lines:  # those of others may be in another report
-                printed[held].reported(() if arrived else lines)
+            for key, lines in report.lines:  # those of others may be in another report
+                printed[key].reported(() if arrived else lines)
         self._next_in_s.update(dict.fromkeys(attempts, reply.next_in_s))
         self._snapshots.mark_reported(snapshots)
         self._snapshots.use_tickets(reply.snapshot_tickets)
@@ -271,11 +271,11 @@ def _by_part(counts: Mapping[str, Any], name: str) -> Mapping[Any, int]:
 
 
 def _by_family(counts: Mapping[str, Any]) -> Mapping[Any, float]:
-    found: dict[tuple[str, str], float] = {}
+    totals: dict[tuple[str, str], float] = {}
     for (name, stage), seconds in counts.get("seconds", {}).items():
         key = name.partition(":")[0], stage
-        found[key] = found.get(key, 0.0) + seconds
-    return found
+        totals[key] = totals.get(key, 0.0) + seconds
+    return totals
 
 
 def _increase(before: Mapping[Any, Any], now: Mapping[Any, Any]) -> Mapping[Any, Any]:

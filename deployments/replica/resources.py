@@ -91,19 +91,20 @@ class ReplicaResources:
         recipe = recipe_for_device(endpoint, self.engine.device_bytes())
         if (tuned := self.tuned.find(weights_name(endpoint, recipe), endpoint)) is not None:
             endpoint, recipe = tuned.applied(endpoint)
-        held = with_recipe_dtype(endpoint, recipe)
+        effective = with_recipe_dtype(endpoint, recipe)
         name = self.weights_by_endpoint[endpoint.id] = weights_name(endpoint, recipe)
         compiles = recipe is not None and recipe.compiles
         warm_up = None
         warming = as_warming_up(family)
         if warming is not None and (self.warms_up or compiles):
-            warm_up = partial(short_call, warming, held)
-        load = partial(self._load, family, held, recipe)
+            warm_up = partial(short_call, warming, effective)
+        load = partial(self._load, family, effective, recipe)
         if recipe is not None and compiles and warm_up is None:
             # It would delay a user's first generation.
             recipe = replace(recipe, compile=False, compile_decoder=False)
         fetch = Fetch(
-            partial(weights.is_here, self.store, held), partial(weights.fetch, self.store, held)
+            partial(weights.is_here, self.store, effective),
+            partial(weights.fetch, self.store, effective),
         )
         if recipe is not None and self.ranks is not None:
             recipe = replace(recipe, attention="")  # the other devices compute by torch's own
@@ -159,12 +160,12 @@ class ReplicaResources:
         return tuple(
             Loading(
                 tuple(endpoints.get(name, [name])),
-                each.stage,
-                each.step,
-                each.steps,
+                progress.stage,
+                progress.step,
+                progress.steps,
                 warm=name in warm,
             )
-            for name, each in self.residency.loading().items()
+            for name, progress in self.residency.loading().items()
         )
 
     @property
@@ -245,18 +246,18 @@ def family_of_weights_name(name: str) -> str:
 
 def weights_name(endpoint: Endpoint, recipe: Recipe | None) -> str:
     """Name of the loaded weights. Endpoints with the same name share one loaded pipeline."""
-    weights, held = endpoint.weights, with_recipe_dtype(endpoint, recipe)
+    weights, effective = endpoint.weights, with_recipe_dtype(endpoint, recipe)
     parts = [endpoint.family, weights.source + (f"@{weights.revision}" if weights.revision else "")]
     if weights.variant:
         parts.append(weights.variant)
     if weights.checkpoint:
         parts += [weights.checkpoint, "+".join(weights.components)]
     if weights.parts or weights.pipeline:
-        parts += [weights.pipeline, *(each.identity for each in weights.parts)]
+        parts += [weights.pipeline, *(part.identity for part in weights.parts)]
     if recipe is not None:
         parts += [recipe.precision, recipe.offload, "+".join(recipe.hot)]
         parts += ["compiled"] if recipe.compile else []
         parts += ["compiled decoder"] if recipe.compile_decoder else []
         parts += ["graphs"] if recipe.graphs else []
         parts += [recipe.attention] if recipe.attention else []
-    return ":".join(parts) + options_name(held.options)
+    return ":".join(parts) + options_name(effective.options)

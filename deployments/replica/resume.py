@@ -64,7 +64,7 @@ def to_bytes(finished: Sequence[FinishedOutput], snapshot: bytes) -> bytes:
     from safetensors.numpy import save  # noqa: PLC0415
 
     try:
-        size = sum(file.size for each in finished for file in each.product.files)
+        size = sum(file.size for output in finished for file in output.product.files)
         if size > MAX_BYTES:
             raise SnapshotRefused(
                 f"The finished files have {size} bytes, more than the limit of {MAX_BYTES}."
@@ -73,15 +73,15 @@ def to_bytes(finished: Sequence[FinishedOutput], snapshot: bytes) -> bytes:
     except FileNotFoundError as error:
         raise SnapshotRefused("The finished files were deleted: the attempt has ended.") from error
     bodies[_UNDER_WAY] = snapshot
-    header = {"format": FORMAT, "finished": [_described(each) for each in finished]}
+    header = {"format": FORMAT, "finished": [_described(output) for output in finished]}
     tensors = {name: np.frombuffer(body, np.uint8) for name, body in bodies.items()}
     return save(tensors, metadata={_KEY: json.dumps(header)})
 
 
 def _files(finished: Sequence[FinishedOutput]) -> Iterator[tuple[int, int, MediaFile]]:
     """Files with the number of their part, and their own number within the part."""
-    for part, each in enumerate(finished):
-        for place, file in enumerate(each.product.files):
+    for part, output in enumerate(finished):
+        for place, file in enumerate(output.product.files):
             yield part, place, file
 
 
@@ -119,8 +119,8 @@ def from_bytes(
             raise SnapshotRefused("The snapshot was made by another version of Darkroom.")
         bodies = {name: array.tobytes() for name, array in load(found).items()}
         finished = [
-            _finished(each, part, tickets[part], bodies)
-            for part, each in enumerate(header["finished"])
+            _finished(output, part, tickets[part], bodies)
+            for part, output in enumerate(header["finished"])
         ]
         return finished, bodies[_UNDER_WAY]
     except (SafetensorError, ValueError, LookupError, TypeError) as error:
@@ -155,12 +155,12 @@ def _finished(
 
 def _renamed(value: Any, keys: Mapping[str, str]) -> Any:
     if isinstance(value, list):
-        return [_renamed(each, keys) for each in value]
+        return [_renamed(item, keys) for item in value]
     if not isinstance(value, dict):
         return value
     return {
-        name: keys[each] if name == "artifact" else _renamed(each, keys)
-        for name, each in value.items()
+        name: keys[inner] if name == "artifact" else _renamed(inner, keys)
+        for name, inner in value.items()
     }
 
 
@@ -189,8 +189,8 @@ async def start_point(
     inputs that have none."""
     fetcher, loop = resources.snapshot_fetcher, asyncio.get_running_loop()
     try:
-        found = await fetcher.fetch(snapshot_url, "snapshot", OwnFiles.of(lease))
-        return await loop.run_in_executor(resources.encoders, decode_snapshot, lease, seed, found)
+        content = await fetcher.fetch(snapshot_url, "snapshot", OwnFiles.of(lease))
+        return await loop.run_in_executor(resources.encoders, decode_snapshot, lease, seed, content)
     except DarkroomError as error:
         log.warning("The snapshot cannot be read; starting from the beginning. %s", error.message)
         return StartPoint(split(lease, seed))
@@ -202,7 +202,7 @@ def decode_snapshot(lease: Lease, seed: int, found: bytes) -> StartPoint:
     if not is_parts_snapshot(found):
         return StartPoint(split(lease, seed, together=True), (), found)
     parts = split(lease, seed)
-    finished, snapshot = from_bytes(found, [each.tickets for each in parts])
+    finished, snapshot = from_bytes(found, [part.tickets for part in parts])
     if len(finished) >= len(parts):
         raise SnapshotRefused("The snapshot belongs to a request with more parts.")
     return StartPoint(parts, finished, snapshot)
@@ -325,8 +325,8 @@ class MadeDraft:
         }
         file = MediaFile(ticket, draft.to_bytes())
         output = {**product.output, DRAFTS: [facts]}
-        made = replace(product, output=output, files=[*product.files, file])
-        return _shared(made, share_made(draft.step, draft.steps) or 1.0)
+        extended = replace(product, output=output, files=[*product.files, file])
+        return _shared(extended, share_made(draft.step, draft.steps) or 1.0)
 
 
 def _shared(product: Product, share: float) -> Product:
@@ -336,12 +336,12 @@ def _shared(product: Product, share: float) -> Product:
 
 def media_tickets(tickets: Sequence[UploadTicket]) -> tuple[UploadTicket, ...]:
     """Tickets of a part without that of its draft."""
-    return tuple(each for each in tickets if each.media_type != DRAFT_TYPE)
+    return tuple(ticket for ticket in tickets if ticket.media_type != DRAFT_TYPE)
 
 
 def draft_ticket(tickets: Sequence[UploadTicket]) -> UploadTicket:
     """Ticket of a part's draft."""
-    return next(each for each in tickets if each.media_type == DRAFT_TYPE)
+    return next(ticket for ticket in tickets if ticket.media_type == DRAFT_TYPE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -361,8 +361,8 @@ class SeparatedFiles:
     @classmethod
     def _of_drafts(cls, product: Product, files: Sequence[Artifact]) -> SeparatedFiles:
         described = product.output[DRAFTS]
-        found = {each.key: each for each in files if each.media_type == DRAFT_TYPE}
-        drafts = tuple(found[each["artifact"]] for each in described)
-        shown = [{k: v for k, v in each.items() if k != "artifact"} for each in described]
-        artifacts = tuple(each for each in files if each.key not in found)
+        draft_files = {file.key: file for file in files if file.media_type == DRAFT_TYPE}
+        drafts = tuple(draft_files[draft["artifact"]] for draft in described)
+        shown = [{k: v for k, v in draft.items() if k != "artifact"} for draft in described]
+        artifacts = tuple(file for file in files if file.key not in draft_files)
         return cls({**product.output, DRAFTS: shown}, artifacts, drafts)

@@ -70,7 +70,9 @@ class Snapshotter(Snapshots):
     def unreported(self) -> tuple[tuple[LeaseKey, StoredSnapshot], ...]:
         self._forget_ended()
         latest = self._latest.items()
-        return tuple((held, each) for held, each in latest if self._reported.get(held) != each)
+        return tuple(
+            (key, snapshot) for key, snapshot in latest if self._reported.get(key) != snapshot
+        )
 
     def mark_reported(self, snapshots: Sequence[tuple[LeaseKey, StoredSnapshot]]) -> None:
         self._reported.update(snapshots)
@@ -80,14 +82,14 @@ class Snapshotter(Snapshots):
 
     def use_tickets(self, tickets: Sequence[tuple[LeaseKey, UploadTicket]]) -> None:
         """Use the tickets that arrived. Attempts that have ended in between need none."""
-        for held, ticket in tickets:
-            attempt = self._attempts.get(held)
+        for key, ticket in tickets:
+            attempt = self._attempts.get(key)
             if attempt is None or (generation := attempt.state.generation) is None:
                 continue
-            if held not in self._taking:
-                task = asyncio.create_task(self._take(held, generation, attempt.state, ticket))
-                self._taking[held] = task
-                task.add_done_callback(lambda _, held=held: self._taking.pop(held, None))
+            if key not in self._taking:
+                task = asyncio.create_task(self._take(key, generation, attempt.state, ticket))
+                self._taking[key] = task
+                task.add_done_callback(lambda _, key=key: self._taking.pop(key, None))
 
     async def wait_uploaded(self, by: float) -> None:
         """Wait until all snapshots are uploaded, but no later than ``by`` (event loop time)."""
@@ -104,13 +106,13 @@ class Snapshotter(Snapshots):
     def _older_than(self, age_s: float) -> tuple[LeaseKey, ...]:
         now = self._resources().clock.monotonic()
         return tuple(
-            held
-            for held, attempt in self._attempts.items()
+            key
+            for key, attempt in self._attempts.items()
             if attempt.state.generation is not None
-            and held not in self._refused
-            and held not in self._taking
-            and not self._has_last(held, attempt.state)
-            and now - self._taken_at.get(held, attempt.state.in_engine_since) >= age_s
+            and key not in self._refused
+            and key not in self._taking
+            and not self._has_last(key, attempt.state)
+            and now - self._taken_at.get(key, attempt.state.in_engine_since) >= age_s
         )
 
     async def _take(
@@ -143,7 +145,7 @@ class Snapshotter(Snapshots):
         self._taken_at[held] = began
         if at_decoding is not None:
             self._at_decoding[held] = at_decoding
-        step = snapshot.step + sum(each.steps for each in finished or ())
+        step = snapshot.step + sum(output.steps for output in finished or ())
         self._latest[held] = StoredSnapshot(ticket.key, step)
         log.debug("Attempt %d has a snapshot at step %d.", held.attempt, step)
 
@@ -153,9 +155,9 @@ class Snapshotter(Snapshots):
         return stored is not None and stored is state.decoding_snapshot
 
     def _forget_ended(self) -> None:
-        for each in (self._taken_at, self._latest, self._reported, self._at_decoding):
-            for held in [held for held in each if held not in self._attempts]:
-                del each[held]
+        for table in (self._taken_at, self._latest, self._reported, self._at_decoding):
+            for ended_key in [key for key in table if key not in self._attempts]:
+                del table[ended_key]
         self._refused &= set(self._attempts)
 
 

@@ -68,9 +68,11 @@ class Timeline:
         self.enter(None)
         now = self._clock.monotonic()
         stages = [
-            StageTiming(name, each.began - self._began, each.ended - each.began, each.attributes)
-            for (_, name), each in list(self._stages.items())
-            if name != WAITING or each.ended - each.began >= NO_WAIT_S
+            StageTiming(
+                name, stage.began - self._began, stage.ended - stage.began, stage.attributes
+            )
+            for (_, name), stage in list(self._stages.items())
+            if name != WAITING or stage.ended - stage.began >= NO_WAIT_S
         ]
         took_s = now - self._began
         return AttemptTrace(
@@ -118,7 +120,7 @@ class TraceReports:
             renewals=(),
             pool=self._link.identity.pool,
             traces=tuple(
-                replace(each, ended_ago_s=now - each.ended_ago_s).to_plain() for each in sent
+                replace(trace, ended_ago_s=now - trace.ended_ago_s).to_plain() for trace in sent
             ),
             lost_traces=lost,
         )

@@ -101,11 +101,16 @@ class Tuning:
         return (self.steps, self.adapters) == (other.steps, other.adapters)
 
     def find(self, variant: str) -> Measurement | None:
-        return next((each for each in self.measurements if each.variant == variant), None)
+        return next(
+            (measurement for measurement in self.measurements if measurement.variant == variant),
+            None,
+        )
 
     def with_measurement(self, new: Measurement) -> Tuning:
         """This tuning with ``new`` in place of an earlier measurement of the same variant."""
-        others = (each for each in self.measurements if each.variant != new.variant)
+        others = (
+            measurement for measurement in self.measurements if measurement.variant != new.variant
+        )
         return replace(self, measurements=(*others, new))
 
     def fits(self, measurement: Measurement) -> bool:
@@ -115,7 +120,7 @@ class Tuning:
     @property
     def chosen(self) -> Measurement | None:
         """Fastest variant within the quality bound. None if the catalogue's recipe should stay."""
-        allowed = [each for each in self._allowed() if not each.step_cache]
+        allowed = [measurement for measurement in self._allowed() if not measurement.step_cache]
         if not allowed:
             return None
         best = min(allowed, key=lambda each: each.generation_s)
@@ -135,14 +140,14 @@ class Tuning:
         """Fastest step cache within the quality bound, over ``base``. None if none pays."""
         if (base := self.base) is None:
             return None
-        found = [
-            each
-            for each in self._allowed()
-            if each.step_cache
-            and (each.recipe, each.options) == (base.recipe, base.options)
-            and each.generation_s <= WORTHWHILE * base.generation_s
+        candidates = [
+            measurement
+            for measurement in self._allowed()
+            if measurement.step_cache
+            and (measurement.recipe, measurement.options) == (base.recipe, base.options)
+            and measurement.generation_s <= WORTHWHILE * base.generation_s
         ]
-        return min(found, key=lambda each: each.generation_s, default=None)
+        return min(candidates, key=lambda each: each.generation_s, default=None)
 
     def levels(self, declared: StepCacheLevels) -> StepCacheLevels:
         """Step caches by level: the chosen one is ``regular``. A ``high`` that is declared stays if
@@ -151,26 +156,26 @@ class Tuning:
         if chosen is None:
             return declared
         faster = any(
-            each.ok
-            and each.step_cache == declared.get(HIGH)
-            and (each.recipe, each.options) == (chosen.recipe, chosen.options)
-            and each.generation_s < chosen.generation_s
-            for each in self.measurements
+            measurement.ok
+            and measurement.step_cache == declared.get(HIGH)
+            and (measurement.recipe, measurement.options) == (chosen.recipe, chosen.options)
+            and measurement.generation_s < chosen.generation_s
+            for measurement in self.measurements
         )
         regular = {REGULAR: chosen.step_cache}
         return {**regular, HIGH: declared[HIGH]} if faster else regular
 
     def _allowed(self) -> list[Measurement]:
         return [
-            each
-            for each in self.measurements
-            if each.ok and each.similarity >= self.quality and self.fits(each)
+            measurement
+            for measurement in self.measurements
+            if measurement.ok and measurement.similarity >= self.quality and self.fits(measurement)
         ]
 
     def as_json(self) -> dict[str, Any]:
         """All fields, and the names of the chosen variant and step cache."""
-        found = {"chosen": self.chosen, "chosen_step_cache": self.chosen_step_cache}
-        names = {each: variant and variant.variant for each, variant in found.items()}
+        chosen = {"chosen": self.chosen, "chosen_step_cache": self.chosen_step_cache}
+        names = {key: variant and variant.variant for key, variant in chosen.items()}
         return {**asdict(self), **names}
 
     def speedup(self, measurement: Measurement) -> float | None:
@@ -190,7 +195,7 @@ _DERIVED = ("chosen", "chosen_step_cache")
 
 
 def to_json(tunings: Sequence[Tuning]) -> dict[str, Any]:
-    return {"format": FORMAT, "tunings": [each.as_json() for each in tunings]}
+    return {"format": FORMAT, "tunings": [tuning.as_json() for tuning in tunings]}
 
 
 def from_json(content: Any) -> tuple[Tuning, ...]:
@@ -202,9 +207,9 @@ def from_json(content: Any) -> tuple[Tuning, ...]:
     if not isinstance(content, Mapping) or content.get("format") != FORMAT:
         raise ValueError(f"it is not of format {FORMAT}")
     read: list[Tuning] = []
-    for each in content["tunings"]:
+    for tuning in content["tunings"]:
         try:
-            known = {name: value for name, value in each.items() if name not in _DERIVED}
+            known = {name: value for name, value in tuning.items() if name not in _DERIVED}
             read.append(_value(Tuning, known))
         except TypeError:  # a field that another version has
             continue
@@ -213,14 +218,16 @@ def from_json(content: Any) -> tuple[Tuning, ...]:
 
 def _value(hint: Any, content: Any) -> Any:
     """Value of a field with the type ``hint``. ``TypeError`` for unknown and missing fields."""
-    kind = next((each for each in (hint, *get_args(hint)) if is_dataclass(each)), None)
+    kind = next(
+        (candidate for candidate in (hint, *get_args(hint)) if is_dataclass(candidate)), None
+    )
     if kind is not None and isinstance(content, Mapping):
         hints = get_type_hints(kind)
         named = cast("Mapping[str, Any]", content)
         values = {name: _value(hints.get(name), value) for name, value in named.items()}
         return cast("Any", kind)(**values)
     if get_origin(hint) is tuple:
-        return tuple(_value(get_args(hint)[0], each) for each in content)
+        return tuple(_value(get_args(hint)[0], item) for item in content)
     return content
 
 
@@ -246,7 +253,7 @@ class TuningFile:
 
     def keep(self, tuning: Tuning) -> None:
         """Write ``tuning`` in place of an earlier one of the same subject."""
-        self.write([*(each for each in self.read() if not each.same_subject(tuning)), tuning])
+        self.write([*(stored for stored in self.read() if not stored.same_subject(tuning)), tuning])
 
     def write(self, tunings: Sequence[Tuning]) -> None:
         """Replace the file in one step: a reader sees the old content or the new one."""
@@ -268,8 +275,8 @@ class TunedRecipes:
 
     def __init__(self, tunings: Sequence[Tuning] = (), machine: Machine | None = None) -> None:
         """``tunings`` of other machines than ``machine`` are not used."""
-        self._tunings = {each.model: each for each in tunings if each.machine == machine}
-        self._others = {each.model for each in tunings} - set(self._tunings)
+        self._tunings = {tuning.model: tuning for tuning in tunings if tuning.machine == machine}
+        self._others = {tuning.model for tuning in tunings} - set(self._tunings)
         self._found: dict[str, Tuning | None] = {}
 
     def find(self, name: str, endpoint: Endpoint) -> Measurement | None:
@@ -359,9 +366,9 @@ def revision_of(weights: Weights) -> str:
     sizes and times of files; with those of a checkpoint and of parts."""
     base = weights.revision or _fingerprint(Path(weights.source))
     others = [weights.checkpoint] if weights.checkpoint else []
-    others += [each.source for each in weights.parts if each.revision is None]
-    text = " ".join(f"{each} {_fingerprint(Path(each))}" for each in others)
-    return " ".join(filter(None, (base, text, *(each.identity for each in weights.parts))))
+    others += [part.source for part in weights.parts if part.revision is None]
+    text = " ".join(f"{source} {_fingerprint(Path(source))}" for source in others)
+    return " ".join(filter(None, (base, text, *(part.identity for part in weights.parts))))
 
 
 def _fingerprint(place: Path) -> str:
@@ -369,6 +376,6 @@ def _fingerprint(place: Path) -> str:
     files = [place] if place.is_file() else sorted(x for x in place.rglob("*") if x.is_file())
     if not files:
         return ""
-    facts = [(str(each.relative_to(place)), each.stat()) for each in files]
+    facts = [(str(file.relative_to(place)), file.stat()) for file in files]
     lines = (f"{name} {stat.st_size} {stat.st_mtime_ns}" for name, stat in facts)
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16]

@@ -24,8 +24,8 @@ if TYPE_CHECKING:  # it imports torch
 def fetch(store: Store, endpoint: Endpoint, on_download: Callable[[int, int], None]) -> None:
     """Download the weights. If they are evicted before they are loaded, ``load`` downloads them
     again. Raises the errors of ``load``. Slow; needs almost no memory."""
-    for each in repositories_of(endpoint):
-        with store.open(each, on_download):
+    for repository in repositories_of(endpoint):
+        with store.open(repository, on_download):
             pass
     for digest in registered_of(endpoint):
         store.registered().fetch(digest, on_download)
@@ -46,20 +46,20 @@ def adapters(store: Store, endpoint: Endpoint, input: Mapping[str, Any]) -> list
     """
     from deployments.engine.lora.format import Lora  # noqa: PLC0415
 
-    found: list[Lora] = []
-    for each in own_adapters(endpoint):
-        if not each.is_for(endpoint, input):
+    loras: list[Lora] = []
+    for adapter in own_adapters(endpoint):
+        if not adapter.is_for(endpoint, input):
             continue
-        if each.registered:
-            file = store.registered().fetch(each.registered)
-            found.append(Lora(file, each.scale, each.denoiser, is_own=True))
+        if adapter.registered:
+            file = store.registered().fetch(adapter.registered)
+            loras.append(Lora(file, adapter.scale, adapter.denoiser, is_own=True))
             continue
-        folder = Path(each.directory)
-        if each.repository is not None:
-            with store.open(each.repository) as opened:  # not held: it is read soon, into memory
+        folder = Path(adapter.directory)
+        if adapter.repository is not None:
+            with store.open(adapter.repository) as opened:  # not held: it is read soon, into memory
                 folder = opened
-        found.append(Lora(folder / each.file, each.scale, each.denoiser, is_own=True))
-    return found
+        loras.append(Lora(folder / adapter.file, adapter.scale, adapter.denoiser, is_own=True))
+    return loras
 
 
 def load(
@@ -78,20 +78,20 @@ def load(
     """
     with ExitStack() as opened:
         folders = {
-            each: opened.enter_context(store.open(each, on_download))
-            for each in repositories_of(endpoint)
+            repository: opened.enter_context(store.open(repository, on_download))
+            for repository in repositories_of(endpoint)
             # Adapters are read when a generation needs them.
-            if not each.files or each == checkpoint_of(endpoint.weights)
+            if not repository.files or repository == checkpoint_of(endpoint.weights)
         }
-        found = _with_parts(store, _with_folders(endpoint, folders), folders)
+        resolved = _with_parts(store, _with_folders(endpoint, folders), folders)
         if replaced := replaced_of(endpoint):
-            source = store.registered().composed(Path(found.weights.source), replaced)
-            components = tuple(set(found.weights.components) - replaced.keys())
-            weights = replace(found.weights, source=str(source), components=components)
-            found = replace(found, weights=weights)
-        if on_found is not None and Path(found.weights.source).is_dir():
-            on_found(_bytes(found, device))
-        return family.load(found, device)
+            source = store.registered().composed(Path(resolved.weights.source), replaced)
+            components = tuple(set(resolved.weights.components) - replaced.keys())
+            weights = replace(resolved.weights, source=str(source), components=components)
+            resolved = replace(resolved, weights=weights)
+        if on_found is not None and Path(resolved.weights.source).is_dir():
+            on_found(_bytes(resolved, device))
+        return family.load(resolved, device)
 
 
 def _with_parts(store: Store, endpoint: Endpoint, folders: Mapping[Weights, Path]) -> Endpoint:

@@ -64,7 +64,7 @@ class Checkers:
         if config.get("class_path"):
             module, _, name = str(config["class_path"]).partition(":")
             return getattr(importlib.import_module(module), name)()
-        labels = frozenset(str(each).lower() for each in config["labels"])
+        labels = frozenset(str(label).lower() for label in config["labels"])
         threshold = float(config["threshold"])
         if config.get("directory"):
             opened: Any = nullcontext(Path(config["directory"]))
@@ -143,8 +143,8 @@ class HttpChecker:
             timeout=self._timeout_s,
         )
         answer.raise_for_status()
-        found = answer.json()
-        unsafe = found["unsafe"]
+        verdict = answer.json()
+        unsafe = verdict["unsafe"]
         if not isinstance(unsafe, bool):
             raise TypeError("The service answered no boolean `unsafe`.")
-        return ImageFinding(unsafe, str(found.get("label", "")), float(found.get("score", 0.0)))
+        return ImageFinding(unsafe, str(verdict.get("label", "")), float(verdict.get("score", 0.0)))

@@ -66,20 +66,20 @@ class OutputPolicy:
         flagged: set[str] = set()
         seen = [0] * len(self._rules)
         for file in product.files:
-            found: list[Decision] = []
+            rulings: list[Decision] = []
             if file.ticket.media_type != DRAFT_TYPE:  # nobody sees it before it is finished
                 for place, rule in enumerate(self._rules):
                     looked, decision = self._checked(file, rule)
                     seen[place] += looked
-                    found += [decision] if decision is not None else []
-            decisions += found
-            if any(each.action in ("flag", "blur") for each in found):
+                    rulings += [decision] if decision is not None else []
+            decisions += rulings
+            if any(ruling.action in ("flag", "blur") for ruling in rulings):
                 flagged.add(file.ticket.key)
-            blurs = any(each.action == "blur" for each in found)
+            blurs = any(ruling.action == "blur" for ruling in rulings)
             files.append(_blurred(file, encode) if blurs else file)
-        sizes = {each.ticket.key: each.size for each in files}
+        sizes = {media_file.ticket.key: media_file.size for media_file in files}
         output = _with_flags(product.output, flagged, sizes)
-        total = sum(each.ticket.media_type != DRAFT_TYPE for each in files)
+        total = sum(media_file.ticket.media_type != DRAFT_TYPE for media_file in files)
         output = {**output, SAFETY: _verdict(self._rules, seen, total)}
         return replace(product, output=output, files=files), decisions
 
@@ -90,9 +90,9 @@ class OutputPolicy:
             return False, _unheard(rule)
         try:
             checker = self._checkers.checker(rule["checker"])
-            found = [checker.check(image, self._prompt) for image in _images(file)]
+            findings = [checker.check(image, self._prompt) for image in _images(file)]
             # Raises an error if the file has no images: then it cannot be checked.
-            worst = max(found, key=lambda each: (each.unsafe, each.score))
+            worst = max(findings, key=lambda each: (each.unsafe, each.score))
         except Exception as error:
             return False, _unchecked(rule, error)
         if not worst.unsafe:
@@ -185,23 +185,23 @@ def _with_flags(
 ) -> dict[str, Any]:
     """``output`` with a flag for each image, in their order, and the sizes of the files. What its
     app or its provider has flagged stays so."""
-    made: dict[str, Any] = resized(output, sizes)
-    images, before = made.get("images"), made.get(FLAGS)
-    if FLAGS in made and isinstance(images, list):
-        named = [each.get("artifact") if isinstance(each, Mapping) else None for each in images]
+    new_output: dict[str, Any] = resized(output, sizes)
+    images, before = new_output.get("images"), new_output.get(FLAGS)
+    if FLAGS in new_output and isinstance(images, list):
+        named = [image.get("artifact") if isinstance(image, Mapping) else None for image in images]
         own = before if isinstance(before, list) and len(before) == len(named) else ()
         kept = {number for number, flag in enumerate(own) if flag is True}
-        made[FLAGS] = [key in flagged or number in kept for number, key in enumerate(named)]
-    return made
+        new_output[FLAGS] = [key in flagged or number in kept for number, key in enumerate(named)]
+    return new_output
 
 
 def resized(value: Any, sizes: Mapping[str, int]) -> Any:
     """``value`` of an output with the sizes of files by their keys."""
     if isinstance(value, list):
-        return [resized(each, sizes) for each in value]
+        return [resized(item, sizes) for item in value]
     if not isinstance(value, Mapping):
         return value
-    known = {name: resized(each, sizes) for name, each in value.items()}
+    known = {name: resized(inner, sizes) for name, inner in value.items()}
     if "file_size" in known and known.get("artifact") in sizes:
         known["file_size"] = sizes[known["artifact"]]
     return known

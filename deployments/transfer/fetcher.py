@@ -224,8 +224,8 @@ class Fetcher:
         for number, delay_s in enumerate(self._own_storage.backoff.delays(), 1):
             try:
                 with self._own_storage.calls.counted(READ) as call:
-                    found = await self._own_once(place, download, files)
-                    call.result = DONE if found else ArtifactNotFound.code
+                    is_fetched = await self._own_once(place, download, files)
+                    call.result = DONE if is_fetched else ArtifactNotFound.code
             except (_OwnAway, httpx2.TransportError) as error:
                 # What the sink has received cannot be taken back.
                 if number == OWN_TRIES or not download.awaits_own:
@@ -234,7 +234,7 @@ class Fetcher:
                 await asyncio.sleep(delay_s)
             else:
                 download.awaits_own = False
-                return found
+                return is_fetched
         raise AssertionError
 
     async def _own_once(self, place: httpx2.URL, download: _Download, files: OwnFiles) -> bool:

@@ -65,15 +65,15 @@ class LoraCache:
         except FileNotFoundError:
             return None
         fcntl.flock(descriptor, fcntl.LOCK_SH)
-        held = CachedFile(path, descriptor)
+        file = CachedFile(path, descriptor)
         seen = os.fstat(descriptor)
         if not _is_at(path, seen):  # evicted before it was locked
-            held.release()
+            file.release()
             return None
         with suppress(OSError):  # the file belongs to another user
             # Keep the modification time: the engine uses it to detect that a file has changed.
             os.utime(path, ns=(int(self._now().timestamp() * 1e9), seen.st_mtime_ns))
-        return held
+        return file
 
     @contextmanager
     def part(self) -> Generator[BinaryIO]:

@@ -135,12 +135,12 @@ class LoraFetcher:
         was fetched in another one is fetched again, so that the time tells nothing about it.
         ``tenant``: the scope of private files where all tenants share one, as their rights differ.
         """
-        found: list[FetchedLora] = []
-        for each in requested:
-            file = await self._acquire(each, _Name.of(each.source, scope, tenant), files)
+        fetched: list[FetchedLora] = []
+        for lora in requested:
+            file = await self._acquire(lora, _Name.of(lora.source, scope, tenant), files)
             held.append(file)
-            found.append(FetchedLora(each, file.path))
-        return tuple(found)
+            fetched.append(FetchedLora(lora, file.path))
+        return tuple(fetched)
 
     def is_current(self, source: LoraSource, scope: str = "", tenant: str = "") -> bool:
         """True if the file of this name was fetched, and no server needs to be asked again."""
@@ -251,7 +251,7 @@ class LoraFetcher:
     def _from_hub(self, source: HubFile, name: _Name) -> str:
         try:
             listing = self._hub.listing(source.repository, source.revision)
-            files = {each.path: each for each in listing.files}
+            files = {candidate.path: candidate for candidate in listing.files}
             file = files[select_lora(list(files), source.repository, source.file)]
             if file.size > self._max_bytes:
                 message = f"the file is larger than {self._max_bytes} bytes"
@@ -377,13 +377,13 @@ class LoraUse:
     def are_here(self, requested: Sequence[RequestedLora]) -> bool:
         """True if no file needs to be fetched. An inline file is here."""
         is_current = partial(self._fetcher.is_current, scope=self._scope, tenant=self._tenant)
-        return all(_is_inline(each.source) or is_current(each.source) for each in requested)
+        return all(_is_inline(lora.source) or is_current(lora.source) for lora in requested)
 
     def loras(self) -> list[Lora]:
         """The LoRAs in the form that the engine takes, in the order of the input."""
         from deployments.engine.lora.format import Lora  # noqa: PLC0415
 
-        return [Lora(each.file, each.requested.scale) for each in self._fetched]
+        return [Lora(lora.file, lora.requested.scale) for lora in self._fetched]
 
     def as_owners_error(self, error: LoraRefused) -> InvalidInput:
         """Turn an engine error about a file into an error of the input field that names it."""
@@ -400,6 +400,6 @@ class LoraUse:
         return f"{self._fetched[number].requested.field}: {note}"
 
     def release(self) -> None:
-        held, self._held = self._held, []
-        for each in held:
-            each.release()
+        files, self._held = self._held, []
+        for file in files:
+            file.release()

@@ -72,12 +72,12 @@ class GenerationFacts:
             "versions": dict(versions() if self.versions is None else self.versions),
         }
         kept = {name: value for name, value in facts.items() if value not in ("", [], {}, None)}
-        made = {"action": "c2pa.created", "digitalSourceType": TRAINED_ALGORITHMIC_MEDIA}
+        action = {"action": "c2pa.created", "digitalSourceType": TRAINED_ALGORITHMIC_MEDIA}
         return json.dumps(
             {
                 "claim_generator_info": [{"name": "Darkroom", "version": package_version()}],
                 "assertions": [
-                    {"label": "c2pa.actions.v2", "data": {"actions": [made]}},
+                    {"label": "c2pa.actions.v2", "data": {"actions": [action]}},
                     {"label": GENERATION, "data": kept, "kind": "Json"},
                 ],
             }
@@ -165,13 +165,13 @@ def own_version() -> Mapping[str, str]:
 @cache
 def versions() -> Mapping[str, str]:
     """Versions of what computes the pixels."""
-    found: dict[str, str] = {"darkroom": package_version()}
+    releases: dict[str, str] = {"darkroom": package_version()}
     for name in VERSIONS:
         try:
-            found[name] = metadata.version(name)
+            releases[name] = metadata.version(name)
         except metadata.PackageNotFoundError:  # pragma: no cover
             continue
-    return found
+    return releases
 
 
 @cache

@@ -87,7 +87,7 @@ class PolicyUploader:
                 request = await self._request(file)
                 response = await self._client.send(request, stream=True)
                 try:
-                    said = await _beginning(response)
+                    answer = await _beginning(response)
                 finally:
                     await response.aclose()
         except UnknownHost as error:
@@ -102,7 +102,7 @@ class PolicyUploader:
         if (status >= 500 and status != _NEVER) or status in _TRY_AGAIN:
             return f"it answered {status}"
         raise UploadPolicyFailed(
-            f"The bucket of {UPLOAD_POLICY_HEADER} refused a file: {status}{_reason(said)}"
+            f"The bucket of {UPLOAD_POLICY_HEADER} refused a file: {status}{_reason(answer)}"
         )
 
     async def _request(self, file: MediaFile) -> httpx2.Request:
@@ -186,12 +186,12 @@ def _plain(key: str) -> str:
 
 async def _beginning(response: httpx2.Response) -> str:
     """Beginning of an answer, which may be of any server and of any length."""
-    said = b""
+    content = b""
     async for part in response.aiter_bytes():
-        said += part
-        if len(said) > MAX_ANSWER:
+        content += part
+        if len(content) > MAX_ANSWER:
             break
-    return said[:MAX_ANSWER].decode("utf-8", "replace")
+    return content[:MAX_ANSWER].decode("utf-8", "replace")
 
 
 def _reason(said: str) -> str:

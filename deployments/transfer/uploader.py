@@ -304,8 +304,8 @@ class Uploader:
         self, file: MediaFile, sent: Mapping[str, str], response: httpx2.Response
     ) -> str | None:
         """Compare what storage says it has with what was sent. None if it is the same."""
-        wanted = sent.get(ENCRYPTION)
-        if wanted is not None and response.headers.get(ENCRYPTION) != wanted:
+        encryption = sent.get(ENCRYPTION)
+        if encryption is not None and response.headers.get(ENCRYPTION) != encryption:
             await self.delete(file.ticket)
             raise StorageUnavailable(
                 "Storage took an upload without encrypting it as asked. The operator should run "

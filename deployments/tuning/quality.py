@@ -43,10 +43,10 @@ def distance(result: Tensor, reference: Tensor) -> Distance:
     if result.shape != reference.shape:
         return Distance(0.0, 0.0)
     if result.dtype == torch.uint8:
-        a, b = (_flat(each).float() / 255 for each in (result, reference))
+        a, b = (_flat(tensor).float() / 255 for tensor in (result, reference))
         return Distance(psnr(a, b), _lowest(a, b))
-    a, b = (spectrogram(each) for each in (result, reference))
-    spread = (each.float() / 2 for each in (result, reference))  # a range of 1
+    a, b = (spectrogram(tensor) for tensor in (result, reference))
+    spread = (tensor.float() / 2 for tensor in (result, reference))  # a range of 1
     return Distance(psnr(*spread), _lowest(a, b))
 
 
@@ -74,7 +74,7 @@ def ms_ssim(a: Tensor, b: Tensor) -> Tensor:
         term = whole if scale == scales - 1 else contrast
         # Negative means have no fractional power; they are as different as can be.
         result = result * term.clamp(min=0) ** weights[scale]
-        a, b = (functional.avg_pool2d(each, 2) for each in (a, b))
+        a, b = (functional.avg_pool2d(images, 2) for images in (a, b))
     return result
 
 

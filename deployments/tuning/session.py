@@ -81,7 +81,7 @@ class TunedModel:
     @property
     def adapters(self) -> tuple[str, ...]:
         """Text for the adapters of each workload; empty for one without."""
-        return tuple(_adapters_text(each.endpoint) for each in self.workloads)
+        return tuple(_adapters_text(workload.endpoint) for workload in self.workloads)
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,7 +166,7 @@ class TuningSession:
         adapters, since one variant serves all. ``skipped`` gets an endpoint that needs a larger
         GPU, and the reason.
         """
-        found: dict[str, TunedModel] = {}
+        by_name: dict[str, TunedModel] = {}
         for endpoint, inputs in sorted(entries, key=_order):
             try:
                 recipe = recipe_for_device(endpoint, facts.total_bytes)
@@ -175,20 +175,20 @@ class TuningSession:
                 continue
             name = weights_name(endpoint, recipe)
             workload = Workload(endpoint, tuple(inputs))
-            if name in found:
-                found[name] = _joined(found[name], workload)
+            if name in by_name:
+                by_name[name] = _joined(by_name[name], workload)
                 continue
             subject = Subject(endpoint, recipe, facts.discrete)
-            found[name] = TunedModel(name, (workload,), (endpoint.id,), subject, _steps(workload))
-        return list(found.values())
+            by_name[name] = TunedModel(name, (workload,), (endpoint.id,), subject, _steps(workload))
+        return list(by_name.values())
 
     def variants(self, models: Sequence[TunedModel]) -> list[str]:
         """Names of the variants of ``models``."""
         return list(
             dict.fromkeys(
-                each.name
+                candidate.name
                 for of in models
-                for each in (*candidates(of.subject), *cached_candidates(of.subject, None))
+                for candidate in (*candidates(of.subject), *cached_candidates(of.subject, None))
             )
         )
 
@@ -211,15 +211,17 @@ class TuningSession:
     def _tune(
         self, model: TunedModel, facts: DeviceFacts, options: TuneOptions, show: Show, default: str
     ) -> Tuning:
-        found = candidates(model.subject)
+        variants = candidates(model.subject)
         tuning = self._kept(model, facts, options, default)
-        wanted = [
-            each for each in found if _wanted(each, options) and each.name not in tuning.left_out
+        selected = [
+            variant
+            for variant in variants
+            if _wanted(variant, options) and variant.name not in tuning.left_out
         ]
-        wanted.sort(key=lambda each: not each.exact)  # a reference first
-        for candidate in wanted:
+        selected.sort(key=lambda each: not each.exact)  # a reference first
+        for candidate in selected:
             tuning = self._with(tuning, model, candidate, options, show)
-        combined = None if options.variants else combination(found, tuning)
+        combined = None if options.variants else combination(variants, tuning)
         if combined is not None:
             tuning = self._with(tuning, model, combined, options, show)
         base = tuning.base
@@ -301,8 +303,8 @@ class TuningSession:
             self._families,
             self._store,
             tuple(
-                replace(each, endpoint=with_options(each.endpoint, candidate.options))
-                for each in model.workloads
+                replace(workload, endpoint=with_options(workload.endpoint, candidate.options))
+                for workload in model.workloads
             ),
             candidate.name,
             candidate.recipe,
@@ -394,10 +396,10 @@ def _left_out(subject: Subject, options: TuneOptions, tuning: Tuning) -> dict[st
     if options.variants:
         return {}
     return {
-        each.name: reason
-        for each in candidates(subject)
-        if (reason := reason_against(each, options.verdicts.off))
-        and _measurement(tuning, each) is None
+        candidate.name: reason
+        for candidate in candidates(subject)
+        if (reason := reason_against(candidate, options.verdicts.off))
+        and _measurement(tuning, candidate) is None
     }
 
 
@@ -422,5 +424,5 @@ def _adapters_text(endpoint: Endpoint) -> str:
 
 
 def _steps(workload: Workload) -> int:
-    given = {**workload.inputs[0], **(workload.endpoint.options.get("fixed") or {})}
-    return int(given.get("num_inference_steps") or given.get("steps") or 0)
+    arguments = {**workload.inputs[0], **(workload.endpoint.options.get("fixed") or {})}
+    return int(arguments.get("num_inference_steps") or arguments.get("steps") or 0)

@@ -109,7 +109,7 @@ SWITCHES: Sequence[Switch] = (
 )
 
 STEP_CACHES: Sequence[Mapping[str, Any]] = tuple(
-    {"name": "FirstBlockCache", "threshold": each} for each in (0.05, 0.08, 0.12, 0.2)
+    {"name": "FirstBlockCache", "threshold": threshold} for threshold in (0.05, 0.08, 0.12, 0.2)
 )
 """Step caches that are measured beside those that an endpoint declares. Its authors use thresholds
 from 0.05 to 0.12; where steps are alike, 0.2 may still be within the bound."""
@@ -142,15 +142,15 @@ def plain_of(subject: Subject) -> Recipe:
 def candidates(subject: Subject) -> list[RecipeVariant]:
     """Variants to measure, plain first. No two load and compute the same."""
     plain = plain_of(subject)
-    found = [RecipeVariant(PLAIN, plain, exact=True)]
+    variants = [RecipeVariant(PLAIN, plain, exact=True)]
     if subject.recipe is not None:
-        found.append(RecipeVariant(CATALOGUE, subject.recipe))
+        variants.append(RecipeVariant(CATALOGUE, subject.recipe))
     for switch in SWITCHES:
         if not switch.applies(subject):
             continue
         changed = replace(plain, **switch.recipe)
-        found.append(RecipeVariant(switch.name, changed, switch.options, exact=switch.exact))
-    return [*_distinct(each for each in found if allowed(each.recipe))]
+        variants.append(RecipeVariant(switch.name, changed, switch.options, exact=switch.exact))
+    return [*_distinct(variant for variant in variants if allowed(variant.recipe))]
 
 
 def cached_candidates(subject: Subject, base: Measurement | None) -> list[RecipeVariant]:
@@ -161,15 +161,15 @@ def cached_candidates(subject: Subject, base: Measurement | None) -> list[Recipe
     if not has_step_caches(subject.endpoint, subject.recipe):
         return []
     declared = declared_levels(subject.endpoint, subject.recipe)
-    named = {f"step cache {level}": dict(each) for level, each in declared.items()}
+    named = {f"step cache {level}": dict(cache) for level, cache in declared.items()}
     named |= {
-        f"step cache {each['threshold']}": dict(each)
-        for each in STEP_CACHES
-        if each not in declared.values()
+        f"step cache {cache['threshold']}": dict(cache)
+        for cache in STEP_CACHES
+        if cache not in declared.values()
     }
     recipe = plain_of(subject) if base is None else base.recipe
     options = {} if base is None else base.options
-    return [RecipeVariant(name, recipe, options, step_cache=each) for name, each in named.items()]
+    return [RecipeVariant(name, recipe, options, step_cache=cache) for name, cache in named.items()]
 
 
 def reason_against(variant: RecipeVariant, off: Mapping[str, str]) -> str:
@@ -185,7 +185,7 @@ def reason_against(variant: RecipeVariant, off: Mapping[str, str]) -> str:
 
 def default_name(found: Sequence[RecipeVariant]) -> str:
     """Name of the candidate that is the catalogue's recipe."""
-    return CATALOGUE if any(each.name == CATALOGUE for each in found) else PLAIN
+    return CATALOGUE if any(variant.name == CATALOGUE for variant in found) else PLAIN
 
 
 def allowed(recipe: Recipe) -> bool:
@@ -202,20 +202,20 @@ def combination(found: Sequence[RecipeVariant], tuning: Tuning) -> RecipeVariant
     if plain is None or not plain.ok:
         return None
     helpful = sorted(
-        (measured.generation_s, each.name, each)
-        for each in found
-        if each.name not in (PLAIN, CATALOGUE) and (measured := tuning.find(each.name))
+        (measured.generation_s, candidate.name, candidate)
+        for candidate in found
+        if candidate.name not in (PLAIN, CATALOGUE) and (measured := tuning.find(candidate.name))
         if _helps(measured, plain, tuning)
     )
     base = found[0].recipe
     recipe, options, parts = base, dict[str, Any](), 0
-    for _, _, each in helpful:
-        change = _difference(base, each.recipe)
+    for _, _, variant in helpful:
+        change = _difference(base, variant.recipe)
         if any(getattr(recipe, name) != getattr(base, name) for name in change):
             continue  # a faster one has set it
         changed = replace(recipe, **change)
         if allowed(changed):
-            recipe, options, parts = changed, {**each.options, **options}, parts + 1
+            recipe, options, parts = changed, {**variant.options, **options}, parts + 1
     combined = RecipeVariant(COMBINED, recipe, options)
     return combined if parts > 1 and len([*_distinct([*found, combined])]) > len(found) else None
 
@@ -235,8 +235,8 @@ def _difference(base: Recipe, changed: Recipe) -> dict[str, Any]:
 
 def _distinct(found: Any) -> Iterator[RecipeVariant]:
     seen: list[tuple[dict[str, Any], dict[str, Any]]] = []
-    for each in found:
-        key = ({**asdict(each.recipe), "memory_gb": 0}, dict(each.options))
+    for variant in found:
+        key = ({**asdict(variant.recipe), "memory_gb": 0}, dict(variant.options))
         if key not in seen:
             seen.append(key)
-            yield each
+            yield variant

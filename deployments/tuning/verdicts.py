@@ -66,9 +66,9 @@ def read_verdicts(path: Path, here: Machine) -> Verdicts:
         )
     return Verdicts(
         {
-            name: each.reason
-            for name, each in results.verdicts.items()
-            if each.verdict == "off" and name in BENCHMARKED
+            name: entry.reason
+            for name, entry in results.verdicts.items()
+            if entry.verdict == "off" and name in BENCHMARKED
         },
         tuple(name for name in results.verdicts if name not in BENCHMARKED),
     )

@@ -137,11 +137,11 @@ class _Loaded:
 
     def measured(self, empty: Measurement) -> Measurement:
         pipeline = self._load()
-        timed = [self._timed(pipeline, each) for each in self._job.workloads]
-        worst = self._compare([result for each in timed for result in each.results])
+        timed = [self._timed(pipeline, workload) for workload in self._job.workloads]
+        worst = self._compare([result for run in timed for result in run.results])
         return replace(
             empty,
-            generation_s=round(sum(each.generation_s for each in timed), 5),
+            generation_s=round(sum(run.generation_s for run in timed), 5),
             step_s=round(timed[0].step_s, 6),
             peak_bytes=self._peak.stop(),
             psnr_db=None if worst.psnr_db is None else round(worst.psnr_db, 2),
@@ -152,7 +152,7 @@ class _Loaded:
         first, *_ = calls = self._calls(pipeline, workload)
         self._run(_with_steps(first, 1))  # warm: kernels are chosen, caches are filled
         self._engine.finish_compiling()  # code for the adapters
-        runs = [self._run(each) for each in calls]
+        runs = [self._run(call) for call in calls]
         # The shortest of several times is the least disturbed one.
         generation_s = self._shortest(first, [seconds for seconds, _ in runs])
         steps = int(first["num_inference_steps"])
@@ -187,7 +187,9 @@ class _Loaded:
         endpoint = with_recipe_dtype(workload.endpoint, self._job.recipe)
         adapters = weights.adapters(self._store, endpoint, workload.inputs[0])
         options = GenerationOptions(step_cache=self._step_cache(endpoint))
-        return [self._call(pipeline, endpoint, each, adapters, options) for each in workload.inputs]
+        return [
+            self._call(pipeline, endpoint, values, adapters, options) for values in workload.inputs
+        ]
 
     def _step_cache(self, endpoint: Endpoint) -> Mapping[str, Any] | None:
         caches = self._job.step_cache and has_step_caches(endpoint, self._job.recipe)
@@ -201,8 +203,8 @@ class _Loaded:
         adapters: Sequence[Any],
         options: GenerationOptions,
     ) -> dict[str, Any]:
-        given = {**input, **plain_files(endpoint)}
-        call = prepared_call(self._family, endpoint, given, pipeline, seed=0)
+        values = {**input, **plain_files(endpoint)}
+        call = prepared_call(self._family, endpoint, values, pipeline, seed=0)
         own = {"view": call.view, "loras": [*adapters, *call.loras]}
         own["options"] = replace(options, set_up=call.set_up)
         return {**call.arguments, **own, "seed": input.get("seed") or 0}
@@ -239,13 +241,13 @@ class _Loaded:
         if self._job.is_reference:
             path.parent.mkdir(parents=True, exist_ok=True)
             part = path.with_name(f"{path.name}.part")
-            save_file({str(n): each.contiguous() for n, each in enumerate(results)}, part)
+            save_file({str(n): result.contiguous() for n, result in enumerate(results)}, part)
             part.replace(path)
             return Distance(None, 1.0)
         reference = load_file(path)
-        found = [distance(each, reference[str(n)]) for n, each in enumerate(results)]
-        noise = [each.psnr_db for each in found if each.psnr_db is not None]
-        return Distance(min(noise, default=None), min(each.similarity for each in found))
+        distances = [distance(result, reference[str(n)]) for n, result in enumerate(results)]
+        noise = [score.psnr_db for score in distances if score.psnr_db is not None]
+        return Distance(min(noise, default=None), min(score.similarity for score in distances))
 
 
 def _with_steps(call: Mapping[str, Any], steps: int) -> dict[str, Any]:
@@ -254,13 +256,13 @@ def _with_steps(call: Mapping[str, Any], steps: int) -> dict[str, Any]:
 
 
 def _is_compiled(pipeline: Any) -> bool:
-    return any(vars(each).get("compiled_regions") for each in _modules(pipeline))
+    return any(vars(module).get("compiled_regions") for module in _modules(pipeline))
 
 
 def _modules(pipeline: Any) -> Sequence[Any]:
     import torch  # noqa: PLC0415
 
-    return [each for each in vars(pipeline).values() if isinstance(each, torch.nn.Module)]
+    return [member for member in vars(pipeline).values() if isinstance(member, torch.nn.Module)]
 
 
 def _values(result: Any) -> Any:
@@ -268,10 +270,10 @@ def _values(result: Any) -> Any:
     import torch  # noqa: PLC0415
 
     first = result[0]
-    found = torch.as_tensor(first[0] if isinstance(first, list | tuple) else first)
-    if found.ndim <= 3:  # [items, channels, samples]
-        return found.detach().float().cpu()
-    return found.detach().float().clamp(0, 1).mul(255).round().to(torch.uint8).cpu()
+    tensor = torch.as_tensor(first[0] if isinstance(first, list | tuple) else first)
+    if tensor.ndim <= 3:  # [items, channels, samples]
+        return tensor.detach().float().cpu()
+    return tensor.detach().float().clamp(0, 1).mul(255).round().to(torch.uint8).cpu()
 
 
 class _PeakMemory:

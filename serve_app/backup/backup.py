@@ -143,11 +143,11 @@ async def _copy_all(
     counts = CopyCounts()
     with await asyncio.to_thread(_create, folder.list) as lines:
         while batch := await named.batch(CONCURRENT):
-            copied = await asyncio.gather(*(_copy(target, folder, each) for each in batch))
+            copied = await asyncio.gather(*(_copy(target, folder, row) for row in batch))
             await _count(target, counts, batch, copied)
             on_copied(counts.files, counts.files_bytes)
-            entries = (each.entry for each in copied)
-            lines.writelines(f"{json.dumps(asdict(each))}\n".encode() for each in entries)
+            entries = (copy.entry for copy in copied)
+            lines.writelines(f"{json.dumps(asdict(entry))}\n".encode() for entry in entries)
         await asyncio.to_thread(_flush, lines)
     return counts
 
@@ -195,17 +195,21 @@ async def _count(
     wanted: Sequence[NamedFile],
     copied: Sequence[Copied],
 ) -> None:
-    absent = [each.entry.key for each in copied if each.entry.sha256 is None and not each.damaged]
+    absent = [
+        copied_file.entry.key
+        for copied_file in copied
+        if copied_file.entry.sha256 is None and not copied_file.damaged
+    ]
     named = await still_named(target.database, absent) if absent else frozenset[str]()
     counts.missing += len(named)
     counts.deleted += len(absent) - len(named)
-    for row, each in zip(wanted, copied, strict=True):
-        counts.damaged += each.damaged
-        if each.entry.sha256 is None:
+    for row, copy in zip(wanted, copied, strict=True):
+        counts.damaged += copy.damaged
+        if copy.entry.sha256 is None:
             continue
         counts.files += 1
-        counts.files_bytes += each.entry.size
-        counts.damaged += row.sha256 not in (None, each.entry.sha256)
+        counts.files_bytes += copy.entry.size
+        counts.damaged += row.sha256 not in (None, copy.entry.sha256)
 
 
 def _create(path: Path) -> BinaryIO:

@@ -116,10 +116,10 @@ class BackupFolder:
                 "that version, then restore."
             )
         try:
-            manifest = Manifest(**{each.name: stored[each.name] for each in fields(Manifest)})
+            manifest = Manifest(**{field.name: stored[field.name] for field in fields(Manifest)})
         except KeyError:
             raise damaged(self.manifest) from None
-        kinds = {each.name: str if each.type == "str" else int for each in fields(Manifest)}
+        kinds = {field.name: str if field.type == "str" else int for field in fields(Manifest)}
         if any(type(value) is not kinds[name] for name, value in asdict(manifest).items()):
             raise damaged(self.manifest)
         return manifest
@@ -127,9 +127,9 @@ class BackupFolder:
     def verify(self, manifest: Manifest) -> None:
         """Raise ``Misconfigured`` if the dump or the list of files has changed, or if anything is
         there that no backup has. Blocks."""
-        wanted = {self.database: manifest.database_sha256, self.list: manifest.list_sha256}
+        digests = {self.database: manifest.database_sha256, self.list: manifest.list_sha256}
         with explained("The backup cannot be read from", self.path):
-            for path, sha256 in wanted.items():
+            for path, sha256 in digests.items():
                 if digest_of(regular_file(path)) != sha256:
                     raise damaged(path)
             self.secret_files()
@@ -155,15 +155,15 @@ class BackupFolder:
     def secret_files(self) -> Sequence[Path]:
         """The first key and the certificates. Raises ``Misconfigured`` if there is anything else:
         it would be written into the data directory."""
-        found: list[Path] = []
+        files: list[Path] = []
         for path in sorted(self.secrets.rglob("*")):
             place = path.relative_to(self.secrets)
             if path.is_dir() and not path.is_symlink() and place.parts[0] == "tls":
                 continue
             if place != Path("api_key") and place.parts[0] != "tls":
                 raise damaged(path)
-            found.append(regular_file(path))
-        return found
+            files.append(regular_file(path))
+        return files
 
     def file(self, key: str) -> Path:
         """A file of storage in the backup. Raises ``Misconfigured`` if it is not there."""

@@ -152,20 +152,20 @@ class Check:
     async def _looked_at_again(self, batch: Sequence[Finding]) -> Sequence[Finding]:
         """Findings that are still true: the two sides were not read at one moment."""
         database = self._target.database
-        orphaned = [each.key for each in batch if each.problem is Problem.ORPHANED]
-        named = [each.key for each in batch if each.problem is not Problem.ORPHANED]
+        orphaned = [candidate.key for candidate in batch if candidate.problem is Problem.ORPHANED]
+        named = [candidate.key for candidate in batch if candidate.problem is not Problem.ORPHANED]
         known = await rows.expected(database, orphaned) if orphaned else frozenset[str]()
-        wanted = await rows.still_named(database, named) if named else frozenset[str]()
+        live_keys = await rows.still_named(database, named) if named else frozenset[str]()
         true: list[Finding] = []
-        for each in batch:
-            if each.problem is Problem.ORPHANED:
-                keep = each.key not in known and await self._exists(each.key)
-            elif each.problem is Problem.MISSING:
-                keep = each.key in wanted and not await self._exists(each.key)
+        for finding in batch:
+            if finding.problem is Problem.ORPHANED:
+                keep = finding.key not in known and await self._exists(finding.key)
+            elif finding.problem is Problem.MISSING:
+                keep = finding.key in live_keys and not await self._exists(finding.key)
             else:
-                keep = each.key in wanted
+                keep = finding.key in live_keys
             if keep:
-                true.append(each)
+                true.append(finding)
         return true
 
     async def _exists(self, key: str) -> bool:
@@ -186,8 +186,8 @@ class Check:
     async def _mend(self, spool: IO[str]) -> None:
         spool.seek(0)
         async for batch in _batches(_read(spool)):
-            missing = [each.key for each in batch if each.problem is Problem.MISSING]
-            orphaned = [each.key for each in batch if each.problem is Problem.ORPHANED]
+            missing = [finding.key for finding in batch if finding.problem is Problem.MISSING]
+            orphaned = [finding.key for finding in batch if finding.problem is Problem.ORPHANED]
             if missing:
                 await rows.disown(self._target.database, missing)
             if orphaned:
@@ -221,8 +221,8 @@ async def _merged(
 
 async def _batches(findings: AsyncIterator[Finding]) -> AsyncIterator[list[Finding]]:
     batch: list[Finding] = []
-    async for each in findings:
-        batch.append(each)
+    async for finding in findings:
+        batch.append(finding)
         if len(batch) == AT_ONCE:
             yield batch
             batch = []

@@ -84,10 +84,10 @@ async def connected(
 
 async def connect(conninfo: str, *, autocommit: bool = True) -> psycopg.AsyncConnection:
     """Connect to the database. Raises ``DatabaseUnavailable``."""
-    given: dict[str, Any] = {**settings(conninfo), "connect_timeout": CONNECT_S}
-    given |= {"prepare_threshold": None, "autocommit": autocommit}
+    options: dict[str, Any] = {**settings(conninfo), "connect_timeout": CONNECT_S}
+    options |= {"prepare_threshold": None, "autocommit": autocommit}
     try:
-        return await psycopg.AsyncConnection.connect(conninfo, **given)
+        return await psycopg.AsyncConnection.connect(conninfo, **options)
     except psycopg.OperationalError as error:
         raise _unavailable(error) from error
 

@@ -35,18 +35,21 @@ def find_program(name: str, at_least: int) -> Program:
     Raises ``Misconfigured`` if none is of version ``at_least`` or later: an older ``pg_dump``
     refuses a newer server, and an older ``pg_restore`` a newer dump.
     """
-    found = [
+    programs = [
         Program(folder / name, version[0])
         for version, folder in sorted(bundled_programs().items(), reverse=True)
         if (folder / name).exists()
     ]
     on_path = shutil.which(name)
     if on_path is not None:
-        found.append(Program(Path(on_path), _major(Path(on_path))))
-    for each in found:
-        if each.major >= at_least:
-            return each
-    have = ", ".join(f"{each.path} is {each.major}" for each in found) or "there is none"
+        programs.append(Program(Path(on_path), _major(Path(on_path))))
+    for program in programs:
+        if program.major >= at_least:
+            return program
+    have = (
+        ", ".join(f"{candidate.path} is {candidate.major}" for candidate in programs)
+        or "there is none"
+    )
     raise Misconfigured(
         f"This needs {name} of PostgreSQL {at_least} or later, and {have}. Install the client "
         f"programs of PostgreSQL {at_least} on this machine and put them on the PATH."
@@ -96,7 +99,7 @@ async def _run(program: Program, arguments: Sequence[str], conninfo: str, *opera
     )
     try:
         async with ended_if_silent(conninfo, process.kill) as server:
-            _, said = await process.communicate()
+            _, stderr = await process.communicate()
     finally:
         if process.returncode is None:
             with contextlib.suppress(ProcessLookupError):
@@ -108,7 +111,7 @@ async def _run(program: Program, arguments: Sequence[str], conninfo: str, *opera
             "network to it, then run the command again."
         )
     if process.returncode != 0:
-        raise _failure(program, said.decode(errors="replace"))
+        raise _failure(program, stderr.decode(errors="replace"))
 
 
 def _failure(program: Program, said: str) -> Exception:
@@ -131,10 +134,10 @@ def _failure(program: Program, said: str) -> Exception:
 
 def _major(path: Path) -> int:
     try:
-        said = subprocess.run(  # noqa: S603 - a program of the PATH, with our own argument
+        output = subprocess.run(  # noqa: S603 - a program of the PATH, with our own argument
             [path, "--version"], capture_output=True, text=True, check=True
         ).stdout
     except (OSError, subprocess.CalledProcessError):
         return 0
-    found = _MAJOR.search(said)
-    return int(found[1]) if found else 0
+    match = _MAJOR.search(output)
+    return int(match[1]) if match else 0

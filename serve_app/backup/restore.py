@@ -85,10 +85,10 @@ async def restore(
     await target.database.aclose()  # its connections would count as those of another program
     try:
         async with connected(target.conninfo) as connection:
-            found = await _check_target(connection, manifest, replace=replace)
+            tables = await _check_target(connection, manifest, replace=replace)
             with explained("The backup cannot be read from", folder.path):
                 absent = await _restore_files(target, folder, on_copied)
-            await _restore_database(connection, target.conninfo, folder, manifest, found)
+            await _restore_database(connection, target.conninfo, folder, manifest, tables)
         await migrate(target.conninfo)
         await target.database.start()
         await record_places(target.database, target.places)  # the dump has those of the backup
@@ -126,15 +126,15 @@ async def _check_target(
             f"Restore into PostgreSQL {manifest.postgres} or later."
         )
     await _refuse_others(connection)
-    names = sorted({name for each in shipped() for name in _TABLE.findall(each.sql)})
+    names = sorted({name for migration in shipped() for name in _TABLE.findall(migration.sql)})
     cursor = await connection.execute(PRESENT, ([*names, "migrations"],))
-    found = [name for (name,) in await cursor.fetchall()]
-    if found and not replace:
+    tables = [name for (name,) in await cursor.fetchall()]
+    if tables and not replace:
         raise Misconfigured(
             "This installation is not empty: its database has tables. Restore into a new data "
             "directory or an empty database, or add --replace to delete all that this one has."
         )
-    return found
+    return tables
 
 
 async def _refuse_others(connection: psycopg.AsyncConnection) -> None:
@@ -158,11 +158,11 @@ async def _restore_files(
     absent: list[str] = []
     files = size = 0
     for batch in _batches(folder.entries(), CONCURRENT):
-        absent += [each.key for each in batch if each.sha256 is None]
-        here = [each for each in batch if each.sha256 is not None]
-        await asyncio.gather(*(_put(target, folder, each) for each in here))
+        absent += [entry.key for entry in batch if entry.sha256 is None]
+        here = [entry for entry in batch if entry.sha256 is not None]
+        await asyncio.gather(*(_put(target, folder, entry) for entry in here))
         files += len(here)
-        size += sum(each.size for each in here)
+        size += sum(entry.size for entry in here)
         on_copied(files, size)
     return absent
 
@@ -201,12 +201,14 @@ async def _restore_database(
     manifest: Manifest,
     replaced: Sequence[str],
 ) -> None:
-    wanted = max(manifest.pg_dump, connection.info.server_version // 10_000)
-    program = postgres_programs.find_program("pg_restore", wanted)
+    major = max(manifest.pg_dump, connection.info.server_version // 10_000)
+    program = postgres_programs.find_program("pg_restore", major)
     if replaced:
         tables = sql.SQL(", ").join(map(sql.Identifier, replaced))
         await connection.execute(sql.SQL("DROP TABLE {} CASCADE").format(tables))
-    functions = sorted({name for each in shipped() for name in _FUNCTION.findall(each.sql)})
+    functions = sorted(
+        {name for migration in shipped() for name in _FUNCTION.findall(migration.sql)}
+    )
     for name in functions:
         await connection.execute(sql.SQL("DROP FUNCTION IF EXISTS {}").format(sql.Identifier(name)))
     await postgres_programs.load(program, conninfo, folder.database)

@@ -159,5 +159,5 @@ def _requests(keys: Collection[str]) -> list[str]:
 
 def _request(key: str) -> str | None:
     """Id of the request that a key belongs to; None for an upload."""
-    found = _REQUEST.match(key)
-    return found[1] if found else None
+    match = _REQUEST.match(key)
+    return match[1] if match else None

@@ -56,13 +56,13 @@ class Catalog:
         entries of the database that are left out, each with a sentence. ``private``: endpoints of
         tenants, and public workflows; one whose id a public entry has is left out."""
         self._given = dict(entries)
-        self._entries = {k: each for k, each in entries.items() if not k.endswith(f"/{EVERY}")}
-        self._several = {k: each for k, each in entries.items() if k not in self._entries}
+        self._entries = {k: entry for k, entry in entries.items() if not k.endswith(f"/{EVERY}")}
+        self._several = {k: entry for k, entry in entries.items() if k not in self._entries}
         self._passed: dict[str, CatalogEntry] = {}
         self._fal_ids = fal_ids
         self.invalid: Mapping[str, str] = invalid or {}
         self._private = {
-            each.endpoint.id: each for each in private if each.endpoint.id not in self._entries
+            entry.endpoint.id: entry for entry in private if entry.endpoint.id not in self._entries
         }
         self._views: dict[str, Catalog] = {}
 
@@ -72,7 +72,7 @@ class Catalog:
             return self
         if (view := self._views.get(tenant)) is None:
             seen = (tenant, "")
-            own = {k: each for k, each in self._private.items() if each.tenant in seen}
+            own = {k: entry for k, entry in self._private.items() if entry.tenant in seen}
             view = Catalog({**self._given, **own}, self._fal_ids) if own else self
             self._views[tenant] = view
         return view
@@ -93,7 +93,7 @@ class Catalog:
     @property
     def bases(self) -> Mapping[str, str]:
         """Private endpoints of all tenants, with the endpoints that they are like."""
-        return {id_: each.base for id_, each in self._private.items()}
+        return {id_: entry.base for id_, entry in self._private.items()}
 
     def become(self, other: Catalog) -> None:
         """Take the entries of ``other``. All that hold this catalogue see them."""
@@ -130,18 +130,18 @@ class Catalog:
         if not names:
             return None
         entry = self._several[max(names, key=len)]
-        found = replace(entry, endpoint=HostedEndpoint.passed(entry.endpoint, endpoint_id))
-        self._passed[endpoint_id] = found
-        return found
+        passed_entry = replace(entry, endpoint=HostedEndpoint.passed(entry.endpoint, endpoint_id))
+        self._passed[endpoint_id] = passed_entry
+        return passed_entry
 
     def listed(self, endpoint_id: str) -> CatalogEntry:
         """The same as ``find``. ``EndpointNotFound`` names ids of the same kind."""
         entry = self.find(endpoint_id)
         if entry is None:
             served = {
-                each.endpoint.id: each.endpoint.category
-                for each in self._entries.values()
-                if not each.missing
+                candidate.endpoint.id: candidate.endpoint.category
+                for candidate in self._entries.values()
+                if not candidate.missing
             }
             raise EndpointNotFound(suggestions.sentence(endpoint_id, served, self._fal_ids))
         return entry
@@ -235,20 +235,24 @@ def combined(
     """
     entries: dict[str, CatalogEntry] = {}
     if own is None or own.source.built_in:
-        for endpoint_id, given in _built_in().endpoints.items():
-            _add(entries, _built(builder, _BUILT_IN_FILE, endpoint_id, given), EntryOrigin.BUILT_IN)
+        for endpoint_id, definition in _built_in().endpoints.items():
+            _add(
+                entries,
+                _built(builder, _BUILT_IN_FILE, endpoint_id, definition),
+                EntryOrigin.BUILT_IN,
+            )
     if own is not None:
-        for endpoint_id, given in own.source.endpoints.items():
-            _add(entries, _built(builder, own.file, endpoint_id, given), EntryOrigin.FILE)
+        for endpoint_id, definition in own.source.endpoints.items():
+            _add(entries, _built(builder, own.file, endpoint_id, definition), EntryOrigin.FILE)
         # Of the files only: an entry of the database may be removed at any time.
         _check_fallbacks(own, entries)
     invalid: dict[str, str] = {}
-    for each in stored:
+    for stored_entry in stored:
         try:
-            built = build_stored(builder, each, strict=False)
+            built = build_stored(builder, stored_entry, strict=False)
         except InvalidInput as error:
-            entries.pop(each.endpoint, None)
-            invalid[each.endpoint] = error.message
+            entries.pop(stored_entry.endpoint, None)
+            invalid[stored_entry.endpoint] = error.message
         else:
             _add(entries, built, EntryOrigin.DATABASE)
     for endpoint_id, sentence in _unfit_fallbacks(Catalog(entries, fal_ids())).items():
@@ -259,11 +263,11 @@ def combined(
 
 def _check_fallbacks(own: CatalogFile, entries: Mapping[str, CatalogEntry]) -> None:
     catalog: Catalog | None = None
-    for endpoint_id, given in own.source.endpoints.items():
-        if given.fallback is not None or given.shadow is not None:
+    for endpoint_id, definition in own.source.endpoints.items():
+        if definition.fallback is not None or definition.shadow is not None:
             catalog = catalog or Catalog(entries, fal_ids())
-            if (found := problem_of(entries[endpoint_id], catalog.find)) is not None:
-                place, what = found
+            if (problem := problem_of(entries[endpoint_id], catalog.find)) is not None:
+                place, what = problem
                 raise own.file.error_at(("endpoints", endpoint_id, *place), what)
 
 
@@ -271,10 +275,10 @@ def _unfit_fallbacks(catalog: Catalog) -> Mapping[str, str]:
     """Entries of the database whose fallback or shadow cannot run their requests, with the reason.
     One whose fallback or shadow is gone is served without it."""
     return {
-        each.endpoint.id: f"{'.'.join(map(str, found[0]))}: {found[1]}."
-        for each in catalog
-        if each.origin is EntryOrigin.DATABASE
-        and (found := problem_of(each, catalog.find, may_be_gone=True)) is not None
+        entry.endpoint.id: f"{'.'.join(map(str, problem[0]))}: {problem[1]}."
+        for entry in catalog
+        if entry.origin is EntryOrigin.DATABASE
+        and (problem := problem_of(entry, catalog.find, may_be_gone=True)) is not None
     }
 
 
@@ -284,8 +288,8 @@ def check_fallback(entry: CatalogEntry, catalog: Catalog) -> None:
     def find(endpoint_id: str) -> CatalogEntry | None:
         return entry if endpoint_id == entry.endpoint.id else catalog.find(endpoint_id)
 
-    if (found := problem_of(entry, find)) is not None:
-        raise _invalid([(("endpoints", entry.endpoint.id, *found[0]), found[1])])
+    if (problem := problem_of(entry, find)) is not None:
+        raise _invalid([(("endpoints", entry.endpoint.id, *problem[0]), problem[1])])
 
 
 _BUILT_IN_FILE = SourceFile(BUILT_IN)
@@ -353,15 +357,15 @@ def mistakes_in_file(path: Path) -> Sequence[Misconfigured]:
     if not isinstance(source, CatalogSource):
         return source
     builder = EntryBuilder(demo=False, demo_dir=Path("/"))
-    found: list[Misconfigured] = []
-    for endpoint_id, given in source.endpoints.items():
+    mistakes: list[Misconfigured] = []
+    for endpoint_id, definition in source.endpoints.items():
         place = ("endpoints", endpoint_id)
-        found += [
+        mistakes += [
             file.error_at((*place, *inner), what)
-            for inner, what in unknown_options(given.family, given.options)
+            for inner, what in unknown_options(definition.family, definition.options)
         ]
         try:
-            builder.build(endpoint_id, given)
+            builder.build(endpoint_id, definition)
         except ValueError as error:
-            found.append(file.error_at(place, str(error)))
-    return found
+            mistakes.append(file.error_at(place, str(error)))
+    return mistakes

@@ -100,8 +100,8 @@ class CatalogEntry:
     @property
     def demo_words(self) -> Mapping[str, Sequence[str]]:
         """Words that the demo model knows, by group. Empty for other models."""
-        given = self.source.demo.words if self.demo and self.source.demo is not None else {}
-        return {group: words.split() for group, words in given.items()}
+        by_group = self.source.demo.words if self.demo and self.source.demo is not None else {}
+        return {group: words.split() for group, words in by_group.items()}
 
 
 Pools = Mapping[str, Container[str]]
@@ -186,7 +186,7 @@ def _real(endpoint_id: str, given: EndpointSource) -> Endpoint:
         description=given.description,
         category=given.category,
         licence=given.licence,
-        recipes=tuple(_recipe(given, each) for each in given.recipes),
+        recipes=tuple(_recipe(given, recipe) for recipe in given.recipes),
     )
 
 
@@ -238,9 +238,9 @@ def _weights(given: EndpointSource) -> Weights:
         components=written.components,
         parts=tuple(
             WeightsPart(
-                name, each.hub or str(each.directory), each.revision, each.folder, each.file
+                name, place.hub or str(place.directory), place.revision, place.folder, place.file
             )
-            for name, each in written.places
+            for name, place in written.places
         ),
         pipeline=written.pipeline or "",
     )
@@ -290,8 +290,10 @@ def _schema(endpoint: Endpoint) -> InputSchema:
 
 def _check_secrets(endpoint: Endpoint) -> None:
     """Raise if the names of its secrets are none."""
-    given = endpoint.options.get(OPTION, [])
-    if not isinstance(given, (list, tuple)) or not all(isinstance(name, str) for name in given):
+    declared = endpoint.options.get(OPTION, [])
+    if not isinstance(declared, (list, tuple)) or not all(
+        isinstance(name, str) for name in declared
+    ):
         raise ValueError(f"`options.{OPTION}` must be a list of names, such as [FAL_KEY]")
     for name in named_by(endpoint.options):
         if (problem := name_problem(name)) is not None:
@@ -327,9 +329,9 @@ def _check_examples(entry: CatalogEntry) -> None:
     if entry.schema.fields:
         named = {name for example in entry.examples for name in example.input}
         _require_fields("examples", named, entry.endpoint, entry.schema)
-    for number, each in enumerate(entry.examples, start=1):
+    for number, sample in enumerate(entry.examples, start=1):
         try:
-            entry.schema.validate(each.input)
+            entry.schema.validate(sample.input)
         except InvalidInput as error:
             if any(problem.type != "missing" for problem in error.problems):
                 raise ValueError(f"example {number} is refused: {error.message}") from None

@@ -25,14 +25,14 @@ def problem_of(
 ) -> tuple[Place, str] | None:
     """Place and sentence of a mistake in the fallback or the shadow of ``entry``; None: there is
     none. ``find``: entry of an endpoint. ``may_be_gone``: an endpoint that is not there is none."""
-    for key, given in ((KEY, entry.source.fallback), (SHADOW, entry.source.shadow)):
-        if given is None:
+    for key, target in ((KEY, entry.source.fallback), (SHADOW, entry.source.shadow)):
+        if target is None:
             continue
-        other = find(given.endpoint)
+        other = find(target.endpoint)
         if other is None and not may_be_gone:
-            return (key, "endpoint"), f"there is no endpoint {given.endpoint}"
-        if other is not None and (found := _problem(entry, other, given, find)) is not None:
-            return found
+            return (key, "endpoint"), f"there is no endpoint {target.endpoint}"
+        if other is not None and (problem := _problem(entry, other, target, find)) is not None:
+            return problem
     return None
 
 
@@ -68,13 +68,13 @@ def _problem_of_shadow(
 def _cycle(entry: CatalogEntry, find: Find) -> list[str]:
     """Endpoints from ``entry`` back to it, or to another one that was passed."""
     path: list[str] = []
-    each: CatalogEntry | None = entry
-    while each is not None:
-        path.append(each.endpoint.id)
-        if each.endpoint.id in path[:-1]:
+    current: CatalogEntry | None = entry
+    while current is not None:
+        path.append(current.endpoint.id)
+        if current.endpoint.id in path[:-1]:
             return path
-        next_ = each.source.fallback
-        each = None if next_ is None else find(next_.endpoint)
+        next_ = current.source.fallback
+        current = None if next_ is None else find(next_.endpoint)
     return []
 
 
@@ -104,8 +104,10 @@ def _accepts(entry: CatalogEntry, name: str) -> bool:
 def input_at(other: CatalogEntry, fields: Mapping[str, str | None], input: Any) -> dict[str, Any]:
     """Input of a request for another endpoint. Fields that this one does not have are left out:
     ``unfit_field`` says whether they matter. ``InvalidInput``."""
-    given = {name: each for name, each in renamed(input, fields).items() if _accepts(other, name)}
-    return other.schema.validate(given)[0]
+    values = {
+        name: value for name, value in renamed(input, fields).items() if _accepts(other, name)
+    }
+    return other.schema.validate(values)[0]
 
 
 def unfit_field(

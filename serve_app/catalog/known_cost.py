@@ -47,8 +47,8 @@ def cost_of(
     unknown = _unknown(entry, price, input)
     if unknown or price is None:
         return KnownCost(unknown=unknown)
-    made = expected_quantities(entry.endpoint, input, left)
-    return KnownCost(made.cost(price), price.currency)
+    quantities = expected_quantities(entry.endpoint, input, left)
+    return KnownCost(quantities.cost(price), price.currency)
 
 
 def _unknown(entry: CatalogEntry, price: Price | None, input: Mapping[str, Any]) -> str:
@@ -83,13 +83,13 @@ def cost_of_workflow(
 ) -> KnownCost:
     """Sum of a workflow's steps. ``prices``: by endpoint."""
     total = KnownCost()
-    for name, found in costs_of_steps(catalog, prices, entry, input):
-        if found.unknown:
-            return KnownCost(unknown=f"its step `{name}`: {found.unknown}")
-        if total.currency and found.currency and total.currency != found.currency:
-            both = f"{total.currency} and {found.currency}"
+    for name, cost in costs_of_steps(catalog, prices, entry, input):
+        if cost.unknown:
+            return KnownCost(unknown=f"its step `{name}`: {cost.unknown}")
+        if total.currency and cost.currency and total.currency != cost.currency:
+            both = f"{total.currency} and {cost.currency}"
             return KnownCost(unknown=f"its steps have prices in {both}")
-        total = KnownCost(total.amount + found.amount, found.currency or total.currency)
+        total = KnownCost(total.amount + cost.amount, cost.currency or total.currency)
     return total
 
 
@@ -102,11 +102,11 @@ def costs_of_steps(
     """Cost of each step of a workflow, as if it runs unless the input says that it does not."""
     workflow = Workflow.from_json(entry.endpoint.options[OPTION])
     for name, node in workflow.nodes.items():
-        found = catalog.find(node.app)
-        if found is None:
+        callee = catalog.find(node.app)
+        if callee is None:
             yield name, KnownCost(unknown=f"there is no endpoint {node.app}")
         elif not _is_skipped(node, input):
-            yield name, _of_step(found, prices.get(node.app), node, input)
+            yield name, _of_step(callee, prices.get(node.app), node, input)
 
 
 def apps_of(entry: CatalogEntry) -> frozenset[str]:
@@ -137,17 +137,17 @@ def _of_step(
     known = {name: value for name, value in node.input.items() if _is_known(value)}
     later = node.input.keys() - known.keys()
     defaults = {
-        name: each["default"]
-        for name, each in properties.items()
-        if "default" in each and name not in later
+        name: field["default"]
+        for name, field in properties.items()
+        if "default" in field and name not in later
     }
     for number, element in enumerate(elements):
         sources = {INPUT: input, ITEM: element, INDEX: number}
-        given, missing = _inputs(defaults, known, sources)
-        found = _of_call(entry, price, node, given, missing | later)
-        if found.unknown:
-            return found
-        amount += found.amount
+        values, missing = _inputs(defaults, known, sources)
+        cost = _of_call(entry, price, node, values, missing | later)
+        if cost.unknown:
+            return cost
+        amount += cost.amount
     return KnownCost(amount, price.currency)
 
 
@@ -197,14 +197,14 @@ def _inputs(
 ) -> tuple[dict[str, Any], frozenset[str]]:
     """Fields of a step's input, and names of those whose references stand for nothing. ``known``:
     fields as the definition has them. ``sources``: what their references stand for."""
-    given, missing = dict(defaults), set[str]()
+    values, missing = dict(defaults), set[str]()
     for name, value in known.items():
         try:
-            found = resolve(value, partial(_source, sources))
+            resolved = resolve(value, partial(_source, sources))
         except NotThere:
-            given.pop(name, None)
+            values.pop(name, None)
             missing.add(name)
             continue
-        if found is not None:  # a null leaves the field to its default
-            given[name] = found
-    return given, frozenset(missing)
+        if resolved is not None:  # a null leaves the field to its default
+            values[name] = resolved
+    return values, frozenset(missing)

@@ -35,8 +35,8 @@ class Line(BaseModel):
     def volume(self, room: float) -> float:
         """Largest volume that fits ``room`` GB, of work that is all one frame or does not depend
         on frames."""
-        each = self.per_volume or 0.0
-        return max(0.0, room - self.fixed) / each if each else inf
+        rate = self.per_volume or 0.0
+        return max(0.0, room - self.fixed) / rate if rate else inf
 
     def megapixels(self, room: float, volume: float | None) -> float:
         """Largest frame that fits ``room`` GB in work of ``volume``; None: the frame is all."""
@@ -110,8 +110,8 @@ class RecipeMemory:
         volume = min(memory.forward.volume(forward), memory.tiled.volume(decode))
         tile_above = None
         if not always_tiled:
-            given = None if memory.frame is None else volume
-            whole = memory.decode.megapixels(decode, given)
+            video_volume = None if memory.frame is None else volume
+            whole = memory.decode.megapixels(decode, video_volume)
             tile_above = None if whole >= volume else _cut(whole)
         if memory.frame is None:
             return WorkLimit(_cut(volume), 1, tile_above)

@@ -51,19 +51,19 @@ def preflight(
 
 def summary_of(entries: Iterable[CatalogEntry], machine: MachineFacts) -> str:
     """Sentence about all entries: how many of their own models fit. Nothing is looked at."""
-    return summary([preflight(each, machine, None) for each in entries])
+    return summary([preflight(entry, machine, None) for entry in entries])
 
 
 def stated_download(entry: CatalogEntry) -> Download:
     """Size of the download as the entry states it, or estimated from its memory, without a look at
     the hub."""
-    given = entry.source
-    if given.weights is None or given.weights.hub is None:
+    source = entry.source
+    if source.weights is None or source.weights.hub is None:
         return NOTHING
-    if given.cpu is not None and given.cpu.download_gb is not None:
-        return Download(int(given.cpu.download_gb * 1e9), None, HubState.NOT_ASKED, "entry")
-    if given.memory is not None:
-        size = sum(given.memory.weights.values()) + given.memory.adapters
+    if source.cpu is not None and source.cpu.download_gb is not None:
+        return Download(int(source.cpu.download_gb * 1e9), None, HubState.NOT_ASKED, "entry")
+    if source.memory is not None:
+        size = sum(source.memory.weights.values()) + source.memory.adapters
         return Download(int(size * 1e9), None, HubState.NOT_ASKED, "estimate")
     return Download(None, None, HubState.NOT_ASKED, "unknown")
 
@@ -87,8 +87,8 @@ def _server(entry: CatalogEntry) -> Server:
 
 
 def _needs(entry: CatalogEntry, measured_s: float | None) -> Needs:
-    given = entry.source
-    cpu, memory = given.cpu, given.memory
+    source = entry.source
+    cpu, memory = source.cpu, source.memory
     stated_s = None if cpu is None else cpu.seconds
     return Needs(
         recipes=real_endpoint(entry).recipes,

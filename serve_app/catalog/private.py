@@ -34,7 +34,7 @@ class PrivateEndpoint:
 def identity_of(weights: Weights) -> str:
     """Text that changes with the files of a base: repository and commit, or the folder's name."""
     others = [weights.checkpoint] if weights.checkpoint else []
-    others += [each.identity for each in weights.parts]
+    others += [part.identity for part in weights.parts]
     beside = f" with {', '.join(others)}" if others else ""
     if weights.revision is not None:
         return f"{weights.source}@{weights.revision}{beside}"
@@ -69,7 +69,7 @@ def private_entry(base: CatalogEntry, given: PrivateEndpoint) -> CatalogEntry:
         tenant=given.tenant,
         base=given.base,
         repository=given.repository,
-        digests=tuple(each.digest for each in given.files),
+        digests=tuple(file.digest for file in given.files),
     )
 
 
@@ -79,9 +79,9 @@ def _options(base: CatalogEntry, given: PrivateEndpoint) -> Mapping[str, Any]:
         own = {"registered": file.digest, "scale": given.scale}
         return {"adapters": [*(base.endpoint.options.get("adapters") or ()), own]}
     components: dict[str, dict[str, str]] = {}
-    for each in given.files:
-        component, _, name = each.path.partition("/")
-        components.setdefault(component, {})[name] = each.digest
+    for part_file in given.files:
+        component, _, name = part_file.path.partition("/")
+        components.setdefault(component, {})[name] = part_file.digest
     return {REPLACED: components}
 
 
@@ -91,8 +91,8 @@ def why_not_private(endpoint_id: str, public: Iterable[str], aliases: Iterable[s
     Others must never take it for another one's: an owner of public endpoints or of paths.
     """
     owner, _, name = endpoint_id.partition("/")
-    owners = {each.partition("/")[0] for each in public}
-    owners |= {each.partition("/")[0] for each in aliases if "/" in each}
+    owners = {public_id.partition("/")[0] for public_id in public}
+    owners |= {alias.partition("/")[0] for alias in aliases if "/" in alias}
     if owner in RESERVED_OWNERS or owner in owners:
         return (
             f"Ids of private endpoints begin with the tenant, and {owner} is the beginning of "

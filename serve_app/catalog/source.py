@@ -105,8 +105,8 @@ class WeightsSource(PlaceSource):
     def places(self) -> Iterator[tuple[str, PartSource]]:
         """Components that are not of the source, with each of their places."""
         for name, parts in self.parts.items():
-            for each in (parts,) if isinstance(parts, PartSource) else parts:
-                yield name, each
+            for part in (parts,) if isinstance(parts, PartSource) else parts:
+                yield name, part
 
     @model_validator(mode="after")
     def _parts_of_components(self) -> Self:
@@ -325,7 +325,7 @@ class EndpointSource(BaseModel):
     @field_validator("recipes")
     @classmethod
     def _recipes_in_order(cls, value: tuple[RecipeSource, ...]) -> tuple[RecipeSource, ...]:
-        sizes = [each.memory_gb for each in value]
+        sizes = [recipe.memory_gb for recipe in value]
         if sizes != sorted(set(sizes)):
             raise ValueError("list recipes by ascending memory_gb, each value once")
         return value
@@ -361,10 +361,10 @@ class SourceFile:
 
     def read(self) -> CatalogSource:
         """Parse the file. ``Misconfigured``, with file and line, if it is invalid."""
-        found = self.parse()
-        if isinstance(found, CatalogSource):
-            return found
-        raise found[0]
+        parsed = self.parse()
+        if isinstance(parsed, CatalogSource):
+            return parsed
+        raise parsed[0]
 
     def parse(self) -> CatalogSource | Sequence[Misconfigured]:
         """Parse the file; all invalid values if there are any. ``Misconfigured``, with file and
@@ -382,7 +382,7 @@ class SourceFile:
         try:
             return CatalogSource.model_validate(data)
         except ValidationError as error:
-            return [self.error_at(*each) for each in mistakes_of(CatalogSource, error)]
+            return [self.error_at(*mistake) for mistake in mistakes_of(CatalogSource, error)]
 
     def _parse(self, text: str, loader_class: Any) -> Any:
         loader = loader_class(text)

@@ -102,7 +102,11 @@ def sentence(endpoint_id: str, served: Mapping[str, str], fal_ids: Container[str
         )
     if shown in APPS or shown in fal_ids:
         return _of_fal(shown, served)
-    near = [each for each in _sorted(shown, served) if _similarity(shown, each) >= SIMILAR][:3]
+    near = [
+        candidate
+        for candidate in _sorted(shown, served)
+        if _similarity(shown, candidate) >= SIMILAR
+    ][:3]
     if near:
         return f"There is no endpoint `{shown}`. Did you mean {', '.join(near)}?"
     return f"There is no endpoint `{shown}`. {_of_kind(shown, served)}"
@@ -134,7 +138,7 @@ def _of_kind(shown: str, served: Mapping[str, str]) -> str:
     category = category_of(shown)
     if category is None:
         return _all(served)
-    same = [each for each, kind in served.items() if kind == category]
+    same = [endpoint_id for endpoint_id, kind in served.items() if kind == category]
     if not same:
         return f"Nothing for {category} is served here."
     return f"For {category}, this installation serves {', '.join(_sorted(shown, same)[:3])}."

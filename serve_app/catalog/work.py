@@ -26,9 +26,9 @@ _LINES = re.compile(r"(\d{3,4})p")
 def work_of(input: Mapping[str, Any]) -> float:
     """Steps × megapixels × images, frames or seconds, from fal's field names. A missing field
     counts as 1. The unit has no meaning of its own: its time in seconds is learned per endpoint."""
-    each = _megapixels(input) * _frames(input)
+    per_step = _megapixels(input) * _frames(input)
     steps = math.prod(_number(input.get(name)) for name in FACTORS)
-    return each * steps * _seeds(input) * _drafts(input)
+    return per_step * steps * _seeds(input) * _drafts(input)
 
 
 def requested_work(input: Mapping[str, Any]) -> RequestedWork | None:
@@ -59,7 +59,7 @@ def layers_of(endpoint: Endpoint, input: Mapping[str, Any]) -> int:
     if declared_result(endpoint) is None:
         return 1
     declared = declared_inputs(endpoint).items()
-    names = (name for name, each in declared if each.type is InputType.LAYERS)
+    names = (name for name, field in declared if field.type is InputType.LAYERS)
     return math.prod(int(_number(input.get(name))) for name in names)
 
 
@@ -90,8 +90,8 @@ def length_of(input: Mapping[str, Any]) -> float | None:
     if (frames := _read(input.get("num_frames"))) is not None:
         rate = input.get("fps") or input.get("frames_per_second") or input.get("frame_rate")
         return frames / _number(rate or USUAL_FRAME_RATE)
-    given = (_read(input.get(name)) for name in ("seconds_total", "duration"))
-    known = [seconds for seconds in given if seconds is not None]
+    lengths = (_read(input.get(name)) for name in ("seconds_total", "duration"))
+    known = [seconds for seconds in lengths if seconds is not None]
     return math.prod(known) if known else None
 
 
@@ -126,13 +126,13 @@ def drafting_of(input: Mapping[str, Any]) -> Mapping[str, Any] | None:
 
     None: it asks for none. A field of an app may have the same name, and any value.
     """
-    found = input.get(DRAFT)
-    if not isinstance(found, Mapping):
+    value = input.get(DRAFT)
+    if not isinstance(value, Mapping):
         return None
-    drafting = cast("Mapping[str, Any]", found)
+    drafting = cast("Mapping[str, Any]", value)
     share = drafting.get("until") or drafting.get("noise")
-    wanted = isinstance(drafting.get("count"), int) and isinstance(share, int | float)
-    return drafting if wanted else None
+    is_drafting = isinstance(drafting.get("count"), int) and isinstance(share, int | float)
+    return drafting if is_drafting else None
 
 
 def number_of_drafts(input: Mapping[str, Any]) -> int:
@@ -145,11 +145,11 @@ def _share_of_draft(input: Mapping[str, Any]) -> float:
     """Share of its steps that a draft makes. 1 without drafts, and where the input does not tell
     their number: a draft never costs more than a whole output."""
     until = (drafting_of(input) or {}).get("until")
-    given = next((found for name in STEPS if (found := _read(input.get(name)))), None)
-    if until is None or given is None:
+    requested = next((count for name in STEPS if (count := _read(input.get(name)))), None)
+    if until is None or requested is None:
         return 1.0
     strength = _read(input.get("strength")) or 1.0
-    steps = max(int(given * min(strength, 1.0)), 2)
+    steps = max(int(requested * min(strength, 1.0)), 2)
     return step_of_draft(until, steps) / steps
 
 
@@ -179,9 +179,9 @@ def _number(value: object) -> float:
 def _read(value: object) -> float | None:
     """Value as a positive number, if it is one. Some of fal's choices among numbers are texts, and
     some of those among seconds have their unit: `8s`."""
-    given = value.removesuffix("s") if isinstance(value, str) else value
+    amount = value.removesuffix("s") if isinstance(value, str) else value
     try:
-        number = float(given) if isinstance(given, int | float | str) else 0.0
+        number = float(amount) if isinstance(amount, int | float | str) else 0.0
     except (ValueError, OverflowError):
         return None
     return number if number > 0 and math.isfinite(number) else None

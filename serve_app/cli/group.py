@@ -33,7 +33,7 @@ class LazyGroup(CommandGroup):
         self, *arguments: Any, places: Mapping[str, Mapping[str, str]], **more: Any
     ) -> None:
         super().__init__(*arguments, sections=places, **more)
-        self._places = {name: each for some in places.values() for name, each in some.items()}
+        self._places = {name: place for some in places.values() for name, place in some.items()}
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         del ctx
@@ -60,17 +60,17 @@ class InheritingGroup(CommandGroup):
 
 def _inherited(ctx: click.Context, command: click.Command, path: str) -> dict[str, Any]:
     """Options that were set in ``ctx``, by their names in ``command``. Raises ``UsageError``."""
-    known = {option: each.name for each in command.params for option in each.opts}
-    found: dict[str, Any] = {}
-    for each in ctx.command.params:
-        if ctx.get_parameter_source(each.name or "") is not ParameterSource.COMMANDLINE:
+    known = {option: param.name for param in command.params for option in param.opts}
+    values: dict[str, Any] = {}
+    for parameter in ctx.command.params:
+        if ctx.get_parameter_source(parameter.name or "") is not ParameterSource.COMMANDLINE:
             continue
-        name = next((known[option] for option in each.opts if option in known), None)
+        name = next((known[option] for option in parameter.opts if option in known), None)
         if name is not None:
-            found[name] = ctx.params[each.name or ""]
+            values[name] = ctx.params[parameter.name or ""]
         elif not ctx.resilient_parsing:
-            raise click.UsageError(f"`{path}` does not have the option {each.opts[-1]}.", ctx)
-    return found
+            raise click.UsageError(f"`{path}` does not have the option {parameter.opts[-1]}.", ctx)
+    return values
 
 
 NOT_UNDERSTOOD = (

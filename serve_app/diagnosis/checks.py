@@ -61,9 +61,10 @@ def findings(checks: Iterable[Check]) -> Iterator[StepResult]:
 def as_json(found: Sequence[StepResult]) -> dict[str, Any]:
     """Findings as ``darkroom doctor --json`` prints them and ``GET /v1/doctor`` answers."""
     return {
-        "problems": sum(each.problem for each in found),
+        "problems": sum(finding.problem for finding in found),
         "findings": [
-            {"name": each.name, "ok": not each.problem, "said": each.message} for each in found
+            {"name": finding.name, "ok": not finding.problem, "said": finding.message}
+            for finding in found
         ],
     }
 
@@ -101,15 +102,15 @@ def ingress_checks(
 
 def packages() -> str:
     """Versions of the packages that everything needs."""
-    found: list[str] = []
+    versions: list[str] = []
     for package in ("ray", "torch", "diffusers", "transformers", "psycopg"):
         try:
-            found.append(f"{package} {importlib.metadata.version(package)}")
+            versions.append(f"{package} {importlib.metadata.version(package)}")
         except importlib.metadata.PackageNotFoundError:
             raise Misconfigured(
                 f"{package} is not installed. Run scripts/run once; it installs all packages."
             ) from None
-    return ", ".join(found)
+    return ", ".join(versions)
 
 
 def memory() -> str:
@@ -176,10 +177,10 @@ def gpu() -> str:
 def torch_problem() -> str:
     """Why torch cannot use a GPU of this machine, with its driver and CUDA. Empty if it can."""
     command = [sys.executable, "-m", "deployments.engine.accelerator.diagnosis"]
-    asked = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603 ours
-    if asked.returncode:
-        return asked.stderr.strip().rpartition("\n")[2] or "torch ended without an answer."
-    return asked.stdout.strip()
+    probe = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603 ours
+    if probe.returncode:
+        return probe.stderr.strip().rpartition("\n")[2] or "torch ended without an answer."
+    return probe.stdout.strip()
 
 
 # Storage of the artifacts. Its self-test is `darkroom doctor storage`.
@@ -232,8 +233,8 @@ def signing(config: Config, secrets: Secrets) -> str:
     identity = operators_identity(
         settings.signing_certificate, "" if key is None else key.get_secret_value()
     )
-    if found := problems(identity, now):
-        raise Misconfigured(" ".join(found))
+    if faults := problems(identity, now):
+        raise Misconfigured(" ".join(faults))
     until = identity.certificates[0].not_valid_after_utc
     return (
         f"{identity.name}, valid until {until:%Y-%m-%d}. Without a time stamp server, readers call "
@@ -292,7 +293,7 @@ def retention(config: Config) -> str:
         return "for ever" if days is None else f"{days:g} day{'' if days == 1 else 's'}"
 
     queue, billing = config.queue, config.billing
-    own = sum(each.retention_days is not None for each in queue.tenant_limits.values())
+    own = sum(limits.retention_days is not None for limits in queue.tenant_limits.values())
     tenants = f", {own} tenants otherwise" if own else ""
     shorter = (
         ("their prompts", queue.prompt_retention_days),

@@ -125,11 +125,11 @@ _MARKER = ".marker-"
 
 def marker_of(root: Path) -> str:
     """Path of a file in ``root`` whose name no other folder has. Made where there is none."""
-    for made in sorted(root.glob(f"{_MARKER}*")):
-        return str(made)
-    made = root / f"{_MARKER}{secrets.token_hex(8)}"
-    made.touch(exist_ok=True)
-    return str(made)
+    for marker in sorted(root.glob(f"{_MARKER}*")):
+        return str(marker)
+    marker = root / f"{_MARKER}{secrets.token_hex(8)}"
+    marker.touch(exist_ok=True)
+    return str(marker)
 
 
 def write_beside(

@@ -107,7 +107,7 @@ class Batcher(Generic[Item, Answer]):
 
     def _drop_unwanted(self) -> None:
         if self._cancel_unwanted:
-            self._pending = deque(each for each in self._pending if not each[1].done())
+            self._pending = deque(pair for pair in self._pending if not pair[1].done())
 
     def _stop_timer(self) -> None:
         if self._timer is not None:
@@ -146,8 +146,8 @@ class Batcher(Generic[Item, Answer]):
                 for _, future in batch:
                     _resolve(future, error)
                 return
-            for each in batch:
-                await self._process([each])
+            for pair in batch:
+                await self._process([pair])
         else:
             for (_, future), answer in zip(batch, answers, strict=True):
                 _resolve(future, answer)

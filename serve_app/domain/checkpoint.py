@@ -67,14 +67,14 @@ def held_components(names: Iterable[str], index: Mapping[str, Any]) -> Held:
         ].append(name)
     if parts.keys() == {""}:
         parts = {"denoiser": parts[""]}
-    held: dict[str, Collection[str]] = {}
+    tensors: dict[str, Collection[str]] = {}
     for component, class_name in _classes(index).items():
         part = "denoiser" if component in DENOISERS else component
         if class_name == _T5:
             part = _T5
         if part in parts:
-            held[component] = parts[part]
-    return held
+            tensors[component] = parts[part]
+    return tensors
 
 
 def check_format(file: str, begin: bytes) -> None:
@@ -100,18 +100,18 @@ def check_checkpoint(
             f"{file} is a language model with the names of llama.cpp, which are not read. Leave it "
             "out: the text encoder comes from the pipeline itself."
         )
-    classes, held = _classes(index), held_components(dtypes, index)
+    classes, tensors = _classes(index), held_components(dtypes, index)
     if unknown := [each for each in components if each not in classes]:
         raise WeightsUnavailable(
             f"{file} is to replace {', '.join(unknown)}, which {index.get('_class_name')} does "
             f"not have. Its components are {', '.join(classes)}."
         )
     if len(components) == 1 and not any(name.startswith((*_PREFIXES,)) for name in dtypes):
-        held = {next(iter(components)): [*dtypes]}
-    if missing := [each for each in components if each not in held]:
+        tensors = {next(iter(components)): [*dtypes]}
+    if missing := [each for each in components if each not in tensors]:
         raise WeightsUnavailable(
             f"{file} has no tensors of {', '.join(missing)}: it holds "
-            f"{', '.join(held) or 'nothing that the pipeline has'}. Name only these as "
+            f"{', '.join(tensors) or 'nothing that the pipeline has'}. Name only these as "
             "`components`; the others come from the pipeline itself."
         )
     if any(name.endswith(MARK) for name in dtypes) and not any(
@@ -122,8 +122,8 @@ def check_checkpoint(
             "values are not known. Download it again, or from another place."
         )
     for component in components:
-        _check_types(file, component, {name: dtypes[name] for name in held[component]})
-    return {each: held[each] for each in components}
+        _check_types(file, component, {name: dtypes[name] for name in tensors[component]})
+    return {each: tensors[each] for each in components}
 
 
 def _check_types(file: str, component: str, dtypes: Mapping[str, str]) -> None:
@@ -142,4 +142,4 @@ def _check_types(file: str, component: str, dtypes: Mapping[str, str]) -> None:
 
 def _classes(index: Mapping[str, Any]) -> dict[str, str]:
     """Class of each component of a pipeline."""
-    return {each.name: each.class_name for each in components_of(index)}
+    return {component.name: component.class_name for component in components_of(index)}

@@ -197,7 +197,9 @@ def fitting(recipes: Sequence[Recipe], device_bytes: int) -> Recipe | None:
     """Last of ``recipes``, which are sorted by memory, that fits a device with ``device_bytes``.
     None if it is too small for all."""
     enough = [
-        each for each in recipes if each.memory_gb * (1 - RESERVED_SHARE) * 1e9 <= device_bytes
+        recipe
+        for recipe in recipes
+        if recipe.memory_gb * (1 - RESERVED_SHARE) * 1e9 <= device_bytes
     ]
     return enough[-1] if enough else None
 
@@ -234,7 +236,7 @@ class Endpoint:
         for other models."""
         text = prompt[:_LONGEST_PROMPT].lower() if isinstance(prompt, str) else ""
         words = dict.fromkeys(_WORD.findall(text if self.demo_words else ""))
-        return [each for each in words if each not in self.demo_words]
+        return [word for word in words if word not in self.demo_words]
 
     def recipe_for(self, device_bytes: int) -> Recipe | None:
         """Recipe for a device with ``device_bytes``. None if it is too small, or if the endpoint
@@ -255,8 +257,10 @@ class Endpoint:
     def takes_requests(self) -> bool:
         """False for a route of an app that has realtime sessions only."""
         app = self.options.get("app")
-        given = cast("Mapping[str, Any]", app).get("session") if isinstance(app, Mapping) else None
-        session = cast("Mapping[str, Any]", given) if isinstance(given, Mapping) else {}
+        declared = (
+            cast("Mapping[str, Any]", app).get("session") if isinstance(app, Mapping) else None
+        )
+        session = cast("Mapping[str, Any]", declared) if isinstance(declared, Mapping) else {}
         return session.get("only") is not True
 
     @property
@@ -294,15 +298,15 @@ def levels_of(declared: Any) -> StepCacheLevels:
         return {}
     if not isinstance(declared, Mapping):
         raise ValueError(f"it is {declared!r}; it must be a mapping")  # noqa: TRY004
-    given = cast("Mapping[str, Any]", declared)
-    if not given.keys() & {REGULAR, HIGH}:
-        given = {REGULAR: given}
-    for level, settings in given.items():
+    levels = cast("Mapping[str, Any]", declared)
+    if not levels.keys() & {REGULAR, HIGH}:
+        levels = {REGULAR: levels}
+    for level, settings in levels.items():
         if level not in (REGULAR, HIGH):
             raise ValueError(f"there is no level {level!r}; levels are {REGULAR} and {HIGH}")
         if not isinstance(settings, Mapping) or not isinstance(settings.get("name"), str):
             raise ValueError(f"{level}: a step cache is a mapping with a `name`")  # noqa: TRY004
-    return given
+    return levels
 
 
 def requested_cache(levels: StepCacheLevels, input: Mapping[str, Any]) -> Mapping[str, Any] | None:
@@ -330,13 +334,13 @@ def declared_levels(endpoint: Endpoint, recipe: Recipe | None) -> StepCacheLevel
 def described_levels(endpoint: Endpoint) -> str:
     """Sentences for users about what each level does. Empty if the endpoint has no step cache."""
     recipes: tuple[Recipe | None, ...] = endpoint.recipes or (None,)
-    texts = [_levels_text(declared_levels(endpoint, each)) for each in recipes]
-    found = list(dict.fromkeys(text for text in texts if text))
-    if not found:
+    texts = [_levels_text(declared_levels(endpoint, recipe)) for recipe in recipes]
+    sentences = list(dict.fromkeys(text for text in texts if text))
+    if not sentences:
         return ""
-    if len(found) == len(set(texts)) == 1:
-        return f"{found[0]} `{NONE}` computes every step."
-    return f"{' or '.join(found)} It depends on the GPU. `{NONE}` computes every step."
+    if len(sentences) == len(set(texts)) == 1:
+        return f"{sentences[0]} `{NONE}` computes every step."
+    return f"{' or '.join(sentences)} It depends on the GPU. `{NONE}` computes every step."
 
 
 def _levels_text(levels: StepCacheLevels) -> str:

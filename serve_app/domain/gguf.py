@@ -40,8 +40,8 @@ class GgufType:
 
 
 TYPES: Mapping[int, GgufType] = {
-    number: GgufType(*each)
-    for number, each in {
+    number: GgufType(*fields)
+    for number, fields in {
         0: ("F32", 1, 4), 1: ("F16", 1, 2), 28: ("F64", 1, 8), 30: ("BF16", 1, 2),
         24: ("I8", 1, 1), 25: ("I16", 1, 2), 26: ("I32", 1, 4), 27: ("I64", 1, 8),
         2: ("Q4_0", 32, 18), 3: ("Q4_1", 32, 20), 6: ("Q5_0", 32, 22), 7: ("Q5_1", 32, 24),
@@ -107,16 +107,16 @@ def read_gguf(file: BinaryIO, name: str, size: int) -> Mapping[str, GgufTensor]:
         raise header.wrong("its alignment is no power of two")
     records = [_record(header) for _ in range(tensors)]
     begin = -(-header.at // alignment) * alignment
-    found: dict[str, GgufTensor] = {}
+    by_name: dict[str, GgufTensor] = {}
     for own, kind, shape, offset in records:
-        if own in found:
+        if own in by_name:
             raise header.wrong(f"{own!r} is there twice")
         if offset % alignment:
             raise header.wrong(f"{own!r} is not aligned to {alignment} bytes")
         original = _original(header, own, shape, shapes[own]) if own in shapes else shape
-        found[own] = GgufTensor(kind, original, begin + offset)
-    _check_places(header, found, size)
-    return found
+        by_name[own] = GgufTensor(kind, original, begin + offset)
+    _check_places(header, by_name, size)
+    return by_name
 
 
 def _record(header: _Reader) -> tuple[str, GgufType, tuple[int, ...], int]:
@@ -130,7 +130,7 @@ def _record(header: _Reader) -> tuple[str, GgufType, tuple[int, ...], int]:
     number, offset = header.numbers("IQ")
     if (kind := TYPES.get(number)) is None:
         raise header.wrong(f"{name!r} has the type {number}, which is not read", again=False)
-    if not all(0 < each < 2**63 for each in shape) or (shape[-1] if shape else 1) % kind.values:
+    if not all(0 < length < 2**63 for length in shape) or (shape[-1] if shape else 1) % kind.values:
         raise header.wrong(f"{name!r} has the shape {shape}, which {kind.name} cannot have")
     return name, kind, shape, offset
 
@@ -139,7 +139,7 @@ def _original(header: _Reader, name: str, shape: Sequence[int], original: Any) -
     """Shape of a tensor before it was stored as one of ``shape``."""
     if (
         not isinstance(original, tuple)
-        or not all(type(each) is int and each > 0 for each in original)
+        or not all(type(length) is int and length > 0 for length in original)
         or math.prod(original) != math.prod(shape)
     ):
         raise header.wrong(f"{name!r} has another number of values than its original shape")
@@ -170,10 +170,10 @@ def _value(header: _Reader) -> Any:
 
 def _check_places(header: _Reader, tensors: Mapping[str, GgufTensor], size: int) -> None:
     at = 0
-    for name, each in sorted(tensors.items(), key=lambda it: it[1].begin):
-        if each.begin < at:
+    for name, tensor in sorted(tensors.items(), key=lambda it: it[1].begin):
+        if tensor.begin < at:
             raise header.wrong(f"{name!r} overlaps another tensor")
-        at = each.begin + each.size
+        at = tensor.begin + tensor.size
         if at > size:
             raise header.wrong(f"{name!r} ends at byte {at}, but it has {size}")
 

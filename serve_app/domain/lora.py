@@ -85,8 +85,8 @@ def parse_lora_path(path: str, suffixes: tuple[str, ...] = (_SUFFIX,)) -> LoraSo
     ``suffixes``: those that a file of the hub may have.
     """
     if (registered := _REGISTERED.fullmatch(path)) is not None:
-        given = registered.groupdict(default="")
-        return RegisteredFile(given["name"], given["tenant"], given["digest"])
+        groups = registered.groupdict(default="")
+        return RegisteredFile(groups["name"], groups["tenant"], groups["digest"])
     if _WEB.fullmatch(path) or _INLINE.match(path):
         return FileUrl(path)
     place, at, revision = path.rpartition("@")
@@ -119,10 +119,12 @@ class LoraMetadata:
         left out."""
         phrase = metadata.get("modelspec.trigger_phrase")
         words = phrase.split(",") if isinstance(phrase, str) and phrase.strip() else _tags(metadata)
-        trimmed = (_storable(each).strip()[:MAX_WORD_LENGTH] for each in words)
-        unique = tuple(dict.fromkeys(each for each in trimmed if each))
+        trimmed = (_storable(word).strip()[:MAX_WORD_LENGTH] for word in words)
+        unique = tuple(dict.fromkeys(word for word in trimmed if word))
         bases = (metadata.get("modelspec.architecture"), metadata.get("ss_base_model_version"))
-        base = next((each for each in bases if isinstance(each, str) and each), "")
+        base = next(
+            (candidate for candidate in bases if isinstance(candidate, str) and candidate), ""
+        )
         return cls(unique[:MAX_WORDS], _storable(base)[:MAX_WORD_LENGTH] or None)
 
 
@@ -160,7 +162,7 @@ def _tags(metadata: Mapping[str, Any]) -> list[str]:
 def json_object(text: object) -> dict[str, Any]:
     """Object in a JSON text; empty if there is none."""
     try:
-        found = json.loads(text) if isinstance(text, str | bytes) else None
+        document = json.loads(text) if isinstance(text, str | bytes) else None
     except (ValueError, RecursionError):
         return {}
-    return found if isinstance(found, dict) else {}
+    return document if isinstance(document, dict) else {}

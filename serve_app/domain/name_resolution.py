@@ -33,8 +33,8 @@ LookUp = Callable[[str], Sequence[str]]
 
 def system_look_up(host: str) -> Sequence[str]:
     """All addresses of a host name, as the system resolves it. Blocks."""
-    found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
-    return [str(place[0]).partition("%")[0] for *_, place in found]
+    addresses = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
+    return [str(place[0]).partition("%")[0] for *_, place in addresses]
 
 
 Found = Sequence[str] | OSError | ValueError
@@ -85,10 +85,10 @@ class NameResolver:
             return [str(ip_address(host))]
         async with asyncio.timeout(self._limit_s):  # TimeoutError is an OSError
             running = self._joined(host) or await self._turn(host)
-            found = await asyncio.shield(running.found)
-        if isinstance(found, Exception):
-            raise OSError(f"The host {host} cannot be resolved: {found}") from found
-        return found
+            outcome = await asyncio.shield(running.found)
+        if isinstance(outcome, Exception):
+            raise OSError(f"The host {host} cannot be resolved: {outcome}") from outcome
+        return outcome
 
     def _joined(self, host: str) -> _Running | None:
         """Look-up of ``host``; a new one if its tenant has room, else None."""
@@ -104,13 +104,15 @@ class NameResolver:
         return running
 
     def _has_room(self, tenant: str) -> bool:
-        held = self._held[tenant]
-        return held < self._per_tenant and may_start(held, len(self._running), self._max_threads)
+        running = self._held[tenant]
+        return running < self._per_tenant and may_start(
+            running, len(self._running), self._max_threads
+        )
 
     async def _turn(self, host: str) -> _Running:
         """Wait until a look-up of ``host`` has started."""
         tenant = working_for()
-        if sum(each.tenant == tenant for each in self._waiting) >= MAX_WAITING_PER_TENANT:
+        if sum(waiter.tenant == tenant for waiter in self._waiting) >= MAX_WAITING_PER_TENANT:
             raise OSError("Too many names of this tenant wait for a name server.")
         waiting = _Waiting(tenant, host, asyncio.get_running_loop().create_future())
         self._waiting.append(waiting)
@@ -129,13 +131,13 @@ class NameResolver:
         return running
 
     def _work(self, loop: asyncio.AbstractEventLoop, host: str) -> None:
-        found: Found
+        outcome: Found
         try:
-            found = self._look_up(host) or OSError("it has no address")
+            outcome = self._look_up(host) or OSError("it has no address")
         except (OSError, ValueError) as error:
-            found = error
+            outcome = error
         with suppress(RuntimeError):  # the event loop has been closed
-            loop.call_soon_threadsafe(self._ended, host, found)
+            loop.call_soon_threadsafe(self._ended, host, outcome)
 
     def _ended(self, host: str, found: Found) -> None:
         running = self._running.pop(host)

@@ -66,4 +66,6 @@ class Outcome:
     @property
     def thumbnails(self) -> tuple[Artifact, ...]:
         """Small images of the artifacts that have one."""
-        return tuple(each.thumbnail for each in self.artifacts if each.thumbnail is not None)
+        return tuple(
+            artifact.thumbnail for artifact in self.artifacts if artifact.thumbnail is not None
+        )

@@ -59,7 +59,7 @@ class Component:
             return [self]
         more = takewhile(folders.__contains__, (folder_of(self.folder, n) for n in count(1)))
         alone = replace(self, class_name=_ALONE[self.class_name])
-        return [alone, *(replace(alone, folder=each) for each in more)]
+        return [alone, *(replace(alone, folder=folder) for folder in more)]
 
 
 def folder_of(component: str, number: int) -> str:
@@ -69,19 +69,19 @@ def folder_of(component: str, number: int) -> str:
 
 def index_file(paths: Collection[str]) -> str | None:
     """Path of the index among those of a repository's files; None: it is not a pipeline."""
-    return next((each for each in INDEXES if each in paths), None)
+    return next((name for name in INDEXES if name in paths), None)
 
 
 def parse_index(name: str, text: str | bytes, paths: Collection[str]) -> dict[str, Any]:
     """The index of that ``name`` in a repository with the files ``paths``. ``ValueError`` says what
     is wrong with it."""
     try:
-        given = json.loads(text)
+        document = json.loads(text)
     except (ValueError, RecursionError) as error:
         raise ValueError(f"is not valid JSON: {error}.") from error
-    if not isinstance(given, dict):
+    if not isinstance(document, dict):
         raise ValueError("should be a JSON object.")  # noqa: TRY004  a value of the file
-    index = cast("dict[str, Any]", given)
+    index = cast("dict[str, Any]", document)
     return index if name == INDEX else _whole(index, paths)
 
 
@@ -108,19 +108,19 @@ def components(index: Mapping[str, Any]) -> Iterator[Component]:
 
 def top_folders(paths: Collection[str]) -> frozenset[str]:
     """Folders of a repository with these files, without those inside others."""
-    return frozenset(each.partition("/")[0] for each in paths if "/" in each)
+    return frozenset(path.partition("/")[0] for path in paths if "/" in path)
 
 
 def adapter_file(index: Mapping[str, Any]) -> str | None:
     """Path of the IP-Adapter's file in the pipeline's folder; None: it has none."""
-    given = index.get(ADAPTER_FILE)
-    return given if isinstance(given, str) else None
+    path = index.get(ADAPTER_FILE)
+    return path if isinstance(path, str) else None
 
 
 def _whole(index: Mapping[str, Any], paths: Collection[str]) -> dict[str, Any]:
     """The index of a modular pipeline in the form of a whole one."""
     folders = top_folders(paths)
-    found: dict[str, Any] = {}
+    entries: dict[str, Any] = {}
     elsewhere: dict[str, str] = {}
     for name, value in index.items():
         match value:
@@ -130,9 +130,9 @@ def _whole(index: Mapping[str, Any], paths: Collection[str]) -> dict[str, Any]:
                     stated = spec.get("type_hint") or (None, None)
                 folder = str(spec.get("subfolder") or name)
                 if folder in folders and None not in stated:
-                    found[name] = [*stated] if folder == name else [*stated, folder]
+                    entries[name] = [*stated] if folder == name else [*stated, folder]
                 else:
                     elsewhere[name] = str(spec.get("pretrained_model_name_or_path") or "")
             case _:
-                found[name] = value
-    return found | ({ELSEWHERE: elsewhere} if elsewhere else {})
+                entries[name] = value
+    return entries | ({ELSEWHERE: elsewhere} if elsewhere else {})

@@ -56,18 +56,20 @@ class Download:
     @staticmethod
     def together(each_one: Iterable[Download]) -> Download:
         """All repositories of an endpoint as one."""
-        found = [*each_one]
-        if not found:
+        downloads = [*each_one]
+        if not downloads:
             return NOTHING
-        totals = [each.total_bytes for each in found]
-        missing = [each.missing_bytes for each in found]
-        gated = [each.gated for each in found]
+        totals = [download.total_bytes for download in downloads]
+        missing = [download.missing_bytes for download in downloads]
+        gated = [download.gated for download in downloads]
         return Download(
             None if None in totals else sum(filter(None, totals)),
             None if None in missing else sum(filter(None, missing)),
-            max((each.source for each in found), key=_BY_WEIGHT.index),
+            max((download.source for download in downloads), key=_BY_WEIGHT.index),
             gated=True if True in gated else None if None in gated else False,
-            problem=" ".join(dict.fromkeys(each.problem for each in found if each.problem)),
+            problem=" ".join(
+                dict.fromkeys(download.problem for download in downloads if download.problem)
+            ),
         )
 
     def text(self) -> str:
@@ -315,16 +317,16 @@ MOST_NAMED = 6  # endpoints in a sentence
 
 def summary(answers: Sequence[Preflight]) -> str:
     """Sentence about all endpoints with weights of the hub: how many of their own models fit."""
-    own = [each for each in answers if each.pull and each.server is not Server.HOSTED]
-    fitting_ = [each.endpoint_id for each in own if each.fits]
-    unknown = [each.endpoint_id for each in own if each.fits is None]
+    own = [answer for answer in answers if answer.pull and answer.server is not Server.HOSTED]
+    fitting_ = [answer.endpoint_id for answer in own if answer.fits]
+    unknown = [answer.endpoint_id for answer in own if answer.fits is None]
     if not own:
         return "no endpoint uses weights of the hub"
     if len(fitting_) == len(own):
         return (
             f"all {len(own)} fit this machine" if len(own) > 1 else "the only one fits this machine"
         )
-    least = min((n.memory_gb for each in own for n in each.needs.recipes[:1]), default=0.0)
+    least = min((n.memory_gb for answer in own for n in answer.needs.recipes[:1]), default=0.0)
     return "; ".join(
         (
             f"{len(fitting_)} of {len(own)} fit this machine" + _listed(fitting_),

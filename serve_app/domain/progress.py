@@ -132,26 +132,26 @@ class Loading:
 def to_plain(loading: Sequence[Loading]) -> Plain:
     return tuple(
         {
-            "endpoints": list(one.endpoints),
-            "stage": one.stage.value,
-            "done": one.done,
-            "total": one.total,
-            "warm": one.warm,
+            "endpoints": list(entry.endpoints),
+            "stage": entry.stage.value,
+            "done": entry.done,
+            "total": entry.total,
+            "warm": entry.warm,
         }
-        for one in loading
+        for entry in loading
     )
 
 
 def from_plain(plain: Sequence[Mapping[str, Any]]) -> tuple[Loading, ...]:
     return tuple(
         Loading(
-            tuple(one["endpoints"]),
-            Stage(one["stage"]),
-            one["done"],
-            one["total"],
-            one.get("warm", False),  # an older version does not say
+            tuple(entry["endpoints"]),
+            Stage(entry["stage"]),
+            entry["done"],
+            entry["total"],
+            entry.get("warm", False),  # an older version does not say
         )
-        for one in plain
+        for entry in plain
     )
 
 

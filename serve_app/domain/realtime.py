@@ -80,11 +80,11 @@ class AppSessionRules:
     def of(cls, endpoint: Endpoint) -> AppSessionRules | None:
         """Rules of an endpoint. None: it has no sessions of an app's own."""
         app = endpoint.options.get("app")
-        given = cast("Mapping[str, Any]", app).get(SESSION) if isinstance(app, Mapping) else None
-        if not isinstance(given, Mapping):
+        rules = cast("Mapping[str, Any]", app).get(SESSION) if isinstance(app, Mapping) else None
+        if not isinstance(rules, Mapping):
             return None
-        known = {each.name for each in fields(cls)}
-        return cls(**{name: each for name, each in given.items() if name in known})
+        known = {attribute.name for attribute in fields(cls)}
+        return cls(**{name: value for name, value in rules.items() if name in known})
 
     @property
     def is_realtime(self) -> bool:

@@ -115,10 +115,10 @@ def _entries(text: bytes, *, may_be_empty: bool) -> tuple[Mapping[str, str], Map
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) != len(pairs):
+    members = dict(pairs)
+    if len(members) != len(pairs):
         raise ValueError("a name is there twice")
-    return found
+    return members
 
 
 def _tensor(name: str, entry: Any, data: int) -> TensorFacts:

@@ -31,7 +31,7 @@ def pickle_by_name(kind: type[T]) -> type[T]:
     and uses the defaults of missing ones. So a new field needs a default and a plain value, since
     another version cannot read a new class. New fields come last, because some versions send or
     read values without names."""
-    known: Mapping[str, Field[Any]] = {each.name: each for each in fields(kind)}  # pyright: ignore[reportArgumentType]
+    known: Mapping[str, Field[Any]] = {field.name: field for field in fields(kind)}  # pyright: ignore[reportArgumentType]
     names = (MARK, *known)
     values = attrgetter(*known)
     single = len(known) == 1
@@ -43,13 +43,13 @@ def pickle_by_name(kind: type[T]) -> type[T]:
         if state[-1:] == [names]:
             told: Iterable[tuple[str, Any]] = zip(known, state, strict=False)
         else:
-            found = _named(state, known)
-            told = ((name, _value(kind, each, found)) for name, each in known.items())
+            by_name = _named(state, known)
+            told = ((name, _value(kind, field, by_name)) for name, field in known.items())
         for name, value in told:
             object.__setattr__(self, name, value)
 
     def set_attributes(self: Any, state: Mapping[str, Any]) -> None:
-        own = {name: _value(kind, each, state) for name, each in known.items()}
+        own = {name: _value(kind, field, state) for name, field in known.items()}
         self.__dict__.update(state, **own)
 
     if "__slots__" in vars(kind):

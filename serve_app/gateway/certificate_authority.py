@@ -45,11 +45,11 @@ def trusted_roots(besides: Path) -> tuple[bytes, ...]:
     ``besides`` is the bundle that is built from them. It is skipped, because ``SSL_CERT_FILE`` may
     already name it.
     """
-    found: dict[bytes, None] = {}
+    certificates: dict[bytes, None] = {}
     for path in _files():
         if path.is_file() and path.resolve() != besides.resolve():
-            found.update(dict.fromkeys(_PEM.findall(path.read_bytes())))
-    return tuple(pem + b"\n" for pem in found)
+            certificates.update(dict.fromkeys(_PEM.findall(path.read_bytes())))
+    return tuple(pem + b"\n" for pem in certificates)
 
 
 def _files() -> Iterator[Path]:
@@ -97,10 +97,12 @@ class CertificateAuthority:
     def __init__(self, directory: Path, names: Iterable[str], clock: Clock) -> None:
         self._directory = directory
         self._clock = clock
-        given = {name.strip("[]").lower() for name in names}
-        self._addresses = {each for name in (*LOCAL_NAMES, *given) if (each := _address(name))}
+        hosts = {name.strip("[]").lower() for name in names}
+        self._addresses = {
+            address for name in (*LOCAL_NAMES, *hosts) if (address := _address(name))
+        }
         self._names = {
-            *(name for name in (*LOCAL_NAMES, *given) if not _address(name) and _is_name(name)),
+            *(name for name in (*LOCAL_NAMES, *hosts) if not _address(name) and _is_name(name)),
             *(*DOMAINS, *NAMES),
             *(f"*.{domain}" for domain in DOMAINS),
         }
@@ -149,15 +151,15 @@ class CertificateAuthority:
     def _load(self, certificate: Path, key: Path) -> KeyPair | None:
         """Load a pair; None if a file is missing or broken, so that it is created again."""
         try:
-            found = x509.load_pem_x509_certificate(certificate.read_bytes())
+            loaded = x509.load_pem_x509_certificate(certificate.read_bytes())
             private = serialization.load_pem_private_key(key.read_bytes(), password=None)
         except (OSError, ValueError, TypeError):
             return None
         if not isinstance(private, ec.EllipticCurvePrivateKey):
             return None
-        if found.public_key() != private.public_key():
+        if loaded.public_key() != private.public_key():
             return None
-        return KeyPair(found, private)
+        return KeyPair(loaded, private)
 
     def _can_vouch(self, authority: KeyPair) -> bool:
         """Return True if the authority covers every name and outlives a new server certificate."""
@@ -166,7 +168,7 @@ class CertificateAuthority:
             return False
         constraints = _extension(authority.certificate, x509.NameConstraints)
         permitted = (constraints.permitted_subtrees or ()) if constraints else ()
-        allowed = {each.value for each in permitted if isinstance(each, x509.DNSName)}
+        allowed = {subtree.value for subtree in permitted if isinstance(subtree, x509.DNSName)}
         return all(_parent(name, allowed) for name in self._names)
 
     def _serves(self, server: KeyPair | None, authority: KeyPair) -> bool:
@@ -181,15 +183,17 @@ class CertificateAuthority:
             server.certificate.verify_directly_issued_by(authority.certificate)
         except (InvalidSignature, ValueError, TypeError):
             return False
-        found = _extension(server.certificate, x509.SubjectAlternativeName)
-        return found is not None and set(found) >= set(self._alternative_names())
+        extension = _extension(server.certificate, x509.SubjectAlternativeName)
+        return extension is not None and set(extension) >= set(self._alternative_names())
 
     def _alternative_names(self) -> list[x509.GeneralName]:
         vouched = [ipaddress.ip_network(network) for network in PRIVATE]
-        addresses = [one for one in self._addresses if any(one in each for each in vouched)]
+        addresses = [
+            address for address in self._addresses if any(address in each for each in vouched)
+        ]
         return [
             *(x509.DNSName(name) for name in sorted(self._names)),
-            *(x509.IPAddress(one) for one in sorted(addresses, key=str)),
+            *(x509.IPAddress(address) for address in sorted(addresses, key=str)),
         ]
 
     def _make_authority(self) -> KeyPair:
@@ -197,7 +201,11 @@ class CertificateAuthority:
         name = _subject("Darkroom, this installation's own authority")
         apex = {name.removeprefix("*.") for name in self._names}
         permitted = [
-            *(x509.DNSName(one) for one in sorted(apex) if not _parent(one, apex - {one})),
+            *(
+                x509.DNSName(domain)
+                for domain in sorted(apex)
+                if not _parent(domain, apex - {domain})
+            ),
             *(x509.IPAddress(ipaddress.ip_network(network)) for network in PRIVATE),
         ]
         public = key.public_key()

@@ -71,13 +71,13 @@ def parse(head: bytes) -> TunnelRequest:
     if method != "CONNECT":
         message = "This proxy supports only HTTPS. Set HTTPS_PROXY to it, not HTTP_PROXY."
         raise TunnelRefused(HTTPStatus.METHOD_NOT_ALLOWED, message)
-    found = _TARGET.fullmatch(target)
-    port = int(found[2]) if found else 0
-    if found is None or not 0 < port < 65536:
+    match = _TARGET.fullmatch(target)
+    port = int(match[2]) if match else 0
+    if match is None or not 0 < port < 65536:
         raise TunnelRefused(HTTPStatus.BAD_REQUEST, "The target of CONNECT must be host:port.")
     fields = (field.partition(":") for field in rest)
     headers = {name.strip().lower(): value.strip() for name, _, value in fields}
-    host = found[1].strip("[]").lower().rstrip(".")
+    host = match[1].strip("[]").lower().rstrip(".")
     return TunnelRequest(host, port, _credentials(headers))
 
 
@@ -280,11 +280,11 @@ def _on_this_machine(peer: str) -> bool:
 
 
 def _credentials(headers: Mapping[str, str]) -> str | None:
-    scheme, _, given = headers.get("proxy-authorization", "").partition(" ")
+    scheme, _, encoded = headers.get("proxy-authorization", "").partition(" ")
     if scheme.lower() != "basic":
         return None
     try:
-        return base64.b64decode(given, validate=True).decode()
+        return base64.b64decode(encoded, validate=True).decode()
     except (binascii.Error, UnicodeDecodeError):
         return None
 

@@ -136,14 +136,14 @@ class TlsTerminator:
     def renew(self) -> None:
         """Replace the process by one with the current certificates. Open connections continue."""
         before = self._process
-        self._earlier = [one for one in self._earlier if one.poll() is None]
+        self._earlier = [process for process in self._earlier if process.poll() is None]
         self._launch(*(() if before is None else ("-sf", str(before.pid))))
         if before is not None:
             self._earlier.append(before)
 
     def aclose(self) -> None:
         """Stop the process and its predecessors at once."""
-        running = [each for each in (self._process, *self._earlier) if each is not None]
+        running = [child for child in (self._process, *self._earlier) if child is not None]
         self._process, self._earlier = None, []
         for process in running:
             process.terminate()
@@ -209,7 +209,9 @@ def _listens(pid: int, port: int) -> bool:
     """Return True if this process listens. The port alone may still belong to its predecessor."""
     with contextlib.suppress(psutil.NoSuchProcess, psutil.AccessDenied):
         return any(
-            found.status == psutil.CONN_LISTEN and found.laddr and found.laddr.port == port
-            for found in psutil.Process(pid).net_connections("tcp")
+            connection.status == psutil.CONN_LISTEN
+            and connection.laddr
+            and connection.laddr.port == port
+            for connection in psutil.Process(pid).net_connections("tcp")
         )
     return False

@@ -241,8 +241,8 @@ async def open_identity(
     keys = KeyRing(own, clock)
     path = config.server.data_dir / "api_key"
     async with election.exclusive("first key"):
-        given = text_of(secrets.api_key) or None
-        if await ensure_first_key(keys, given, path, clock.now()) is not None:
+        api_key = text_of(secrets.api_key) or None
+        if await ensure_first_key(keys, api_key, path, clock.now()) is not None:
             log.info("The first API key was written to %s.", path)
     uses = PeriodicTask(USES_EVERY_S, {"key uses": keys.write_uses}, metrics.queue)
     uses.start()

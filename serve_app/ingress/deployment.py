@@ -248,9 +248,9 @@ class Ingress(ReplicaCalls):
         )
         warm.start(self._rest)
         stack.push_async_callback(warm.aclose)
-        for each in (self._services.audit, self._services.open_access):
-            each.start()
-            stack.push_async_callback(each.aclose)
+        for service in (self._services.audit, self._services.open_access):
+            service.start()
+            stack.push_async_callback(service.aclose)
         stack.push_async_callback(self._services.background.join)
         await self._publish_demand(stack, database, election)
         self._start_helpers(stack)
@@ -290,8 +290,8 @@ class Ingress(ReplicaCalls):
         self._settings.start(kept, self._apply)
         self._catalog.on_change = self._apply_limits
         self._catalog.start(self._rest)
-        for each in (self._tenants, self._settings, self._catalog):
-            stack.push_async_callback(each.aclose)
+        for follower in (self._tenants, self._settings, self._catalog):
+            stack.push_async_callback(follower.aclose)
 
     async def _apply(self, config: Config) -> None:
         """Put changed live settings in force. ``Misconfigured``: none are."""
@@ -531,8 +531,8 @@ class Ingress(ReplicaCalls):
             now = await self._queue.demand()
             self._metrics.queue.depth(now)
             warm, pools = self._services.warm.replicas(), self._demand.pools
-            wanted = await read_targets(scope, pools)
-            self._metrics.queue.scaling(wanted, {pool: warm.get(pool, 0) for pool in pools})
+            targets = await read_targets(scope, pools)
+            self._metrics.queue.scaling(targets, {pool: warm.get(pool, 0) for pool in pools})
             return of_queues(now, self._limits.overflow)
 
         scope = str(self._config.server.data_dir)
@@ -546,4 +546,6 @@ class Ingress(ReplicaCalls):
 
     def _show_bounds(self, config: Config) -> None:
         pools = bounds_of(config)
-        self._metrics.queue.pools({name: (each.least, each.most) for name, each in pools.items()})
+        self._metrics.queue.pools(
+            {name: (bounds.least, bounds.most) for name, bounds in pools.items()}
+        )

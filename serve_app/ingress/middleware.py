@@ -207,10 +207,12 @@ class _Stamped:
 
 async def _preflight(scope: Scope, context: RequestContext, send: Send) -> None:
     # Browsers do not apply `*` to Authorization, so the requested headers are named.
-    asked = next((v for k, v in scope["headers"] if k == b"access-control-request-headers"), b"")
+    requested = next(
+        (v for k, v in scope["headers"] if k == b"access-control-request-headers"), b""
+    )
     answered = [
         *_PREFLIGHT,
-        (b"access-control-allow-headers", asked or _ALLOWED),
+        (b"access-control-allow-headers", requested or _ALLOWED),
         (b"vary", b"access-control-request-headers"),
         (b"x-fal-request-id", context.request_id.encode()),
     ]

@@ -80,8 +80,8 @@ def record_attempts(tracing: Tracing | None, metrics: Metrics, report: Report) -
     if report.lost_traces:
         metrics.spans("not_reported", report.lost_traces)
     if tracing is not None:
-        for each in report.traces:
-            tracing.attempted(from_plain(each), report.pool, report.replica_id)
+        for trace in report.traces:
+            tracing.attempted(from_plain(trace), report.pool, report.replica_id)
 
 
 class ExecutorCalls:
@@ -123,9 +123,9 @@ class ExecutorCalls:
 
     async def record_lines(self, report: Report, reply: ReportReply) -> None:
         """Append what requests have printed to their logs, if the replica holds their leases."""
-        for held, lines in report.lines:
-            if held not in reply.fenced:
-                await self._queue.log(held.request_id, *lines)
+        for lease, lines in report.lines:
+            if lease not in reply.fenced:
+                await self._queue.log(lease.request_id, *lines)
 
     async def record_last_lines(self, finish: Finish) -> None:
         """Append what a request printed since the last report, before its end is recorded. A
@@ -212,7 +212,7 @@ class ReplicaCalls:
 
     async def finish_all(self, finishes: Sequence[Finish]) -> Sequence[Verdict | BaseException]:
         """Apply each finish separately. Return for each its verdict or its error."""
-        calls = (self.finish(each) for each in finishes)
+        calls = (self.finish(finish) for finish in finishes)
         answers = await asyncio.gather(*calls, return_exceptions=True)
         return [portable(answer) for answer in answers]
 

@@ -198,7 +198,7 @@ class JobWorker:
         for handler, jobs in self._running.values():
             running[handler.kind.name] += len(jobs)
         self._metrics.jobs(
-            {kind: replace(each, running=running[kind]) for kind, each in backlog.items()}
+            {kind: replace(figures, running=running[kind]) for kind, figures in backlog.items()}
         )
 
 

@@ -129,10 +129,12 @@ class DeclaredInput(BaseModel):
     def _of_objects(self) -> DeclaredInput:
         if bool(self.fields) != (self.type is InputType.OBJECTS):
             raise ValueError("`fields` belong to objects, and objects need them")
-        for name, each in self.fields.items():
+        for name, field in self.fields.items():
             check_name(name)
-            if each.type in TRANSLATED | {InputType.OBJECTS, InputType.IMAGES}:
-                raise ValueError(f"`fields.{name}` is of the type {each.type}, which no object has")
+            if field.type in TRANSLATED | {InputType.OBJECTS, InputType.IMAGES}:
+                raise ValueError(
+                    f"`fields.{name}` is of the type {field.type}, which no object has"
+                )
         for name in self.one_of:
             if name not in self.fields or self.fields[name].required:
                 raise ValueError(f"`one_of` names {name}, which is none of the optional `fields`")
@@ -178,17 +180,17 @@ Inputs = Mapping[str, DeclaredInput]
 def declared_inputs(endpoint: Endpoint) -> Inputs:
     """The inputs that the endpoint's entry declares; empty if its schema is another one.
     ``ValueError`` names what is wrong."""
-    given = endpoint.options.get(OPTION)
-    if given is None:
+    declarations = endpoint.options.get(OPTION)
+    if declarations is None:
         return {}
-    if not isinstance(given, Mapping):
+    if not isinstance(declarations, Mapping):
         raise ValueError(f"`options.{OPTION}` must be a mapping from fields to what they are")  # noqa: TRY004
-    found: dict[str, DeclaredInput] = {}
-    for name, value in cast("Mapping[str, Any]", given).items():
+    inputs: dict[str, DeclaredInput] = {}
+    for name, value in cast("Mapping[str, Any]", declarations).items():
         check_name(name)
-        each = validate(DeclaredInput, value, f"options.{OPTION}.{name}")
-        found[name] = _with_argument(name, each)
-    return found
+        declared = validate(DeclaredInput, value, f"options.{OPTION}.{name}")
+        inputs[name] = _with_argument(name, declared)
+    return inputs
 
 
 def check_name(name: str) -> None:
@@ -199,5 +201,5 @@ def check_name(name: str) -> None:
 
 def _with_argument(name: str, declared: DeclaredInput) -> DeclaredInput:
     """``declared`` with the names of arguments that it leaves out: those of the fields."""
-    inner = {field: _with_argument(field, each) for field, each in declared.fields.items()}
+    inner = {field: _with_argument(field, member) for field, member in declared.fields.items()}
     return declared.model_copy(update={"argument": declared.argument or name, "fields": inner})

@@ -65,5 +65,7 @@ class DeclaredResult(BaseModel):
 def declared_result(endpoint: Endpoint) -> DeclaredResult | None:
     """Result that the endpoint's entry declares. None: images, or what its family makes.
     ``ValueError`` names what is wrong."""
-    given = endpoint.options.get(RESULT)
-    return None if given is None else validate(DeclaredResult, given, f"options.{RESULT}")
+    declaration = endpoint.options.get(RESULT)
+    return (
+        None if declaration is None else validate(DeclaredResult, declaration, f"options.{RESULT}")
+    )

@@ -174,8 +174,8 @@ class PostgresComfyUiBook:
             if await self.read(tenant, path) is None:
                 raise no_file()
             return True
-        given = {"tenant": tenant, "source": source, "path": path, "overwrite": overwrite}
-        ((was_there, moved),) = await self._database.rows(MOVE, given, lock=Lock((LOCK,)))
+        params = {"tenant": tenant, "source": source, "path": path, "overwrite": overwrite}
+        ((was_there, moved),) = await self._database.rows(MOVE, params, lock=Lock((LOCK,)))
         if not was_there:
             raise no_file()
         return bool(moved)

@@ -32,8 +32,8 @@ def failed_connection(error: Exception) -> FailedConnection:
     """Failure by the error that psycopg raised for one server, or for all of an address."""
     text = str(error).strip() or type(error).__name__
     of_servers = {
-        f"{each['host']}:{each['port']}": each["error"].rpartition(" failed: ")[2]
-        for each in _FAILURE.finditer(text)
+        f"{match['host']}:{match['port']}": match["error"].rpartition(" failed: ")[2]
+        for match in _FAILURE.finditer(text)
     }
     if len(of_servers) < 2:
         text = READ_ONLY if _READS in text else text.splitlines()[0]

@@ -93,8 +93,8 @@ class PostgresFileAccess:
         return _access(access_id, *row) if row else None
 
     async def page(self, tenant: str, after: str, limit: int) -> Sequence[FileAccess]:
-        given = {"tenant": tenant, "after": after, "limit": limit}
-        return [_access(*row) for row in await self._database.rows(PAGE, given)]
+        params = {"tenant": tenant, "after": after, "limit": limit}
+        return [_access(*row) for row in await self._database.rows(PAGE, params)]
 
     async def revoke(
         self,

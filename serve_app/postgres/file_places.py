@@ -28,8 +28,8 @@ Places = Mapping[str, str]
 async def read_places(database: Database) -> Places:
     """Recorded places. Empty before the first record, and without tables."""
     there = await database.value(THERE)
-    found = await database.value(READ, {"key": KEY}) if there else None
-    return json.loads(found or "{}")
+    text = await database.value(READ, {"key": KEY}) if there else None
+    return json.loads(text or "{}")
 
 
 async def record_places(database: Database, places: Places) -> Places:
@@ -52,9 +52,9 @@ def difference(recorded: Places, places: Places) -> str:
 
 async def refuse_other_places(database: Database, places: Places) -> None:
     """Raise ``Misconfigured`` if files were recorded in another place than ``places`` has."""
-    if found := difference(await read_places(database), places):
+    if problem := difference(await read_places(database), places):
         raise Misconfigured(
-            f"{found} Nothing was done, because every file would seem to be missing. Name the "
+            f"{problem} Nothing was done, because every file would seem to be missing. Name the "
             "configuration file with --config, or set the variables that Darkroom starts with, "
             "such as DARKROOM_S3_BUCKET. If the files were moved since it started, add "
             "--other-storage."

@@ -106,7 +106,7 @@ class PostgresHostedCalls:
         self._release_after_s = release_after_s
 
     async def begin(self, held: LeaseKey, new: NewCall) -> HostedCall | None:
-        given = {
+        params = {
             "id": new.id,
             "request_id": held.request_id,
             "attempt": held.attempt,
@@ -116,19 +116,19 @@ class PostgresHostedCalls:
             "endpoint": new.endpoint,
             "input_hash": new.input_hash,
         }
-        row = await self._database.row(BEGIN, given)
+        row = await self._database.row(BEGIN, params)
         if row is None:
             raise Fenced("Only the holder of a lease may call a provider for its request.")
         earlier, *columns = row
         if earlier is not None:
             return HostedCall(earlier, *columns)
-        await self._database.rows(RELEASE, {**given, "after_s": self._release_after_s})
+        await self._database.rows(RELEASE, {**params, "after_s": self._release_after_s})
         return None
 
     async def accept(self, call_id: str, provider_id: str, place: Mapping[str, Any]) -> bool:
-        given = {"id": call_id, "provider_id": provider_id, "place": json.dumps(place)}
+        params = {"id": call_id, "provider_id": provider_id, "place": json.dumps(place)}
         try:
-            return bool(await self._database.rows(ACCEPT, given))
+            return bool(await self._database.rows(ACCEPT, params))
         except pg.UniqueViolation:
             return False
 

@@ -79,10 +79,10 @@ class LeaderElection:
         for name in due:
             self._renew_at.pop(name, None)
         soon = self._due(self._renew_at, began + RENEW_S / 2)
-        asked = {name: began - self._asked[name][0] for name in soon}
-        renewed = due | {name for name, age_s in asked.items() if age_s < RENEW_S}
+        ages = {name: began - self._asked[name][0] for name in soon}
+        renewed = due | {name for name, age_s in ages.items() if age_s < RENEW_S}
         taken = await self._take(
-            {name: self._asked[name][1] - asked.get(name, 0.0) for name in renewed}
+            {name: self._asked[name][1] - ages.get(name, 0.0) for name in renewed}
         )
         for name in renewed.difference(taken):
             self._renew_at.pop(name, None)
@@ -126,5 +126,5 @@ class LeaderElection:
             await self.resign(name)
 
     async def _take(self, for_s: Mapping[str, float]) -> Sequence[str]:
-        wanted = {"names": [*for_s], "holder": self._holder, "for_s": [*for_s.values()]}
-        return [str(row[0]) for row in await self._database.rows(TAKE, wanted)]
+        params = {"names": [*for_s], "holder": self._holder, "for_s": [*for_s.values()]}
+        return [str(row[0]) for row in await self._database.rows(TAKE, params)]

@@ -52,7 +52,7 @@ class SigningIdentity:
     def chain(self) -> str:
         """All certificates as PEM."""
         pem = serialization.Encoding.PEM
-        return "".join(each.public_bytes(pem).decode() for each in self.certificates)
+        return "".join(certificate.public_bytes(pem).decode() for certificate in self.certificates)
 
     @property
     def name(self) -> str:
@@ -62,7 +62,7 @@ class SigningIdentity:
     def sign(self, claim: bytes) -> bytes:
         """ES256 signature in the form of COSE: both numbers, 64 bytes."""
         numbers = decode_dss_signature(self.key.sign(claim, ec.ECDSA(hashes.SHA256())))
-        return b"".join(each.to_bytes(COORDINATE_BYTES, "big") for each in numbers)
+        return b"".join(number.to_bytes(COORDINATE_BYTES, "big") for number in numbers)
 
 
 def common_name(certificate: x509.Certificate) -> str:
@@ -131,21 +131,23 @@ def read_identity(chain: bytes, key: bytes) -> SigningIdentity:
 
 def problems(identity: SigningIdentity, now: datetime) -> Sequence[str]:
     """What an operator should know and change, as sentences."""
-    signer, found = identity.certificates[0], list[str]()
+    signer, sentences = identity.certificates[0], list[str]()
     left = signer.not_valid_after_utc - now
     day = signer.not_valid_after_utc.date().isoformat()
     if now < signer.not_valid_before_utc:
-        found.append(
+        sentences.append(
             "The certificate is not valid yet: look at the clock of this machine, or wait."
         )
     elif left < timedelta():
-        found.append(f"The certificate expired on {day}. New files cannot be signed: replace it.")
+        sentences.append(
+            f"The certificate expired on {day}. New files cannot be signed: replace it."
+        )
     elif left < timedelta(days=RENEW_DAYS):
-        found.append(
+        sentences.append(
             f"The certificate expires on {day}, in {left.days} days. Files are signed without a "
             "time stamp, so readers call all of them invalid from that day on. Replace it now."
         )
-    return found
+    return sentences
 
 
 def _unfit(certificate: x509.Certificate) -> list[str]:

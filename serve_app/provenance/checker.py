@@ -68,16 +68,16 @@ async def check_apart(
     )
     try:
         async with asyncio.timeout(timeout_s):
-            said, _ = await process.communicate()
+            answer, _ = await process.communicate()
     except TimeoutError:
         raise _not_checked(f"it takes longer than {timeout_s:g} seconds") from None
     finally:
         if process.returncode is None:
             process.kill()
             await process.wait()
-    if process.returncode or len(said) > MAX_ANSWER_BYTES:
+    if process.returncode or len(answer) > MAX_ANSWER_BYTES:
         raise _not_checked("the reader failed at its content")
-    return _checked(json.loads(said))
+    return _checked(json.loads(answer))
 
 
 def _not_checked(why: str) -> InvalidInput:

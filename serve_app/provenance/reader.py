@@ -70,13 +70,15 @@ def verify(file: Path, trusted: str = "") -> Verified:
 def _verified(state: str, active: Mapping[str, Any], report: Mapping[str, Any]) -> Verified:
     verdicts = {"Trusted": SignatureState.TRUSTED, "Valid": SignatureState.UNKNOWN_SIGNER}
     assertions = active.get("assertions", ())
-    found = (each["data"] for each in assertions if each.get("label") == GENERATION)
+    generations = (
+        assertion["data"] for assertion in assertions if assertion.get("label") == GENERATION
+    )
     signature = active.get("signature_info", {})
     failures = report.get("activeManifest", {}).get("failure", ())
     return Verified(
         verdict=verdicts.get(state, SignatureState.INVALID),
         signer=str(signature.get("common_name", "")),
         issuer=str(signature.get("issuer", "")),
-        generation=next(found, {}),
-        problems=tuple(dict.fromkeys(str(each["code"]) for each in failures)),
+        generation=next(generations, {}),
+        problems=tuple(dict.fromkeys(str(failure["code"]) for failure in failures)),
     )

@@ -96,40 +96,50 @@ class AfterCommit:
             ending = Ending(attempt, ran_in, outcome, woken, freed)
             for step in self._steps:
                 step(ending)
-        signals = [Signal(SignalKind.FENCED, each.held) for each in ended] if fenced else []
-        self.notify([each.held.request_id for each in ended], woken, signals, freed)
-        self.settle_soon(each.leads for each in ended if each.state is not State.QUEUED)
+        signals = [Signal(SignalKind.FENCED, end.held) for end in ended] if fenced else []
+        self.notify([end.held.request_id for end in ended], woken, signals, freed)
+        self.settle_soon(end.leads for end in ended if end.state is not State.QUEUED)
 
     # Steps of an end.
 
     def _count(self, ending: Ending) -> None:
-        each = ending.attempt
-        self._metrics.attempt_ended(each.pool, each.how.value, each.node)
+        attempt = ending.attempt
+        self._metrics.attempt_ended(attempt.pool, attempt.how.value, attempt.node)
         self._metrics.ended(
-            each.endpoint, each.pool, each.state, each.run_s, each.total_s, each.code
+            attempt.endpoint,
+            attempt.pool,
+            attempt.state,
+            attempt.run_s,
+            attempt.total_s,
+            attempt.code,
         )
-        if each.state is not State.QUEUED:
-            self._metrics.used(self._limits.metrics_label(each.tenant), each.run_s)
+        if attempt.state is not State.QUEUED:
+            self._metrics.used(self._limits.metrics_label(attempt.tenant), attempt.run_s)
 
     def _charge_lane(self, ending: Ending) -> None:
         """Charge the attempt's run time to its lane. An attempt that never reached its replica
         costs nothing.
         """
-        each = ending.attempt
-        took_s = each.run_s or (0.0 if each.how is EndReason.UNDELIVERED else each.held_s)
-        self._state.charges.add(each.pool, each.tenant, took_s - each.expected_s)
-        if each.how is EndReason.SUCCEEDED and not (each.resumed or each.ran_elsewhere):
-            self._state.costs.observe(each.endpoint, ending.ran_in, each.work, took_s)
+        attempt = ending.attempt
+        took_s = attempt.run_s or (0.0 if attempt.how is EndReason.UNDELIVERED else attempt.held_s)
+        self._state.charges.add(attempt.pool, attempt.tenant, took_s - attempt.expected_s)
+        if attempt.how is EndReason.SUCCEEDED and not (attempt.resumed or attempt.ran_elsewhere):
+            self._state.costs.observe(attempt.endpoint, ending.ran_in, attempt.work, took_s)
 
     def _note_canary(self, ending: Ending) -> None:
         self._state.canaries.note(ending.attempt, ending.ran_in)
 
     def _trace_lost(self, ending: Ending) -> None:
         """Record the attempt's span if its replica will not."""
-        each = ending.attempt
-        if self.tracing is not None and each.how in WITHOUT_REPLICA:
+        attempt = ending.attempt
+        if self.tracing is not None and attempt.how in WITHOUT_REPLICA:
             self.tracing.lost(
-                each.trace, each.held, each.pool, each.replica_id, each.held_s, each.how.value
+                attempt.trace,
+                attempt.held,
+                attempt.pool,
+                attempt.replica_id,
+                attempt.held_s,
+                attempt.how.value,
             )
 
     def _release_node(self, ending: Ending) -> None:
@@ -148,15 +158,15 @@ class AfterCommit:
 
     def _queue_again(self, ending: Ending) -> None:
         """Wake the pool in which the request is queued again, if it is."""
-        each = ending.attempt
-        if each.state is not State.QUEUED:
+        attempt = ending.attempt
+        if attempt.state is not State.QUEUED:
             return
-        ending.woken.add(each.queued_in)
-        self._state.stats.requeued(each.queued_in, each.tenant, each.endpoint)
-        self._state.snapshots.queued_again(each.queued_in, each.tenant)
-        if each.fell_back:
-            self._metrics.fell_back(each.endpoint, "failure")
-            lane = each.queued_in, each.tenant
+        ending.woken.add(attempt.queued_in)
+        self._state.stats.requeued(attempt.queued_in, attempt.tenant, attempt.endpoint)
+        self._state.snapshots.queued_again(attempt.queued_in, attempt.tenant)
+        if attempt.fell_back:
+            self._metrics.fell_back(attempt.endpoint, "failure")
+            lane = attempt.queued_in, attempt.tenant
             self._attempt_soon(partial(self._open_lane, lane), "A lane is opened later")
 
     def _remember(self, ending: Ending) -> None:
@@ -199,49 +209,51 @@ class AfterCommit:
         asked to stop.
         """
         signals: list[Signal] = []
-        for each in removed:
-            id_ = each.held.request_id
-            if each.state is State.RUNNING:
-                signals.append(Signal(SignalKind.CANCEL, each.held))
-                if each.changed:
-                    self._state.requests.apply_change(id_, each.version, cancel_requested=True)
+        for removal in removed:
+            id_ = removal.held.request_id
+            if removal.state is State.RUNNING:
+                signals.append(Signal(SignalKind.CANCEL, removal.held))
+                if removal.changed:
+                    self._state.requests.apply_change(id_, removal.version, cancel_requested=True)
                 continue
-            if each.followed:
-                self._state.stats.uncoalesced(each.pool, each.tenant, each.endpoint)
+            if removal.followed:
+                self._state.stats.uncoalesced(removal.pool, removal.tenant, removal.endpoint)
             else:
-                self._state.stats.removed(each.pool, each.tenant, each.endpoint)
-            failure = None if each.state is State.CANCELLED else outcome.failure
+                self._state.stats.removed(removal.pool, removal.tenant, removal.endpoint)
+            failure = None if removal.state is State.CANCELLED else outcome.failure
             code = failure.code if failure else None
-            self._metrics.ended(each.endpoint, each.pool, each.state, 0.0, 0.0, code)
+            self._metrics.ended(removal.endpoint, removal.pool, removal.state, 0.0, 0.0, code)
             self._state.requests.apply_change(
                 id_,
-                each.version,
-                state=each.state,
+                removal.version,
+                state=removal.state,
                 outcome=outcome,
-                finished_at=each.finished_at,
-                cancel_requested=each.state is State.CANCELLED,
+                finished_at=removal.finished_at,
+                cancel_requested=removal.state is State.CANCELLED,
                 follows=None,
             )
-        self.notify([each.held.request_id for each in removed if each.changed], signals=signals)
-        self.settle_soon(each.leads for each in removed if each.state is not State.RUNNING)
+        self.notify(
+            [request.held.request_id for request in removed if request.changed], signals=signals
+        )
+        self.settle_soon(request.leads for request in removed if request.state is not State.RUNNING)
 
     async def settle(self, groups: Iterable[str] | None = None) -> None:
         """Settle the coalesced requests whose leader has ended: of these groups, or all. Each gets
         the outcome or is queued by itself.
         """
         settled = await self._coalesced.settle(groups)
-        for each in settled:
-            self._state.stats.uncoalesced(each.pool, each.tenant, each.endpoint)
-            if each.succeeded:
-                self._metrics.entered(each.endpoint, State.SUCCEEDED)
+        for request in settled:
+            self._state.stats.uncoalesced(request.pool, request.tenant, request.endpoint)
+            if request.succeeded:
+                self._metrics.entered(request.endpoint, State.SUCCEEDED)
             else:
-                self._state.stats.requeued(each.pool, each.tenant, each.endpoint)
-                self._state.snapshots.queued_again(each.pool, each.tenant)
-        self._state.requests.invalidate(each.id for each in settled)
-        pools = {each.pool for each in settled if not each.succeeded}
-        self.notify([each.id for each in settled], pools)
+                self._state.stats.requeued(request.pool, request.tenant, request.endpoint)
+                self._state.snapshots.queued_again(request.pool, request.tenant)
+        self._state.requests.invalidate(member.id for member in settled)
+        pools = {member.pool for member in settled if not member.succeeded}
+        self.notify([member.id for member in settled], pools)
         self._state.lanes.wake_if_work_soon(
-            (each.pool, each.tenant) for each in settled if not each.succeeded
+            (member.pool, member.tenant) for member in settled if not member.succeeded
         )
 
     def settle_soon(self, groups: Iterable[str | None]) -> None:

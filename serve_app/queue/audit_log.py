@@ -124,12 +124,12 @@ class PostgresAuditLog:
             if not rows:
                 return tail
             acts = chained(tail, [SealedAct(*row) for row in rows])
-            given = [
-                {name: getattr(each, name) for name in ("id", "sequence", *_SEALED_NAMES)}
-                for each in acts
+            records = [
+                {name: getattr(act, name) for name in ("id", "sequence", *_SEALED_NAMES)}
+                for act in acts
             ]
             after = 0 if tail is None else tail.sequence
-            params: dict[str, Any] = {"acts": messages.compact(given), "after": after}
+            params: dict[str, Any] = {"acts": messages.compact(records), "after": after}
             await self._database.rows(SEAL, params, lock=Lock((SEAL_LOCK,)))
 
     async def prune(self, retention: Retention) -> None:

@@ -145,7 +145,7 @@ class PostgresDrafts:
             params["at"], params["id"] = before
             also.append(BEFORE)
         if endpoints:
-            params["endpoints"] = [_like(each) for each in endpoints]
+            params["endpoints"] = [_like(endpoint) for endpoint in endpoints]
             also.append(OF_ENDPOINTS)
         if request_id is not None:
             params["request"] = known_id(request_id)

@@ -62,17 +62,17 @@ class Finisher:
 
     async def finish(self, finish: Finish) -> Verdict:
         """End the attempt with its outcome. FENCED if another cause ended it first."""
-        held = replace(finish.held, request_id=known_id(finish.held.request_id))
+        lease = replace(finish.held, request_id=known_id(finish.held.request_id))
         outcome = messages.storable(finish.outcome)
         if outcome.drafts:
-            keep_s = await self._keep_drafts_s(held.request_id)
+            keep_s = await self._keep_drafts_s(lease.request_id)
             outcome = with_expiry(outcome, self._clock.now() + timedelta(seconds=keep_s))
         # Files, times and costs of a workflow are those of its steps, which are counted there.
         own = finish.replica_id != RUNNER
         how = _how(outcome)
         if how is EndReason.FAILED and self._may_be_the_code(finish):
             how = EndReason.RETRY
-        end = AttemptEnd(held, how, _message(outcome), outcome, counts=own)
+        end = AttemptEnd(lease, how, _message(outcome), outcome, counts=own)
         return await self._batcher.call(end)
 
     def _may_be_the_code(self, finish: Finish) -> bool:
@@ -105,35 +105,33 @@ class Finisher:
         self._metrics.batch("finish", len(ends))
         # If a batch has several acts on one attempt, the first counts, as if it had come alone.
         first: dict[LeaseKey, AttemptEnd] = {}
-        for each in ends:
-            first.setdefault(each.held, each)
+        for end in ends:
+            first.setdefault(end.held, end)
         ended = await self._attempts.end([*first.values()])
         outcomes: dict[LeaseKey, Outcome] = {
-            each.held: each.outcome
-            for each in first.values()
-            if each.how is not EndReason.HAND_BACK
+            act.held: act.outcome for act in first.values() if act.how is not EndReason.HAND_BACK
         }
         self._after.ended(ended, outcomes)
-        done = {each.held for each in ended}
-        accepted = {id(each) for held, each in first.items() if held in done}
-        late = [each for each in ends if id(each) not in accepted]
+        done = {attempt.held for attempt in ended}
+        accepted = {id(act) for lease, act in first.items() if lease in done}
+        late = [act for act in ends if id(act) not in accepted]
         if late:
             accepted |= await self._repeated(late)
-            for each in late:
-                if id(each) not in accepted:
-                    handed_back = each.how is EndReason.HAND_BACK
+            for end in late:
+                if id(end) not in accepted:
+                    handed_back = end.how is EndReason.HAND_BACK
                     self._metrics.fenced("hand_back" if handed_back else "finish")
-        return [Verdict.ACCEPTED if id(each) in accepted else Verdict.FENCED for each in ends]
+        return [Verdict.ACCEPTED if id(act) in accepted else Verdict.FENCED for act in ends]
 
     async def _repeated(self, late: Sequence[AttemptEnd]) -> set[int]:
         """Late acts that repeat an accepted one, by ``id``."""
-        held = [each.held for each in late]
-        finished = await self._attempts.ended_by(held, BY_FINISH)
-        handed_back = await self._attempts.ended_by(held, (EndReason.HAND_BACK,))
+        keys = [act.held for act in late]
+        finished = await self._attempts.ended_by(keys, BY_FINISH)
+        handed_back = await self._attempts.ended_by(keys, (EndReason.HAND_BACK,))
         return {
-            id(each)
-            for each in late
-            if each.held in (handed_back if each.how is EndReason.HAND_BACK else finished)
+            id(act)
+            for act in late
+            if act.held in (handed_back if act.how is EndReason.HAND_BACK else finished)
         }
 
 

@@ -103,8 +103,8 @@ class Heartbeats:
         await self._batcher.aclose()
 
     async def _run(self, reports: Sequence[Report]) -> Sequence[ReportReply]:
-        progress = {key: each for report in reports for key, each in report.progress}
-        previews = {key: each for report in reports for key, each in report.previews}
+        progress = {key: value for report in reports for key, value in report.progress}
+        previews = {key: value for report in reports for key, value in report.previews}
         rows = await self._database.rows(
             REPORT,
             {
@@ -113,8 +113,8 @@ class Heartbeats:
                 ),
                 "progress": messages.compact(
                     [
-                        _progress_columns(key, each, previews.get(key))
-                        for key, each in progress.items()
+                        _progress_columns(key, value, previews.get(key))
+                        for key, value in progress.items()
                     ]
                 ),
                 "lease_s": self._limits.lease_s,
@@ -123,12 +123,13 @@ class Heartbeats:
         named = [_NamedLease(*columns) for *columns, _unawaited in rows]
         leases = {lease.key: lease for lease in named}
         self._metrics.fenced("report", sum(not lease.is_held for lease in named))
-        for key, each in progress.items():
+        for key, current in progress.items():
             if key not in leases or leases[key].is_held:
                 preview = previews.get(key)
-                self._state.requests.update_progress(key, each, preview.step if preview else 0)
+                self._state.requests.update_progress(key, current, preview.step if preview else 0)
         await snapshots.store(
-            self._database, {key: each for report in reports for key, each in report.snapshots}
+            self._database,
+            {key: snapshot for report in reports for key, snapshot in report.snapshots},
         )
         tickets = {
             key: self._terms.snapshot_ticket(key, leases[key].tenant)
@@ -136,7 +137,7 @@ class Heartbeats:
             for key in report.wants_tickets
             if key in leases and leases[key].is_held
         }
-        await snapshots.store_tickets(self._database, [each.key for each in tickets.values()])
+        await snapshots.store_tickets(self._database, [ticket.key for ticket in tickets.values()])
         return [
             _reply(report, leases, tickets, next_in_s=self._next_in_s(report, leases))
             for report in reports
@@ -187,13 +188,13 @@ def _reply(
     tickets: Mapping[LeaseKey, UploadTicket],
     next_in_s: float,
 ) -> ReportReply:
-    held = [key for key in report.renewals if leases[key].is_held]
+    held_keys = [key for key in report.renewals if leases[key].is_held]
     return ReportReply(
-        cancelled=tuple(key for key in held if leases[key].cancel_requested),
+        cancelled=tuple(key for key in held_keys if leases[key].cancel_requested),
         fenced=tuple(key for key in report.renewals if not leases[key].is_held),
         snapshot_tickets=tuple(
             (key, tickets[key]) for key in report.wants_tickets if key in tickets
         ),
-        watched=tuple(key for key in held if leases[key].is_watched),
+        watched=tuple(key for key in held_keys if leases[key].is_watched),
         next_in_s=next_in_s,
     )

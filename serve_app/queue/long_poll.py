@@ -212,10 +212,10 @@ class LongPoll:
         """Check in the database every attempt held by a waiting replica, and signal the cancelled
         and the fenced.
         """
-        held = self._waiters.held()
-        if not held:
+        leases = self._waiters.held()
+        if not leases:
             return
-        named = messages.compact([lease_columns(each) for each in held])
+        named = messages.compact([lease_columns(lease) for lease in leases])
         rows = await self._database.rows(CHECK_HELD, {"held": named})
         for *key, holds, cancelled in rows:
             if not holds:
@@ -267,9 +267,9 @@ class LongPoll:
         endpoint = self._terms.endpoint(request.runs_at)
         if endpoint is None:
             return messages.endpoint_gone(request.runs_at)
-        given = input
+        lease_input = input
         if request.fell_back_to and request.fallback is not None:
-            given = self._terms.fallback_input(endpoint.id, request.fallback.fields, input)
+            lease_input = self._terms.fallback_input(endpoint.id, request.fallback.fields, input)
         policy, at = request.upload_policy, request.started_at
         if policy and at and (refusal := policy.refusal(at)) is not None:
             return messages.upload_refused(refusal)
@@ -280,8 +280,8 @@ class LongPoll:
             tenant=request.tenant,
             expires_in_s=self._limits.first_lease_s,
             endpoint=endpoint,
-            input=given,
-            upload_tickets=self._tickets(request, endpoint, given),
+            input=lease_input,
+            upload_tickets=self._tickets(request, endpoint, lease_input),
             priority=request.priority,
             deadline_s=_remaining_s(request),
             alone=request.alone,
@@ -307,9 +307,9 @@ class LongPoll:
     ) -> tuple[UploadTicket, ...]:
         if request.priority is Priority.REALTIME:
             return ()  # sessions write nothing to storage
-        held, access = lease_of(request), request.file_access
+        lease, access = lease_of(request), request.file_access
         policy = request.upload_policy
-        return self._terms.tickets(held, request.tenant, endpoint, input, access, policy)
+        return self._terms.tickets(lease, request.tenant, endpoint, input, access, policy)
 
     async def _wait(self, waiter: Waiter) -> None:
         loop = asyncio.get_running_loop()
@@ -339,12 +339,12 @@ class LongPoll:
 
     async def _end_unprepared(self, request: Request, outcome: Outcome) -> None:
         """End an attempt that got no lease. It is undone if its endpoint is new to this process."""
-        failure, held = outcome.failure, lease_of(request)
+        failure, lease = outcome.failure, lease_of(request)
         how = EndReason.RETRY if failure and failure.retryable else EndReason.FAILED
         message = failure.message if failure else ""
         if self._terms.endpoint(request.runs_at) is None and await self._is_new(request.runs_at):
             how, message = EndReason.UNDELIVERED, "Its endpoint was not known to this ingress yet"
-        await self._end_attempts([AttemptEnd(held, how, message, outcome)])
+        await self._end_attempts([AttemptEnd(lease, how, message, outcome)])
 
     async def _is_new(self, endpoint: str) -> bool:
         """True if the endpoint is known now, or if the database does not say."""
@@ -359,7 +359,7 @@ class LongPoll:
         self._state.background.spawn(self._end_attempts(ends))
 
     async def _end_attempts(self, ends: Sequence[AttemptEnd]) -> None:
-        outcomes = {each.held: each.outcome for each in ends if each.how is EndReason.FAILED}
+        outcomes = {end.held: end.outcome for end in ends if end.how is EndReason.FAILED}
         try:
             self._after.ended(await self._attempts.end(ends), outcomes)
         except DarkroomError as error:
@@ -371,11 +371,11 @@ class LongPoll:
         self._end_soon(
             [
                 AttemptEnd(
-                    each.held,
+                    lease.held,
                     EndReason.UNDELIVERED,
                     "The replica disconnected before it got the lease",
                 )
-                for each in leases
+                for lease in leases
             ]
         )
 
@@ -416,7 +416,7 @@ class LongPoll:
         more, complete = True, True
         try:
             for rank, wants, offered in ranked_turns(waiters):
-                alike = [each for each in left if (each.rank, each.wants) == (rank, wants)]
+                alike = [poll for poll in left if (poll.rank, poll.wants) == (rank, wants)]
                 if not alike:
                     continue
                 more = await self._lease_alike(pool, alike, offered, left)
@@ -439,7 +439,7 @@ class LongPoll:
         snapshots = self._state.snapshots
         front = snapshots.front(pool, len(charges))
         try:
-            offers = [DirectLease(each.ask.replica_id, each.ask.actor_id) for each in waiters]
+            offers = [DirectLease(waiter.ask.replica_id, waiter.ask.actor_id) for waiter in waiters]
             contention = self._contention[pool]
             full, began = LeftOut(), 0
             if self._limits.limits_running:
@@ -468,10 +468,10 @@ class LongPoll:
             charges = leased.unwritten
             contention = contention.after(len(leased.found), leased.missed)
             self._contention[pool] = contention
-            for n, found, whole in leased.found:
+            for n, stored, whole in leased.found:
                 left.remove(waiters[n])
-                self._leased(waiters[n], found, whole)
-            self._state.notifier.notify(found.request.id for _, found, _ in leased.found)
+                self._leased(waiters[n], stored, whole)
+            self._state.notifier.notify(record.request.id for _, record, _ in leased.found)
             if leased.drained:
                 # Submits in between saw the lanes awake and did not wake them, so look again.
                 self._state.lanes.wake_if_work_soon((pool, tenant) for tenant in leased.drained)

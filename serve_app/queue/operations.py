@@ -109,10 +109,10 @@ class PostgresOperations:
         id_ = known_id(request_id)
         noted = _audit_params(actor, "request.requeue", {})
         for _ in range(RACES):
-            state, held = await self._current(id_)
+            state, lease = await self._current(id_)
             if state is State.QUEUED:
                 return state
-            after = await self._end(held, None, noted)
+            after = await self._end(lease, None, noted)
             if after is not None:
                 return after
         raise _keeps_changing(id_)
@@ -126,9 +126,9 @@ class PostgresOperations:
         id_, failure = known_id(request_id), messages.failed_by_hand(reason)
         noted = _audit_params(actor, "request.fail", {"reason": messages.clean(reason)})
         for _ in range(RACES):
-            state, held = await self._current(id_)
+            state, lease = await self._current(id_)
             if state is State.RUNNING:
-                after = await self._end(held, failure, noted)
+                after = await self._end(lease, failure, noted)
                 if after is not None:
                     return after
                 continue
@@ -166,12 +166,12 @@ class PostgresOperations:
     async def record(self, acts: Sequence[NewAct]) -> None:
         rows = [
             {
-                **audit_columns(each.actor),
-                "action": each.action,
-                "subject": messages.clean(each.subject),
-                "detail": each.detail,
+                **audit_columns(act.actor),
+                "action": act.action,
+                "subject": messages.clean(act.subject),
+                "detail": act.detail,
             }
-            for each in acts
+            for act in acts
         ]
         if rows:
             await self._database.rows(RECORD, {"acts": messages.compact(rows)})

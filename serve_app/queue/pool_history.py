@@ -56,11 +56,11 @@ class PostgresPoolHistory:
         pools = [
             {
                 "pool": name,
-                "queued": each.queued,
-                "running": each.running,
-                "wait_s": each.oldest_wait_s,
+                "queued": demand.queued,
+                "running": demand.running,
+                "wait_s": demand.oldest_wait_s,
             }
-            for name, each in (await self._demand()).items()
+            for name, demand in (await self._demand()).items()
         ]
         await self._database.rows(SAMPLE, {"pools": json.dumps(pools), "kept": KEPT})
 

@@ -91,16 +91,16 @@ class Reaper:
             *await self._attempts.end_expired(),
             *await self._attempts.end_out_of_time(self._limits.overtime_s),
         ]:
-            for each in ended:
-                late = each.how is EndReason.OUT_OF_TIME
+            for attempt in ended:
+                late = attempt.how is EndReason.OUT_OF_TIME
                 if not late:
-                    self._metrics.lease_expired(each.pool)
-                with log_context(each.held.request_id):
+                    self._metrics.lease_expired(attempt.pool)
+                with log_context(attempt.held.request_id):
                     log.warning(
                         "Request %s, attempt %s, is taken from replica %s: its %s",
-                        each.held.request_id,
-                        each.held.attempt,
-                        each.replica_id,
+                        attempt.held.request_id,
+                        attempt.held.attempt,
+                        attempt.replica_id,
                         "deadline is over" if late else "lease ran out",
                     )
             self._after.ended(ended, fenced=True)
@@ -165,11 +165,11 @@ class Reaper:
 
     async def _end_of(self, actors: frozenset[str], how: EndReason) -> None:
         while actors and (ended := await self._attempts.end_of_actors(sorted(actors), how)):
-            for each in ended:
-                with log_context(each.held.request_id):
+            for attempt in ended:
+                with log_context(attempt.held.request_id):
                     log.warning(
                         "Replica %s is gone (%s); request %s, attempt %s, ends",
-                        each.replica_id, how, each.held.request_id, each.held.attempt,
+                        attempt.replica_id, how, attempt.held.request_id, attempt.held.attempt,
                     )  # fmt: skip
             self._after.ended(ended)
 
@@ -235,8 +235,8 @@ class PeriodicTask:
     async def _loop(self) -> None:
         await asyncio.sleep(self._first_after_s)
         while True:
-            for name, each in self._work.items():
-                await self._run(name, each)
+            for name, work in self._work.items():
+                await self._run(name, work)
             await self._rest.sleep(self._every_s, self._rest_s)
 
     async def _run(self, name: str, work: Work) -> None:

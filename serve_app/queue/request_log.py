@@ -106,13 +106,13 @@ class RequestLog:
         await self._reads.aclose()
 
     async def _read(self, positions: Sequence[LogPosition]) -> Sequence[Sequence[LogLine]]:
-        found: dict[LogPosition, list[LogLine]] = {each: [] for each in positions}
-        named = [{"id": id_, "after": after} for id_, after in found]
+        lines: dict[LogPosition, list[LogLine]] = {position: [] for position in positions}
+        named = [{"id": id_, "after": after} for id_, after in lines]
         rows = await self._database.rows(AFTER, {"asked": messages.compact(named)})
         for id_, after, sequence, at, level, message, state in rows:
             entered = None if state is None else State(state)
-            found[id_, after].append(LogLine(sequence, at, level, message, entered))
-        return [found[each] for each in positions]
+            lines[id_, after].append(LogLine(sequence, at, level, message, entered))
+        return [lines[position] for position in positions]
 
 
 # Partial results: only the holder of the lease adds them.
@@ -182,9 +182,11 @@ class PostgresPartialResults:
         self._reads: Batcher[_Asked, Sequence[PartialResult]] = Batcher(self._read, max_batch=16)
 
     async def add(self, held: LeaseKey, values: Sequence[PartialResult], first: int) -> None:
-        rows = [{"number": each.number, "value": messages.clean(each.value)} for each in values]
-        given = {**lease_columns(held), "values": messages.compact(rows), "first": first}
-        if not await self._database.rows(ADD_PARTIALS, given):
+        rows = [
+            {"number": result.number, "value": messages.clean(result.value)} for result in values
+        ]
+        params = {**lease_columns(held), "values": messages.compact(rows), "first": first}
+        if not await self._database.rows(ADD_PARTIALS, params):
             raise Fenced("Only the holder of a lease may add partial results.")
         for waiter in self._waiters.pop(held.request_id, ()):
             if not waiter.done():
@@ -218,10 +220,10 @@ class PostgresPartialResults:
         await self._reads.aclose()
 
     async def _read(self, asked: Sequence[_Asked]) -> Sequence[Sequence[PartialResult]]:
-        found: dict[_Asked, list[PartialResult]] = {each: [] for each in asked}
-        named = [{"id": id_, "attempt": seen[0], "number": seen[1]} for id_, seen in found]
+        partials: dict[_Asked, list[PartialResult]] = {key: [] for key in asked}
+        named = [{"id": id_, "attempt": seen[0], "number": seen[1]} for id_, seen in partials]
         limits = {"most": MAX_PARTIALS_READ, "most_bytes": MAX_BYTES_READ}
-        given = {"asked": messages.compact(named), **limits}
-        for id_, *seen, attempt, number, value in await self._database.rows(PARTIALS_AFTER, given):
-            found[id_, (seen[0], seen[1])].append(PartialResult(attempt, number, value))
-        return [found[each] for each in asked]
+        params = {"asked": messages.compact(named), **limits}
+        for id_, *seen, attempt, number, value in await self._database.rows(PARTIALS_AFTER, params):
+            partials[id_, (seen[0], seen[1])].append(PartialResult(attempt, number, value))
+        return [partials[key] for key in asked]

@@ -152,8 +152,8 @@ class RetentionByKind:
         for tenant, age_s in await self._database.rows(owners, ages(own, usual)):
             if age_s is None or left <= 0:
                 continue
-            each = {"tenant": tenant, "age_s": age_s}
-            number, used = await self._until_done(statement, each, left, lock)
+            params = {"tenant": tenant, "age_s": age_s}
+            number, used = await self._until_done(statement, params, left, lock)
             deleted, left = deleted + number, left - used
         return deleted
 

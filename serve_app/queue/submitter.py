@@ -79,15 +79,15 @@ class Submitter:
             return self._coalescing_batcher
         if not new.answered_at_end or self._limits.limited(new.tenant, new.endpoint):
             return self._batcher
-        held = self._held.get(new.pool)
-        if held is None:
-            held = self._held[new.pool] = self._new_batcher()
-            held.hold_while(partial(self._polls.holds, new.pool))
-        return held
+        batcher = self._held.get(new.pool)
+        if batcher is None:
+            batcher = self._held[new.pool] = self._new_batcher()
+            batcher.hold_while(partial(self._polls.holds, new.pool))
+        return batcher
 
     def _resume(self, pool: str) -> None:
-        if (held := self._held.get(pool)) is not None:
-            held.resume()
+        if (batcher := self._held.get(pool)) is not None:
+            batcher.resume()
 
     async def submit(self, new: NewRequest, most_queued: int | None = None) -> Request:
         """Store ``new``, or return the request that it repeats. Once begun it continues if the
@@ -128,8 +128,8 @@ class Submitter:
         await self._batcher.aclose()
         await self._coalescing_batcher.aclose()
         await self._admitting_batcher.aclose()
-        for held in self._held.values():
-            await held.aclose()
+        for batcher in self._held.values():
+            await batcher.aclose()
 
     async def _store(self, batch: Sequence[Item]) -> Sequence[Request | BaseException]:
         """Store each request of the batch once: a step of a workflow may stand in it twice, if two
@@ -163,10 +163,12 @@ class Submitter:
             raise
         for row, result in zip(rows, results, strict=True):
             self._stored(row, result, waiters.get(row.request.id))
-        stored = [each for each in results if isinstance(each, InsertResult)]
-        self._announce([each.request for each in stored if not each.leased and each.group is None])
-        self._state.notifier.notify(each.request.id for each in stored)
-        self._after.settle_soon(each.group for each in stored)
+        stored = [insert for insert in results if isinstance(insert, InsertResult)]
+        self._announce(
+            [insert.request for insert in stored if not insert.leased and insert.group is None]
+        )
+        self._state.notifier.notify(insert.request.id for insert in stored)
+        self._after.settle_soon(insert.group for insert in stored)
         answers: list[Request | BaseException] = []
         for row, result in zip(rows, results, strict=True):
             if isinstance(result, InsertResult):
@@ -182,19 +184,19 @@ class Submitter:
         """Rates and budgets by tenant. Empty: no tenant of the batch has any. A setting may have
         changed since the batcher was chosen."""
         tenants = {new.tenant for new in batch}
-        found = {tenant: self._limits.quota_of(tenant) for tenant in tenants}
-        if not any(found.values()):
+        quotas = {tenant: self._limits.quota_of(tenant) for tenant in tenants}
+        if not any(quotas.values()):
             return {}
-        return {tenant: quota or Quota(tenant) for tenant, quota in found.items()}
+        return {tenant: quota or Quota(tenant) for tenant, quota in quotas.items()}
 
     async def _release(self, row: NewRow) -> None:
         """Give back what a request has reserved that was not stored. If that fails, it counts
         until the period of the budget ends: the others of the batch are stored."""
         if not row.reserved:
             return
-        given = {"tenant": row.request.tenant, "amount": row.reserved}
+        params = {"tenant": row.request.tenant, "amount": row.reserved}
         try:
-            await self._database.rows(RELEASE, given)
+            await self._database.rows(RELEASE, params)
         except DarkroomError as error:
             log.warning("A repeat keeps its reserve of the budget: %s", error.message)
 
@@ -218,15 +220,15 @@ class Submitter:
         """Reserve polls waiting in this process, by request id, for pools in which nothing is
         queued.
         """
-        found: dict[str, Waiter] = {}
+        waiters: dict[str, Waiter] = {}
         for new in sorted(batch, key=lambda each: -each.priority):
             # Only the statement that leases queued requests checks the limits on running requests.
             if not self._polls.drained(new.pool) or self._limits.limited(new.tenant, new.endpoint):
                 continue
             waiter = self._state.waiters.reserve_one(new.pool, new.endpoint, new.tenant)
             if waiter is not None:
-                found[new.id] = waiter
-        return found
+                waiters[new.id] = waiter
+        return waiters
 
     def _row(
         self,

@@ -162,8 +162,8 @@ class TenantDeletionJob(JobHandler):
         self._after = after
         self._deletion = Deletion(database, Retention())
         rows: dict[str, str] = dict.fromkeys(ROWS, "tenant")
-        for each in resources:
-            rows.update(each.tables)
+        for resource in resources:
+            rows.update(resource.tables)
         self._delete_rows = [DELETE_ROWS.format(table=t, column=c) for t, c in rows.items()]
         self._left = "SELECT " + " OR ".join(
             f"EXISTS (SELECT FROM {table} x WHERE x.{column} = %(tenant)s)"
@@ -187,8 +187,8 @@ class TenantDeletionJob(JobHandler):
             return False
         rows = [*FILES, UPLOADS, *self._delete_rows, NOTICES, COUNTS, TOTAL]
         statements = [*rows, USAGE, USAGE_DAYS]
-        for each in statements:
-            await self._all(each, deletion)
+        for statement in statements:
+            await self._all(statement, deletion)
         left = await self._database.value(self._left, {"tenant": deletion.tenant})
         if left:
             return False
@@ -198,10 +198,10 @@ class TenantDeletionJob(JobHandler):
     async def _end_requests(self, deletion: _Deletion) -> bool:
         """Cancel what waits and stop what runs. Returns True if some may be left."""
         for _ in range(MAX_BATCHES):
-            found = await self._database.rows(ACTIVE, {"tenant": deletion.tenant, "most": BATCH})
-            if not found:
+            rows = await self._database.rows(ACTIVE, {"tenant": deletion.tenant, "most": BATCH})
+            if not rows:
                 return False
-            for request_id, state in found:
+            for request_id, state in rows:
                 try:
                     if state == "running":
                         await self._operations.fail(request_id, deletion.actor, REASON)

@@ -204,7 +204,7 @@ class PostgresWeightBook:
         self._database = database
 
     async def add(self, new: NewWeights, quota: WeightQuota, actor: Actor) -> str:
-        given = {
+        params = {
             "tenant": new.tenant,
             "name": new.name,
             "kind": new.kind,
@@ -219,27 +219,27 @@ class PostgresWeightBook:
             **_audited(actor),
         }
         locks = [new.tenant] if new.endpoint is None else [new.tenant, new.endpoint]
-        problem = await self._database.value(ADD, given, lock=_lock(*locks))
+        problem = await self._database.value(ADD, params, lock=_lock(*locks))
         return str(problem)
 
     async def find(self, tenant: str, name: str) -> TenantWeights | None:
-        found = await self._rows(FIND, {"tenant": tenant, "name": name})
-        return found[0] if found else None
+        weights = await self._rows(FIND, {"tenant": tenant, "name": name})
+        return weights[0] if weights else None
 
     async def page(self, tenant: str, limit: int) -> Sequence[TenantWeights]:
         return await self._rows(PAGE, {"tenant": tenant, "limit": limit})
 
     async def remove(self, tenant: str, name: str, actor: Actor, *, force: bool = False) -> bool:
-        given = {"tenant": tenant, "name": name, "force": force, **_audited(actor)}
-        given["max_counted"] = MAX_COUNTED
-        ((unfinished, removed),) = await self._database.rows(REMOVE, given)
+        params = {"tenant": tenant, "name": name, "force": force, **_audited(actor)}
+        params["max_counted"] = MAX_COUNTED
+        ((unfinished, removed),) = await self._database.rows(REMOVE, params)
         if unfinished and not removed:
             raise still_used(name, unfinished)
         return bool(removed)
 
     async def publish(self, tenant: str, name: str, actor: Actor, *, public: bool) -> bool:
-        given = {"tenant": tenant, "name": name, "public": public, **_audited(actor)}
-        return bool(await self._database.rows(PUBLISH, given))
+        params = {"tenant": tenant, "name": name, "public": public, **_audited(actor)}
+        return bool(await self._database.rows(PUBLISH, params))
 
     async def used(self, tenant: str) -> int:
         used = await self._database.value(USED, {"tenant": tenant})
@@ -257,30 +257,30 @@ class PostgresWeightBook:
 
     async def report(self, job: Job, state: WeightState, done: int) -> TenantWeights | None:
         params = {**_held(job), "state": str(state), "done": done}
-        found = await self._rows(REPORT, params)
-        return found[0] if found else None
+        weights = await self._rows(REPORT, params)
+        return weights[0] if weights else None
 
     async def reserve(self, job: Job, size: int, max_bytes: int) -> bool:
         params = {**_held(job), "size": size, "max_bytes": max_bytes}
         return bool(await self._database.rows(RESERVE, params, lock=_lock(job.tenant)))
 
     async def adopt(self, digest: str, key: str, size: int) -> str:
-        given = {"digest": digest, "key": key, "size": size}
-        kept = await self._database.value(ADOPT, given)
+        params = {"digest": digest, "key": key, "size": size}
+        kept = await self._database.value(ADOPT, params)
         return str(kept)
 
     async def accept(self, job: Job, checked: CheckedWeights) -> bool:
         files = [
-            {"path": each.path, "digest": each.digest, "size": each.size} for each in checked.files
+            {"path": file.path, "digest": file.digest, "size": file.size} for file in checked.files
         ]
-        given = {
+        params = {
             **_held(job),
             "kind": checked.kind,
             "base_weights": checked.base_weights,
             "facts": json.dumps(dict(checked.facts)),
             "files": json.dumps(files),
         }
-        return bool(await self._database.rows(ACCEPT, given))
+        return bool(await self._database.rows(ACCEPT, params))
 
     async def refuse(self, job: Job, problem: str) -> None:
         await self._database.rows(REFUSE, {**_held(job), "problem": problem})
@@ -295,7 +295,7 @@ class PostgresWeightBook:
 def _weights(row: Sequence[Any]) -> TenantWeights:
     *values, files = row
     values[6] = WeightState(values[6])
-    return TenantWeights(*values, files=tuple(StoredWeightFile(*each) for each in files))
+    return TenantWeights(*values, files=tuple(StoredWeightFile(*file) for file in files))
 
 
 def _held(job: Job) -> dict[str, Any]:
@@ -309,4 +309,4 @@ def _audited(actor: Actor) -> dict[str, Any]:
 
 def _lock(*names: str) -> Lock:
     digests = (hashlib.sha256(f"weights {name}".encode()).digest() for name in names)
-    return Lock([int.from_bytes(each[:8], "big", signed=True) for each in digests])
+    return Lock([int.from_bytes(digest[:8], "big", signed=True) for digest in digests])

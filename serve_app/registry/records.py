@@ -90,7 +90,7 @@ class TenantWeights:
 
     @property
     def digests(self) -> frozenset[str]:
-        return frozenset(each.digest for each in self.files)
+        return frozenset(file.digest for file in self.files)
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +113,7 @@ class CheckedWeights:
 
     @property
     def size(self) -> int:
-        return sum(each.size for each in self.files)
+        return sum(file.size for file in self.files)
 
 
 MAX_COUNTED = 1000

@@ -111,17 +111,17 @@ class Resource(Generic[Row]):
     @property
     def fields(self) -> Sequence[str]:
         """Fields of the model, in their order."""
-        return [each.name for each in fields(cast("Any", self.model))]
+        return [field.name for field in fields(cast("Any", self.model))]
 
     @property
     def table_columns(self) -> Sequence[Column]:
         """``columns``, each with its heading and its format."""
-        return [self._column(each) for each in self.columns]
+        return [self._column(column) for column in self.columns]
 
     @property
     def detail_columns(self) -> Sequence[Column]:
         """All fields, for what shows one: those of ``columns`` as there, and the others."""
-        known = {each.field: each for each in self.table_columns}
+        known = {column.field: column for column in self.table_columns}
         return [known.get(name) or self._column(name) for name in self.fields]
 
     def _column(self, written: str | Column) -> Column:
@@ -140,9 +140,9 @@ class Resource(Generic[Row]):
             return "bytes"
         kind = _types(self.model)[name]
         kinds = {kind, *get_args(kind)}
-        for types, found in _FORMATS:
+        for types, column_format in _FORMATS:
             if kinds & types:
-                return found
+                return column_format
         return "text"
 
 
@@ -168,12 +168,12 @@ def plain(value: Any) -> Any:  # noqa: PLR0911 one for each kind
         case str() | None:
             return value
         case Mapping():
-            return {name: plain(each) for name, each in cast("Mapping[str, Any]", value).items()}
+            return {name: plain(item) for name, item in cast("Mapping[str, Any]", value).items()}
         case Set():
-            return sorted(plain(each) for each in cast("Set[Any]", value))
+            return sorted(plain(item) for item in cast("Set[Any]", value))
         case Sequence():
-            return [plain(each) for each in cast("Sequence[Any]", value)]
+            return [plain(item) for item in cast("Sequence[Any]", value)]
         case _ if is_dataclass(value) and not isinstance(value, type):
-            return {each.name: plain(getattr(value, each.name)) for each in fields(value)}
+            return {field.name: plain(getattr(value, field.name)) for field in fields(value)}
         case _:
             return value

@@ -85,7 +85,7 @@ class PostgresTable(Generic[Row]):
             values=", ".join(f"%({name})s" for name in columns),
             replaced=", ".join(f"{name} = excluded.{name}" for name in columns),
         )
-        wanted = {
+        params = {
             **columns,
             **self._noted(actor, "set"),
             "owner": owner,
@@ -93,12 +93,12 @@ class PostgresTable(Generic[Row]):
             "most": self._resource.max_per_owner,
         }
         # The lock keeps two calls at the limit apart.
-        row = await self._database.row(sql, wanted, lock=self._lock)
+        row = await self._database.row(sql, params, lock=self._lock)
         return self._resource.model(*row) if row else None
 
     async def delete(self, owner: str, key: str, actor: Actor) -> bool:
-        wanted = {"owner": owner, "key": key, **self._noted(actor, "delete")}
-        return bool(await self._database.rows((DELETE + _NOTE).format(**self._names), wanted))
+        params = {"owner": owner, "key": key, **self._noted(actor, "delete")}
+        return bool(await self._database.rows((DELETE + _NOTE).format(**self._names), params))
 
     def _noted(self, actor: Actor, what: str) -> Mapping[str, str]:
         action = f"{self._resource.name}.{what}"

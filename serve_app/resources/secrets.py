@@ -99,8 +99,8 @@ class KnownSecrets:
         until, names = self._known.get(owner, (0.0, frozenset[str]()))
         if now < until and name in names:
             return True
-        found = frozenset(each.name for each in await book.list(owner))
+        stored_names = frozenset(secret.name for secret in await book.list(owner))
         if len(self._known) >= MAX_KNOWN:
             self._known.clear()
-        self._known[owner] = now + KNOWN_FOR_S, found
-        return name in found
+        self._known[owner] = now + KNOWN_FOR_S, stored_names
+        return name in stored_names

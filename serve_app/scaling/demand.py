@@ -40,24 +40,24 @@ async def read_targets(scope: str, pools: Collection[str]) -> Mapping[str, int]:
 
 
 def _targets(scope: str, pools: Collection[str]) -> Mapping[str, int]:
-    found = {
+    raw_targets = {
         pool: internal_kv._internal_kv_get(  # noqa: SLF001 the only reader Ray offers
             target_key(scope, pool), namespace=NAMESPACE
         )
         for pool in pools
     }
-    return {pool: int(json.loads(raw)["replicas"]) for pool, raw in found.items() if raw}
+    return {pool: int(json.loads(raw)["replicas"]) for pool, raw in raw_targets.items() if raw}
 
 
 async def cluster_id() -> str:
     """Random id of this Ray cluster, the same for all its processes. It is kept in Ray's internal
     KV, so it lives as long as the control store. Addresses would not do: two machines that serve on
     their own have the same."""
-    made = secrets.token_hex(8).encode()
+    new_id = secrets.token_hex(8).encode()
     await asyncio.to_thread(
         internal_kv._internal_kv_put,  # noqa: SLF001 the only writer Ray offers
         CLUSTER_KEY,
-        made,
+        new_id,
         overwrite=False,
         namespace=NAMESPACE,
     )
@@ -66,7 +66,7 @@ async def cluster_id() -> str:
         CLUSTER_KEY,
         namespace=NAMESPACE,
     )
-    return (stored or made).decode()
+    return (stored or new_id).decode()
 
 
 class Share(Protocol):

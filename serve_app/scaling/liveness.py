@@ -121,7 +121,7 @@ class RayLiveness:
         if now - self._known_at > SHARED_S or not self._known.keys() >= {*actor_ids}:
             self._known = await asyncio.to_thread(self._look, tuple(actor_ids))
             self._known_at = now
-        return {one: self._known[one] for one in actor_ids}
+        return {actor_id: self._known[actor_id] for actor_id in actor_ids}
 
     def _look(self, actor_ids: Sequence[str]) -> Mapping[str, ActorState]:
         alive = self._table.alive()

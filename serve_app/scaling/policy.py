@@ -133,13 +133,13 @@ class EarlierPool:
         """Load that is left, without warm targets and quarantined replicas, which a pool has of its
         own. ``idle_s``: time since something was."""
         load = replace(load, quarantined=replicas.quarantined)
-        wanted = min(bounds.most, max(needed_replicas(bounds, load), replicas.target))
-        self._observe(wanted, replicas.ready, after_s, now)
+        needed = min(bounds.most, max(needed_replicas(bounds, load), replicas.target))
+        self._observe(needed, replicas.ready, after_s, now)
         late = sum(now - since >= after_s for since in self._missing)
-        slots = max(0, wanted - late - replicas.quarantined) * bounds.slots
+        slots = max(0, needed - late - replicas.quarantined) * bounds.slots
         queued = _slots_of_queued(load, bounds.target_wait_s)
         too_many = load.running + _slots_of_queued(load, max(bounds.target_wait_s, after_s))
-        beyond = max(too_many, min(load.running + queued, wanted * bounds.slots)) - slots
+        beyond = max(too_many, min(load.running + queued, needed * bounds.slots)) - slots
         if beyond > 0 or self._left_at is None:
             self._left_at = now
         if beyond <= 0:
@@ -263,14 +263,14 @@ class PoolPolicy:
         """The part of its queue's load that this pool scales for, with its warm targets and its
         quarantined replicas."""
         own, earlier = self._own, self._earlier
-        followers = [*(each.bounds for each in earlier), bounds][1:]
-        for each, follower in zip(earlier, followers, strict=True):
-            pool, written = self._pools[each.name]
+        followers = [*(member.bounds for member in earlier), bounds][1:]
+        for predecessor, follower in zip(earlier, followers, strict=True):
+            pool, written = self._pools[predecessor.name]
             known = written.record(now) or {}
             replicas = Replicas(
                 *(known.get(name, 0) for name in ("replicas", "ready", "quarantined"))
             )
-            load = pool.left(each.bounds, load, replicas, follower.overflow_after_s, now)
+            load = pool.left(predecessor.bounds, load, replicas, follower.overflow_after_s, now)
         if earlier and (most := own.get("overflow_queued", 0)) < load.queued:
             load = replace(load, queued=most)
         if earlier and load.queued:
@@ -298,11 +298,11 @@ class PoolPolicy:
         bounds, own = Bounds(**stored), _stored(demand_key(scope, self._pool))
         earlier: list[Earlier] = []
         name = bounds.overflow_of
-        while name and all(name != each.name for each in earlier):
-            found = _stored(bounds_key(scope, name))
-            if found is None:
+        while name and all(name != member.name for member in earlier):
+            fields = _stored(bounds_key(scope, name))
+            if fields is None:
                 return
-            before = Bounds(**found)
+            before = Bounds(**fields)
             earlier.insert(0, Earlier(name, before, _stored(target_key(scope, name))))
             name = before.overflow_of
         demand = _stored(demand_key(scope, earlier[0].name)) if earlier else own
@@ -343,10 +343,11 @@ class PoolPolicy:
         now = time.monotonic()
         self._demand.note(demand, now)
         pools = {
-            each.name: self._pools.get(each.name) or (EarlierPool(), _Fresh()) for each in earlier
+            member.name: self._pools.get(member.name) or (EarlierPool(), _Fresh())
+            for member in earlier
         }
-        for each in earlier:
-            pools[each.name][1].note(each.written, now)
+        for predecessor in earlier:
+            pools[predecessor.name][1].note(predecessor.written, now)
         self._own = own or demand or self._own
         self._pools = {**self._pools, **pools}  # before its names are used
         self._earlier = tuple(earlier)

@@ -177,10 +177,10 @@ def source_of(cloud: str | None, url: str | None, clock: Clock) -> NoticeSource:
         GoogleNotices(_client(url or GOOGLE), clock),
         AzureNotices(_client(url or LINK_LOCAL), clock),
     )
-    for each in sources:
-        if each.name == cloud or (cloud is None and each.answers()):
-            return each
-    names = ", ".join(each.name for each in sources)
+    for source in sources:
+        if source.name == cloud or (cloud is None and source.answers()):
+            return source
+    names = ", ".join(candidate.name for candidate in sources)
     raise Misconfigured(
         f"No cloud's metadata service answers here. Name the cloud ({names}) to wait for it."
     )
@@ -203,10 +203,10 @@ def _call(http: httpx2.Client, method: str, path: str, headers: dict[str, str]) 
 def _json(answer: httpx2.Response) -> dict[str, Any]:
     if not answer.is_success:
         raise _unexpected(answer)
-    found = _field(answer, answer.json)
-    if not isinstance(found, dict):
+    document = _field(answer, answer.json)
+    if not isinstance(document, dict):
         raise _unexpected(answer)
-    return found
+    return document
 
 
 def _field(answer: httpx2.Response, read: Callable[[], Any]) -> Any:

@@ -42,15 +42,15 @@ class Holder:
 def combined(targets: Iterable[PoolTarget]) -> Sequence[PoolTarget]:
     """One target for each endpoint: the most replicas and the fastest level of several. The fastest
     levels come first."""
-    found: dict[str, PoolTarget] = {}
-    for each in targets:
-        other = found.get(each.endpoint, each)
-        found[each.endpoint] = PoolTarget(
-            each.endpoint,
-            max(each.replicas, other.replicas),
-            min(each.level, other.level, key=_LEVELS.index),
+    by_endpoint: dict[str, PoolTarget] = {}
+    for target in targets:
+        other = by_endpoint.get(target.endpoint, target)
+        by_endpoint[target.endpoint] = PoolTarget(
+            target.endpoint,
+            max(target.replicas, other.replicas),
+            min(target.level, other.level, key=_LEVELS.index),
         )
-    return sorted(found.values(), key=lambda each: (_LEVELS.index(each.level), each.endpoint))
+    return sorted(by_endpoint.values(), key=lambda each: (_LEVELS.index(each.level), each.endpoint))
 
 
 def replicas_for(targets: Iterable[PoolTarget]) -> int:
@@ -58,7 +58,7 @@ def replicas_for(targets: Iterable[PoolTarget]) -> int:
     largest number of any target. Weights on disk need no replica: one fetches them when it runs.
     """
     return max(
-        (each.replicas for each in targets if each.level is not WeightsLevel.DISK), default=0
+        (target.replicas for target in targets if target.level is not WeightsLevel.DISK), default=0
     )
 
 
@@ -69,7 +69,9 @@ def assigned(targets: Sequence[PoolTarget], holders: Sequence[Holder]) -> Mappin
     comes. Otherwise it goes to the replicas that have the least to hold. Replicas that have no room
     for it come last.
     """
-    kept: dict[str, list[tuple[str, WeightsLevel]]] = {each.replica_id: [] for each in holders}
+    kept: dict[str, list[tuple[str, WeightsLevel]]] = {
+        replica.replica_id: [] for replica in holders
+    }
     for target in combined(targets):
         if not target.endpoint:
             continue
@@ -87,4 +89,4 @@ def assigned(targets: Sequence[PoolTarget], holders: Sequence[Holder]) -> Mappin
 
         for holder in sorted(holders, key=order)[: target.replicas]:
             kept[holder.replica_id].append((endpoint, target.level))
-    return {replica_id: tuple(each) for replica_id, each in kept.items()}
+    return {replica_id: tuple(weights) for replica_id, weights in kept.items()}

@@ -39,5 +39,5 @@ secrets only the token of the hub, with which the files of a gated base are read
 
 def checking_environment() -> dict[str, str]:
     """Variables of the process that checks weights of tenants."""
-    given = os.environ  # noqa: TID251
-    return {name: value for name, value in given.items() if name in PASSED}
+    environ = os.environ  # noqa: TID251
+    return {name: value for name, value in environ.items() if name in PASSED}

@@ -99,11 +99,11 @@ class Config(BaseModel):
 
         Raises ``Misconfigured`` with every problem of any of them.
         """
-        given = read_config(arguments)
+        file_config = read_config(arguments)
         changed: dict[str, dict[str, Any]] = {}
         for name in LIVE.intersection(arguments):
             area = AREA_OF[name]
-            changed.setdefault(area, {})[name] = getattr(getattr(given, area), name)
+            changed.setdefault(area, {})[name] = getattr(getattr(file_config, area), name)
         groups = {
             area: getattr(self, area).model_copy(update=values) for area, values in changed.items()
         }
@@ -219,15 +219,15 @@ class Secrets(BaseSettings):
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         del dotenv_settings, file_secret_settings
-        given = env_settings().get("secrets_dir")
-        if not given:
+        directory = env_settings().get("secrets_dir")
+        if not directory:
             return init_settings, env_settings
-        if not Path(given).is_dir():
+        if not Path(directory).is_dir():
             raise Misconfigured(
-                f"{SECRETS_DIR} is {given}, which is no directory on this machine. Create it with "
-                "one file for each secret, or unset it."
+                f"{SECRETS_DIR} is {directory}, which is no directory on this machine. Create it "
+                "with one file for each secret, or unset it."
             )
-        return init_settings, env_settings, _SecretFiles(settings_cls, secrets_dir=given)
+        return init_settings, env_settings, _SecretFiles(settings_cls, secrets_dir=directory)
 
     def by_name(self) -> Mapping[str, str]:
         """The secrets that are set, by their variables."""
@@ -257,7 +257,7 @@ class OpenTelemetrySettings(BaseSettings):
     def traces(self) -> bool:
         """Return whether spans are exported. ``Misconfigured``: by a protocol that is not there."""
         endpoint = self.exporter_otlp_traces_endpoint or self.exporter_otlp_endpoint
-        exporters = {each.strip() for each in (self.traces_exporter or "otlp").split(",")}
+        exporters = {exporter.strip() for exporter in (self.traces_exporter or "otlp").split(",")}
         disabled = self.sdk_disabled.strip().lower() == "true"
         if not endpoint or disabled or "otlp" not in exporters:
             return False
@@ -273,12 +273,12 @@ class OpenTelemetrySettings(BaseSettings):
     @property
     def most_waiting(self) -> int:
         """Spans that may wait to be exported. ``Misconfigured`` if it is no whole number."""
-        given = self.bsp_max_queue_size.strip() or "2048"
-        if not given.isascii() or not given.isdecimal() or int(given) < 1:
+        text = self.bsp_max_queue_size.strip() or "2048"
+        if not text.isascii() or not text.isdecimal() or int(text) < 1:
             raise Misconfigured(
-                f"OTEL_BSP_MAX_QUEUE_SIZE is {given!r}. Set it to a whole number of spans above 0."
+                f"OTEL_BSP_MAX_QUEUE_SIZE is {text!r}. Set it to a whole number of spans above 0."
             )
-        return int(given)
+        return int(text)
 
 
 class ClientSettings(BaseSettings):
@@ -335,8 +335,8 @@ def setting_names() -> frozenset[str]:
 def refuse_unknown(environ: Mapping[str, str] | None = None) -> None:
     """Raise ``Misconfigured`` if a ``DARKROOM_`` variable is not a setting."""
     known = setting_names()
-    given = os.environ if environ is None else environ  # noqa: TID251 the only reader
-    unknown = sorted(name for name in given if name.startswith(PREFIX) and name not in known)
+    variables = os.environ if environ is None else environ  # noqa: TID251 the only reader
+    unknown = sorted(name for name in variables if name.startswith(PREFIX) and name not in known)
     if unknown:
         raise Misconfigured(
             f"Unknown setting {', '.join(unknown)}. Correct or unset it. Known settings: "

@@ -51,8 +51,8 @@ def _parse(text: str, path: Path) -> ConfigFile:
         )
     ours = [
         fields
-        for one in cast("list[object]", applications)
-        if (fields := _fields(one, path, "An application of ")).get("import_path") == IMPORT_PATH
+        for app in cast("list[object]", applications)
+        if (fields := _fields(app, path, "An application of ")).get("import_path") == IMPORT_PATH
     ]
     if len(ours) != 1:
         raise Misconfigured(

@@ -36,8 +36,8 @@ class _Environment(EnvSettingsSource):
 
     def __call__(self) -> dict[str, Any]:
         named = any(PREFIX.lower() + n in self.env_vars for n in self.settings_cls.model_fields)
-        found = super().__call__() if named else {}  # it looks for each field in turn
-        return {name: value for name, value in found.items() if name not in self.current_state}
+        values = super().__call__() if named else {}  # it looks for each field in turn
+        return {name: value for name, value in values.items() if name not in self.current_state}
 
 
 def _nodes(value: str) -> str:

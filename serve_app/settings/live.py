@@ -13,5 +13,5 @@ class LiveValues:
 
     def become(self, other: Self) -> None:
         """Take all values of ``other``."""
-        for each in fields(self):  # pyright: ignore[reportArgumentType]  # subclasses are dataclasses
-            setattr(self, each.name, getattr(other, each.name))
+        for field in fields(self):  # pyright: ignore[reportArgumentType]  # subclasses are dataclasses
+            setattr(self, field.name, getattr(other, field.name))

@@ -54,10 +54,10 @@ class OverflowPools:
 
     @cached_property
     def _behind(self) -> Mapping[str, tuple[str, ...]]:
-        found: dict[str, list[str]] = {}
+        by_queue: dict[str, list[str]] = {}
         for pool in sorted(self.before, key=self.rank):
-            found.setdefault(self.queue_of(pool), []).append(pool)
-        return {queue: tuple(pools) for queue, pools in found.items()}
+            by_queue.setdefault(self.queue_of(pool), []).append(pool)
+        return {queue: tuple(pools) for queue, pools in by_queue.items()}
 
 
 NO_OVERFLOW = OverflowPools()
@@ -109,8 +109,8 @@ def canary_mistakes(canary_of: Mapping[str, str], before: Mapping[str, str]) -> 
 
 
 def _is_in_cycle(pool: str, pools: Mapping[str, str]) -> bool:
-    seen, each = {pool}, pools[pool]
-    while each and each not in seen:
-        seen.add(each)
-        each = pools.get(each, "")
-    return each == pool
+    seen, current = {pool}, pools[pool]
+    while current and current not in seen:
+        seen.add(current)
+        current = pools.get(current, "")
+    return current == pool

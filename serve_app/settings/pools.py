@@ -237,10 +237,10 @@ class PoolConfig(BaseModel):
                 f"it has {self.slots} slots; more than {MAX_SLOTS} are for pools that host only "
                 f"providers ({', '.join(PROVIDERS)})"
             )
-        for each in self.warm:
-            if each.replicas > self.max_replicas:
+        for target in self.warm:
+            if target.replicas > self.max_replicas:
                 raise ValueError(
-                    f"warm asks for {each.replicas} replicas, and max_replicas is "
+                    f"warm asks for {target.replicas} replicas, and max_replicas is "
                     f"{self.max_replicas}; change one of them"
                 )
         return self
@@ -262,8 +262,8 @@ class PoolConfig(BaseModel):
     def shutdown_s(self) -> float:
         """Time that a replica has to end. Images of OpenAI are the answer of a call, which takes
         minutes and is paid, so that a replica without a limit of its own waits for it."""
-        given = "graceful_shutdown_timeout_s" in self.model_fields_set
-        inline = "openai" in self.families and not given
+        is_set = "graceful_shutdown_timeout_s" in self.model_fields_set
+        inline = "openai" in self.families and not is_set
         return INLINE_SHUTDOWN_S if inline else self.graceful_shutdown_timeout_s
 
     @property
@@ -312,7 +312,7 @@ def with_families(pools: Mapping[str, PoolConfig]) -> dict[str, PoolConfig]:
     if problems:
         raise ValueError(" ".join(problems))
     chains = overflow_pools(pools)
-    made: dict[str, PoolConfig] = {}
+    configs: dict[str, PoolConfig] = {}
     for name, pool in pools.items():
         head = pools[chains.queue_of(name)]
         if pool.beside_or_after and pool.families not in ((), head.families):
@@ -324,8 +324,8 @@ def with_families(pools: Mapping[str, PoolConfig]) -> dict[str, PoolConfig]:
             )
         inherited = _inherited(pools[pool.canary_of]) if pool.canary_of else {}
         own = {key: getattr(pool, key) for key in pool.model_fields_set}
-        made[name] = pool.model_copy(update={**inherited, **own, "families": head.families})
-    return made
+        configs[name] = pool.model_copy(update={**inherited, **own, "families": head.families})
+    return configs
 
 
 def _inherited(pool: PoolConfig) -> dict[str, Any]:

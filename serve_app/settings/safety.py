@@ -88,9 +88,9 @@ class SafetyRuleConfig(BaseModel):
     @field_validator("blocked_loras", "allowed_loras")
     @classmethod
     def _known_forms(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        for each in value:
-            if each.count("/") != 1 and not re.fullmatch("[0-9A-Fa-f]{64}", each):
-                raise ValueError(f"{each} is neither owner/name nor a SHA-256 digest")
+        for lora in value:
+            if lora.count("/") != 1 and not re.fullmatch("[0-9A-Fa-f]{64}", lora):
+                raise ValueError(f"{lora} is neither owner/name nor a SHA-256 digest")
         return value
 
     @model_validator(mode="after")
@@ -119,7 +119,7 @@ def policy_of(
 
     Raises ``Misconfigured`` if a file cannot be read or a checker is not there.
     """
-    return SafetyPolicy(tuple(_rule(each, checkers) for each in rules))
+    return SafetyPolicy(tuple(_rule(rule, checkers) for rule in rules))
 
 
 def _rule(config: SafetyRuleConfig, checkers: dict[str, CheckerConfig]) -> SafetyRule:
@@ -162,6 +162,6 @@ def _rule(config: SafetyRuleConfig, checkers: dict[str, CheckerConfig]) -> Safet
 
 def _named(loras: tuple[str, ...]) -> tuple[frozenset[str], frozenset[str]]:
     """Repositories and digests, in lower case."""
-    names = {each.lower() for each in loras}
-    repositories = frozenset(each for each in names if "/" in each)
+    names = {lora.lower() for lora in loras}
+    repositories = frozenset(name for name in names if "/" in name)
     return repositories, frozenset(names - repositories)

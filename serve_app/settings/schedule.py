@@ -19,10 +19,10 @@ def hours_of(text: str) -> tuple[time, time] | None:
     """
     if not text:
         return None
-    found = _HOURS.fullmatch(text)
-    if found is None:
+    match = _HOURS.fullmatch(text)
+    if match is None:
         raise ValueError("hours should be two times of a day, such as 08:00-20:00")
-    first, second, third, fourth, midnight = found.groups()
+    first, second, third, fourth, midnight = match.groups()
     start = time(int(first), int(second))
     end = time() if midnight else time(int(third), int(fourth))
     if start == end:

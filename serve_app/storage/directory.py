@@ -117,8 +117,8 @@ class DirectoryStorage:
         """All objects, in the byte order of their keys."""
         walking = walk(self.root)
         while batch := await in_thread(list, islice(walking, LISTED_AT_ONCE)):
-            for each in batch:
-                yield each
+            for entry in batch:
+                yield entry
 
     async def delete(self, keys: Sequence[str]) -> None:
         paths = [self.root / key for key in keys if key_names.valid(key)]
@@ -171,10 +171,10 @@ def _make_private(root: Path) -> None:
 
 def _head(path: Path, most: int) -> tuple[int, bytes]:
     with _opened(path) as file:
-        found = os.fstat(file.fileno())
-        if not stat.S_ISREG(found.st_mode):
+        status = os.fstat(file.fileno())
+        if not stat.S_ISREG(status.st_mode):
             raise ArtifactNotFound("No such artifact.")
-        return found.st_size, file.read(most) if most else b""
+        return status.st_size, file.read(most) if most else b""
 
 
 def _begin(path: Path, start: int, size: int) -> tuple[BinaryIO, bytes]:
@@ -296,7 +296,7 @@ def _check(folder: Path, names: Mapping[int, str]) -> None:
     The names are compared with those in the folder, so no ETag can name another file.
     """
     try:
-        there = {each.name for each in folder.iterdir()}
+        there = {path.name for path in folder.iterdir()}
     except (FileNotFoundError, NotADirectoryError):  # another call has joined or dropped them
         there = set[str]()
     for number, name in names.items():

@@ -22,7 +22,7 @@ SAFETENSORS = "application/vnd.safetensors"
 """Type of uploaded weights, such as LoRAs. There is no registered one."""
 
 UPLOAD_EXTENSIONS = {
-    **{each.media_type: each.suffixes[0].removeprefix(".") for each in FORMATS},
+    **{kind.media_type: kind.suffixes[0].removeprefix(".") for kind in FORMATS},
     "video/mp4": "mp4",
     "video/webm": "webm",
     "video/quicktime": "mov",
@@ -74,8 +74,8 @@ _LOCATED = re.compile(
 
 def location_id(key: str) -> str:
     """Id of the storage location in a key; empty: the installation's own storage."""
-    found = _LOCATED.match(key)
-    return "" if found is None else found[1] or found[2]
+    match = _LOCATED.match(key)
+    return "" if match is None else match[1] or match[2]
 
 
 def by_location(keys: Iterable[str]) -> Sequence[Sequence[str]]:
@@ -222,7 +222,7 @@ def _stem(name: str) -> str:
 def _plain(text: str) -> str:
     """``text`` with ``_`` in place of what is no letter, mark or digit."""
     kept = (
-        each if each in "_-" or unicodedata.category(each)[0] in "LMN" else " " for each in text
+        char if char in "_-" or unicodedata.category(char)[0] in "LMN" else " " for char in text
     )
     return _SPACES.sub("_", "".join(kept))
 

@@ -93,17 +93,17 @@ def read_locations(config: Config, own: S3Location | None) -> Mapping[str, Tenan
     path = config.storage.storage_locations
     if path is None:
         return {}
-    found = {id_: _parsed(id_, value) for id_, value in _mapping(path).items()}
-    made = {id_: _located(id_, each, own, config) for id_, each in found.items()}
-    for (one, first), (other, second) in combinations(made.items(), 2):
-        _refuse_same(other, second.s3, first.s3, one)
+    configs = {id_: _parsed(id_, value) for id_, value in _mapping(path).items()}
+    locations = {id_: _located(id_, location, own, config) for id_, location in configs.items()}
+    for (first_id, first), (other, second) in combinations(locations.items(), 2):
+        _refuse_same(other, second.s3, first.s3, first_id)
     for tenant, limits in config.queue.tenant_limits.items():
-        if limits.storage is not None and limits.storage not in made:
+        if limits.storage is not None and limits.storage not in locations:
             raise Misconfigured(
                 f"DARKROOM_TENANT_LIMITS: {tenant}.storage is {limits.storage!r}, which is not in "
                 f"{path}. Add it there, or correct the name."
             )
-    return made
+    return locations
 
 
 def check_known(given: str | None, known: Collection[str]) -> None:
@@ -276,7 +276,7 @@ class LocatedStorage:
             self._opening.cancel()
             await asyncio.gather(self._opening, return_exceptions=True)
             self._opening = None
-        await asyncio.gather(*(each.aclose() for each in self.locations.values()))
+        await asyncio.gather(*(storage.aclose() for storage in self.locations.values()))
         await self.own.aclose()
 
     async def _open(self, id_: str) -> None:
@@ -361,14 +361,14 @@ class LocatedStorage:
         """
         for id_, reason in self._closed_for.items():
             raise StorageUnavailable(f"The storage location {id_} cannot be listed: {reason}")
-        listings = [each.files() for each in (self.own, *self.locations.values())]
+        listings = [storage.files() for storage in (self.own, *self.locations.values())]
         heads = [(await anext(listing, None), listing) for listing in listings]
         while remaining := [(head, listing) for head, listing in heads if head is not None]:
             least, listing = min(remaining, key=lambda one: one[0].key)
             yield least
             heads = [
-                (await anext(each, None) if each is listing else head, each)
-                for head, each in remaining
+                (await anext(source, None) if source is listing else head, source)
+                for head, source in remaining
             ]
 
     async def check(self) -> None:

@@ -35,7 +35,7 @@ def create_storage(
     locations = read_locations(config, s3_location(config, secrets))
     if not locations:
         return own
-    opened = {id_: tenant_storage(config, secrets, each) for id_, each in locations.items()}
+    opened = {id_: tenant_storage(config, secrets, location) for id_, location in locations.items()}
     return LocatedStorage(own, opened)
 
 
@@ -57,7 +57,7 @@ def file_places(config: Config, secrets: Secrets) -> Mapping[str, str]:
     else:
         place = f"the directory {(config.server.data_dir / 'artifacts').resolve()}"
     locations = read_locations(config, own)
-    return {"": place} | {id_: each.s3.place for id_, each in locations.items()}
+    return {"": place} | {id_: location.s3.place for id_, location in locations.items()}
 
 
 def own_storage(
@@ -81,9 +81,9 @@ def s3_location(config: Config, secrets: Secrets) -> S3Location | None:
     location = location_of(config)
     key, secret = secrets.s3_access_key_id, secrets.s3_secret_access_key
     if (key is None) != (secret is None):
-        given, missing = ("ACCESS_KEY_ID", "SECRET_ACCESS_KEY")[:: 1 if key else -1]
+        present, missing = ("ACCESS_KEY_ID", "SECRET_ACCESS_KEY")[:: 1 if key else -1]
         raise Misconfigured(
-            f"DARKROOM_S3_{given} is set without DARKROOM_S3_{missing}. Set both, or neither to "
+            f"DARKROOM_S3_{present} is set without DARKROOM_S3_{missing}. Set both, or neither to "
             "use AWS's own environment variables, files and roles."
         )
     if location is None and key is not None:
@@ -99,8 +99,10 @@ def s3_storage(config: Config, secrets: Secrets, location: S3Location) -> S3Stor
     from serve_app.storage.s3.storage import S3Storage  # noqa: PLC0415
 
     key, secret = secrets.s3_access_key_id, secrets.s3_secret_access_key
-    given = StaticKey(key.get_secret_value(), secret.get_secret_value()) if key and secret else None
-    return S3Storage(location, given, spool=config.server.data_dir / "spool")
+    static_key = (
+        StaticKey(key.get_secret_value(), secret.get_secret_value()) if key and secret else None
+    )
+    return S3Storage(location, static_key, spool=config.server.data_dir / "spool")
 
 
 def tenant_storage(config: Config, secrets: Secrets, location: TenantLocation) -> S3Storage:
@@ -111,5 +113,5 @@ def tenant_storage(config: Config, secrets: Secrets, location: TenantLocation) -
     key, secret = location.access_key_id, location.secret_access_key
     if key is None:
         key, secret = own_credentials(secrets)
-    given = StaticKey(key, secret.get_secret_value()) if key and secret else None
-    return S3Storage(location.s3, given, spool=config.server.data_dir / "spool")
+    static_key = StaticKey(key, secret.get_secret_value()) if key and secret else None
+    return S3Storage(location.s3, static_key, spool=config.server.data_dir / "spool")

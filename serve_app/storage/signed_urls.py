@@ -57,8 +57,8 @@ class FileUrlSigner:
         """The signature in ``params``. ``Forbidden``: it is not valid for the file, or it has
         expired."""
         signature, expires = params.get(SIGNATURE, ""), params.get(EXPIRES, "")
-        wanted = self._signature("read", key, expires, params.get(ID, ""), generation)
-        if not hmac.compare_digest(wanted.encode(), signature.encode()):
+        expected = self._signature("read", key, expires, params.get(ID, ""), generation)
+        if not hmac.compare_digest(expected.encode(), signature.encode()):
             raise Forbidden(
                 "The signature of this URL is not valid for this file, or it was revoked. Ask its "
                 "owner for a new URL."
@@ -86,10 +86,10 @@ class FileUrlSigner:
         try:
             _, name, expires, signature = text.split(".")
             tenant = base64.urlsafe_b64decode(name).decode()
-            wanted = self._signature("reader", tenant, int(expires))
+            expected = self._signature("reader", tenant, int(expires))
         except ValueError:
-            wanted, tenant, expires, signature = "x", "", "0", ""
-        if not hmac.compare_digest(wanted.encode(), signature.encode()):
+            expected, tenant, expires, signature = "x", "", "0", ""
+        if not hmac.compare_digest(expected.encode(), signature.encode()):
             raise Forbidden("The token of this replica is not valid.")
         if self._clock.now().timestamp() >= int(expires):
             raise Forbidden("The token of this replica has expired.")
@@ -97,6 +97,6 @@ class FileUrlSigner:
 
     def _signature(self, kind: str, *of: object) -> str:
         # NUL cannot occur in a query's values after their check, nor in a key or a tenant's name.
-        text = "\0".join((kind, *(str(each) for each in of)))
+        text = "\0".join((kind, *(str(part) for part in of)))
         digest = hmac.digest(self._secret, text.encode(), "sha256")
         return base64.urlsafe_b64encode(digest).rstrip(b"=").decode()

@@ -56,8 +56,8 @@ class TicketSigner:
             max_bytes, expires = int(params["max"]), int(params["expires"])
         except (KeyError, ValueError):
             raise Forbidden("An upload here needs a ticket, but this URL has none.") from None
-        wanted = self._signature(key, media_type, max_bytes, expires)
-        if not hmac.compare_digest(wanted.encode(), signature.encode()):
+        expected = self._signature(key, media_type, max_bytes, expires)
+        if not hmac.compare_digest(expected.encode(), signature.encode()):
             raise Forbidden("The upload ticket is not valid for this key.")
         if self._clock.now().timestamp() > expires:
             raise Forbidden("The upload ticket has expired.")

@@ -51,8 +51,8 @@ class AttemptTrace:
             "ended_ago_s": self.ended_ago_s,
             "error": self.error,
             "stages": [
-                (each.name, each.after_s, each.took_s, dict(each.attributes))
-                for each in self.stages
+                (stage.name, stage.after_s, stage.took_s, dict(stage.attributes))
+                for stage in self.stages
             ],
         }
 
@@ -66,5 +66,5 @@ def from_plain(plain: Mapping[str, Any]) -> AttemptTrace:
         took_s=plain["took_s"],
         ended_ago_s=plain["ended_ago_s"],
         error=plain["error"],
-        stages=[StageTiming(*each[:4]) for each in plain["stages"]],
+        stages=[StageTiming(*stage[:4]) for stage in plain["stages"]],
     )

@@ -22,8 +22,8 @@ class _Labelled(MetricWrapperBase):
     are texts and have values already. An image asks thirty times."""
 
     def labels(self, *labelvalues: object, **labelkwargs: object) -> Self:
-        found = self._metrics.get(cast("tuple[str, ...]", labelvalues))
-        return super().labels(*labelvalues, **labelkwargs) if found is None else found
+        child = self._metrics.get(cast("tuple[str, ...]", labelvalues))
+        return super().labels(*labelvalues, **labelkwargs) if child is None else child
 
 
 class _Counter(_Labelled, Counter):

@@ -138,7 +138,7 @@ class Metrics:
     def declared(self) -> Sequence[MetricWrapperBase]:
         """All metrics, whether they have values or not."""
         families = self._families, self.queue.families, self.database.families
-        return [metric for each in families for metric in each.all()]
+        return [metric for family in families for metric in family.all()]
 
     def built(self, version: str, python: str) -> None:
         self._gauges["build_info"].labels(version, python).set(1)

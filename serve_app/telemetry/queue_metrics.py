@@ -398,9 +398,9 @@ class QueueMeter:
 
     def gpu_memory(self, known: Mapping[str, GpuMemory]) -> None:
         """Record the GPU memory by replica. Replicas that are not named are exported no more."""
-        named = [((each.pool, replica), each) for replica, each in known.items()]
-        self.families.exactly("gpu_memory_bytes", {key: each.total for key, each in named})
-        self.families.exactly("gpu_memory_free_bytes", {key: each.free for key, each in named})
+        named = [((memory.pool, replica), memory) for replica, memory in known.items()]
+        self.families.exactly("gpu_memory_bytes", {key: memory.total for key, memory in named})
+        self.families.exactly("gpu_memory_free_bytes", {key: memory.free for key, memory in named})
 
     # Periodic tasks
 
@@ -463,10 +463,10 @@ class QueueMeter:
     def tables(self, sizes: Sequence[TableSize]) -> None:
         """Record the sizes of the tables. Without any, another process reports them."""
         only = self.families.only
-        only("table_rows", {(each.table,): each.rows for each in sizes})
-        only("table_dead_rows", {(each.table,): each.dead_rows for each in sizes})
-        only("table_bytes", {(each.table,): each.size_bytes for each in sizes})
+        only("table_rows", {(size.table,): size.rows for size in sizes})
+        only("table_dead_rows", {(size.table,): size.dead_rows for size in sizes})
+        only("table_bytes", {(size.table,): size.size_bytes for size in sizes})
         only(
             "table_last_vacuum_timestamp_seconds",
-            {(each.table,): each.vacuumed_at for each in sizes},
+            {(size.table,): size.vacuumed_at for size in sizes},
         )

@@ -42,11 +42,11 @@ class SpanIds(RandomIdGenerator):
         self._given.next = span_id
 
     def generate_span_id(self) -> int:
-        given = getattr(self._given, "next", None)
-        if given is None:
+        span_id = getattr(self._given, "next", None)
+        if span_id is None:
             return super().generate_span_id()
         self._given.next = None
-        return given
+        return span_id
 
 
 class BoundedExport(SpanProcessor):

@@ -36,12 +36,12 @@ def from_headers(headers: Iterable[tuple[bytes, bytes]]) -> str:
             parents.append(value.decode("latin-1").strip())
         elif name == TRACESTATE:
             states.append(value.decode("latin-1").strip())
-    found = _PARENT.fullmatch(parents[0]) if len(parents) == 1 else None
-    if found is None or (found["version"] == "00" and found["more"]):
+    match = _PARENT.fullmatch(parents[0]) if len(parents) == 1 else None
+    if match is None or (match["version"] == "00" and match["more"]):
         return ""
-    flags = int(found["flags"], 16) & _KNOWN_FLAGS
+    flags = int(match["flags"], 16) & _KNOWN_FLAGS
     return _joined(
-        f"00-{found['trace']}-{found['span']}-{flags:02x}", ",".join(filter(None, states))
+        f"00-{match['trace']}-{match['span']}-{flags:02x}", ",".join(filter(None, states))
     )
 
 

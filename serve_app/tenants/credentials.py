@@ -73,8 +73,8 @@ def parse_given(text: str) -> Credential:
 
 def claimed_id(header: str | None) -> str:
     """Id of the key that an ``Authorization`` header names, true or not; empty if it names none."""
-    found = parse((header or "").partition(" ")[2].strip())
-    return "" if found is None else found.id
+    credential = parse((header or "").partition(" ")[2].strip())
+    return "" if credential is None else credential.id
 
 
 def from_header(header: str | None) -> Credential:

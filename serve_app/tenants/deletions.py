@@ -125,8 +125,8 @@ class PostgresTenantDeletions:
             "grace_s": GRACE_S,
         }
         await self._database.rows(ASK, params)
-        found = await self.find(tenant)
-        return None if found is None or found.ended_at is not None else found
+        deletion = await self.find(tenant)
+        return None if deletion is None or deletion.ended_at is not None else deletion
 
     async def find(self, tenant: str) -> TenantDeletion | None:
         row = await self._database.row(FIND, {"tenant": tenant, "most": COUNTED_TO})

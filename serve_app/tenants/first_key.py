@@ -33,17 +33,17 @@ async def ensure_first_key(
     Raises ``Misconfigured`` if ``given`` is malformed or its id belongs to another key, if it has
     ended and no other key of an operator is valid, or if ``path`` cannot be written.
     """
-    wanted = parse_given(given) if given else None
-    if wanted is None and await keys.any():
+    credential = parse_given(given) if given else None
+    if credential is None and await keys.any():
         return None
-    if wanted is not None and await _known(keys, wanted):
-        await asyncio.to_thread(_write, path, str(wanted))
+    if credential is not None and await _known(keys, credential):
+        await asyncio.to_thread(_write, path, str(credential))
         return None
-    stored = await keys.find(wanted.id) if wanted else None
+    stored = await keys.find(credential.id) if credential else None
     if stored is not None:
         await _check_replaced(keys, stored, now)
         return None
-    first = wanted or new_credential()
+    first = credential or new_credential()
     await asyncio.to_thread(_write, path, str(first))
     return await keys.create(
         DEFAULT_TENANT, name="first", scopes=frozenset({API, ADMIN}), credential=first
@@ -70,7 +70,7 @@ async def _check_replaced(keys: Keys, stored: ApiKey, now: datetime) -> None:
             "another secret. Give it another id."
         )
     others = await keys.list(DEFAULT_TENANT)
-    if not any(_valid(each, now) and OPERATOR in granted(each.scopes) for each in others):
+    if not any(_valid(key, now) and OPERATOR in granted(key.scopes) for key in others):
         raise Misconfigured(
             f"DARKROOM_API_KEY uses the id {stored.key_id}, but the key with this id was revoked "
             "or has expired, and no other key operates this installation. Give it another id."

@@ -215,14 +215,14 @@ class KeyRing:
         endpoints: Sequence[str] = (),
         actor: Actor | None = None,
     ) -> Credential:
-        made = credential or new_credential()
+        key = credential or new_credential()
         await self._create_tenant(tenant)
         await self._rows(
             CREATE,
             {
-                "id": made.id,
+                "id": key.id,
                 "tenant": tenant,
-                "digest": made.digest,
+                "digest": key.digest,
                 "scopes": sorted(scopes),
                 "name": name,
                 "expires_at": expires_at,
@@ -237,20 +237,20 @@ class KeyRing:
                 ),
             },
         )
-        self._unknown.drop(made.id)
-        return made
+        self._unknown.drop(key.id)
+        return key
 
     async def sign_in(
         self, person: Person, rights: Rights, expires_at: datetime, address: str
     ) -> Credential:
-        made, now = new_credential(), self._clock.now()
+        credential, now = new_credential(), self._clock.now()
         await self._create_tenant(rights.tenant)
         named = {"person": person.name, "sub": person.subject}
         detail = {"tenant": rights.tenant} | named | {"scopes": sorted(rights.scopes)}
         params = {
-            "id": made.id,
+            "id": credential.id,
             "tenant": rights.tenant,
-            "digest": made.digest,
+            "digest": credential.digest,
             "scopes": sorted(rights.scopes),
             "expires_at": expires_at,
             "now": now,
@@ -261,7 +261,7 @@ class KeyRing:
             "forgotten": now - FORGET_SIGN_INS,
         }
         await self._rows(SIGN_IN, params)
-        return made
+        return credential
 
     async def offer_link(self, actor: Actor, expires_at: datetime) -> str:
         token = new_token()
@@ -276,18 +276,18 @@ class KeyRing:
         return token
 
     async def take_link(self, token: str, address: str) -> Credential:
-        made = new_credential()
+        credential = new_credential()
         params = {
             "digest": digest_of(token),
             "now": self._clock.now(),
-            "id": made.id,
-            "key_digest": made.digest,
+            "id": credential.id,
+            "key_digest": credential.digest,
             "name": LINK_NAME,
             "address": address,
         }
         if not await self._rows(TAKE_LINK, params):
             raise ended_link()
-        return made
+        return credential
 
     async def list(self, tenant: str) -> Sequence[ApiKey]:
         sql = f"{INFO} WHERE tenant = %(tenant)s ORDER BY created_at, id"
@@ -300,11 +300,11 @@ class KeyRing:
     async def rotate(
         self, key_id: str, overlap_s: float, actor: Actor | None = None
     ) -> Credential | None:
-        made, now = new_credential(), self._clock.now()
+        credential, now = new_credential(), self._clock.now()
         params = {
             "id": key_id,
-            "new": made.id,
-            "digest": made.digest,
+            "new": credential.id,
+            "digest": credential.digest,
             "now": now,
             "until": now + timedelta(seconds=overlap_s),
             "actor": actor and actor.key_id,
@@ -313,7 +313,7 @@ class KeyRing:
         rows = await self._rows(ROTATE, params)
         self._known.drop(key_id)
         self._stale.drop(key_id)
-        return made if rows else None
+        return credential if rows else None
 
     async def revoke(self, key_id: str, actor: Actor | None = None) -> bool:
         params = {

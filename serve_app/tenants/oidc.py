@@ -119,17 +119,17 @@ class OpenIdProvider:
             )
         async with await self._client(facts, "") as client:
             auth = client.client_auth(client.token_endpoint_auth_method)
-            given = {"client_id": self._config.client_id, "scope": self._config.scopes}
+            form = {"client_id": self._config.client_id, "scope": self._config.scopes}
             try:
-                answer = await client.post(url, data=given, auth=auth)
-                found: Any = answer.json()
+                answer = await client.post(url, data=form, auth=auth)
+                body: Any = answer.json()
             except (httpx2.HTTPError, httpx2.InvalidURL, ValueError) as error:
                 raise self._unavailable(type(error).__name__) from None
-        if answer.status_code >= httpx2.codes.INTERNAL_SERVER_ERROR or not isinstance(found, dict):
+        if answer.status_code >= httpx2.codes.INTERNAL_SERVER_ERROR or not isinstance(body, dict):
             raise self._unavailable(f"status {answer.status_code}")
         if answer.is_error:
-            raise _refused_client(str(found.get("error", answer.status_code)))
-        return _device_sign_in(found)
+            raise _refused_client(str(body.get("error", answer.status_code)))
+        return _device_sign_in(body)
 
     async def finish_device(self, device_code: str) -> Person | Pending:
         facts = await self._known()
@@ -156,8 +156,8 @@ class OpenIdProvider:
         if not url:
             return None
         # No identity token is kept, so the provider may ask the person whether to sign out.
-        given = {"client_id": self._config.client_id, "post_logout_redirect_uri": back}
-        return str(httpx2.URL(str(url)).copy_merge_params(given))
+        params = {"client_id": self._config.client_id, "post_logout_redirect_uri": back}
+        return str(httpx2.URL(str(url)).copy_merge_params(params))
 
     async def person_of(self, token: str) -> Person:
         audiences = [self._config.client_id, *self._config.audiences]
@@ -198,8 +198,8 @@ class OpenIdProvider:
         now = self._clock.now().timestamp()
         if claims.get("iss") != self._config.issuer:
             raise Unauthenticated("The token is of another issuer.")
-        given = claims.get("aud")
-        if not {*(given if isinstance(given, list) else [given])} & {*audiences}:
+        audience = claims.get("aud")
+        if not {*(audience if isinstance(audience, list) else [audience])} & {*audiences}:
             raise Unauthenticated("The token is for another audience.")
         if not isinstance(claims.get("exp"), int | float) or not claims.get("sub"):
             raise Unauthenticated("The token lacks `exp` or `sub`.")
@@ -219,9 +219,9 @@ class OpenIdProvider:
             or claims.get("preferred_username")
             or claims.get("name")
         )
-        found = claims.get(self._config.groups_claim, [])
-        groups = found if isinstance(found, list) else [found]
-        return Person(subject, str(name or subject)[:200], [str(each) for each in groups])
+        claim = claims.get(self._config.groups_claim, [])
+        groups = claim if isinstance(claim, list) else [claim]
+        return Person(subject, str(name or subject)[:200], [str(group) for group in groups])
 
     async def _user_info(
         self, client: httpx2.AsyncClient, facts: ProviderFacts, claims: Mapping[str, Any]
@@ -230,10 +230,10 @@ class OpenIdProvider:
         address = facts.metadata.get("userinfo_endpoint")
         if not address or self._config.groups_claim in claims:
             return {}
-        found = await self._json(client, address)
-        if found.get("sub") != claims["sub"]:
+        user_info = await self._json(client, address)
+        if user_info.get("sub") != claims["sub"]:
             raise Unauthenticated("The provider told of another person. Sign in again.")
-        return found
+        return user_info
 
     async def _client(
         self, facts: ProviderFacts, redirect_uri: str
@@ -296,9 +296,9 @@ class OpenIdProvider:
                     f"DARKROOM_OIDC_ISSUER is {issuer}, but the provider there says that it is "
                     f"{metadata.get('issuer')}. Set it to exactly that."
                 )
-            found: Any = await self._json(client, str(metadata.get("jwks_uri")))
+            jwks: Any = await self._json(client, str(metadata.get("jwks_uri")))
             try:
-                keys = KeySet.import_key_set(found)
+                keys = KeySet.import_key_set(jwks)
             except (JoseError, KeyError, TypeError, ValueError):
                 raise self._unavailable("its keys cannot be read") from None
         return ProviderFacts(metadata, keys, self._clock.monotonic())
@@ -314,12 +314,12 @@ class OpenIdProvider:
     async def _json(self, client: httpx2.AsyncClient, url: str) -> Mapping[str, Any]:
         answer = await self._get(client, url)
         try:
-            found: Any = answer.json()
+            document: Any = answer.json()
         except ValueError:
-            found = None
-        if not isinstance(found, dict):
+            document = None
+        if not isinstance(document, dict):
             raise self._unavailable(f"{url} is not JSON")
-        return found
+        return document
 
     def _endpoint(self, facts: ProviderFacts, name: str) -> str:
         return str(facts.metadata[name])

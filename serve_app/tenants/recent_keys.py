@@ -20,10 +20,10 @@ class RecentKeys(Generic[V]):
         return len(self._items)
 
     def get(self, name: str, now: float) -> V | None:
-        found = self._items.get(name)
-        if found is None:
+        entry = self._items.get(name)
+        if entry is None:
             return None
-        until, value = found
+        until, value = entry
         if now >= until:
             del self._items[name]
             return None

@@ -36,7 +36,7 @@ SCOPES = (API, *SINGLE, ADMIN)
 @lru_cache(maxsize=1024)
 def granted(scopes: frozenset[str]) -> frozenset[str]:
     """``scopes`` and everything that their bundles include."""
-    return scopes.union(*(BUNDLES.get(each, frozenset()) for each in scopes))
+    return scopes.union(*(BUNDLES.get(scope, frozenset()) for scope in scopes))
 
 
 def _matches(pattern: str, endpoint: str) -> bool:
@@ -53,10 +53,10 @@ def _matches(pattern: str, endpoint: str) -> bool:
     if at > stop or not endpoint.startswith(begin) or not endpoint.endswith(end):
         return False
     for part in middle:  # each as early as possible, which leaves the most for the others
-        found = endpoint.find(part, at, stop)
-        if found < 0:
+        index = endpoint.find(part, at, stop)
+        if index < 0:
             return False
-        at = found + len(part)
+        at = index + len(part)
     return True
 
 
@@ -77,8 +77,8 @@ class Caller:
     def require(self, scope: str) -> None:
         """``Forbidden``: the caller lacks the scope."""
         if not self.may(scope):
-            within = [each for each in (API, ADMIN) if scope in BUNDLES[each]]
-            included = " or ".join(f"`{each}`" for each in within)
+            within = [bundle for bundle in (API, ADMIN) if scope in BUNDLES[bundle]]
+            included = " or ".join(f"`{bundle}`" for bundle in within)
             raise Forbidden(
                 f"The API key {self.key_id} lacks the scope `{scope}`. Use a key that has this "
                 f"scope, or {included}, which includes it."
@@ -93,7 +93,7 @@ class Caller:
     def allows(self, endpoint: str) -> bool:
         """Return whether the caller may use the endpoint. In its patterns, ``*`` stands for any
         characters."""
-        return not self.endpoints or any(_matches(each, endpoint) for each in self.endpoints)
+        return not self.endpoints or any(_matches(pattern, endpoint) for pattern in self.endpoints)
 
     def within(self, endpoints: Sequence[str]) -> bool:
         """Return whether patterns of endpoints, none of them for all, match only what the caller
@@ -101,7 +101,7 @@ class Caller:
         other does."""
         if not self.endpoints:
             return True
-        return bool(endpoints) and all(self.allows(each) for each in endpoints)
+        return bool(endpoints) and all(self.allows(pattern) for pattern in endpoints)
 
     def require_endpoint(self, endpoint: str) -> None:
         """``Forbidden``: the caller is limited to other endpoints."""
@@ -122,7 +122,7 @@ class Caller:
         may use all."""
         if not self.endpoints:
             return None
-        exact = (each for each in self.endpoints if "*" not in each)
+        exact = (pattern for pattern in self.endpoints if "*" not in pattern)
         return sorted({*filter(self.allows, known), *exact})
 
     def require_authority(self, scopes: Iterable[str], endpoints: Sequence[str]) -> None:
@@ -134,7 +134,7 @@ class Caller:
         if beyond:
             raise Forbidden(
                 f"The API key {self.key_id} manages only keys with scopes that it has itself; it "
-                f"lacks {', '.join(f'`{each}`' for each in beyond)}."
+                f"lacks {', '.join(f'`{scope}`' for scope in beyond)}."
             )
         if not self.within(endpoints):
             raise Forbidden(

@@ -40,7 +40,7 @@ class TokenGrant:
         """
         return any(
             app in (endpoint_id, alias) or ("/" in app and endpoint_id.startswith(f"{app}/"))
-            for app in (*self.apps, *(_bare(each) for each in self.apps))
+            for app in (*self.apps, *(_bare(name) for name in self.apps))
         )
 
 

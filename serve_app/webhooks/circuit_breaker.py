@@ -103,8 +103,8 @@ class CircuitBreakers:
     def open(self, now: float) -> tuple[int, int]:
         """Number of open breakers: of channels, and of tenants."""
         return (
-            sum(now < each.open_until for each in self._channels.values()),
-            sum(now < each.open_until for each in self._tenants.values()),
+            sum(now < breaker.open_until for breaker in self._channels.values()),
+            sum(now < breaker.open_until for breaker in self._tenants.values()),
         )
 
     def failures(self, channel: DeliveryChannel) -> int:
@@ -119,7 +119,7 @@ class CircuitBreakers:
 
     def in_flight_of(self, tenant: str) -> Mapping[DeliveryChannel, int]:
         """Deliveries of a tenant that are in progress."""
-        return {each: n for each, n in self._in_flight.items() if each.tenant == tenant}
+        return {channel: n for channel, n in self._in_flight.items() if channel.tenant == tenant}
 
     def room(self, channel: DeliveryChannel, now: float) -> int:
         """Deliveries that may start on a channel, by its own breaker."""

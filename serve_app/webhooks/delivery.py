@@ -143,7 +143,7 @@ class DeliveryWorker:
             self._rest = rest or self._rest
             looking = self._forever(self._round, self._rules.check_interval_s, self._room)
             tending = self._forever(self._clean_up, CLEANUP_INTERVAL_S, asyncio.Event())
-            self._loops = [asyncio.create_task(each) for each in (looking, tending)]
+            self._loops = [asyncio.create_task(coroutine) for coroutine in (looking, tending)]
 
     async def aclose(self) -> None:
         """Stop. Deliveries in progress are aborted and are due again at once."""
@@ -183,12 +183,12 @@ class DeliveryWorker:
         more = len(page) == CHANNEL_PAGE
         self._after = page[-1][0] if more else None
         due = [channel for channel, is_due in page if is_due]
-        wanted = self._breakers.choose(due, self._clock.monotonic())
-        claimed = await self._outbox.claim(wanted) if wanted else ()
-        for each in claimed:
-            self._breakers.started(each.channel)
-            task = asyncio.create_task(self._deliver(each))
-            self._in_flight[task] = each
+        counts = self._breakers.choose(due, self._clock.monotonic())
+        claimed = await self._outbox.claim(counts) if counts else ()
+        for delivery in claimed:
+            self._breakers.started(delivery.channel)
+            task = asyncio.create_task(self._deliver(delivery))
+            self._in_flight[task] = delivery
             task.add_done_callback(self._ended)
         if more and not claimed:
             await asyncio.sleep(PAGE_PAUSE_S)

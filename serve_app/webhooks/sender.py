@@ -192,11 +192,11 @@ class Sender:
         for name, value in headers:
             if name.lower() != b"retry-after":
                 continue
-            given = value.decode("latin-1").strip()
-            if given.isascii() and given.isdecimal():
-                return min(float(given[:9]), MAX_RETRY_AFTER_S)
+            text = value.decode("latin-1").strip()
+            if text.isascii() and text.isdecimal():
+                return min(float(text[:9]), MAX_RETRY_AFTER_S)
             try:
-                at = parsedate_to_datetime(given)
+                at = parsedate_to_datetime(text)
             except (ValueError, OverflowError):  # the latter for a year or a zone of many digits
                 return None
             at = at if at.tzinfo else at.replace(tzinfo=UTC)

@@ -105,8 +105,8 @@ class Signer:
 
     async def secrets_of(self, tenant: str) -> Sequence[str]:
         """Secret ``whsec_…`` of each key. Every webhook has a signature for each of them."""
-        found = [base64.b64encode(key.secret_of(tenant)) for key in await self.keys()]
-        return [f"whsec_{secret.decode()}" for secret in found]
+        secrets = [base64.b64encode(key.secret_of(tenant)) for key in await self.keys()]
+        return [f"whsec_{secret.decode()}" for secret in secrets]
 
 
 def known(seeds: Sequence[SigningSeed]) -> Sequence[SigningKey]:

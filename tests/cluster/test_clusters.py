@@ -72,7 +72,11 @@ def test_each_scales_its_pools_and_one_goes_on_with_the_requests_of_the_other(
         both = [submitted(here, 1200) for _ in range(2)]
         eventually(lambda: all(seen(each)["state"] == "running" for each in both), "both run")
         for nodes in pair:
-            assert "RUNNING" in {each["state"] for each in nodes.replicas()["small"]}
+            # Serve says so a moment later: the replica begins as soon as it has loaded.
+            eventually(
+                lambda nodes=nodes: "RUNNING" in {it["state"] for it in nodes.replicas()["small"]},
+                "Serve has seen that the replica runs",
+            )
         assert len({seen(each)["replica_id"] for each in both}) == 2
         assert there.get(f"/v1/requests/{both[0]}").json()["state"] == "running"
 

@@ -125,8 +125,8 @@ class Cpu:
 
     def model_name(self) -> str:
         with contextlib.suppress(OSError):
-            if found := re.search(r"^model name\s*: (.+)$", CPU_FACTS.read_text(), re.M):
-                return found[1].strip()
+            if match := re.search(r"^model name\s*: (.+)$", CPU_FACTS.read_text(), re.M):
+                return match[1].strip()
         return platform.processor() or platform.machine()
 
     def driver(self) -> str:

@@ -52,7 +52,7 @@ class CudaGraphPool:
 
     @property
     def size(self) -> int:
-        return sum(each["total_size"] for each in self._segments())
+        return sum(segment["total_size"] for segment in self._segments())
 
     def record(self, compute: Callable[[], Any]) -> tuple[torch.cuda.CUDAGraph, Any]:
         graph = self._cuda.CUDAGraph()
@@ -62,14 +62,14 @@ class CudaGraphPool:
             with self._cuda.stream(self._stream):
                 graph.capture_begin(pool=self._handle, capture_error_mode="thread_local")
                 try:
-                    made = compute()
+                    output = compute()
                     graph.capture_end()
                 except BaseException:
                     self._abandon(graph)
                     raise
         self._graphs.append(graph)
         self._count()
-        return graph, made
+        return graph, output
 
     def drop(self, graph: torch.cuda.CUDAGraph) -> None:
         self._graphs.remove(graph)
@@ -111,7 +111,9 @@ class CudaGraphPool:
         graph.reset()
 
     def _count(self) -> None:
-        idle = sum(each["total_size"] - each["allocated_size"] for each in self._segments())
+        idle = sum(
+            segment["total_size"] - segment["allocated_size"] for segment in self._segments()
+        )
         self._memory.set_idle(self, idle)
 
     def _segments(self) -> list[dict[str, int]]:

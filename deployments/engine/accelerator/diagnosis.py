@@ -26,20 +26,20 @@ def gpu_problem() -> str:
     """Why torch cannot use a GPU, with a remedy. Empty if it can."""
     if torch.cuda.is_available():
         return ""
-    found = f"torch {torch.__version__} cannot use a GPU: "
+    prefix = f"torch {torch.__version__} cannot use a GPU: "
     cuda = torch.version.cuda
     if cuda is None:
-        return f"{found}it is built without CUDA. Install a build of torch for CUDA."
+        return f"{prefix}it is built without CUDA. Install a build of torch for CUDA."
     least = MIN_DRIVERS.get(cuda.partition(".")[0])
     needs = f" It needs {least} or later." if least else ""
     driver = driver_version()
     if not driver:
         return (
-            f"{found}it is built for CUDA {cuda}, and this machine has no NVIDIA driver.{needs} "
+            f"{prefix}it is built for CUDA {cuda}, and this machine has no NVIDIA driver.{needs} "
             "Start a container with its GPUs (NVIDIA's container toolkit)."
         )
     return (
-        f"{found}it is built for CUDA {cuda}, and the driver is {driver}.{needs} Update the "
+        f"{prefix}it is built for CUDA {cuda}, and the driver is {driver}.{needs} Update the "
         f"driver, or see what torch says: {_torch_says()}"
     )
 
@@ -47,10 +47,10 @@ def gpu_problem() -> str:
 def driver_version() -> str:
     """Version of the kernel's driver, such as ``580.65.06``; empty if there is none."""
     try:
-        found = re.search(r"\b\d{3,}\.\d+(\.\d+)?\b", DRIVER.read_text())
+        match = re.search(r"\b\d{3,}\.\d+(\.\d+)?\b", DRIVER.read_text())
     except OSError:
         return ""
-    return found[0] if found else ""
+    return match[0] if match else ""
 
 
 def _torch_says() -> str:

@@ -35,7 +35,7 @@ def concerns_device(error: BaseException) -> bool:
     Other such errors, such as a launch with too many threads, leave it working:
     ``Accelerator.has_failed`` tells.
     """
-    return any(_is_of_device(each) for each in _chain(error))
+    return any(_is_of_device(cause) for cause in _chain(error))
 
 
 def _is_of_device(error: BaseException) -> bool:

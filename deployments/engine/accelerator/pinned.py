@@ -33,7 +33,7 @@ def pin(modules: Iterable[torch.nn.Module], accelerator: Accelerator) -> None:
     moved.
     """
     for group in _slabs(_unique(modules, accelerator)):
-        slab = PinnedBuffer(sum(padded(_size(each[0])) for each in group), accelerator)
+        slab = PinnedBuffer(sum(padded(_size(aliases[0])) for aliases in group), accelerator)
         offset = 0
         for same in group:
             view = slab.view(offset, same[0])
@@ -91,15 +91,15 @@ class _Mapping(mmap.mmap):
 
 def _unique(modules: Iterable[torch.nn.Module], accelerator: Accelerator) -> Iterator[list[Tensor]]:
     """Lists of tensors that are the same memory, each with one member in most cases."""
-    found: dict[Any, dict[int, Tensor]] = {}
+    by_place: dict[Any, dict[int, Tensor]] = {}
     for module in modules:
         for tensor in (*module.parameters(), *module.buffers()):
             if not tensor.numel() or tensor.device.type != "cpu":
                 continue
             if not accelerator.is_page_locked(tensor.untyped_storage().data_ptr()):
                 place = (tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype)
-                found.setdefault(place, {})[id(tensor)] = tensor
-    yield from ([*same.values()] for same in found.values())
+                by_place.setdefault(place, {})[id(tensor)] = tensor
+    yield from ([*same.values()] for same in by_place.values())
 
 
 def _slabs(tensors: Iterable[list[Tensor]]) -> Iterator[Sequence[list[Tensor]]]:

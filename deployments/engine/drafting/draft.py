@@ -84,15 +84,15 @@ class Draft:
         return None if level is None else level[1] / (level[0] + level[1])
 
     def to_bytes(self) -> bytes:
-        header = {each.name: getattr(self, each.name) for each in fields(self)}
+        header = {member.name: getattr(self, member.name) for member in fields(self)}
         header |= {
             "format": FORMAT,
             "origin": asdict(self.origin),
             "components": {
-                name: [asdict(each) for each in recorded]
+                name: [asdict(component) for component in recorded]
                 for name, recorded in self.components.items()
             },
-            "solvers": [asdict(each) for each in self.solvers],
+            "solvers": [asdict(solver) for solver in self.solvers],
         }
         del header["tensors"]
         return save(dict(self.tensors), metadata={_KEY: json.dumps(header)})
@@ -110,10 +110,10 @@ class Draft:
                 )
             header["origin"] = Origin(**header["origin"])
             header["components"] = {
-                name: [RecordedComponent(**each) for each in recorded]
+                name: [RecordedComponent(**component) for component in recorded]
                 for name, recorded in header["components"].items()
             }
-            header["solvers"] = [RecordedSolver(**each) for each in header["solvers"]]
+            header["solvers"] = [RecordedSolver(**solver) for solver in header["solvers"]]
             return cls(tensors=load(given), **header)
         except (
             *(ValueError, KeyError, TypeError, AttributeError, RecursionError),

@@ -85,10 +85,10 @@ class ForkedRun:
 
     def arrived(self, call: ComponentCall) -> bool:
         """Return whether it is the first call that is computed."""
-        made = self._steps.get(0, 0)
+        steps_done = self._steps.get(0, 0)
         return (
             not self._fork.preview
-            and made >= self._draft.solvers[0].steps
+            and steps_done >= self._draft.solvers[0].steps
             and call.part is ComponentKind.DENOISER
         )
 
@@ -109,7 +109,7 @@ class ForkedRun:
         """Answer a call before the draft's step with zeros."""
         recorded, rows = self._recorded_call(call), rows_of(call)
         if recorded is None:
-            were = [list(each.shape) for each in self._draft.components[call.component]]
+            were = [list(component.shape) for component in self._draft.components[call.component]]
             raise ForkRefused(
                 f"Latents of this generation have the shape {rows.shape}, and those of the draft "
                 f"{' and '.join(map(str, were))}. {_UNCHANGEABLE}"
@@ -138,13 +138,13 @@ class ForkedRun:
             return output
         self._require(recorded, solver, output)
         try:
-            given = self._decoder.put(copied(output), recorded.output)
+            restored = self._decoder.put(copied(output), recorded.output)
             self._decoder.put(solver, recorded.state)
         except _INVALID as error:
             raise ForkRefused(
                 f"{type(solver).__name__} is not in the draft's state: {error}."
             ) from error
-        return self._varied(recorded, solver, given) if self._fork.new_noise else given
+        return self._varied(recorded, solver, restored) if self._fork.new_noise else restored
 
     def restored(self, suspended: GenerationGreenlet, call: Any) -> Any:
         """Return the first call that is computed; at the end of a preview, its output."""
@@ -161,7 +161,7 @@ class ForkedRun:
         """Give the step caches the draft's state, if the generation is the draft's own."""
         if not self._unchanged or self._fork.preview:
             return
-        modules = {each.component: each.real_module for each in proxies}
+        modules = {proxy.component: proxy.real_module for proxy in proxies}
         for component, tree in self._draft.step_caches.items():
             try:
                 set_states(modules[component], generation, self._decoder.put(None, tree))
@@ -171,7 +171,9 @@ class ForkedRun:
     def _recorded_call(self, call: ComponentCall) -> RecordedComponent | None:
         shape = rows_of(call).shape
         of_shape = (
-            each for each in self._draft.components[call.component] if list(each.shape) == shape
+            component
+            for component in self._draft.components[call.component]
+            if list(component.shape) == shape
         )
         return next(of_shape, None)
 
@@ -202,7 +204,7 @@ class ForkedRun:
         if clean.shape != shape:
             raise Unsupported(f"The estimate has the shape {list(clean.shape)}, not {list(shape)}.")
         if isinstance(output, tuple):
-            return tuple(_in_place_of(each, clean) for each in output)
+            return tuple(_in_place_of(part, clean) for part in output)
         for name, value in list(vars(output).items()):
             output[name] = _in_place_of(value, clean)
         return output
@@ -237,8 +239,8 @@ class _Observers:
     def stepped(
         self, number: int, solver: Any, arguments: tuple[Any, ...], keywords: Any, output: Any
     ) -> Any:
-        given = self._fork.stepped(number, solver, arguments, keywords, output)
-        return self._recorder.stepped(number, solver, arguments, keywords, given)
+        forked_output = self._fork.stepped(number, solver, arguments, keywords, output)
+        return self._recorder.stepped(number, solver, arguments, keywords, forked_output)
 
 
 def observer_of(fork: ForkedRun | None, recorder: SolverRecorder | None) -> SolverObserver | None:
@@ -270,7 +272,7 @@ def _in_place_of(value: Any, clean: Tensor) -> Any:
 
 
 def _shapes(output: Any) -> list[list[int]]:
-    return [list(each.shape) for each in tensors_in(output)]
+    return [list(tensor.shape) for tensor in tensors_in(output)]
 
 
 def _form_for(recorded: RecordedComponent, rows: CallRows) -> Form:
@@ -287,12 +289,13 @@ def _with_rows(form: Form, before: int, rows: int, *, listed: bool) -> Form:
         case {"list": [first, *others]} if listed and len(others) + 1 == before:
             return {"list": [first] * rows}
         case {"tuple": items}:
-            return {"tuple": [_with_rows(each, before, rows, listed=listed) for each in items]}
+            return {"tuple": [_with_rows(item, before, rows, listed=listed) for item in items]}
         case {"list": items}:
-            return {"list": [_with_rows(each, before, rows, listed=listed) for each in items]}
+            return {"list": [_with_rows(item, before, rows, listed=listed) for item in items]}
         case {"fields": fields}:
             changed = {
-                name: _with_rows(each, before, rows, listed=listed) for name, each in fields.items()
+                name: _with_rows(field, before, rows, listed=listed)
+                for name, field in fields.items()
             }
             return {**form, "fields": changed}
         case _:

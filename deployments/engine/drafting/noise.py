@@ -65,8 +65,8 @@ class SolverStep:
         sample, predicted = self.arguments.get("sample"), self.arguments.get("model_output")
         if not isinstance(sample, Tensor) or not isinstance(predicted, Tensor):
             return None
-        if (found := self._returned(sample)) is not None:
-            return found
+        if (estimate := self._returned(sample)) is not None:
+            return estimate
         kept = kept_estimate(self.solver)
         if kept is not None and kept.shape == sample.shape:
             return kept
@@ -111,10 +111,10 @@ class SolverStep:
 
     def _returned(self, sample: Tensor) -> Tensor | None:
         """Estimate that some schedulers return beside the latents; else None."""
-        found = getattr(self.output, "pred_original_sample", None)
+        estimate = getattr(self.output, "pred_original_sample", None)
         if isinstance(self.output, tuple) and len(self.output) == 2:
-            found = self.output[1]
-        return found if isinstance(found, Tensor) and found.shape == sample.shape else None
+            estimate = self.output[1]
+        return estimate if isinstance(estimate, Tensor) and estimate.shape == sample.shape else None
 
 
 def _clean(sample: Tensor, predicted: Tensor, kind: str, level: NoiseLevel) -> Tensor | None:
@@ -123,17 +123,17 @@ def _clean(sample: Tensor, predicted: Tensor, kind: str, level: NoiseLevel) -> T
     signal, noise = level.signal.to(latents), level.noise.to(latents)
     match kind:
         case "flow_prediction":  # it predicts noise minus clean
-            found = latents - noise * predicted
+            estimate = latents - noise * predicted
         case "epsilon":
-            found = (latents - noise * predicted) / signal.clamp(min=_MIN_SIGNAL)
+            estimate = (latents - noise * predicted) / signal.clamp(min=_MIN_SIGNAL)
         case "v_prediction":  # of latents of unit size: signal · noise - noise · clean
             size = (signal**2 + noise**2).sqrt()
-            found = signal / size * (latents / size) - noise / size * predicted
+            estimate = signal / size * (latents / size) - noise / size * predicted
         case "sample":
-            found = predicted
+            estimate = predicted
         case _:
             return None
-    return found.to(sample.dtype)
+    return estimate.to(sample.dtype)
 
 
 def _final(solver: Any, shares: Tensor) -> Tensor:
@@ -169,7 +169,7 @@ def forget_earlier_steps(solver: Any) -> None:
     if getattr(solver, "state_in_first_order", True) is False:
         raise Unsupported(f"{name} is between two predictions of one step, so its noise stays.")
     own = vars(solver)
-    if remembered := [each for each in _OTHER_MEMORY if own.get(each)]:
+    if remembered := [memory for memory in _OTHER_MEMORY if own.get(memory)]:
         raise Unsupported(
             f"{name} remembers earlier steps ({', '.join(remembered)}), so its noise stays."
         )

@@ -95,9 +95,9 @@ class SolverRecorder:
         """
         encoder = StateEncoder()
         caches = {
-            each.component: _packed(encoder, states)
-            for each in proxies
-            if (states := states_of(each.real_module, generation))
+            proxy.component: _packed(encoder, states)
+            for proxy in proxies
+            if (states := states_of(proxy.real_module, generation))
         }
         solvers = [_recorded(encoder, last) for _, last in sorted(self._last.items())]
         return Draft(
@@ -105,7 +105,7 @@ class SolverRecorder:
             list(loras),
             step,
             steps,
-            sorted(each.component for each in proxies),
+            sorted(proxy.component for proxy in proxies),
             self._called(),
             solvers,
             encoder.tensors,
@@ -118,7 +118,10 @@ class SolverRecorder:
         language model's tokens, keys and values. After one step alone, this is not known."""
         known = any(last.steps > 1 for last in self._last.values())
         return {
-            name: [replace(each, in_steps=each.in_steps or not known) for each in by_shape.values()]
+            name: [
+                replace(component, in_steps=component.in_steps or not known)
+                for component in by_shape.values()
+            ]
             for name, by_shape in self._components.items()
         }
 
@@ -145,8 +148,8 @@ def _packed(encoder: StateEncoder, value: Any) -> Tree:
 
 
 def timesteps_of(solver: Any) -> list[float]:
-    found = getattr(solver, "timesteps", None)
-    return [] if found is None else torch.as_tensor(found).flatten().tolist()
+    timesteps = getattr(solver, "timesteps", None)
+    return [] if timesteps is None else torch.as_tensor(timesteps).flatten().tolist()
 
 
 def index_of(solver: Any) -> int | None:

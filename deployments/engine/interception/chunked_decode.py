@@ -337,9 +337,9 @@ def _is_video(value: Any) -> bool:
 
 def _is_long_audio(call: ComponentCall) -> bool:
     """Return whether the call decodes audio that is long enough for tiles."""
-    given, vae = _video_in(call), call.module
-    is_audio = isinstance(given, torch.Tensor) and given.ndim == 3 and call.method == "decode"
-    return is_audio and vae.use_tiling and given.shape[2] > vae.tile_latent_min_length
+    latents, vae = _video_in(call), call.module
+    is_audio = isinstance(latents, torch.Tensor) and latents.ndim == 3 and call.method == "decode"
+    return is_audio and vae.use_tiling and latents.shape[2] > vae.tile_latent_min_length
 
 
 _INNER = {"encode": "encoder", "decode": "decoder"}

@@ -36,9 +36,9 @@ class KnownDenoisers:
         """
         if steps < _FEWEST_STEPS:
             return frozenset()
-        found = frozenset(name for name, count in calls.items() if count >= steps)
-        self._found.setdefault(kind, set()).update(found)
-        return found
+        denoisers = frozenset(name for name, count in calls.items() if count >= steps)
+        self._found.setdefault(kind, set()).update(denoisers)
+        return denoisers
 
 
 def modules_of(pipeline: Any, prefix: str = "") -> Iterator[tuple[str, torch.nn.Module]]:

@@ -75,7 +75,7 @@ class ProcessorOwners:
 
 def same(some: Processors, others: Processors) -> bool:
     """Return whether both are the identical objects."""
-    return all(one is other for one, other in zip(some, others, strict=True))
+    return all(processor is other for processor, other in zip(some, others, strict=True))
 
 
 def describe_processors(processors: Processors, usual: Processors) -> Hashable:
@@ -117,7 +117,7 @@ class ComponentSettings:
     """Blocks of some modules that FreeU changes. Other settings are on attention processors."""
 
     def __init__(self, modules: Iterable[torch.nn.Module]) -> None:
-        self._blocks = [block for each in modules for block in getattr(each, "up_blocks", ())]
+        self._blocks = [block for module in modules for block in getattr(module, "up_blocks", ())]
 
     def current(self, processors: Processors) -> Settings:
         """Current values of all settings; ``processors`` may have a scale."""
@@ -126,8 +126,10 @@ class ComponentSettings:
             for block in self._blocks
             for name in _FREEU
         ]
-        scaled = [each for each in processors if "scale" in getattr(each, "__dict__", ())]
-        return freeu + [(each, "scale", _copied(each.scale)) for each in scaled]
+        scaled = [
+            processor for processor in processors if "scale" in getattr(processor, "__dict__", ())
+        ]
+        return freeu + [(processor, "scale", _copied(processor.scale)) for processor in scaled]
 
 
 def again(settings: Settings) -> Settings:
@@ -159,12 +161,12 @@ def describe_settings(settings: Settings) -> Hashable:
 
 def _copied(value: Any) -> Any:
     """Copy nested lists, because diffusers writes into the lists of scales."""
-    return [_copied(each) for each in value] if isinstance(value, list) else value
+    return [_copied(item) for item in value] if isinstance(value, list) else value
 
 
 def _frozen(value: Any) -> Hashable:
     if isinstance(value, list):
-        return tuple(_frozen(each) for each in value)
+        return tuple(_frozen(item) for item in value)
     return value if isinstance(value, _PLAIN) else id(value)
 
 
@@ -289,8 +291,8 @@ class RandomState:
 
         Without a generator, the caller does not expect repeatable output, and the state is shared.
         """
-        given = arguments.get("generator")
-        first = next(iter(given), None) if isinstance(given, list | tuple) else given
+        generator = arguments.get("generator")
+        first = next(iter(generator), None) if isinstance(generator, list | tuple) else generator
         if not isinstance(first, torch.Generator):
             return cls()
         return cls(first.initial_seed(), generators)
@@ -301,15 +303,15 @@ class RandomState:
         if self._seed is None:
             yield
             return
-        outside = [each.get_state() for each in self._generators]
-        for number, each in enumerate(self._generators):
+        outside = [rng.get_state() for rng in self._generators]
+        for number, generator in enumerate(self._generators):
             if self._states:
-                each.set_state(self._states[number])
+                generator.set_state(self._states[number])
             else:
-                each.manual_seed(self._seed)
+                generator.manual_seed(self._seed)
         try:
             yield
         finally:
-            self._states = [each.get_state() for each in self._generators]
-            for each, state in zip(self._generators, outside, strict=True):
-                each.set_state(state)
+            self._states = [rng.get_state() for rng in self._generators]
+            for generator, state in zip(self._generators, outside, strict=True):
+                generator.set_state(state)

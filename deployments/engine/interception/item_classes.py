@@ -22,8 +22,8 @@ _NAME = re.compile(r"\w+")
 def item_classes(called: type, argument: str) -> Sequence[type]:
     """Data classes of diffusers whose objects the argument's list can have; empty if it takes none.
     In place of a base class there are those derived from it."""
-    found = _of_blocks(called, argument) if is_modular(called) else _of_call(called, argument)
-    return tuple(dict.fromkeys(leaf for each in found for leaf in _leaves(each)))
+    classes = _of_blocks(called, argument) if is_modular(called) else _of_call(called, argument)
+    return tuple(dict.fromkeys(leaf for kind in classes for leaf in _leaves(kind)))
 
 
 def _of_call(called: Any, argument: str) -> Iterator[type]:
@@ -37,12 +37,12 @@ def _of_call(called: Any, argument: str) -> Iterator[type]:
 def _of_blocks(called: Any, argument: str) -> Iterator[type]:
     """Yield classes of the type that a block states for its input, or else of its description."""
     for block in nested(blocks_of(called)):
-        for each in block.inputs if not getattr(block, "sub_blocks", None) else ():
-            if each.name != argument:
+        for block_input in block.inputs if not getattr(block, "sub_blocks", None) else ():
+            if block_input.name != argument:
                 continue
-            yield from _named(each.type_hint)
-            if each.type_hint in (list, None):
-                yield from _named(_in_words(each.description, type(block)))
+            yield from _named(block_input.type_hint)
+            if block_input.type_hint in (list, None):
+                yield from _named(_in_words(block_input.description, type(block)))
 
 
 def _in_words(text: str, kind: type) -> list[Any]:
@@ -53,19 +53,19 @@ def _in_words(text: str, kind: type) -> list[Any]:
 
 def _named(annotation: Any) -> Iterator[type]:
     if isinstance(annotation, list):
-        for each in annotation:
-            yield from _named(each)
+        for part in annotation:
+            yield from _named(part)
     elif inspect.isclass(annotation) and not get_args(annotation):
         if is_dataclass(annotation) and annotation.__module__.startswith(OF_LIBRARY):
             yield annotation
     else:
-        for each in get_args(annotation):
-            yield from _named(each)
+        for part in get_args(annotation):
+            yield from _named(part)
 
 
 def _leaves(kind: type) -> Iterator[type]:
-    derived = [each for each in kind.__subclasses__() if each.__module__.startswith(OF_LIBRARY)]
+    derived = [child for child in kind.__subclasses__() if child.__module__.startswith(OF_LIBRARY)]
     if not derived:
         yield kind
-    for each in derived:
-        yield from _leaves(each)
+    for subclass in derived:
+        yield from _leaves(subclass)

@@ -52,9 +52,9 @@ class LazyTensor(torch.Tensor):
 
 def lazy_tensor(like: torch.Tensor, place: torch.device, fetch: Callable[[], Any]) -> LazyTensor:
     """Create a lazy tensor with the shape and dtype of ``like``, on the device ``place``."""
-    made = torch.empty_like(like, device="meta").as_subclass(LazyTensor)
-    made._place, made._fetch, made._fetched = place, fetch, None  # noqa: SLF001
-    return made
+    tensor = torch.empty_like(like, device="meta").as_subclass(LazyTensor)
+    tensor._place, tensor._fetch, tensor._fetched = place, fetch, None  # noqa: SLF001
+    return tensor
 
 
 def fetched(value: Any) -> Any:
@@ -67,19 +67,19 @@ def fetched_output(value: Any) -> Any:
     """Replace the lazy tensors in what a pipeline returns, also in outputs of the libraries."""
     if not (isinstance(value, dict) and dataclasses.is_dataclass(value)):
         return fetched(value)
-    named = {each.name: getattr(value, each.name) for each in dataclasses.fields(value)}
+    named = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
     new = fetched(named)
     same = all(new[name] is named[name] for name in named)
     return value if same else type(value)(**new)
 
 
 def _in_sequence(value: Any) -> Any:
-    items = [fetched(each) for each in value]
+    items = [fetched(item) for item in value]
     return value if all(map(is_, items, value)) else type(value)(items)
 
 
 def _in_dict(value: dict[Any, Any]) -> Any:
-    return {key: fetched(each) for key, each in value.items()}
+    return {key: fetched(item) for key, item in value.items()}
 
 
 _REPLACE: Mapping[type, Callable[[Any], Any]] = {

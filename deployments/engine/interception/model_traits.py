@@ -66,7 +66,7 @@ class ModelTraits:
     def of(self, kind: type) -> ModelTrait:
         """Rules of a class, or of its nearest base class with rules."""
         if (known := self._found.get(kind)) is None:
-            names = (each.__name__ for each in kind.__mro__)
+            names = (base.__name__ for base in kind.__mro__)
             declared = (self._by_name[name] for name in names if name in self._by_name)
             known = self._found[kind] = next(declared, NOTHING)
         return known

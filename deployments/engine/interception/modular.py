@@ -37,7 +37,7 @@ def blocks_of(kind: Any, available: Collection[str] | None = None) -> Any:
     none of its components is ``available``."""
     blocks = getattr(diffusers, kind.default_blocks_name)()
     for name, step in list(blocks.sub_blocks.items()):
-        rewrites = {each.name for each in step.intermediate_outputs} == {"prompt"}
+        rewrites = {output.name for output in step.intermediate_outputs} == {"prompt"}
         if available is not None and rewrites and not components_needed(step) & {*available}:
             del blocks.sub_blocks[name]
     return blocks
@@ -49,42 +49,44 @@ def workflows(blocks: Any, available: Collection[str] | None = None) -> Sequence
     ``ValueError`` names what is missing for any of them.
     """
     named = getattr(blocks, "_workflow_map", None) or ()
-    ways = [blocks.get_workflow(each) for each in named] or [blocks]
+    ways = [blocks.get_workflow(name) for name in named] or [blocks]
     if available is None:
         return ways
-    found = [each for each in ways if components_needed(each) <= {*available}]
-    if not found:
-        fewest = min((components_needed(each) - {*available} for each in ways), key=len)
+    usable = [way for way in ways if components_needed(way) <= {*available}]
+    if not usable:
+        fewest = min((components_needed(way) - {*available} for way in ways), key=len)
         raise ValueError(f"needs {', '.join(sorted(fewest))}, which these weights do not have")
-    return found
+    return usable
 
 
 def components_needed(blocks: Any) -> frozenset[str]:
     """Names of the components with weights or settings that blocks load."""
     loaded = "from_pretrained"
     expected = blocks.expected_components
-    return frozenset(each.name for each in expected if each.default_creation_method == loaded)
+    return frozenset(
+        component.name for component in expected if component.default_creation_method == loaded
+    )
 
 
 def nested(blocks: Any) -> Iterator[Any]:
     """Blocks inside other blocks, at all depths."""
-    for each in getattr(blocks, "sub_blocks", {}).values():
-        yield each
-        yield from nested(each)
+    for block in getattr(blocks, "sub_blocks", {}).values():
+        yield block
+        yield from nested(block)
 
 
 @cache
 def block_inputs(kind: Any) -> frozenset[str]:
     """Names of the inputs of the blocks, and ``output``, which chooses their results."""
-    named = (each.name for each in blocks_of(kind).inputs)
+    named = (block_input.name for block_input in blocks_of(kind).inputs)
     return frozenset(name for name in named if name is not None) | {"output"}
 
 
 @cache
 def block_results(kind: Any) -> tuple[str, ...]:
     """Results that the blocks make, by the names of ``RESULTS``."""
-    made = {each.name for each in blocks_of(kind).outputs}
-    return tuple(name for name in RESULTS if name in made)
+    outputs = {output.name for output in blocks_of(kind).outputs}
+    return tuple(name for name in RESULTS if name in outputs)
 
 
 def modular_view(pipeline: Any, kind: Any) -> Any:
@@ -94,15 +96,17 @@ def modular_view(pipeline: Any, kind: Any) -> Any:
     """
     if kind is type(pipeline):
         return copy.copy(pipeline)
-    given = {name: each for name, each in pipeline.components.items() if each is not None}
-    blocks = blocks_of(kind, given)
+    components = {
+        name: component for name, component in pipeline.components.items() if component is not None
+    }
+    blocks = blocks_of(kind, components)
     try:
-        workflows(blocks, given)
+        workflows(blocks, components)
     except ValueError as error:
         raise TypeError(f"it {error}") from error
     view = kind(blocks=blocks)
     loaded = view.pretrained_component_names
-    view.register_components(**{name: given[name] for name in loaded if name in given})
+    view.register_components(**{name: components[name] for name in loaded if name in components})
     hide_progress_bars(view)
     return view
 
@@ -115,9 +119,9 @@ def guider_with(guider: Any, **changes: Any) -> Any:
 def hide_progress_bars(pipeline: Any) -> None:
     """Disable the progress bars of a pipeline, of pipelines inside it, and of its blocks."""
     pipeline.set_progress_bar_config(disable=True)
-    for each in vars(pipeline).values():
-        if isinstance(each, DiffusionPipeline):
-            hide_progress_bars(each)
-    for each in nested(getattr(pipeline, "_blocks", None)):
-        if hasattr(each, "set_progress_bar_config"):
-            each.set_progress_bar_config(disable=True)
+    for part in vars(pipeline).values():
+        if isinstance(part, DiffusionPipeline):
+            hide_progress_bars(part)
+    for part in nested(getattr(pipeline, "_blocks", None)):
+        if hasattr(part, "set_progress_bar_config"):
+            part.set_progress_bar_config(disable=True)

@@ -70,12 +70,12 @@ class InterceptedPipeline:
             name: proxy_for(module, name, suspends=known.is_denoiser(kind, name, module))
             for name, module in modules_of(pipeline)
         }
-        self.shared = SharedComponents(each.real_module for each in self.denoisers)
+        self.shared = SharedComponents(denoiser.real_module for denoiser in self.denoisers)
 
     @property
     def denoisers(self) -> list[Any]:
         """Proxies of the denoisers."""
-        return [each for each in self._proxies.values() if each.suspends]
+        return [proxy for proxy in self._proxies.values() if proxy.suspends]
 
     def record_calls(self, calls: Mapping[str, int], steps: int) -> None:
         """Find denoisers by the calls of each component in a generation of ``steps`` steps."""
@@ -92,7 +92,7 @@ class InterceptedPipeline:
         if new := [proxy for proxy in inert if not proxy.suspends]:
             for proxy in new:
                 let_suspend(proxy)
-            self.shared = SharedComponents(each.real_module for each in self.denoisers)
+            self.shared = SharedComponents(denoiser.real_module for denoiser in self.denoisers)
 
     def restore_dtypes(self) -> None:
         """Give each component its dtype again, after a call that did not end.
@@ -111,8 +111,8 @@ class InterceptedPipeline:
         """
         if step_cache is None:
             return {}
-        found = cached_denoisers(self.pipeline, step_cache)
-        return {name: proxy_for(module, name, suspends=True) for name, module in found.items()}
+        denoisers = cached_denoisers(self.pipeline, step_cache)
+        return {name: proxy_for(module, name, suspends=True) for name, module in denoisers.items()}
 
     def copy(
         self,
@@ -350,7 +350,7 @@ def with_shift(scheduler: Any, shift: float) -> Any:
     for a scheduler without such a setting.
     """
     config = scheduler.config
-    name = next((each for each in ("flow_shift", "shift") if each in config), None)
+    name = next((setting for setting in ("flow_shift", "shift") if setting in config), None)
     if name is None or config.get("use_dynamic_shifting"):
         raise Unsupported(f"{type(scheduler).__name__} has no shift setting for its schedule.")
     return type(scheduler).from_config(config, **{name: shift})

@@ -74,7 +74,7 @@ def class_of_copies(real_class: type) -> type:
         return real_class
 
     def execution_device(self: Any) -> Any:
-        parts = [each for each in vars(self).values() if isinstance(each, nn.Module)]
+        parts = [value for value in vars(self).values() if isinstance(value, nn.Module)]
         hooked = any(is_hooked(part.modules()) for part in parts)
         return real.__get__(self) if hooked else self.device
 
@@ -277,7 +277,7 @@ def _intercepted_method(real: Callable[..., Any]) -> Callable[..., Any]:
         if not isinstance(current, GenerationGreenlet):
             return getattr(own, name)(*arguments, **keywords)
         arguments, keywords = fetched(arguments), fetched(keywords)
-        arguments = tuple(_in_dtype(each, self.dtype) for each in arguments)
+        arguments = tuple(_in_dtype(argument, self.dtype) for argument in arguments)
         call = ComponentCall(own, arguments, keywords, component=self.component, method=name)
         # A module that the pipeline has upcast must be restored before others call it.
         upcast = self.dtype != self.usual_dtype

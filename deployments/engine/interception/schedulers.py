@@ -20,8 +20,10 @@ def seed_noise(solver: Any, arguments: Mapping[str, Any]) -> None:
     if getattr(solver, _NOISE_SEED, 0) is not None:
         return  # it has none, or the catalogue's
     drawn = arguments.get("generator")
-    each = drawn if isinstance(drawn, list | tuple) else [drawn]
-    seeds = [one.initial_seed() for one in each if isinstance(one, Generator)]
+    generators = drawn if isinstance(drawn, list | tuple) else [drawn]
+    seeds = [
+        generator.initial_seed() for generator in generators if isinstance(generator, Generator)
+    ]
     if seeds:
         # With several generators, each latent has its own.
         setattr(solver, _NOISE_SEED, seeds if len(seeds) > 1 else seeds[0])

@@ -33,10 +33,10 @@ def read(frame: FrameType) -> dict[str, Any]:
     which would keep the tensors of that moment until the call ends.
     """
     variables = frame.f_locals
-    found = dict(variables)
+    values = dict(variables)
     if _is_copy(frame, variables) and sys.getrefcount(variables) <= _REFERENCES:
         variables.clear()
-    return found
+    return values
 
 
 def write(frame: FrameType, names: Mapping[str, Any]) -> None:

@@ -67,15 +67,15 @@ def cached_denoisers(pipeline: Any, settings: StepCacheSettings) -> dict[str, An
 
     For the engine's thread, between two forwards. Raises the errors of ``check_step_cache``.
     """
-    found: dict[str, Any] = {}
+    denoisers: dict[str, Any] = {}
     for component, module in _able(pipeline, settings).items():
         known = _copies.setdefault(module, {})
         name = settings_name(settings)
         # Weights that were evicted and came back may have other hooks that move them.
         if name not in known or not vars(known[name])["forward"].fits():
             known[name] = _cached_copy(module, settings, component)
-        found[component] = known[name]
-    return found
+        denoisers[component] = known[name]
+    return denoisers
 
 
 def settings_name(settings: StepCacheSettings | None) -> str:
@@ -104,13 +104,19 @@ def _able(pipeline: Any, settings: StepCacheSettings) -> dict[str, Any]:
     name = settings.get("name", "")
     if name not in CONFIGS:
         raise Misconfigured(f"there is no {name!r}. Choose one of {', '.join(CONFIGS)}.")
-    known = {each.name for each in fields(CONFIGS[name])} - _OWN  # pyright: ignore[reportArgumentType]
+    known = {field.name for field in fields(CONFIGS[name])} - _OWN  # pyright: ignore[reportArgumentType]
     if unknown := settings.keys() - known - {"name"}:
         raise Misconfigured(
             f"{name} has no {', '.join(sorted(unknown))}. Settings: {', '.join(sorted(known))}."
         )
-    found: dict[str, Any] = {each: getattr(pipeline, each, None) for each in DENOISERS}
-    able = {each: module for each, module in found.items() if hasattr(module, "enable_cache")}
+    modules: dict[str, Any] = {
+        component: getattr(pipeline, component, None) for component in DENOISERS
+    }
+    able = {
+        component: module
+        for component, module in modules.items()
+        if hasattr(module, "enable_cache")
+    }
     if not able:
         raise Misconfigured(
             f"the denoiser of {type(pipeline).__name__} has no step caches. Remove the option."
@@ -183,16 +189,16 @@ class _Hooks:
 
 def _hooked(module: Any, settings: StepCacheSettings, component: str) -> _Hooks:
     """Let diffusers put its hooks on ``module``, and take them off again."""
-    given = {name: value for name, value in settings.items() if name != "name"}
+    options = {name: value for name, value in settings.items() if name != "name"}
     if settings["name"] == "TaylorSeer":
-        given["taylor_factors_dtype"] = module.dtype
+        options["taylor_factors_dtype"] = module.dtype
     before = [(part, _read(part)) for part in module.modules()]
     try:
         for part, attributes in before:
             if (registry := attributes[_REGISTRY]) is not _ABSENT:
                 # The hooks that move weights stay; the cache's are added to a copy of the list.
                 vars(part)[_REGISTRY] = _copied(registry, part)
-        module.enable_cache(CONFIGS[settings["name"]](**given))
+        module.enable_cache(CONFIGS[settings["name"]](**options))
         config = module._cache_config  # noqa: SLF001
         children = HookRegistry.check_if_exists_or_initialize(module)._get_child_registries()  # noqa: SLF001
         both = [(part, without, _read(part)) for part, without in before if part is not module]
@@ -202,7 +208,7 @@ def _hooked(module: Any, settings: StepCacheSettings, component: str) -> _Hooks:
         for part, attributes in before:
             _write(part, attributes)
         vars(module).pop(_CONFIG, None)
-    changed = [each for each in both if each[1][_FORWARD] is not each[2][_FORWARD]]
+    changed = [entry for entry in both if entry[1][_FORWARD] is not entry[2][_FORWARD]]
     return _Hooks(config, changed, children)
 
 

@@ -65,7 +65,7 @@ def forget(module: Any, generation: int) -> None:
     if not caches_steps(module):
         return
     for states in _states(module):
-        for name in [each for each in states if each.startswith(f"{generation}:")]:
+        for name in [key for key in states if key.startswith(f"{generation}:")]:
             del states[name]
 
 
@@ -112,9 +112,9 @@ def hooks_with_state(module: Any) -> list[tuple[Any, Any]]:
     """diffusers' hooks on ``module`` and below that store state by name, with their registries."""
     registry = HookRegistry.check_if_exists_or_initialize(module)
     return [
-        (each, hook)
-        for each in (registry, *registry._get_child_registries())  # noqa: SLF001
-        for hook in each.hooks.values()
+        (owner, hook)
+        for owner in (registry, *registry._get_child_registries())  # noqa: SLF001
+        for hook in owner.hooks.values()
         if any(isinstance(value, StateManager) for value in vars(hook).values())
     ]
 
@@ -126,8 +126,8 @@ def _states(module: Any) -> Iterator[dict[str, Any]]:
 
 def _state_managers(module: Any) -> list[StateManager]:
     """State managers of the caches of ``module``, each once."""
-    found = (each for _, hook in hooks_with_state(module) for each in _managers(hook))
-    return list({id(each): each for each in found}.values())
+    managers = (manager for _, hook in hooks_with_state(module) for manager in _managers(hook))
+    return list({id(manager): manager for manager in managers}.values())
 
 
 # Merging of the states of several generations.
@@ -223,14 +223,14 @@ class FirstBlock:
 
         def decide(residual: torch.Tensor) -> bool:
             parts = zip(names, splitter.split(residual), strict=True)
-            each = [self._decides(*it) for it in parts] if computes is None else [computes]
-            if any(each) and not all(each):
-                raise SplitCaches(each)
-            if not each[0]:
+            decisions = [self._decides(*it) for it in parts] if computes is None else [computes]
+            if any(decisions) and not all(decisions):
+                raise SplitCaches(decisions)
+            if not decisions[0]:
                 merged.tail_block_residuals = splitter.stack(
                     [state.tail_block_residuals for state in own]
                 )
-            return each[0]
+            return decisions[0]
 
         # An instance attribute, which overrides the method of the hook's class.
         vars(self._head)[_DECIDES] = decide
@@ -282,7 +282,7 @@ class Magnitude:
         else:
             merged.step_index = _LATE
             merged.accumulated_err = -inf
-            merged.previous_residual = splitter.stack([each.previous_residual for each in own])
+            merged.previous_residual = splitter.stack([state.previous_residual for state in own])
         with _in_place(module, self._manager, merged):
             yield partial(self._keep, own, merged, splitter)
 
@@ -325,7 +325,7 @@ def _step_cache_of(module: Any) -> StepCache | None:
 
 def _find(module: Any) -> StepCache | None:
     hooks = [hook for _, hook in hooks_with_state(module)]
-    if len({id(each) for hook in hooks for each in _managers(hook)}) != 1:
+    if len({id(manager) for hook in hooks for manager in _managers(hook)}) != 1:
         return None
     first, *rest = hooks
     if isinstance(first, FBCHeadBlockHook) and rest:
@@ -339,7 +339,7 @@ def _find(module: Any) -> StepCache | None:
 
 
 def _managers(hook: Any) -> Iterator[StateManager]:
-    return (each for each in vars(hook).values() if isinstance(each, StateManager))
+    return (value for value in vars(hook).values() if isinstance(value, StateManager))
 
 
 def _state(manager: Any, name: str) -> Any:

@@ -96,16 +96,16 @@ def _refused(file: Path, why: str) -> WeightsUnavailable:
 
 def _groups(opened: WeightFile) -> dict[str, dict[str, Tensor]]:
     """Tensors of the projection of images and of the layers, by diffusers' names."""
-    found: dict[str, dict[str, Tensor]] = {"image_proj": {}, "ip_adapter": {}}
+    groups: dict[str, dict[str, Tensor]] = {"image_proj": {}, "ip_adapter": {}}
     for name, stored in opened.header().tensors.items():
         for pattern, group in _GROUPS:
             if (match := pattern.fullmatch(name)) is not None:
                 inside = match[1]
                 for old, new in _RENAMED:
                     inside = inside.replace(old, new)
-                found[group][inside] = UnreadWeight(stored)
+                groups[group][inside] = UnreadWeight(stored)
                 break
-    return found
+    return groups
 
 
 def _check_kind(file: Path, groups: Mapping[str, Mapping[str, Tensor]]) -> None:
@@ -114,7 +114,7 @@ def _check_kind(file: Path, groups: Mapping[str, Mapping[str, Tensor]]) -> None:
             file, "it is no IP-Adapter: it has no tensors `image_proj.…` and `ip_adapter.…`"
         )
     names = groups["image_proj"]
-    if "proj.weight" not in names and any(each in names for each in _OF_FACES):
+    if "proj.weight" not in names and any(key in names for key in _OF_FACES):
         raise _refused(
             file,
             "it is a Face ID adapter, which takes the embedding of a face that no component of "
@@ -125,16 +125,16 @@ def _check_kind(file: Path, groups: Mapping[str, Mapping[str, Tensor]]) -> None:
 def _check_layers(file: Path, denoiser: Any, tensors: Mapping[str, Tensor]) -> None:
     """Compare the layers with those that the model needs."""
     kind = type(denoiser).__name__
-    for name, wanted in _needed(denoiser):
+    for name, expected_shape in _needed(denoiser):
         if name not in tensors:
             raise _refused(
                 file, f"it has no {name}, which the {kind} needs. Use an adapter for this model"
             )
-        if (found := tuple(tensors[name].shape)) != wanted:
+        if (shape := tuple(tensors[name].shape)) != expected_shape:
             raise _refused(
                 file,
-                f"its {name} is {_shape(found)}, and the {kind} needs {_shape(wanted)}. Use an "
-                "adapter for this model",
+                f"its {name} is {_shape(shape)}, and the {kind} needs {_shape(expected_shape)}. "
+                "Use an adapter for this model",
             )
 
 
@@ -166,18 +166,22 @@ def _check_projection(file: Path, denoiser: Any, encoder: Any) -> None:
     if not isinstance(projection, MultiIPAdapterImageProjection):
         return
     for layer in projection.image_projection_layers:
-        taken, given = _taken(layer), _given(encoder, whole=isinstance(layer, ImageProjection))
-        if taken != given:
+        taken, encoder_width = (
+            _taken(layer),
+            _given(encoder, whole=isinstance(layer, ImageProjection)),
+        )
+        if taken != encoder_width:
             raise _refused(
                 file,
-                f"it takes {taken} values of an image, and image_encoder gives {given}. Name the "
-                "image encoder that it was made with: --part image_encoder=owner/name/folder",
+                f"it takes {taken} values of an image, and image_encoder gives {encoder_width}. "
+                "Name the image encoder that it was made with: --part "
+                "image_encoder=owner/name/folder",
             )
 
 
 def _taken(projection: nn.Module) -> int:
     """Values that a projection takes of an image, or of each of its patches."""
-    linears = (each for each in projection.modules() if isinstance(each, nn.Linear))
+    linears = (module for module in projection.modules() if isinstance(module, nn.Linear))
     if isinstance(own := getattr(projection, "proj_in", None), nn.Linear):
         return own.in_features
     return next(linears).in_features
@@ -214,7 +218,7 @@ class ScaledProjection(MultiIPAdapterImageProjection):
         none for calls without images."""
         if not image_embeds:
             return []
-        widths = [_taken(each) for each in self.image_projection_layers]
+        widths = [_taken(layer) for layer in self.image_projection_layers]
         pairs = [*zip(image_embeds, widths, strict=True)]
         projected = super().forward([embeds[..., :width].contiguous() for embeds, width in pairs])
         return [
@@ -285,8 +289,8 @@ def _tolerant(real: type) -> type:
 
     @wraps(forward)
     def tolerant(self: Any, *arguments: Any, **keywords: Any) -> Any:
-        given = {"image_embeds": [], **(keywords.get("added_cond_kwargs") or {})}
-        return forward(self, *arguments, **{**keywords, "added_cond_kwargs": given})
+        conditions = {"image_embeds": [], **(keywords.get("added_cond_kwargs") or {})}
+        return forward(self, *arguments, **{**keywords, "added_cond_kwargs": conditions})
 
     named = {"__module__": real.__module__, "__qualname__": real.__qualname__}
     return type(real.__name__, (real,), {"forward": tolerant, **named})
@@ -332,7 +336,8 @@ class _ScaledEmbeddings:
 
     def __call__(self, *arguments: Any, **keywords: Any) -> list[Tensor]:
         pipeline: Any = self._pipeline()
-        made = type(pipeline).prepare_ip_adapter_image_embeds(pipeline, *arguments, **keywords)
+        embeds = type(pipeline).prepare_ip_adapter_image_embeds(pipeline, *arguments, **keywords)
         return [
-            torch.cat([each, torch.full_like(each[..., :1], self._scale)], dim=-1) for each in made
+            torch.cat([embed, torch.full_like(embed[..., :1], self._scale)], dim=-1)
+            for embed in embeds
         ]

@@ -106,8 +106,8 @@ def read_now(pipeline: Any) -> None:
 
     For code that changes weights before the pipeline is placed. Raises ``WeightsUnavailable``.
     """
-    modules = [each for each in vars(pipeline).values() if isinstance(each, torch.nn.Module)]
-    WeightReader(Cpu()).read([(each, Home.HOST) for each in modules])
+    modules = [value for value in vars(pipeline).values() if isinstance(value, torch.nn.Module)]
+    WeightReader(Cpu()).read([(module, Home.HOST) for module in modules])
 
 
 def _built(folder: Path, dtypes: Mapping[str, torch.dtype], weights: Weights) -> Any:
@@ -152,19 +152,19 @@ def _pipeline(
         if (adapter := adapter_file(index)) is not None:
             add_ip_adapter(pipeline, folder / adapter)
         return pipeline
-    given = {each.name: each for each in components(index)}
-    settings = {name: value for name, value in index.items() if name not in given}
-    pipeline = kind(blocks=blocks_of(kind, given), modular_config_dict=settings)
+    by_name = {component.name: component for component in components(index)}
+    settings = {name: value for name, value in index.items() if name not in by_name}
+    pipeline = kind(blocks=blocks_of(kind, by_name), modular_config_dict=settings)
     loaded = {
         name: modules.get(name)
-        or ComponentSpec(name, class_of(each.library, each.class_name)).load(
+        or ComponentSpec(name, class_of(component.library, component.class_name)).load(
             pretrained_model_name_or_path=str(folder),
-            subfolder=each.folder,
-            variant=variant if _has_variant(folder / each.folder, variant) else None,
+            subfolder=component.folder,
+            variant=variant if _has_variant(folder / component.folder, variant) else None,
             dtype=dtypes.get(name, dtypes["default"]),
             **options,
         )
-        for name, each in given.items()
+        for name, component in by_name.items()
         if name in pipeline.pretrained_component_names
     }
     pipeline.register_components(**loaded)
@@ -178,33 +178,33 @@ def _control_nets(
     variant: str | None,
 ) -> Mapping[str, torch.nn.Module]:
     """Components that are several ControlNets together, of which diffusers loads but some."""
-    found: dict[str, torch.nn.Module] = {}
+    control_nets: dict[str, torch.nn.Module] = {}
     for component in components(index):
         if not component.is_several:
             continue
         kind: Any = class_of(component.library, component.class_name)
         nets: list[torch.nn.Module] = []
-        for each in component.models(_folders_in(folder)):
-            alone: Any = class_of(each.library, each.class_name)
+        for model in component.models(_folders_in(folder)):
+            alone: Any = class_of(model.library, model.class_name)
             net = alone.from_pretrained(
                 str(folder),
-                subfolder=each.folder,
-                variant=variant if _has_variant(folder / each.folder, variant) else None,
+                subfolder=model.folder,
+                variant=variant if _has_variant(folder / model.folder, variant) else None,
                 dtype=dtypes.get(component.name, dtypes["default"]),
                 use_safetensors=True,
                 local_files_only=True,
             )
             nets.append(net)
-        found[component.name] = kind(nets).eval()
-    return found
+        control_nets[component.name] = kind(nets).eval()
+    return control_nets
 
 
 def _folders_in(folder: Path) -> Collection[str]:
-    return [each.name for each in folder.iterdir() if each.is_dir()]
+    return [path.name for path in folder.iterdir() if path.is_dir()]
 
 
 def _has_variant(folder: Path, variant: str | None) -> bool:
-    return any(f".{variant}" in each.name for each in folder.glob("*.safetensors*"))
+    return any(f".{variant}" in path.name for path in folder.glob("*.safetensors*"))
 
 
 def _by_component(dtype: str | Mapping[str, str]) -> dict[str, torch.dtype]:
@@ -240,8 +240,8 @@ def _check(folder: Path, dtypes: Collection[str], replaced: Collection[str]) -> 
             f"{folder} needs the pipeline {name!r}, which diffusers {diffusers.__version__} "
             "does not have. Code from a repository is not run."
         )
-    found = [*components(index)]
-    names = sorted(each.name for each in found)
+    entries = [*components(index)]
+    names = sorted(entry.name for entry in entries)
     if unknown := sorted({*dtypes} - {"default", *names}):
         raise Misconfigured(
             f"A dtype is given for {', '.join(unknown)}, but {folder} has only the components "
@@ -253,7 +253,7 @@ def _check(folder: Path, dtypes: Collection[str], replaced: Collection[str]) -> 
                 f"{folder}: the modular {name} is not served with the part {IP_ADAPTER}. Name the "
                 "pipeline's class without Modular as `weights.pipeline`, or leave out the part."
             )
-        if several := [each.name for each in found if each.is_several]:
+        if several := [entry.name for entry in entries if entry.is_several]:
             raise WeightsUnavailable(
                 f"{folder}: the modular {name} takes one model as its {several[0]}. Name the "
                 "pipeline's class without Modular as `weights.pipeline`, or one part."
@@ -263,7 +263,7 @@ def _check(folder: Path, dtypes: Collection[str], replaced: Collection[str]) -> 
         except ValueError as error:
             raise WeightsUnavailable(f"{folder}: {name} {error}.") from error
     folders = _folders_in(folder)
-    for component in found:
+    for component in entries:
         _check_class(folder, component)
         if component.name not in replaced:
             for model in component.models(folders):
@@ -272,13 +272,13 @@ def _check(folder: Path, dtypes: Collection[str], replaced: Collection[str]) -> 
 
 def read_index(folder: Path) -> dict[str, Any]:
     """Index of the pipeline in a folder. Raises ``WeightsUnavailable``."""
-    name = next((each for each in INDEXES if (folder / each).is_file()), None)
+    name = next((candidate for candidate in INDEXES if (folder / candidate).is_file()), None)
     if name is None:
         raise WeightsUnavailable(
             f"{folder} is not a diffusers pipeline: it has no {INDEX}. A single file is the "
             "`checkpoint` of a pipeline that has its other components."
         )
-    files = [f"{each}/" for each in _folders_in(folder)]
+    files = [f"{subfolder}/" for subfolder in _folders_in(folder)]
     try:
         return parse_index(name, (folder / name).read_bytes(), files)
     except ValueError as error:
@@ -343,23 +343,23 @@ def weights_bytes(weights: Weights, dtypes: Mapping[str, str], select: SelectFil
     folder = Path(weights.source)
     try:
         index = read_index(folder)
-        names = [each.relative_to(folder).as_posix() for each in folder.rglob("*")]
+        names = [path.relative_to(folder).as_posix() for path in folder.rglob("*")]
         selected = select(names, index, weights.variant, str(folder), weights.components)
-        files = [each for each in selected if _has_weights(each)]
+        files = [file for file in selected if _has_weights(file)]
         folders = top_folders(names)
         of = {m.folder: e.name for e in components(index) for m in e.models(folders)}
-        homes = [(each, each.partition("/")[0]) for each in files]
+        homes = [(file, file.partition("/")[0]) for file in files]
         of_files = sum(
-            _bytes_in(folder / each, _size_in(of.get(home, home), dtypes)) for each, home in homes
+            _bytes_in(folder / file, _size_in(of.get(home, home), dtypes)) for file, home in homes
         )
     except (OSError, ValueError, KeyError, TypeError, RecursionError, WeightsUnavailable):
         return 0
     if not weights.components:
         return of_files
     return of_files + sum(
-        math.prod(each.shape) * (_size_in(component, dtypes) or each.dtype.itemsize)
+        math.prod(tensor.shape) * (_size_in(component, dtypes) or tensor.dtype.itemsize)
         for component, tensors in open_checkpoint(weights, index).items()
-        for each in tensors.values()
+        for tensor in tensors.values()
     )
 
 
@@ -380,7 +380,7 @@ def _bytes_in(file: Path, loaded: int) -> int:
             raise ValueError(f"{file} is truncated.")
         header: dict[str, Any] = json.loads(opened.read(length))
     header.pop("__metadata__", None)
-    return sum(_bytes_of(each, loaded) for each in header.values())
+    return sum(_bytes_of(tensor, loaded) for tensor in header.values())
 
 
 def _bytes_of(tensor: dict[str, Any], loaded: int) -> int:

@@ -149,13 +149,13 @@ class WaitingHandles:
 
     def are_spare(self, name: str) -> bool:
         """True if no request waits for the pipeline."""
-        return all(each.spare for each in self._handles.get(name, ()))
+        return all(handle.spare for handle in self._handles.get(name, ()))
 
     def yields(self, name: str) -> bool:
         """True if no request waits for the pipeline, and one waits for the load of another."""
         return self.are_spare(name) and any(
-            each.stage is Stage.LOADING and not self.are_spare(other)
-            for other, each in self.progress.items()
+            progress.stage is Stage.LOADING and not self.are_spare(other)
+            for other, progress in self.progress.items()
         )
 
     def take(self, name: str) -> Sequence[PipelineHandle]:
@@ -170,7 +170,7 @@ class WaitingHandles:
 
     def take_spare(self, name: str) -> Sequence[PipelineHandle]:
         """Return the spare handles. If others wait, the load goes on for them."""
-        spare = [each for each in self._handles[name] if each.spare]
+        spare = [waiter for waiter in self._handles[name] if waiter.spare]
         for handle in spare:
             self._handles[name].remove(handle)
         if not self._handles[name]:

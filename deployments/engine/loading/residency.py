@@ -200,7 +200,7 @@ class Residency:
     def evict_idle(self) -> None:
         """Evict all weights that are not in use, because memory has run out."""
         with self._changed:
-            for name in [name for name, each in self._loaded.items() if not each.users]:
+            for name in [name for name, loaded in self._loaded.items() if not loaded.users]:
                 self._evict(name)  # without a copy in host memory, for which generations would wait
             self._changed.notify_all()
 
@@ -298,8 +298,8 @@ class Residency:
         began = self._monotonic()
         with self._heartbeat.busy(name):
             on_download = partial(self._on_download, name)
-            found = partial(self._make_room, name, plan, sure=False)
-            placement = build(name, plan, self._quantized, on_download, found)
+            make_room = partial(self._make_room, name, plan, sure=False)
+            placement = build(name, plan, self._quantized, on_download, make_room)
         try:
             loaded = self._first_time(name, plan, placement)
         except NoSpareRoom as error:
@@ -378,7 +378,7 @@ class Residency:
                     self._wait(name)
             finally:
                 self._waits_for_memory = False
-            evicted = {each.name: self._evict(each.name) for each in victims}
+            evicted = {victim.name: self._evict(victim.name) for victim in victims}
         self._let_go(evicted)
 
     def _victims(self, name: str, size: int, budget: int) -> Sequence[Resident[str]] | None:
@@ -386,7 +386,9 @@ class Residency:
         residents, spare = self._residents(), self._waiting.are_spare(name)
         victims = choose_victims(residents, size, budget, spare=spare)
         if victims is None and spare:
-            raise no_spare_room(size, budget - sum(each.size for each in residents if stays(each)))
+            raise no_spare_room(
+                size, budget - sum(resident.size for resident in residents if stays(resident))
+            )
         return victims
 
     def _place(
@@ -450,13 +452,15 @@ class Residency:
                 return
             spare = self._waiting.are_spare(name)
             idle = [
-                each for each in self._residents() if not each.users and not (spare and stays(each))
+                resident
+                for resident in self._residents()
+                if not resident.users and not (spare and stays(resident))
             ]
-            there = sum(each.size for each in idle) + free
+            there = sum(resident.size for resident in idle) + free
             if spare and there < size:
                 raise no_spare_room(size, there)
             victims = choose_victims(idle, size, there) or idle
-            evicted = {each.name: self._evict(each.name) for each in victims}
+            evicted = {victim.name: self._evict(victim.name) for victim in victims}
         self._let_go(evicted)  # without the lock, because it is slow
 
     def _wake(self) -> None:
@@ -485,14 +489,14 @@ class Residency:
         if not evicted:
             return
         while evicted:
-            name, each = evicted.popitem()
-            if self._warm.keep(name, each.pipeline, each.placement, each.places, each.size):
+            name, loaded = evicted.popitem()
+            if self._warm.keep(name, loaded.pipeline, loaded.placement, loaded.places, loaded.size):
                 log.info("%s stays in host memory.", name)
-            del each
+            del loaded
         self._engine.release_unreferenced()
 
     def _residents(self) -> Sequence[Resident[str]]:
         return [
-            each.resident(name, kept=name in self._kept, needed=name in self._needed)
-            for name, each in self._loaded.items()
+            loaded.resident(name, kept=name in self._kept, needed=name in self._needed)
+            for name, loaded in self._loaded.items()
         ]

@@ -42,17 +42,17 @@ class AutoencoderBatchLimit:
 
     def max_calls(self, call: ComponentCall) -> int:
         """Maximum number of calls like this one in a forward, including it."""
-        given = _main(call)
+        main_input = _main(call)
         of_a_place = 1.0 if call.method == "encode" else self._of_a_place.get(call.module)
-        if given is None or of_a_place is None:
+        if main_input is None or of_a_place is None:
             return 1
-        return max(1, int(MAX_PIXELS / (_places(given) * of_a_place)))
+        return max(1, int(MAX_PIXELS / (_places(main_input) * of_a_place)))
 
     def record(self, call: ComponentCall, output: Any) -> None:
         """Record the ratio of pixels to latents from an output."""
-        given, made = _main(call), next(tensors_in(output), None)
-        if call.method == "decode" and given is not None and made is not None:
-            self._of_a_place[call.module] = _places(made) / _places(given)
+        main_input, main_output = _main(call), next(tensors_in(output), None)
+        if call.method == "decode" and main_input is not None and main_output is not None:
+            self._of_a_place[call.module] = _places(main_output) / _places(main_input)
 
 
 def _main(call: ComponentCall) -> torch.Tensor | None:
@@ -171,11 +171,11 @@ class Encoders:
 
     def _again(self, call: ComponentCall, mix: str) -> Compute:
         """Computation of a call inside its generation, at once, for tensors that are not kept."""
-        given = [call.arguments, call.keywords]
-        versions = versions_in(given)
+        inputs = [call.arguments, call.keywords]
+        versions = versions_in(inputs)
 
         def compute() -> Any:
-            if versions_in(given) != versions:
+            if versions_in(inputs) != versions:
                 raise RuntimeError("The pipeline has written into the arguments of its encoder.")
             return self._model_runner.compute_now(call, mix)
 

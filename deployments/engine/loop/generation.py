@@ -54,7 +54,7 @@ class PreviewRequests:
         """For the engine: answer all requests for a step up to ``step`` with the same preview."""
         if not any(after < step for after, _ in self._requests):
             return
-        made: PreviewImage | DarkroomError | None = None
+        preview: PreviewImage | DarkroomError | None = None
         for _ in range(len(self._requests)):
             after, request = self._requests.popleft()
             if after >= step:
@@ -62,11 +62,11 @@ class PreviewRequests:
                 continue
             if not request.set_running_or_notify_cancel():
                 continue
-            made = made or _made(make)
-            if isinstance(made, DarkroomError):
-                request.set_exception(made)
+            preview = preview or _made(make)
+            if isinstance(preview, DarkroomError):
+                request.set_exception(preview)
             else:
-                request.set_result(made)
+                request.set_result(preview)
 
     def refuse(self) -> None:
         """Refuse all requests. The engine's thread and callers may call it concurrently."""
@@ -365,7 +365,7 @@ class GenerationInbox:
         taken = [self._queue.get()] if wait else []
         while not self._queue.empty():
             taken.append(self._queue.get())
-        return [each for each in taken if each is not None]
+        return [generation for generation in taken if generation is not None]
 
     def refuse(self, why: Callable[[], DarkroomError]) -> None:
         """Fail all generations in the inbox with the error that ``why`` makes.

@@ -131,7 +131,7 @@ class Graphs:
     @property
     def size(self) -> int:
         """Bytes of the device that graphs have."""
-        return sum(each.size for each in list(self._denoisers.values()))
+        return sum(denoiser.size for denoiser in list(self._denoisers.values()))
 
     def function(self, call: PendingCall, mixes: Sequence[str]) -> Callable[..., Any]:
         """Return what computes ``call``, alone or merged with others: the module, or its graphs.
@@ -167,13 +167,13 @@ class Graphs:
     def _compute(
         self, own: _Denoiser, call: PendingCall, /, *arguments: Any, **keywords: Any
     ) -> Any:
-        given = arguments, keywords
+        inputs = arguments, keywords
         try:
-            signature = self._signature(call, given)
+            signature = self._signature(call, inputs)
         except _CannotRecord as error:
             own.skip(str(error))
             return call.function(*arguments, **keywords)
-        if own.graphs and [each.data_ptr() for each in own.weights] != own.addresses:
+        if own.graphs and [weight.data_ptr() for weight in own.weights] != own.addresses:
             log.info("The weights of %s have moved; its graphs are dropped.", own.name)
             own.drop()
             self._memory.release()
@@ -181,14 +181,14 @@ class Graphs:
             own.graphs.move_to_end(signature)
             self._memory.disturb()  # a replay takes memory for its outputs only
             self.replays += 1
-            return recorded.replay(tensors_in(given))
+            return recorded.replay(tensors_in(inputs))
         output = call.function(*arguments, **keywords)
         if own.runs[signature] < RUNS_BEFORE:
             own.runs[signature] += 1
         elif self._may_record(call.module):
             with self._memory.recording() as may_record:
                 if may_record:  # else a later forward is recorded
-                    self._record(own, call, signature, given, output)
+                    self._record(own, call, signature, inputs, output)
         if len(own.runs) > _MAX_SIGNATURES:
             own.runs.clear()
         return output
@@ -206,9 +206,9 @@ class Graphs:
                 raise _CannotRecord("an argument is in the host's memory")
             return tuple(value.shape), value.dtype, value.stride()
         if isinstance(value, list | tuple):
-            return type(value), tuple(self._shape(each) for each in value)
+            return type(value), tuple(self._shape(item) for item in value)
         if isinstance(value, Mapping):
-            return type(value), tuple((key, self._shape(each)) for key, each in value.items())
+            return type(value), tuple((key, self._shape(item)) for key, item in value.items())
         if value is None or isinstance(value, bool | int | float | str):
             return type(value), value
         raise _CannotRecord(f"an argument is a {type(value).__name__}")
@@ -219,7 +219,10 @@ class Graphs:
         if total is not None and self.size >= MAX_SHARE * total:
             return False
         # The engine's own hooks choose layers for LoRAs, as long as a generation has some.
-        return not any(each._forward_pre_hooks or each._forward_hooks for each in module.modules())  # noqa: SLF001
+        return not any(
+            part._forward_pre_hooks or part._forward_hooks  # noqa: SLF001
+            for part in module.modules()
+        )
 
     def _record(
         self, own: _Denoiser, call: PendingCall, signature: Hashable, given: Any, output: Any
@@ -244,7 +247,7 @@ class Graphs:
         else:
             if not own.weights:
                 own.weights = [*call.module.parameters(), *call.module.buffers()]
-                own.addresses = [each.data_ptr() for each in own.weights]
+                own.addresses = [weight.data_ptr() for weight in own.weights]
             if len(own.graphs) > MAX_GRAPHS:
                 _, oldest = own.graphs.popitem(last=False)
                 own.pool.drop(oldest.graph)
@@ -256,10 +259,10 @@ def _recorded(pool: GraphPool, call: PendingCall, given: Any, output: Any) -> _R
     """Graph of a forward, after a comparison of a replay with ``output``."""
     arguments, keywords = inputs = mapped(torch.clone, given)
     versions = versions_in(inputs)
-    graph, made = pool.record(lambda: call.function(*arguments, **keywords))
+    graph, captured = pool.record(lambda: call.function(*arguments, **keywords))
     if versions_in(inputs) != versions:
         raise _CannotRecord("it writes into its inputs")
-    recorded = _Recorded(graph, list(tensors_in(inputs)), made)
+    recorded = _Recorded(graph, list(tensors_in(inputs)), captured)
     again = recorded.replay(tensors_in(given))
     if not agree([again], [output], low_precision_dtype([output], call.module), {}):
         raise _CannotRecord("the recorded forward gives other values")

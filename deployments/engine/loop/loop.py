@@ -184,7 +184,7 @@ class Loop:
                 most = times.unknown(most) or times.limit(most, load)
             candidates.append(run.candidate(most, times and times.seconds(1)))
         chosen = self._options.step_batcher.choose(candidates, self.turn, now)
-        batch = [runs[each.generation] for each in chosen]
+        batch = [runs[candidate.generation] for candidate in chosen]
         for run in batch:
             run.last_turn = self.turn
         return batch
@@ -236,7 +236,7 @@ class Loop:
         for run in runs:
             run.generation.denoised(shared)
         times = self._model_runner.times_of(batch)
-        single = after == (before[0] + 1, before[1]) and not any(each.error for each in results)
+        single = after == (before[0] + 1, before[1]) and not any(result.error for result in results)
         lap = _Lap(runs[0].generation.timer_key, times if single else None, len(batch))
         self._timer.end_lap(lap)
         return results
@@ -345,7 +345,7 @@ class Loop:
             self._loras.tidy()
 
     def _fits(self, run: Run, running: Sequence[Run]) -> bool:
-        kinds = {each.number: each.generation.memory_kind for each in running}
+        kinds = {peer.number: peer.generation.memory_kind for peer in running}
         return self._admission.fits(run.generation.memory_kind, kinds)
 
     def _leaves(self, size: int) -> bool:
@@ -360,7 +360,7 @@ class Loop:
         return len(self._runs) > 1
 
     def _vacate_slots(self) -> None:
-        vacate_slots([each.pipeline for each in [*self._pipelines.values()]])
+        vacate_slots([pipeline.pipeline for pipeline in [*self._pipelines.values()]])
 
     # The end of a generation.
 
@@ -390,10 +390,10 @@ class Loop:
 
     def forward_times(self) -> Sequence[MeasuredForwards]:
         """See ``Engine.forward_times``."""
-        most, found = self._options.max_batch, self._model_runner.history.times()
+        most, histories = self._options.max_batch, self._model_runner.history.times()
         return [
             MeasuredForwards(module, seconds, times.knee(most))
-            for module, times in found
+            for module, times in histories
             if (seconds := times.measured())
         ]
 
@@ -419,13 +419,13 @@ class Loop:
     def remove(self, name: str) -> None:
         """Forget a pipeline. Generations that were submitted with it keep it until they end."""
         intercepted = self._pipelines.pop(name)
-        self._graphs.forget(each.real_module for each in intercepted.denoisers)
+        self._graphs.forget(denoiser.real_module for denoiser in intercepted.denoisers)
 
     def pipeline_named(self, name: str) -> InterceptedPipeline:
         """Return the pipeline of that name. Raises ``Misconfigured`` when there is none."""
-        if (found := self._pipelines.get(name)) is None:
+        if (pipeline := self._pipelines.get(name)) is None:
             raise Misconfigured(f"The engine has no pipeline {name!r}. Add it first.")
-        return found
+        return pipeline
 
     def add_reclaimer(self, reclaim: Callable[[], None]) -> None:
         """See ``Engine.add_reclaimer``."""

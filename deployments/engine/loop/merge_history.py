@@ -118,7 +118,7 @@ class ForwardTimes:
         for calls in range(1, most):
             rate = self.rate(calls)
             more = range(calls + 1, most + 1)
-            if all(self.rate(each) < (1 + MIN_GAIN) ** (each - calls) * rate for each in more):
+            if all(self.rate(count) < (1 + MIN_GAIN) ** (count - calls) * rate for count in more):
                 return calls
         return most
 
@@ -299,22 +299,24 @@ class MergeHistory:
         """
         records = self._records.setdefault(module, {})
         signature = (plan.signature, mixed)
-        found = records.get(signature)
-        if found is None:
+        record = records.get(signature)
+        if record is None:
             if len(records) >= _MAX_RECORDS:
                 records.clear()
             trust = self._trust.setdefault(module, {})
             pattern = trust.setdefault((pattern_of(plan), mixed), PatternTrust())
-            found = records[signature] = MergeRecord(
+            record = records[signature] = MergeRecord(
                 BatchLimit(self._max_batch), trust=MergeTrust(pattern)
             )
-        return found
+        return record
 
     def times(self) -> list[tuple[str, ForwardTimes]]:
         """Times with the class of their module. May be called on any thread."""
         modules = [reference() for reference in self._records.keyrefs()]
-        named = [(type(each).__name__, self._records.get(each, {})) for each in modules if each]
-        return [(name, each.times) for name, those in named for each in list(those.values())]
+        named = [
+            (type(module).__name__, self._records.get(module, {})) for module in modules if module
+        ]
+        return [(name, record.times) for name, those in named for record in list(those.values())]
 
 
 _MAX_RECORDS = 4096  # per module

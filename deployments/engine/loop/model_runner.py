@@ -109,14 +109,14 @@ class ModelRunner:
 
         ``deterministic``: it must run alone, so that no other call changes a bit of its output.
         """
-        given = {name: getattr(call, name) for name in CALL_FIELDS}
+        call_fields = {name: getattr(call, name) for name in CALL_FIELDS}
         if deterministic:
             plan = DETERMINISTIC
         else:
             plan = self._planned(call, mix) if self._in_company() else _NO_OTHER_CALL
         if isinstance(plan, str):
             return PendingCall(
-                **given,
+                **call_fields,
                 generation=generation,
                 isolation=isolation,
                 key=object(),
@@ -130,7 +130,7 @@ class ModelRunner:
             state = key_of(call.module, name_of(generation, call.cache), plan.padded_shapes())
             key = key if state is None else (*key, state)
         return PendingCall(
-            **given, generation=generation, isolation=isolation, key=key, plan=plan, mix=mix
+            **call_fields, generation=generation, isolation=isolation, key=key, plan=plan, mix=mix
         )
 
     def max_calls(self, call: PendingCall, free: int | None) -> int:
@@ -367,7 +367,7 @@ class ModelRunner:
         if versions_in(arguments.named) != versions:
             self._counts_of(batch).trial_forwards += 1
             raise _Unmergeable("writes into its inputs")
-        return [CallResult(each) for each in splitter.split(output)], keep
+        return [CallResult(part) for part in splitter.split(output)], keep
 
     def _compares(self, record: MergeRecord) -> bool:
         """Return whether the next merge is compared with what its calls give alone."""
@@ -382,13 +382,13 @@ class ModelRunner:
         computes: bool | None,
     ) -> tuple[list[CallResult], bool]:
         """Results of the calls alone, and whether the merged ``results`` are equal to them."""
-        merged = [each.output for each in results]
+        merged = [result.output for result in results]
         dtype = low_precision_dtype(merged, batch[0].module)
         # Run before the calls run alone, because that advances step caches.
         noisy = self._among_copies(batch, record, computes=computes) if dtype else {}
         alone = [self._run_alone(call) for call in batch]
-        well = all(each.error is None for each in alone)
-        return alone, well and agree(merged, [each.output for each in alone], dtype, noisy)
+        well = all(result.error is None for result in alone)
+        return alone, well and agree(merged, [result.output for result in alone], dtype, noisy)
 
     def _among_copies(
         self, batch: Sequence[PendingCall], record: MergeRecord, *, computes: bool | None

@@ -38,7 +38,7 @@ class PendingCall(ComponentCall):
 
     def description(self) -> str:
         """Describe the call for messages."""
-        shapes = [list(each.shape) for each in self._tensors()]
+        shapes = [list(tensor.shape) for tensor in self._tensors()]
         return f"a call of {type(self.module).__name__} with {shapes[:1]}"
 
     def versions(self) -> list[int | None]:
@@ -49,7 +49,7 @@ class PendingCall(ComponentCall):
         return list(tensors_in([self.arguments, self.keywords]))
 
 
-CALL_FIELDS = tuple(each.name for each in fields(ComponentCall))
+CALL_FIELDS = tuple(field.name for field in fields(ComponentCall))
 
 
 @dataclass(frozen=True, slots=True, eq=False)

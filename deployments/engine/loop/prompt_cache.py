@@ -76,11 +76,13 @@ class _Entry:
 
         Copies back are in the same stream, so they need not wait for these either.
         """
-        self.kept = {number: accelerator.to_host(each).tensor for number, each in self.kept.items()}
+        self.kept = {
+            number: accelerator.to_host(tensor).tensor for number, tensor in self.kept.items()
+        }
 
     def to_device(self) -> None:
-        for number, each in self.kept.items():
-            self.kept[number] = each.to(self._devices[number], non_blocking=True)
+        for number, tensor in self.kept.items():
+            self.kept[number] = tensor.to(self._devices[number], non_blocking=True)
 
 
 class _Reader:
@@ -151,10 +153,10 @@ class PromptCache:
         if not self._most_bytes or not is_plain_encoder(module):
             return None
         try:
-            given = (self._content(arguments), self._content(keywords))
+            content = (self._content(arguments), self._content(keywords))
         except _Opaque:
             return None
-        return weakref.ref(module), _weights(module), ThreadState.of_this_thread(), given
+        return weakref.ref(module), _weights(module), ThreadState.of_this_thread(), content
 
     def recall(self, key: Hashable | None, compute: Compute, *, exact: bool = False) -> Any:
         """Return the cached output as the caller's own; None if there is none.
@@ -274,9 +276,9 @@ class PromptCache:
         if isinstance(value, torch.Tensor):
             return self._digests.of(value), value.device
         if isinstance(value, Mapping):
-            return tuple((key, self._content(each)) for key, each in value.items())
+            return tuple((key, self._content(item)) for key, item in value.items())
         if isinstance(value, list | tuple):
-            return type(value), tuple(self._content(each) for each in value)
+            return type(value), tuple(self._content(item) for item in value)
         if isinstance(value, _PLAIN):
             return type(value), value
         raise _Opaque
@@ -302,13 +304,13 @@ class _Opaque(Exception):
 def _numbered(output: Any, change: Callable[[int, torch.Tensor], torch.Tensor]) -> Any:
     """Rebuild an output; ``change`` gets each tensor once, with its number in the output."""
     numbers: dict[int, int] = {}
-    made: list[torch.Tensor] = []
+    tensors: list[torch.Tensor] = []
 
     def changed(tensor: torch.Tensor) -> torch.Tensor:
-        number = numbers.setdefault(id(tensor), len(made))
-        if number == len(made):
-            made.append(change(number, tensor))
-        return made[number]
+        number = numbers.setdefault(id(tensor), len(tensors))
+        if number == len(tensors):
+            tensors.append(change(number, tensor))
+        return tensors[number]
 
     return rebuilt(changed, output)
 
@@ -319,7 +321,7 @@ def _weights(module: torch.nn.Module) -> Hashable:
     LoRAs that are attached for some generations do not change it for the others: their weights are
     no parameters.
     """
-    return hash(tuple((id(each), version_of(each)) for each in module.parameters()))
+    return hash(tuple((id(parameter), version_of(parameter)) for parameter in module.parameters()))
 
 
 _OF_DEVICE = 0.01

@@ -50,8 +50,8 @@ class Results:
 
     def _complete(self, generation: Generation, output: Any, copies: list[HostCopy]) -> None:
         try:
-            for each in copies:
-                each.ready()
+            for host_copy in copies:
+                host_copy.ready()
         except BaseException as error:
             generation.fail(self._error_of(error) or as_callers_error(error))
         else:
@@ -68,16 +68,16 @@ class Results:
                 copies.append(copy)
             return copy.tensor
         if dataclasses.is_dataclass(value) and not isinstance(value, type):
-            fields = {each.name: getattr(value, each.name) for each in dataclasses.fields(value)}
-            left = {name: self._on_host(each, copies) for name, each in fields.items()}
-            changed = {name: each for name, each in left.items() if each is not fields[name]}
+            fields = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
+            left = {name: self._on_host(field, copies) for name, field in fields.items()}
+            changed = {name: field for name, field in left.items() if field is not fields[name]}
             return dataclasses.replace(value, **changed) if changed else value
         if isinstance(value, dict):
-            held = cast("dict[Any, Any]", value)
-            return {key: self._on_host(each, copies) for key, each in held.items()}
+            mapping = cast("dict[Any, Any]", value)
+            return {key: self._on_host(item, copies) for key, item in mapping.items()}
         if isinstance(value, list | tuple):
             values = cast("list[Any] | tuple[Any, ...]", value)
-            parts = [self._on_host(each, copies) for each in values]
+            parts = [self._on_host(item, copies) for item in values]
             if all(new is old for new, old in zip(parts, values, strict=True)):
                 return values
             return parts if isinstance(values, list) else _tuple_like(values, parts)

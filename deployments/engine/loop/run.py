@@ -426,7 +426,10 @@ class Run:
         """Proxies of the denoisers that it calls."""
         if self._intercepted is None:
             return ()
-        return [self._cached.get(each.component, each) for each in self._intercepted.denoisers]
+        return [
+            self._cached.get(denoiser.component, denoiser)
+            for denoiser in self._intercepted.denoisers
+        ]
 
     def _origin(self) -> Origin:
         if self._intercepted is None:

@@ -78,7 +78,7 @@ class StepBatcher:
         """
         if not candidates:
             return ()
-        fill = Counter(each.key for each in candidates)
+        fill = Counter(candidate.key for candidate in candidates)
         waiting = self._waiting(candidates, turn)
         priority = self._priority(candidates, turn)
         ranked = sorted(
@@ -89,7 +89,11 @@ class StepBatcher:
                 *_rank(each, fill, waits=each.generation in waiting),
             ),
         )
-        due = [each for each in ranked if each.due_at <= now and each.priority == priority]
+        due = [
+            candidate
+            for candidate in ranked
+            if candidate.due_at <= now and candidate.priority == priority
+        ]
         due.sort(key=lambda each: (each.due_at, each.generation))
         leader = _in_between(ranked, turn, waiting, turns=2 if due else 1) or ranked[0]
         rows = leader.max_calls // 2
@@ -98,18 +102,20 @@ class StepBatcher:
             rows = leader.max_calls
         if leader.key is None:
             return (leader,)
-        due_too = [each for each in due if each.key == leader.key][:rows]
+        due_too = [candidate for candidate in due if candidate.key == leader.key][:rows]
         chosen: dict[int, Candidate] = {}
-        for each in [leader, *due_too, *ranked]:
-            if each.key == leader.key and len(chosen) < max(1, leader.max_calls):
-                chosen.setdefault(each.generation, each)
+        for member in [leader, *due_too, *ranked]:
+            if member.key == leader.key and len(chosen) < max(1, leader.max_calls):
+                chosen.setdefault(member.generation, member)
         return tuple(chosen.values())
 
     def _priority(self, candidates: Sequence[Candidate], turn: int) -> int:
         """Priority that goes first: the highest, or one that waited for more than ``patience``."""
         last_turns: dict[int, int] = {}
-        for each in candidates:
-            last_turns[each.priority] = max(each.last_turn, last_turns.get(each.priority, 0))
+        for candidate in candidates:
+            last_turns[candidate.priority] = max(
+                candidate.last_turn, last_turns.get(candidate.priority, 0)
+            )
         longest = min(last_turns, key=lambda priority: (last_turns[priority], -priority))
         return longest if turn - last_turns[longest] > self.patience else max(last_turns)
 
@@ -124,14 +130,16 @@ class StepBatcher:
     def _waiting(self, candidates: Sequence[Candidate], turn: int) -> Container[int]:
         """Generations that wait for others, which will soon take their first step with them."""
         on_their_way = {
-            each.step_group for each in candidates if each.fresh and not each.at_first_step
+            candidate.step_group
+            for candidate in candidates
+            if candidate.fresh and not candidate.at_first_step
         }
         return {
-            each.generation
-            for each in candidates
-            if each.at_first_step
-            and each.step_group in on_their_way
-            and turn - each.last_turn <= self.first_step_turns
+            candidate.generation
+            for candidate in candidates
+            if candidate.at_first_step
+            and candidate.step_group in on_their_way
+            and turn - candidate.last_turn <= self.first_step_turns
         }
 
 
@@ -145,10 +153,14 @@ def _in_between(
     first = ranked[0]
     if first.key is None or not first.same_kind_as_last or turn - first.last_turn > turns:
         return None
-    for each in ranked:
-        of_its_priority = each.key is not None and each.priority == first.priority
-        if of_its_priority and each.steps != first.steps and each.generation not in waiting:
-            return each
+    for candidate in ranked:
+        of_its_priority = candidate.key is not None and candidate.priority == first.priority
+        if (
+            of_its_priority
+            and candidate.steps != first.steps
+            and candidate.generation not in waiting
+        ):
+            return candidate
     return None
 
 

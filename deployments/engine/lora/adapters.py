@@ -77,22 +77,22 @@ class Adapter:
         """Kind of the low-rank adapter, "" if there are only differences."""
         names = self.parts.keys()
         kinds = (("LoKr", _LOKR), ("LoHa", _LOHA), ("DoRA", _DORA))
-        found = [kind for kind, its in kinds if not names.isdisjoint(its)]
-        is_lora = not names.isdisjoint(_LORA) and "DoRA" not in found
-        return " with ".join([*found, *(["LoRA"] if is_lora else [])])
+        labels = [kind for kind, its in kinds if not names.isdisjoint(its)]
+        is_lora = not names.isdisjoint(_LORA) and "DoRA" not in labels
+        return " with ".join([*labels, *(["LoRA"] if is_lora else [])])
 
     @property
     def is_zero(self) -> bool:
         """True if it changes nothing, as what some tools write for each layer."""
         if "lora_up" in self.parts:
             parts = [
-                self.parts[each]
-                for each in ("lora_up", "up_bias", *DIFFERENCES)
-                if each in self.parts
+                self.parts[name]
+                for name in ("lora_up", "up_bias", *DIFFERENCES)
+                if name in self.parts
             ]
         else:
             parts = list(self.parts.values())
-        return not any(bool(each.any()) for each in parts)
+        return not any(bool(part.any()) for part in parts)
 
 
 DIFFERENCES = ("diff", "diff_b")
@@ -152,9 +152,9 @@ def change_of(
     ``kernel``: size of the layer's, () for a linear layer. ``factor``: of an adapter without alpha.
     """
     rows, parts = target.rows, adapter.parts
-    if rows is not None and (made := _rows_of(adapter, file)) != target.total:
+    if rows is not None and (row_count := _rows_of(adapter, file)) != target.total:
         raise Misconfigured(
-            f"The LoRA {file} was made for a model of another size: {adapter.name} has {made} "
+            f"The LoRA {file} was made for a model of another size: {adapter.name} has {row_count} "
             f"outputs, and {target.total} are needed for {target.layer}."
         )
     if adapter.alpha is not None:
@@ -181,7 +181,9 @@ def change_of(
             )
     if whole is None and bias is None and change is not None:
         return change
-    whole, bias = (each if each is None or rows is None else each[rows] for each in (whole, bias))
+    whole, bias = (
+        tensor if tensor is None or rows is None else tensor[rows] for tensor in (whole, bias)
+    )
     return DifferenceChange(change, whole, bias)
 
 

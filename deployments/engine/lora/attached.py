@@ -65,12 +65,12 @@ class LoraLayers:
         self._restore(component)
         self._mixes.add(name)
         for layer in self._layers.values():
-            here = [each for each in parts if each.name in layer.lora_A]
+            here = [part for part in parts if part.name in layer.lora_A]
             if not here:
                 continue
             _copy(layer, here[0].name, layer, name)
-            factors = [(each.name, layer.scaling[each.name] * each.scale) for each in here]
-            if any(isinstance(layer.lora_A[each.name], AppliedChange) for each in here):
+            factors = [(part.name, layer.scaling[part.name] * part.scale) for part in here]
+            if any(isinstance(layer.lora_A[part.name], AppliedChange) for part in here):
                 layer.lora_variant[name] = ChangesInTurn(factors)
             elif len(here) > 1:
                 layer.lora_variant[name] = SumOfLoras(factors)
@@ -150,9 +150,9 @@ def _no_mirror(*_: Any) -> None:
 def _copy(source: Any, name: str, target: Any, new: str) -> None:
     """Register the same weights under another name or in another layer."""
     for kind in (*LoraLayer.adapter_layer_names, *LoraLayer.other_param_names):
-        held = getattr(source, kind)
-        if name in held:
-            getattr(target, kind)[new] = held[name]
+        entries = getattr(source, kind)
+        if name in entries:
+            getattr(target, kind)[new] = entries[name]
 
 
 def _put(component: torch.nn.Module, path: str, layer: torch.nn.Module) -> None:

@@ -91,12 +91,12 @@ class KroneckerChange:
         return have == weight.shape[0] and columns == weight[0].numel()
 
     def sizes(self) -> list[tuple[int, ...]]:
-        return [tuple(each.shape) for each in (self.left, *self.right)]
+        return [tuple(matrix.shape) for matrix in (self.left, *self.right)]
 
     def merged(self, weight: Tensor, scale: float) -> Tensor:
         right = self.right[0].float().flatten(1)
-        for each in self.right[1:]:
-            right = each.float().flatten(1) @ right
+        for matrix in self.right[1:]:
+            right = matrix.float().flatten(1) @ right
         kernel = weight.shape[2:]
         right = right.reshape(len(right), -1, *kernel)
         left = self.left.float().reshape(*self.left.shape, *(1 for _ in kernel))
@@ -127,7 +127,7 @@ class HadamardChange:
         return inner and outer
 
     def sizes(self) -> list[tuple[int, ...]]:
-        return [tuple(each.shape) for each in (self.up1, self.down1, self.up2, self.down2)]
+        return [tuple(matrix.shape) for matrix in (self.up1, self.down1, self.up2, self.down2)]
 
     def merged(self, weight: Tensor, scale: float) -> Tensor:
         one, two = self.up1.float() @ self.down1.float(), self.up2.float() @ self.down2.float()
@@ -177,16 +177,16 @@ class DifferenceChange:
     factor: float = 1.0
 
     def fits(self, weight: Tensor) -> bool:
-        parts = [each for each in (self.weight, self.bias) if each is not None]
+        parts = [part for part in (self.weight, self.bias) if part is not None]
         return (
-            all(each.ndim > 0 and len(each) == len(weight) for each in parts)
+            all(part.ndim > 0 and len(part) == len(weight) for part in parts)
             and (self.weight is None or self.weight.numel() == weight.numel())
             and (self.bias is None or self.bias.ndim == 1)
             and (self.adapter is None or self.adapter.fits(weight))
         )
 
     def sizes(self) -> list[tuple[int, ...]]:
-        parts = [each for each in (self.weight, self.bias) if each is not None]
+        parts = [part for part in (self.weight, self.bias) if part is not None]
         return [*(self.adapter.sizes() if self.adapter else ()), *(tuple(e.shape) for e in parts)]
 
     def merged(self, weight: Tensor, scale: float) -> Tensor:
@@ -235,19 +235,19 @@ class _AppliedDifference(AppliedChange):
         )
         self._bias = None if change.bias is None else upload(change.bias)
         parts = (self._change and self._change.weight, self._weight, self._bias)
-        self.weight = next(each for each in parts if each is not None)
+        self.weight = next(part for part in parts if part is not None)
 
     def added(self, layer: Any, x: Tensor, result: Tensor, factor: float) -> Tensor:
-        made = torch.zeros_like(result)
+        delta = torch.zeros_like(result)
         if self._change is not None:
-            made = made + self._change.added(layer, x, result, self._factor * factor)
+            delta = delta + self._change.added(layer, x, result, self._factor * factor)
         if self._weight is not None:
-            made = made + _with_weight(layer, x, self._weight) * factor
+            delta = delta + _with_weight(layer, x, self._weight) * factor
         if self._bias is not None:
             is_conv = isinstance(layer, Convolution)
             shape = (-1, *(1 for _ in layer.kernel_size)) if is_conv else (-1,)
-            made = made + self._bias.view(shape) * factor
-        return made.to(result.dtype)
+            delta = delta + self._bias.view(shape) * factor
+        return delta.to(result.dtype)
 
 
 def _with_weight(layer: Any, x: Tensor, weight: Tensor) -> Tensor:
@@ -266,8 +266,10 @@ class _AppliedKronecker(AppliedChange):
         super().__init__()
         first = change.right[0]
         shaped = first.reshape(len(first), -1, *kernel)
-        others = [each.reshape(*each.shape, *(1 for _ in kernel)) for each in change.right[1:]]
-        self._right = [upload(each) for each in (shaped, *others)]
+        others = [
+            matrix.reshape(*matrix.shape, *(1 for _ in kernel)) for matrix in change.right[1:]
+        ]
+        self._right = [upload(matrix) for matrix in (shaped, *others)]
         self._rows = None if change.rows is None else _part(change.rows)
         self.weight = upload(change.left)
 
@@ -276,18 +278,18 @@ class _AppliedKronecker(AppliedChange):
         b = self.weight.shape[1]
         if isinstance(layer, torch.nn.Linear):
             inner = x.unflatten(-1, (b, -1))
-            for each in self._right:
-                inner = functional.linear(inner, each)
-            made, rows = torch.matmul(self.weight, inner).flatten(-2), -1
+            for matrix in self._right:
+                inner = functional.linear(inner, matrix)
+            delta, rows = torch.matmul(self.weight, inner).flatten(-2), -1
         else:
             inner = _convolved(layer, x.reshape(len(x) * b, -1, *x.shape[2:]), self._right[0])
-            for each in self._right[1:]:
-                inner = torch.einsum("or,nr...->no...", each.flatten(1), inner)
+            for matrix in self._right[1:]:
+                inner = torch.einsum("or,nr...->no...", matrix.flatten(1), inner)
             inner = inner.unflatten(0, (len(x), b))
-            made, rows = torch.einsum("ab,nbc...->nac...", self.weight, inner).flatten(1, 2), 1
+            delta, rows = torch.einsum("ab,nbc...->nac...", self.weight, inner).flatten(1, 2), 1
         if self._rows is not None:
-            made = self._rows(made, rows)
-        return made * factor
+            delta = self._rows(delta, rows)
+        return delta * factor
 
 
 class _AppliedHadamard(AppliedChange):

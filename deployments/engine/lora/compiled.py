@@ -120,7 +120,9 @@ class CompiledLoras:
         self._rows = rows
         self._compile_later = compile_later
         calls = rehearsed_calls(component)
-        self._blocks = {path: each for path, each in component.named_modules() if each in calls}
+        self._blocks = {
+            path: module for path, module in component.named_modules() if module in calls
+        }
         self._ready: dict[tuple[frozenset[Place], int], bool] = {}  # False: being compiled
         self._requested: dict[tuple[frozenset[Place], int], int] = {}  # for so many calls of blocks
         self._attempts: dict[tuple[frozenset[Place], int], int] = {}  # that failed, or run
@@ -154,8 +156,8 @@ class CompiledLoras:
         while self._replaced:
             modules, name, own = self._replaced.pop()
             modules[name] = own
-        for each in self._padded.values():
-            each.halves = None
+        for layer in self._padded.values():
+            layer.halves = None
         run_compiled(component)
         self._mode = _OWN
 
@@ -201,11 +203,11 @@ class CompiledLoras:
             parts = [parts_of(layer, mix) for mix in here]
             if None in parts:
                 return None
-            ranks = [sum(len(part.down) for part in each or ()) for each in parts]
+            ranks = [sum(len(part.down) for part in group or ()) for group in parts]
             largest = max(largest, *ranks)
             places.add(place)
             paths.append(path)
-        bucket = next((each for each in BUCKETS if each >= largest), 0)
+        bucket = next((size for size in BUCKETS if size >= largest), 0)
         return _Needs(frozenset(places), tuple(paths), bucket) if bucket else None
 
     def _place_of(self, path: str) -> Place | None:
@@ -291,8 +293,8 @@ class CompiledLoras:
 
     def _forget(self) -> None:
         """Let go of stacks that are dropped."""
-        for each in self._padded.values():
-            each.halves = None
+        for layer in self._padded.values():
+            layer.halves = None
         self._mode = _Mode("incomplete")
 
     def _no_change(self, padded: PaddedLinear, lineup: Lineup, bucket: int, like: Tensor) -> Halves:
@@ -331,7 +333,7 @@ class CompiledLoras:
 
     def _request(self, component: torch.nn.Module, pattern: frozenset[Place], bucket: int) -> None:
         key = pattern, bucket
-        calls = sum(len(each) for each in rehearsed_calls(component).values())
+        calls = sum(len(block_calls) for block_calls in rehearsed_calls(component).values())
         if self._requested.get(key) == calls or self._attempts.get(key, 0) >= _MAX_ATTEMPTS:
             return
         self._requested[key] = calls
@@ -380,7 +382,7 @@ class CompiledLoras:
         else:
             # Replaced as a whole: the engine's thread may be iterating over them.
             self._ready = {k: ready for k, ready in self._ready.items() if ready or k != key}
-            self._requested = {k: each for k, each in self._requested.items() if k != key}
+            self._requested = {k: request for k, request in self._requested.items() if k != key}
 
     def _paths_in(self, pattern: frozenset[Place]) -> list[str]:
         return [path for path in self._layers if self._place_of(path) in pattern]
@@ -404,9 +406,9 @@ def stack_in_bucket(parts: Sequence[Sequence[LoraPart]], bucket: int, lineup: Li
 
 def _linear_layers(block: torch.nn.Module, pattern: frozenset[Place]) -> list[str]:
     """Paths of the block's linear layers that are in the pattern."""
-    found = [path for kind, path in sorted(pattern, key=str) if kind is type(block)]
+    paths = [path for kind, path in sorted(pattern, key=str) if kind is type(block)]
     layers = dict(block.named_modules())
-    return [path for path in found if isinstance(layers.get(path), torch.nn.Linear | PaddedLinear)]
+    return [path for path in paths if isinstance(layers.get(path), torch.nn.Linear | PaddedLinear)]
 
 
 def _with_padded_layers(block: Any, paths: Sequence[str]) -> Any:
@@ -434,18 +436,18 @@ def compile_copies(
     """
     with torch.no_grad(), many_codes():
         for block, calls in copies:
-            layers = [each for each in block.modules() if isinstance(each, PaddedLinear)]
+            layers = [module for module in block.modules() if isinstance(module, PaddedLinear)]
             if not layers:
                 continue
             run = compiled(block, backend)
             for call in calls:
                 for rows in sorted({1, call.mixes}):
-                    for each in layers:
-                        each.halves = _traced(each.base_layer, rows, bucket, dtype, call.device)
+                    for layer in layers:
+                        layer.halves = _traced(layer.base_layer, rows, bucket, dtype, call.device)
                     arguments, keywords = call.on_device()
                     run(*arguments, **keywords)
-            for each in layers:
-                each.halves = None
+            for layer in layers:
+                layer.halves = None
 
 
 def _traced(
@@ -456,9 +458,9 @@ def _traced(
         torch.zeros(rows, *shape, dtype=dtype, device=device)
         for shape in ((bucket, base.in_features), (bucket, base.out_features), (1, bucket))
     )
-    for each in (downs, ups, factors):
+    for tensor in (downs, ups, factors):
         if rows > 1:
-            torch._dynamo.maybe_mark_dynamic(each, 0)  # noqa: SLF001
+            torch._dynamo.maybe_mark_dynamic(tensor, 0)  # noqa: SLF001
         for dimension in (1, 2):
-            torch._dynamo.mark_static(each, dimension)  # noqa: SLF001
+            torch._dynamo.mark_static(tensor, dimension)  # noqa: SLF001
     return downs, ups, factors

@@ -50,9 +50,9 @@ class LoraFiles:
         Raises ``LoraRefused`` for a file that cannot be read or is not a safetensors file.
         """
         inspected: list[LoraFileInfo] = []
-        for number, each in enumerate(loras):
+        for number, lora in enumerate(loras):
             try:
-                inspected.append(self._inspect(each))
+                inspected.append(self._inspect(lora))
             except (Misconfigured, WeightsUnavailable) as error:
                 raise LoraRefused(error.message, number) from error
         return inspected
@@ -142,8 +142,8 @@ class _Uploads:
 
 
 def _state(file: Path) -> tuple[int, ...]:
-    found = file.stat()
-    return found.st_ino, found.st_size, found.st_mtime_ns
+    status = file.stat()
+    return status.st_ino, status.st_size, status.st_mtime_ns
 
 
 def _parameters_in(file: Path) -> int:

@@ -65,9 +65,9 @@ def read_lora(pipeline: Any, file: Path, denoiser: str = "") -> LoraContents:
     """
     if not hasattr(pipeline, "lora_state_dict"):
         raise Misconfigured(f"{type(pipeline).__name__} does not support LoRAs ({file}).")
-    given, settings = _read(file)
+    tensors, settings = _read(file)
     try:
-        return _contents(pipeline, given, settings, file, denoiser)
+        return _contents(pipeline, tensors, settings, file, denoiser)
     except UNEXPECTED as error:
         raise Misconfigured(f"The LoRA {file} has an unknown layout: {error!r}") from error
 
@@ -116,7 +116,7 @@ def _targets(
 ) -> tuple[list[tuple[Adapter, Target]], list[str]]:
     """Return the adapters with the layers that they change, those by the model's own names first,
     and the names of the layers that the model does not have. Adds to ``ignored``."""
-    found: list[tuple[Adapter, Sequence[Target]]] = []
+    matches: list[tuple[Adapter, Sequence[Target]]] = []
     missing: list[Adapter] = []
     for adapter in adapters.values():
         _drop_zeros(adapter, ignored)
@@ -124,20 +124,24 @@ def _targets(
             if adapter.tensors:
                 ignored[_NO_MATRICES] += adapter.tensors
         elif targets := names.find(adapter.name):
-            found.append((adapter, targets))
+            matches.append((adapter, targets))
         else:
             missing.append(adapter)
     if missing:
         by_diffusers = find_by_diffusers(pipeline, names, missing, file)
-        found += [(each, by_diffusers[each.name]) for each in missing if each.name in by_diffusers]
-        missing = [each for each in missing if each.name not in by_diffusers]
+        matches += [
+            (candidate, by_diffusers[candidate.name])
+            for candidate in missing
+            if candidate.name in by_diffusers
+        ]
+        missing = [candidate for candidate in missing if candidate.name not in by_diffusers]
     unknown: list[str] = []
     for adapter in missing:
         if reason := _reason_to_ignore(adapter):
             ignored[reason] += adapter.tensors
         else:
             unknown.append(adapter.name)
-    pairs, overlapping = _without_repeats(found, ignored)
+    pairs, overlapping = _without_repeats(matches, ignored)
     return pairs, unknown + overlapping
 
 
@@ -166,9 +170,9 @@ def _drop_zeros(adapter: Adapter, ignored: dict[str, list[str]]) -> None:
     for part in DIFFERENCES:
         if part in adapter.parts and not adapter.parts[part].any():
             del adapter.parts[part]
-            zeros = [each for each in adapter.tensors if part_of(each) == part]
+            zeros = [name for name in adapter.tensors if part_of(name) == part]
             ignored[_ZERO] += zeros
-            adapter.tensors = [each for each in adapter.tensors if each not in zeros]
+            adapter.tensors = [name for name in adapter.tensors if name not in zeros]
 
 
 def _reason_to_ignore(adapter: Adapter) -> str:
@@ -176,7 +180,7 @@ def _reason_to_ignore(adapter: Adapter) -> str:
     if adapter.is_zero:
         return _ZERO
     flat = adapter.name.replace(".", "_")
-    if any(each in flat for each in ("cross_attn_k_img", "cross_attn_v_img", "img_emb_proj")):
+    if any(marker in flat for marker in ("cross_attn_k_img", "cross_attn_v_img", "img_emb_proj")):
         return _NO_IMAGE
     return _NO_PROJECTION if flat.endswith("text_projection") else ""
 
@@ -273,14 +277,14 @@ def _check(name: str, change: Change, layer: Any, file: Path) -> None:
 def _read(file: Path) -> tuple[dict[str, Tensor], Mapping[str, Any]]:
     """Read the tensors of a file, and the settings that were saved with it (empty if none)."""
     try:
-        given = load_file(file)
+        tensors = load_file(file)
         with safe_open(file, framework="pt") as opened:
             settings = json.loads((opened.metadata() or {}).get(_SETTINGS, "{}"))
     except (OSError, SafetensorError, ValueError, RecursionError) as error:
         raise WeightsUnavailable(f"The LoRA {file} cannot be read: {error}") from error
     _check_settings(settings, file)
-    _check_alphas(given, file)
-    return given, settings
+    _check_alphas(tensors, file)
+    return tensors, settings
 
 
 def _check_settings(settings: Any, file: Path) -> None:
@@ -323,7 +327,7 @@ def _factor(name: str, rank: int, settings: Mapping[str, Any]) -> float:
     component, _, path = name.partition(".")
     patterns: Mapping[str, float] = settings.get(f"{component}.alpha_pattern") or {}
     usual: float = settings.get(f"{component}.lora_alpha", rank)
-    alpha = next((value for each, value in patterns.items() if _is_for(each, path)), usual)
+    alpha = next((value for pattern, value in patterns.items() if _is_for(pattern, path)), usual)
     return alpha / (math.sqrt(rank) if settings.get(f"{component}.use_rslora") else rank)
 
 

@@ -65,8 +65,8 @@ class _PerRow:
         """Apply the mix to the rows ``places`` of ``result``, whose inputs are ``x``."""
         variant = self.lora_variant.get(name)
         if isinstance(variant, ChangesInTurn):
-            made = variant.forward(self, x=x, result=result.index_select(0, places))
-            result.index_copy_(0, places, made.to(result.dtype))
+            output = variant.forward(self, x=x, result=result.index_select(0, places))
+            result.index_copy_(0, places, output.to(result.dtype))
             return
         if variant is not None:
             added = variant.added(self, x)

@@ -39,7 +39,9 @@ class LayerNames:
 
     def __init__(self, pipeline: Any) -> None:
         self._components = {
-            name: each for name, each in vars(pipeline).items() if isinstance(each, torch.nn.Module)
+            name: module
+            for name, module in vars(pipeline).items()
+            if isinstance(module, torch.nn.Module)
         }
         self._denoiser = next((each for each in DENOISERS if each in self._components), "")
         self._indexes: dict[str, Mapping[str, Sequence[Target]]] = {}
@@ -66,12 +68,16 @@ class LayerNames:
         if not self._denoiser:
             return
         yield self._denoiser, name
-        while prefix := next((each for each in _DENOISER if name.startswith(each)), ""):
+        while prefix := next(
+            (candidate for candidate in _DENOISER if name.startswith(candidate)), ""
+        ):
             name = name.removeprefix(prefix)
             yield self._denoiser, name
 
     def _encoders(self) -> list[str]:
-        return [name for name, each in self._components.items() if is_of_transformers(each)]
+        return [
+            name for name, component in self._components.items() if is_of_transformers(component)
+        ]
 
     def _index(self, component: str) -> Mapping[str, Sequence[Target]]:
         if component not in self._indexes:
@@ -235,7 +241,7 @@ _WAN = [
         for block in ("blocks", "vace_blocks")
         for number, kind in (("1", "self"), ("2", "cross"))
         for ours, theirs in (
-            *((f"attn{number}.to_{each}", f"{kind}_attn.{each}") for each in "qkv"),
+            *((f"attn{number}.to_{letter}", f"{kind}_attn.{letter}") for letter in "qkv"),
             (f"attn{number}.to_out.0", f"{kind}_attn.o"),
             (f"attn{number}.norm_q", f"{kind}_attn.norm_q"),
             (f"attn{number}.norm_k", f"{kind}_attn.norm_k"),
@@ -363,20 +369,20 @@ def _aliases(
     """Names in the original code, each with the layers that it has as one, in their order."""
     if kind.startswith("UNet2DCondition"):
         yield from _unet_aliases(module, layers)
-    fitting = [each for each in _RULES if kind.startswith(each)]
+    fitting = [rule for rule in _RULES if kind.startswith(rule)]
     for ours, theirs in _RULES[max(fitting, key=len)] if fitting else ():
         before, _, rest = ours.partition("{")
         listed, _, after = rest.partition("}")
-        parts = [f"{before}{each}{after}" for each in listed.split(",")]
-        found: defaultdict[str, dict[int, str]] = defaultdict(dict)
+        parts = [f"{before}{name}{after}" for name in listed.split(",")]
+        aliases: defaultdict[str, dict[int, str]] = defaultdict(dict)
         for number, part in enumerate(parts):
             pattern = re.compile(re.escape(part).replace(r"\#", r"(\d+)").replace(r"\*", "(.+)"))
             for path in layers:
                 if match := pattern.fullmatch(path):
                     groups = iter(match.groups())
                     alias = re.sub(r"[#*]", lambda _, left=groups: next(left), theirs)
-                    found[alias][number] = path
-        for alias, paths in found.items():
+                    aliases[alias][number] = path
+        for alias, paths in aliases.items():
             if len(paths) == len(parts):
                 yield alias, [paths[number] for number in range(len(parts))]
 

@@ -41,7 +41,7 @@ def find_by_diffusers(
     except UNEXPECTED:
         return {}
     state = renamed[0] if isinstance(renamed, tuple) else renamed
-    found: defaultdict[str, list[Target]] = defaultdict(list)
+    targets: defaultdict[str, list[Target]] = defaultdict(list)
     for layer, probe in adapters_in(state, file)[0].items():
         own = names.find(layer)
         up, down = probe.parts.get("lora_up"), probe.parts.get("lora_down")
@@ -51,8 +51,8 @@ def find_by_diffusers(
             if torch.equal(down.flatten(), columns):  # otherwise it was recomputed
                 whole = torch.equal(rows, torch.arange(total))
                 target = Target(own[0].layer, None if whole else rows, 0 if whole else total)
-                found[adapter.name].append(target)
-    return found
+                targets[adapter.name].append(target)
+    return targets
 
 
 def _probes(
@@ -68,7 +68,7 @@ def _probes(
         out, columns = size_of(adapter, file)
         check_size(adapter, max(out, columns), MAX_SIDE, file)
         begins.append((begin, adapter, out))
-        kohya = "." not in adapter.name or any("lora_down" in each for each in adapter.tensors)
+        kohya = "." not in adapter.name or any("lora_down" in name for name in adapter.tensors)
         down, up = ("lora_down", "lora_up") if kohya else ("lora_A", "lora_B")
         counted = torch.arange(columns, dtype=torch.float64)
         state[f"{adapter.name}.{down}.weight"] = counted[None]
@@ -85,6 +85,6 @@ def _origin(up: Tensor, begins: Sequence[tuple[int, Adapter, int]]) -> tuple[Ada
     numbers = up.flatten().round().long()
     first = int(numbers.min())
     begin, adapter, total = max(
-        (each for each in begins if each[0] <= first), key=lambda each: each[0]
+        (entry for entry in begins if entry[0] <= first), key=lambda each: each[0]
     )
     return adapter, numbers - begin, total

@@ -50,16 +50,16 @@ class LoraHandle:
     def descriptions(self) -> Sequence[str]:
         """Descriptions of the LoRAs, once they are ready: equal for equal contents and scales."""
         both = zip(self.held, self.scales, strict=True)
-        return [f"{each.file.digest} {scale!r}" for each, scale in both]
+        return [f"{lora.file.digest} {scale!r}" for lora, scale in both]
 
     @property
     def notes(self) -> Sequence[tuple[int, str]]:
         """What is not applied and why, each with the number of its LoRA, once they are ready."""
-        return [(number, note) for number, each in enumerate(self.held) for note in each.notes]
+        return [(number, note) for number, lora in enumerate(self.held) for note in lora.notes]
 
     def mix_in(self, module: Any) -> str:
         """Name of the mix if the LoRAs change ``module``; else ""."""
-        names = {name for each in self.held for name in each.components}
+        names = {name for lora in self.held for name in lora.components}
         shared = original_of(module)
         changed = any(getattr(self.pipeline, name) is shared for name in names)
         return self.mix if changed else ""
@@ -138,7 +138,7 @@ class LoraResidency:
         """
         if not hasattr(pipeline, "lora_state_dict"):
             raise LoraRefused(f"{type(pipeline).__name__} does not support LoRAs.")
-        handle = LoraHandle(self, pipeline, [each.scale for each in loras])
+        handle = LoraHandle(self, pipeline, [lora.scale for lora in loras])
         try:
             handle.files = self._loader.submit(self._files.inspect, loras)
         except RuntimeError as error:
@@ -153,10 +153,10 @@ class LoraResidency:
             return False
         if not handle.held and not self._try_acquire(handle):
             return False
-        if any(each.layers is not None and not each.layers.done() for each in handle.held):
+        if any(loaded.layers is not None and not loaded.layers.done() for loaded in handle.held):
             return False
-        for number, each in enumerate(handle.held):
-            self._attach(handle.pipeline, each, number)
+        for number, lora in enumerate(handle.held):
+            self._attach(handle.pipeline, lora, number)
         self._mix(handle)
         return True
 
@@ -166,10 +166,10 @@ class LoraResidency:
             self._next_to_load = None
         if handle.mix:
             self._unmix(handle)
-        for each in handle.held:
-            each.users -= 1
+        for lora in handle.held:
+            lora.users -= 1
             self._uses += 1
-            each.last_used = self._uses
+            lora.last_used = self._uses
         handle.held, handle.mix = (), ""
 
     def tidy(self) -> None:
@@ -189,41 +189,41 @@ class LoraResidency:
         """Evict the LoRAs that no generation uses, and what is kept between steps."""
         self.rows.release_memory()
         for pipeline, there in list(self._loaded.items()):
-            for each in [it for it in there.values() if not it.users and not it.is_loading]:
-                self._evict(pipeline, each)
+            for lora in [it for it in there.values() if not it.users and not it.is_loading]:
+                self._evict(pipeline, lora)
 
     def close(self) -> None:
         """Remove all LoRAs from the pipelines and stop loading."""
         self._loader.shutdown(wait=False, cancel_futures=True)
         for pipeline, loaded in list(self._loaded.items()):
-            for each in list(loaded.values()):
-                self._evict(pipeline, each)
+            for lora in list(loaded.values()):
+                self._evict(pipeline, lora)
 
     def _try_acquire(self, handle: LoraHandle) -> bool:
         """Hold all LoRAs of the handle, or none while there is no space. Loads missing ones."""
         if self._next_to_load not in (None, handle):
             # Otherwise, LoRAs that new generations keep using would never become idle.
             return False
-        files = {each.digest: each for each in handle.files.result()}
+        files = {file.digest: file for file in handle.files.result()}
         dtypes = self._dtypes_of(handle.pipeline)
-        width = max(each.itemsize for each in dtypes.values())
+        width = max(dtype.itemsize for dtype in dtypes.values())
         self._refuse_too_large(handle.files.result(), width)
         there = self._loaded.setdefault(handle.pipeline, {})
-        missing = [each for each in files.values() if each.digest not in there]
+        missing = [file for file in files.values() if file.digest not in there]
         if not self._evict_for(
-            sum(each.parameters * width for each in missing if not each.is_own),
-            keep=[there[each] for each in files if each in there],
+            sum(file.parameters * width for file in missing if not file.is_own),
+            keep=[there[digest] for digest in files if digest in there],
         ):
             self._next_to_load = handle
             return False
         self._next_to_load = None
-        for each in missing:
-            there[each.digest] = self._load(handle.pipeline, each, each.parameters * width)
+        for lora in missing:
+            there[lora.digest] = self._load(handle.pipeline, lora, lora.parameters * width)
         self._allow_stacks()
         # A generation may use the same LoRA twice: each use counts.
-        handle.held = [there[each.digest] for each in handle.files.result()]
-        for each in handle.held:
-            each.users += 1
+        handle.held = [there[file.digest] for file in handle.files.result()]
+        for lora in handle.held:
+            lora.users += 1
         return True
 
     def _refuse_too_large(self, files: Sequence[LoraFileInfo], width: int) -> None:
@@ -235,16 +235,16 @@ class LoraResidency:
             f"the limit of {self._budget / 1e6:.0f} MB on this device (adapter_bytes of the pool, "
             "lora_bytes of an engine)"
         )
-        for number, each in enumerate(files):
-            if each.is_own:
+        for number, file in enumerate(files):
+            if file.is_own:
                 continue
-            if (size := each.parameters * width) > self._budget:
+            if (size := file.parameters * width) > self._budget:
                 raise LoraRefused(
-                    f"The LoRA {each.file} needs {size / 1e6:.0f} MB, which exceeds {limit}. Use "
+                    f"The LoRA {file.file} needs {size / 1e6:.0f} MB, which exceeds {limit}. Use "
                     "one of a lower rank.",
                     number,
                 )
-        different = {each.digest: each.parameters * width for each in files if not each.is_own}
+        different = {entry.digest: entry.parameters * width for entry in files if not entry.is_own}
         if (size := sum(different.values())) > self._budget:
             raise LoraRefused(
                 f"The LoRAs need {size / 1e6:.0f} MB together, which exceeds {limit}. Use fewer."
@@ -253,10 +253,10 @@ class LoraResidency:
     def _allow_stacks(self) -> None:
         """Let kept stacks have what the LoRAs leave of the budget."""
         loaded = (
-            each.size
+            lora.size
             for there in self._loaded.values()
-            for each in there.values()
-            if not (each.file.is_own and each.users)
+            for lora in there.values()
+            if not (lora.file.is_own and lora.users)
         )
         self.rows.allow(self._budget - sum(loaded))
 
@@ -281,7 +281,9 @@ class LoraResidency:
         """Dtypes that the pipeline's components compute in."""
         if (known := self._dtypes.get(pipeline)) is None:
             modules = {k: v for k, v in vars(pipeline).items() if isinstance(v, torch.nn.Module)}
-            known = {name: getattr(each, "dtype", torch.float32) for name, each in modules.items()}
+            known = {
+                name: getattr(module, "dtype", torch.float32) for name, module in modules.items()
+            }
             self._dtypes[pipeline] = known
         return known
 
@@ -297,9 +299,9 @@ class LoraResidency:
             # The next request for it tries again; others that wait for it hold the same future.
             self._forget(pipeline, loaded)
             raise
-        for component, each in built.layers.items():
+        for component, layers in built.layers.items():
             module = getattr(pipeline, component)
-            self._lora_layers(module).attach(module, each, loaded.name)
+            self._lora_layers(module).attach(module, layers, loaded.name)
         loaded.layers = None
         loaded.components, loaded.notes = tuple(built.layers), built.notes
         log.info("Loaded the LoRA %s.", loaded.file.file)
@@ -342,17 +344,17 @@ class LoraResidency:
 
     def _evict_for(self, size: int, keep: Iterable[_Loaded]) -> bool:
         """Evict idle LoRAs, least recently used first; return whether ``size`` bytes are free."""
-        kept = {id(each) for each in keep}
+        kept = {id(lora) for lora in keep}
         residents = [
             Resident(
-                (pipeline, each),
-                each.size,
-                each.users + (each.is_loading or id(each) in kept),
-                each.last_used,
+                (pipeline, lora),
+                lora.size,
+                lora.users + (lora.is_loading or id(lora) in kept),
+                lora.last_used,
             )
             for pipeline, there in self._loaded.items()
-            for each in there.values()
-            if not (each.file.is_own and (each.users or id(each) in kept))
+            for lora in there.values()
+            if not (lora.file.is_own and (lora.users or id(lora) in kept))
         ]
         victims = choose_victims(residents, size, self._budget)
         for victim in victims or ():
@@ -384,10 +386,10 @@ def _result_of(loaded: Future[BuiltLora], number: int) -> BuiltLora:
 
 def _parts(handle: LoraHandle) -> tuple[LoraSlice, ...]:
     both = zip(handle.held, handle.scales, strict=True)
-    return tuple(LoraSlice(each.name, scale) for each, scale in both)
+    return tuple(LoraSlice(lora.name, scale) for lora, scale in both)
 
 
 def _components(handle: LoraHandle) -> list[Any]:
     """Components that the handle's LoRAs change."""
-    names = {name for each in handle.held for name in each.components}
+    names = {name for lora in handle.held for name in lora.components}
     return [getattr(handle.pipeline, name) for name in sorted(names)]

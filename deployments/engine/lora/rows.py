@@ -63,23 +63,23 @@ class Lineup:
         """Indices of the entries of each mix, in an input of ``entries``, on the device."""
         if (known := self._places.get((entries, device))) is None:
             each_has = self.check(entries)
-            found: defaultdict[str, list[int]] = defaultdict(list)
+            by_mix: defaultdict[str, list[int]] = defaultdict(list)
             for place in range(entries):
                 if mix := self.mixes[place // each_has]:
-                    found[mix].append(place)
+                    by_mix[mix].append(place)
             known = self._places[entries, device] = {
                 mix: self._rows.to_device(torch.tensor(places), device)
-                for mix, places in found.items()
+                for mix, places in by_mix.items()
             }
         return known
 
     def factors(self, of_rows: Factors, like: Tensor) -> Tensor:
         """Factors as a tensor [rows, 1, 1 or rank] with dtype and device of ``like``."""
         place = of_rows, like.dtype, like.device
-        if (made := self._factors.get(place)) is None:
-            made = torch.tensor(of_rows, dtype=like.dtype).view(len(of_rows), 1, -1)
-            made = self._factors[place] = self._rows.to_device(made, like.device)
-        return made
+        if (tensor := self._factors.get(place)) is None:
+            tensor = torch.tensor(of_rows, dtype=like.dtype).view(len(of_rows), 1, -1)
+            tensor = self._factors[place] = self._rows.to_device(tensor, like.device)
+        return tensor
 
     def stacked(self, layer: Any, stack: Callable[[Lineup], Stacks | None]) -> Stacks | None:
         """Return the weights of ``layer``: the kept ones, or from ``stack``, which may be None."""
@@ -206,7 +206,7 @@ class LoraRows:
 
     def forget(self, mix: str) -> None:
         """Drop all that is kept for ``mix``."""
-        for mixes in [each for each in self._lineups if mix in each]:
+        for mixes in [lineup for lineup in self._lineups if mix in lineup]:
             self._drop(self._lineups.pop(mixes))
 
     def release_memory(self) -> None:
@@ -234,7 +234,7 @@ class LoraRows:
 
         Drops nothing if that would not be enough.
         """
-        mine = sum(each.size for each in keep.stacks.values()) if keep else 0
+        mine = sum(stack.size for stack in keep.stacks.values()) if keep else 0
         if mine > limit:
             return False
         for lineup in self._lineups.values():
@@ -245,7 +245,7 @@ class LoraRows:
         return self._kept_bytes <= limit
 
     def _drop(self, lineup: Lineup) -> None:
-        self._kept_bytes -= sum(each.size for each in lineup.stacks.values())
+        self._kept_bytes -= sum(stack.size for stack in lineup.stacks.values())
         lineup.stacks.clear()
         for let_go in lineup.on_drop.values():
             let_go()

@@ -158,7 +158,7 @@ def _audio_stream(
 def _rate(kind: _Kind, rate: int) -> int:
     if not kind.rates or rate in kind.rates:
         return rate
-    return next((each for each in kind.rates if each > rate), kind.rates[-1])
+    return next((candidate for candidate in kind.rates if candidate > rate), kind.rates[-1])
 
 
 FORMATS = ("WAV", "FLAC", "MP3", "AAC", "Ogg", "M4A", "WebM")
@@ -229,8 +229,8 @@ def _mixed(frames: Iterator[AudioFrame], channels: int, rate: int, count: int) -
     resampler = AudioResampler("fltp", layout, rate, options=_DOWNMIX)
     parts: list[Samples] = []
     for frame in chain((first,), frames, (None,)):  # None makes it return the rest that it holds
-        for made in resampler.resample(frame):
-            parts.append(made.to_ndarray()[:, :count].astype(np.float32, copy=False))
+        for resampled in resampler.resample(frame):
+            parts.append(resampled.to_ndarray()[:, :count].astype(np.float32, copy=False))
             count -= parts[-1].shape[1]
         if count <= 0:
             break

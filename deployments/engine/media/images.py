@@ -69,7 +69,7 @@ def to_images(made: torch.Tensor | NDArray[Any] | Image.Image | Sequence[Any]) -
     if isinstance(made, Image.Image):
         return [made.convert("RGB")]
     if isinstance(made, Sequence):
-        return [image for each in made for image in to_images(each)]
+        return [image for entry in made for image in to_images(entry)]
     if isinstance(made, np.ndarray):
         import torch  # noqa: PLC0415
 

@@ -30,8 +30,8 @@ def _weight(mask: Image.Image) -> Image.Image:
     It is 0 wherever the mask is black. The edge of the image is no border of the mask. Strokes that
     are too thin for a ramp have none: what is drawn over a scratch covers it.
     """
-    given = np.asarray(mask)
-    levels = np.where(given < BLACK, np.uint8(0), given)
+    pixels = np.asarray(mask)
+    levels = np.where(pixels < BLACK, np.uint8(0), pixels)
     inner = levels
     total = levels.astype(np.uint16)
     for _ in range(FEATHER):

@@ -60,7 +60,7 @@ class ShownFrame:
         frame = self.frame
         if frame.color_trc in (ColorTrc.SMPTE2084, ColorTrc.ARIB_STD_B67):
             frame = self._to_sdr.convert(frame)
-        if any(each.is_alpha for each in frame.format.components):
+        if any(component.is_alpha for component in frame.format.components):
             image = Image.fromarray(frame.to_ndarray(format="rgba"))
             image = put_on_white(image.convert("RGB"), image.getchannel("A"))
         else:
@@ -169,7 +169,7 @@ def _graph(frame: VideoFrame) -> Graph:
 def _settings(frame: VideoFrame) -> tuple[Any, ...]:
     """What the table depends on."""
     light = ("MASTERING_DISPLAY_METADATA", "CONTENT_LIGHT_LEVEL")
-    found = (frame.side_data.get(name) for name in light)
+    side_data = (frame.side_data.get(name) for name in light)
     return (
         frame.width,
         frame.height,
@@ -178,5 +178,5 @@ def _settings(frame: VideoFrame) -> tuple[Any, ...]:
         frame.color_range,
         frame.color_primaries,
         frame.color_trc,
-        *(each and bytes(each) for each in found),
+        *(entry and bytes(entry) for entry in side_data),
     )

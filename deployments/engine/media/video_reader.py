@@ -157,11 +157,11 @@ def sampled_frames(file: BinaryIO, most: int) -> Iterator[Image.Image]:
     cannot be read."""
     with _opened(file) as container:
         count = sum(1 for packet in container.demux(video=0) if packet.size)
-    wanted = {round(place * (count - 1) / max(1, most - 1)) for place in range(most)}
+    numbers = {round(place * (count - 1) / max(1, most - 1)) for place in range(most)}
     file.seek(0)
     with _opened(file) as container:
         for number, frame in enumerate(shown_frames(container)):
-            if number in wanted:
+            if number in numbers:
                 yield frame.image()
 
 

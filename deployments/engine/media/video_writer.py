@@ -178,7 +178,7 @@ class VideoWriter:
 
     def _converted(self, frame: VideoFrame) -> VideoFrame:
         """Convert to the colour space that players assume for a video of this size."""
-        made = frame.reformat(
+        converted = frame.reformat(
             self._form.width,
             self._form.height,
             self._kind.pixels,
@@ -188,8 +188,8 @@ class VideoWriter:
             src_color_range=ColorRange.JPEG,
             dst_color_range=ColorRange.MPEG,
         )
-        made.pts, made.time_base = frame.pts, frame.time_base
-        return made
+        converted.pts, converted.time_base = frame.pts, frame.time_base
+        return converted
 
     def _mapped(self, frame: VideoFrame | None) -> list[VideoFrame]:
         """Map to a palette per frame: a common palette would need all frames before the first."""
@@ -198,14 +198,14 @@ class VideoWriter:
                 return []
             self._graph = _palettes(self._form, frame)
         self._graph.push(frame)
-        made: list[VideoFrame] = []
+        frames: list[VideoFrame] = []
         while True:
             try:
                 pulled = self._graph.pull()
             except (av.BlockingIOError, av.EOFError):
-                return made
+                return frames
             if isinstance(pulled, VideoFrame):
-                made.append(pulled)
+                frames.append(pulled)
 
     def _flush(self) -> None:
         if self._kind.palette:

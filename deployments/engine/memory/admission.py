@@ -46,9 +46,9 @@ class ForwardBytes:
         """Estimated bytes, never less than measured; None before the first measurement."""
         if not self._seen:
             return None
-        points = [(each, median_high(sizes)) for each, sizes in self._seen.items()]
+        points = [(count, median_high(sizes)) for count, sizes in self._seen.items()]
         slope = _slope(points)
-        always = max(0.0, *(size - slope * each for each, size in points))
+        always = max(0.0, *(size - slope * count for count, size in points))
         return round(always + slope * calls)
 
     def max_calls(self, free: int | None, limit: int) -> int:
@@ -135,8 +135,11 @@ def median_footprint(footprints: Iterable[Footprint]) -> Footprint | None:
     those = list(footprints)
     if not those:
         return None
-    held, passing = [each.held for each in those], [each.transient for each in those]
-    return Footprint(median_high(held), median_high(passing))
+    held_bytes, passing = (
+        [footprint.held for footprint in those],
+        [footprint.transient for footprint in those],
+    )
+    return Footprint(median_high(held_bytes), median_high(passing))
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,8 +161,8 @@ def may_begin(
     guests = list(guests)
     if free is None or expected is None or not guests:
         return True
-    known = [(each.expected, each.held) for each in guests if each.expected is not None]
-    to_come = sum(max(0, its.held - held) for its, held in known)
+    known = [(guest.expected, guest.held) for guest in guests if guest.expected is not None]
+    to_come = sum(max(0, its.held - held_bytes) for its, held_bytes in known)
     passing = max([expected.transient, *(its.transient for its, _ in known)])  # one runs at a time
     return (expected.held + to_come + passing) * MARGIN <= free
 
@@ -196,7 +199,7 @@ class Admission:
         their next calls takes.
         """
         guests = [self._guest(number, its) for number, its in going.items()]
-        if any(each.expected is None for each in guests):
+        if any(guest.expected is None for guest in guests):
             return False
         return may_begin(Footprint(size, forward), guests, self._memory.free())
 
@@ -248,15 +251,18 @@ class Admission:
 
     def _estimated(self, kind: Hashable) -> Footprint | None:
         """Footprint of a kind by those of other sizes. Each gives too much, so the least counts."""
-        found = [
+        footprints = [
             footprint.times(factor)
             for other, seen in self._seen.items()
             if (factor := growth(other, kind)) is not None
             if (footprint := median_footprint(seen)) is not None
         ]
         return (
-            Footprint(min(each.held for each in found), min(each.transient for each in found))
-            if found
+            Footprint(
+                min(sample.held for sample in footprints),
+                min(sample.transient for sample in footprints),
+            )
+            if footprints
             else None
         )
 
@@ -281,7 +287,7 @@ def memory_kind_of(
 ) -> MemoryKind:
     """Return the kind of a call of ``pipeline``, or of a ``view`` of it."""
     sizes = [(name, _size(name, value)) for name, value in sorted(arguments.items())]
-    known = tuple(each for each in sizes if each[1] is not None)
+    known = tuple(entry for entry in sizes if entry[1] is not None)
     return MemoryKind(pipeline, type(view).__name__, known, step_cache, part)
 
 
@@ -322,7 +328,7 @@ _SIDES = {"height", "width"}
 def _volume(size: Hashable) -> float:
     """Number that a size stands for; 0 if it stands for none."""
     if isinstance(size, tuple):
-        return prod(_volume(each) for each in size)
+        return prod(_volume(side) for side in size)
     if isinstance(size, bool) or not isinstance(size, int | float):
         return 0.0
     return max(0.0, float(size))
@@ -348,7 +354,7 @@ def _is_size(name: str, value: float) -> bool:
 
 def bytes_in(given: Any) -> int:
     """Bytes of all tensors in nested containers."""
-    return sum(each.numel() * each.element_size() for each in tensors_in(given))
+    return sum(tensor.numel() * tensor.element_size() for tensor in tensors_in(given))
 
 
 _LAST = 5  # most recent generations of a kind whose footprints count

@@ -38,9 +38,9 @@ def set_attention(pipeline: Any, name: str) -> None:
     Raises ``Misconfigured`` if there is no such backend, if it needs a package that is not
     installed, or if it would download code.
     """
-    known = {each.value for each in AttentionBackendName}
+    known = {backend.value for backend in AttentionBackendName}
     if name not in known or name.endswith("_hub"):
-        usable = sorted(each for each in known if not each.endswith("_hub"))
+        usable = sorted(value for value in known if not value.endswith("_hub"))
         reason = "downloads code when it is first used" if name in known else "is unknown"
         raise Misconfigured(
             f"The attention `{name}` of a recipe {reason}. Use one of {', '.join(usable)}, or "

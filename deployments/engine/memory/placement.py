@@ -145,7 +145,7 @@ def store_in_float8(pipeline: Any) -> None:
     Call it once, after loading and before the pipeline is used.
     """
     modules = {
-        name: each for name, each in vars(pipeline).items() if isinstance(each, torch.nn.Module)
+        name: value for name, value in vars(pipeline).items() if isinstance(value, torch.nn.Module)
     }
     sizes = {name: _parameters(module) for name, module in modules.items()}
     for name, module in modules.items():
@@ -173,7 +173,7 @@ def _store(module: Any) -> None:
 
 
 def _parameters(module: torch.nn.Module) -> int:
-    return sum(each.numel() for each in module.parameters())
+    return sum(parameter.numel() for parameter in module.parameters())
 
 
 BLOCKS_AT_ONCE = 2  # the running block, and the next one being copied
@@ -204,14 +204,16 @@ class Placement:
         compiler's thread would need them too; nor denoisers of several devices, which have to run
         the same code.
         """
-        divided = any(vars(each).get(DIVIDES_ROWS) for each in with_repeated_blocks(self.pipeline))
+        divided = any(
+            vars(block).get(DIVIDES_ROWS) for block in with_repeated_blocks(self.pipeline)
+        )
         return self.compiles and not (self.records or self.waiting or self.streamed or divided)
 
     @property
     def device_bytes(self) -> int:
         """Maximum bytes of weights on the device."""
-        passing = [bytes_of([each]) for each in self.waiting]
-        streams = (_stream_bytes(each) for each in self.streamed)
+        passing = [bytes_of([module]) for module in self.waiting]
+        streams = (_stream_bytes(module) for module in self.streamed)
         return bytes_of(self.resident) + max(passing, default=0) + sum(streams)
 
     @property
@@ -258,8 +260,8 @@ class Placement:
         discrete = accelerator.capabilities.discrete
         resident = Home.DEVICE if discrete else Home.HOST
         other = Home.LOCKED if discrete else Home.HOST
-        homes = [(each, resident) for each in self.resident]
-        homes += [(each, other) for each in (*self.waiting, *self.streamed)]
+        homes = [(module, resident) for module in self.resident]
+        homes += [(module, other) for module in (*self.waiting, *self.streamed)]
         reader.read(homes, on_bytes)
 
     def _stream_blocks(self, accelerator: Accelerator) -> None:
@@ -312,12 +314,12 @@ def bytes_of(modules: Iterable[torch.nn.Module]) -> int:
 
 def _locked_bytes(modules: Iterable[torch.nn.Module], accelerator: Accelerator) -> int:
     """Bytes of weights that are in page-locked memory already: they were read there beforehand."""
-    there = {id(each): each for module in modules for each in _tensors(module)}
+    there = {id(tensor): tensor for module in modules for tensor in _tensors(module)}
     return sum(
-        each.nbytes
-        for each in there.values()
-        if not isinstance(each, UnreadWeight)
-        and accelerator.is_page_locked(each.untyped_storage().data_ptr())
+        tensor.nbytes
+        for tensor in there.values()
+        if not isinstance(tensor, UnreadWeight)
+        and accelerator.is_page_locked(tensor.untyped_storage().data_ptr())
     )
 
 
@@ -335,7 +337,7 @@ def placed_by(
     if recipe is not None and recipe.precision in QUANTIZATIONS:
         quantize(pipeline, recipe.precision, quantized)
     components = {
-        name: each for name, each in vars(pipeline).items() if isinstance(each, torch.nn.Module)
+        name: value for name, value in vars(pipeline).items() if isinstance(value, torch.nn.Module)
     }
     if recipe is None or recipe.offload == "none":
         return Placement(
@@ -353,12 +355,12 @@ def placed_by(
             f"The recipe for {recipe.memory_gb:g} GB keeps {', '.join(unknown)} on the device, "
             f"but {type(pipeline).__name__} has only: {', '.join(sorted(components))}."
         )
-    cold = {name: each for name, each in components.items() if name not in recipe.hot}
+    cold = {name: component for name, component in components.items() if name not in recipe.hot}
     streamed = set(cold).intersection(DENOISERS) if recipe.offload == "blocks" else set[str]()
     return Placement(
         pipeline,
         resident=tuple(components[name] for name in recipe.hot),
-        waiting=tuple(each for name, each in cold.items() if name not in streamed),
+        waiting=tuple(component for name, component in cold.items() if name not in streamed),
         streamed=tuple(cold[name] for name in sorted(streamed)),
         compiled=recipe.compile,
         compiles_decoder=recipe.compile_decoder,
@@ -369,7 +371,7 @@ def placed_by(
 def _stream_bytes(module: torch.nn.Module) -> int:
     """Bytes on the device of a streamed module: the blocks being copied or run, and the rest."""
     blocks = [*_blocks(module)]
-    largest = max((bytes_of([each]) for each in blocks), default=0)
+    largest = max((bytes_of([block]) for block in blocks), default=0)
     rest = bytes_of([module]) - bytes_of(blocks)
     return rest + min(BLOCKS_AT_ONCE * largest, bytes_of(blocks))
 

@@ -175,8 +175,8 @@ class Reservations:
         A request waits that is not spare, or weights are being loaded into a reservation that is
         not shared.
         """
-        return any(not each.spare for each in [*self._waiting]) or any(
-            not each.shared for each in [*self._taken]
+        return any(not request.spare for request in [*self._waiting]) or any(
+            not reservation.shared for reservation in [*self._taken]
         )
 
     def grant(self, fits: Callable[[int], bool], *, none_runs: bool) -> None:

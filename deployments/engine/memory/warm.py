@@ -30,15 +30,15 @@ class WeightPlaces:
         self._places = [
             (tensors, name)
             for module in modules
-            for each in module.modules()
-            for tensors in (each._parameters, each._buffers)  # noqa: SLF001
+            for submodule in module.modules()
+            for tensors in (submodule._parameters, submodule._buffers)  # noqa: SLF001
             for name in tensors
         ]
 
     def on(self, device: str) -> Sequence[Tensor]:
         """Return the tensors that are there now, without repetitions."""
         kind = torch.device(device).type
-        there = {id(each): each for each in self._tensors() if each.device.type == kind}
+        there = {id(tensor): tensor for tensor in self._tensors() if tensor.device.type == kind}
         return [*there.values()]
 
     def _tensors(self) -> Iterator[Tensor]:
@@ -120,7 +120,7 @@ class WarmTier:
     @property
     def bytes(self) -> int:
         """Bytes of host memory that warm weights take."""
-        return sum(each.host_bytes for each in self._held.values())
+        return sum(weights.host_bytes for weights in self._held.values())
 
     @property
     def keeps_any(self) -> bool:
@@ -143,9 +143,9 @@ class WarmTier:
             return False
         vacate_slots([pipeline])
         groups = _by_memory(places.on(self._accelerator.device))
-        copied = sum(padded(len(each)) for each, _ in groups)
-        held = _by_memory(WeightPlaces(placement.waiting).on("cpu"))
-        needed = copied + sum(len(each) for each, _ in held)
+        copied = sum(padded(len(whole)) for whole, _ in groups)
+        host_groups = _by_memory(WeightPlaces(placement.waiting).on("cpu"))
+        needed = copied + sum(len(whole) for whole, _ in host_groups)
         if not self._make_room(needed, copied, kept=name in self.kept):
             return False
         try:
@@ -167,7 +167,7 @@ class WarmTier:
         if not self._share or not self._make_room(needed, padded(needed), kept=False):
             return False
         try:
-            reader.read([(each, Home.LOCKED) for each in modules], on_bytes)
+            reader.read([(module, Home.LOCKED) for module in modules], on_bytes)
             pin(modules, self._accelerator)  # those that were not left unread
         except MemoryError:
             log.info("%s is not read to host memory: it cannot be page-locked.", name)
@@ -214,7 +214,7 @@ class WarmTier:
 
     def _droppable(self, *, kept: bool) -> Sequence[str]:
         """Names that may be dropped, the first ones first. ``kept``: also kept ones, last."""
-        names = [name for name, each in self._held.items() if not each.restoring]
+        names = [name for name, weights in self._held.items() if not weights.restoring]
         others = [name for name in names if name not in self.kept]
         return [*others, *(name for name in names if name in self.kept)] if kept else others
 
@@ -246,7 +246,7 @@ class WarmTier:
                 for whole, tensors in groups:
                     host = buffer.bytes(offset, padded(len(whole)))
                     offset += len(host)
-                    offsets = [(each, int(each.storage_offset())) for each in tensors]
+                    offsets = [(tensor, int(tensor.storage_offset())) for tensor in tensors]
                     slabs.append(_Slab(host, offsets))
                     self._accelerator.copy(whole, host[: len(whole)])
         finally:
@@ -258,11 +258,11 @@ class WarmTier:
 
 def _by_memory(tensors: Iterable[Tensor]) -> Sequence[tuple[Tensor, Sequence[Tensor]]]:
     """Memory that tensors share, as uint8, with those tensors."""
-    found = dict[int, tuple[Tensor, list[Tensor]]]()
+    by_address = dict[int, tuple[Tensor, list[Tensor]]]()
     for tensor in tensors:
         storage = tensor.untyped_storage()
-        if storage.data_ptr() not in found:
+        if storage.data_ptr() not in by_address:
             whole = torch.empty(0, dtype=torch.uint8, device=tensor.device).set_(storage)
-            found[storage.data_ptr()] = whole, []
-        found[storage.data_ptr()][1].append(tensor)
-    return [*found.values()]
+            by_address[storage.data_ptr()] = whole, []
+        by_address[storage.data_ptr()][1].append(tensor)
+    return [*by_address.values()]

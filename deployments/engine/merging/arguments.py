@@ -75,11 +75,11 @@ def tensors_in(value: Any) -> Iterator[Any]:
     if isinstance(value, torch.Tensor):
         yield value
     elif isinstance(value, Mapping):
-        for each in value.values():
-            yield from tensors_in(each)
+        for item in value.values():
+            yield from tensors_in(item)
     elif isinstance(value, list | tuple):
-        for each in value:
-            yield from tensors_in(each)
+        for item in value:
+            yield from tensors_in(item)
 
 
 def mapped(change: Callable[[torch.Tensor], Any], value: Any) -> Any:
@@ -87,9 +87,9 @@ def mapped(change: Callable[[torch.Tensor], Any], value: Any) -> Any:
     if isinstance(value, torch.Tensor):
         return change(value)
     if isinstance(value, Mapping):
-        return {key: mapped(change, each) for key, each in value.items()}
+        return {key: mapped(change, item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return type(value)(mapped(change, each) for each in value)
+        return type(value)(mapped(change, item) for item in value)
     return value
 
 
@@ -134,7 +134,7 @@ def version_of(tensor: torch.Tensor) -> int | None:
 
 def versions_in(value: Any) -> list[int | None]:
     """Counters of writes to the tensors of nested containers; they change with any write."""
-    return [version_of(each) for each in tensors_in(value)]
+    return [version_of(tensor) for tensor in tensors_in(value)]
 
 
 def digest_of(tensor: torch.Tensor) -> bytes:
@@ -174,16 +174,16 @@ def rebuilt(change: Callable[[torch.Tensor], Any], output: Any) -> Any:
     if isinstance(output, torch.Tensor):
         return change(output)
     if dataclasses.is_dataclass(output):
-        fields = {each.name: getattr(output, each.name) for each in dataclasses.fields(output)}
-        return type(output)(**{name: rebuilt(change, each) for name, each in fields.items()})
+        fields = {field.name: getattr(output, field.name) for field in dataclasses.fields(output)}
+        return type(output)(**{name: rebuilt(change, field) for name, field in fields.items()})
     if isinstance(output, Mapping):
-        return type(output)({key: rebuilt(change, each) for key, each in output.items()})  # pyright: ignore[reportCallIssue]
+        return type(output)({key: rebuilt(change, item) for key, item in output.items()})  # pyright: ignore[reportCallIssue]
     if isinstance(output, list | tuple):
-        return type(output)(rebuilt(change, each) for each in output)
+        return type(output)(rebuilt(change, item) for item in output)
     if output is None or isinstance(output, bool | int | float | str):
         return output
-    if (held := held_in(output)) is not None:
-        return refilled(output, rebuilt(change, held))
+    if (content := held_in(output)) is not None:
+        return refilled(output, rebuilt(change, content))
     raise CannotCopy(type(output).__name__)
 
 
@@ -221,9 +221,9 @@ def _parts(box: Any) -> list[Any] | None:
 def _tensors(part: Any) -> dict[str, torch.Tensor]:
     """Tensors without single numbers, which belong to all rows."""
     return {
-        name: each
-        for name, each in vars(part).items()
-        if isinstance(each, torch.Tensor) and each.ndim
+        name: value
+        for name, value in vars(part).items()
+        if isinstance(value, torch.Tensor) and value.ndim
     }
 
 

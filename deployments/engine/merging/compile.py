@@ -61,8 +61,8 @@ def compile_regions(pipeline: Any, backend: str = "inductor") -> None:
         )
     for module in denoisers:
         module.compile_repeated_blocks(dynamic=True, backend=backend)
-        blocks = [(each, each._compiled_call_impl) for each in module.modules()]
-        module.compiled_regions = [each for each in blocks if each[1] is not None]
+        blocks = [(submodule, submodule._compiled_call_impl) for submodule in module.modules()]
+        module.compiled_regions = [region for region in blocks if region[1] is not None]
         module.compiler_backend = backend
 
 
@@ -146,8 +146,8 @@ class RehearsedCall:
     @property
     def working_bytes(self) -> int:
         """Estimated bytes that the block takes to compute the call, beside its weights."""
-        given = tensors_in([self.arguments, self.keywords])
-        return WORKING_SET * sum(each.nbytes for each in given)
+        tensors = tensors_in([self.arguments, self.keywords])
+        return WORKING_SET * sum(tensor.nbytes for tensor in tensors)
 
     def on_device(
         self, values: Callable[[torch.Tensor], torch.Tensor] = lambda zeros: zeros
@@ -167,10 +167,10 @@ def distinct(
 
     What is compiled on another thread keeps these alone, so an evicted model leaves the device.
     """
-    found = dict[Hashable, torch.nn.Module]()
+    blocks = dict[Hashable, torch.nn.Module]()
     for block, its in calls.items():
-        found.setdefault((_build_of(block), tuple(each.kind for each in its)), block)
-    return {block: calls[block] for block in found.values()}
+        blocks.setdefault((_build_of(block), tuple(call.kind for call in its)), block)
+    return {block: calls[block] for block in blocks.values()}
 
 
 def _build_of(block: torch.nn.Module) -> Hashable:
@@ -180,10 +180,14 @@ def _build_of(block: torch.nn.Module) -> Hashable:
             path,
             type(module),
             *(
-                (name, each.shape, each.dtype)
-                for name, each in module.named_parameters(recurse=False)
+                (name, parameter.shape, parameter.dtype)
+                for name, parameter in module.named_parameters(recurse=False)
             ),
-            *((name, each) for name, each in vars(module).items() if isinstance(each, _SETTINGS)),
+            *(
+                (name, value)
+                for name, value in vars(module).items()
+                if isinstance(value, _SETTINGS)
+            ),
         )
         for path, module in block.named_modules()
     )
@@ -197,9 +201,9 @@ def kind_of(value: Any) -> Hashable:
     if isinstance(value, torch.Tensor):
         return value.dtype, value.device, tuple(size == 1 for size in value.shape)
     if isinstance(value, Mapping):
-        return tuple((name, kind_of(each)) for name, each in value.items())
+        return tuple((name, kind_of(item)) for name, item in value.items())
     if isinstance(value, list | tuple):
-        return type(value), tuple(kind_of(each) for each in value)
+        return type(value), tuple(kind_of(item) for item in value)
     return value if value is None or isinstance(value, bool | str) else type(value)
 
 
@@ -207,14 +211,14 @@ def without_values(
     arguments: Sequence[Any], keywords: Mapping[str, Any], mixes: int
 ) -> RehearsedCall | None:
     """Return a block's call without values; None for one without tensors."""
-    found = next(tensors_in([arguments, keywords]), None)
-    if found is None:
+    tensor = next(tensors_in([arguments, keywords]), None)
+    if tensor is None:
         return None
 
     def meta(each: torch.Tensor) -> torch.Tensor:
         return torch.empty_like(each, device="meta")
 
-    return RehearsedCall(mapped(meta, arguments), mapped(meta, keywords), found.device, mixes)
+    return RehearsedCall(mapped(meta, arguments), mapped(meta, keywords), tensor.device, mixes)
 
 
 class OwnForward(Exception):
@@ -331,9 +335,9 @@ def _decoded_alone_and_merged(vae: Any) -> Generator[None]:
     """Compile the decoder, if it is to be, by the latents that it gets in the ``with`` block: for
     one row and for several."""
     regions = () if vae is None else regions_of(vae)
-    given = list[torch.Tensor]()
+    inputs = list[torch.Tensor]()
     hooks = [
-        decoder.register_forward_pre_hook(lambda _, latents: given.append(latents[0]))
+        decoder.register_forward_pre_hook(lambda _, latents: inputs.append(latents[0]))
         for decoder, _ in regions
     ]
     for decoder, _ in regions:
@@ -346,11 +350,11 @@ def _decoded_alone_and_merged(vae: Any) -> Generator[None]:
     if not regions:
         return
     run_compiled(vae)
-    if not given:
+    if not inputs:
         raise RuntimeError("The rehearsal decoded nothing.")
     with torch.no_grad(), many_codes():
         for (decoder, _), rows in product(regions, (1, 2)):
-            decoder(torch.cat([given[0][:1]] * rows))
+            decoder(torch.cat([inputs[0][:1]] * rows))
 
 
 class _Recorder:
@@ -391,8 +395,8 @@ class _Recorder:
 
 def _rehearse(pipeline: Any, arguments: Mapping[str, Any], declarations: ModelTraits) -> None:
     denoisers = with_repeated_blocks(pipeline)
-    for each in denoisers:
-        each.rehearsed_calls = {}
+    for denoiser in denoisers:
+        denoiser.rehearsed_calls = {}
     recorder = _Recorder(denoisers)
     first: dict[torch.nn.Module, ComponentCall] = {}
     given_to = {name: value for name, value in arguments.items() if name != "view"}

@@ -256,7 +256,7 @@ def _use(module: Any, calls: _Calls) -> None:
         # In place: copies of the module with another configuration share the list.
         regions = vars(module)["compiled_regions"]
         regions[:] = [(block, run_only(block)) for block, _ in regions]
-        if not any(_is_wrapped(each) for block, _ in regions for each in block.modules()):
+        if not any(_is_wrapped(part) for block, _ in regions for part in block.modules()):
             run_compiled(module)
 
 
@@ -299,7 +299,7 @@ class _LateDecoder(_LateCode):
                 RehearsedCall([torch.cat([some] * rows)], {}, latents.device, 1) for rows in (1, 2)
             ]
             size = len(calls) * _DECODER_WORKING_SET * (decoded.nbytes // len(decoded))
-            self.request([(self._decoder, each) for each in calls], size, self._done)
+            self.request([(self._decoder, call) for call in calls], size, self._done)
         return decoded
 
     def _done(self, error: Exception | None) -> None:
@@ -333,9 +333,9 @@ def _compile_and_compare(run: Callable[..., Any], block: Any, call: RehearsedCal
         return call.on_device(partial(_random, generator))
 
     arguments, keywords = values()  # twice, as a block may write into them
-    made = run(*arguments, **keywords)
+    output = run(*arguments, **keywords)
     arguments, keywords = values()
-    if not agree_within_rounding(made, block._call_impl(*arguments, **keywords), block):
+    if not agree_within_rounding(output, block._call_impl(*arguments, **keywords), block):
         raise DifferentResult(
             f"Compiled code of {type(block).__name__} computes something else than the block."
         )
@@ -360,7 +360,7 @@ def _copy_of(module: Any) -> Any:
         module = module.base_layer
     children = module._modules.items()
     copy = copy_with(
-        module, {name: None if each is None else _copy_of(each) for name, each in children}
+        module, {name: None if child is None else _copy_of(child) for name, child in children}
     )
     copy._compiled_call_impl = None
     return copy

@@ -28,16 +28,16 @@ class RowPart:
 
 def parts_of(plan: MergePlan, parts: int) -> Sequence[RowPart]:
     """Divide a call into ``parts`` of consecutive rows, the first ones the largest."""
-    count, found, start = plan.rows.count, list[RowPart](), 0
+    count, row_parts, start = plan.rows.count, list[RowPart](), 0
     for number in range(parts):
         rows = slice(start, start + count // parts + (number < count % parts))
         named = {
             name: _cut(role, plan.arguments.named[name], rows, count)
             for name, role in plan.roles.items()
         }
-        found.append(RowPart(plan.arguments.with_values(named), rows))
+        row_parts.append(RowPart(plan.arguments.with_values(named), rows))
         start = rows.stop
-    return found
+    return row_parts
 
 
 def _cut(roles: Roles, value: Any, rows: slice, count: int) -> Any:
@@ -61,29 +61,30 @@ def joined(outputs: Sequence[Any], counts: Sequence[int], *, listed: bool) -> An
     if they do not have one entry, or a fixed number, per row.
     """
     first = outputs[0]
-    if any(type(each) is not type(first) for each in outputs):
+    if any(type(output) is not type(first) for output in outputs):
         raise CannotSplit("the outputs of parts differ in their classes")
     if isinstance(first, torch.Tensor):
         return _joined_tensors(outputs, counts)
     if dataclasses.is_dataclass(first):
-        names = [each.name for each in dataclasses.fields(first)]
-        named = {name: [getattr(each, name) for each in outputs] for name in names}
+        names = [field.name for field in dataclasses.fields(first)]
+        named = {name: [getattr(output, name) for output in outputs] for name in names}
         return type(first)(**{k: joined(v, counts, listed=listed) for k, v in named.items()})
     if isinstance(first, Mapping):
-        return {k: joined([each[k] for each in outputs], counts, listed=listed) for k in first}
+        return {k: joined([output[k] for output in outputs], counts, listed=listed) for k in first}
     if isinstance(first, list | tuple):
-        if listed and [len(each) for each in outputs] == list(counts):
-            return type(first)(row for each in outputs for row in each)
+        if listed and [len(output) for output in outputs] == list(counts):
+            return type(first)(row for output in outputs for row in output)
         zipped = zip(*outputs, strict=True)
-        return type(first)(joined(each, counts, listed=listed) for each in zipped)
-    if first is None or (isinstance(first, _PLAIN) and all(each == first for each in outputs)):
+        return type(first)(joined(group, counts, listed=listed) for group in zipped)
+    if first is None or (isinstance(first, _PLAIN) and all(output == first for output in outputs)):
         return first
     raise CannotSplit(f"the output holds a {type(first).__name__}")
 
 
 def _joined_tensors(outputs: Sequence[torch.Tensor], counts: Sequence[int]) -> torch.Tensor:
     folds = {
-        len(each) / rows if each.ndim else 0.0 for each, rows in zip(outputs, counts, strict=True)
+        len(output) / rows if output.ndim else 0.0
+        for output, rows in zip(outputs, counts, strict=True)
     }
     if len(folds) != 1 or not folds.pop().is_integer():
         raise CannotSplit(f"an output has the shape {tuple(outputs[0].shape)}")
@@ -96,15 +97,15 @@ def rows_of(output: Any, rows: slice, count: int, *, listed: bool) -> Any:
         fold = len(output) // count
         return output[rows.start * fold : rows.stop * fold]
     if dataclasses.is_dataclass(output):
-        names = [each.name for each in dataclasses.fields(output)]
+        names = [field.name for field in dataclasses.fields(output)]
         named = {name: getattr(output, name) for name in names}
         return type(output)(**rows_of(named, rows, count, listed=listed))
     if isinstance(output, Mapping):
-        return {k: rows_of(each, rows, count, listed=listed) for k, each in output.items()}
+        return {k: rows_of(item, rows, count, listed=listed) for k, item in output.items()}
     if isinstance(output, list | tuple):
         if listed and len(output) == count:
             return type(output)(output[rows])
-        return type(output)(rows_of(each, rows, count, listed=listed) for each in output)
+        return type(output)(rows_of(item, rows, count, listed=listed) for item in output)
     return output
 
 

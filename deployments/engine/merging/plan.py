@@ -92,7 +92,7 @@ class RoleFinder:
         if isinstance(value, torch.Tensor):
             return self._of_tensor(name, value)
         if isinstance(value, Mapping):
-            return self._of_many(dict, [(key, str(key), each) for key, each in value.items()])
+            return self._of_many(dict, [(key, str(key), item) for key, item in value.items()])
         if isinstance(value, list | tuple):
             return self._of_sequence(name, value)
         if _is_number(value) and name in NUMBERS:
@@ -105,7 +105,9 @@ class RoleFinder:
         count = self.rows.count
         if self.rows.listed and len(value) == count and _are_tensors(value):
             ragged = name in self.declared.ragged
-            shapes = tuple((tuple(each.shape[ragged:]), each.dtype, each.device) for each in value)
+            shapes = tuple(
+                (tuple(tensor.shape[ragged:]), tensor.dtype, tensor.device) for tensor in value
+            )
             return Leaf(Role.LISTED), (("listed", shapes), None)
         if name in self.declared.repeated and len(value) == count:
             _, (kinds, contents) = self._of_many(type(value), _numbered(name, value))
@@ -165,7 +167,7 @@ def _are_tensors(value: Any) -> bool:
     return (
         isinstance(value, list | tuple)
         and len(value) > 0
-        and all(isinstance(each, torch.Tensor) for each in value)
+        and all(isinstance(item, torch.Tensor) for item in value)
     )
 
 

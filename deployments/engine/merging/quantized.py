@@ -189,7 +189,7 @@ def quantize(pipeline: Any, precision: str, files: FileCache | None = None) -> N
 
 def _quantize(denoiser: Any, quantization: Quantization, files: FileCache | None) -> None:
     layers = list(_large_layers(denoiser))
-    paths = {id(each): path for path, each in denoiser.named_modules()}
+    paths = {id(module): path for path, module in denoiser.named_modules()}
     weights: dict[str, Tensor] = {paths[id(layer)]: layer.weight for _, _, layer in layers}
     name = None if files is None else file_name(weights, quantization.kept)
     known = None
@@ -222,7 +222,9 @@ def _large_layers(denoiser: Any) -> Iterator[tuple[torch.nn.Module, str, torch.n
 
 def _is_delicate(path: str) -> bool:
     # The pattern's anchored names are those of whole models, not of blocks.
-    return any(re.search(each, path) for each in DEFAULT_SKIP_MODULES_PATTERN if each[0] != "^")
+    return any(
+        re.search(pattern, path) for pattern in DEFAULT_SKIP_MODULES_PATTERN if pattern[0] != "^"
+    )
 
 
 _PLAIN = (torch.Tensor, torch.nn.Parameter, torch.nn.Buffer)
@@ -236,6 +238,9 @@ def rounds_inputs(module: Any) -> bool:
     """
     if not isinstance(module, torch.nn.Module):
         return False
-    if any(isinstance(each, QuantizedLinear) and each.rounds_inputs for each in module.modules()):
+    if any(
+        isinstance(submodule, QuantizedLinear) and submodule.rounds_inputs
+        for submodule in module.modules()
+    ):
         return True
-    return any(type(each) not in _PLAIN for each in (*module.parameters(), *module.buffers()))
+    return any(type(tensor) not in _PLAIN for tensor in (*module.parameters(), *module.buffers()))

@@ -63,7 +63,7 @@ def file_name(weights: Mapping[str, Tensor], stored: torch.dtype) -> str | None:
         place, path = weight.stored, weight.stored.file.path
         if path not in digests:
             digests[path] = _digest_of(path)
-        casts = [str(each) for each in weight.casts]
+        casts = [str(cast) for cast in weight.casts]
         sources.append(
             (layer, digests[path], place.begin, str(place.dtype), list(place.shape), casts)
         )
@@ -82,15 +82,20 @@ def read_later(
     if path is None:
         return None
     try:
-        found = WeightFile(path).header().tensors
+        tensors = WeightFile(path).header().tensors
     except (WeightsUnavailable, UnknownDtype) as error:
         log.warning("%s is damaged and computed again: %s", path, error)
-        found = {}
-    if {key: (each.dtype, each.shape) for key, each in found.items()} != _facts(weights, stored):
+        tensors = {}
+    if {key: (tensor.dtype, tensor.shape) for key, tensor in tensors.items()} != _facts(
+        weights, stored
+    ):
         files.discard(name)
         return None
     return {
-        layer: (UnreadWeight(found[f"{layer}.{WEIGHT}"]), UnreadWeight(found[f"{layer}.{SCALE}"]))
+        layer: (
+            UnreadWeight(tensors[f"{layer}.{WEIGHT}"]),
+            UnreadWeight(tensors[f"{layer}.{SCALE}"]),
+        )
         for layer in weights
     }
 
@@ -100,20 +105,22 @@ def _facts(
 ) -> Mapping[str, tuple[torch.dtype, tuple[int, ...]]]:
     """Type and shape of each tensor of the file."""
     of_weights = {
-        f"{layer}.{WEIGHT}": (stored, tuple(each.shape)) for layer, each in weights.items()
+        f"{layer}.{WEIGHT}": (stored, tuple(weight.shape)) for layer, weight in weights.items()
     }
-    scales = {f"{layer}.{SCALE}": (torch.float32, (len(each),)) for layer, each in weights.items()}
+    scales = {
+        f"{layer}.{SCALE}": (torch.float32, (len(weight),)) for layer, weight in weights.items()
+    }
     return {**of_weights, **scales}
 
 
 def keep(files: FileCache, name: str, values: Mapping[str, Values]) -> None:
     """Write the values of each layer to a file, if there is room."""
     tensors = {
-        f"{layer}.{part}": each.contiguous()
+        f"{layer}.{part}": tensor.contiguous()
         for layer, pair in values.items()
-        for part, each in zip((WEIGHT, SCALE), pair, strict=True)
+        for part, tensor in zip((WEIGHT, SCALE), pair, strict=True)
     }
-    size = sum(each.nbytes for each in tensors.values())
+    size = sum(tensor.nbytes for tensor in tensors.values())
     files.write(name, size, lambda path: save_file(tensors, path))
 
 

@@ -26,17 +26,17 @@ def stack(plans: Sequence[MergePlan]) -> CallArguments:
     """Stack the arguments of all plans for one call; the plans differ only in values."""
     first = plans[0]
     rows, device = first.rows.count, first.device
-    given = [plan.arguments.named for plan in plans]
+    all_values = [plan.arguments.named for plan in plans]
     named = {
-        name: stack_values(first.roles[name], [each[name] for each in given], rows, device)
+        name: stack_values(first.roles[name], [values[name] for values in all_values], rows, device)
         for name in first.roles
         if name != first.declared.mask
     }
     if first.declared.mask:
         padded, dimension = next(iter(first.declared.pad.items()))
-        lengths = [each[padded].shape[dimension] for each in given]
+        lengths = [values[padded].shape[dimension] for values in all_values]
         named[first.declared.mask] = masks(
-            [each.get(first.declared.mask) for each in given], lengths, rows, device
+            [values.get(first.declared.mask) for values in all_values], lengths, rows, device
         )
     return first.arguments.with_values(named)
 
@@ -66,9 +66,9 @@ def _tensors(
     """Transform each value as its role requires."""
     match leaf.role:
         case Role.ONE:
-            return [each.expand(rows, *each.shape[1:]) for each in values]
+            return [value.expand(rows, *value.shape[1:]) for value in values]
         case Role.NUMBER:
-            return [_vector(each, rows, device) for each in values]
+            return [_vector(value, rows, device) for value in values]
         case Role.PADDED:
             return _to_one_length(values, leaf.dimension)
         case _:
@@ -80,14 +80,14 @@ def masks(values: Sequence[Any], lengths: Sequence[int], rows: int, device: torc
 
     None when there is no mask and none is needed.
     """
-    if all(each is None for each in values) and len(set(lengths)) == 1:
+    if all(mask is None for mask in values) and len(set(lengths)) == 1:
         return None
-    given = next((each.dtype for each in values if each is not None), torch.bool)
-    made = [
-        torch.ones(rows, length, dtype=given, device=device) if value is None else value
+    dtype = next((mask.dtype for mask in values if mask is not None), torch.bool)
+    filled_masks = [
+        torch.ones(rows, length, dtype=dtype, device=device) if value is None else value
         for value, length in zip(values, lengths, strict=True)
     ]
-    return _interleave(_to_one_length(made, 1), rows)
+    return _interleave(_to_one_length(filled_masks, 1), rows)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -122,22 +122,24 @@ class Splitter:
         if isinstance(output, torch.Tensor):
             return self._parts(output)
         if dataclasses.is_dataclass(output):
-            named = {each.name: getattr(output, each.name) for each in dataclasses.fields(output)}
-            return [type(output)(**each) for each in self._by_name(named)]
+            named = {
+                field.name: getattr(output, field.name) for field in dataclasses.fields(output)
+            }
+            return [type(output)(**fields) for fields in self._by_name(named)]
         if isinstance(output, Mapping):
-            return [type(output)(each) for each in self._by_name(output)]  # pyright: ignore[reportCallIssue]
+            return [type(output)(fields) for fields in self._by_name(output)]  # pyright: ignore[reportCallIssue]
         if isinstance(output, list | tuple):
             return self._sequence(output)
         if output is None or isinstance(output, bool | int | float | str):
             return [output] * self.generations
-        if (held := held_in(output)) is not None:
-            return [refilled(output, each) for each in self.split(held)]
+        if (content := held_in(output)) is not None:
+            return [refilled(output, part) for part in self.split(content)]
         raise CannotSplit(f"the output holds a {type(output).__name__}")
 
     def _by_name(self, named: Mapping[str, Any]) -> list[dict[str, Any]]:
         parts = {name: self.split(value) for name, value in named.items()}
         return [
-            {name: each[number] for name, each in parts.items()}
+            {name: part[number] for name, part in parts.items()}
             for number in range(self.generations)
         ]
 
@@ -145,8 +147,8 @@ class Splitter:
         kind = type(output)
         if self.listed and len(output) == self.generations * self.rows:
             return [kind(output[number :: self.generations]) for number in range(self.generations)]
-        parts = [self.split(each) for each in output]
-        return [kind(each[number] for each in parts) for number in range(self.generations)]
+        parts = [self.split(item) for item in output]
+        return [kind(part[number] for part in parts) for number in range(self.generations)]
 
     def _parts(self, tensor: torch.Tensor) -> list[torch.Tensor]:
         if tensor.ndim == 0 or tensor.shape[0] % (self.generations * self.rows):
@@ -159,7 +161,7 @@ def _interleave(tensors: Sequence[torch.Tensor], rows: int) -> torch.Tensor:
     """Interleave tensors [rows × any, …] to one [rows × generations × any, …]."""
     if rows == 1:
         return torch.cat(list(tensors))
-    split = [each.unflatten(0, (rows, -1)) for each in tensors]
+    split = [tensor.unflatten(0, (rows, -1)) for tensor in tensors]
     return torch.stack(split, dim=1).flatten(0, 2)
 
 
@@ -172,6 +174,6 @@ def _vector(value: Any, rows: int, device: torch.device) -> torch.Tensor:
 
 
 def _to_one_length(tensors: Sequence[torch.Tensor], dimension: int) -> list[torch.Tensor]:
-    longest = max(each.shape[dimension] for each in tensors)
+    longest = max(tensor.shape[dimension] for tensor in tensors)
     after = [0, 0] * (tensors[0].ndim - 1 - dimension)
-    return [pad(each, [*after, 0, longest - each.shape[dimension]]) for each in tensors]
+    return [pad(tensor, [*after, 0, longest - tensor.shape[dimension]]) for tensor in tensors]

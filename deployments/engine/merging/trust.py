@@ -38,7 +38,7 @@ def pattern_of(plan: MergePlan) -> Hashable:
     there are rows, makes another pattern.
     """
     method, rows, positional, _ = plan.signature
-    dtypes = tuple(each.dtype for each in tensors_in(plan.arguments.named))
+    dtypes = tuple(tensor.dtype for tensor in tensors_in(plan.arguments.named))
     return method, rows, positional, tuple(plan.roles.items()), plan.rows.listed, dtypes
 
 

@@ -50,11 +50,11 @@ def low_precision_dtype(outputs: Sequence[Any], module: Any) -> torch.dtype | No
     if rounds_inputs(module):
         return torch.bfloat16
     computed_in = getattr(module, "dtype", None)
-    tensors = [one for one, _ in _pairs(outputs, outputs)]
-    given = [each.dtype for each in tensors]
-    if low := next((each for each in (computed_in, *given) if each in MAX_RMS), None):
+    tensors = [tensor for tensor, _ in _pairs(outputs, outputs)]
+    dtypes = [tensor.dtype for tensor in tensors]
+    if low := next((dtype for dtype in (computed_in, *dtypes) if dtype in MAX_RMS), None):
         return low
-    on_host = all(each.device.type == "cpu" for each in tensors)
+    on_host = all(tensor.device.type == "cpu" for tensor in tensors)
     return None if on_host or not _may_convolve_in_tf32(module) else torch.float16
 
 
@@ -62,7 +62,7 @@ def _may_convolve_in_tf32(module: Any) -> bool:
     return (
         torch.backends.cudnn.allow_tf32
         and isinstance(module, torch.nn.Module)
-        and any(isinstance(each, _Convolution) for each in module.modules())
+        and any(isinstance(submodule, _Convolution) for submodule in module.modules())
     )
 
 
@@ -112,7 +112,7 @@ def relative_rms(pairs: _Pairs) -> float:
 
 
 def _length(tensors: Sequence[torch.Tensor]) -> float:
-    return sum(float(each.nan_to_num().square().sum()) for each in tensors) ** 0.5
+    return sum(float(tensor.nan_to_num().square().sum()) for tensor in tensors) ** 0.5
 
 
 def _pairs(one: Any, other: Any) -> _Pairs:
@@ -122,7 +122,7 @@ def _pairs(one: Any, other: Any) -> _Pairs:
     if type(one) is not type(other):
         raise _Unequal
     if dataclasses.is_dataclass(one):
-        names = [each.name for each in dataclasses.fields(one)]
+        names = [field.name for field in dataclasses.fields(one)]
         return _all_pairs([(getattr(one, name), getattr(other, name)) for name in names])
     if isinstance(one, Mapping):
         if one.keys() != other.keys():
@@ -132,15 +132,15 @@ def _pairs(one: Any, other: Any) -> _Pairs:
         if len(one) != len(other):
             raise _Unequal
         return _all_pairs(list(zip(one, other, strict=True)))
-    if (held := held_in(one)) is not None:
-        return _pairs(held, held_in(other))
+    if (content := held_in(one)) is not None:
+        return _pairs(content, held_in(other))
     if one is not other and one != other:
         raise _Unequal
     return []
 
 
 def _all_pairs(values: Sequence[tuple[Any, Any]]) -> _Pairs:
-    return [pair for one, other in values for pair in _pairs(one, other)]
+    return [pair for first, other in values for pair in _pairs(first, other)]
 
 
 def _pair(one: torch.Tensor, other: torch.Tensor) -> _Pairs:

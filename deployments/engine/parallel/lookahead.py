@@ -129,18 +129,20 @@ class Lookahead:
             return
         key = tuple(map(id, tensors))
         self._ahead.pop(key, None)  # it was expected otherwise
-        self._pairs[key] = _Pair([ref(each) for each in tensors], {n: after[n] for n in differs})
+        self._pairs[key] = _Pair(
+            [ref(tensor) for tensor in tensors], {n: after[n] for n in differs}
+        )
         while len(self._pairs) > _MAX_PAIRS:
             self._ahead.pop(self._pairs.popitem(last=False)[0], None)
 
 
 def _tensors(values: Sequence[Any], known: Sequence[ref[torch.Tensor]]) -> Key | None:
     """Identities of the tensors, if they are the known ones."""
-    found = [*tensors_in(values)]
-    if len(found) != len(known):
+    tensors = [*tensors_in(values)]
+    if len(tensors) != len(known):
         return None
-    same = all(each is one() for each, one in zip(found, known, strict=True))
-    return tuple(map(id, found)) if same else None
+    same = all(tensor is reference() for tensor, reference in zip(tensors, known, strict=True))
+    return tuple(map(id, tensors)) if same else None
 
 
 def _same(one: Any, other: Any) -> bool:

@@ -78,7 +78,7 @@ def packed(value: Any) -> Packed:
     tensors: list[torch.Tensor] = []
     buffer = io.BytesIO()
     _Pickler(buffer, tensors).dump(value)
-    forms = [(tuple(each.shape), each.dtype, each.device.type) for each in tensors]
+    forms = [(tuple(tensor.shape), tensor.dtype, tensor.device.type) for tensor in tensors]
     return Packed(pickle.dumps((forms, buffer.getvalue())), tensors)
 
 
@@ -112,7 +112,7 @@ def can_be_sent(value: Any) -> bool:
     An object may have state that a forward changes, and the sender would not see the change.
     """
     if isinstance(value, Mapping):
-        return all(can_be_sent(each) for each in value.values())
+        return all(can_be_sent(item) for item in value.values())
     if type(value) in (list, tuple):
         return all(map(can_be_sent, value))
     return isinstance(value, _PLAIN)

@@ -270,11 +270,11 @@ class ParallelDenoiser:
 
     def _expects_next(self, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> bool:
         try:
-            given = bind(self._module, arguments, keywords)
+            bound = bind(self._module, arguments, keywords)
         except TypeError:
             return False
-        self._lookahead.learn(given, self._mixes)
-        self._next = self._lookahead.next_after(given)
+        self._lookahead.learn(bound, self._mixes)
+        self._next = self._lookahead.next_after(bound)
         return self._next is not None
 
     def _has_usual_settings(self) -> bool:
@@ -286,7 +286,7 @@ class ParallelDenoiser:
 
     @staticmethod
     def _shapes(arguments: tuple[Any, ...], keywords: dict[str, Any]) -> tuple[Any, ...]:
-        return tuple(each.shape for each in tensors_in((arguments, keywords)))
+        return tuple(tensor.shape for tensor in tensors_in((arguments, keywords)))
 
     def _compute(self, *arguments: Any, **keywords: Any) -> Any:
         """Compute on this device alone, with the layers for the mixes that are set."""
@@ -318,7 +318,7 @@ class ParallelDenoiser:
         versions = versions_in(parts[0].arguments.named)
         try:
             outputs = self._compute_parts(parts)
-            counts = [each.count for each in parts]
+            counts = [part.count for part in parts]
             output = joined(outputs, counts, listed=plan.rows.listed)
         except Exception as error:
             if isinstance(error, ReplicaDied) or is_out_of_memory(error) or concerns_device(error):
@@ -345,12 +345,12 @@ class ParallelDenoiser:
     def _compute_parts(self, parts: Sequence[RowPart]) -> list[Any]:
         """Compute each part by a rank. Raises the first error, when all ranks are in step again."""
         own, others = self._compute_each(
-            [(each.arguments, self._mixes.of(each.rows)) for each in parts]
+            [(part.arguments, self._mixes.of(part.rows)) for part in parts]
         )
-        for each in others:
-            if each.error is not None:
-                raise each.error
-        return [own, *(each.output for each in others)]
+        for outcome in others:
+            if outcome.error is not None:
+                raise outcome.error
+        return [own, *(result.output for result in others)]
 
     def _compute_each(
         self, calls: Sequence[tuple[CallArguments, RowMixes]]
@@ -361,8 +361,8 @@ class ParallelDenoiser:
         """
         self._models.call(self._key, stacks_bytes=self._stacks_bytes, ranks=len(calls))
         for rank, (arguments, mixes) in enumerate(calls[1:], start=1):
-            given, named = arguments.call(lambda *a, **k: (a, k))
-            self._models.send_part(Part(given, named, mixes), rank)
+            positional, named = arguments.call(lambda *a, **k: (a, k))
+            self._models.send_part(Part(positional, named, mixes), rank)
         error: BaseException | None = None
         own = None
         try:
@@ -381,13 +381,13 @@ class ParallelDenoiser:
     # With the call that comes next.
 
     def _with_next(self, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> Any:
-        found, self._next = self._next, None
-        if found is None:
+        pending, self._next = self._next, None
+        if pending is None:
             raise RuntimeError("No call is expected.")
-        key, following = found
-        given, mixes = bind(self._module, arguments, keywords), self._mixes
+        key, following = pending
+        bound, mixes = bind(self._module, arguments, keywords), self._mixes
         expected = SeenCall.of(following, mixes)
-        own, (other,) = self._compute_each([(given, mixes), (following, mixes)])
+        own, (other,) = self._compute_each([(bound, mixes), (following, mixes)])
         if other.error is None:  # else the call, when it comes, has it as its own
             self._lookahead.keep(key, expected, other.output)
         return own
@@ -433,8 +433,8 @@ def spreadable(pipeline: Any, recipe: Recipe | None = None) -> Mapping[str, Any]
     denoisers = {
         name: module for name, module in modules_of(pipeline) if looks_like_denoiser(name, module)
     }
-    found = [_refusal(name, each, recipe) for name, each in denoisers.items()]
-    refusals = [refusal for refusal in found if refusal]
+    reasons = [_refusal(name, denoiser, recipe) for name, denoiser in denoisers.items()]
+    refusals = [refusal for refusal in reasons if refusal]
     if refusals or not denoisers:
         reason = refusals[0] if refusals else "it has no known denoiser"
         raise WeightsUnavailable(
@@ -448,8 +448,8 @@ def token_division(
     pipeline: Any, module: Any, group: ParallelGroup, declarations: ModelTraits
 ) -> TokenDivision | None:
     """Prepare a denoiser for division by tokens; None if it cannot be divided so."""
-    rules = [declarations.of(type(each)) for each in (pipeline, module)]
-    if getattr(module, "_cp_plan", None) is None or any(each.ulysses_refusal for each in rules):
+    rules = [declarations.of(type(owner)) for owner in (pipeline, module)]
+    if getattr(module, "_cp_plan", None) is None or any(rule.ulysses_refusal for rule in rules):
         return None
     try:
         return TokenDivision(module, group)

@@ -46,7 +46,7 @@ def agrees_with_whole(
         among_copies = dict[int, Any]()
         if dtype is not None:
             # One part for each mix of LoRAs: they round, too, the more the larger they are.
-            first = {mixes.of(each.rows): number for number, each in reversed([*enumerate(parts)])}
+            first = {mixes.of(part.rows): number for number, part in reversed([*enumerate(parts)])}
             for its, number in first.items():
                 with use(its.copied(len(parts))):
                     among_copies[number] = _among_copies(plan, parts[number], len(parts), compute)
@@ -55,7 +55,7 @@ def agrees_with_whole(
             raise
         release_frames(error)
         return None
-    pieces = [rows_of(undivided, each.rows, rows, listed=listed) for each in parts]
+    pieces = [rows_of(undivided, part.rows, rows, listed=listed) for part in parts]
     return Checked(undivided, agree(pieces, outputs, dtype, among_copies))
 
 

@@ -54,8 +54,8 @@ class _Exchange:
         try:
             yield
         finally:
-            for each in handles:
-                each.remove()
+            for handle in handles:
+                handle.remove()
 
 
 class TokenDivision:
@@ -66,9 +66,11 @@ class TokenDivision:
         self._module = module
         self._config = group.config
         _enable(module, group.config)
-        processors = (getattr(each, "processor", None) for each in module.modules())
+        processors = (getattr(submodule, "processor", None) for submodule in module.modules())
         self._processors: list[Any] = [
-            each for each in processors if getattr(each, "_parallel_config", None) is not None
+            processor
+            for processor in processors
+            if getattr(processor, "_parallel_config", None) is not None
         ]
         self._exchanges = [
             _Exchange(path, layer, hook, hook.metadata, _idle(hook))
@@ -77,8 +79,8 @@ class TokenDivision:
             for hook in registry.hooks.values()
             if isinstance(hook, ContextParallelSplitHook | ContextParallelGatherHook)
         ]
-        for each in self._exchanges:
-            each.hook.metadata = each.idle
+        for exchange in self._exchanges:
+            exchange.hook.metadata = exchange.idle
         self._configure(None)
 
     @contextmanager
@@ -90,8 +92,8 @@ class TokenDivision:
         """
         choose_layers(self._module)  # while the blocks may still be exchanged
         with ExitStack() as stack:
-            for each in self._exchanges:
-                stack.enter_context(each.active(self._module))
+            for exchange in self._exchanges:
+                stack.enter_context(exchange.active(self._module))
             self._configure(self._config)
             stack.callback(self._configure, None)
             stack.enter_context(as_written(self._module))

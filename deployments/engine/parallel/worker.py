@@ -107,8 +107,8 @@ class ParallelWorker:
             placement.apply(self._group.accelerator)
             with compile_stream(self._group.accelerator):
                 rehearse(pipeline, rehearsal, self._declarations)
-            for each in denoisers.values():
-                each.is_here = True
+            for denoiser in denoisers.values():
+                denoiser.is_here = True
         self._denoisers |= denoisers
 
     def follow(self) -> None:
@@ -203,8 +203,8 @@ class ParallelWorker:
         if change.operation == "attach":
             halves, name = arguments
             arguments[0] = {
-                path: layer_of_halves(module, path, name, each, self._rows)
-                for path, each in halves.items()
+                path: layer_of_halves(module, path, name, pair, self._rows)
+                for path, pair in halves.items()
             }
         elif change.operation == "detach":
             self._rows.forget(arguments[0])

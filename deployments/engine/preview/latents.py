@@ -141,8 +141,8 @@ class DecoderParams:
     def vae(self) -> Any:
         """The pipeline's image autoencoder. Raises ``Unsupported`` if there is none."""
         for name in _AUTOENCODERS:
-            if (found := getattr(self.pipeline, name, None)) is not None:
-                return getattr(found, "real_module", found)
+            if (component := getattr(self.pipeline, name, None)) is not None:
+                return getattr(component, "real_module", component)
         raise Unsupported(f"{type(self.pipeline).__name__} has no image autoencoder.")
 
 
@@ -168,21 +168,21 @@ def clean_latents(at: DecoderParams) -> Tensor:
     latents, prediction = names["latents"], names.get("noise_pred")
     if not isinstance(prediction, Tensor) or prediction.shape != latents.shape:
         prediction = None
-    found = denoised(
+    clean = denoised(
         latents[:1],
         None if prediction is None else prediction[:1],
         main_scheduler(at.pipeline),
         names.get("t"),
     )
-    if found.ndim == 3:
-        found = _unpacked(at, found)
+    if clean.ndim == 3:
+        clean = _unpacked(at, clean)
     channels = _channels(vae)
-    if found.ndim == 5:
-        found = _middle_frame(found, channels)
-    found = _as_decoded(at, found)
-    if found.ndim != 4 or channels not in (None, found.shape[1]):
+    if clean.ndim == 5:
+        clean = _middle_frame(clean, channels)
+    clean = _as_decoded(at, clean)
+    if clean.ndim != 4 or channels not in (None, clean.shape[1]):
         raise Unsupported(f"Latents of shape {tuple(latents.shape)} are not arranged as an image.")
-    return found[0]
+    return clean[0]
 
 
 def _middle_frame(video: Tensor, channels: int | None) -> Tensor:
@@ -209,14 +209,14 @@ def _unpacked(at: DecoderParams, latents: Tensor) -> Tensor:
             "no function that arranges them."
         )
     parameters = list(inspect.signature(unpack).parameters.values())[1:]
-    videos = any(each.name == "num_frames" for each in parameters)
-    given: dict[str, Any] = {}
-    for each in parameters:
-        if (value := _unpacking_argument(at, each.name, videos=videos)) is not None:
-            given[each.name] = value
-        elif each.default is inspect.Parameter.empty:
-            raise Unsupported(f"The pipeline does not say the {each.name} of the latents.")
-    return unpack(latents, **given)
+    videos = any(candidate.name == "num_frames" for candidate in parameters)
+    arguments: dict[str, Any] = {}
+    for parameter in parameters:
+        if (value := _unpacking_argument(at, parameter.name, videos=videos)) is not None:
+            arguments[parameter.name] = value
+        elif parameter.default is inspect.Parameter.empty:
+            raise Unsupported(f"The pipeline does not say the {parameter.name} of the latents.")
+    return unpack(latents, **arguments)
 
 
 def _unpacking_argument(at: DecoderParams, name: str, *, videos: bool) -> Any:
@@ -259,8 +259,8 @@ def _by_channel(values: Any, latents: Tensor) -> Tensor:
 
 def _config_value(vae: Any, name: str) -> Any:
     """Value from the configuration, or else from a buffer."""
-    found = getattr(vae.config, name, None)
-    return dict(vae.named_buffers(recurse=False)).get(name) if found is None else found
+    value = getattr(vae.config, name, None)
+    return dict(vae.named_buffers(recurse=False)).get(name) if value is None else value
 
 
 def _channels(vae: Any) -> int | None:

@@ -49,9 +49,9 @@ def fitted(vae: Any) -> Projection:
     if not known.isfinite().all():
         raise Unsupported("The autoencoder gives latents that are not finite numbers.")
     known = torch.cat([known, torch.ones(len(known), 1, dtype=known.dtype)], dim=1)
-    wanted = colours.permute(0, 2, 3, 1).reshape(-1, 3).double()
+    target = colours.permute(0, 2, 3, 1).reshape(-1, 3).double()
     square = known.T @ known + _RIDGE * len(known) * torch.eye(channels + 1, dtype=known.dtype)
-    solution = torch.linalg.solve(square, known.T @ wanted).float().to(latents.device)
+    solution = torch.linalg.solve(square, known.T @ target).float().to(latents.device)
     return Projection(solution[:-1], solution[-1])
 
 
@@ -67,14 +67,14 @@ def _samples(vae: Any) -> tuple[Tensor, Tensor]:
 
 
 def _encoded(vae: Any, images: Tensor) -> Tensor:
-    weight = next((each for each in vae.parameters() if each.ndim >= 4), None)
+    weight = next((parameter for parameter in vae.parameters() if parameter.ndim >= 4), None)
     if weight is None or not _makes_colours(vae.config) or not hasattr(vae, "encode"):
         raise Unsupported(f"Its {type(vae).__name__} does not encode images.")
-    given = images.to(weight.device, weight.dtype)
+    batch = images.to(weight.device, weight.dtype)
     videos = weight.ndim == 5  # a video autoencoder, used with one frame
-    given = given.unsqueeze(2) if videos else given
+    batch = batch.unsqueeze(2) if videos else batch
     # One by one: not every video autoencoder supports batches.
-    latents = torch.cat([_latents_in(vae.encode(each)) for each in given.split(1)])
+    latents = torch.cat([_latents_in(vae.encode(image)) for image in batch.split(1)])
     latents = latents[:, :, 0] if videos else latents
     if latents.ndim != 4:
         raise Unsupported(
@@ -89,16 +89,16 @@ def _makes_colours(config: Any) -> bool:
     Mochi's in_channels counts something else. Wan 2.2's small model outputs squares of pixels as
     channels; so does LTX-Video, but its configuration counts the colours.
     """
-    made, side = getattr(config, "out_channels", 3), getattr(config, "patch_size", None)
-    return made == 3 or (isinstance(side, int) and made == 3 * side**2)
+    channels, side = getattr(config, "out_channels", 3), getattr(config, "patch_size", None)
+    return channels == 3 or (isinstance(side, int) and channels == 3 * side**2)
 
 
 def _latents_in(output: Any) -> Tensor:
     if (distribution := getattr(output, "latent_dist", None)) is not None:
         return distribution.mode()
     for name in ("latents", "latent"):
-        if isinstance(found := getattr(output, name, None), Tensor):
-            return found
+        if isinstance(latents := getattr(output, name, None), Tensor):
+            return latents
     raise Unsupported(f"The autoencoder's output is of an unknown class: {type(output).__name__}.")
 
 
@@ -112,21 +112,21 @@ def _exact(vae: Any) -> Any:
     hook = vars(vae).get("_hf_hook")
     if hook is None and vae.dtype != torch.float16:
         return vae
-    made = copy.deepcopy(vae, {} if hook is None else {id(hook): None})
+    clone = copy.deepcopy(vae, {} if hook is None else {id(hook): None})
     for name in ("_hf_hook", "_old_forward", "forward"):  # accelerate's
-        vars(made).pop(name, None)
+        vars(clone).pop(name, None)
     if vae.dtype == torch.float16:
-        made = made.float()
-    return made if hook is None else made.to(getattr(hook, "execution_device", None))
+        clone = clone.float()
+    return clone if hook is None else clone.to(getattr(hook, "execution_device", None))
 
 
 def _images(side: int) -> Tensor:
     """Sample images [n, 3, side, side], -1 to 1: colour patches and gradients, always the same."""
     chance = torch.Generator().manual_seed(0)
-    made: list[Tensor] = []
+    batches: list[Tensor] = []
     for number in range(_IMAGES):
         cells = 2 + number // 2
         grid = torch.rand(1, 3, cells, cells, generator=chance).sub(0.5) * _CONTRAST
         mode = "nearest" if number % 2 else "bilinear"
-        made.append(functional.interpolate(grid.clamp(-1, 1), (side, side), mode=mode))
-    return torch.cat(made)
+        batches.append(functional.interpolate(grid.clamp(-1, 1), (side, side), mode=mode))
+    return torch.cat(batches)

@@ -192,21 +192,21 @@ class WeightFile:
             if file.peek(len(MAGIC)).startswith(MAGIC):
                 return self._header_of_gguf(file)
             header = read_safetensors(file, str(self.path), self.bytes, may_be_empty=True)
-        found = {name: self._tensor(facts) for name, facts in header.tensors.items()}
-        return Header(header.metadata, found)
+        tensors = {name: self._tensor(facts) for name, facts in header.tensors.items()}
+        return Header(header.metadata, tensors)
 
     def _header_of_gguf(self, file: BinaryIO) -> Header:
-        found = read_gguf(file, str(self.path), self.bytes)
+        gguf_tensors = read_gguf(file, str(self.path), self.bytes)
         tensors = {
             name: StoredTensor(
                 self,
-                each.begin,
-                each.size,
-                DTYPES.get(each.dtype, torch.float32),
-                each.shape,
-                each.kind if each.kind.is_quantized else None,
+                tensor.begin,
+                tensor.size,
+                DTYPES.get(tensor.dtype, torch.float32),
+                tensor.shape,
+                tensor.kind if tensor.kind.is_quantized else None,
             )
-            for name, each in found.items()
+            for name, tensor in gguf_tensors.items()
         }
         return Header({}, tensors)
 

@@ -98,7 +98,7 @@ class _Piece:
 
     @property
     def size(self) -> int:
-        return max(each.begin + each.size for each in self.parts) - self.begin
+        return max(part.begin + part.size for part in self.parts) - self.begin
 
     @property
     def is_mapped(self) -> bool:
@@ -148,8 +148,8 @@ class WeightReader:
         stream = self._accelerator.stream(STREAM)
         try:
             with stream.active():
-                for found, home in groups:
-                    targets += self._lay_out(found, home, slabs)
+                for weights, home in groups:
+                    targets += self._lay_out(weights, home, slabs)
             size = self._fill(targets, on_bytes)
         finally:
             # Also after an error: neither buffers nor slabs may be freed before.
@@ -157,8 +157,8 @@ class WeightReader:
                 stream.synchronize()
         for slab in slabs:
             self._accelerator.share(slab)
-        for found, _ in groups:
-            found.replace()
+        for weights, _ in groups:
+            weights.replace()
         if not self._accelerator.capabilities.discrete:
             self._buffers.clear()  # they are not page-locked, so new ones cost little
         return size
@@ -176,7 +176,7 @@ class WeightReader:
         sizes = {key: each.numel() * each.dtype.itemsize for key, each in rest.items()}
         slab = None
         if not found.apart or home is not Home.HOST:
-            size = sum(padded(each) for each in sizes.values())
+            size = sum(padded(length) for length in sizes.values())
             slab = self._slab(size, home, on_device=on_device)
         if slab is not None and on_device:
             slabs.append(slab)
@@ -198,15 +198,15 @@ class WeightReader:
         return torch.empty(size, dtype=torch.uint8)
 
     def _fill(self, targets: Sequence[_Target], on_bytes: OnBytes | None) -> int:
-        work = _Work(_pieces(targets), sum(each.stored.size for each in targets), on_bytes)
+        work = _Work(_pieces(targets), sum(target.stored.size for target in targets), on_bytes)
         if not work.size:
             return 0
         while len(self._buffers) < THREADS:
             self._buffers.append(_Buffer(self._accelerator))
         with ThreadPoolExecutor(THREADS, thread_name_prefix="reader") as threads:
             running = [threads.submit(self._read, work, buffer) for buffer in self._buffers]
-        for each in running:
-            each.result()
+        for future in running:
+            future.result()
         return work.size
 
     def _read(self, work: _Work, buffer: _Buffer) -> None:
@@ -214,7 +214,7 @@ class WeightReader:
             while (piece := work.next()) is not None:
                 try:
                     self._read_piece(piece, buffer)
-                    work.add(sum(each.size for each in piece.parts))
+                    work.add(sum(part.size for part in piece.parts))
                 except BaseException:
                     work.stop()
                     raise
@@ -226,7 +226,7 @@ class WeightReader:
                 file.read(piece.begin, buffer.memory(size))
             return
         direct = file.is_direct(piece.begin, size)
-        if not direct and all(each.target.is_plain for each in piece.parts):
+        if not direct and all(portion.target.is_plain for portion in piece.parts):
             for part in piece.parts:
                 file.read(part.begin, writable(part.there.view(torch.uint8)))
             return
@@ -348,8 +348,8 @@ class _Found:
         self.weights: dict[object, UnreadWeight] = {}
         self.places: dict[object, Tensor] = {}
         self._uses: list[tuple[dict[str, Any], str, UnreadWeight]] = []
-        for each in module.modules():
-            for tensors in (each._parameters, each._buffers):  # noqa: SLF001
+        for submodule in module.modules():
+            for tensors in (submodule._parameters, submodule._buffers):  # noqa: SLF001
                 for name, tensor in tensors.items():
                     if isinstance(tensor, UnreadWeight):
                         self.weights.setdefault(tensor.memory, tensor)
@@ -361,10 +361,10 @@ class _Found:
         for memory, weight in self.weights.items():
             by_file[weight.stored.file][memory] = weight
         for file, its in by_file.items():
-            if any(each.casts for each in its.values()):
+            if any(entry.casts for entry in its.values()):
                 continue
-            mapped = {memory: file.mapped(each.stored) for memory, each in its.items()}
-            flats = {memory: each for memory, each in mapped.items() if each is not None}
+            mapped = {memory: file.mapped(entry.stored) for memory, entry in its.items()}
+            flats = {memory: view for memory, view in mapped.items() if view is not None}
             if len(flats) < len(its):
                 continue
             self.places |= flats

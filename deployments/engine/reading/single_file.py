@@ -48,9 +48,9 @@ def open_checkpoint(
         tensors = opened.header().tensors
     except UnknownDtype as error:
         raise WeightsUnavailable(f"{error} {INSTEAD}") from error
-    dtypes = {name: each.type_name for name, each in tensors.items()}
-    held = check_checkpoint(str(file), dtypes, index, weights.components)
-    return {component: {name: tensors[name] for name in held[component]} for component in held}
+    dtypes = {name: tensor.type_name for name, tensor in tensors.items()}
+    names = check_checkpoint(str(file), dtypes, index, weights.components)
+    return {component: {name: tensors[name] for name in names[component]} for component in names}
 
 
 def read_checkpoint(
@@ -66,7 +66,7 @@ def read_checkpoint(
     """
     modules: dict[str, torch.nn.Module] = {}
     for component, stored in open_checkpoint(weights, index).items():
-        tensors: Tensors = {name: UnreadWeight(each) for name, each in stored.items()}
+        tensors: Tensors = {name: UnreadWeight(tensor) for name, tensor in stored.items()}
         kind, dtype = classes[component], dtypes.get(component, dtypes["default"])
         with giving_values(next(iter(stored.values())).file):
             try:
@@ -76,7 +76,7 @@ def read_checkpoint(
                 raise _unfit(weights, folder, component, why) from error
             except (ValueError, RuntimeError, TypeError, AttributeError) as error:
                 raise _unfit(weights, folder, component, str(error)) from error
-        if lacking := [name for name, each in module.named_parameters() if each.is_meta]:
+        if lacking := [name for name, parameter in module.named_parameters() if parameter.is_meta]:
             raise _unfit(weights, folder, component, _lacking(lacking))
         modules[component] = module
     return modules
@@ -90,10 +90,10 @@ def _module(
     if single_file_utils.is_t5_in_single_file(tensors):  # diffusers does not tie its weights
         config = kind.config_class.from_pretrained(str(folder / component))
         own = single_file_utils.convert_sd3_t5_checkpoint_to_diffusers(tensors)
-        given: dict[str, Any] = {"config": config, "state_dict": own, "dtype": dtype}
-        module, found = kind.from_pretrained(None, output_loading_info=True, **given)
-        if found["missing_keys"]:
-            raise ValueError(_lacking([*found["missing_keys"]]))
+        options: dict[str, Any] = {"config": config, "state_dict": own, "dtype": dtype}
+        module, report = kind.from_pretrained(None, output_loading_info=True, **options)
+        if report["missing_keys"]:
+            raise ValueError(_lacking([*report["missing_keys"]]))
         return module
     make: Any = single_file_utils.create_diffusers_clip_model_from_ldm
     where: dict[str, Any] = {"config": str(folder), "subfolder": component}
@@ -113,7 +113,7 @@ def _converted(
         model = kind.from_config(config)
     if single_file_model._should_convert_state_dict_to_diffusers(model.state_dict(), tensors):  # noqa: SLF001
         if any(name.startswith(_LDM) for name in tensors):  # a UNet alone, as ComfyUI saves it
-            tensors = {f"{_PREFIX}{name}": each for name, each in tensors.items()}
+            tensors = {f"{_PREFIX}{name}": tensor for name, tensor in tensors.items()}
         name = single_file_model._get_single_file_loadable_mapping_class(kind)  # noqa: SLF001
         convert: Any = single_file_model.SINGLE_FILE_LOADABLE_CLASSES[str(name)][_CONVERTER]
         tensors = convert(config=config, checkpoint=tensors)
@@ -129,18 +129,20 @@ def _converted(
 
 def _unscaled(tensors: Tensors, dtype: torch.dtype) -> Tensors:
     """Weights, those with scales multiplied by them."""
-    found = {name: each for name, each in tensors.items() if not name.endswith((*SCALES, *NOTES))}
+    unscaled = {
+        name: tensor for name, tensor in tensors.items() if not name.endswith((*SCALES, *NOTES))
+    }
     for name, scale in tensors.items():
-        end = next((each for each in SCALES if name.endswith(each)), None)
+        end = next((suffix for suffix in SCALES if name.endswith(suffix)), None)
         if end is None:
             continue
         weight = f"{name.removesuffix(end)}.weight"
-        values = found[weight]
+        values = unscaled[weight]
         if scale.numel() not in (1, len(values)):
             raise ValueError(f"{name} has {scale.numel()} scales for {len(values)} rows")
         factors = scale.float().reshape(-1, *(1,) * (values.dim() - 1))
-        found[weight] = (values.float() * factors).to(dtype)
-    return found
+        unscaled[weight] = (values.float() * factors).to(dtype)
+    return unscaled
 
 
 def _lacking(names: Sequence[str]) -> str:
@@ -158,7 +160,9 @@ def _unfit(weights: Weights, folder: Path, component: str, why: str) -> WeightsU
 
 def _model_of(file: Path) -> str:
     """Repository of the model whose tensors have the names in ``file``; empty if none is known."""
-    tensors = {name: UnreadWeight(each) for name, each in WeightFile(file).header().tensors.items()}
+    tensors = {
+        name: UnreadWeight(tensor) for name, tensor in WeightFile(file).header().tensors.items()
+    }
     try:
         kind = single_file_utils.infer_diffusers_model_type(tensors)
     except LookupError:

@@ -55,9 +55,9 @@ class UnreadWeight(Tensor):
         memory: object | None = None,
     ) -> UnreadWeight:
         make: Any = Tensor._make_wrapper_subclass  # noqa: SLF001 torch documents it for subclasses
-        made = make(cls, stored.shape, dtype=casts[-1] if casts else stored.dtype, device="cpu")
-        made.stored, made.casts, made.memory = stored, casts, memory or object()
-        return made
+        weight = make(cls, stored.shape, dtype=casts[-1] if casts else stored.dtype, device="cpu")
+        weight.stored, weight.casts, weight.memory = stored, casts, memory or object()
+        return weight
 
     def __init__(
         self,
@@ -85,7 +85,7 @@ class UnreadWeight(Tensor):
     def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         del types
         weight: UnreadWeight = next(
-            each for each in tree_leaves(args) if isinstance(each, UnreadWeight)
+            leaf for leaf in tree_leaves(args) if isinstance(leaf, UnreadWeight)
         )
         gives_values = weight.stored.file.gives_values
         if gives_values and (rows := _rows(func, args, kwargs or {})) is not None:
@@ -286,7 +286,7 @@ def placeholders(files: OpenedFiles) -> Generator[None]:
     def load_state_dict(checkpoint_file: Any, *arguments: Any, **keywords: Any) -> Any:
         if (opened := files.open(checkpoint_file)) is None:
             return usual_load(checkpoint_file, *arguments, **keywords)
-        return {name: UnreadWeight(each) for name, each in opened.tensors.items()}
+        return {name: UnreadWeight(tensor) for name, tensor in opened.tensors.items()}
 
     def safe_open(filename: Any, *arguments: Any, **keywords: Any) -> Any:
         if (opened := files.open(filename)) is None:

@@ -42,7 +42,7 @@ class CallLog:
         self.calls.append((call.component, form_of(output)))
         if self.outputs is None:
             return
-        self._left -= sum(each.numel() * each.element_size() for each in tensors_in(output))
+        self._left -= sum(tensor.numel() * tensor.element_size() for tensor in tensors_in(output))
         if self._left < 0:
             self.outputs = None
             return
@@ -87,13 +87,13 @@ def form_of(output: Any, depth: int = 0) -> Form:
         return output
     kind = type(output)
     if kind in {tuple, list}:
-        return {kind.__name__: [form_of(each, depth + 1) for each in output]}
+        return {kind.__name__: [form_of(item, depth + 1) for item in output]}
     if kind is dict:
-        return {"dict": [[key, form_of(each, depth + 1)] for key, each in output.items()]}
+        return {"dict": [[key, form_of(item, depth + 1)] for key, item in output.items()]}
     if kind.__module__.startswith(_OF_DIFFUSERS) and depth < _DEEPEST:
         return {
             "of": [kind.__module__, kind.__qualname__],
-            "fields": {name: form_of(each, depth + 1) for name, each in vars(output).items()},
+            "fields": {name: form_of(field, depth + 1) for name, field in vars(output).items()},
         }
     return {"opaque": f"{kind.__module__}.{kind.__qualname__}"}
 
@@ -110,13 +110,13 @@ def placeholder(form: Form, device: str) -> Any:
                 raise TypeError(f"{name} is not a tensor dtype.")
             return torch.zeros(shape, dtype=dtype, device=device)
         case {"tuple": items}:
-            return tuple(placeholder(each, device) for each in items)
+            return tuple(placeholder(item, device) for item in items)
         case {"list": items}:
-            return [placeholder(each, device) for each in items]
+            return [placeholder(item, device) for item in items]
         case {"dict": items}:
-            return {key: placeholder(each, device) for key, each in items}
+            return {key: placeholder(item, device) for key, item in items}
         case {"of": [str(module), str(name)], "fields": fields}:
-            values = {name: placeholder(each, device) for name, each in fields.items()}
+            values = {name: placeholder(field, device) for name, field in fields.items()}
             return _made(module, name, values)
         case Mapping():
             raise ValueError(f"{form} is not the form of an output.")
@@ -134,9 +134,9 @@ def _made(module: str, name: str, fields: Mapping[str, Any]) -> Any:
     kind: Any = getattr(importlib.import_module(module), name)
     if issubclass(kind, dict):
         return kind(**fields)
-    made = object.__new__(kind)
-    vars(made).update(fields)
-    return made
+    instance = object.__new__(kind)
+    vars(instance).update(fields)
+    return instance
 
 
 _OF_DIFFUSERS = ("diffusers.models.", "diffusers.utils.")

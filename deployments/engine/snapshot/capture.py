@@ -37,9 +37,9 @@ def capture(
     _require_known_outputs(log)
     encoder = StateEncoder()
     caches = {
-        each.component: _readable(encoder, states)
-        for each in proxies
-        if (states := states_of(each.real_module, generation))
+        proxy.component: _readable(encoder, states)
+        for proxy in proxies
+        if (states := states_of(proxy.real_module, generation))
     }
     frames, outputs = list[Any](), None
     if log.outputs is not None:
@@ -53,7 +53,7 @@ def capture(
         origin(),
         loras,
         step,
-        sorted(each.component for each in proxies),
+        sorted(proxy.component for proxy in proxies),
         list(log.calls),
         frames,
         arguments_of_call,

@@ -141,7 +141,7 @@ class Snapshot:
     step_cache: str = ""  # settings of the step caches; empty without one
 
     def to_bytes(self) -> bytes:
-        header = {each.name: getattr(self, each.name) for each in fields(self)}
+        header = {member.name: getattr(self, member.name) for member in fields(self)}
         header |= {"origin": asdict(self.origin), "adapters": header.pop("loras")}
         del header["tensors"]
         return save(dict(self.tensors), metadata={_KEY: json.dumps(header)})

@@ -97,7 +97,7 @@ class ResumedRun:
 
     def restore_step_caches(self, proxies: Sequence[Any], generation: int) -> None:
         """Give the step caches of the denoisers the state that the generation had."""
-        modules = {each.component: each.real_module for each in proxies}
+        modules = {proxy.component: proxy.real_module for proxy in proxies}
         for component, tree in self.snapshot.step_caches.items():
             try:
                 set_states(modules[component], generation, self._unpacking.put(None, tree))

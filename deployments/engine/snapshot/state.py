@@ -57,7 +57,7 @@ class StateEncoder:
         if _is_constant(value):
             return {"k": _name(value)}
         if isinstance(value, tuple):
-            return {"u": [self.pack(each) for each in value]}
+            return {"u": [self.pack(item) for item in value]}
         if id(value) in self._numbers:
             return {"s": self._numbers[id(value)]}
         number = self._numbers[id(value)] = len(self._numbers)
@@ -66,15 +66,18 @@ class StateEncoder:
 
     def _container(self, value: Any) -> Tree:
         if isinstance(value, Mapping):
-            return {"d": [[_key(key), self.pack(each)] for key, each in value.items()]}
+            return {"d": [[_key(key), self.pack(item)] for key, item in value.items()]}
         if isinstance(value, list):
-            return {"l": [self.pack(each) for each in value]}
+            return {"l": [self.pack(item) for item in value]}
         if type(value) in _SETS.values():
             return {"m": _members(value), "of": type(value).__name__}
         if not _is_plain_object(value):
             raise OpaqueObject(_name(value))
-        has = {name: each for name, each in vars(value).items() if name not in _CONSTANT}
-        return {"o": _name(value), "v": [[name, self.pack(each)] for name, each in has.items()]}
+        has = {name: attribute for name, attribute in vars(value).items() if name not in _CONSTANT}
+        return {
+            "o": _name(value),
+            "v": [[name, self.pack(attribute)] for name, attribute in has.items()],
+        }
 
     def _tensor(self, value: torch.Tensor) -> Tree:
         if isinstance(value, torch.nn.Parameter):
@@ -125,12 +128,12 @@ class StateDecoder:
                 return self._tensor(there, name, tuple(shape), device)
             case {"d": items, "i": number}:
                 self._placed[number] = into = there if isinstance(there, Mapping) else {}
-                return self._mapping(into, {_back(key): each for key, each in items})
+                return self._mapping(into, {_back(key): item for key, item in items})
             case {"l": items, "i": number}:
                 self._placed[number] = into = there if isinstance(there, list) else []
                 return self._list(into, items)
             case {"m": members, "of": kind, "i": number}:
-                after = _SETS[kind](_back(each) for each in members)
+                after = _SETS[kind](_back(member) for member in members)
                 self._placed[number] = self._set(there, after)
                 return self._placed[number]
             case {"u": items}:
@@ -149,17 +152,17 @@ class StateDecoder:
                 raise MissingObject(f"{_name(there)} instead of {_kind_name(tree)}")
 
     def _tensor(self, there: Any, name: str, shape: tuple[int, ...], device: str) -> torch.Tensor:
-        given = self._tensors[name].expand(shape)
+        saved = self._tensors[name].expand(shape)
         if (
             isinstance(there, torch.Tensor)
-            and (there.shape, there.dtype) == (given.shape, given.dtype)
+            and (there.shape, there.dtype) == (saved.shape, saved.dtype)
             and not there.is_inference()
         ):
-            if not torch.equal(bytes_of(there), bytes_of(given)):  # also NaNs
-                _once(there.detach()).copy_(given[_places_of_once(there)])
+            if not torch.equal(bytes_of(there), bytes_of(saved)):  # also NaNs
+                _once(there.detach()).copy_(saved[_places_of_once(there)])
             return there
         if (name, shape) not in self._made:
-            self._made[name, shape] = given.to(device, copy=True)
+            self._made[name, shape] = saved.to(device, copy=True)
         return self._made[name, shape]
 
     def _mapping(self, there: Any, items: Mapping[Any, Tree]) -> Any:
@@ -174,7 +177,7 @@ class StateDecoder:
 
     def _list(self, there: list[Any], items: list[Tree]) -> list[Any]:
         padded = [*there, *[None] * len(items)]
-        there[:] = [self.put(each, tree) for each, tree in zip(padded, items, strict=False)]
+        there[:] = [self.put(old, tree) for old, tree in zip(padded, items, strict=False)]
         return there
 
     def _set(self, there: Any, after: _Set) -> _Set:
@@ -190,9 +193,9 @@ class StateDecoder:
 
     def _tuple(self, there: Any, items: list[Tree]) -> Any:
         if not isinstance(there, tuple) or len(there) != len(items):
-            return tuple(self.put(None, each) for each in items)
-        after = [self.put(each, tree) for each, tree in zip(there, items, strict=True)]
-        if all(one is other for one, other in zip(there, after, strict=True)):
+            return tuple(self.put(None, item) for item in items)
+        after = [self.put(old, tree) for old, tree in zip(there, items, strict=True)]
+        if all(old is other for old, other in zip(there, after, strict=True)):
             return there
         return type(there)(*after) if hasattr(there, "_fields") else type(there)(after)
 
@@ -248,17 +251,17 @@ def _key(key: Any, kind: str = "a dictionary by") -> Tree:
     if type(key) in _JSON:
         return key
     if isinstance(key, tuple):
-        return [_key(each, kind) for each in key]
+        return [_key(part, kind) for part in key]
     raise OpaqueObject(f"{kind} {_name(key)}")
 
 
 def _members(value: _Set) -> list[Tree]:
     """Encode members in an order of their own: a set of texts has another one in each process."""
-    return sorted((_key(each, "a set of") for each in value), key=repr)
+    return sorted((_key(item, "a set of") for item in value), key=repr)
 
 
 def _back(key: Tree) -> Any:
-    return tuple(_back(each) for each in key) if isinstance(key, list) else key
+    return tuple(_back(part) for part in key) if isinstance(key, list) else key
 
 
 def _name(value: Any) -> str:

@@ -72,31 +72,31 @@ def project(path: Path, choices: Choices, environments: Environments) -> Deploya
             f"{FILE} asks for a GPU. Name the pool whose replicas have one: --pool NAME. It must "
             f"host the family `{COG}`."
         )
-    found = asyncio.run(describe(folder, read, environments))
-    digest = hashlib.sha256(found.content).hexdigest()
+    description = asyncio.run(describe(folder, read, environments))
+    digest = hashlib.sha256(description.content).hexdigest()
     name = choices.base_id(_slug(folder.name))
     entries = [
         _entry(
             name,
             choices,
-            found.document,
+            description.document,
             mode,
-            found.descriptions[mode],
+            description.descriptions[mode],
             {
                 "bundle": digest,
                 "target": target,
                 "requirements": list(read.requirements),
                 "environment": dict(read.environment),
-                "concurrency": found.concurrency[mode],
+                "concurrency": description.concurrency[mode],
             },
             {GPU: ANY} if read.needs_gpu else {},
         )
         for mode, target in read.targets.items()
     ]
     notes = [*read.notes]
-    if any(hides_context(found.document, mode) for mode in read.targets):
+    if any(hides_context(description.document, mode) for mode in read.targets):
         notes.append(OWN_CONTEXT)
-    return Deployable(entries, found.content, notes)
+    return Deployable(entries, description.content, notes)
 
 
 def server(url: str, choices: Choices) -> Deployable:
@@ -104,9 +104,9 @@ def server(url: str, choices: Choices) -> Deployable:
 
     ``Misconfigured`` if it does not answer as one.
     """
-    given = url.rstrip("/")
+    address = url.rstrip("/")
     try:
-        parsed = httpx2.URL(given)
+        parsed = httpx2.URL(address)
     except httpx2.InvalidURL:
         parsed = httpx2.URL("")
     if parsed.scheme not in ("http", "https") or not parsed.host:
@@ -117,23 +117,24 @@ def server(url: str, choices: Choices) -> Deployable:
             "to read. Let the server be reached without one, such as by a private network."
         )
     try:
-        with httpx2.Client(base_url=given, timeout=ANSWER_WITHIN_S, trust_env=False) as http:
+        with httpx2.Client(base_url=address, timeout=ANSWER_WITHIN_S, trust_env=False) as http:
             health = cast("Mapping[str, Any]", http.get("/health-check").json())
             document = cast("Mapping[str, Any]", http.get("/openapi.json").json())
             modes = [mode for mode, (name, _) in MODES.items() if _has(document, name)]
     except (httpx2.TransportError, ValueError, AttributeError) as error:
         raise Misconfigured(
-            f"No Cog server answers at {given} ({str(error) or type(error).__name__}). The address "
-            "must be reachable from here and from the replicas."
+            f"No Cog server answers at {address} ({str(error) or type(error).__name__}). The "
+            "address must be reachable from here and from the replicas."
         ) from error
     if not modes:
         raise Misconfigured(
-            f"The Cog server {given} has no schema of its inputs: it was not built by `cog build`."
+            f"The Cog server {address} has no schema of its inputs: it was not built by `cog "
+            "build`."
         )
     notes = []
     if (status := health.get("status")) not in HEALTHY:
         notes.append(f"The Cog server is {status} now. Requests wait until it is ready.")
-    common = {"url": given, "concurrency": choices.concurrency}
+    common = {"url": address, "concurrency": choices.concurrency}
     name = choices.base_id(_slug(parsed.host))
     entries = [_entry(name, choices, document, mode, "", common) for mode in modes]
     return Deployable(entries, notes=notes)
@@ -169,7 +170,7 @@ def _entry(
 
 def _slug(name: str) -> str:
     """``name`` as a part of an endpoint's id."""
-    kept = "".join(each if each.isascii() and each.isalnum() else "-" for each in name.lower())
+    kept = "".join(char if char.isascii() and char.isalnum() else "-" for char in name.lower())
     return kept.strip("-") or "model"
 
 
@@ -200,22 +201,22 @@ async def describe(
     with TemporaryDirectory(prefix="darkroom-cog-") as scratch:
         place = Path(scratch)
         unpack(code, place / "imported")
-        found = await _described(place, project, environments, within_s)
-        concurrency = {mode: _concurrency(project, mode, found[mode]) for mode in project.targets}
-        document = openapi(found)
+        by_mode = await _described(place, project, environments, within_s)
+        concurrency = {mode: _concurrency(project, mode, by_mode[mode]) for mode in project.targets}
+        document = openapi(by_mode)
         unpack(code, place / "code")  # what the import wrote is not in it
         written = place / "code" / SCHEMA_FILE
         written.parent.mkdir(exist_ok=True)
         written.write_text(json.dumps(document, sort_keys=True), encoding="utf-8")
         content = _bundle(place / "code", written.parent)
-    descriptions = {mode: str(found[mode]["description"]) for mode in project.targets}
+    descriptions = {mode: str(by_mode[mode]["description"]) for mode in project.targets}
     return CogBundle(content, document, descriptions, concurrency)
 
 
 def _bundle(folder: Path, *more: Path) -> bytes:
     """Zip file of a folder, without its hidden files, and ``more`` of it."""
-    shown = [each for each in folder.iterdir() if not each.name.startswith(".")]
-    rest = [each for each in shown if each.name not in (FILE, "__pycache__")]
+    shown = [path for path in folder.iterdir() if not path.name.startswith(".")]
+    rest = [path for path in shown if path.name not in (FILE, "__pycache__")]
     return bundle(folder / FILE, [*sorted(rest), *more])
 
 
@@ -236,7 +237,7 @@ async def _described(
     home = place / "home"
     home.mkdir()
     words = [f"{mode}:{target}" for mode, target in project.targets.items()]
-    found = await imported(
+    description = await imported(
         [str(python), introspection.__file__, *words],
         place / "imported",
         child_environment(home) | dict(project.environment),
@@ -244,6 +245,6 @@ async def _described(
         "The predictor",
         within_s,
     )
-    if "failed" in found:
-        raise Misconfigured(f"{found['failed']}.")
-    return found
+    if "failed" in description:
+        raise Misconfigured(f"{description['failed']}.")
+    return description

@@ -255,8 +255,8 @@ def ready(health: Mapping[str, Any], name: str) -> bool:
     status = health.get("status")
     if status in ("SETUP_FAILED", "DEFUNCT", "UNHEALTHY"):
         setup = cast("Mapping[str, Any]", health.get("setup") or {})
-        said = [line for line in str(setup.get("logs") or "").splitlines() if line.strip()]
-        why = health.get("user_healthcheck_error") or (said[-1] if said else "see its log")
+        lines = [line for line in str(setup.get("logs") or "").splitlines() if line.strip()]
+        why = health.get("user_healthcheck_error") or (lines[-1] if lines else "see its log")
         raise AppNotStarted(f"{name} does not start: {status}: {why}")
     return status in HEALTHY
 

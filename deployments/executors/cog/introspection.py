@@ -61,14 +61,16 @@ def described(mode: str, target: str) -> dict[str, Any]:
     file, _, name = target.partition(":")
     if not pathlib.Path(file).is_file():
         raise NotDescribed(f"cog.yaml names the file {file}, which is not there")
-    found = _loaded(file)
+    module = _loaded(file)
     chosen = [name] if name else ["Runner", "Predictor"] if mode == "predict" else ["Trainer"]
-    given = next((getattr(found, each) for each in chosen if hasattr(found, each)), None)
-    if given is None:
+    predictor = next(
+        (getattr(module, candidate) for candidate in chosen if hasattr(module, candidate)), None
+    )
+    if predictor is None:
         raise NotDescribed(f"{file} has no {' or '.join(chosen)}")
-    where, function = _function(mode, given)
+    where, function = _function(mode, predictor)
     return {
-        "input": _input(where, function, is_method=inspect.isclass(given)),
+        "input": _input(where, function, is_method=inspect.isclass(predictor)),
         "output": _output(where, function),
         "concurrency": int(getattr(function, "__cog_concurrent_max__", 1)),
         "asynchronous": inspect.iscoroutinefunction(function)
@@ -85,8 +87,8 @@ def _reads_context() -> bool:
             nodes = list(ast.walk(ast.parse(path.read_text(encoding="utf-8"))))
         except (OSError, SyntaxError, ValueError):
             continue  # no Python, or not for this one: it is not imported either
-        read = {each.attr for each in nodes if isinstance(each, ast.Attribute)}
-        named = {each.id for each in nodes if isinstance(each, ast.Name)}
+        read = {node.attr for node in nodes if isinstance(node, ast.Attribute)}
+        named = {node.id for node in nodes if isinstance(node, ast.Name)}
         if "context" in read and "current_scope" in read | named:
             return True
     return False
@@ -128,12 +130,12 @@ def _function(mode: str, given: Any) -> tuple[str, Callable[..., Any]]:
     own = [
         name
         for name in names
-        if (owner := next((each for each in given.__mro__ if name in vars(each)), None)) is not None
+        if (owner := next((base for base in given.__mro__ if name in vars(base)), None)) is not None
         and owner.__module__.partition(".")[0] != "cog"
     ]
     if len(own) != 1:
-        wanted = " or ".join(f"{name}()" for name in names)
-        problem = f"has both {wanted.replace(' or ', ' and ')}" if own else f"has no {wanted}"
+        expected = " or ".join(f"{name}()" for name in names)
+        problem = f"has both {expected.replace(' or ', ' and ')}" if own else f"has no {expected}"
         raise NotDescribed(f"{given.__name__} {problem}")
     return f"{given.__name__}.{own[0]}", getattr(given, own[0])
 
@@ -154,25 +156,28 @@ def _input(where: str, function: Callable[..., Any], *, is_method: bool) -> dict
     written = _written_defaults(function)
     properties: dict[str, Any] = {}
     required: list[str] = []
-    for order, each in enumerate(parameters):
-        if each.kind in (each.VAR_POSITIONAL, each.VAR_KEYWORD):
-            raise NotDescribed(f"{where}: *{each.name} cannot be described; name its inputs")
-        if each.name not in hints:
-            raise NotDescribed(f"{where}: the input {each.name} has no type")
-        at = f"{where}: the input {each.name}"
-        schema, optional = _input_type(at, hints[each.name])
-        given, is_required = _default(each, written, optional=optional)
-        field: dict[str, Any] = {"title": each.name.replace("_", " ").title(), "x-order": order}
-        field |= schema | _limits(at, schema, each.default)
-        if given is not None:
-            field["default"] = _checked(at, field, _plain(given))
+    for order, parameter in enumerate(parameters):
+        if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
+            raise NotDescribed(f"{where}: *{parameter.name} cannot be described; name its inputs")
+        if parameter.name not in hints:
+            raise NotDescribed(f"{where}: the input {parameter.name} has no type")
+        at = f"{where}: the input {parameter.name}"
+        schema, optional = _input_type(at, hints[parameter.name])
+        default, is_required = _default(parameter, written, optional=optional)
+        field: dict[str, Any] = {
+            "title": parameter.name.replace("_", " ").title(),
+            "x-order": order,
+        }
+        field |= schema | _limits(at, schema, parameter.default)
+        if default is not None:
+            field["default"] = _checked(at, field, _plain(default))
         elif is_required:
-            required.append(each.name)
+            required.append(parameter.name)
         else:
             field["nullable"] = True
-        properties[each.name] = field
-    made: dict[str, Any] = {"type": "object", "title": "Input", "properties": properties}
-    return made | ({"required": required} if required else {})
+        properties[parameter.name] = field
+    input_schema: dict[str, Any] = {"type": "object", "title": "Input", "properties": properties}
+    return input_schema | ({"required": required} if required else {})
 
 
 def _written_defaults(function: Callable[..., Any]) -> dict[str, bool]:
@@ -187,13 +192,14 @@ def _written_defaults(function: Callable[..., Any]) -> dict[str, bool]:
             named = [*node.args.posonlyargs, *node.args.args]
             pairs = [*zip(reversed(named), reversed(node.args.defaults), strict=False)]
             pairs += [
-                (one, value)
-                for one, value in zip(node.args.kwonlyargs, node.args.kw_defaults, strict=True)
+                (argument, value)
+                for argument, value in zip(node.args.kwonlyargs, node.args.kw_defaults, strict=True)
                 if value is not None
             ]
             return {
-                one.arg: bool(value.args) or any(each.arg == "default" for each in value.keywords)
-                for one, value in pairs
+                argument.arg: bool(value.args)
+                or any(keyword.arg == "default" for keyword in value.keywords)
+                for argument, value in pairs
                 if isinstance(value, ast.Call)
             }
     return {}
@@ -203,14 +209,14 @@ def _default(
     parameter: inspect.Parameter, written: dict[str, bool], *, optional: bool
 ) -> tuple[Any, bool]:
     """Default of an input, and True if it must be given."""
-    given = parameter.default
-    if given is parameter.empty:
+    default = parameter.default
+    if default is parameter.empty:
         return None, not optional
-    if _is_input(given):
-        if given.default is not None:
-            return given.default, False
+    if _is_input(default):
+        if default.default is not None:
+            return default.default, False
         return None, not optional and not written.get(parameter.name, False)
-    return given, False
+    return default, False
 
 
 def _is_input(value: Any) -> bool:
@@ -220,7 +226,7 @@ def _is_input(value: Any) -> bool:
 def _limits(at: str, schema: dict[str, Any], given: Any) -> dict[str, Any]:
     if not _is_input(given):
         return {}
-    kind, found = schema.get("type"), dict[str, Any]()
+    kind, limits = schema.get("type"), dict[str, Any]()
     for name, key, kinds in (
         ("ge", "minimum", ("integer", "number")),
         ("le", "maximum", ("integer", "number")),
@@ -231,16 +237,16 @@ def _limits(at: str, schema: dict[str, Any], given: Any) -> dict[str, Any]:
         if (value := getattr(given, name, None)) is not None:
             if kind not in kinds:
                 raise NotDescribed(f"{at} has {name}, which its type does not allow")
-            found[key] = value
+            limits[key] = value
     if given.choices is not None:
-        found["enum"] = [_plain(each) for each in given.choices]
+        limits["enum"] = [_plain(choice) for choice in given.choices]
     if given.description:
-        found["description"] = given.description
+        limits["description"] = given.description
     if given.deprecated:
-        found["deprecated"] = True
+        limits["deprecated"] = True
     if accept := getattr(given, "accept", None):
-        found["x-cog-accept"] = accept
-    return found
+        limits["x-cog-accept"] = accept
+    return limits
 
 
 def _checked(at: str, field: dict[str, Any], value: Any) -> Any:
@@ -263,9 +269,9 @@ def _plain(value: Any) -> Any:
 def _input_type(at: str, type_: Any) -> tuple[dict[str, Any], bool]:
     """Schema of an input's type, and True if the input may be left out."""
     if typing.get_origin(type_) in (typing.Union, types.UnionType):
-        inner = [each for each in typing.get_args(type_) if each is not NONE]
+        inner = [arg for arg in typing.get_args(type_) if arg is not NONE]
         optional = len(inner) < len(typing.get_args(type_))
-        schemas = [_type(at, each) for each in inner]
+        schemas = [_type(at, member) for member in inner]
         return (schemas[0] if len(schemas) == 1 else {"anyOf": schemas}), optional
     return _type(at, type_), False
 
@@ -283,12 +289,12 @@ def _type(at: str, type_: Any) -> dict[str, Any]:  # noqa: PLR0911  # one for ea
     if type_ is Any:
         return {}
     if origin in (typing.Union, types.UnionType):
-        return {"anyOf": [_type(at, each) for each in args]}
+        return {"anyOf": [_type(at, arg) for arg in args]}
     if origin is typing.Literal:
-        kinds = {SCALARS.get(type(each), {}).get("type") for each in args}
+        kinds = {SCALARS.get(type(arg), {}).get("type") for arg in args}
         return {"enum": list(args)} | ({"type": kinds.pop()} if len(kinds) == 1 else {})
     if origin in (list, set, frozenset, tuple, collections.abc.Sequence):
-        inner = [each for each in args if each is not Ellipsis]
+        inner = [arg for arg in args if arg is not Ellipsis]
         return {"type": "array"} | ({"items": _type(at, inner[0])} if len(inner) == 1 else {})
     if origin is dict:
         return {"type": "object", "additionalProperties": _type(at, args[1])}
@@ -310,17 +316,17 @@ def _class(at: str, type_: type) -> dict[str, Any]:
     if issubclass(type_, cog.Secret):
         return {"type": "string", "format": "password", "writeOnly": True, "x-cog-secret": True}
     if issubclass(type_, enum.Enum):
-        values = [each.value for each in type_]
-        kinds = {SCALARS.get(type(each), {}).get("type") for each in values}
+        values = [member.value for member in type_]
+        kinds = {SCALARS.get(type(value), {}).get("type") for value in values}
         return {"enum": values} | ({"type": kinds.pop()} if len(kinds) == 1 else {})
     if typing.is_typeddict(type_):
         return {"type": "object"}
     fields = typing.get_type_hints(type_, include_extras=True)
     if issubclass(type_, cog.BaseModel) or hasattr(type_, "model_fields"):
-        shown = {name: each for name, each in fields.items() if not _hidden(name, each)}
+        shown = {name: field for name, field in fields.items() if not _hidden(name, field)}
         properties = {
-            name: {**_type(at, each), "title": name.replace("_", " ").title()}
-            for name, each in shown.items()
+            name: {**_type(at, field), "title": name.replace("_", " ").title()}
+            for name, field in shown.items()
         }
         return {"type": "object", "properties": properties}
     raise NotDescribed(f"{at} has the type {type_.__name__}, which Cog cannot send")
@@ -362,14 +368,14 @@ def main(words: list[str]) -> int:
     shown = sys.stdout
     sys.stdout = sys.stderr  # what the predictor prints on import
     try:
-        found: dict[str, Any] = {"cog": _cog().__version__}
+        description: dict[str, Any] = {"cog": _cog().__version__}
         for word in words:
             mode, _, target = word.partition(":")
-            found[mode] = described(mode, target)
+            description[mode] = described(mode, target)
     except NotDescribed as error:
-        found = {"failed": str(error)}
-    shown.write("\n" + json.dumps(found) + "\n")
-    return 1 if "failed" in found else 0
+        description = {"failed": str(error)}
+    shown.write("\n" + json.dumps(description) + "\n")
+    return 1 if "failed" in description else 0
 
 
 if __name__ == "__main__":

@@ -221,9 +221,9 @@ class CogPredictions:
                     await call.all_logs.wait()
 
     async def _answer(self, call: _Prediction, work: ExecutorWork) -> Result:
-        given, context = _split(work.endpoint, work.input)
+        inputs, context = _split(work.endpoint, work.input)
         body = {
-            "input": await self._input(call.id, given),
+            "input": await self._input(call.id, inputs),
             CONTEXT: context,
             **self._transport.webhook(call.id),
         }
@@ -237,8 +237,8 @@ class CogPredictions:
                 return Result({}, dead)
             await asyncio.sleep(pause_s)
             pause_s = min(2 * pause_s, LAST_BUSY_PAUSE_S)
-        found = cast("Mapping[str, Any]", answer.json())
-        return Result(found, await self._error(answer.status_code, found))
+        document = cast("Mapping[str, Any]", answer.json())
+        return Result(document, await self._error(answer.status_code, document))
 
     async def _error(self, status_code: int, found: Mapping[str, Any]) -> Exception | None:
         """Error of a prediction's end. None: it succeeded."""
@@ -253,8 +253,8 @@ class CogPredictions:
             return Cancelled("The request was cancelled.")
         if (dead := await self._dead()) is not None:
             return dead
-        said = str(found.get("error") or f"Cog answered {status_code}.")
-        return PipelineFailed(re.sub(r"^(Prediction failed: )+", "", said))
+        message = str(found.get("error") or f"Cog answered {status_code}.")
+        return PipelineFailed(re.sub(r"^(Prediction failed: )+", "", message))
 
     async def _dead(self) -> ReplicaDied | None:
         """Error that says why no request can run on the server any more. None: they can."""
@@ -268,10 +268,10 @@ class CogPredictions:
 
     async def _input(self, id_: str, given: Mapping[str, Any]) -> Mapping[str, Any]:
         """Input as the server wants it: with URLs of files, and without what is null."""
-        found: Any = {name: value for name, value in given.items() if value is not None}
-        for place, path in _paths(found):
-            found = replaced(found, place, await self._transport.give(id_, path))
-        return cast("Mapping[str, Any]", found)
+        inputs: Any = {name: value for name, value in given.items() if value is not None}
+        for place, path in _paths(inputs):
+            inputs = replaced(inputs, place, await self._transport.give(id_, path))
+        return cast("Mapping[str, Any]", inputs)
 
     async def _output(self, id_: str, value: Any, schema: Mapping[str, Any]) -> Any:
         self._transport.check(id_)
@@ -293,7 +293,9 @@ def _split(
     field = (schema.get("properties") or {}).get(CONTEXT) or {}
     if CONTEXT_MARK not in field:
         return given, {}
-    return {name: each for name, each in given.items() if name != CONTEXT}, given.get(CONTEXT) or {}
+    return {name: value for name, value in given.items() if name != CONTEXT}, given.get(
+        CONTEXT
+    ) or {}
 
 
 def _paths(value: Any, place: Place = ()) -> list[tuple[Place, Path]]:
@@ -302,10 +304,10 @@ def _paths(value: Any, place: Place = ()) -> list[tuple[Place, Path]]:
         fields = cast("Mapping[str, Any]", value)
         if isinstance(path := fields.get(PATH_KEY), str):
             return [(place, Path(path))]
-        return [each for name, inner in fields.items() for each in _paths(inner, (*place, name))]
+        return [entry for name, inner in fields.items() for entry in _paths(inner, (*place, name))]
     if isinstance(value, list):
         listed = enumerate(cast("list[Any]", value))
-        return [each for number, inner in listed for each in _paths(inner, (*place, number))]
+        return [entry for number, inner in listed for entry in _paths(inner, (*place, number))]
     return []
 
 

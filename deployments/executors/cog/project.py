@@ -115,14 +115,14 @@ def read_project(folder: Path, *, prepared: bool = False) -> CogProject:
         requirements=(*_packages(build, notes), *_requirements(folder, build)),
         needs_gpu=build.gpu,
         concurrency=file.concurrency.get("max", 0),
-        environment=dict(each.split("=", 1) for each in file.environment),
+        environment=dict(variable.split("=", 1) for variable in file.environment),
         notes=tuple(notes),
     )
 
 
 def _read(path: Path) -> _CogFile:
     try:
-        given = yaml.safe_load(path.read_text("utf-8"))
+        document = yaml.safe_load(path.read_text("utf-8"))
     except OSError as error:
         raise Misconfigured(f"{path} cannot be read: {error.strerror}") from error
     except (yaml.YAMLError, ValueError, RecursionError) as error:
@@ -131,22 +131,22 @@ def _read(path: Path) -> _CogFile:
         raise Misconfigured(
             f"{FILE}{line} is no YAML: {getattr(error, 'problem', None) or error}"
         ) from error
-    if not isinstance(given, Mapping):
+    if not isinstance(document, Mapping):
         raise Misconfigured(f"{FILE} must have keys such as `build` and `predict`.")
     try:
-        return validate(_CogFile, given)
+        return validate(_CogFile, document)
     except ValueError as error:
         raise Misconfigured(f"{FILE}: {error}.") from None
 
 
 def _check_image(build: _Build, *, prepared: bool) -> None:
     for key in ("system_packages", "run", "pre_install"):
-        wanted: Sequence[Any] = getattr(build, key)
-        if wanted and not prepared:
-            first = wanted[0]
+        values: Sequence[Any] = getattr(build, key)
+        if values and not prepared:
+            first = values[0]
             shown = first.get("command") if isinstance(first, Mapping) else first  # pyright: ignore
             raise Misconfigured(
-                f"{FILE}: build.{key} ({str(shown)[:80]}{', …' if len(wanted) > 1 else ''}) needs "
+                f"{FILE}: build.{key} ({str(shown)[:80]}{', …' if len(values) > 1 else ''}) needs "
                 "a Docker image, which Darkroom does not build. If the machines of the pool have "
                 "it already, deploy with --prepared. Or build the image with Cog, run it, and "
                 "deploy its address with --cog-server."
@@ -154,23 +154,25 @@ def _check_image(build: _Build, *, prepared: bool) -> None:
 
 
 def _python_notes(build: _Build) -> Sequence[str]:
-    wanted = build.python_version
+    version = build.python_version
     here = f"{sys.version_info.major}.{sys.version_info.minor}"
-    if not wanted or wanted == here or wanted.startswith(here + "."):
+    if not version or version == here or version.startswith(here + "."):
         return ()
-    return (f"cog.yaml asks for Python {wanted}. It runs with Python {here}, as Darkroom does.",)
+    return (f"cog.yaml asks for Python {version}. It runs with Python {here}, as Darkroom does.",)
 
 
 def _packages(build: _Build, notes: list[str]) -> Sequence[str]:
-    wanted = build.sdk_version
-    if not wanted:
+    version = build.sdk_version
+    if not version:
         return (PACKAGES,)
-    numbers = tuple(int(each) for each in re.findall(r"\d+", wanted)[:3])
+    numbers = tuple(int(number) for number in re.findall(r"\d+", version)[:3])
     if numbers < LEAST_VERSION:
         least = ".".join(map(str, LEAST_VERSION))
-        notes.append(f"cog.yaml asks for Cog {wanted}. It runs with a newer one, at least {least}.")
+        notes.append(
+            f"cog.yaml asks for Cog {version}. It runs with a newer one, at least {least}."
+        )
         return (PACKAGES,)
-    return (f"cog=={wanted}",)
+    return (f"cog=={version}",)
 
 
 def _requirements(folder: Path, build: _Build) -> Sequence[str]:

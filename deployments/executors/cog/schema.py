@@ -65,21 +65,21 @@ def openapi(described: Schema) -> dict[str, Any]:
 def input_schema(document: Schema, mode: str = "predict") -> dict[str, Any]:
     """JSON Schema of a request's input: an OpenAPI document's own, where files are marked, what
     may be left out may be null, and other fields are refused."""
-    given = _resolved(document, MODES[mode][0])
-    fields = cast("dict[str, Schema]", given.get("properties") or {})
+    resolved = _resolved(document, MODES[mode][0])
+    fields = cast("dict[str, Schema]", resolved.get("properties") or {})
     order = sorted(fields, key=lambda name: int(fields[name].get("x-order", 0)))
     properties = {name: _input(fields[name]) for name in order}
     if takes_context(document, mode) and CONTEXT not in fields:
         properties[CONTEXT] = dict(CONTEXT_FIELD)
         order.append(CONTEXT)
-    made: dict[str, Any] = {
+    schema: dict[str, Any] = {
         "title": "Input",
         "type": "object",
         "properties": properties,
         "additionalProperties": False,
         "x-fal-order-properties": order,
     }
-    return made | ({"required": given["required"]} if given.get("required") else {})
+    return schema | ({"required": resolved["required"]} if resolved.get("required") else {})
 
 
 def takes_context(document: Schema, mode: str) -> bool:
@@ -98,8 +98,8 @@ def hides_context(document: Schema, mode: str) -> bool:
 
 def output_schema(document: Schema, mode: str = "predict") -> dict[str, Any]:
     """JSON Schema of a request's output, which has Cog's in the field ``output``."""
-    given = marked_output(document, mode)
-    inner = {"type": "string"} if is_text(given) else _shown(given)
+    schema = marked_output(document, mode)
+    inner = {"type": "string"} if is_text(schema) else _shown(schema)
     return {
         "title": "Output",
         "type": "object",
@@ -129,17 +129,17 @@ def _resolved(document: Schema, name: str) -> dict[str, Any]:
 
     def resolve(value: Any, depth: int) -> Any:
         if isinstance(value, list):
-            return [resolve(each, depth) for each in cast("list[Any]", value)]
+            return [resolve(item, depth) for item in cast("list[Any]", value)]
         if not isinstance(value, Mapping):
             return value
         schema = cast("Schema", value)
         reference = schema.get("$ref")
         if isinstance(reference, str) and depth < MAX_DEPTH:
-            rest = {key: each for key, each in schema.items() if key != "$ref"}
+            rest = {key: item for key, item in schema.items() if key != "$ref"}
             return resolve(
                 {**schemas.get(reference.removeprefix(REFERENCE), {}), **rest}, depth + 1
             )
-        return {key: resolve(each, depth) for key, each in schema.items() if key != "$ref"}
+        return {key: resolve(item, depth) for key, item in schema.items() if key != "$ref"}
 
     return resolve(schemas.get(name, {}), 0)
 
@@ -147,10 +147,10 @@ def _resolved(document: Schema, name: str) -> dict[str, Any]:
 def _marked(value: Any) -> Any:
     """``value`` with the mark of a file at each text that is a URI."""
     if isinstance(value, list):
-        return [_marked(each) for each in cast("list[Any]", value)]
+        return [_marked(item) for item in cast("list[Any]", value)]
     if not isinstance(value, Mapping):
         return value
-    schema = {key: _marked(each) for key, each in cast("Schema", value).items()}
+    schema = {key: _marked(item) for key, item in cast("Schema", value).items()}
     if schema.get("type") == "string" and schema.get("format") == "uri":
         schema[FILE_MARK] = _kind(str(schema.get("x-cog-accept", "")))
     return schema
@@ -158,30 +158,30 @@ def _marked(value: Any) -> Any:
 
 def _kind(accept: str) -> str:
     """Kind of a file by what a predictor accepts, such as ``image/*``."""
-    kinds = {each.strip().partition("/")[0] for each in accept.split(",")}
+    kinds = {pattern.strip().partition("/")[0] for pattern in accept.split(",")}
     kind = kinds.pop() if len(kinds) == 1 else ""
     return kind if kind in ("image", "video", "audio") else "file"
 
 
 def _input(field: Schema) -> dict[str, Any]:
     schema = cast("dict[str, Any]", _marked(field))
-    for each in schema.pop("allOf", ()):  # how Cog writes a reference with a default
-        schema = {**each, **schema}
+    for part in schema.pop("allOf", ()):  # how Cog writes a reference with a default
+        schema = {**part, **schema}
     nullable = schema.pop("nullable", False)
     if "enum" in schema and FILE_MARK not in schema:
         schema["enum"] = list(schema["enum"])
     if not nullable or "default" in schema:
         return schema
     outer = ("title", "description", "deprecated", "x-order")
-    inner = {key: each for key, each in schema.items() if key not in outer}
-    kept = {key: each for key, each in schema.items() if key in outer}
+    inner = {key: value for key, value in schema.items() if key not in outer}
+    kept = {key: value for key, value in schema.items() if key in outer}
     return {**kept, "anyOf": [*inner.pop("anyOf", [inner]), {"type": "null"}]}
 
 
 def _shown(value: Any) -> Any:
     """An output's schema with an object in place of each file, which clients get."""
     if isinstance(value, list):
-        return [_shown(each) for each in cast("list[Any]", value)]
+        return [_shown(item) for item in cast("list[Any]", value)]
     if not isinstance(value, Mapping):
         return value
     schema = dict(cast("Schema", value))
@@ -194,5 +194,5 @@ def _shown(value: Any) -> Any:
             FILE_MARK: schema[FILE_MARK],
         }
     else:
-        shown = {key: _shown(each) for key, each in schema.items()}
+        shown = {key: _shown(item) for key, item in schema.items()}
     return {"anyOf": [shown, {"type": "null"}]} if nullable else shown

@@ -98,7 +98,9 @@ class ComfyUiClient:
         Raises ``Misconfigured`` if that is too large to be stored."""
         system = (await self._get("/system_stats")).get("system") or {}
         folders = cast("list[str]", await self._get("/models"))
-        models = {each: await self._get(f"/models/{quote(each, safe='')}") for each in folders}
+        models = {
+            folder: await self._get(f"/models/{quote(folder, safe='')}") for folder in folders
+        }
         raw = await self._read("/object_info")
         version = str(cast("Mapping[str, Any]", system).get("comfyui_version", ""))
         return await asyncio.to_thread(_packed, raw, {"version": version, "models": models})
@@ -220,8 +222,8 @@ class ComfyUiClient:
 async def _events(socket: aiohttp.ClientWebSocketResponse) -> AsyncIterator[ComfyUiEvent]:
     async for message in socket:
         if message.type is aiohttp.WSMsgType.TEXT:
-            given = json.loads(message.data)
-            yield ComfyUiEvent(str(given.get("type")), given.get("data") or {})
+            event = json.loads(message.data)
+            yield ComfyUiEvent(str(event.get("type")), event.get("data") or {})
         elif message.type is aiohttp.WSMsgType.BINARY and len(message.data) > 8:
             kind, format_ = struct.unpack(">II", message.data[:8])
             if kind == PREVIEW:
@@ -231,8 +233,8 @@ async def _events(socket: aiohttp.ClientWebSocketResponse) -> AsyncIterator[Comf
 def _packed(raw: bytes, more: Mapping[str, Any]) -> bytes:
     """Description as it is stored. Names of files that others have uploaded are left out."""
     classes = cast("Mapping[str, Mapping[str, Any]]", json.loads(raw))
-    for each in classes.values():
-        for group in cast("Mapping[str, Any]", each.get("input") or {}).values():
+    for node_class in classes.values():
+        for group in cast("Mapping[str, Any]", node_class.get("input") or {}).values():
             for spec in cast("Mapping[str, Any]", group or {}).values():
                 _forget_uploads(spec)
     text = json.dumps({**more, "classes": classes}, sort_keys=False, separators=(",", ":"))
@@ -243,7 +245,7 @@ def _forget_uploads(spec: Any) -> None:
     """Empty the menu of a value that is an uploaded file."""
     parts = cast("list[Any]", spec) if isinstance(spec, list) else []
     options = cast("dict[str, Any]", parts[1]) if parts[1:] and isinstance(parts[1], dict) else {}
-    if any(options.get(each) for each in UPLOADED):
+    if any(options.get(flag) for flag in UPLOADED):
         if isinstance(parts[0], list):
             parts[0] = []
         if isinstance(options.get("options"), list):

@@ -35,15 +35,15 @@ def deploy(choices: Choices, context: DeployContext) -> Deployable | None:
         )
     classes = asyncio.run(node_classes(settings, context.weights))
     places = dict(map(_place, choices.inputs))
-    found = interface(_checked(graph), classes, places, choices.outputs)
+    exposed = interface(_checked(graph), classes, places, choices.outputs)
     entry = {
         "family": COMFYUI,
         "schema": "json",
         "description": f"ComfyUI workflow {path.stem}.",
         "options": {
-            "comfyui": found.workflow.as_option(),
-            "input_schema": found.input_schema,
-            "output_schema": found.output_schema,
+            "comfyui": exposed.workflow.as_option(),
+            "input_schema": exposed.input_schema,
+            "output_schema": exposed.output_schema,
         },
     }
     name = re.sub(r"[^a-z0-9]+", "-", path.stem.lower()).strip("-") or "workflow"
@@ -58,19 +58,19 @@ def comfyui_graph(path: Path) -> Mapping[str, Any] | None:
     if path.suffix != ".json" or not path.is_file():
         return None
     try:
-        given: Any = json.loads(path.read_bytes())
+        document: Any = json.loads(path.read_bytes())
     except (OSError, ValueError, RecursionError):
         return None  # whoever reads it as something else says what is wrong
-    if not isinstance(given, dict):
+    if not isinstance(document, dict):
         return None
-    fields = cast("Mapping[str, Any]", given)
+    fields = cast("Mapping[str, Any]", document)
     if isinstance(fields.get("nodes"), list) and "links" in fields:
         raise Misconfigured(
             f"{path.name} is in the format of ComfyUI's editor. Export it there for programs: "
             "Workflow > Export (API)."
         )
     nodes = fields.values()
-    is_graph = all(isinstance(each, dict) and "class_type" in each for each in nodes)
+    is_graph = all(isinstance(node, dict) and "class_type" in node for node in nodes)
     return fields if fields and is_graph else None
 
 
@@ -93,7 +93,7 @@ def _place(text: str) -> tuple[str, str]:
 
 
 def _checked(graph: Mapping[str, Any]) -> Mapping[str, Any]:
-    for node, each in graph.items():
-        if not isinstance(each.get("inputs"), dict):
-            raise Misconfigured(f"Node {node} ({each['class_type']}) has no inputs.")
+    for node, entry in graph.items():
+        if not isinstance(entry.get("inputs"), dict):
+            raise Misconfigured(f"Node {node} ({entry['class_type']}) has no inputs.")
     return graph

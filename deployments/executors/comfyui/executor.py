@@ -139,10 +139,10 @@ class _Run:
     def failure(self, data: Mapping[str, Any]) -> Exception:
         """Error for what a node has raised."""
         kind, why = str(data.get("exception_type", "")), str(data.get("exception_message", ""))
-        said = f"Node {data.get('node_id')} ({data.get('node_type')}) failed: {why.strip()}"
+        message = f"Node {data.get('node_id')} ({data.get('node_type')}) failed: {why.strip()}"
         if kind.rpartition(".")[2] in ("OutOfMemoryError", "OOM_EXCEPTION"):
-            return OutOfMemory(said)
-        return PipelineFailed(f"{said} ({kind})" if kind else said)
+            return OutOfMemory(message)
+        return PipelineFailed(f"{message} ({kind})" if kind else message)
 
 
 class ComfyUiExecutor:
@@ -182,18 +182,18 @@ class ComfyUiExecutor:
         name = work.folder.name
         self._prompts[work.request_id] = _Sent(name)
         try:
-            given = await self._uploaded(workflow, work.input, name)
-            made = job(workflow, given, name)
-            self._prompts[work.request_id] = _Sent(name, made.id)
-            run = _Run(made)
-            async with self.client.events(made.id) as events:
-                await self._submit(workflow, made, given)
+            inputs = await self._uploaded(workflow, work.input, name)
+            prompt = job(workflow, inputs, name)
+            self._prompts[work.request_id] = _Sent(name, prompt.id)
+            run = _Run(prompt)
+            async with self.client.events(prompt.id) as events:
+                await self._submit(workflow, prompt, inputs)
                 async for event in events:
-                    for each in run.read(event):
-                        yield each
+                    for update in run.read(event):
+                        yield update
                     if run.ended:
                         break
-            ended = await self._history(made.id)
+            ended = await self._history(prompt.id)
             output = await self._output(workflow, run, ended, work.folder)
             await self._end(work.request_id)
         except Exception as error:
@@ -257,12 +257,12 @@ class ComfyUiExecutor:
     ) -> Mapping[str, Any]:
         """The input with ComfyUI's names of its files."""
         values = dict(given)
-        for number, each in enumerate(workflow.inputs):
-            file = values.get(each.name)
-            if each.is_file and isinstance(file, Mapping):
+        for number, exposed in enumerate(workflow.inputs):
+            file = values.get(exposed.name)
+            if exposed.is_file and isinstance(file, Mapping):
                 path = Path(str(cast("Mapping[str, Any]", file)[PATH_KEY]))
                 called = f"{number}{path.suffix}"
-                values[each.name] = await self.client.upload(path, called, folder_of(name))
+                values[exposed.name] = await self.client.upload(path, called, folder_of(name))
         if workflow.graph is None and values.get(FILES_FIELD):
             files = cast("Mapping[str, Mapping[str, Any]]", values[FILES_FIELD])
             renamed: dict[str, str] = {}
@@ -279,9 +279,9 @@ class ComfyUiExecutor:
         while True:
             # In this order: a prompt leaves the queue only when it is in the history.
             waits = await self.client.waits(id_)
-            found = await self.client.history(id_)
-            if found is not None:
-                return found
+            history = await self.client.history(id_)
+            if history is not None:
+                return history
             if not waits:
                 raise ReplicaDied(await self._gone(LOST))
             await asyncio.sleep(POLL_S)
@@ -305,20 +305,24 @@ class ComfyUiExecutor:
                 list(run.read(ComfyUiEvent(kind, data)))
             raise PipelineFailed("ComfyUI could not run the workflow, and does not say why.")
         nodes = cast("Mapping[str, Mapping[str, Any]]", ended.get("outputs") or {})
-        wanted = {node: made for node, made in nodes.items() if node in (workflow.outputs or nodes)}
-        files = [each for node, made in wanted.items() for each in _files(node, made)]
+        results = {
+            node: result for node, result in nodes.items() if node in (workflow.outputs or nodes)
+        }
+        files = [
+            candidate for node, result in results.items() for candidate in _files(node, result)
+        ]
         # What is only shown is a result where nothing is saved.
-        saved = [each for each in files if each.kind == "output"] or files
+        saved = [candidate for candidate in files if candidate.kind == "output"] or files
         output: dict[str, Any] = {}
         await asyncio.to_thread(folder.mkdir, parents=True, exist_ok=True)
-        for number, each in enumerate(saved):
-            path = folder / f"output-{number}{PurePath(each.name).suffix}"
-            media_type = await self.client.download(each, path)
+        for number, saved_file in enumerate(saved):
+            path = folder / f"output-{number}{PurePath(saved_file.name).suffix}"
+            media_type = await self.client.download(saved_file, path)
             facts = await asyncio.to_thread(_facts, path, media_type)
-            file = {PATH_KEY: str(path), "media_type": media_type, "file_name": each.name}
+            file = {PATH_KEY: str(path), "media_type": media_type, "file_name": saved_file.name}
             if workflow.graph is None:  # its clients know the nodes of their graph
-                file |= {"node": each.node, "listed_as": each.listed_as}
-            output.setdefault(kind_of(each.name, media_type), []).append(
+                file |= {"node": saved_file.node, "listed_as": saved_file.listed_as}
+            output.setdefault(kind_of(saved_file.name, media_type), []).append(
                 MadeFile({**file, **facts})
             )
         for number, (node, event) in enumerate(run.shown if not workflow.outputs else ()):
@@ -332,7 +336,9 @@ class ComfyUiExecutor:
                 file |= {"node": node, "listed_as": "images"}
             output.setdefault("images", []).append(MadeFile({**file, **facts}))
         texts = [
-            (node, str(text)) for node, made in wanted.items() for text in made.get("text") or ()
+            (node, str(text))
+            for node, result in results.items()
+            for text in result.get("text") or ()
         ]
         if texts:
             output["texts"] = [text for _, text in texts]
@@ -352,8 +358,8 @@ class ComfyUiExecutor:
                 await self.client.forget(sent.id)
         if self._server.files is None:
             return  # they are on another machine, and no call removes them
-        for each in ("input", "output", "temp"):
-            folder = self._server.files / each / folder_of(sent.name)
+        for area in ("input", "output", "temp"):
+            folder = self._server.files / area / folder_of(sent.name)
             await asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True)
 
 
@@ -365,30 +371,30 @@ def _log_failure(task: asyncio.Task[None]) -> None:
 def _refusal(workflow: ComfyUiWorkflow, answer: Mapping[str, Any]) -> Exception:
     """Error for a prompt that ComfyUI does not take: of an input if one is to blame."""
     nodes = cast("Mapping[str, Mapping[str, Any]]", answer.get("node_errors") or {})
-    for node, found in nodes.items():
-        for problem in found.get("errors", ()):
+    for node, node_errors in nodes.items():
+        for problem in node_errors.get("errors", ()):
             value = str((problem.get("extra_info") or {}).get("input_name", ""))
-            said = f"{problem.get('message')}: {problem.get('details')}"
+            message = f"{problem.get('message')}: {problem.get('details')}"
             name = workflow.field_of(node, value)
             if name is not None:
-                return InvalidInput.of_field(name, said)
-            where = f"Node {node} ({found.get('class_type')})"
+                return InvalidInput.of_field(name, message)
+            where = f"Node {node} ({node_errors.get('class_type')})"
             if workflow.graph is None:
-                return InvalidInput.of_field(f"prompt.{node}.inputs.{value}", said)
-            return PipelineFailed(f"{where}: {said}")
+                return InvalidInput.of_field(f"prompt.{node}.inputs.{value}", message)
+            return PipelineFailed(f"{where}: {message}")
     error = cast("Mapping[str, Any]", answer.get("error") or {})
-    said = f"{error.get('message')} {error.get('details')}".strip()
+    message = f"{error.get('message')} {error.get('details')}".strip()
     if workflow.graph is None:
-        return InvalidInput.of_field("prompt", said)
-    return PipelineFailed(f"ComfyUI refuses the workflow: {said}")
+        return InvalidInput.of_field("prompt", message)
+    return PipelineFailed(f"ComfyUI refuses the workflow: {message}")
 
 
 def _files(node: str, made: Mapping[str, Any]) -> Iterator[SavedFile]:
     """Files in the output of a node, whatever it calls their list."""
     for called, listed in made.items():
-        for each in cast("list[Any]", listed) if isinstance(listed, list) else ():
-            if isinstance(each, Mapping) and "filename" in each:
-                file = cast("Mapping[str, Any]", each)
+        for entry in cast("list[Any]", listed) if isinstance(listed, list) else ():
+            if isinstance(entry, Mapping) and "filename" in entry:
+                file = cast("Mapping[str, Any]", entry)
                 yield SavedFile(
                     str(file["filename"]),
                     str(file.get("subfolder", "")),

@@ -75,15 +75,15 @@ def interface(
         )
     properties: dict[str, Any] = {}
     required: list[str] = []
-    for each in inputs:
-        schema = _schema(graph, classes, each)
-        properties[each.name] = schema
-        if each.is_file:
-            required.append(each.name)
-    given = {"type": "object", "properties": properties, "additionalProperties": False}
+    for exposed in inputs:
+        schema = _schema(graph, classes, exposed)
+        properties[exposed.name] = schema
+        if exposed.is_file:
+            required.append(exposed.name)
+    input_schema = {"type": "object", "properties": properties, "additionalProperties": False}
     return Interface(
         ComfyUiWorkflow(graph, tuple(inputs), tuple(outputs)),
-        given | ({"required": required} if required else {}),
+        input_schema | ({"required": required} if required else {}),
         _output_schema(graph, classes, outputs or saving),
     )
 
@@ -113,8 +113,10 @@ def any_graph() -> Interface:
         "client_id": {"type": "string", "description": "Client that hears the events."},
         "prompt_id": {"type": "string", "description": "The client's own id of the prompt."},
     }
-    given = {"type": "object", "properties": fields, "required": ["prompt"]}
-    return Interface(ComfyUiWorkflow(None), given, {"type": "object", "properties": _fields(KINDS)})
+    schema = {"type": "object", "properties": fields, "required": ["prompt"]}
+    return Interface(
+        ComfyUiWorkflow(None), schema, {"type": "object", "properties": _fields(KINDS)}
+    )
 
 
 def _check(graph: Graph, classes: NodeClasses) -> None:
@@ -142,13 +144,13 @@ def _check(graph: Graph, classes: NodeClasses) -> None:
 
 
 def _class(graph: Graph, classes: NodeClasses, node: str) -> Mapping[str, Any]:
-    found = classes.get(str(graph[node]["class_type"]))
-    if found is None:
+    node_class = classes.get(str(graph[node]["class_type"]))
+    if node_class is None:
         raise Misconfigured(
             f"{_called(graph, node)}: this ComfyUI has no such class of nodes. Install its custom "
             "nodes there, and list them in the setting `comfyui`."
         )
-    return found
+    return node_class
 
 
 def _called(graph: Graph, node: str) -> str:
@@ -158,9 +160,9 @@ def _called(graph: Graph, node: str) -> str:
 
 
 def _specs(described: Mapping[str, Any], *groups: str) -> Iterator[tuple[str, Sequence[Any]]]:
-    given = cast("Mapping[str, Any]", described.get("input", {}))
+    by_group = cast("Mapping[str, Any]", described.get("input", {}))
     for group in groups:
-        yield from cast("Mapping[str, Sequence[Any]]", given.get(group) or {}).items()
+        yield from cast("Mapping[str, Sequence[Any]]", by_group.get(group) or {}).items()
 
 
 def _options(spec: Sequence[Any]) -> Mapping[str, Any]:
@@ -188,7 +190,7 @@ def _upload(spec: Sequence[Any]) -> str:
 def _found(graph: Graph, classes: NodeClasses) -> list[ExposedInput]:
     """Inputs that a user of the workflow wants to give: files, prompts, seeds, sizes, steps."""
     texts = _texts(graph)
-    found: list[tuple[str, str, str, str]] = []
+    exposed: list[tuple[str, str, str, str]] = []
     for node in graph:
         described, values = _class(graph, classes, node), graph[node]["inputs"]
         for name, spec in _specs(described, "required", "optional"):
@@ -196,15 +198,15 @@ def _found(graph: Graph, classes: NodeClasses) -> list[ExposedInput]:
                 continue
             if kind := _upload(spec):
                 role = "mask" if "mask" in str(graph[node]["class_type"]).lower() else kind
-                found.append((f"{role}_url", node, name, kind))
+                exposed.append((f"{role}_url", node, name, kind))
             elif spec[0] == "STRING" and _options(spec).get("multiline"):
-                found.append((texts.get(node, "prompt"), node, name, ""))
+                exposed.append((texts.get(node, "prompt"), node, name, ""))
             elif name in ROLES and spec[0] in ("INT", "FLOAT"):
-                found.append((ROLES[name], node, name, "seed" if ROLES[name] == "seed" else ""))
-    times = Counter(name for name, *_ in found)
+                exposed.append((ROLES[name], node, name, "seed" if ROLES[name] == "seed" else ""))
+    times = Counter(name for name, *_ in exposed)
     return [
         ExposedInput(name if times[name] == 1 else f"{name}_{node}", node, field, kind)
-        for name, node, field, kind in found
+        for name, node, field, kind in exposed
     ]
 
 
@@ -213,8 +215,8 @@ def _texts(graph: Graph) -> Mapping[str, str]:
     both is the prompt."""
     names: dict[str, str] = {}
     for value, called in (("negative", "negative_prompt"), ("positive", "prompt")):
-        for each in graph.values():
-            link = each["inputs"].get(value)
+        for fields in graph.values():
+            link = fields["inputs"].get(value)
             if is_link(link):
                 names |= dict.fromkeys(_before(graph, str(link[0])), called)
     return names
@@ -225,10 +227,10 @@ def _before(graph: Graph, node: str) -> set[str]:
     seen: set[str] = set()
     waiting = [node]
     while waiting:
-        each = waiting.pop()
-        if each in graph and each not in seen:
-            seen.add(each)
-            values = graph[each]["inputs"].values()
+        current = waiting.pop()
+        if current in graph and current not in seen:
+            seen.add(current)
+            values = graph[current]["inputs"].values()
             waiting += [str(value[0]) for value in values if is_link(value)]
     return seen
 

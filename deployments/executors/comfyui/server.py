@@ -88,8 +88,8 @@ class LocalComfyUi:
         await self._process.aclose(grace_s)
 
     def _make_folders(self) -> None:
-        for each in ("input", "output", "user", "temp"):
-            (self._home / each).mkdir(parents=True, exist_ok=True)
+        for name in ("input", "output", "user", "temp"):
+            (self._home / name).mkdir(parents=True, exist_ok=True)
         # JSON is YAML.
         models = model_paths(self._config.models, self._weights)
         (self._home / "models.yaml").write_text(json.dumps(models), encoding="utf-8")
@@ -98,8 +98,8 @@ class LocalComfyUi:
         config, home = self._config, self._home
         words = [str(path / "main.py"), "--disable-auto-launch", "--disable-api-nodes"]
         words += ["--preview-method", "auto", "--preview-size", "256"]
-        for each in ("input", "output", "user"):
-            words += [f"--{each}-directory", str(home / each)]
+        for name in ("input", "output", "user"):
+            words += [f"--{name}-directory", str(home / name)]
         words += ["--temp-directory", str(home)]  # it adds a folder `temp`
         words += ["--database-url", "sqlite:///:memory:"]
         words += ["--extra-model-paths-config", str(home / "models.yaml")]
@@ -173,9 +173,9 @@ def check_nodes(path: Path, pinned: Mapping[str, str]) -> None:
     ``Misconfigured``."""
     for name, commit in pinned.items():
         folder = path / NODES / name
-        found = _commit(folder) if folder.is_dir() else None
-        if found != commit:
-            is_there = f"is at {found or 'no commit'}" if folder.is_dir() else "is not there"
+        current = _commit(folder) if folder.is_dir() else None
+        if current != commit:
+            is_there = f"is at {current or 'no commit'}" if folder.is_dir() else "is not there"
             raise Misconfigured(
                 f"The setting `comfyui` lists the custom nodes {name} at {commit}, but {folder} "
                 f"{is_there}. Check out that commit, or change the setting."
@@ -195,8 +195,8 @@ def _commit(folder: Path) -> str | None:
         packed = (folder / ".git" / "packed-refs").read_text()
     except OSError:
         return None
-    found = re.search(rf"^([0-9a-f]{{40}}) {re.escape(name)}$", packed, re.MULTILINE)
-    return found[1] if found else None
+    match = re.search(rf"^([0-9a-f]{{40}}) {re.escape(name)}$", packed, re.MULTILINE)
+    return match[1] if match else None
 
 
 def model_paths(models: Path | None, weights: Path | None) -> Mapping[str, Mapping[str, str]]:
@@ -204,8 +204,8 @@ def model_paths(models: Path | None, weights: Path | None) -> Mapping[str, Mappi
     Darkroom's store, whose files are found with the path below it as their name."""
     described: dict[str, Mapping[str, str]] = {}
     if models is not None and models.is_dir():
-        inner = sorted(each.name for each in models.iterdir() if each.is_dir())
-        described["operator"] = {"base_path": str(models)} | {each: each for each in inner}
+        inner = sorted(path.name for path in models.iterdir() if path.is_dir())
+        described["operator"] = {"base_path": str(models)} | {name: name for name in inner}
     if weights is not None and weights.is_dir():
         described["darkroom"] = dict.fromkeys(STORED_KINDS, str(weights))
     return described

@@ -59,11 +59,11 @@ class ComfyUiWorkflow:
     def of(cls, endpoint: Endpoint) -> ComfyUiWorkflow:
         """Raises ``Misconfigured`` if the endpoint's options have no usable workflow."""
         try:
-            given = cast("Mapping[str, Any]", endpoint.options[OPTION])
+            options = cast("Mapping[str, Any]", endpoint.options[OPTION])
             return cls(
-                graph=given["graph"],
-                inputs=tuple(ExposedInput(**each) for each in given.get("inputs", ())),
-                outputs=tuple(map(str, given.get("outputs", ()))),
+                graph=options["graph"],
+                inputs=tuple(ExposedInput(**fields) for fields in options.get("inputs", ())),
+                outputs=tuple(map(str, options.get("outputs", ()))),
             )
         except (KeyError, TypeError) as error:
             raise Misconfigured(
@@ -74,15 +74,22 @@ class ComfyUiWorkflow:
     def as_option(self) -> dict[str, Any]:
         """The option that ``of`` reads."""
         inputs = [
-            {"name": each.name, "node": each.node, "field": each.field, "kind": each.kind}
-            for each in self.inputs
+            {
+                "name": exposed.name,
+                "node": exposed.node,
+                "field": exposed.field,
+                "kind": exposed.kind,
+            }
+            for exposed in self.inputs
         ]
         return {"graph": self.graph, "inputs": inputs, "outputs": list(self.outputs)}
 
     def field_of(self, node: str, name: str) -> str | None:
         """Name of the input that sets the value ``name`` of ``node``. None: none does."""
-        found = [each.name for each in self.inputs if (each.node, each.field) == (node, name)]
-        return found[0] if found else None
+        names = [
+            exposed.name for exposed in self.inputs if (exposed.node, exposed.field) == (node, name)
+        ]
+        return names[0] if names else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,17 +111,17 @@ def job(workflow: ComfyUiWorkflow, given: Mapping[str, Any], name: str) -> Submi
     graph = workflow.graph
     if graph is None:
         graph = as_graph(given.get(GRAPH_FIELD), GRAPH_FIELD)
-    filled = {node: dict(copy.deepcopy(dict(each))) for node, each in graph.items()}
+    filled = {node: dict(copy.deepcopy(dict(entry))) for node, entry in graph.items()}
     seeds: dict[str, int] = {}
-    for each in workflow.inputs:
-        value = given.get(each.name)
-        if value is None and each.kind == "seed":
+    for exposed in workflow.inputs:
+        value = given.get(exposed.name)
+        if value is None and exposed.kind == "seed":
             value = random.randint(0, MAX_SEED)  # noqa: S311  # a seed is no secret
         if value is None:
             continue
-        if each.kind == "seed":
-            seeds[each.name] = int(value)
-        filled[each.node]["inputs"][each.field] = value
+        if exposed.kind == "seed":
+            seeds[exposed.name] = int(value)
+        filled[exposed.node]["inputs"][exposed.field] = value
     if workflow.graph is None:
         _rename(filled, given.get(FILES_FIELD) or {})
     for node, values in literals(filled):
@@ -141,8 +148,8 @@ def folder_of(name: str) -> str:
 
 def literals(graph: Mapping[str, Mapping[str, Any]]) -> Iterator[tuple[str, dict[str, Any]]]:
     """Nodes of a graph with their values."""
-    for node, each in graph.items():
-        values = each.get("inputs")
+    for node, entry in graph.items():
+        values = entry.get("inputs")
         if isinstance(values, dict):
             yield node, cast("dict[str, Any]", values)
 
@@ -151,8 +158,8 @@ def as_graph(given: Any, field: str) -> Graph:
     """A value as a graph. Raises ``InvalidInput``, which names ``field`` and the node."""
     if not isinstance(given, Mapping) or not given:
         raise InvalidInput.of_field(field, "Input should be a workflow in ComfyUI's API format")
-    for node, each in cast("Mapping[str, Any]", given).items():
-        fields = cast("Mapping[str, Any]", each) if isinstance(each, Mapping) else {}
+    for node, entry in cast("Mapping[str, Any]", given).items():
+        fields = cast("Mapping[str, Any]", entry) if isinstance(entry, Mapping) else {}
         if not isinstance(fields.get("class_type"), str):
             raise InvalidInput.of_field(f"{field}.{node}", "Node should have a class_type")
         if not isinstance(fields.get("inputs"), Mapping):

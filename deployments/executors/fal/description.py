@@ -45,13 +45,13 @@ def usable(name: str, found: Found) -> dict[str, Any]:
     for route in routes:
         path = str(route["path"])
         try:
-            made = endpoints.get(path) or _endpoint(route, found["openapi"])
+            endpoint = endpoints.get(path) or _endpoint(route, found["openapi"])
         except NotServable as error:
             notes.append(f"{path} is not served: it {error}.")
             continue
         if route["is_websocket"]:
-            made["session"] = {**route["session"], "only": path not in endpoints}
-        endpoints[path] = made
+            endpoint["session"] = {**route["session"], "only": path not in endpoints}
+        endpoints[path] = endpoint
     if not endpoints:
         raise Misconfigured(f"{name} has no endpoint that can be served. " + " ".join(notes))
     return {
@@ -61,7 +61,7 @@ def usable(name: str, found: Found) -> dict[str, Any]:
         "gpu": _gpu(name, found),
         "concurrency": int(settings.get("max_multiplexing") or 1),
         "start_timeout_s": float(settings.get("startup_timeout") or START_TIMEOUT_S),
-        "secrets": [str(each) for each in settings.get("secrets") or ()],
+        "secrets": [str(secret) for secret in settings.get("secrets") or ()],
         "endpoints": [*endpoints.values()],
         "notes": notes,
     }
@@ -75,24 +75,24 @@ def requirements_of(name: str, found: Found) -> list[Any]:
         raise Misconfigured(f"{name}.requirements must be a list, such as ['numpy>=2'].")
     every = cast("list[Any]", listed)
     for layer in every:
-        for each in [layer] if isinstance(layer, str) else layer:
-            if not isinstance(each, str):
+        for requirement in [layer] if isinstance(layer, str) else layer:
+            if not isinstance(requirement, str):
                 raise Misconfigured(f"{name}.requirements must be texts, or lists of texts.")
-            if each.startswith(("./", "../", "/", ".[")) or each == ".":
+            if requirement.startswith(("./", "../", "/", ".[")) or requirement == ".":
                 raise Misconfigured(
-                    f"{name}.requirements has the path {each}, which replicas on other machines "
-                    "do not have. Add the code by --with, or name a package."
+                    f"{name}.requirements has the path {requirement}, which replicas on other "
+                    "machines do not have. Add the code by --with, or name a package."
                 )
     return every
 
 
 def check_files(name: str, found: Found, bundled: Sequence[str]) -> None:
     """Raise ``Misconfigured`` for a module or file that the app names and its bundle lacks."""
-    tops = {each.partition("/")[0] for each in bundled}
-    for each in cast("Sequence[str]", found["files"]):
-        top = Path(each).as_posix().partition("/")[0]
+    tops = {path.partition("/")[0] for path in bundled}
+    for file in cast("Sequence[str]", found["files"]):
+        top = Path(file).as_posix().partition("/")[0]
         if not {top, f"{top.partition('.')[0]}.py", top.partition(".")[0]} & tops:
-            raise Misconfigured(f"{name} needs {each}, which was not found. Add it by --with.")
+            raise Misconfigured(f"{name} needs {file}, which was not found. Add it by --with.")
 
 
 def _check(name: str, settings: Found) -> None:
@@ -106,19 +106,25 @@ def _check(name: str, settings: Found) -> None:
 
 def _gpu(name: str, found: Found) -> str | None:
     """GPU that an app asks for. None: it runs on a CPU."""
-    given = [str(each) for each in cast("Sequence[Any]", found["machine_types"])]
-    machines = [_machine(each) for each in given]
-    unknown = [each for each, known in zip(given, machines, strict=True) if known is None]
+    machine_types = [
+        str(machine_type) for machine_type in cast("Sequence[Any]", found["machine_types"])
+    ]
+    machines = [_machine(machine_type) for machine_type in machine_types]
+    unknown = [
+        machine_type
+        for machine_type, known in zip(machine_types, machines, strict=True)
+        if known is None
+    ]
     if unknown:
         raise Misconfigured(
             f"{name} has the unknown machine_type {', '.join(unknown)}. Known are "
             f"{', '.join((*CPU_MACHINES, *GPU_MACHINES))}."
         )
-    asked = [GPU_MACHINES[each] for each in machines if each and each in GPU_MACHINES]
-    if not asked:
+    gpus = [GPU_MACHINES[machine] for machine in machines if machine and machine in GPU_MACHINES]
+    if not gpus:
         return None
     number = found.get("num_gpus") or 1
-    classes = " or ".join(dict.fromkeys(asked))
+    classes = " or ".join(dict.fromkeys(gpus))
     return f"{number} × {classes}" if number > 1 else classes
 
 
@@ -127,7 +133,7 @@ def _machine(given: str) -> str | None:
     it is unknown."""
     name = given.strip().upper()
     known = (*CPU_MACHINES, *GPU_MACHINES)
-    return next((each for each in (name, f"GPU-{name}") if each in known), None)
+    return next((candidate for candidate in (name, f"GPU-{name}") if candidate in known), None)
 
 
 def _notes(settings: Found) -> Iterator[str]:

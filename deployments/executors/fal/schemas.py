@@ -66,12 +66,12 @@ class _Document:
 
     def input(self, operation: Schema) -> dict[str, Any]:
         schema = self._body(operation)
-        query = [each for each in operation.get("parameters", ()) if each.get("in") == "query"]
+        query = [entry for entry in operation.get("parameters", ()) if entry.get("in") == "query"]
         properties = {**schema.get("properties", {})}
         required = [*schema.get("required", ())]
-        for each in query:
-            properties[each["name"]] = each.get("schema", {})
-            required += [each["name"]] if each.get("required") else []
+        for parameter in query:
+            properties[parameter["name"]] = parameter.get("schema", {})
+            required += [parameter["name"]] if parameter.get("required") else []
         whole = {**schema, "type": "object", "properties": properties}
         whole |= {"required": required} if required else {}
         return self._closed(_with_marks(whole), is_input=True)
@@ -80,13 +80,13 @@ class _Document:
         content = operation.get("requestBody", {}).get("content")
         if content is None:
             return {}
-        given = content.get("application/json")
-        if given is None:
+        json_body = content.get("application/json")
+        if json_body is None:
             raise NotServable(f"takes {', '.join(content)}, and a request's input is JSON")
-        schema = self._resolved(cast("Schema", given.get("schema", {})))
+        schema = self._resolved(cast("Schema", json_body.get("schema", {})))
         # One optional model: FastAPI describes it as a union with null.
-        branches = [self._resolved(each) for each in schema.get("anyOf", ())]
-        objects = [each for each in branches if each.get("type") == "object"]
+        branches = [self._resolved(branch) for branch in schema.get("anyOf", ())]
+        objects = [branch for branch in branches if branch.get("type") == "object"]
         if len(objects) == 1 and len(branches) == 2:
             schema = objects[0]
         if schema.get("type", "object") != "object":
@@ -108,7 +108,7 @@ class _Document:
         name = str(schema.get("$ref", "")).removeprefix(REFERENCE)
         if name not in self._known:
             return schema
-        rest = {key: each for key, each in schema.items() if key != "$ref"}
+        rest = {key: value for key, value in schema.items() if key != "$ref"}
         return self._resolved({**self._known[name], **rest})
 
     def _closed(self, schema: Schema, *, is_input: bool) -> dict[str, Any]:
@@ -122,7 +122,7 @@ class _Document:
     def _rewritten(self, value: Any, needed: dict[str, Any], *, is_input: bool) -> Any:
         if isinstance(value, list):
             items = cast("list[Any]", value)
-            return [self._rewritten(each, needed, is_input=is_input) for each in items]
+            return [self._rewritten(item, needed, is_input=is_input) for item in items]
         if not isinstance(value, Mapping):
             return value
         fields = dict(cast("Schema", value))
@@ -140,7 +140,7 @@ class _Document:
                 else:
                     needed[name] = self._rewritten(known, needed, is_input=is_input)
         return {
-            key: self._rewritten(each, needed, is_input=is_input) for key, each in fields.items()
+            key: self._rewritten(field, needed, is_input=is_input) for key, field in fields.items()
         }
 
 
@@ -165,8 +165,8 @@ def _with_marks(schema: Schema) -> Schema:
     if not isinstance(properties, Mapping) or is_file(schema):
         return schema
     marked = {
-        name: _marked(name, each) if isinstance(each, Mapping) else each
-        for name, each in cast("Mapping[str, Any]", properties).items()
+        name: _marked(name, field) if isinstance(field, Mapping) else field
+        for name, field in cast("Mapping[str, Any]", properties).items()
     }
     return {**schema, "properties": marked}
 
@@ -188,17 +188,17 @@ def _mark(field: Schema, kind: str) -> Schema:
     if isinstance(items := field.get("items"), Mapping):
         marked["items"] = _mark(cast("Schema", items), kind)
     if isinstance(branches := field.get("anyOf"), list):
-        marked["anyOf"] = [_mark(each, kind) for each in cast("Sequence[Schema]", branches)]
+        marked["anyOf"] = [_mark(branch, kind) for branch in cast("Sequence[Schema]", branches)]
     return marked
 
 
 def _kind_of_ui(schema: Schema) -> str | None:
-    given = schema.get("ui")
-    kind = cast("Schema", given).get("field") if isinstance(given, Mapping) else None
+    ui = schema.get("ui")
+    kind = cast("Schema", ui).get("field") if isinstance(ui, Mapping) else None
     return kind if kind in KINDS else None
 
 
 def _kind_of_text(text: str) -> str | None:
-    found = _KIND_OF_NAME.search(text)
-    kind = found.group().lower() if found else None
+    match = _KIND_OF_NAME.search(text)
+    kind = match.group().lower() if match else None
     return "image" if kind == "mask" else kind

@@ -244,8 +244,8 @@ class AppSession(ExecutorAttempt):
                 await self._end_call(executor)
             return {"messages": self.pipe.made}
         finally:
-            for each in (passing, leaving):
-                each.cancel()
+            for task in (passing, leaving):
+                task.cancel()
             await asyncio.gather(passing, leaving, return_exceptions=True)
 
     async def _pass(self, executor: AppExecutor, work: ExecutorWork) -> None:
@@ -259,8 +259,8 @@ class AppSession(ExecutorAttempt):
             elif isinstance(event, LoggedLine):
                 self.printed.append(event.level, event.text)
             elif isinstance(event, MadeOutput):
-                made = event.output
-                self.pipe.close(SessionEnd(int(made["code"]), str(made["reason"])))
+                output = event.output
+                self.pipe.close(SessionEnd(int(output["code"]), str(output["reason"])))
                 return
             elif isinstance(event, SessionOpened):
                 self.pipe.open(event.tell)
@@ -270,13 +270,13 @@ class AppSession(ExecutorAttempt):
         """A message with the files that it names as data URIs, which are fetched by the rules for
         URLs of clients. They do not bind what the app itself reads."""
         try:
-            given: Any = msgpack.unpackb(message, raw=False)
+            document: Any = msgpack.unpackb(message, raw=False)
         except (ValueError, msgpack.UnpackException):
             return message  # in an encoding of the app's own
-        if not isinstance(given, dict):
+        if not isinstance(document, dict):
             return message
-        fetched = await self._files.fetch_inline(cast("Mapping[str, Any]", given))
-        return message if fetched is given else cast("bytes", msgpack.packb(fetched))
+        fetched = await self._files.fetch_inline(cast("Mapping[str, Any]", document))
+        return message if fetched is document else cast("bytes", msgpack.packb(fetched))
 
     async def _shown(self, message: SessionMessage) -> Content:
         """A message of the app with its files as data URIs. In place of one that cannot be shown,
@@ -286,8 +286,8 @@ class AppSession(ExecutorAttempt):
             if isinstance(content, str) or content[:1] in (b"{", b"["):
                 written = json.dumps(await self._inline(json.loads(content), files))
                 return written if isinstance(content, str) else written.encode()
-            made = await self._inline(msgpack.unpackb(content, raw=False), files)
-            return cast("bytes", msgpack.packb(made, use_bin_type=True))
+            document = await self._inline(msgpack.unpackb(content, raw=False), files)
+            return cast("bytes", msgpack.packb(document, use_bin_type=True))
         except DarkroomError as error:
             error_type = {"type": "x-fal-error", "error": "INTERNAL_ERROR"}
             return json.dumps({**error_type, "reason": error.message})

@@ -19,16 +19,16 @@ INSTALLED = frozenset({FAL, "darkroom"})
 
 def app_names(tree: ast.Module) -> frozenset[str]:
     """Names under which a file knows ``fal.App``, such as ``fal.App`` and ``App``."""
-    found: set[str] = set()
+    names: set[str] = set()
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
-            for each in node.names:
-                if each.name.partition(".")[0] == FAL:
-                    name = each.asname or FAL
-                    found |= {f"{name}.App", f"{name}.app.App"}
+            for module in node.names:
+                if module.name.partition(".")[0] == FAL:
+                    name = module.asname or FAL
+                    names |= {f"{name}.App", f"{name}.app.App"}
         elif isinstance(node, ast.ImportFrom) and node.module in (FAL, "fal.app"):
-            found |= {each.asname or each.name for each in node.names if each.name == "App"}
-    return frozenset(found)
+            names |= {alias.asname or alias.name for alias in node.names if alias.name == "App"}
+    return frozenset(names)
 
 
 def dotted(expression: ast.expr) -> str:
@@ -61,7 +61,7 @@ def _assigned(body: Sequence[ast.stmt], name: str) -> ast.expr | None:
             targets = [line.target]
         else:
             continue
-        if any(isinstance(each, ast.Name) and each.id == name for each in targets):
+        if any(isinstance(target, ast.Name) and target.id == name for target in targets):
             return line.value
     return None
 
@@ -75,9 +75,11 @@ def files_beside(path: Path, class_name: str, working: Path) -> Mapping[str, Pat
     """
     tree = ast.parse(path.read_bytes())
     node = next(
-        each for each in tree.body if isinstance(each, ast.ClassDef) and each.name == class_name
+        statement
+        for statement in tree.body
+        if isinstance(statement, ast.ClassDef) and statement.name == class_name
     )
-    found: dict[str, Path] = {}
+    files: dict[str, Path] = {}
     for module in sorted(_texts(tree, node, "local_python_modules")):
         name = module.partition(".")[0]
         place = _module(name, path, working)
@@ -86,27 +88,27 @@ def files_beside(path: Path, class_name: str, working: Path) -> Mapping[str, Pat
                 f"{path.name}: local_python_modules names {module}, which is not beside the file "
                 "and not in this folder. Add it by --with."
             )
-        found |= _named(name, place)
-    found |= _imported(tree, path, working)
+        files |= _named(name, place)
+    files |= _imported(tree, path, working)
     context = path.parent / str(literal(tree, node, "app_files_context_dir") or ".")
-    for each in _texts(tree, node, "app_files"):
-        place = context / each
+    for app_file in _texts(tree, node, "app_files"):
+        place = context / app_file
         if not place.exists():
-            raise Misconfigured(f"{path.name}: app_files names {each}, which is not there.")
+            raise Misconfigured(f"{path.name}: app_files names {app_file}, which is not there.")
         name = place.resolve().relative_to(context.resolve()).as_posix()
-        found |= _named(name, place.resolve())
-    found.pop(path.name, None)
-    return found
+        files |= _named(name, place.resolve())
+    files.pop(path.name, None)
+    return files
 
 
 def _texts(tree: ast.Module, node: ast.ClassDef, name: str) -> list[str]:
     value = literal(tree, node, name)
-    return [str(each) for each in cast("Sequence[Any]", value)] if isinstance(value, list) else []
+    return [str(item) for item in cast("Sequence[Any]", value)] if isinstance(value, list) else []
 
 
 def _imported(tree: ast.Module, path: Path, working: Path) -> dict[str, Path]:
     """Local modules that a file imports, and those that they import."""
-    found: dict[str, Path] = {}
+    modules: dict[str, Path] = {}
     waiting = list(_top_names(tree))
     while waiting:
         name = waiting.pop()
@@ -114,17 +116,17 @@ def _imported(tree: ast.Module, path: Path, working: Path) -> dict[str, Path]:
         known = name in sys.stdlib_module_names or name in INSTALLED
         if known or place is None or (place.is_dir() and not (place / "__init__.py").is_file()):
             continue
-        if files := {each: file for each, file in _named(name, place).items() if each not in found}:
-            found |= files
+        if files := {key: file for key, file in _named(name, place).items() if key not in modules}:
+            modules |= files
             if place.is_file():
                 waiting += _top_names(ast.parse(place.read_bytes()))
-    return found
+    return modules
 
 
 def _top_names(tree: ast.Module) -> Iterator[str]:
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
-            yield from (each.name.partition(".")[0] for each in node.names)
+            yield from (alias.name.partition(".")[0] for alias in node.names)
         elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
             yield node.module.partition(".")[0]
 
@@ -145,9 +147,9 @@ def _named(name: str, place: Path) -> dict[str, Path]:
         stem = Path(name)
         return {(stem if stem.suffix else stem.with_suffix(place.suffix)).as_posix(): place}
     return {
-        f"{name}/{each.relative_to(place).as_posix()}": each
-        for each in sorted(place.rglob("*"))
-        if each.is_file() and not _is_hidden(each.relative_to(place))
+        f"{name}/{path.relative_to(place).as_posix()}": path
+        for path in sorted(place.rglob("*"))
+        if path.is_file() and not _is_hidden(path.relative_to(place))
     }
 
 

@@ -148,14 +148,16 @@ class ProviderClient:
 
     async def aclose(self) -> None:
         await self.once.aclose()
-        for each in self._repeatable:
-            await each.http.aclose()
+        for client in self._repeatable:
+            await client.http.aclose()
 
     @asynccontextmanager
     async def repeatable(self) -> AsyncGenerator[httpx2.AsyncClient]:
         """Client for one call that may be repeated. The first ones are used first, so that few
         calls need few connections."""
-        shared = next((each for each in self._repeatable if each.calls < CALLS_OF_A_CLIENT), None)
+        shared = next(
+            (client for client in self._repeatable if client.calls < CALLS_OF_A_CLIENT), None
+        )
         if shared is None:
             shared = _Shared(self._client(kept=CALLS_OF_A_CLIENT))
             self._repeatable.append(shared)
@@ -215,8 +217,8 @@ class Wire:
         limits = httpx2.Timeout(CONNECT_S, read=read_s, write=SUBMIT_S)
         sent = {**self._headers, **(headers or {})}
         try:
-            given: dict[str, Any] = {"files": form} if form is not None else {"json": dict(body)}
-            answer = await self._http.once.post(url, headers=sent, timeout=limits, **given)
+            content: dict[str, Any] = {"files": form} if form is not None else {"json": dict(body)}
+            answer = await self._http.once.post(url, headers=sent, timeout=limits, **content)
         except NEVER_SENT as error:
             raise Busy(f"{self._name} cannot be reached: {_text(error)}") from error
         except (httpx2.HTTPError, httpx2.InvalidURL) as error:
@@ -230,10 +232,10 @@ class Wire:
             raise Busy(why, retry_after(answer))
         if 300 <= status < 500 and status != 408:
             raise CallRefused(self.error_of(answer))
-        found = _json(answer)
-        if status >= 300 or not isinstance(found, dict):
+        document = _json(answer)
+        if status >= 300 or not isinstance(document, dict):
             raise Unknown(f"{self._name} answered {status}: {said(answer)}")
-        return cast("Mapping[str, Any]", found)
+        return cast("Mapping[str, Any]", document)
 
     async def get(self, url: str, **query: Any) -> httpx2.Response:
         """Read something. Any answer but those that ask for another try."""
@@ -271,12 +273,12 @@ class Wire:
     async def json(self, url: str, **query: Any) -> Mapping[str, Any]:
         """A JSON object. Raises ``Away``, and ``HostedFailed`` for a refusal."""
         answer = await self.get(url, **query)
-        found = _json(answer)
-        if answer.status_code >= 500 or (answer.is_success and not isinstance(found, dict)):
+        document = _json(answer)
+        if answer.status_code >= 500 or (answer.is_success and not isinstance(document, dict)):
             raise Away(f"{self._name} answered {answer.status_code}: {said(answer)}")
         if not answer.is_success:
             raise self.error_of(answer)
-        return cast("Mapping[str, Any]", found)
+        return cast("Mapping[str, Any]", document)
 
     def error_of(self, answer: httpx2.Response) -> DarkroomError:
         """Error of the request for an answer that refuses it."""
@@ -301,9 +303,9 @@ class Wire:
 
 def said(answer: httpx2.Response) -> str:
     """Sentence of an answer, as providers write errors."""
-    found = _json(answer)
-    if isinstance(found, dict):
-        fields = cast("dict[str, Any]", found)
+    document = _json(answer)
+    if isinstance(document, dict):
+        fields = cast("dict[str, Any]", document)
         for name in ("detail", "message", "error", "title"):
             value = fields.get(name)
             if isinstance(value, str) and value:
@@ -335,14 +337,14 @@ def field_of(found: Any) -> str:
 
 
 def _code(answer: httpx2.Response) -> Any:
-    found = _json(answer)
-    error = cast("dict[str, Any]", found).get("error") if isinstance(found, dict) else None
+    document = _json(answer)
+    error = cast("dict[str, Any]", document).get("error") if isinstance(document, dict) else None
     return cast("dict[str, Any]", error).get("code") if isinstance(error, dict) else None
 
 
 def retry_after(answer: httpx2.Response) -> float | None:
-    given = answer.headers.get("retry-after", "")
-    return min(float(given), MAX_RETRY_AFTER_S) if given.isdecimal() else None
+    header = answer.headers.get("retry-after", "")
+    return min(float(header), MAX_RETRY_AFTER_S) if header.isdecimal() else None
 
 
 def covers(theirs: Any, ours: Any) -> bool:
@@ -350,7 +352,7 @@ def covers(theirs: Any, ours: Any) -> bool:
     if isinstance(ours, Mapping) and isinstance(theirs, Mapping):
         inner = cast("Mapping[str, Any]", theirs)
         fields = cast("Mapping[str, Any]", ours).items()
-        return all(name in inner and covers(inner[name], each) for name, each in fields)
+        return all(name in inner and covers(inner[name], value) for name, value in fields)
     return theirs == ours
 
 

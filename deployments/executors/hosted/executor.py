@@ -160,10 +160,10 @@ class HostedExecutor:
             raise Misconfigured("The job has no provider.")
         async for event in self._followed(sent.provider, job):
             if isinstance(event, MadeOutput):
-                made = await files.fetched(event.output, sent.provider.wire)
+                output = await files.fetched(event.output, sent.provider.wire)
                 for warning in files.warnings:
                     yield LoggedLine("WARNING", warning)
-                yield MadeOutput(made)
+                yield MadeOutput(output)
                 return
             yield event
 
@@ -182,7 +182,7 @@ class HostedExecutor:
     async def aclose(self, grace_s: float) -> None:
         if self._withdrawals:
             await asyncio.wait(self._withdrawals, timeout=grace_s)
-        tasks = [each.placing for each in self._sent.values() if each.placing is not None]
+        tasks = [sent.placing for sent in self._sent.values() if sent.placing is not None]
         for task in (*tasks, *self._withdrawals):
             task.cancel()
         http, fetcher, self._http, self._fetcher = self._http, self._fetcher, None, None
@@ -292,10 +292,10 @@ class HostedExecutor:
             except Unknown as error:
                 lost = error
                 log.warning("A call of %s may have been accepted: %s", spec.account, error)
-        found = await self._found(call, provider, spec, partial(provider.find, call, body, since))
-        if found is None:
+        job = await self._found(call, provider, spec, partial(provider.find, call, body, since))
+        if job is None:
             raise lost
-        return found
+        return job
 
     async def _accepted(self, call: HostedCall, job: HostedJob) -> HostedJob:
         accept = self._source.accept_hosted_call
@@ -379,24 +379,24 @@ def _spec(work: ExecutorWork) -> HostedEndpoint:
 
 def _owners(work: ExecutorWork, spec: HostedEndpoint) -> list[str]:
     """Owners of the keys that the request may be sent with, the first one first."""
-    found = [
-        each.owner
-        for each in work.secrets
-        if each.name == spec.secret and not (spec.own_key and each.owner == INSTALLATION)
+    owners = [
+        secret.owner
+        for secret in work.secrets
+        if secret.name == spec.secret and not (spec.own_key and secret.owner == INSTALLATION)
     ]
-    if not found:
+    if not owners:
         whose = "" if spec.own_key else " --installation"
         raise SecretMissing(
             f"{work.endpoint.id} needs the key of its provider in the secret {spec.secret}, which "
             f"is not set. Set it with `darkroom secrets set {spec.secret}{whose}`."
         )
-    return found
+    return owners
 
 
 def _key(work: ExecutorWork, spec: HostedEndpoint, owner: str) -> str:
-    for each in work.secrets:
-        if (each.name, each.owner) == (spec.secret, owner):
-            return each.value
+    for secret in work.secrets:
+        if (secret.name, secret.owner) == (spec.secret, owner):
+            return secret.value
     raise SecretMissing(
         f"The request was sent with a key in the secret {spec.secret} that is not set any more, so "
         "its result cannot be read. Set it again."

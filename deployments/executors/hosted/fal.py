@@ -71,28 +71,28 @@ class FalQueue:
             "expand": "payloads",
             "limit": 100,
         }
-        found: list[HostedJob] = []
+        jobs: list[HostedJob] = []
         for _ in range(MAX_PAGES):
             page = await self.wire.json(
                 f"{self.wire.spec.history_url}/v1/models/requests/by-endpoint", **query
             )
-            items = [each for each in page.get("items") or () if isinstance(each, dict)]
-            found += [
-                self._job(each)
-                for each in cast("list[dict[str, Any]]", items)
-                if covers(each.get("json_input"), given) and is_since(each.get("sent_at"), since)
+            items = [item for item in page.get("items") or () if isinstance(item, dict)]
+            jobs += [
+                self._job(item)
+                for item in cast("list[dict[str, Any]]", items)
+                if covers(item.get("json_input"), given) and is_since(item.get("sent_at"), since)
             ]
             if not page.get("next_cursor") or not page.get("has_more", True):
                 break
             query["cursor"] = page["next_cursor"]
-        return found[::-1]
+        return jobs[::-1]
 
     async def poll(self, job: HostedJob) -> HostedState:
         status = await self.wire.json(str(job.place["status"]), logs=1)
         lines = tuple(
-            (str(each.get("level", "INFO")).upper(), str(each.get("message", "")))
-            for each in cast("list[Any]", status.get("logs") or [])
-            if isinstance(each, dict)
+            (str(entry.get("level", "INFO")).upper(), str(entry.get("message", "")))
+            for entry in cast("list[Any]", status.get("logs") or [])
+            if isinstance(entry, dict)
         )
         if status.get("status") != "COMPLETED":
             running = status.get("status") == "IN_PROGRESS"
@@ -108,8 +108,10 @@ class FalQueue:
             if "content_policy" in answer.text:
                 raise ContentBlocked(said(answer))
             raise self.wire.error_of(answer)
-        made = fal_files(answer.json(), self.wire.output_schema)
-        return HostedState(result=made if isinstance(made, dict) else {"output": made}, lines=lines)
+        output = fal_files(answer.json(), self.wire.output_schema)
+        return HostedState(
+            result=output if isinstance(output, dict) else {"output": output}, lines=lines
+        )
 
     async def cancel(self, job: HostedJob) -> None:
         await self.wire.again("PUT", str(job.place["cancel"]))

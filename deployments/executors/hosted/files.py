@@ -62,12 +62,12 @@ class HostedFiles:
             if isinstance(fields.get(PATH_KEY), str):
                 return _data_uri(Path(fields[PATH_KEY]), field)
             return {
-                name: self._inlined(each, f"{field}.{name}".strip("."))
-                for name, each in fields.items()
+                name: self._inlined(inner, f"{field}.{name}".strip("."))
+                for name, inner in fields.items()
             }
         if isinstance(value, list | tuple):
             listed = cast("list[Any]", value)
-            return [self._inlined(each, f"{field}.{number}") for number, each in enumerate(listed)]
+            return [self._inlined(item, f"{field}.{number}") for number, item in enumerate(listed)]
         return value
 
     async def fetched(self, output: Mapping[str, Any], wire: Wire) -> Mapping[str, Any]:
@@ -80,9 +80,9 @@ class HostedFiles:
             return await self._file(value)
         if isinstance(value, Mapping):
             fields = cast("Mapping[str, Any]", value)
-            return {name: await self._fetched(each) for name, each in fields.items()}
+            return {name: await self._fetched(inner) for name, inner in fields.items()}
         if isinstance(value, list):
-            return [await self._fetched(each) for each in cast("list[Any]", value)]
+            return [await self._fetched(item) for item in cast("list[Any]", value)]
         return value
 
     async def _file(self, file: HostedFile) -> Any:

@@ -53,9 +53,9 @@ def described(schema: Schema) -> bool:
 def _marked(schema: Any) -> Any:
     """Schema whose texts of the format ``uri`` are files."""
     if isinstance(schema, Mapping):
-        found = {name: _marked(each) for name, each in cast("Schema", schema).items()}
-        return {**found, FILE_MARK: "file"} if found.get("format") == "uri" else found
-    return [_marked(each) for each in schema] if isinstance(schema, list) else schema
+        marked = {name: _marked(inner) for name, inner in cast("Schema", schema).items()}
+        return {**marked, FILE_MARK: "file"} if marked.get("format") == "uri" else marked
+    return [_marked(item) for item in schema] if isinstance(schema, list) else schema
 
 
 def _replaced(value: Any, is_file: Callable[[Place, str], bool], place: Place = ()) -> Any:
@@ -63,10 +63,10 @@ def _replaced(value: Any, is_file: Callable[[Place, str], bool], place: Place = 
         return HostedFile(value, given=value) if is_file(place, value) else value
     if isinstance(value, Mapping):
         fields = cast("Mapping[str, Any]", value)
-        return {name: _replaced(each, is_file, (*place, name)) for name, each in fields.items()}
+        return {name: _replaced(inner, is_file, (*place, name)) for name, inner in fields.items()}
     if isinstance(value, list):
         listed = enumerate(cast("list[Any]", value))
-        return [_replaced(each, is_file, (*place, number)) for number, each in listed]
+        return [_replaced(item, is_file, (*place, number)) for number, item in listed]
     return value
 
 
@@ -75,16 +75,18 @@ def _with_objects(value: Any, place: Place, marked: set[Place]) -> Any:
         fields = cast("Mapping[str, Any]", value)
         url = fields.get("url")
         if isinstance(url, str) and _is_url(url):
-            facts = {name: each for name, each in fields.items() if name != "content_type"}
+            facts = {name: fact for name, fact in fields.items() if name != "content_type"}
             says_more = any(fields.get(name) is not None for name in FAL_FACTS)
             if (*place, "url") in marked or says_more or _ends_as_file(url) or url[:5] == "data:":
                 media_type = fields.get("content_type")
                 known = media_type if isinstance(media_type, str) else ""
                 return HostedFile(url, media_type=known, facts=facts, given=value)
-        return {name: _with_objects(each, (*place, name), marked) for name, each in fields.items()}
+        return {
+            name: _with_objects(inner, (*place, name), marked) for name, inner in fields.items()
+        }
     if isinstance(value, list):
         listed = enumerate(cast("list[Any]", value))
-        return [_with_objects(each, (*place, number), marked) for number, each in listed]
+        return [_with_objects(item, (*place, number), marked) for number, item in listed]
     return value
 
 
@@ -92,7 +94,9 @@ def _is_url(text: str) -> bool:
     """Check that a whole text is a URL: what a language model writes may begin with one."""
     if text[:5] == "data:":
         return _DATA.match(text) is not None
-    if not text.startswith(("https://", "http://")) or any(each.isspace() for each in text):
+    if not text.startswith(("https://", "http://")) or any(
+        character.isspace() for character in text
+    ):
         return False
     try:
         return bool(urlsplit(text).hostname)

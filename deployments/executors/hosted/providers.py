@@ -40,8 +40,8 @@ class ReplicatePredictions:
     def __init__(self, wire: Wire) -> None:
         self.wire = wire
         self._url = wire.spec.url
-        found = _VERSION.fullmatch(wire.spec.endpoint)
-        self._version = found[1] if found else ""
+        match = _VERSION.fullmatch(wire.spec.endpoint)
+        self._version = match[1] if match else ""
 
     async def submit(self, call: HostedCall, given: Mapping[str, Any]) -> HostedJob:
         del call
@@ -63,21 +63,23 @@ class ReplicatePredictions:
     ) -> list[HostedJob]:
         """The list has predictions in all states, the newest first."""
         del call
-        url, found = f"{self._url}/predictions", list[HostedJob]()
+        url, jobs = f"{self._url}/predictions", list[HostedJob]()
         for _ in range(MAX_PAGES):
             page = await self.wire.json(url)
-            listed = [each for each in page.get("results") or () if isinstance(each, dict)]
-            recent = [each for each in listed if is_since(each.get("created_at"), since)]
-            found += [
-                self._job(each)
-                for each in recent
-                if self._is_of_model(each) and covers(each.get("input"), given)
+            listed = [result for result in page.get("results") or () if isinstance(result, dict)]
+            recent = [
+                prediction for prediction in listed if is_since(prediction.get("created_at"), since)
+            ]
+            jobs += [
+                self._job(prediction)
+                for prediction in recent
+                if self._is_of_model(prediction) and covers(prediction.get("input"), given)
             ]
             following = page.get("next")
             if len(recent) < len(listed) or not self.wire.is_own(following):
                 break
             url = str(following)
-        return found[::-1]
+        return jobs[::-1]
 
     def _is_of_model(self, listed: Mapping[str, Any]) -> bool:
         if self._version:
@@ -85,14 +87,16 @@ class ReplicatePredictions:
         return listed.get("model") in (None, self.wire.spec.endpoint)
 
     async def poll(self, job: HostedJob) -> HostedState:
-        found = await self.wire.json(str(job.place["get"]))
-        status, logs = found.get("status"), found.get("logs")
-        lines = tuple(("INFO", each) for each in logs.splitlines()) if isinstance(logs, str) else ()
+        prediction = await self.wire.json(str(job.place["get"]))
+        status, logs = prediction.get("status"), prediction.get("logs")
+        lines = tuple(("INFO", line) for line in logs.splitlines()) if isinstance(logs, str) else ()
         match status:
             case "succeeded":
-                return HostedState(result=self._output(found.get("output")), lines=lines)
+                return HostedState(result=self._output(prediction.get("output")), lines=lines)
             case "failed":
-                raise HostedFailed(f"Replicate: {found.get('error') or 'the prediction failed'}")
+                raise HostedFailed(
+                    f"Replicate: {prediction.get('error') or 'the prediction failed'}"
+                )
             case "canceled" | "aborted":
                 raise HostedFailed(f"The prediction {job.id} was {status} at Replicate.")
             case _:
@@ -124,9 +128,9 @@ class OpenAiImageCalls:
         written = str(given.get("output_format") or answer.get("output_format") or "png")
         media_type = MEDIA_TYPES.get(written, "image/png")
         images = [
-            _image(cast("Mapping[str, Any]", each), media_type)
-            for each in cast("list[Any]", answer.get("data") or [])
-            if isinstance(each, Mapping)
+            _image(cast("Mapping[str, Any]", image), media_type)
+            for image in cast("list[Any]", answer.get("data") or [])
+            if isinstance(image, Mapping)
         ]
         if not images:
             raise Unknown("the answer has no image")
@@ -163,7 +167,7 @@ class OpenAiVideoCalls:
     async def submit(self, call: HostedCall, given: Mapping[str, Any]) -> HostedJob:
         del call
         body = {"model": self.wire.spec.endpoint, **given}
-        form = {name: _part(each) for name, each in body.items() if each is not None}
+        form = {name: _part(value) for name, value in body.items() if value is not None}
         return self._job(await self.wire.post_once(self._url, body, form=form))
 
     def _job(self, answer: Mapping[str, Any]) -> HostedJob:
@@ -177,32 +181,34 @@ class OpenAiVideoCalls:
     ) -> list[HostedJob]:
         """The list has videos in all states, the newest first."""
         del call
-        ours = {name: each for name, each in given.items() if name in ("prompt", "seconds", "size")}
+        ours = {
+            name: value for name, value in given.items() if name in ("prompt", "seconds", "size")
+        }
         ours = {"model": self.wire.spec.endpoint} | {name: str(ours[name]) for name in ours}
         query: dict[str, Any] = {"limit": 100, "order": "desc"}
-        found: list[HostedJob] = []
+        jobs: list[HostedJob] = []
         for _ in range(MAX_PAGES):
             page = await self.wire.json(self._url, **query)
-            listed = [each for each in page.get("data") or () if isinstance(each, dict)]
-            recent = [each for each in listed if _created(each) >= since.timestamp()]
-            found += [self._job(each) for each in recent if covers(each, ours)]
+            listed = [video for video in page.get("data") or () if isinstance(video, dict)]
+            recent = [video for video in listed if _created(video) >= since.timestamp()]
+            jobs += [self._job(video) for video in recent if covers(video, ours)]
             if len(recent) < len(listed) or not page.get("has_more") or not page.get("last_id"):
                 break
             query["after"] = page["last_id"]
-        return found[::-1]
+        return jobs[::-1]
 
     async def poll(self, job: HostedJob) -> HostedState:
-        found = await self.wire.json(str(job.place["get"]))
-        match found.get("status"):
+        video = await self.wire.json(str(job.place["get"]))
+        match video.get("status"):
             case "completed":
                 url = f"{job.place['get']}/content"
                 return HostedState(result={"video": HostedFile(url, with_key=True)})
             case "failed":
-                error = found.get("error")
+                error = video.get("error")
                 what = error.get("message") if isinstance(error, dict) else None
                 raise HostedFailed(f"OpenAI: {what or 'the video failed'}")
             case "in_progress":
-                percent = found.get("progress")
+                percent = video.get("progress")
                 step = percent if isinstance(percent, int) else 0
                 return HostedState(progress=Progress(Stage.RUNNING, step, 100))
             case _:

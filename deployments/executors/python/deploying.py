@@ -25,16 +25,18 @@ def deploy(choices: Choices, context: DeployContext) -> Deployable | None:
     if path is None or path.suffix != ".py" or path.is_dir():
         return None
     choices.refuse("a Python file", "--app", "--with", "--pool")
-    content, found = described(path, choices.class_name, choices.more, context.environments)
-    if found["gpu"] and choices.pool is None:
+    content, description = described(path, choices.class_name, choices.more, context.environments)
+    if description["gpu"] and choices.pool is None:
         raise Misconfigured(
-            f"{found['class']} asks for a GPU ({found['gpu']}). Name the pool whose replicas have "
-            "one: --pool NAME. It must host the family `python`."
+            f"{description['class']} asks for a GPU ({description['gpu']}). Name the pool whose "
+            "replicas have one: --pool NAME. It must host the family `python`."
         )
     digest = hashlib.sha256(content).hexdigest()
-    made = list(entries(found, choices, digest))
-    base = choices.base_id(str(found["name"]))
-    return Deployable(made, content, found.get("notes", ()), found["secrets"], base)
+    endpoints = list(entries(description, choices, digest))
+    base = choices.base_id(str(description["name"]))
+    return Deployable(
+        endpoints, content, description.get("notes", ()), description["secrets"], base
+    )
 
 
 def described(
@@ -44,7 +46,7 @@ def described(
 
     ``Misconfigured`` names what is wrong with it.
     """
-    apps = {each.name: each for each in read_source(file)}
+    apps = {candidate.name: candidate for candidate in read_source(file)}
     if class_name is None and len(apps) == 1:
         (class_name,) = apps
     if class_name is None:
@@ -61,8 +63,8 @@ def described(
     with TemporaryDirectory(prefix="darkroom-deploy-") as folder:
         code = Path(folder) / "code"
         unpack(content, code)
-        found = asyncio.run(describe(code, file.stem, app, environments))
-    return content, {**found, "class": f"{file.stem}:{class_name}"}
+        description = asyncio.run(describe(code, file.stem, app, environments))
+    return content, {**description, "class": f"{file.stem}:{class_name}"}
 
 
 def entries(
@@ -70,27 +72,27 @@ def entries(
 ) -> Iterator[tuple[str, Mapping[str, Any]]]:
     """Ids and entries of an app's endpoints."""
     base = choices.base_id(str(found["name"]))
-    for each in found["endpoints"]:
-        endpoint = base + ("" if each["path"] == "/" else each["path"])
+    for route in found["endpoints"]:
+        endpoint = base + ("" if route["path"] == "/" else route["path"])
         entry: dict[str, Any] = {
             "family": "python",
             "schema": "json",
-            "description": each["description"],
+            "description": route["description"],
             "options": {
                 "app": {
                     **({"kind": found["kind"]} if "kind" in found else {}),
                     "bundle": digest,
                     "class": found["class"],
-                    "path": each["path"],
+                    "path": route["path"],
                     "requirements": found["requirements"],
                     "concurrency": found["concurrency"],
                     "start_timeout_s": found["start_timeout_s"],
-                    **({"streams": True} if each.get("streams") else {}),
-                    **({SESSION: each["session"]} if each.get("session") else {}),
+                    **({"streams": True} if route.get("streams") else {}),
+                    **({SESSION: route["session"]} if route.get("session") else {}),
                 },
                 **({GPU: found["gpu"]} if found.get("gpu") else {}),
-                "input_schema": each["input_schema"],
-                "output_schema": each["output_schema"],
+                "input_schema": route["input_schema"],
+                "output_schema": route["output_schema"],
                 **({OPTION: found["secrets"]} if found["secrets"] else {}),
             },
         }

@@ -63,9 +63,9 @@ class AppSpec:
     @classmethod
     def of(cls, endpoint: Endpoint) -> AppSpec:
         """Raises ``Misconfigured`` if the endpoint's options have no usable app."""
-        given = endpoint.options.get(OPTION)
+        declared = endpoint.options.get(OPTION)
         try:
-            app = cast("Mapping[str, Any]", given)
+            app = cast("Mapping[str, Any]", declared)
             listed = app.get("requirements")
             return cls(
                 bundle=str(app["bundle"]),
@@ -89,7 +89,7 @@ class AppSpec:
 
 
 def _requirements(listed: Sequence[Any]) -> Requirements:
-    return tuple(each if isinstance(each, str) else tuple(map(str, each)) for each in listed)
+    return tuple(item if isinstance(item, str) else tuple(map(str, item)) for item in listed)
 
 
 class _AppCall:
@@ -262,8 +262,8 @@ def _event(message: Mapping[str, Any]) -> Event | None:
         return SessionRead(*message["read"])
     for name, kind in (("partial", PartialOutput), ("output", MadeOutput)):
         if name in message:
-            made = with_made_files(message[name], files)
-            return kind(cast("Mapping[str, Any]", made))
+            content = with_made_files(message[name], files)
+            return kind(cast("Mapping[str, Any]", content))
     if "error" in message:
         raise _error(message["error"])
     return None

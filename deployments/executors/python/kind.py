@@ -15,13 +15,13 @@ from serve_app.domain.executors.secrets import Secret
 
 def plan(context: ExecutorContext, endpoint: Endpoint, secrets: Sequence[Secret]) -> AppPlan:
     spec = AppSpec.of(endpoint)
-    given = variables(endpoint, secrets)
+    environment = variables(endpoint, secrets)
     data = context.config.apps_dir / "data"
 
     def made(home: Path) -> PythonAppExecutor:
-        return PythonAppExecutor(spec, context.code, context.environments, home, data, given)
+        return PythonAppExecutor(spec, context.code, context.environments, home, data, environment)
 
-    return AppPlan(spec.key, made, secrets_version(given))
+    return AppPlan(spec.key, made, secrets_version(environment))
 
 
 KIND = ExecutorKind(("python",), plan, deploy)

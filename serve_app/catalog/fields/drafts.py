@@ -147,8 +147,8 @@ def beneath(input: Mapping[str, Any], draft: StoredDraft) -> dict[str, Any]:
     """Input of a request that goes on from ``draft`` and changes nothing. ``input``: of the request
     that made the draft."""
     left_out = {*INPUT_FIELDS, SEEDS}
-    given = {name: value for name, value in input.items() if name not in left_out}
-    return given | {SEED: draft.seed} | ({COUNT: 1} if COUNT in given else {})
+    values = {name: value for name, value in input.items() if name not in left_out}
+    return values | {SEED: draft.seed} | ({COUNT: 1} if COUNT in values else {})
 
 
 def _require_unchanged(
@@ -196,7 +196,7 @@ def _drafting(body: Mapping[str, Any], checked: dict[str, Any]) -> dict[str, Any
 
 
 def _require_steps(checked: Mapping[str, Any]) -> None:
-    name = next((each for each in STEPS if checked.get(each) is not None), None)
+    name = next((field for field in STEPS if checked.get(field) is not None), None)
     if name is None:
         return  # the pipeline's own
     steps = int(checked[name])

@@ -49,19 +49,19 @@ def marks(model: type[BaseModel]) -> Marks:
 
 def marks_of_items(model: type[BaseModel]) -> Mapping[str, tuple[str, Marks]]:
     """Marks of fields that are lists of objects: field → (name of the objects' model, marks)."""
-    found: dict[str, tuple[str, Marks]] = {}
+    by_field: dict[str, tuple[str, Marks]] = {}
     for name, field in model.model_fields.items():
         for item in _items(field.annotation):
-            found[name] = item.__name__, marks(item)
-    return found
+            by_field[name] = item.__name__, marks(item)
+    return by_field
 
 
 def _items(annotation: Any) -> Iterator[type[BaseModel]]:
     """Models of the objects of a list, which may be optional or annotated."""
     if get_origin(annotation) is not list:
         inner = get_args(annotation)
-        for each in inner[:1] if get_origin(annotation) is Annotated else inner:
-            yield from _items(each)
+        for argument in inner[:1] if get_origin(annotation) is Annotated else inner:
+            yield from _items(argument)
         return
     (item,) = get_args(annotation)
     item = get_args(item)[0] if get_origin(item) is Annotated else item

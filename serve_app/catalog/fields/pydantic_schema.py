@@ -70,14 +70,14 @@ def _plain(bound: float) -> float:
 
 
 def _field(old: FieldInfo, name: str, defaults: Mapping[str, Any]) -> Any:
-    given: dict[str, Any] = {"description": old.description}
+    arguments: dict[str, Any] = {"description": old.description}
     if name in defaults:
-        given["default"] = defaults[name]
+        arguments["default"] = defaults[name]
     elif old.default_factory is not None:
-        given["default_factory"] = old.default_factory
+        arguments["default_factory"] = old.default_factory
     elif not old.is_required():
-        given["default"] = old.default
-    return Field(**given)
+        arguments["default"] = old.default
+    return Field(**arguments)
 
 
 # Conversion of pydantic's validation errors to fal's error types.
@@ -105,7 +105,7 @@ def invalid_input(error: ValidationError, *, hide_input: bool = False) -> Invali
     details = error.errors(include_url=False)
     problems = tuple(_problem(detail) for detail in details[:MAX_PROBLEMS])
     if hide_input:
-        problems = tuple(replace(each, value=None) for each in problems)
+        problems = tuple(replace(problem, value=None) for problem in problems)
     return InvalidInput.of_problems(problems, len(details))
 
 
@@ -163,7 +163,7 @@ class PydanticSchema:
         self._most_outputs = most_outputs(self._model)
         self._marks = field_notes.marks(self._model)
         if levels := described_levels(endpoint):
-            self._marks = {name: each for name, each in self._marks.items() if name != ACCELERATION}
+            self._marks = {name: mark for name, mark in self._marks.items() if name != ACCELERATION}
         self._levels = levels
         self._item_marks = field_notes.marks_of_items(self._model)
         self._check_defaults()
@@ -215,7 +215,7 @@ class PydanticSchema:
         try:
             self._model.model_validate({})
         except ValidationError as error:
-            wrong = [one for one in error.errors() if one["type"] != REQUIRED]
+            wrong = [detail for detail in error.errors() if detail["type"] != REQUIRED]
             if wrong:
                 field = ".".join(str(part) for part in wrong[0]["loc"])
                 raise ValueError(f"a default is invalid: {field}: {wrong[0]['msg']}") from None
@@ -237,12 +237,14 @@ class PydanticSchema:
             raise InvalidInput(f"image_size: {message}", (problem,))
 
     def _warnings(self, body: Mapping[str, Any]) -> tuple[str, ...]:
-        found: list[str] = []
+        warnings: list[str] = []
         unknown = sorted(str(name) for name in body if name not in self.fields)
         if unknown:
-            found.append(f"Ignored, because this endpoint has no such field: {', '.join(unknown)}.")
-        found += field_notes.warnings(self._marks, body)
+            warnings.append(
+                f"Ignored, because this endpoint has no such field: {', '.join(unknown)}."
+            )
+        warnings += field_notes.warnings(self._marks, body)
         for name, (_, marks) in self._item_marks.items():
             for number, item in enumerate(body.get(name) or ()):
-                found += field_notes.warnings(marks, item, f"{name}.{number}.")
-        return tuple(found)
+                warnings += field_notes.warnings(marks, item, f"{name}.{number}.")
+        return tuple(warnings)

@@ -34,30 +34,30 @@ def object_schema(fields: Mapping[str, Any], *, required: bool) -> dict[str, Any
     """
     properties: dict[str, Any] = {}
     needed: list[str] = []
-    for name, given in fields.items():
-        if not isinstance(given, Mapping):
+    for name, value in fields.items():
+        if not isinstance(value, Mapping):
             raise ValueError(f"{name}: should be an object that describes the field")  # noqa: TRY004
-        each = cast("Mapping[str, Any]", given)
-        properties[name] = _property(name, each)
-        if required and "default" not in each and each.get("required") is not False:
+        field = cast("Mapping[str, Any]", value)
+        properties[name] = _property(name, field)
+        if required and "default" not in field and field.get("required") is not False:
             needed.append(name)
     schema: dict[str, Any] = {"type": "object", "properties": properties}
     return schema | ({"required": needed} if needed else {})
 
 
 def _property(name: str, given: Mapping[str, Any]) -> dict[str, Any]:
-    found = {key: value for key, value in given.items() if key not in _OF_EDITORS}
+    schema = {key: value for key, value in given.items() if key not in _OF_EDITORS}
     if isinstance(given.get("required"), list):
-        found["required"] = given["required"]  # of an object's own fields
+        schema["required"] = given["required"]  # of an object's own fields
     if isinstance(given.get("label"), str) and given["label"]:
-        found.setdefault("title", given["label"])
-    kind = found.get("type")
+        schema.setdefault("title", given["label"])
+    kind = schema.get("type")
     if isinstance(kind, str):
         if kind not in TYPES:
             raise ValueError(f"{name}: the type `{kind[:64]}` is none of {', '.join(TYPES)}")
-        found |= {key: value for key, value in TYPES[kind].items() if key not in found}
-        found["type"] = TYPES[kind]["type"]
-    return found
+        schema |= {key: value for key, value in TYPES[kind].items() if key not in schema}
+        schema["type"] = TYPES[kind]["type"]
+    return schema
 
 
 def schema_by_values(values: Mapping[str, Any], referred: Iterable[str]) -> dict[str, Any]:

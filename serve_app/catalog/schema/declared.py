@@ -115,10 +115,10 @@ class DeclaredSchema(PydanticSchema):
         if (result := declared_result(endpoint)) is not None:
             kind = _kind_of(result, inputs, endpoint.family)
         standard, produced = kind.fields, kind.produced
-        if any(each.type is InputType.MASK for each in inputs.values()):
+        if any(field.type is InputType.MASK for field in inputs.values()):
             standard = {PRESERVE: (PreserveUnmasked, True), **standard}
         if renamed := next((n for n, e in inputs.items() if e.type is InputType.FORMAT), None):
-            standard = {name: each for name, each in standard.items() if name != FORMAT}
+            standard = {name: field for name, field in standard.items() if name != FORMAT}
             produced = in_format(renamed)
         if taken := sorted(inputs.keys() & standard.keys()):
             raise ValueError(f"`options.{OPTION}` has {', '.join(taken)}, which every input has")
@@ -141,9 +141,9 @@ def _kind_of(result: DeclaredResult, inputs: Inputs, family: str) -> Kind:
     """Kind of the endpoints with this result. ``ValueError``: the entry does not fit it."""
     if family != "generic":
         raise ValueError(f"`options.{RESULT}` is for the family generic, not for {family}")
-    if any(each.type in (InputType.FORMAT, InputType.COUNT) for each in inputs.values()):
+    if any(field.type in (InputType.FORMAT, InputType.COUNT) for field in inputs.values()):
         raise ValueError(f"with `options.{RESULT}`, no input has the type `format` or `count`")
-    layers = [name for name, each in inputs.items() if each.type is InputType.LAYERS]
+    layers = [name for name, field in inputs.items() if field.type is InputType.LAYERS]
     if (len(layers) == 1) != (result.type is ResultType.LAYERS):
         raise ValueError(f"the {RESULT} `layers` and one input of the type `layers` go together")
     if layers:
@@ -170,7 +170,9 @@ class _Input(ImageInput):
 
 
 def _model(inputs: Inputs, standard: _Fields) -> type[_Input]:
-    fields: dict[str, Any] = {name: _field(name, each) for name, each in inputs.items()} | standard
+    fields: dict[str, Any] = {
+        name: _field(name, field) for name, field in inputs.items()
+    } | standard
     return create_model("Input", __base__=_Input, **fields)
 
 
@@ -231,7 +233,9 @@ class _Object(BaseModel):
 
 def _objects(name: str, declared: DeclaredInput) -> Any:
     """List of objects with the declared fields."""
-    fields: dict[str, Any] = {inner: _field(inner, each) for inner, each in declared.fields.items()}
+    fields: dict[str, Any] = {
+        inner: _field(inner, field) for inner, field in declared.fields.items()
+    }
     title = "".join(part.capitalize() for part in name.removesuffix("s").split("_"))
     model: Any = create_model(title, __base__=_Object, **fields)
     if declared.one_of:
@@ -241,13 +245,13 @@ def _objects(name: str, declared: DeclaredInput) -> Any:
 
 def _exactly_one(fields: tuple[str, ...]) -> Callable[[BaseModel], BaseModel]:
     def check(item: BaseModel) -> BaseModel:
-        given = [name for name in fields if getattr(item, name) is not None]
+        present = [name for name in fields if getattr(item, name) is not None]
         names = " or ".join(fields)
-        if not given:
+        if not present:
             context = {"names": names, WITHIN: fields[0]}
             raise PydanticCustomError("missing", "Field required: {names}", context)
-        if len(given) > 1:
-            context = {"names": names, WITHIN: given[1]}
+        if len(present) > 1:
+            context = {"names": names, WITHIN: present[1]}
             raise PydanticCustomError("one_of", "Only one can be set: {names}", context)
         return item
 

@@ -87,7 +87,7 @@ class JsonSchema:
         self._fields = cast("Mapping[str, Any]", self._schema["properties"])
         self.fields = frozenset(self._fields)
         closed = self._schema.get("additionalProperties") in (None, False)
-        self.is_open = not closed or any(each in self._schema for each in _ELSEWHERE)
+        self.is_open = not closed or any(keyword in self._schema for keyword in _ELSEWHERE)
         self._defaults = self._usable_defaults(endpoint)
 
     def validate(
@@ -101,7 +101,7 @@ class JsonSchema:
         known = {name: body[name] for name in body if refuses or name not in unknown}
         if problems := self._problems(known):
             raise InvalidInput.of_problems(tuple(problems))
-        left = {name: each for name, each in self._defaults.items() if name not in known}
+        left = {name: default for name, default in self._defaults.items() if name not in known}
         checked = {**deepcopy(left), **known}
         if not unknown:
             return checked, ()
@@ -120,8 +120,8 @@ class JsonSchema:
 
     def _problems(self, body: Mapping[str, Any]) -> list[FieldProblem]:
         try:
-            found = self._validator.violations(body, MAX_PROBLEMS)
-            return [_problem(inner) for error in found for inner in _of_branch(error)]
+            violations = self._validator.violations(body, MAX_PROBLEMS)
+            return [_problem(inner) for error in violations for inner in _of_branch(error)]
         except (TooManySteps, RecursionError):
             message = "The input has too many or too deeply nested parts to be checked. Send less"
             raise InvalidInput(
@@ -202,12 +202,12 @@ def _of_branch(error: SchemaViolation) -> list[SchemaViolation]:
     if error.validator not in ("anyOf", "oneOf") or not error.context:
         return [error]
     branches: dict[Any, list[SchemaViolation]] = {}
-    for each in error.context:
-        branches.setdefault(each.schema_path[0], []).append(each)
-    meant = [each for each in branches.values() if not any(map(_is_another, each))]
+    for violation in error.context:
+        branches.setdefault(violation.schema_path[0], []).append(violation)
+    meant = [branch for branch in branches.values() if not any(map(_is_another, branch))]
     if len(meant) != 1:
         return [error]
-    return [inner for each in meant[0] for inner in _of_branch(each)]
+    return [inner for cause in meant[0] for inner in _of_branch(cause)]
 
 
 def _is_another(error: SchemaViolation) -> bool:
@@ -218,7 +218,7 @@ def _is_another(error: SchemaViolation) -> bool:
 
 def _problem(error: SchemaViolation) -> FieldProblem:
     keyword = str(error.validator)
-    given: Any = error.validator_value
+    constraint: Any = error.validator_value
     loc = ("body", *error.absolute_path)
     type_, message = _TYPES.get(keyword, "value_error"), str(error.message)[:MOST_SHOWN]
     value: Any = error.instance
@@ -226,18 +226,18 @@ def _problem(error: SchemaViolation) -> FieldProblem:
     if keyword == "required":
         value = None
     elif keyword == "type":
-        message = f"Input should be of type {given}"
-        type_, message = _JSON_TYPES.get(str(given), ("value_error", message))
+        message = f"Input should be of type {constraint}"
+        type_, message = _JSON_TYPES.get(str(constraint), ("value_error", message))
     elif keyword in ("enum", "const"):
-        expected = _listed(given if keyword == "enum" else [given])
+        expected = _listed(constraint if keyword == "enum" else [constraint])
         message, context = f"Input should be {expected}"[:MOST_SHOWN], {"expected": expected}
     elif keyword in ("anyOf", "oneOf", "not"):
         message = "Input has none of the forms that are possible here"
     elif keyword in _BOUNDS:
         name, sentence = _BOUNDS[keyword]
         length = len(value) if isinstance(value, list) else 0
-        message = sentence.format(given, "" if given == 1 else "s", length)[:MOST_SHOWN]
-        context = {name: given}
+        message = sentence.format(constraint, "" if constraint == 1 else "s", length)[:MOST_SHOWN]
+        context = {name: constraint}
         if keyword in ("maxItems", "minItems"):
             context |= {"field_type": "List", "actual_length": length}
     return FieldProblem(loc, message, type_, context, value)

@@ -101,7 +101,7 @@ def check_size(schema: Any) -> None:
             raise ValueError(
                 f"is too large: a schema has at most {MAX_PARTS} parts and {MAX_DEPTH} levels"
             )
-        waiting += [(each, depth + 1) for each in inner]
+        waiting += [(child, depth + 1) for child in inner]
 
 
 def check_keywords(schema: Schema) -> None:
@@ -112,7 +112,7 @@ def check_keywords(schema: Schema) -> None:
         inner = waiting.pop()
         if isinstance(inner, Mapping):  # others are true or false
             _check_keywords(cast("Schema", inner), schema)
-            waiting += [each for _, each in parts(cast("Schema", inner))]
+            waiting += [part for _, part in parts(cast("Schema", inner))]
     _Heights(schema).check()
 
 
@@ -122,9 +122,9 @@ def parts(schema: Schema) -> Iterator[tuple[str, Any]]:
         if name in schema:
             yield name, schema[name]
     for name in _LISTS:
-        yield from ((name, each) for each in schema.get(name, ()))
+        yield from ((name, subschema) for subschema in schema.get(name, ()))
     for name in _MAPS:
-        yield from ((name, each) for each in schema.get(name, {}).values())
+        yield from ((name, subschema) for subschema in schema.get(name, {}).values())
 
 
 def _check_keywords(schema: Schema, root: Schema) -> None:
@@ -166,7 +166,7 @@ class _Heights:
         if not isinstance(schema, Mapping):
             return 0
         fields = cast("Schema", schema)
-        below = [self._height(each) for name, each in parts(fields) if name in _IN_PLACE]
+        below = [self._height(part) for name, part in parts(fields) if name in _IN_PLACE]
         if "$ref" in fields:
             below.append(self._of_name(str(fields["$ref"]).removeprefix("#/$defs/")))
         return 1 + max(below, default=0)
@@ -241,7 +241,7 @@ def _unique_items(validator: Any, unique: Any, value: Any, schema: Schema) -> It
     del schema
     if unique and validator.is_type(value, "array"):
         _spend(len(value) // 8)
-        digests = {json.dumps(_canonical(each), sort_keys=True) for each in value}
+        digests = {json.dumps(_canonical(item), sort_keys=True) for item in value}
         if len(digests) < len(value):
             yield SchemaViolation("Items should be different from one another")
 
@@ -251,9 +251,9 @@ def _canonical(value: Any) -> Any:
     if isinstance(value, float) and value.is_integer():
         return int(value)
     if isinstance(value, dict):
-        return {name: _canonical(each) for name, each in cast("Schema", value).items()}
+        return {name: _canonical(inner) for name, inner in cast("Schema", value).items()}
     if isinstance(value, list):
-        return [_canonical(each) for each in cast("list[Any]", value)]
+        return [_canonical(item) for item in cast("list[Any]", value)]
     return value
 
 

@@ -45,15 +45,15 @@ class _Check:
         for name, node in nodes.items():
             self._look_up(name, node)
         for name, node in nodes.items():
-            for place, each in node.references():
-                if not each.optional and each.source not in (ITEM, INDEX):
-                    self._leads_to(each, (*self._written.place, name, *place))
+            for place, reference in node.references():
+                if not reference.optional and reference.source not in (ITEM, INDEX):
+                    self._leads_to(reference, (*self._written.place, name, *place))
             if name in self._entries:
                 self._check_input(node, self._entries[name])
         output = (*self._written.place[:-1], "output")
-        for place, each in references_in(self._written.workflow.output, output):
-            if not each.optional:
-                self._leads_to(each, place)
+        for place, reference in references_in(self._written.workflow.output, output):
+            if not reference.optional:
+                self._leads_to(reference, place)
         self._mistakes.raise_any()
 
     def _look_up(self, name: str, node: Node) -> None:
@@ -75,14 +75,16 @@ class _Check:
         schema, root = self._source(reference.source)
         walked = reference.source
         for part in reference.path:
-            found = _part(schema, root, part)
-            if found is None:
-                known = ", ".join(f"`{each}`" for each in _properties(schema, root)) or "no fields"
+            inner = _part(schema, root, part)
+            if inner is None:
+                known = (
+                    ", ".join(f"`{field}`" for field in _properties(schema, root)) or "no fields"
+                )
                 self._mistakes.add(
                     place, f"`{reference}`: `{walked}` has no `{part}`; it has {known}"
                 )
                 return ANYTHING
-            schema, walked = found, f"{walked}.{part}"
+            schema, walked = inner, f"{walked}.{part}"
         if EACH in reference.path:
             return {"type": "array"}
         return schema if root is None else _inlined(schema, root)
@@ -110,9 +112,9 @@ class _Check:
             for name in unknown:
                 known = ", ".join(sorted(fields)[:12])
                 self._mistakes.add((*at, name), f"{node.app} has no such field; it has {known}")
-        given = {k: v for k, v in node.input.items() if not any(references_in(v))}
-        later = node.input.keys() - given.keys()
-        self._check_fixed(given, later, at, entry)
+        fixed = {k: v for k, v in node.input.items() if not any(references_in(v))}
+        later = node.input.keys() - fixed.keys()
+        self._check_fixed(fixed, later, at, entry)
         for name in sorted(later - {*unknown}):
             self._check_kind(node, name, fields.get(name), schema, at)
 
@@ -139,23 +141,23 @@ class _Check:
         reference = parse(node.input[name])
         if reference is None or not isinstance(field, Mapping):
             return
-        wanted = _kinds(cast("Schema", field), schema)
+        expected = _kinds(cast("Schema", field), schema)
         if reference.source in (ITEM, INDEX):
             return
         before = len(self._mistakes.problems)
-        made = self._leads_to(reference, (*at, name))
+        produced = self._leads_to(reference, (*at, name))
         if len(self._mistakes.problems) > before:
             del self._mistakes.problems[before:]  # it is named already
             return
-        kinds = _kinds(made, made)
-        if not kinds or not wanted or kinds & wanted:
+        kinds = _kinds(produced, produced)
+        if not kinds or not expected or kinds & expected:
             return
         hint = ""
-        if kinds == frozenset({"object"}) and "url" in _properties(made, made):
+        if kinds == frozenset({"object"}) and "url" in _properties(produced, produced):
             hint = f"; for its URL, write `{reference}.url`"
         self._mistakes.add(
             (*at, name),
-            f"`{reference}` is {_named(kinds)}, and {node.app} wants {_named(wanted)}{hint}",
+            f"`{reference}` is {_named(kinds)}, and {node.app} wants {_named(expected)}{hint}",
         )
 
 
@@ -166,7 +168,7 @@ def _unescaped(value: Any) -> Any:
         fields = cast("Mapping[str, Any]", value)
         return {name: _unescaped(inner) for name, inner in fields.items()}
     if isinstance(value, list):
-        return [_unescaped(each) for each in cast("list[Any]", value)]
+        return [_unescaped(item) for item in cast("list[Any]", value)]
     return value
 
 
@@ -174,7 +176,7 @@ _KINDS = {"object": "an object", "list": "a list", "value": "a text, number or b
 
 
 def _named(kinds: frozenset[str]) -> str:
-    return " or ".join(_KINDS[each] for each in sorted(kinds))
+    return " or ".join(_KINDS[kind] for kind in sorted(kinds))
 
 
 # Schemas. What is not understood may be anything.
@@ -196,23 +198,23 @@ def _resolved(schema: Any, root: Schema | None) -> Schema:
 
 def _branches(schema: Any, root: Schema | None) -> Iterator[Schema]:
     """Forms that a value may have; ``ANYTHING`` for one that is not understood."""
-    found = _resolved(schema, root)
+    resolved = _resolved(schema, root)
     for keyword in ("anyOf", "oneOf"):
-        if isinstance(found.get(keyword), list):
-            for each in found[keyword]:
-                yield from _branches(each, root)
+        if isinstance(resolved.get(keyword), list):
+            for branch in resolved[keyword]:
+                yield from _branches(branch, root)
             return
-    if "allOf" in found or "if" in found:
+    if "allOf" in resolved or "if" in resolved:
         yield ANYTHING
     else:
-        yield found
+        yield resolved
 
 
 def _kinds(schema: Schema, root: Schema | None) -> frozenset[str]:
     """Kinds of values: object, array, or value. Empty: any."""
     kinds: set[str] = set()
-    for each in _branches(schema, root):
-        names = each.get("type")
+    for branch in _branches(schema, root):
+        names = branch.get("type")
         for name in names if isinstance(names, list) else [names]:
             if not isinstance(name, str):
                 return frozenset()
@@ -222,22 +224,22 @@ def _kinds(schema: Schema, root: Schema | None) -> frozenset[str]:
 
 
 def _properties(schema: Schema, root: Schema | None) -> list[str]:
-    names = [name for each in _branches(schema, root) for name in each.get("properties") or ()]
+    names = [name for branch in _branches(schema, root) for name in branch.get("properties") or ()]
     return list(dict.fromkeys(names))[:12]
 
 
 def _part(schema: Schema, root: Schema | None, part: str) -> Schema | None:
     """Schema of a part of a value; None if no value of the schema has it."""
-    found: list[Schema] = []
+    schemas: list[Schema] = []
     possible = False
-    for each in _branches(schema, root):
-        inner = _part_of(each, part)
+    for branch in _branches(schema, root):
+        inner = _part_of(branch, part)
         if inner is not None:
             possible = True
-            found.append(inner)
+            schemas.append(inner)
     if not possible:
         return None
-    return found[0] if len(found) == 1 else {"anyOf": found}
+    return schemas[0] if len(schemas) == 1 else {"anyOf": schemas}
 
 
 def _part_of(schema: Schema, part: str) -> Schema | None:

@@ -78,8 +78,10 @@ class Mistakes:
     def rename(self, begins: str, to: str) -> None:
         """Name the key ``to`` where mistakes name ``begins``: what was sent had that one."""
         self.problems = [
-            replace(each, loc=("body", to, *each.loc[2:])) if each.loc[1:2] == (begins,) else each
-            for each in self.problems
+            replace(problem, loc=("body", to, *problem.loc[2:]))
+            if problem.loc[1:2] == (begins,)
+            else problem
+            for problem in self.problems
         ]
 
     def raise_any(self) -> None:
@@ -123,8 +125,8 @@ def _as_steps(given: Mapping[str, Any]) -> Mapping[str, Any]:
     same = {str(name): {FIRST: [f"${INPUT}.{name}"]} for name in cast("Mapping[Any, Any]", fields)}
     named = cast("Mapping[str, Any]", compared)
     steps = {
-        name: {"app": each, "input": same} if isinstance(each, str) else each
-        for name, each in named.items()
+        name: {"app": step, "input": same} if isinstance(step, str) else step
+        for name, step in named.items()
     }
     outside = {name: value for name, value in given.items() if name != COMPARE}
     return {**outside, "steps": steps, "output": {RESULTS: f"${INPUT}"}}
@@ -213,12 +215,12 @@ class _Reader:
         nodes: dict[str, Node] = {}
         for name, value in self._mapping(raw, place).items():
             at = (*place, name)
-            given = self._mapping(value, at)
-            if not own and given.get("type") in (DISPLAY, INPUT_NODE):
-                if given["type"] == DISPLAY:
-                    self._outputs[name] = self._mapping(given.get("fields"), (*at, "fields"))
+            fields = self._mapping(value, at)
+            if not own and fields.get("type") in (DISPLAY, INPUT_NODE):
+                if fields["type"] == DISPLAY:
+                    self._outputs[name] = self._mapping(fields.get("fields"), (*at, "fields"))
                 continue
-            if (node := self._node(name, given, at, own=own)) is not None:
+            if (node := self._node(name, fields, at, own=own)) is not None:
                 nodes[name] = node
         if not nodes:
             self.mistakes.add(place, "has no step: name at least one, with its `app`")
@@ -255,10 +257,10 @@ class _Reader:
 
     def _depends(self, given: Any, at: Place) -> tuple[str, ...]:
         names: list[Any] = cast("list[Any]", given) if isinstance(given, list) else [None]
-        if not all(isinstance(each, str) for each in names):
+        if not all(isinstance(name, str) for name in names):
             self.mistakes.add((*at, "depends"), "should be a list of names of steps")
             return ()
-        return tuple(each for each in names if each != INPUT)
+        return tuple(name for name in names if name != INPUT)
 
     def _check_control(self, given: Mapping[str, Any], at: Place) -> None:
         for_each = given.get("for_each")
@@ -272,18 +274,18 @@ class _Reader:
     def _check_references(self, workflow: Workflow, nodes: Place, output: Place) -> None:
         known = workflow.nodes.keys()
         for name, node in workflow.nodes.items():
-            for place, each in node.references():
+            for place, reference in node.references():
                 elements = node.for_each is not None and place[0] != "for_each"
-                self._check(each, known, (*nodes, name, *place), elements=elements)
-            for number, each in enumerate(node.depends):
-                if each not in known and each not in self._outputs:
+                self._check(reference, known, (*nodes, name, *place), elements=elements)
+            for number, reference in enumerate(node.depends):
+                if reference not in known and reference not in self._outputs:
                     self.mistakes.add(
-                        (*nodes, name, "depends", number), f"there is no step `{each[:64]}`"
+                        (*nodes, name, "depends", number), f"there is no step `{reference[:64]}`"
                     )
             for inner in _firsts(node.input):
                 self._check_first(inner, (*nodes, name, "input"))
-        for place, each in references_in(workflow.output, output):
-            self._check(each, known, place, elements=False)
+        for place, reference in references_in(workflow.output, output):
+            self._check(reference, known, place, elements=False)
         for inner in _firsts(workflow.output):
             self._check_first(inner, output)
         if not self.mistakes.problems and (cycle := workflow.cycle()):
@@ -316,10 +318,10 @@ class _Reader:
     # Input and output.
 
     def _output(self, contents: Mapping[str, Any], place: Place) -> Mapping[str, Any]:
-        given = contents.get("output")
-        is_node = isinstance(given, Mapping) and cast("Any", given).get("type") == DISPLAY
-        if given is not None and not is_node:
-            output = self._mapping(given, (*place, "output"))
+        value = contents.get("output")
+        is_node = isinstance(value, Mapping) and cast("Any", value).get("type") == DISPLAY
+        if value is not None and not is_node:
+            output = self._mapping(value, (*place, "output"))
         elif len(self._outputs) == 1:
             output = next(iter(self._outputs.values()))
         else:
@@ -332,14 +334,14 @@ class _Reader:
         self, fields: Any, nodes: Any, workflow: Workflow, place: Place
     ) -> Mapping[str, Any]:
         referred = {
-            each.path[0]
+            reference.path[0]
             for node in workflow.nodes.values()
-            for _, each in node.references()
-            if each.source == INPUT and each.path
+            for _, reference in node.references()
+            if reference.source == INPUT and reference.path
         } | {
-            each.path[0]
-            for _, each in references_in(workflow.output)
-            if each.source == INPUT and each.path
+            reference.path[0]
+            for _, reference in references_in(workflow.output)
+            if reference.source == INPUT and reference.path
         }
         if fields is None:
             return schema_by_values(_values_of_input_node(nodes), referred)
@@ -357,8 +359,8 @@ class _Reader:
     def _output_schema(
         self, fields: Any, output: Mapping[str, Any], place: Place
     ) -> Mapping[str, Any]:
-        given = self._mapping(fields, (*place, "schema", "output"))
-        named = {name: given.get(name) or {} for name in output}
+        schemas = self._mapping(fields, (*place, "schema", "output"))
+        named = {name: schemas.get(name) or {} for name in output}
         try:
             return object_schema(named, required=False)
         except ValueError as error:
@@ -387,9 +389,9 @@ def _firsts(value: Any) -> list[Mapping[str, Any]]:
         if is_first(value):
             return [cast("Mapping[str, Any]", value)]
         inner = cast("Mapping[str, Any]", value).values()
-        return [found for each in inner for found in _firsts(each)]
+        return [first for item in inner for first in _firsts(item)]
     if isinstance(value, list):
-        return [found for each in cast("list[Any]", value) for found in _firsts(each)]
+        return [first for item in cast("list[Any]", value) for first in _firsts(item)]
     return []
 
 

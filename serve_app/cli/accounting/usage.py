@@ -65,16 +65,16 @@ def usage_group(
         return
     # Whole days: the first one has all of its usage.
     first = (until or SystemClock().now()).date() - timedelta(days=30)
-    asked: dict[str, Any] = {
+    filters: dict[str, Any] = {
         "by": ",".join(by or ["endpoint"]),
         "start": _iso(since) or first.isoformat(),
         "end": _iso(until),
     }
     if tenant == "*" or (tenant is None and "tenant" in by):
-        asked["tenants"] = "*"
+        filters["tenants"] = "*"
     else:
-        asked["tenant"] = tenant
-    query = {name: value for name, value in asked.items() if value is not None}
+        filters["tenant"] = tenant
+    query = {name: value for name, value in filters.items() if value is not None}
     with Client(options.named_server(given)) as client:
         if as_csv:
             echo(client.text(f"/v1/usage.csv?{urlencode(query)}"), nl=False)
@@ -91,7 +91,7 @@ def lines(answer: Mapping[str, Any]) -> Iterator[str]:
         yield "Nothing was used in this time."
         return
     names = [name for name in COLUMNS if name in results[0]]
-    rows = [[_cell(name, each[name]) for name in names] for each in results]
+    rows = [[_cell(name, result[name]) for name in names] for result in results]
     heads = [COLUMNS[name] for name in names]
     widths = [max(map(len, column)) for column in zip(heads, *rows, strict=True)]
     for row in [heads, *rows]:
@@ -100,8 +100,8 @@ def lines(answer: Mapping[str, Any]) -> Iterator[str]:
             for name, cell, width in zip(names, row, widths, strict=True)
         )
         yield "  ".join(cells).rstrip()
-    for each in answer["costs"]:
-        yield f"Total: {each['cost']:.4f} {each['currency']}."
+    for total in answer["costs"]:
+        yield f"Total: {total['cost']:.4f} {total['currency']}."
 
 
 def _cell(name: str, value: Any) -> str:
@@ -137,17 +137,17 @@ def report_command(
 def report_lines(answer: Mapping[str, Any]) -> Iterator[str]:
     """The answer of ``/v1/usage/report`` as text."""
     currency = answer["currency"]
-    for each in answer["pools"]:
-        cost = "no cost is set" if each["cost"] is None else f"{each['cost']:.2f} {currency}"
-        yield f"pool {each['pool']}, {each['gpu'] or 'no GPU'}: {_hours(each)}; {cost}"
+    for row in answer["pools"]:
+        cost = "no cost is set" if row["cost"] is None else f"{row['cost']:.2f} {currency}"
+        yield f"pool {row['pool']}, {row['gpu'] or 'no GPU'}: {_hours(row)}; {cost}"
     if not answer["pools"]:
         yield "No replica ran in this time."
     yield f"Total: {_hours(answer)}; {answer['cost']:.2f} {currency}."
-    priced = [each for each in answer["endpoints"] if each["cost"] is not None]
-    for each in priced:
+    priced = [endpoint for endpoint in answer["endpoints"] if endpoint["cost"] is not None]
+    for row in priced:
         yield (
-            f"{each['endpoint_id']}: {each['requests']} requests, at fal's prices "
-            f"{each['cost']:.2f} {each['currency']}"
+            f"{row['endpoint_id']}: {row['requests']} requests, at fal's prices "
+            f"{row['cost']:.2f} {row['currency']}"
         )
     left_out = len(answer["endpoints"]) - len(priced)
     rest = f"; {left_out} without a price in DARKROOM_FAL_PRICES" if left_out else ""

@@ -106,25 +106,25 @@ def verify_command(
     kept = read_anchors([*anchors, *_lines_of(anchors_file)])
     if file is not None:
         with file.open(encoding="utf-8", errors="surrogateescape", newline="\n") as opened:
-            found = _checked(opened, kept, str(file))
+            chain = _checked(opened, kept, str(file))
     else:
         server = options.named_server(given)
         with Client(server) as client, client.lines("/v1/audit/export") as lines:
             with ProgressLine("Checking the audit log", quiet=as_json):
-                found = _checked(lines, kept, "The audit log")
+                chain = _checked(lines, kept, "The audit log")
     if as_json:
-        echo(json.dumps({"entries": found.entries, "first": found.first, "last": found.last,
-                               "hash": found.last_hash, "anchors": len(kept)}))  # fmt: skip
+        echo(json.dumps({"entries": chain.entries, "first": chain.first, "last": chain.last,
+                               "hash": chain.last_hash, "anchors": len(kept)}))  # fmt: skip
         return
-    places = f", {found.first} to {found.last}," if found.entries else ""
-    echo(f"{found.entries} entries{places} are an unbroken chain.")
-    if found.entries:
-        echo(f"Last hash: {found.last}:{found.last_hash}")
+    places = f", {chain.first} to {chain.last}," if chain.entries else ""
+    echo(f"{chain.entries} entries{places} are an unbroken chain.")
+    if chain.entries:
+        echo(f"Last hash: {chain.last}:{chain.last_hash}")
 
 
 def read_anchors(lines: Iterable[str]) -> dict[int, str]:
     """Anchors, one a line. ``Misconfigured``: one is not ``SEQUENCE:HASH``."""
-    found: dict[int, str] = {}
+    anchors: dict[int, str] = {}
     for line in filter(None, map(str.strip, lines)):
         text = line.split()[-1]
         sequence, _, hash_ = text.partition(":")
@@ -132,12 +132,12 @@ def read_anchors(lines: Iterable[str]) -> dict[int, str]:
             raise Misconfigured(
                 f"The anchor {text[:100]!r} is not SEQUENCE:HASH, as `darkroom doctor` prints it."
             )
-        if found.setdefault(int(sequence), hash_) != hash_:
+        if anchors.setdefault(int(sequence), hash_) != hash_:
             raise Misconfigured(
                 f"Two anchors name different hashes for entry {sequence}: the log was written anew "
                 "between them."
             )
-    return found
+    return anchors
 
 
 def _lines_of(file: Path | None) -> Iterable[str]:

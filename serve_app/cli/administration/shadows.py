@@ -25,18 +25,19 @@ def shadows_command(server: Server, endpoint: str | None, limit: int, *, as_json
     Shows the totals of the last day, then the newest pairs.
     """
     with Client(server) as client:
-        found = client.get("/v1/shadows", endpoint_id=endpoint, limit=limit)
-    for line in [json.dumps(found)] if as_json else shadow_lines(found, endpoint):
+        answer = client.get("/v1/shadows", endpoint_id=endpoint, limit=limit)
+    for line in [json.dumps(answer)] if as_json else shadow_lines(answer, endpoint):
         echo(line)
 
 
 def shadow_lines(found: Mapping[str, Any], endpoint: str | None = None) -> Iterator[str]:
     """Comparisons and pairs as text."""
-    for each in found["comparisons"]:
-        if endpoint in (None, each["endpoint_id"]):
-            yield f"{each['endpoint_id']} beside {each['shadow']}, {each['pairs']} pairs in a day"
-            yield f"  original  {_totals(each['originals'])}"
-            yield f"  copy      {_totals(each['copies'])}"
+    for comparison in found["comparisons"]:
+        if endpoint in (None, comparison["endpoint_id"]):
+            names = f"{comparison['endpoint_id']} beside {comparison['shadow']}"
+            yield f"{names}, {comparison['pairs']} pairs in a day"
+            yield f"  original  {_totals(comparison['originals'])}"
+            yield f"  copy      {_totals(comparison['copies'])}"
     for pair in found["pairs"]:
         prompt = shortened(pair["prompt"] or "")
         yield f"{pair['endpoint_id']} → {pair['shadow']}  {prompt}".rstrip()
@@ -68,7 +69,7 @@ def _side(side: Mapping[str, Any] | None) -> str:
     parts += _cost(side)
     if side["error"] is not None:
         parts.append(one_line(side["error"]["message"]))
-    return ", ".join([*parts, *(each["url"] for each in side["files"])])
+    return ", ".join([*parts, *(file["url"] for file in side["files"])])
 
 
 def _cost(priced: Mapping[str, Any]) -> list[str]:

@@ -41,13 +41,13 @@ class Limit(click.ParamType[LimitValue]):
         if not equals:
             self.fail(f"{value} should be NAME=VALUE, such as max_running=4", param, ctx)
         try:
-            given = float(text)
+            number = float(text)
         except ValueError:
             return name, text or None  # a word, such as `private`
-        if not math.isfinite(given):
+        if not math.isfinite(number):
             self.fail(f"{value} has no number. {name}= is that of the settings again", param, ctx)
         # Most limits are whole numbers, which JSON would show as 4.0.
-        return name, int(given) if given.is_integer() else given
+        return name, int(number) if number.is_integer() else number
 
 
 class BudgetOption(click.ParamType[Mapping[str, Any]]):
@@ -60,10 +60,10 @@ class BudgetOption(click.ParamType[Mapping[str, Any]]):
     ) -> Mapping[str, Any]:
         if not str(value).strip():
             return {}
-        found = re.fullmatch(r"\s*([\d.]+)\s*([A-Z]{3})\s*/\s*(day|month)\s*", str(value))
-        if found is None:
+        match = re.fullmatch(r"\s*([\d.]+)\s*([A-Z]{3})\s*/\s*(day|month)\s*", str(value))
+        if match is None:
             self.fail(f"{value} should be such as '200 EUR/month' or '5 USD/day'", param, ctx)
-        amount, currency, period = found.groups()
+        amount, currency, period = match.groups()
         return {"amount": amount, "currency": currency, "period": period}
 
 
@@ -157,8 +157,8 @@ def create_tenant(
     as_json: bool,
 ) -> None:
     """Create TENANT, without keys. Its name is TENANT, unless --name is another one."""
-    given = {**dict(limits), **budget, **_storage(storage)}
-    wish = {"tenant": tenant, "name": name, "limits": given}
+    all_limits = {**dict(limits), **budget, **_storage(storage)}
+    wish = {"tenant": tenant, "name": name, "limits": all_limits}
     with Client(server) as client:
         echo_one(TENANTS, client.post(TENANTS.path, wish), as_json=as_json)
 
@@ -231,12 +231,12 @@ def delete_tenant(server: Server, tenant: str, *, yes: bool, wait: bool, as_json
             err=True,
         )
     with ProgressLine(f"Deleting {tenant}", quiet=as_json) as waiting, Client(server) as client:
-        found = client.delete(path_of(TENANTS, tenant))
-        while wait and found["ended_at"] is None:
-            waiting.show(f"Deleting {tenant}: {_left(found)} are left")
+        deletion = client.delete(path_of(TENANTS, tenant))
+        while wait and deletion["ended_at"] is None:
+            waiting.show(f"Deleting {tenant}: {_left(deletion)} are left")
             time.sleep(POLL_S)
-            found = client.poll(f"{path_of(TENANTS, tenant)}/deletion")
-    echo(json.dumps(found) if as_json else deletion_text(found))
+            deletion = client.poll(f"{path_of(TENANTS, tenant)}/deletion")
+    echo(json.dumps(deletion) if as_json else deletion_text(deletion))
 
 
 @tenants_group.command("deletion")
@@ -246,8 +246,8 @@ def delete_tenant(server: Server, tenant: str, *, yes: bool, wait: bool, as_json
 def show_deletion(server: Server, tenant: str, *, as_json: bool) -> None:
     """Show the progress of the deletion of TENANT."""
     with Client(server) as client:
-        found = client.get(f"{path_of(TENANTS, tenant)}/deletion")
-    echo(json.dumps(found) if as_json else deletion_text(found))
+        deletion = client.get(f"{path_of(TENANTS, tenant)}/deletion")
+    echo(json.dumps(deletion) if as_json else deletion_text(deletion))
 
 
 @tenants_group.command("export")

@@ -105,9 +105,9 @@ def deploy_command(
     """
     choices = Choices(None if file is None else found_at(file), **given)
     with ProgressLine(f"Checking {file or choices.cog_server}", quiet=as_json):
-        made = deployable(choices)
-    if made is not None:
-        store(server, made, dry_run=dry_run, as_json=as_json)
+        deployment = deployable(choices)
+    if deployment is not None:
+        store(server, deployment, dry_run=dry_run, as_json=as_json)
     elif choices.path is not None:
         choices.refuse("a chain of endpoints", "--public")
         public = choices.public
@@ -148,8 +148,12 @@ def store(server: Server, made: Deployable, *, dry_run: bool, as_json: bool) -> 
             stored = [client.put(path, entry) for path, entry in paths]
         served = {each["endpoint_id"] for each in stored}
         of_app = endpoints_of(client, made.app) if made.app else []
-        old = [each for each in of_app if each not in served]
-        deleted = [] if dry_run else [each for each in old if delete_endpoint(client, each)]
+        old = [endpoint_id for endpoint_id in of_app if endpoint_id not in served]
+        deleted = (
+            []
+            if dry_run
+            else [endpoint_id for endpoint_id in old if delete_endpoint(client, endpoint_id)]
+        )
     if as_json:
         kept = None if dry_run or content is None else hashlib.sha256(content).hexdigest()
         notes = list(made.notes)
@@ -158,26 +162,26 @@ def store(server: Server, made: Deployable, *, dry_run: bool, as_json: bool) -> 
         return
     for note in made.notes:
         echo(f"Note: {note}", err=True)
-    for each in stored:
-        echo(_line(each, dry_run=dry_run))
-    for each in old if dry_run else deleted:
+    for item in stored:
+        echo(_line(item, dry_run=dry_run))
+    for item in old if dry_run else deleted:
         done = "would be deleted" if dry_run else "is deleted"
-        echo(f"{each} {done}: the class no longer has it.")
-    for each in missing:
+        echo(f"{item} {done}: the class no longer has it.")
+    for item in missing:
         echo(
-            f"The secret {each} is not set, so requests will be refused. Set it with `darkroom "
-            f"secrets set {each} --installation`."
+            f"The secret {item} is not set, so requests will be refused. Set it with `darkroom "
+            f"secrets set {item} --installation`."
         )
 
 
 def refuse_without_gpu(checked: Sequence[Mapping[str, Any]]) -> None:
     """Raise ``Misconfigured`` for an endpoint whose pool has not the GPU that its code needs:
     nothing is stored, since it would compute on a CPU, or fail."""
-    for each in checked:
-        entry = each["entry"]
+    for answer in checked:
+        entry = answer["entry"]
         asks = GPU in entry.get("options", {}) or entry["family"] == "comfyui"
-        if asks and not each["served"] and "GPU" in str(each["reason"]):
-            raise Misconfigured(f"{each['endpoint_id']} was not stored. {each['reason']}")
+        if asks and not answer["served"] and "GPU" in str(answer["reason"]):
+            raise Misconfigured(f"{answer['endpoint_id']} was not stored. {answer['reason']}")
 
 
 def missing_secrets(client: Client, names: Sequence[str]) -> Sequence[str]:
@@ -185,7 +189,7 @@ def missing_secrets(client: Client, names: Sequence[str]) -> Sequence[str]:
     if not names:
         return ()
     listed = client.get("/v1/secrets", installation="true")["secrets"]
-    return [name for name in names if name not in {each["name"] for each in listed}]
+    return [name for name in names if name not in {secret["name"] for secret in listed}]
 
 
 def _line(stored: Mapping[str, Any], *, dry_run: bool) -> str:

@@ -31,11 +31,11 @@ def deployable(choices: Choices) -> Deployable | None:
 
     path = choices.path
     try:
-        made = find_deployable(read_config({}), choices)
+        deployment = find_deployable(read_config({}), choices)
     except WrongChoice as error:
         raise click.UsageError(error.message) from error
-    if made is not None:
-        return made
+    if deployment is not None:
+        return deployment
     if path is None:
         raise click.UsageError("Name a file or a folder, or --cog-server.")
     if path.is_dir():
@@ -51,8 +51,8 @@ def found_at(given: Path) -> Path:
         return given
     package = find_spec(SHIPPED)
     folders = (package.submodule_search_locations if package else None) or ()
-    files = (each for folder in folders for each in Path(folder).glob("[!_]*.py"))
-    shipped = {each.stem: each for each in sorted(files)}
+    files = (path for folder in folders for path in Path(folder).glob("[!_]*.py"))
+    shipped = {file.stem: file for file in sorted(files)}
     if str(given) not in shipped:
         raise Misconfigured(
             f"There is no file {given}, and no app of this name comes with Darkroom: it has "
@@ -66,11 +66,11 @@ def read_workflow(file: Path, name: str | None) -> dict[str, Any]:
 
     ``Misconfigured``, with file and line: it is neither JSON nor YAML with an object.
     """
-    given = _parsed(file)
-    if not isinstance(given, Mapping):
+    document = _parsed(file)
+    if not isinstance(document, Mapping):
         raise Misconfigured(f"{file}: a workflow is an object with `steps` or `nodes`.")
-    body = dict(cast("Mapping[Any, Any]", given))
-    if not all(isinstance(each, str) for each in body):
+    body = dict(cast("Mapping[Any, Any]", document))
+    if not all(isinstance(key, str) for key in body):
         raise Misconfigured(f"{file}: the keys of a workflow are texts.")
     contents = body.get("contents")
     own = body.get("name") or (contents.get("name") if isinstance(contents, Mapping) else None)
@@ -89,8 +89,8 @@ def _parsed(file: Path) -> Any:
     try:
         if file.suffix.lower() == ".json":
             return json.loads(text)
-        found = yaml.safe_load(text)
-        json.dumps(found)
+        document = yaml.safe_load(text)
+        json.dumps(document)
     except json.JSONDecodeError as error:
         raise Misconfigured(f"{file}:{error.lineno}: this is not JSON: {error.msg}.") from error
     except yaml.YAMLError as error:
@@ -101,4 +101,4 @@ def _parsed(file: Path) -> Any:
         raise Misconfigured(
             f"{file}: it has values that JSON does not have ({error}). Put dates in quotes."
         ) from error
-    return found
+    return document

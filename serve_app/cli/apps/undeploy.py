@@ -31,40 +31,40 @@ def undeploy_command(server: Server, name: str, *, force: bool, as_json: bool) -
     """
     with Client(server) as client:
         base = base_id(name)
-        found = [*endpoints_of(client, base), *models_of(client, base)]
-        if not found:
+        endpoints = [*endpoints_of(client, base), *models_of(client, base)]
+        if not endpoints:
             raise Misconfigured(f"There is no app {name}. `darkroom models` lists the endpoints.")
-        for each in found:
-            client.delete(path_of(ENTRIES, each), **({"force": "true"} if force else {}))
+        for endpoint in endpoints:
+            client.delete(path_of(ENTRIES, endpoint), **({"force": "true"} if force else {}))
             if not as_json:
-                echo(f"{each} is deleted.")
+                echo(f"{endpoint} is deleted.")
     if as_json:
-        echo(json.dumps({"deleted": found}))
+        echo(json.dumps({"deleted": endpoints}))
 
 
 def endpoints_of(client: Client, base: str) -> list[str]:
     """Ids of the endpoints of the app ``base`` that are stored. Another app may have an id that
     begins with it."""
-    found: list[str] = []
-    for each in client.get(ENTRIES.path)["entries"]:
-        app = each["entry"].get("options", {}).get("app")
+    endpoints: list[str] = []
+    for row in client.get(ENTRIES.path)["entries"]:
+        app = row["entry"].get("options", {}).get("app")
         path = app.get("path") if isinstance(app, dict) else None
-        if path is not None and each["endpoint_id"] == base + ("" if path == "/" else path):
-            found.append(each["endpoint_id"])
-    return found
+        if path is not None and row["endpoint_id"] == base + ("" if path == "/" else path):
+            endpoints.append(row["endpoint_id"])
+    return endpoints
 
 
 def models_of(client: Client, base: str) -> list[str]:
     """Ids of the endpoints of a Cog model or a ComfyUI workflow that is stored as ``base``."""
-    found: list[str] = []
-    for each in client.get(ENTRIES.path)["entries"]:
-        options, endpoint = each["entry"].get("options", {}), each["endpoint_id"]
+    endpoints: list[str] = []
+    for row in client.get(ENTRIES.path)["entries"]:
+        options, endpoint = row["entry"].get("options", {}), row["endpoint_id"]
         cog = options.get("cog")
         mode = cog.get("mode") if isinstance(cog, dict) else None
         is_cog = mode is not None and endpoint == base + COG_PATHS.get(mode, f"/{mode}")
         if is_cog or (endpoint == base and "comfyui" in options):
-            found.append(endpoint)
-    return found
+            endpoints.append(endpoint)
+    return endpoints
 
 
 def delete_endpoint(client: Client, endpoint: str) -> bool:

@@ -118,9 +118,9 @@ def list_command(server: Server, before: str | None, limit: int, *, as_json: boo
     if as_json:
         echo(json.dumps(answer))
         return
-    for one in answer["data"]:
-        at = datetime.fromtimestamp(one["created_at"], UTC)
-        echo(f"{one['id']}  {at:%Y-%m-%d %H:%M}  {summary(one)}  {one['endpoint']}")
+    for batch in answer["data"]:
+        at = datetime.fromtimestamp(batch["created_at"], UTC)
+        echo(f"{batch['id']}  {at:%Y-%m-%d %H:%M}  {summary(batch)}  {batch['endpoint']}")
 
 
 @batch_group.command("show")
@@ -163,9 +163,9 @@ def _lines(batch: dict[str, Any]) -> Iterator[str]:
 
 def problems_of(batch: dict[str, Any]) -> Iterator[str]:
     """Lines for what is wrong in the batch's file."""
-    for each in (batch["errors"] or {"data": []})["data"]:
-        where = "" if each["line"] is None else f"line {each['line']}: "
-        yield f"{where}{one_line(each['message'])}"
+    for error in (batch["errors"] or {"data": []})["data"]:
+        where = "" if error["line"] is None else f"line {error['line']}: "
+        yield f"{where}{one_line(error['message'])}"
 
 
 def raise_unless_done(batch: dict[str, Any], folder: Path) -> None:
@@ -191,10 +191,10 @@ def _earlier(client: Client, source: BatchSource) -> dict[str, Any] | None:
     after: str | None = None
     while True:
         page = client.get(BATCHES, after=after, limit=PAGE)
-        for each in page["data"]:
-            same = (each["metadata"] or {}).get(METADATA) == source.digest
-            if same and each["status"] in RESUMED:
-                return dict(each)
+        for batch in page["data"]:
+            same = (batch["metadata"] or {}).get(METADATA) == source.digest
+            if same and batch["status"] in RESUMED:
+                return dict(batch)
         if not page["has_more"]:
             return None
         after = page["last_id"]
@@ -237,13 +237,13 @@ def _resumable(batch_id: str, *, again: bool) -> Generator[None]:
 
 
 def _wait(client: Client, batch: dict[str, Any], *, as_json: bool) -> dict[str, Any]:
-    said = ""
+    shown = ""
     with ProgressLine("Waiting for the batch") as waiting:
         while True:
             batch = dict(client.poll(f"{BATCHES}/{batch['id']}"))
             waiting.show(now := summary(batch))
-            if now != said and not waiting.on_terminal:
-                said = now
+            if now != shown and not waiting.on_terminal:
+                shown = now
                 _say(now, as_json=as_json)
             if batch["status"] in FINAL:
                 return batch

@@ -44,13 +44,13 @@ def read_source(file: Path, endpoint: str | None) -> BatchSource:
         text = file.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise InvalidInput(f"{file} cannot be read as UTF-8 text: {error}.") from None
-    numbered = [(n, each) for n, each in enumerate(text.split("\n"), 1) if each.strip()]
+    numbered = [(n, line) for n, line in enumerate(text.split("\n"), 1) if line.strip()]
     if not numbered:
         raise InvalidInput(f"{file} has no lines. Write one JSON object on each line.")
-    lines = [_line(n, each, endpoint) for n, each in numbered]
-    content = "\n".join(json.dumps(each, separators=(",", ":")) for each in lines) + "\n"
+    lines = [_line(n, line, endpoint) for n, line in numbered]
+    content = "\n".join(json.dumps(line, separators=(",", ":")) for line in lines) + "\n"
     return BatchSource(
-        content.encode(), str(lines[0]["url"]), [str(each.get("custom_id")) for each in lines]
+        content.encode(), str(lines[0]["url"]), [str(line.get("custom_id")) for line in lines]
     )
 
 
@@ -150,8 +150,8 @@ def _save_files(client: Client, result: Mapping[str, Any], folder: Path) -> int:
 def _files(body: Any) -> Iterator[tuple[str, bytes | None]]:
     """URL of each file that a result names, or the content of one that it has."""
     if isinstance(body, list):
-        for each in cast("list[Any]", body):
-            yield from _files(each)
+        for item in cast("list[Any]", body):
+            yield from _files(item)
     elif isinstance(body, dict):
         fields = cast("dict[str, Any]", body)
         url, encoded = fields.get("url"), fields.get("b64_json")
@@ -162,8 +162,8 @@ def _files(body: Any) -> Iterator[tuple[str, bytes | None]]:
         elif isinstance(url, str):
             yield url, None
         else:
-            for each in fields.values():
-                yield from _files(each)
+            for item in fields.values():
+                yield from _files(item)
 
 
 def _suffix_of(content: bytes) -> str:

@@ -48,10 +48,10 @@ class RepositoryDownload:
     def lines(self) -> Iterator[str]:
         """Description for a terminal."""
         yield f"{self.name}: {self.size()}"
-        yield f"    for      {', '.join(each.endpoint_id for each in self.answers)}"
+        yield f"    for      {', '.join(answer.endpoint_id for answer in self.answers)}"
         for subject in SHARED:
-            said = (each.said().get(subject) for each in self.answers)
-            for sentence in dict.fromkeys(filter(None, said)):
+            sentences = (answer.said().get(subject) for answer in self.answers)
+            for sentence in dict.fromkeys(filter(None, sentences)):
                 yield f"    {subject:<8} {sentence}"
 
     def size(self) -> str:
@@ -69,7 +69,7 @@ class RepositoryDownload:
             "repository": weights.source,
             "revision": weights.revision,
             "variant": weights.variant,
-            "endpoints": {each.endpoint_id: each.as_json() for each in self.answers},
+            "endpoints": {answer.endpoint_id: answer.as_json() for answer in self.answers},
             "files": len(plan.files) if plan else None,
             "total_bytes": plan.total_bytes if plan else None,
             "missing_bytes": plan.missing_bytes if plan else None,
@@ -79,7 +79,7 @@ class RepositoryDownload:
 
 def total_text(found: Iterable[RepositoryDownload]) -> str:
     """Bytes to download in all, with the number of repositories whose size is not known."""
-    missing = [each.missing_bytes for each in found]
+    missing = [download.missing_bytes for download in found]
     known, unknown = sum(filter(None, missing)), missing.count(None)
     if not unknown:
         return gigabytes(known)
@@ -113,7 +113,7 @@ def chosen_entries(config: Config, ids: Sequence[str]) -> list[CatalogEntry]:
         own, builder, [catalog.StoredEntry(name, entry) for name, entry in stored.items()]
     )
     if ids:
-        return [listed.listed(each) for each in dict.fromkeys(ids)]
+        return [listed.listed(endpoint_id) for endpoint_id in dict.fromkeys(ids)]
     return [each for each in listed if not each.missing]
 
 
@@ -121,10 +121,10 @@ def _stored_entries(config: Config) -> dict[str, dict[str, Any]]:
     """Entries of the database by id, from the Darkroom that runs here. None if none runs."""
     try:
         with Client(Installation(config.server.data_dir)) as client:
-            found = client.get(ENTRIES.path)["entries"]
+            entries = client.get(ENTRIES.path)["entries"]
     except DarkroomError:
         return {}
-    return {each["endpoint_id"]: each["entry"] for each in found}
+    return {entry["endpoint_id"]: entry["entry"] for entry in entries}
 
 
 def downloads(
@@ -136,16 +136,16 @@ def downloads(
     """
     from serve_app.catalog.preflight import preflight  # noqa: PLC0415 as in ``chosen_entries``
 
-    needed = needed_by(each.endpoint for each in entries)
-    found, whole = look_for(store, needed, within_s)
+    needed = needed_by(entry.endpoint for entry in entries)
+    by_weights, whole = look_for(store, needed, within_s)
     machine, pull = this_machine(config), partial(pull_command, config.server.data_dir)
     answers = {
-        each.endpoint.id: preflight(each, machine, whole[each.endpoint.id], pull=pull)
-        for each in entries
+        entry.endpoint.id: preflight(entry, machine, whole[entry.endpoint.id], pull=pull)
+        for entry in entries
     }
     return [
         RepositoryDownload(
             available, tuple(answers[id_] for id_, own in needed.items() if weights in own)
         )
-        for weights, available in found.items()
+        for weights, available in by_weights.items()
     ]

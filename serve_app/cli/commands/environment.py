@@ -95,8 +95,8 @@ def installed_node() -> NodeVersion | None:
         )
     except (OSError, subprocess.SubprocessError):
         return None
-    found = re.match(r"v(\d+)\.(\d+)\.", ran.stdout)
-    return NodeVersion(int(found[1]), int(found[2])) if found else None
+    match = re.match(r"v(\d+)\.(\d+)\.", ran.stdout)
+    return NodeVersion(int(match[1]), int(match[2])) if match else None
 
 
 def node_note(node: NodeVersion | None, mode: str) -> str | None:
@@ -202,10 +202,10 @@ def _needed(url: str | None, what: str, setting: str) -> str:
 
 
 def _trust(server: Server) -> dict[str, str]:
-    found = _certificates(server)
-    if found is None:
+    pair = _certificates(server)
+    if pair is None:
         return {}
-    certificate, bundle = found
+    certificate, bundle = pair
     # Each of these replaces the program's own bundle.
     replaced = ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")
     return dict.fromkeys(replaced, bundle) | {"NODE_EXTRA_CA_CERTS": certificate}

@@ -28,17 +28,17 @@ def inspect_command(file: Path, *, as_json: bool) -> None:
 
     Needs no running Darkroom. Anyone can change what a file says.
     """
-    found = read_metadata(file)
-    if found is None:
+    metadata = read_metadata(file)
+    if metadata is None:
         raise NotFound(
             f"{file} has no description by Darkroom. GIF files of pipelines have none, nor files "
             "of requests that keep nothing, of an installation with DARKROOM_DESCRIBE_FILES=0, or "
             "that another program saved again."
         )
     if as_json:
-        echo(json.dumps(asdict(found)))
+        echo(json.dumps(asdict(metadata)))
         return
-    for line in lines(found, file):
+    for line in lines(metadata, file):
         echo(line)
 
 
@@ -70,7 +70,7 @@ def lines(found: FileMetadata, file: Path) -> Iterator[str]:
     missing = _missing(found)
     yield f"again     {again(found, file, missing)}"
     if missing:
-        names = ", ".join(_NAMES.get(each, one_line(each)) for each in missing)
+        names = ", ".join(_NAMES.get(key, one_line(key)) for key in missing)
         why = _TOO_LONG if "settings" in missing else _WITHOUT_URLS
         yield f"          Add {names}: the file does not have all of them. {why}"
     if one_line(found.prompt) != found.prompt.strip():
@@ -88,7 +88,7 @@ def _missing(found: FileMetadata) -> Sequence[str]:
     # Files of older versions do not say what was left out.
     loras = found.settings.get("loras")
     if isinstance(loras, list):
-        cut = [isinstance(each, dict) and "path" not in each for each in loras]
+        cut = [isinstance(lora, dict) and "path" not in lora for lora in loras]
         missing |= {"loras"} if any(cut) else set()
     return sorted(missing)
 
@@ -102,9 +102,11 @@ def again(found: FileMetadata, file: Path, missing: Sequence[str] = ()) -> str:
     for name, value in found.settings.items():
         if name not in missing:
             words += ["--field", f"{name}={json.dumps(value, ensure_ascii=False)}"]
-    formats = [str(found.settings.get(each)) for each in FORMAT_FIELDS]
+    formats = [str(found.settings.get(field)) for field in FORMAT_FIELDS]
     formats += [FORMATS.get(file.suffix.lower(), "")]
-    suffix = next((SUFFIXES[each] for each in formats if each in SUFFIXES), None)
+    suffix = next(
+        (SUFFIXES[file_format] for file_format in formats if file_format in SUFFIXES), None
+    )
     words += ["-o", f"out{suffix}"] if suffix else []
     return printable(shlex.join(words))
 

@@ -136,11 +136,11 @@ def contexts_group(context: click.Context, *, as_json: bool) -> None:
         return
     contexts = read_contexts()
     if as_json:
-        found = [
+        rows = [
             {"name": name, "url": remote.address, "current": name == contexts.current}
             for name, remote in contexts.named.items()
         ]
-        echo(json.dumps({"contexts": found}, indent=2))
+        echo(json.dumps({"contexts": rows}, indent=2))
         return
     for name, remote in sorted(contexts.named.items()):
         echo(f"{'*' if name == contexts.current else ' '} {name:<24} {remote.address}")

@@ -120,7 +120,7 @@ def add_command(
             entry = proposed(call, repository.config, endpoint, adapter=has_adapter, nets=nets)
         else:
             entry = like(like_id, client.get(path_of(ENTRIES, like_id))["entry"], call)
-        pool, name, licence = (given[each] for each in ("pool", "name", "licence"))
+        pool, name, licence = (given[key] for key in ("pool", "name", "licence"))
         entry = completed(entry, repository, pool=pool, display_name=name, licence=licence)
         entry |= {"cpu": {}} if cpu else {}
         if not replace and not dry_run:
@@ -143,13 +143,13 @@ def add_command(
 
 
 def _parts(given: Sequence[str]) -> Sequence[tuple[str, str]]:
-    found: list[tuple[str, str]] = []
-    for each in given:
-        name, _, place = each.partition("=")
+    parts: list[tuple[str, str]] = []
+    for part in given:
+        name, _, place = part.partition("=")
         if not name.isidentifier() or not place:
-            raise click.BadParameter(f"{each!r} is not COMPONENT=PLACE", param_hint="--part")
-        found.append((name, place))
-    return found
+            raise click.BadParameter(f"{part!r} is not COMPONENT=PLACE", param_hint="--part")
+        parts.append((name, place))
+    return parts
 
 
 def _refuse_existing(client: Client, endpoint: str) -> None:
@@ -177,7 +177,7 @@ def _lines(
     yield f"    pipeline {call.name}"
     yield f"    family   {entry['family']}, schema {entry['schema']}"
     if fields := entry.get("options", {}).get(INPUTS):
-        refused = [name for name, each in fields.items() if each.get("refused")]
+        refused = [name for name, field in fields.items() if field.get("refused")]
         yield f"    fields   {', '.join(name for name in fields if name not in refused)}"
         if refused:
             yield f"    refused  unless at the default: {', '.join(refused)}"
@@ -243,23 +243,23 @@ def check_command(file: Path | None, *, as_json: bool, **given: Any) -> None:
         # Building the schemas is a fifth of the command line's start, and few commands need them.
         from serve_app.catalog.catalog import mistakes_in_file  # noqa: PLC0415
 
-        found, notes = [each.message for each in mistakes_in_file(file)], []
+        mistakes, notes = [mistake.message for mistake in mistakes_in_file(file)], []
     else:
         with Client(options.named_server(given)) as client:
             answer = client.get(ENTRIES.path)
-        found = [
-            f"{each['endpoint_id']}: {each['problem']}"
-            for each in answer["entries"]
-            if each["problem"]
+        mistakes = [
+            f"{entry['endpoint_id']}: {entry['problem']}"
+            for entry in answer["entries"]
+            if entry["problem"]
         ]
         notes = [
-            f"{each} is also in the catalogue file; the entry of the database is in force."
-            for each in answer["conflicts"]
+            f"{conflict} is also in the catalogue file; the entry of the database is in force."
+            for conflict in answer["conflicts"]
         ]
     if as_json:
-        echo(json.dumps({"mistakes": found, "notes": notes}, indent=2))
+        echo(json.dumps({"mistakes": mistakes, "notes": notes}, indent=2))
     else:
-        for line in (*found, *notes):
+        for line in (*mistakes, *notes):
             echo(line)
-        echo("1 mistake found." if len(found) == 1 else f"{len(found)} mistakes found.")
-    sys.exit(1 if found else 0)
+        echo("1 mistake found." if len(mistakes) == 1 else f"{len(mistakes)} mistakes found.")
+    sys.exit(1 if mistakes else 0)

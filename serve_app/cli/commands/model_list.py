@@ -57,13 +57,13 @@ def show_model(server: Server, endpoint: str, *, as_json: bool) -> None:
 
 def grouped(models: Sequence[dict[str, Any]], *, everything: bool) -> Iterator[str]:
     """Lines for all endpoints, by what they make. Columns are as wide as their contents."""
-    shown = [each for each in models if everything or each["darkroom"]["served"]]
-    rows = [_columns(each, everything=everything) for each in shown]
+    shown = [entry for entry in models if everything or entry["darkroom"]["served"]]
+    rows = [_columns(entry, everything=everything) for entry in shown]
     heading = HEADINGS if everything and rows else ()
     widths = [
         max(map(len, column)) for column in zip(*([heading] if heading else []), *rows, strict=True)
     ]
-    by_category: dict[str, list[Sequence[str]]] = {each: [] for each in GROUPS}
+    by_category: dict[str, list[Sequence[str]]] = {key: [] for key in GROUPS}
     for model, row in zip(shown, rows, strict=True):
         by_category.setdefault(model["metadata"]["category"], []).append(row)
     before = ""
@@ -113,9 +113,9 @@ def _columns(model: dict[str, Any], *, everything: bool) -> Sequence[str]:
 def _reasons(models: Sequence[dict[str, Any]]) -> Iterator[str]:
     """Each reason why endpoints are not served, once."""
     reasons: dict[str, list[str]] = {}
-    for each in models:
-        if not each["darkroom"]["served"]:
-            reasons.setdefault(each["darkroom"]["reason"], []).append(each["endpoint_id"])
+    for model in models:
+        if not model["darkroom"]["served"]:
+            reasons.setdefault(model["darkroom"]["reason"], []).append(model["endpoint_id"])
     for reason, ids in reasons.items():
         yield f"\nNot served ({len(ids)}): {reason}"
         if len(reasons) > 1:

@@ -36,24 +36,27 @@ if TYPE_CHECKING:
 def run(config: Config, ids: Sequence[str], *, yes: bool, as_json: bool) -> int:
     """Show the downloads, ask for confirmation on a terminal, download; returns the exit status."""
     store = Store(config.weights.store())
-    wanted = downloads(config, store, chosen_entries(config, ids))
+    repositories = downloads(config, store, chosen_entries(config, ids))
     if not as_json:
-        _announce(store, wanted)
-    missing = sum(each.missing_bytes or 0 for each in wanted)
+        _announce(store, repositories)
+    missing = sum(repository.missing_bytes or 0 for repository in repositories)
     eviction.check_room(store.directory, "All of it", missing)
     if missing and not (yes or as_json) and sys.stdin.isatty():
         click.confirm("Download?", abort=True)
-    found = [_PullResult(each, *_pull(store, each, quiet=as_json)) for each in wanted]
+    results = [
+        _PullResult(repository, *_pull(store, repository, quiet=as_json))
+        for repository in repositories
+    ]
     if as_json:
         document = {
             "directory": str(store.directory),
-            "downloads": [each.as_json() for each in found],
+            "downloads": [outcome.as_json() for outcome in results],
         }
         echo(json.dumps(document, indent=2))
     else:
-        for each in found:
-            echo(each.line())
-    return 1 if any(each.trouble for each in found) else 0
+        for result in results:
+            echo(result.line())
+    return 1 if any(outcome.trouble for outcome in results) else 0
 
 
 class _PullResult:
@@ -81,8 +84,10 @@ def _announce(store: Store, wanted: Sequence[RepositoryDownload]) -> None:
     if not wanted:
         echo("Nothing to download: no endpoint uses a repository of the hub.")
         return
-    for each in wanted:
-        for line in each.lines() if each.available.plan else ():  # errors are printed at the end
+    for download in wanted:
+        for line in (
+            download.lines() if download.available.plan else ()
+        ):  # errors are printed at the end
             echo(line)
     echo(
         f"In total {total_text(wanted)} to download to {store.directory}, where "
@@ -128,18 +133,21 @@ def verify(config: Config, *, as_json: bool) -> int:
     Returns the exit status: the number of damaged files, at most 100.
     """
     store = Store(config.weights.store())
-    found: list[dict[str, Any]] = []
+    files: list[dict[str, Any]] = []
     with ProgressLine("Reading the weights", quiet=as_json) as waiting:
         for repository, path, right in store.verify():
-            found.append({"repository": repository, "path": path, "right": right})
-            waiting.show(f"Reading the weights: {len(found)} files are read")
-    damaged = [each for each in found if not each["right"]]
+            files.append({"repository": repository, "path": path, "right": right})
+            waiting.show(f"Reading the weights: {len(files)} files are read")
+    damaged = [file for file in files if not file["right"]]
     if as_json:
-        echo(json.dumps({"directory": str(store.directory), "files": found}, indent=2))
+        echo(json.dumps({"directory": str(store.directory), "files": files}, indent=2))
     else:
-        for each in damaged:
-            echo(f"PROBLEM  {each['repository']}: {each['path']} was damaged; deleted.")
-        echo(f"{len(found)} files in {store.directory}, {len(damaged)} damaged.")
+        for damaged_file in damaged:
+            echo(
+                f"PROBLEM  {damaged_file['repository']}: {damaged_file['path']} was damaged; "
+                "deleted."
+            )
+        echo(f"{len(files)} files in {store.directory}, {len(damaged)} damaged.")
         if damaged:
             echo(
                 "Run `darkroom models pull` to download them again. Otherwise the next request "
@@ -154,14 +162,14 @@ def push_mirror(config: Config, ids: Sequence[str], *, as_json: bool) -> int:
     Returns the exit status: 1 if anything failed.
     """
     store = Store(config.weights.store())
-    wanted = dict.fromkeys(
+    repositories = dict.fromkeys(
         weights
-        for each in chosen_entries(config, ids)
-        for weights in repositories_of(each.endpoint)
+        for entry in chosen_entries(config, ids)
+        for weights in repositories_of(entry.endpoint)
     )
     sent: dict[str, int] = {}
     troubles: dict[str, str] = {}
-    for weights in wanted:
+    for weights in repositories:
         try:
             if not store.is_here(weights):
                 troubles[weights.source] = "not downloaded yet; run `darkroom models pull` first"

@@ -52,7 +52,7 @@ def requests_group() -> None:
 @click.option(
     "--state",
     "states",
-    type=click.Choice([each.value for each in State]),
+    type=click.Choice([state.value for state in State]),
     multiple=True,
     help="Show only this state. May be repeated.",
 )

@@ -50,11 +50,11 @@ def show(
     shown = 0
     with Client(server) as client:
         while True:
-            found = (client.poll if follow else client.get)(request_path(request_id))
-            for line in found["log"][shown:]:
+            answer = (client.poll if follow else client.get)(request_path(request_id))
+            for line in answer["log"][shown:]:
                 echo(json.dumps(line) if as_json else line_of(line))
-            shown = max(shown, len(found["log"]))
-            if not follow or State(found["state"]).final:
+            shown = max(shown, len(answer["log"]))
+            if not follow or State(answer["state"]).final:
                 return
             sleep(POLL_INTERVAL_S)
 
@@ -72,13 +72,13 @@ def open_files(
     if nothing on this machine opens them.
     """
     with Client(server) as client:
-        found = client.get(request_path(request_id))
-        if found["state"] != State.SUCCEEDED:
+        answer = client.get(request_path(request_id))
+        if answer["state"] != State.SUCCEEDED:
             raise ApiFailure(
-                f"The request is {found['state']}, so there is nothing to open. "
+                f"The request is {answer['state']}, so there is nothing to open. "
                 f"Run `darkroom logs {request_id}` for details."
             )
-        output = client.get(f"/queue/{found['endpoint_id']}/requests/{found['request_id']}")
+        output = client.get(f"/queue/{answer['endpoint_id']}/requests/{answer['request_id']}")
     files = list(outputs(output))
     if not files:
         raise ApiFailure(
@@ -87,7 +87,7 @@ def open_files(
     urls = [file["url"] for file in files]
     echo(json.dumps({"request_id": request_id, "urls": urls}) if as_json else "\n".join(urls))
     # A viewer would open any file and any program that a scheme stands for.
-    if not all(each.startswith(("http://", "https://")) for each in urls):
+    if not all(url.startswith(("http://", "https://")) for url in urls):
         raise ApiFailure("These are no addresses of the web, so they are not opened.")
     if not launch(urls):
         raise Misconfigured(f"{NO_VIEWER} The URLs above work in any browser.")
@@ -107,7 +107,7 @@ def status(server: Server, *, as_json: bool) -> None:
     for name, state in parts["checks"].items():
         echo(f"  {name}: {state}")
     for name, pool in answer["pools"].items():
-        replicas = [one for one in answer["replicas"] if one["pool"] == name]
+        replicas = [replica for replica in answer["replicas"] if replica["pool"] == name]
         for line in pool_lines(name, pool, replicas):
             echo(line)
     for line in table(WARM_TARGETS.table_columns, answer["warm"]) if answer["warm"] else ():
@@ -123,7 +123,9 @@ def status(server: Server, *, as_json: bool) -> None:
 def quarantines(replicas: Sequence[Mapping[str, Any]]) -> Sequence[str]:
     """A sentence for each node in quarantine, of the replicas that ``/v1/status`` shows."""
     # An older server does not say it.
-    return [*dict.fromkeys(each["quarantine"] for each in replicas if each.get("quarantine"))]
+    return [
+        *dict.fromkeys(replica["quarantine"] for replica in replicas if replica.get("quarantine"))
+    ]
 
 
 def canaries(
@@ -149,23 +151,25 @@ def pool_lines(
     name: str, pool: Mapping[str, Any], replicas: Sequence[Mapping[str, Any]]
 ) -> Iterator[str]:
     """Lines for a pool: its queue, its replicas by stage, and what each holds and loads."""
-    stages = Counter(one["stage"] for one in replicas)
+    stages = Counter(member["stage"] for member in replicas)
     shown = ", ".join(f"{count} {stage}" for stage, count in stages.items()) or "none"
     target = pool["target_replicas"]
-    wanted = "" if target in (None, len(replicas)) else f"; target: {target}"
+    suffix = "" if target in (None, len(replicas)) else f"; target: {target}"
     yield (
         f"pool {pool_label(name, pool)}: {pool['queued']} queued, {pool['running']} running; "
-        f"replicas: {shown}{wanted}"
+        f"replicas: {shown}{suffix}"
     )
-    for one in replicas:
-        held = [
-            f"hot {', '.join(one['hot'])}" if one["hot"] else "",
-            f"in host memory {', '.join(one['warm'])}" if one["warm"] else "",
-            one["detail"],
+    for replica in replicas:
+        parts = [
+            f"hot {', '.join(replica['hot'])}" if replica["hot"] else "",
+            f"in host memory {', '.join(replica['warm'])}" if replica["warm"] else "",
+            replica["detail"],
         ]
-        if said := "; ".join(part for part in held if part):
-            on = ", ".join(filter(None, (one["node"], one["device"], memory_words(one))))
-            yield f"  {one['replica_id']}{f' ({on})' if on else ''}: {said}"
+        if summary := "; ".join(part for part in parts if part):
+            on = ", ".join(
+                filter(None, (replica["node"], replica["device"], memory_words(replica)))
+            )
+            yield f"  {replica['replica_id']}{f' ({on})' if on else ''}: {summary}"
 
 
 def memory_words(replica: Mapping[str, Any]) -> str:
@@ -201,15 +205,15 @@ def requests(
     if as_json:
         echo(json.dumps(answer))
         return
-    found = answer["requests"]
-    width = max((len(one["endpoint_id"]) for one in found), default=0)
-    for one in found:
-        owner = f"{one['tenant']}  " if tenant else ""
+    rows = answer["requests"]
+    width = max((len(item["endpoint_id"]) for item in rows), default=0)
+    for row in rows:
+        owner = f"{row['tenant']}  " if tenant else ""
         echo(
-            f"{one['request_id']}  {one['state']:<9}  {local(one['created_at'])}  "
-            f"{one['endpoint_id']:<{width}}  {owner}{shortened(one['prompt'] or '')}".rstrip()
+            f"{row['request_id']}  {row['state']:<9}  {local(row['created_at'])}  "
+            f"{row['endpoint_id']:<{width}}  {owner}{shortened(row['prompt'] or '')}".rstrip()
         )
-    if not found:
+    if not rows:
         echo("There are no such requests.", err=True)
 
 
@@ -221,11 +225,11 @@ def local(at: str) -> str:
 def request(server: Server, request_id: str, *, as_json: bool) -> None:
     """Print a request: what it is, how it goes or went, its input and its log."""
     with Client(server) as client:
-        one = client.get(request_path(request_id))
+        answer = client.get(request_path(request_id))
     if as_json:
-        echo(json.dumps(one))
+        echo(json.dumps(answer))
         return
-    for line in details(one):
+    for line in details(answer):
         echo(line)
 
 

@@ -29,8 +29,8 @@ def serve_config(source: Path, installed_as: Path | None) -> str:
     file = config_file.read(source)
     path = (installed_as or source).absolute()
     version = {VERSION: code_version()}
-    made = applications(file.arguments, path).values()
-    entries = [each.entry | {"args": each.args | version} for each in made]
+    apps = applications(file.arguments, path).values()
+    entries = [app.entry | {"args": app.args | version} for app in apps]
     content = {**file.rest, "applications": entries}
     return HEADER.format(path=path) + yaml.safe_dump(content, sort_keys=False)
 

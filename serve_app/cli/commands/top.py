@@ -63,7 +63,7 @@ class RateMeter:
                 for key, count in counts.items()
             }
         self._last[process] = _Reading(now, counts)
-        for gone in [key for key, each in self._last.items() if each.at < now - FORGET_S]:
+        for gone in [key for key, sample in self._last.items() if sample.at < now - FORGET_S]:
             del self._last[gone]
             self._rates.pop(gone, None)
 
@@ -72,8 +72,8 @@ class RateMeter:
         if not self._rates:
             return None
         summed: Counter[tuple[str, str]] = Counter()
-        for each in self._rates.values():
-            summed.update(each)
+        for rate in self._rates.values():
+            summed.update(rate)
         return summed
 
 
@@ -134,7 +134,9 @@ def _pools(seen: Seen) -> list[Sequence[str]]:
         ("POOL", "QUEUED", "RUNNING", "OLDEST", "REPLICAS", "TARGET", "BOUNDS", "STEPS/S")
     ]
     for name, pool in seen.status["pools"].items():
-        of_pool = [each["stage"] for each in seen.status["replicas"] if each["pool"] == name]
+        of_pool = [
+            replica["stage"] for replica in seen.status["replicas"] if replica["pool"] == name
+        ]
         stages = [f"{count} {stage}" for stage, count in sorted(Counter(of_pool).items())]
         least, most = pool["min_replicas"], pool["max_replicas"]
         steps = None if seen.rates is None else seen.rates.get((name, "steps"), 0.0)
@@ -153,25 +155,27 @@ def _pools(seen: Seen) -> list[Sequence[str]]:
 
 def _replicas(replicas: Sequence[Mapping[str, Any]]) -> list[Sequence[str]]:
     rows: list[Sequence[str]] = [("REPLICA", "POOL", "NODE", "GPU", "STAGE", "SLOTS", "WEIGHTS")]
-    for each in replicas:
-        held = [
-            ", ".join(each["hot"]),
-            f"in memory: {', '.join(each['warm'])}" if each["warm"] else "",
-            each["detail"],
+    for replica in replicas:
+        parts = [
+            ", ".join(replica["hot"]),
+            f"in memory: {', '.join(replica['warm'])}" if replica["warm"] else "",
+            replica["detail"],
         ]
-        weights = "; ".join(part for part in held if part) or "none"
-        place = each["pool"], each["node"] or "-", each["device"] or "-"
-        rows.append((each["replica_id"], *place, each["stage"], str(each["slots"]), weights))
+        weights = "; ".join(part for part in parts if part) or "none"
+        place = replica["pool"], replica["node"] or "-", replica["device"] or "-"
+        rows.append(
+            (replica["replica_id"], *place, replica["stage"], str(replica["slots"]), weights)
+        )
     return rows
 
 
 def _warm(targets: Sequence[Mapping[str, Any]]) -> list[Sequence[str]]:
     rows: list[Sequence[str]] = [("KEPT", "POOL", "LEVEL", "READY", "UNTIL", "PROBLEM")]
-    for each in targets:
-        ready = f"{each['ready_replicas']} of {each['replicas']}"
-        until = "-" if each["until"] is None else each["until"][:16]
-        what = each["endpoint_id"] or "replicas", each["pool"] or "-", each["level"]
-        rows.append((*what, ready, until, "; ".join(each["problems"])))
+    for target in targets:
+        ready = f"{target['ready_replicas']} of {target['replicas']}"
+        until = "-" if target["until"] is None else target["until"][:16]
+        what = target["endpoint_id"] or "replicas", target["pool"] or "-", target["level"]
+        rows.append((*what, ready, until, "; ".join(target["problems"])))
     return rows
 
 
@@ -197,10 +201,10 @@ def _endpoints(seen: Seen) -> list[Sequence[str]]:
 
 def _events(events: Sequence[Mapping[str, Any]]) -> list[Sequence[str]]:
     rows: list[Sequence[str]] = [("TIME", "PROCESS", "NODE", "EVENT")]
-    for each in events[:MAX_EVENTS]:
-        what = " ".join(part for part in (each["kind"], each["pool"], each["name"]) if part)
-        event = ": ".join(part for part in (each["event"], each["reason"]) if part)
-        rows.append((each["at"][:19], what, each["node"] or "-", event))
+    for entry in events[:MAX_EVENTS]:
+        what = " ".join(part for part in (entry["kind"], entry["pool"], entry["name"]) if part)
+        event = ": ".join(part for part in (entry["event"], entry["reason"]) if part)
+        rows.append((entry["at"][:19], what, entry["node"] or "-", event))
     return rows
 
 
@@ -284,11 +288,11 @@ def look_once(
 
 def _counters(metrics: str) -> tuple[str, Rates]:
     """Identity of the ingress process that wrote the metrics, and its counters."""
-    wanted = "\n".join(
+    text = "\n".join(
         line for line in metrics.splitlines() if line.startswith((*_COUNTED, _PROCESS))
     )
     process, counts = "", dict[tuple[str, str], float]()
-    for family in text_string_to_metric_families(wanted + "\n"):
+    for family in text_string_to_metric_families(text + "\n"):
         for name, labels, value, *_ in family.samples:
             if name == _PROCESS:
                 process = repr(value)

@@ -85,7 +85,7 @@ def run(config: Config, wish: TuneCommand) -> int:
                 err=True,
             )
         models = session.models(
-            [(each.endpoint, _inputs(each, wish.steps)) for each in entries], facts, _skip
+            [(entry.endpoint, _inputs(entry, wish.steps)) for entry in entries], facts, _skip
         )
         unknown = sorted(set(wish.variants) - set(known := session.variants(models)))
         if unknown:
@@ -95,7 +95,7 @@ def run(config: Config, wish: TuneCommand) -> int:
             )
         ended, out_of_time = _tune_all(session, models, facts, options, as_json=wish.as_json)
     if wish.as_json:
-        echo(json.dumps([each.as_json() for each in ended], indent=2))
+        echo(json.dumps([tuning.as_json() for tuning in ended], indent=2))
     elif out_of_time:
         echo(
             f"The {wish.minutes:g} minutes are over. What was measured is kept. Run the command "
@@ -136,15 +136,17 @@ def _entries(config: Config, session: TuningSession, wish: TuneCommand) -> list[
     """
     catalog = _catalog(config)
     if wish.endpoints:
-        entries = [catalog.get(each) for each in dict.fromkeys(wish.endpoints)]
-        if absent := [each.endpoint.id for each in entries if not session.is_here(each.endpoint)]:
+        entries = [catalog.get(endpoint_id) for endpoint_id in dict.fromkeys(wish.endpoints)]
+        if absent := [
+            entry.endpoint.id for entry in entries if not session.is_here(entry.endpoint)
+        ]:
             raise Misconfigured(
                 f"The weights of {', '.join(absent)} are not downloaded. Run `darkroom models pull "
                 f"{' '.join(absent)}` first."
             )
         return entries
-    served = [each for each in catalog if not each.missing]
-    entries = [each for each in served if session.is_here(each.endpoint) and _fits(each)]
+    served = [entry for entry in catalog if not entry.missing]
+    entries = [entry for entry in served if session.is_here(entry.endpoint) and _fits(entry)]
     if not entries:
         raise Misconfigured(
             "No weights of the served endpoints are downloaded, so there is nothing to tune. Run "
@@ -181,7 +183,7 @@ def _inputs(entry: CatalogEntry, steps: int | None) -> list[dict[str, Any]]:
         for prompt, seed in zip(PROMPTS, SEEDS, strict=True)
     ]
     try:
-        return [entry.schema.validate(each)[0] for each in bodies]
+        return [entry.schema.validate(body)[0] for body in bodies]
     except InvalidInput as error:
         raise EndpointNotServed(
             f"{entry.endpoint.id} cannot be tuned: its input is more than a prompt "
@@ -193,8 +195,8 @@ def _catalog(config: Config) -> Catalog:
     from serve_app.app import hosted_families  # noqa: PLC0415
     from serve_app.catalog import catalog  # noqa: PLC0415
 
-    found = find_spec("deployments")
-    places = found.submodule_search_locations if found is not None else None
+    spec = find_spec("deployments")
+    places = spec.submodule_search_locations if spec is not None else None
     return catalog.load(
         config.models.models,
         demo=config.models.serves_demo,
@@ -272,7 +274,7 @@ def list_kept(config: Config, *, as_json: bool) -> None:
 
     kept = tuning_file(config).read()
     if as_json:
-        echo(json.dumps([each.as_json() for each in kept], indent=2))
+        echo(json.dumps([stored.as_json() for stored in kept], indent=2))
         return
     if not kept:
         echo(f"Nothing is kept in {config.tuning_file}. Run `darkroom tune`.")
@@ -295,7 +297,7 @@ def forget(config: Config, endpoints: Sequence[str]) -> None:
 
     file = tuning_file(config)
     kept = file.read()
-    left = [each for each in kept if endpoints and not set(endpoints) & set(each.endpoints)]
+    left = [tuning for tuning in kept if endpoints and not set(endpoints) & set(tuning.endpoints)]
     if len(left) < len(kept):
         file.write(left)
     echo(

@@ -79,16 +79,16 @@ class RayNode:
             return self._given_id
         here = ray.util.get_node_ip_address()
         nodes: Any = self._gcs.get_all_node_info()
-        found = [
+        node_ids = [
             id_.hex()
             for id_, node in nodes.items()
             if node.node_manager_address == here and node.state == node.ALIVE
         ]
-        if len(found) != 1:
+        if len(node_ids) != 1:
             raise Misconfigured(
-                f"{len(found)} nodes of Ray run at {here}. Name one with --node-id."
+                f"{len(node_ids)} nodes of Ray run at {here}. Name one with --node-id."
             )
-        return found[0]
+        return node_ids[0]
 
 
 _address = click.option(

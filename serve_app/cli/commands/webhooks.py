@@ -42,8 +42,8 @@ def list_command(server: Server, *, as_json: bool, **wish: Any) -> None:
     if as_json:
         echo(json.dumps(answer))
         return
-    for one in answer["webhooks"]:
-        echo(line(one))
+    for webhook in answer["webhooks"]:
+        echo(line(webhook))
 
 
 @webhooks_group.command("show")

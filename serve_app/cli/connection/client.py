@@ -421,10 +421,10 @@ def _fields(response: httpx2.Response) -> Iterator[tuple[tuple[str, ...], str]]:
     """Locations and messages of an error about the input, without the prefix ``body``."""
     body = _json_of(response)
     detail = body.get("detail") if isinstance(body, dict) else None
-    for each in detail if isinstance(detail, list) else ():
-        if not isinstance(each, dict):
+    for error in detail if isinstance(detail, list) else ():
+        if not isinstance(error, dict):
             return
-        place = tuple(str(part) for part in each.get("loc", ())[1:])
+        place = tuple(str(part) for part in error.get("loc", ())[1:])
         if not place:
             return
-        yield place, str(each.get("msg", ""))
+        yield place, str(error.get("msg", ""))

@@ -26,8 +26,8 @@ class CommandGroup(click.Group):
         names = self.list_commands(ctx)
         width = max(map(len, names), default=0)
         for heading, of_section in (self.sections or {"Commands": names}).items():
-            found = ((name, self.get_command(ctx, name)) for name in of_section)
-            rows = [(name.ljust(width), sentence(command)) for name, command in found if command]
+            commands = ((name, self.get_command(ctx, name)) for name in of_section)
+            rows = [(name.ljust(width), sentence(command)) for name, command in commands if command]
             with formatter.section(heading):
                 formatter.write_dl(rows)
 

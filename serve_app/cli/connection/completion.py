@@ -19,10 +19,10 @@ VARIABLE = "_DARKROOM_COMPLETE"
 
 def script(command: click.Command, shell: str) -> str:
     """Completion script for ``shell``. Raises ``Misconfigured`` for an unsupported shell."""
-    found = get_completion_class(shell)
-    if found is None:
+    completer = get_completion_class(shell)
+    if completer is None:
         raise Misconfigured(f"There is no completion for {shell}. Use bash, zsh or fish.")
-    return found(command, {}, PROGRAM, VARIABLE).source()
+    return completer(command, {}, PROGRAM, VARIABLE).source()
 
 
 def endpoints(context: click.Context, parameter: click.Parameter, typed: str) -> list[str]:
@@ -32,14 +32,22 @@ def endpoints(context: click.Context, parameter: click.Parameter, typed: str) ->
     """
     del parameter
     models = _answer(context, "/v1/models", "models")
-    return [each for one in models if (each := str(one["endpoint_id"])).startswith(typed)]
+    return [
+        endpoint_id
+        for model in models
+        if (endpoint_id := str(model["endpoint_id"])).startswith(typed)
+    ]
 
 
 def requests(context: click.Context, parameter: click.Parameter, typed: str) -> list[str]:
     """Ids of the latest requests that start with ``typed``."""
     del parameter
     latest = _answer(context, "/v1/requests", "requests")
-    return [each for one in latest if (each := str(one["request_id"])).startswith(typed)]
+    return [
+        request_id
+        for request in latest
+        if (request_id := str(request["request_id"])).startswith(typed)
+    ]
 
 
 def _answer(context: click.Context, path: str, name: str) -> list[dict[str, object]]:

@@ -43,7 +43,7 @@ class Contexts:
     def without(self, name: str) -> Contexts:
         """These contexts without ``name``. If it was the current one, there is none then."""
         self.of(name)
-        kept = {each: remote for each, remote in self.named.items() if each != name}
+        kept = {key: remote for key, remote in self.named.items() if key != name}
         return Contexts("" if self.current == name else self.current, kept)
 
 

@@ -95,9 +95,9 @@ def installation_settings(command: Callable[..., Any]) -> Callable[..., Any]:
 
     @functools.wraps(command)
     def call(*args: Any, own_data_dir: Path | None, config_path: Path | None, **own: Any) -> Any:
-        given = file_arguments(config_path)
-        here = local_installation(own_data_dir or given.get("data_dir"))
-        return command(*args, config=read_config(given | {"data_dir": here.data_dir}), **own)
+        arguments = file_arguments(config_path)
+        here = local_installation(own_data_dir or arguments.get("data_dir"))
+        return command(*args, config=read_config(arguments | {"data_dir": here.data_dir}), **own)
 
     return data_dir("own_data_dir")(config_file("config_path")(call))
 
@@ -109,9 +109,9 @@ def config_of_data_dir(command: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(command)
     def call(*args: Any, own_data_dir: Path | None, config_path: Path | None, **own: Any) -> Any:
         refuse_unknown()
-        given = {} if config_path is None else read(config_path).arguments
-        given |= {} if own_data_dir is None else {"data_dir": own_data_dir}
-        return command(*args, config=read_config(given), **own)
+        arguments = {} if config_path is None else read(config_path).arguments
+        arguments |= {} if own_data_dir is None else {"data_dir": own_data_dir}
+        return command(*args, config=read_config(arguments), **own)
 
     return data_dir("own_data_dir")(config_file("config_path")(call))
 

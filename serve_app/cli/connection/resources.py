@@ -76,7 +76,7 @@ def add_list(group: click.Group, resource: Resource[Any]) -> None:
         if answer["has_more"]:
             echo(f"These are {len(rows)}, and there are more. Use a higher --limit.", err=True)
         if resource.below:
-            sizes = {name: size_text(each) for name, each in answer.items() if "_bytes" in name}
+            sizes = {name: size_text(size) for name, size in answer.items() if "_bytes" in name}
             echo(resource.below.format_map(answer | sizes))
 
 
@@ -130,7 +130,7 @@ def plain_group(resource: Resource[Any], name: str = "", about: str = "") -> cli
         add_delete(group, resource)
     if resource.restart:
         _add_restart(group, resource)
-    *verbs, last = (each.capitalize() if not n else each for n, each in enumerate(group.commands))
+    *verbs, last = (verb.capitalize() if not n else verb for n, verb in enumerate(group.commands))
     both = f"{', '.join(verbs)} and {last}"
     group.help = about or f"{both} {resource.plural}: {resource.about}."
     return group
@@ -165,13 +165,13 @@ def echo_one(resource: Resource[Any], row: Mapping[str, Any], *, as_json: bool) 
 
 def details(columns: Sequence[Column], row: Mapping[str, Any]) -> Iterator[str]:
     """Lines with a field each. Several things of one field are a table below its name."""
-    width = max(len(each.heading) for each in columns)
+    width = max(len(col.heading) for col in columns)
     for column in columns:
         value = row.get(column.field)  # a server before this version does not say all of them
         rows = _rows(value)
         if rows:
             yield column.heading
-            names = list(dict.fromkeys(name for each in rows for name in each))
+            names = list(dict.fromkeys(name for entry in rows for name in entry))
             inner = [Column(name, name.replace("_", " ").capitalize()) for name in names]
             yield from (f"{_INDENTED}{line}" for line in table(inner, rows))
         else:
@@ -193,11 +193,11 @@ def _rows(value: Any) -> Sequence[Mapping[str, Any]]:
     """Objects in a field: a list of them, or a mapping from names to them."""
     if isinstance(value, list):
         objects = cast("list[Any]", value)
-        return objects if objects and all(isinstance(each, dict) for each in objects) else ()
+        return objects if objects and all(isinstance(item, dict) for item in objects) else ()
     if isinstance(value, dict):
         named = cast("dict[str, Any]", value)
-        if named and all(isinstance(each, dict) for each in named.values()):
-            return [{"name": name, **each} for name, each in named.items()]
+        if named and all(isinstance(member, dict) for member in named.values()):
+            return [{"name": name, **fields} for name, fields in named.items()]
     return ()
 
 
@@ -210,10 +210,10 @@ def _text(column: Column, value: Any) -> str:  # noqa: PLR0911 one for each kind
         case int() | float() if column.format == "bytes":
             return size_text(value)
         case list():
-            return ", ".join(_text(column, each) for each in cast("list[Any]", value))
+            return ", ".join(_text(column, item) for item in cast("list[Any]", value))
         case dict():
             named = cast("dict[str, Any]", value)
-            return ", ".join(f"{name} {_text(column, each)}" for name, each in named.items())
+            return ", ".join(f"{name} {_text(column, inner)}" for name, inner in named.items())
         case str() if _TIME.fullmatch(value):
             return value[:19].replace("T", " ")
         case _:

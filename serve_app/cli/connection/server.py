@@ -29,7 +29,7 @@ def chosen_server(
     ``NotFound`` for a context that does not exist.
     """
     refuse_unknown()
-    if sum(each is not None for each in (data_dir, url, context)) > 1:
+    if sum(option is not None for option in (data_dir, url, context)) > 1:
         raise Misconfigured(
             "--url, --context and --data-dir each name a server. Use one of them only."
         )
@@ -70,7 +70,7 @@ def _at(url: str, key: str | None) -> Remote:
     address = origin(url)
     own = Secrets().api_key
     secret = key or (own.get_secret_value() if own else None)
-    saved = [each for each in read_contexts().named.values() if each.address == address]
+    saved = [remote for remote in read_contexts().named.values() if remote.address == address]
     if secret is not None:
         return replace(saved[0], secret=secret) if saved else Remote(address, secret)
     if not saved:

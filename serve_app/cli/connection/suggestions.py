@@ -116,11 +116,13 @@ def advice(group: click.Group, ctx: click.Context, name: str) -> str:
 def _similar(group: click.Group, ctx: click.Context, word: str) -> str | None:
     """Command that says the same by another word, or is spelled alike; None without one."""
     names = group.list_commands(ctx)
-    same = [each for words in SAME if word in words for each in words]
+    same = [synonym for words in SAME if word in words for synonym in words]
     if group.invoke_without_command and "list" in same:
         return ctx.command_path  # which lists
-    found = [each for each in same if each in names] or get_close_matches(word, names, n=1)
-    return f"{ctx.command_path} {found[0]}" if found else None
+    matches = [synonym for synonym in same if synonym in names] or get_close_matches(
+        word, names, n=1
+    )
+    return f"{ctx.command_path} {matches[0]}" if matches else None
 
 
 def option_advice(error: click.NoSuchOption) -> str:

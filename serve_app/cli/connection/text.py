@@ -26,7 +26,7 @@ def echo(text: object = "", *, err: bool = False, nl: bool = True) -> None:
 
 def printable(text: str) -> str:
     """``text`` without the control characters that terminals obey."""
-    return "".join(each if each.isprintable() else UNPRINTABLE for each in text)
+    return "".join(character if character.isprintable() else UNPRINTABLE for character in text)
 
 
 def in_lines(text: str) -> str:

@@ -24,8 +24,8 @@ class Duration(click.ParamType[float]):
     ) -> float:
         if isinstance(value, float):
             return value
-        found = _DURATION.fullmatch(value)
-        seconds = float(found[1]) * UNITS_S[found[2]] if found else math.inf
+        match = _DURATION.fullmatch(value)
+        seconds = float(match[1]) * UNITS_S[match[2]] if match else math.inf
         if not math.isfinite(seconds):
             self.fail(f"{value} should be a number with s, m, h or d, such as 30m", param, ctx)
         return seconds
@@ -42,5 +42,5 @@ class Time(click.ParamType[datetime]):
         try:
             return datetime.fromisoformat(value)
         except ValueError:
-            wanted = "should be a date or a time, such as 2026-01-31 or 2026-01-31T12:00"
-            self.fail(f"{value} {wanted}", param, ctx)
+            hint = "should be a date or a time, such as 2026-01-31 or 2026-01-31T12:00"
+            self.fail(f"{value} {hint}", param, ctx)

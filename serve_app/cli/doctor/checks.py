@@ -42,10 +42,10 @@ HUB_ANSWERS_S = 15.0
 
 def storage_findings(config: Config) -> Iterator[StepResult]:
     """Run the steps of the self-test and yield each finding as soon as it is known."""
-    found = _storage_findings(config)
+    findings = _storage_findings(config)
 
     async def following() -> StepResult | None:
-        return await anext(found, None)
+        return await anext(findings, None)
 
     with asyncio.Runner() as runner:
         while (finding := runner.run(following())) is not None:
@@ -67,8 +67,8 @@ async def _storage_findings(config: Config) -> AsyncIterator[StepResult]:
     else:
         async for finding in _s3_findings(s3_storage(config, secrets, location)):
             yield finding
-    for id_, each in locations.items():
-        async for finding in _s3_findings(tenant_storage(config, secrets, each)):
+    for id_, bucket in locations.items():
+        async for finding in _s3_findings(tenant_storage(config, secrets, bucket)):
             yield replace(finding, name=f"{id_}: {finding.name}")
 
 
@@ -167,15 +167,17 @@ def account_of(hub: Hub, limit_s: float = HUB_ANSWERS_S) -> str | None:
 
 
 def _downloads(config: Config, store: Store) -> str:
-    found = downloads(config, store, chosen_entries(config, ()))
-    if troubles := [each.available.problem for each in found if each.available.problem]:
+    repositories = downloads(config, store, chosen_entries(config, ()))
+    if troubles := [
+        repository.available.problem for repository in repositories if repository.available.problem
+    ]:
         raise Misconfigured(" ".join(troubles))
-    missing = sum(each.missing_bytes or 0 for each in found)
+    missing = sum(repository.missing_bytes or 0 for repository in repositories)
     eviction.check_room(store.directory, "All of it", missing)
     if not missing:
         return "all weights are downloaded"
     return (
-        f"{total_text(found)} are not downloaded yet; "
+        f"{total_text(repositories)} are not downloaded yet; "
         f"`{pull_command(config.server.data_dir)}` downloads them"
     )
 

@@ -31,18 +31,18 @@ def doctor_command(
     # The checks import the database driver and every storage, which other commands do not need.
     from serve_app.cli.doctor import checks, doctor  # noqa: PLC0415
 
-    given = options.file_arguments(config_path)
-    if "data_dir" in given and not any(chosen.values()):
-        chosen["server_data_dir"] = given["data_dir"]
+    arguments = options.file_arguments(config_path)
+    if "data_dir" in arguments and not any(chosen.values()):
+        chosen["server_data_dir"] = arguments["data_dir"]
     server = options.named_server(chosen)
     if part or config_path is not None:
         server = here(server)
-        config = read_config(given | {"data_dir": server.data_dir})
-        found = (
+        config = read_config(arguments | {"data_dir": server.data_dir})
+        findings = (
             checks.storage_findings(config)
             if part
             else doctor.findings(server, config, config_path)
         )
     else:
-        found = doctor.findings(server)
-    sys.exit(doctor.report(found, as_json=as_json))
+        findings = doctor.findings(server)
+    sys.exit(doctor.report(findings, as_json=as_json))

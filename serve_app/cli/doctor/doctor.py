@@ -46,11 +46,11 @@ def findings(
     why = f"no Darkroom runs on {server.data_dir}"
     if server.is_started:
         try:
-            found = _examined(server)
+            results = _examined(server)
         except DarkroomError as error:
             why = f"the ingress did not check its own. {error.message}"
         else:
-            yield from found
+            yield from results
             yield from diagnosis.findings(_beside_ingress(server))
             return
     yield StepResult("settings", f"those of the environment, because {why}")
@@ -153,8 +153,8 @@ def _examined(server: Server) -> Sequence[StepResult]:
         return [
             StepResult("settings", f"those of the ingress at {client.url}, which found:"),
             *(
-                StepResult(each["name"], each["said"], problem=not each["ok"])
-                for each in answer["findings"]
+                StepResult(finding["name"], finding["said"], problem=not finding["ok"])
+                for finding in answer["findings"]
             ),
         ]
 

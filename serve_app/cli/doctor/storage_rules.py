@@ -59,8 +59,11 @@ def lifecycle_command(config: Config, *, install: bool, expire_days: int | None)
 def check_days(config: Config, days: int) -> None:
     """Raise ``Misconfigured`` if files would be deleted that Darkroom still keeps."""
     queue = config.queue
-    kept = [queue.retention_days, *(each.retention_days for each in queue.tenant_limits.values())]
-    longest = max((each for each in kept if each is not None), default=0.0)
+    kept = [
+        queue.retention_days,
+        *(limits.retention_days for limits in queue.tenant_limits.values()),
+    ]
+    longest = max((retention for retention in kept if retention is not None), default=0.0)
     if queue.retention_days is None:
         raise Misconfigured(
             "--expire-days would delete files that are kept for ever, because "
@@ -82,10 +85,10 @@ def _buckets(config: Config, secrets: Secrets) -> Mapping[str, S3Storage]:
     )
 
     own = s3_location(config, secrets)
-    found = {} if own is None else {"": s3_storage(config, secrets, own)}
-    for id_, each in read_locations(config, own).items():
-        found[id_] = tenant_storage(config, secrets, each)
-    return found
+    buckets = {} if own is None else {"": s3_storage(config, secrets, own)}
+    for id_, location in read_locations(config, own).items():
+        buckets[id_] = tenant_storage(config, secrets, location)
+    return buckets
 
 
 async def _each(

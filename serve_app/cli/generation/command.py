@@ -103,16 +103,16 @@ def _input(
     accepted = look_up(client, model)
     body = accepted.in_its_fields(wish.body())
     name = accepted.format_field
-    wanted = str(body[name]) if name and name in body else None
-    place = named or accepted.default_output(wanted)
+    format_name = str(body[name]) if name and name in body else None
+    place = named or accepted.default_output(format_name)
     accepted.check_format(place)
-    if wanted in SUFFIXES and wanted != format_of(place):
+    if format_name in SUFFIXES and format_name != format_of(place):
         raise InvalidInput(
-            f"-o {place} and --field {name}={wanted} name two formats. Leave out one of them."
+            f"-o {place} and --field {name}={format_name} name two formats. Leave out one of them."
         )
     if name:
         body.setdefault(name, format_of(place))
-    accepted.check_fields((each for each in body if each != name), wish)
+    accepted.check_fields((field for field in body if field != name), wish)
     return place, in_shape_of_image(body, accepted.fields)
 
 

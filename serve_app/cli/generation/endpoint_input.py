@@ -43,18 +43,20 @@ class EndpointInput:
     def formats(self) -> Sequence[str]:
         """Formats that the output can have; empty if the schema names none."""
         schema = self.fields.get(self.format_field or "", {})
-        return tuple(str(each) for each in schema.get("enum", ()))
+        return tuple(str(value) for value in schema.get("enum", ()))
 
     def default_output(self, wanted: str | None = None) -> Path:
         """File for the output if the user names none: ``out`` with the suffix of its kind, or of
         the ``wanted`` format if that is known."""
-        found = next((each for each in PREFERRED if each in self.formats), None)
+        format_name = next(
+            (candidate for candidate in PREFERRED if candidate in self.formats), None
+        )
         if wanted in SUFFIXES:
-            found = wanted
-        if found is None:
+            format_name = wanted
+        if format_name is None:
             kind = self.category.rpartition("-")[2]
-            found = BY_KIND[MediaKind(kind)] if kind in BY_KIND else PREFERRED[0]
-        return Path("out").with_suffix(SUFFIXES[found])
+            format_name = BY_KIND[MediaKind(kind)] if kind in BY_KIND else PREFERRED[0]
+        return Path("out").with_suffix(SUFFIXES[format_name])
 
     def check_format(self, output: Path) -> None:
         """Raise ``InvalidInput`` if the endpoint does not write the format of ``output``."""

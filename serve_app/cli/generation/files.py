@@ -95,12 +95,12 @@ class MediaKind(StrEnum):
 
 def format_of(output: Path) -> str:
     """Format of an output file, as inputs name it. Raises ``InvalidInput`` for other suffixes."""
-    found = FORMATS.get(output.suffix.lower())
-    if found is None:
+    format_name = FORMATS.get(output.suffix.lower())
+    if format_name is None:
         raise InvalidInput(
             f"The format of {output} is not known. Use one of these suffixes: {', '.join(FORMATS)}."
         )
-    return found
+    return format_name
 
 
 def kind_of(output_format: str) -> MediaKind:
@@ -164,22 +164,22 @@ def output_paths(
     A file of another type than the first, such as the poster of a video, gets its own extension and
     the same number: ``video.mp4``, ``video.jpg``.
     """
-    first, found = 1, _numbered(path, files, 1)
-    while any(map(taken, found)):
+    first, paths = 1, _numbered(path, files, 1)
+    while any(map(taken, paths)):
         first += 1
-        found = _numbered(path, files, first)
-    return found
+        paths = _numbered(path, files, first)
+    return paths
 
 
 def _numbered(path: Path, files: Sequence[Mapping[str, Any]], first: int) -> list[Path]:
     numbers: dict[str, int] = {}  # by extension
-    found: list[Path] = []
+    paths: list[Path] = []
     for file in files:
         place = path.with_suffix(_suffix(path, file["content_type"], files[0]["content_type"]))
         number = numbers.get(place.suffix, first)
         numbers[place.suffix] = number + 1
-        found.append(place if number == 1 else place.with_stem(f"{place.stem}-{number}"))
-    return found
+        paths.append(place if number == 1 else place.with_stem(f"{place.stem}-{number}"))
+    return paths
 
 
 def _suffix(path: Path, media_type: str, first: str) -> str:
@@ -217,12 +217,12 @@ def write_outputs(
     Without ``overwrite``, files that exist are kept: the new ones get the next free numbers.
     """
     while True:
-        found = (
+        places = (
             output_paths(path, files) if overwrite else output_paths(path, files, os.path.lexists)
         )
         written: list[Path] = []
         try:
-            for place, content in zip(found, contents, strict=True):
+            for place, content in zip(places, contents, strict=True):
                 with whole_file(place, new=not overwrite) as file:
                     file.write(content)
                 written.append(place)
@@ -230,4 +230,4 @@ def write_outputs(
             for place in written:
                 place.unlink(missing_ok=True)
             continue
-        return found
+        return places

@@ -101,10 +101,10 @@ def generate_command(
     PROMPT - is read from standard input. The model, or else the suffix of --output, decides what is
     generated. Ctrl-C cancels the request. Only with --from-draft, PROMPT may be left out.
     """
-    asked = GenerateOptions(**wish)
+    settings = GenerateOptions(**wish)
     command.run(
         server,
-        asked,
+        settings,
         output,
         preview=preview,
         overwrite=overwrite,

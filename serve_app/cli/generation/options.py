@@ -66,26 +66,26 @@ class GenerateOptions:
         """
         if self.model:
             return self.model
-        given = "--mask" if self.mask else "--image" if self.images else "a prompt"
-        found = MODELS.get((kind, given))
-        if found is None:
+        source = "--mask" if self.mask else "--image" if self.images else "a prompt"
+        model = MODELS.get((kind, source))
+        if model is None:
             raise InvalidInput(
-                f"There is no default model that makes {NOUNS[kind]} from {given}. "
+                f"There is no default model that makes {NOUNS[kind]} from {source}. "
                 "Name one with --model."
             )
-        return found
+        return model
 
     def body(self) -> dict[str, Any]:
         """Input for the endpoint. Raises ``InvalidInput`` with the option that is wrong."""
-        named = {each.partition("=")[0] for each in self.fields}
+        named = {pair.partition("=")[0] for pair in self.fields}
         if self.mask and not self.images and "image_url" not in named:
             raise InvalidInput("--mask says which part of an image to repaint. Add --image.")
         # An app may have other fields: its schema says what is missing.
         of_an_app = self.model is not None and bool(self.images or named - {"prompt"})
         if self.prompt is None and not (self.from_draft or "prompt" in named or of_an_app):
             raise InvalidInput("Add a PROMPT, or --from-draft ID to finish a draft.")
-        images = [image_input(each) for each in self.images]
-        given: dict[str, Any] = {
+        images = [image_input(image) for image in self.images]
+        values: dict[str, Any] = {
             "prompt": self.prompt,
             "seed": self.seed,
             "num_inference_steps": self.steps,
@@ -99,8 +99,8 @@ class GenerateOptions:
             "from_draft": self.from_draft,
             "new_noise": self.new_noise,
         }
-        body = {name: value for name, value in given.items() if value is not None}
-        body |= dict(_field(one) for one in self.fields)
+        body = {name: value for name, value in values.items() if value is not None}
+        body |= dict(_field(pair) for pair in self.fields)
         for name, value in body.items():
             if problem := _unsendable({name: value}):
                 raise InvalidInput(f"{self.option_of(name)} is {problem}, so it cannot be sent.")
@@ -117,7 +117,7 @@ class GenerateOptions:
 
     def option_of(self, field: str) -> str:
         """Name of an input field for messages: the option that sets it, if it was not --field."""
-        if any(each.partition("=")[0] == field for each in self.fields):
+        if any(pair.partition("=")[0] == field for pair in self.fields):
             return f"--field {field}"
         return f"{OPTIONS[field]} ({field})" if field in OPTIONS else field
 
@@ -156,9 +156,9 @@ def _with_files(value: Any, name: str) -> Any:
     """``value`` with the content of ``@FILE`` in the fields of its objects that take URLs."""
     if isinstance(value, dict):
         fields = cast("dict[str, Any]", value)
-        return {field: _with_files(each, field) for field, each in fields.items()}
+        return {field: _with_files(inner, field) for field, inner in fields.items()}
     if isinstance(value, list):
-        return [_with_files(each, name) for each in cast("list[Any]", value)]
+        return [_with_files(item, name) for item in cast("list[Any]", value)]
     if isinstance(value, str) and value.startswith("@") and name.endswith(("_url", "_urls")):
         return media_input(value.removeprefix("@"))
     return value

@@ -124,8 +124,8 @@ def _pace_text(ours: Mapping[str, Any]) -> str:
         return ""
     if not rate or left_s is None:
         return f" {step}/{steps}"
-    each = "step" if ours.get("stage") == DENOISING else "part"  # frames, samples, files
-    speed = f"{rate:.1f} {each}s/s" if rate >= 1 else f"{1 / rate:.1f} s per {each}"
+    unit = "step" if ours.get("stage") == DENOISING else "part"  # frames, samples, files
+    speed = f"{rate:.1f} {unit}s/s" if rate >= 1 else f"{1 / rate:.1f} s per {unit}"
     return f" {step}/{steps}, {speed}, {_duration(left_s)} left"
 
 

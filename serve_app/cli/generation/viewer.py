@@ -15,8 +15,8 @@ NO_VIEWER = "There is no viewer on this machine that opens them."
 
 def open_in_viewer(places: Sequence[str], programs: Sequence[str] = PROGRAMS) -> bool:
     """Open each file or URL, without the viewer's own output. False if one could not be opened."""
-    found = next((path for each in programs if (path := shutil.which(each))), None)
-    return found is not None and all(_opens(found, each) for each in places)
+    viewer = next((path for program in programs if (path := shutil.which(program))), None)
+    return viewer is not None and all(_opens(viewer, place) for place in places)
 
 
 def _opens(program: str, place: str) -> bool:

@@ -47,13 +47,15 @@ class ControlNets:
             return several | self._modes()
         if argument not in NUMBERS:
             return {**declared}
-        bounds = {f"item_{each}": declared[each] for each in ("least", "most") if each in declared}
-        given = {"default": [declared["default"]] * self.count} if "default" in declared else {}
-        return {**several, "type": "numbers", **bounds, **given}
+        bounds = {
+            f"item_{bound}": declared[bound] for bound in ("least", "most") if bound in declared
+        }
+        default = {"default": [declared["default"]] * self.count} if "default" in declared else {}
+        return {**several, "type": "numbers", **bounds, **default}
 
     def _modes(self) -> dict[str, Any]:
-        stated = (each.get(name) for each in self.configs for name in MODES)
-        known = [each for each in stated if isinstance(each, int)]
+        stated = (config.get(name) for config in self.configs for name in MODES)
+        known = [mode for mode in stated if isinstance(mode, int)]
         if not known:
             return {"type": "integers", "default": [NO_MODE] * self.count}
         # A mode that a ControlNet does not know is an index out of range on the device.

@@ -205,24 +205,25 @@ def derived(
         )
     inputs: dict[str, Declared] = {}
     left_out: dict[str, str] = {}
-    for each in call.arguments.values():
-        if each.name in BY_FAMILY | INTERNAL or each.name.startswith("_"):
+    for argument in call.arguments.values():
+        if argument.name in BY_FAMILY | INTERNAL or argument.name.startswith("_"):
             continue
-        if each.name.endswith("kwargs") or each.name.startswith("callback"):
+        if argument.name.endswith("kwargs") or argument.name.startswith("callback"):
             continue
         declared = None
-        if not (why := _reason(call, each, adapter=adapter)):
-            declared = _for_nets(call, each, nets)
-            why = f"its type is {each.type or 'not stated'}"
+        if not (why := _reason(call, argument, adapter=adapter)):
+            declared = _for_nets(call, argument, nets)
+            why = f"its type is {argument.type or 'not stated'}"
         if declared is not None:
-            inputs[_name(call, each, declared["type"])] = declared
+            inputs[_name(call, argument, declared["type"])] = declared
             continue
-        left_out[each.name] = why
-        if each.is_required:
+        left_out[argument.name] = why
+        if argument.is_required:
             raise Misconfigured(
-                f"{call.name} needs {each.name}, which no field of a request gives: {why}. If its "
-                f"value is constant, write it in a catalogue file, as `options: {{fixed: "
-                f"{{{each.name}: …}}}}`; otherwise write a family: docs/how-to/write-a-family.md."
+                f"{call.name} needs {argument.name}, which no field of a request gives: {why}. If "
+                f"its value is constant, write it in a catalogue file, as `options: {{fixed: "
+                f"{{{argument.name}: …}}}}`; otherwise write a family: "
+                "docs/how-to/write-a-family.md."
             )
     if call.default("guidance_scale") is None and "true_cfg_scale" in inputs:
         _name_guidance(inputs)
@@ -300,7 +301,7 @@ def _default(argument: Argument) -> Declared:
 
 
 def _has_objects(argument: Argument) -> bool:
-    takes_lists = any(each.startswith("list") for each in _members(argument.type))
+    takes_lists = any(member.startswith("list") for member in _members(argument.type))
     return takes_lists and (bool(argument.item) or argument.name in OBJECTS)
 
 
@@ -311,17 +312,17 @@ def _objects(argument: Argument) -> Declared | None:
         return {"type": "objects", **OBJECTS[argument.name]}
     fields: dict[str, Declared] = {}
     files: dict[str, Declared] = {}
-    for each in argument.item:
-        if each.name in OF_FILE:
+    for attribute in argument.item:
+        if attribute.name in OF_FILE:
             continue
-        if found := dict(_files(argument, each)):
-            files |= found
-        elif (scalar := _scalar(each)) is not None:
-            if each.name == "strength":
+        if file_fields := dict(_files(argument, attribute)):
+            files |= file_fields
+        elif (scalar := _scalar(attribute)) is not None:
+            if attribute.name == "strength":
                 scalar["least"] = 0  # nothing is redrawn: it is how much an object counts
-            about = {"about": each.about} if each.about else {}
-            fields[each.name] = scalar | _default(each) | about
-        elif each.is_required:
+            about = {"about": attribute.about} if attribute.about else {}
+            fields[attribute.name] = scalar | _default(attribute) | about
+        elif attribute.is_required:
             return None
     if len(files) == 1:
         next(iter(files.values()))["required"] = True
@@ -331,11 +332,11 @@ def _objects(argument: Argument) -> Declared | None:
 
 def _files(argument: Argument, attribute: Argument) -> Iterator[tuple[str, Declared]]:
     """Fields for the files that an attribute of an object can be made from."""
-    types = [each for each in _members(attribute.type) if _IMAGE.search(each)]
+    types = [member for member in _members(attribute.type) if _IMAGE.search(member)]
     kept = {} if argument.name.endswith(CONDITIONS) else {"as_is": True}
-    if any(not each.startswith("list") for each in types):
+    if any(not member.startswith("list") for member in types):
         yield "image_url", {"type": "image", "argument": attribute.name, **kept}
-    if any(each.startswith("list") for each in types):
+    if any(member.startswith("list") for member in types):
         yield "video_url", {"type": "video", "argument": attribute.name, **kept}
     if attribute.name == "audio":
         yield "audio_url", {"type": "audio", "argument": attribute.name}
@@ -358,7 +359,7 @@ def _scalar(argument: Argument) -> Declared | None:
     """Declaration by the type that JSON has, of those in the annotation."""
     name, default = argument.name, argument.default
     types = _members(argument.type) or [type(default).__name__]
-    if (pair := next((each for each in types if _TUPLE.match(each)), None)) is not None:
+    if (pair := next((member for member in types if _TUPLE.match(member)), None)) is not None:
         length = pair.count("int")
         return {"type": "integers", **({"least": length, "most": length} if length > 1 else {})}
     if isinstance(default, bool) or "bool" in types:
@@ -377,7 +378,7 @@ def _scalar(argument: Argument) -> Declared | None:
     lists = {"str": "texts", "int": "integers", "float": "numbers"}
     if "list" in types and isinstance(default, list) and default:
         types = [f"list[{type(default[0]).__name__}]"]
-    items = (found[1] for each in types if (found := _LIST.match(each)))
+    items = (match[1] for member in types if (match := _LIST.match(member)))
     return next(({"type": lists[item]} for item in items if item in lists), None)
 
 
@@ -390,8 +391,8 @@ def _members(annotation: str) -> list[str]:
                 yield from members(left)
                 yield from members(right)
             case ast.Subscript(value=ast.Name(id="Union" | "Optional"), slice=inner):
-                for each in inner.elts if isinstance(inner, ast.Tuple) else [inner]:
-                    yield from members(each)
+                for element in inner.elts if isinstance(inner, ast.Tuple) else [inner]:
+                    yield from members(element)
             case _:
                 yield ast.unparse(node)
 
@@ -414,7 +415,7 @@ def _file(call: PipelineCall, argument: Argument) -> Declared:
         declared["type"] = "image"
         if any(part in name for part in KEPT):
             declared["as_is"] = True
-    elsewhere = any(each.name == name for a in call.arguments.values() for each in a.item)
+    elsewhere = any(attribute.name == name for a in call.arguments.values() for attribute in a.item)
     redraws = _redraws(call) and not elsewhere  # else its objects may have the image
     always = name == "image" and (redraws or _is_control(call, name))
     if _is_needed(call, argument) or (always and not call.is_modular):
@@ -449,11 +450,11 @@ def _is_list(call: PipelineCall, name: str, type_: str) -> bool:
         return _members(type_)[0].lower().startswith("list[")
     if call.is_modular:  # all say that they take a list
         return any(part in call.name for part in EDITORS)
-    one, several = (
-        any(each.endswith(end) for each in _members(type_)) for end in ("Image", "Image]")
+    is_single, several = (
+        any(member.endswith(end) for member in _members(type_)) for end in ("Image", "Image]")
     )
-    wide = any("Tensor" in each for each in _members(type_))
-    return "EditPlus" in call.name or (one and several and not wide)
+    wide = any("Tensor" in member for member in _members(type_))
+    return "EditPlus" in call.name or (is_single and several and not wide)
 
 
 def _redraws(call: PipelineCall) -> bool:
@@ -484,14 +485,17 @@ def _of_family(
     call: PipelineCall, inputs: Mapping[str, Declared], native: int | None, frames: int | None
 ) -> Iterator[tuple[str, Declared]]:
     """Fields that the family translates into arguments, or into settings of components."""
-    for each in call.settings:
-        if each.field not in inputs:
-            scale: Declared = {"type": "number", "argument": each.place}
-            yield each.field, scale | ({} if each.default is None else {"default": each.default})
+    for setting in call.settings:
+        if setting.field not in inputs:
+            scale: Declared = {"type": "number", "argument": setting.place}
+            yield (
+                setting.field,
+                scale | ({} if setting.default is None else {"default": setting.default}),
+            )
     if call.arguments.keys() >= SIDES:
         shown = any(
-            each["type"] in ("image", "images", "video") and each["argument"] not in ADAPTER_IMAGES
-            for each in inputs.values()
+            spec["type"] in ("image", "images", "video") and spec["argument"] not in ADAPTER_IMAGES
+            for spec in inputs.values()
         )
         # With an image, the size is its own; else that of the pipeline, or of `video_format`.
         size: Declared = {"type": "size"}
@@ -505,15 +509,15 @@ def _of_family(
         if COUNT in call.arguments and call.result is None:
             yield "num_images", {"type": "count", "argument": COUNT, "default": 1}
     elif call.output == "video":
-        if any(each["type"] == "video" and each.get("required") for each in inputs.values()):
+        if any(spec["type"] == "video" and spec.get("required") for spec in inputs.values()):
             yield "num_frames", {"type": "frames"}
             yield "frames_per_second", {"type": "rate"}
         else:
             yield from _moving(call, frames)
     else:
-        length = next((each for each in LENGTHS if each in call.arguments), "")
-        given = call.default(length)
-        seconds = float(given) if isinstance(given, int | float) else USUAL_SECONDS
+        length = next((name for name in LENGTHS if name in call.arguments), "")
+        default = call.default(length)
+        seconds = float(default) if isinstance(default, int | float) else USUAL_SECONDS
         yield "seconds_total", {"type": "seconds", "default": seconds}
 
 
@@ -522,8 +526,8 @@ USUAL_FRAMES, USUAL_RATE = 49, 16
 
 
 def _moving(call: PipelineCall, frames: int | None) -> Iterator[tuple[str, Declared]]:
-    counts = (call.default(each) for each in NUMBERS_OF_FRAMES)
-    count = next((each for each in counts if isinstance(each, int)), frames or USUAL_FRAMES)
+    counts = (call.default(name) for name in NUMBERS_OF_FRAMES)
+    count = next((number for number in counts if isinstance(number, int)), frames or USUAL_FRAMES)
     rate = call.default("frame_rate") or call.default("fps") or _described_rate(call)
     yield "num_frames", {"type": "frames", "default": count}
     stated = rate if isinstance(rate, int | float) else USUAL_RATE
@@ -535,14 +539,14 @@ def _described_rate(call: PipelineCall) -> float | None:
     if not call.is_modular:
         return None
     described = (call.arguments[n].about for n in NUMBERS_OF_FRAMES if n in call.arguments)
-    found = next((rate for each in described if (rate := _RATE.search(each))), None)
-    return float(found[1]) if found else None
+    match = next((rate for line in described if (rate := _RATE.search(line))), None)
+    return float(match[1]) if match else None
 
 
 def stated_size(call: PipelineCall, native: int | None) -> dict[str, int] | None:
     """Size of the call's own defaults, or else the ``native`` one."""
     sides = {side: call.default(side) for side in ("width", "height")}
-    if all(isinstance(each, int) for each in sides.values()):
+    if all(isinstance(size, int) for size in sides.values()):
         return sides
     return None if native is None else dict.fromkeys(sides, native)
 

@@ -134,7 +134,9 @@ def overlaid(found: Derived, endpoint_id: str, made: Output, name: str) -> Overl
     standard = KINDS[FAMILY_OF_OUTPUT[made]].fields.keys()
     own = {field: fals for field, fals in fields.items() if field not in standard}
     for field, fals in own.items():
-        source = next((each for each in _sources(field, found) if each not in taken), None)
+        source = next(
+            (candidate for candidate in _sources(field, found) if candidate not in taken), None
+        )
         objects = None if source else _source_of_objects(fals, found)
         if objects is not None:
             source, items = objects
@@ -145,7 +147,7 @@ def overlaid(found: Derived, endpoint_id: str, made: Output, name: str) -> Overl
         else:
             taken.add(source)
             inputs[field] = _with_argument(fals, source, found.inputs[source])
-    rest = {n: each for n, each in found.inputs.items() if n not in taken and n not in inputs}
+    rest = {n: spec for n, spec in found.inputs.items() if n not in taken and n not in inputs}
     if made == "video" and "duration" in inputs:
         rest.pop("num_frames", None)  # its default would be another length
     if rest.get(PROMPT, {}).get("required"):
@@ -159,8 +161,8 @@ def overlaid(found: Derived, endpoint_id: str, made: Output, name: str) -> Overl
 def _check(
     endpoint_id: str, name: str, inputs: Mapping[str, Declared], rest: Mapping[str, Declared]
 ) -> None:
-    needed = [field for field, each in rest.items() if each.get("required")]
-    missing = [field for field, each in inputs.items() if each.get("required") and REFUSED in each]
+    needed = [field for field, spec in rest.items() if spec.get("required")]
+    missing = [field for field, spec in inputs.items() if spec.get("required") and REFUSED in spec]
     if not needed and not missing:
         return
     whys = (
@@ -176,12 +178,14 @@ def _check(
 def _sources(field: str, found: Derived) -> Iterator[str]:
     """Derived fields that hold what a field of fal's does, the best first."""
     if field in TYPES:
-        yield from (n for n, each in found.inputs.items() if each["type"] == TYPES[field])
+        yield from (n for n, spec in found.inputs.items() if spec["type"] == TYPES[field])
         return
-    of_argument = {each.get("argument", n): n for n, each in found.inputs.items()}
+    of_argument = {spec.get("argument", n): n for n, spec in found.inputs.items()}
     if field in found.inputs and field not in RENAMED:
         yield field
-    yield from (of_argument[each] for each in RENAMED.get(field, ()) if each in of_argument)
+    yield from (
+        of_argument[argument] for argument in RENAMED.get(field, ()) if argument in of_argument
+    )
 
 
 def _source_of_objects(fals: FalField, found: Derived) -> tuple[str, FalFields] | None:
@@ -191,7 +195,7 @@ def _source_of_objects(fals: FalField, found: Derived) -> tuple[str, FalFields] 
         return None
     items = fal_object(fals.type.item.name)
     files = {name for name in items if name.endswith("_url")}
-    listed = ((n, each["fields"].keys()) for n, each in found.inputs.items() if "fields" in each)
+    listed = ((n, spec["fields"].keys()) for n, spec in found.inputs.items() if "fields" in spec)
     return next(((name, items) for name, fields in listed if files & fields), None)
 
 
@@ -199,12 +203,12 @@ def _objects(items: FalFields, source: str, derived: Declared, made: Output, nam
     """Declaration of a list of fal's objects, whose files are those of the derived list."""
     own = Derived(derived["fields"])
     fields: dict[str, Declared] = {}
-    for field, each in items.items():
-        found = next(_sources(field, own), None)
-        if found is None:
-            fields[field] = _without_argument(field, each, made, name)
+    for field, fals in items.items():
+        origin = next(_sources(field, own), None)
+        if origin is None:
+            fields[field] = _without_argument(field, fals, made, name)
         else:
-            fields[field] = _with_argument(each, found, own.inputs[found])
+            fields[field] = _with_argument(fals, origin, own.inputs[origin])
     declared: Declared = {"type": "objects", "argument": derived.get("argument", source)}
     choice = [n for n in derived.get("one_of", ()) if n in fields and "required" not in fields[n]]
     return {**declared, "fields": fields, **({"one_of": choice} if choice else {})}
@@ -240,7 +244,7 @@ def _without_argument(field: str, fals: FalField, made: Output, name: str) -> De
         possible = POSSIBLE.get(field)
         if possible is None:
             return {**kind, **default, "by_family": True}
-        others = [each for each in kind.get("choices", ()) if each not in possible]
+        others = [choice for choice in kind.get("choices", ()) if choice not in possible]
         if default and fals.default not in possible:
             return {**kind, **default, REFUSED: f"{name} has a size of its own", **granted}
         limited = {REFUSED: "videos are not made in this shape", "granted": [*possible]}

@@ -139,8 +139,8 @@ def read_call(name: str, index: Mapping[str, Any] | None = None) -> PipelineCall
     """Signature of the class ``name``; of a modular one, with the components of ``index``, or with
     all. ``Misconfigured``: this machine's diffusers has no such pipeline, or its output is neither
     images, videos nor audio."""
-    found = find_spec("diffusers")
-    places = found.submodule_search_locations if found is not None else None
+    spec = find_spec("diffusers")
+    places = spec.submodule_search_locations if spec is not None else None
     if not places:
         raise Misconfigured(
             "diffusers is not installed on this machine, so the pipeline cannot be inspected. "
@@ -160,7 +160,7 @@ def read_call(name: str, index: Mapping[str, Any] | None = None) -> PipelineCall
             f"The diffusers on this machine has no pipeline {name}. Only classes that diffusers "
             "ships are loaded; a newer version may have it."
         )
-    arguments = {each.name: each for each in _arguments(pipelines, call.function)}
+    arguments = {argument.name: argument for argument in _arguments(pipelines, call.function)}
     output = _output(name, call.makes)
     return PipelineCall(
         name,
@@ -175,9 +175,9 @@ def read_call(name: str, index: Mapping[str, Any] | None = None) -> PipelineCall
 def _control_nets(pipelines: Path, name: str) -> Iterator[str]:
     """Names of the classes in the annotation of the ControlNet that the constructor takes."""
     node = _class(pipelines, name)
-    for each in () if node is None else node.body:
-        if isinstance(each, ast.FunctionDef) and each.name == "__init__":
-            for argument in (*each.args.args, *each.args.kwonlyargs):
+    for statement in () if node is None else node.body:
+        if isinstance(statement, ast.FunctionDef) and statement.name == "__init__":
+            for argument in (*statement.args.args, *statement.args.kwonlyargs):
                 if argument.arg == CONTROL_NET and argument.annotation is not None:
                     yield from _NAME.findall(ast.unparse(argument.annotation))
 
@@ -214,36 +214,38 @@ def _output(name: str, makes: Collection[str]) -> Output:
 
 def _modular_call(name: str, index: Mapping[str, Any] | None) -> PipelineCall:
     command = [sys.executable, "-m", MODULAR_CALL, name]
-    command += [] if index is None else [",".join(each.name for each in components(index))]
-    asked = subprocess.run(  # noqa: S603  this machine's Python; no shell
+    command += (
+        [] if index is None else [",".join(component.name for component in components(index))]
+    )
+    process = subprocess.run(  # noqa: S603  this machine's Python; no shell
         command, capture_output=True, text=True, timeout=MODULAR_CALL_S, check=False
     )
-    if asked.returncode:
-        said = asked.stderr.strip().splitlines() or [f"it ended with {asked.returncode}"]
-        raise Misconfigured(f"{name} cannot be served: {said[-1]}.{_elsewhere(index)}")
-    return as_call(name, json.loads(asked.stdout))
+    if process.returncode:
+        lines = process.stderr.strip().splitlines() or [f"it ended with {process.returncode}"]
+        raise Misconfigured(f"{name} cannot be served: {lines[-1]}.{_elsewhere(index)}")
+    return as_call(name, json.loads(process.stdout))
 
 
 def _elsewhere(index: Mapping[str, Any] | None) -> str:
     """Sentence about components that the index has in other repositories; empty without any."""
     there = (index or {}).get(ELSEWHERE, {})
     named = ", ".join(f"{name} in {place or 'no repository'}" for name, place in there.items())
-    given = " ".join(f"--part {name}={place or '…'}" for name, place in there.items())
-    return f" Its index has {named}: add {given}." if named else ""
+    flags = " ".join(f"--part {name}={place or '…'}" for name, place in there.items())
+    return f" Its index has {named}: add {flags}." if named else ""
 
 
 def as_call(name: str, found: Mapping[str, Any]) -> PipelineCall:
     """Call of a modular pipeline, of which ``found`` is said. ``Misconfigured``: its output is
     neither images, videos nor audio."""
-    arguments = {each["name"]: _as_argument(each) for each in found["arguments"]}
-    settings = tuple(Setting(**each) for each in found["settings"])
+    arguments = {argument["name"]: _as_argument(argument) for argument in found["arguments"]}
+    settings = tuple(Setting(**setting) for setting in found["settings"])
     output = _output(name, found["makes"])
     return PipelineCall(name, arguments, output, found["takes_loras"], settings)
 
 
 def _as_argument(said: Mapping[str, Any]) -> Argument:
     described = dict(_descriptions(said.get("docstring", "")))
-    item = ({**each, "about": described.get(each["name"], "")} for each in said.get("item", ()))
+    item = ({**field, "about": described.get(field["name"], "")} for field in said.get("item", ()))
     return Argument(
         said["name"],
         REQUIRED if said["is_required"] else _default(said["default"]),
@@ -271,12 +273,12 @@ def _call(pipelines: Path, name: str) -> _Call | None:
     if node is None:
         return None
     bases = [base.id for base in node.bases if isinstance(base, ast.Name)]
-    for each in node.body:
-        if isinstance(each, ast.FunctionDef) and each.name == "__call__":
+    for statement in node.body:
+        if isinstance(statement, ast.FunctionDef) and statement.name == "__call__":
             takes_loras = any("LoraLoader" in base for base in bases)
-            return _Call(each, frozenset(_made(pipelines, each)), takes_loras)
+            return _Call(statement, frozenset(_made(pipelines, statement)), takes_loras)
     inherited = (_call(pipelines, base) for base in bases if base.endswith("Pipeline"))
-    return next((each for each in inherited if each is not None), None)
+    return next((call for call in inherited if call is not None), None)
 
 
 def _class(pipelines: Path, name: str) -> ast.ClassDef | None:
@@ -297,10 +299,10 @@ def _files(pipelines: Path) -> Mapping[str, Path]:
 
 def _made(pipelines: Path, function: ast.FunctionDef) -> list[str]:
     """Fields of the results that a call returns, or else of those that its docstring names."""
-    found = [*_returned(pipelines, function)]
+    names = [*_returned(pipelines, function)]
     described = ast.get_docstring(function, clean=False) or ""
-    named = [] if found else dict.fromkeys(re.findall(r"\w+Output\b", described))
-    return [*found, *(each for name in named for each in _fields(pipelines, name))]
+    named = [] if names else dict.fromkeys(re.findall(r"\w+Output\b", described))
+    return [*names, *(field for name in named for field in _fields(pipelines, name))]
 
 
 def _returned(pipelines: Path, function: ast.FunctionDef) -> Iterator[str]:
@@ -308,34 +310,34 @@ def _returned(pipelines: Path, function: ast.FunctionDef) -> Iterator[str]:
         if not (isinstance(node, ast.Return) and isinstance(node.value, ast.Call)):
             continue
         returned = node.value
-        yield from (each.arg for each in returned.keywords if each.arg is not None)
+        yield from (keyword.arg for keyword in returned.keywords if keyword.arg is not None)
         if returned.args and isinstance(returned.func, ast.Name):
             yield from _fields(pipelines, returned.func.id)[: len(returned.args)]
 
 
 def _fields(pipelines: Path, name: str) -> list[str]:
     """Fields of a class of results; empty for one that is not there."""
-    found = _class(pipelines, name)
-    return [] if found is None else [name for name, _ in _annotated(found)]
+    definition = _class(pipelines, name)
+    return [] if definition is None else [name for name, _ in _annotated(definition)]
 
 
 def _annotated(kind: ast.ClassDef) -> Iterator[tuple[str, ast.AnnAssign]]:
     """Names and statements of the fields of a class."""
-    for each in kind.body:
-        if isinstance(each, ast.AnnAssign) and isinstance(each.target, ast.Name):
-            yield each.target.id, each
+    for statement in kind.body:
+        if isinstance(statement, ast.AnnAssign) and isinstance(statement.target, ast.Name):
+            yield statement.target.id, statement
 
 
 def _item(pipelines: Path, annotation: str) -> Iterator[Argument]:
     """Arguments of the constructor of the data class that an annotation names; none without one."""
     for name in dict.fromkeys(_NAME.findall(annotation)):
-        found = _class(pipelines, name)
-        if found is None or not any(map(_is_dataclass, found.decorator_list)):
+        definition = _class(pipelines, name)
+        if definition is None or not any(map(_is_dataclass, definition.decorator_list)):
             continue
-        described = dict(_descriptions(ast.get_docstring(found, clean=False) or ""))
-        for field, each in _annotated(found):
-            written = ast.unparse(each.annotation)
-            yield Argument(field, _value(each.value), written, described.get(field, ""))
+        described = dict(_descriptions(ast.get_docstring(definition, clean=False) or ""))
+        for field, statement in _annotated(definition):
+            written = ast.unparse(statement.annotation)
+            yield Argument(field, _value(statement.value), written, described.get(field, ""))
 
 
 def _is_dataclass(decorator: ast.expr) -> bool:
@@ -345,17 +347,19 @@ def _is_dataclass(decorator: ast.expr) -> bool:
 
 def _arguments(pipelines: Path, function: ast.FunctionDef) -> Iterator[Argument]:
     described = dict(_descriptions(ast.get_docstring(function, clean=False) or ""))
-    given = function.args
-    named = [*given.posonlyargs, *given.args][1:]  # without ``self``
-    none: list[ast.expr | None] = [None] * (len(named) - len(given.defaults))
+    signature = function.args
+    named = [*signature.posonlyargs, *signature.args][1:]  # without ``self``
+    none: list[ast.expr | None] = [None] * (len(named) - len(signature.defaults))
     pairs = [
-        *zip(named, [*none, *given.defaults], strict=True),
-        *zip(given.kwonlyargs, given.kw_defaults, strict=True),
+        *zip(named, [*none, *signature.defaults], strict=True),
+        *zip(signature.kwonlyargs, signature.kw_defaults, strict=True),
     ]
-    for each, default in pairs:
-        written = "" if each.annotation is None else ast.unparse(each.annotation)
+    for parameter, default in pairs:
+        written = "" if parameter.annotation is None else ast.unparse(parameter.annotation)
         item = tuple(_item(pipelines, written))
-        yield Argument(each.arg, _value(default), written, described.get(each.arg, ""), item)
+        yield Argument(
+            parameter.arg, _value(default), written, described.get(parameter.arg, ""), item
+        )
 
 
 def _descriptions(docstring: str) -> Iterator[tuple[str, str]]:

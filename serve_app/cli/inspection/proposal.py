@@ -89,7 +89,7 @@ def proposed(
         own: Entry = {"family": "sdxl", "schema": "sdxl-text-to-image"}
         return own | {"options": {"task": "text-to-image", "dtype": "float16"}}
     frames = config("unet").get("num_frames")  # of Stable Video Diffusion
-    found = derived(
+    derivation = derived(
         call,
         native=_native_size(config),
         frames=frames if isinstance(frames, int) else None,
@@ -98,22 +98,22 @@ def proposed(
     )
     defaults: Mapping[str, Any] = {}
     if is_fals:
-        laid = overlaid(found, endpoint_id, call.output, call.name)
-        found, defaults = Derived(laid.inputs), laid.defaults
-    task = _task(call, found)
+        laid = overlaid(derivation, endpoint_id, call.output, call.name)
+        derivation, defaults = Derived(laid.inputs), laid.defaults
+    task = _task(call, derivation)
     family = FAMILY_OF_OUTPUT[call.output]
     result = call.result
     dtype = "float16" if family == "audio" else "bfloat16"
     if result is not None and result.maps:
         # Between 0.5 and 1, bfloat16 has 128 levels. In float16, CPUs cannot resize.
         dtype = "float32"
-    options: Entry = {"task": task, "dtype": dtype, OPTION: found.inputs}
+    options: Entry = {"task": task, "dtype": dtype, OPTION: derivation.inputs}
     if config("vae").get("_class_name") in FLOAT32_VAES:
         options["dtypes"] = {"vae": "float32"}
     if result is not None:
         options[RESULT] = result.written
     if family == "audio":
-        options["audio_format"] = _audio_format(call, found)
+        options["audio_format"] = _audio_format(call, derivation)
     else:
         options["images"] = "pillow"
     if family == "video":
@@ -135,17 +135,17 @@ def _flux(config: Config) -> Entry:
 
 def _task(call: PipelineCall, found: Derived) -> str:
     """Task by the files that every input has."""
-    given = {
-        each["type"]
-        for name, each in found.inputs.items()
-        if each.get("required") and not name.startswith("control_")  # else it is drawn anew
+    types = {
+        spec["type"]
+        for name, spec in found.inputs.items()
+        if spec.get("required") and not name.startswith("control_")  # else it is drawn anew
     }
     if call.output == "audio":
-        return "audio-to-audio" if "audio" in given else "text-to-audio"
-    if call.output == "video" and "video" in given:
+        return "audio-to-audio" if "audio" in types else "text-to-audio"
+    if call.output == "video" and "video" in types:
         return "video-to-video"
-    if given & {"mask", "image", "images"}:
-        inpaints = "mask" in given and call.output == "image"
+    if types & {"mask", "image", "images"}:
+        inpaints = "mask" in types and call.output == "image"
         return "inpainting" if inpaints else f"image-to-{call.output}"
     return f"text-to-{call.output}"
 
@@ -156,12 +156,12 @@ def _video_format(call: PipelineCall, config: Config) -> Entry:
 
 
 def _audio_format(call: PipelineCall, found: Derived) -> Entry:
-    audio = [each["argument"] for each in found.inputs.values() if each["type"] == "audio"]
-    given = {"given": audio[0]} if audio else {}
-    length = next((each for each in LENGTHS if each in call.arguments), None)
+    audio = [spec["argument"] for spec in found.inputs.values() if spec["type"] == "audio"]
+    audio_input = {"given": audio[0]} if audio else {}
+    length = next((name for name in LENGTHS if name in call.arguments), None)
     if length is not None:
         most = MOST_SECONDS.get(call.name)
-        return {"length": length, **({"most_seconds": most} if most else {}), **given}
+        return {"length": length, **({"most_seconds": most} if most else {}), **audio_input}
     if call.arguments.keys() >= set(SPAN):
         return dict(zip(("start", "end"), SPAN, strict=True))
     raise Misconfigured(

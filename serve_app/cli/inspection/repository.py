@@ -66,9 +66,9 @@ class Repository:
     @property
     def licence(self) -> str:
         """Licence by the front matter of the README; empty if it states none."""
-        found = _FRONT_MATTER.match(self.read(README) or "")
+        match = _FRONT_MATTER.match(self.read(README) or "")
         try:
-            card = yaml.safe_load(found[1]) if found else None
+            card = yaml.safe_load(match[1]) if match else None
         except (yaml.YAMLError, ValueError, RecursionError):
             return ""
         if not isinstance(card, dict):
@@ -80,19 +80,21 @@ class Repository:
     @property
     def control_nets(self) -> ControlNets | None:
         """The ControlNets that run together in it; None: it has one, or none."""
-        several = next((each for each in components(self.index) if each.is_several), None)
+        several = next(
+            (component for component in components(self.index) if component.is_several), None
+        )
         if several is None:
             return None
         models = several.models(self.sizes.keys())
-        return ControlNets(several.class_name, [*(self.config(each.folder) for each in models)])
+        return ControlNets(several.class_name, [*(self.config(model.folder) for model in models)])
 
     def config(self, folder: str) -> Mapping[str, Any]:
         """Settings of the component in a folder; empty if they cannot be read."""
         try:
-            found = json.loads(self.read(f"{folder}/config.json") or "{}")
+            document = json.loads(self.read(f"{folder}/config.json") or "{}")
         except (ValueError, RecursionError):
             return {}
-        return cast("Mapping[str, Any]", found) if isinstance(found, dict) else {}
+        return cast("Mapping[str, Any]", document) if isinstance(document, dict) else {}
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,42 +189,46 @@ def _with_parts(
     """``whole`` with components of other places."""
     if not parts and pipeline is None:
         return whole
-    found: dict[str, list[Repository]] = {}
+    by_name: dict[str, list[Repository]] = {}
     for name, place in parts:
         part = _adapter(place, store) if name == IP_ADAPTER else _part(name, place, store)
-        found.setdefault(name, []).append(part)
-    adapters = found.get(IP_ADAPTER, [])
+        by_name.setdefault(name, []).append(part)
+    adapters = by_name.get(IP_ADAPTER, [])
     if len(adapters) > 1:
         raise Misconfigured(f"{IP_ADAPTER} is given {len(adapters)} times. Name one file.")
     named = {} if pipeline is None else {"pipeline": pipeline}
-    configs = {n: [each.index for each in own] for n, own in found.items() if n != IP_ADAPTER}
+    configs = {
+        n: [repository.index for repository in own] for n, own in by_name.items() if n != IP_ADAPTER
+    }
     adapter = str(adapters[0].weights["file"]) if adapters else ""
     index = with_parts(whole.index, configs, pipeline or "", adapter)
-    if adapters and not any(each.name == IMAGE_ENCODER for each in components(index)):
+    if adapters and not any(component.name == IMAGE_ENCODER for component in components(index)):
         raise Misconfigured(_no_encoder(adapters[0], store))
-    folders = {folder_of(n, number): e for n, own in found.items() for number, e in enumerate(own)}
+    folders = {
+        folder_of(n, number): e for n, own in by_name.items() for number, e in enumerate(own)
+    }
     replaced = {
         model.folder
-        for each in components(whole.index)
-        if each.name in found
-        for model in each.models(whole.sizes.keys())
+        for component in components(whole.index)
+        if component.name in by_name
+        for model in component.models(whole.sizes.keys())
     }
     sizes = {name: size for name, size in whole.sizes.items() if name not in replaced}
-    sizes |= {name: sum(each.sizes.values()) for name, each in folders.items()}
+    sizes |= {name: sum(repository.sizes.values()) for name, repository in folders.items()}
 
     def read(path: str) -> str | None:
         folder, _, inside = path.partition("/")
         return folders[folder].read(inside) if folder in folders else whole.read(path)
 
     written = {
-        name: own[0].weights if len(own) == 1 else [each.weights for each in own]
-        for name, own in found.items()
+        name: own[0].weights if len(own) == 1 else [repository.weights for repository in own]
+        for name, own in by_name.items()
     }
     return Repository(
         {**whole.weights, **named, **({"parts": written} if written else {})},
         index,
         dict(sorted(sizes.items(), key=lambda each: -each[1])),
-        whole.is_here and all(each.is_here for each in folders.values()),
+        whole.is_here and all(repository.is_here for repository in folders.values()),
         read,
     )
 
@@ -290,12 +296,12 @@ def _adapter(place: str, store: Store) -> Repository:
 def _only_file(place: str, inside: Collection[str]) -> str:
     """The one safetensors file in a folder. ``Misconfigured`` names those that are there."""
     beside = sorted(name for name in inside if "/" not in name)
-    found = [name for name in beside if name.endswith(SAFETENSORS)]
-    if len(found) == 1:
-        return found[0]
-    if pickles := [name for name in beside if not found and name.endswith(PICKLES)]:
+    candidates = [name for name in beside if name.endswith(SAFETENSORS)]
+    if len(candidates) == 1:
+        return candidates[0]
+    if pickles := [name for name in beside if not candidates and name.endswith(PICKLES)]:
         raise Misconfigured(_of_pickle(f"{place} ({', '.join(pickles)})"))
-    shown = f"Its files are {', '.join(found)}" if found else "It has no safetensors"
+    shown = f"Its files are {', '.join(candidates)}" if candidates else "It has no safetensors"
     raise Misconfigured(
         f"{place} is a folder, and {IP_ADAPTER} is one file in it: name it, as "
         f"--part {IP_ADAPTER}=owner/name/folder/file.safetensors. {shown}."
@@ -314,12 +320,14 @@ def _no_encoder(adapter: Repository, store: Store) -> str:
     place, revision = str(adapter.weights.get("hub", "")), adapter.weights.get("revision")
     if place:
         files = store.listing(Weights(place, revision)).files
-        folders = {each.path.rpartition("/")[0] for each in files}
+        folders = {file.path.rpartition("/")[0] for file in files}
     else:
         place = str(adapter.weights["directory"])
-        folders = {each.name for each in Path(place).iterdir() if each.is_dir()}
+        folders = {path.name for path in Path(place).iterdir() if path.is_dir()}
     at = "" if revision is None else f"@{revision}"
-    beside = [f"{place}/{each}{at}" for each in sorted(folders) if each.endswith(IMAGE_ENCODER)]
+    beside = [
+        f"{place}/{folder}{at}" for folder in sorted(folders) if folder.endswith(IMAGE_ENCODER)
+    ]
     shown = f" Beside it: {', '.join(beside)}." if beside else ""
     return (
         f"{IP_ADAPTER} needs the image encoder that it was made with: add --part "
@@ -351,7 +359,7 @@ def _reader_of_hub(
                 with store.open(weights) as folder:
                     if (folder / path).is_file():
                         return (folder / path).read_text(encoding="utf-8")
-            file = next((each for each in listing.files if each.path == path), None)
+            file = next((listed for listed in listing.files if listed.path == path), None)
             if file is None or store.offline:
                 return None
             return store.make_hub().read(listing, file).decode(errors="replace")
@@ -398,10 +406,10 @@ def _of_folder(folder: Path, variant: str | None, file: _SingleFile | None) -> R
         index = parse_index(own, text, files)
     except ValueError as error:
         raise Misconfigured(f"{folder / own} {error}") from error
-    held = {} if file is None else file.held(index)
-    needed = select(list(files), index, variant, str(folder), held)
-    weights = _written({"directory": str(folder)}, variant, file, held)
-    sizes = _sizes({path: size for path, size in files.items() if path in needed}, file, held)
+    in_file = {} if file is None else file.held(index)
+    needed = select(list(files), index, variant, str(folder), in_file)
+    weights = _written({"directory": str(folder)}, variant, file, in_file)
+    sizes = _sizes({path: size for path, size in files.items() if path in needed}, file, in_file)
     return Repository(weights, index, sizes, file is None or file.is_here, read)
 
 
@@ -419,12 +427,12 @@ def _of_hub(
     listing = store.listing(Weights(name, revision, variant=variant))
     if listing.index is None:
         raise Misconfigured(_no_pipeline(f"{name}@{revision}"))
-    held = {} if file is None else file.held(listing.index)
-    weights = Weights(name, revision, variant=variant, components=tuple(held))
+    in_file = {} if file is None else file.held(listing.index)
+    weights = Weights(name, revision, variant=variant, components=tuple(in_file))
     is_here = store.is_here(weights)
     needed = listing.needed(weights)
-    sizes = _sizes({each.path: each.size for each in needed}, file, held)
-    written = _written({"hub": name, "revision": revision}, variant, file, held)
+    sizes = _sizes({listed.path: listed.size for listed in needed}, file, in_file)
+    written = _written({"hub": name, "revision": revision}, variant, file, in_file)
     all_here = is_here and (file is None or file.is_here)
     read = _reader_of_hub(weights, listing, store, is_here=is_here)
     return Repository(written, listing.index, sizes, all_here, read)

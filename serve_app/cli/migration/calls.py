@@ -64,7 +64,7 @@ def as_json(value: Value) -> object:
     if isinstance(value, ObjectLiteral):
         return value.as_json()
     if isinstance(value, list):
-        items = [as_json(each) for each in value]
+        items = [as_json(item) for item in value]
         return COMPUTED if COMPUTED in items else items
     return value
 

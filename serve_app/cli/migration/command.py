@@ -64,10 +64,10 @@ def check_command(
         if url is None
         else endpoints.from_server(Remote(origin(url), key))
     )
-    found = [item for call in calls for item in report.findings(call, offer)]
+    findings = [item for call in calls for item in report.findings(call, offer)]
     if as_json:
-        echo(json.dumps(report.json_report(found, offer.where), indent=2))
+        echo(json.dumps(report.json_report(findings, offer.where), indent=2))
     else:
-        for line in report.text_report(found, offer.where):
+        for line in report.text_report(findings, offer.where):
             echo(line)
-    sys.exit(1 if any(item.fate in report.FAILING for item in found) else 0)
+    sys.exit(1 if any(item.fate in report.FAILING for item in findings) else 0)

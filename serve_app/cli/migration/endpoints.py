@@ -37,10 +37,10 @@ class AvailableEndpoint:
         if len(alone := schema.get("allOf", ())) == 1:
             schema = alone[0]
         while isinstance(reference := schema.get("$ref"), str):
-            found: Any = self.document
+            node: Any = self.document
             for part in reference.removeprefix("#/").split("/"):
-                found = found[part]
-            schema = found
+                node = node[part]
+            schema = node
         return schema
 
 
@@ -49,7 +49,7 @@ class AvailableEndpoints:
 
     def __init__(self, where: str, offered: Iterable[AvailableEndpoint]) -> None:
         self.where = where
-        self._offered = {each.endpoint: each for each in offered}
+        self._offered = {endpoint.endpoint: endpoint for endpoint in offered}
         self._fal_ids = fal_ids()
 
     def find(self, endpoint_id: str) -> AvailableEndpoint | None:
@@ -58,7 +58,9 @@ class AvailableEndpoints:
     def not_found_message(self, endpoint_id: str) -> str:
         """Sentence that an endpoint does not exist, with ids of the same kind."""
         served = {
-            each.endpoint: each.category for each in self._offered.values() if not each.missing
+            endpoint.endpoint: endpoint.category
+            for endpoint in self._offered.values()
+            if not endpoint.missing
         }
         return suggestions.sentence(endpoint_id, served, self._fal_ids)
 
@@ -66,16 +68,16 @@ class AvailableEndpoints:
 def from_catalogue(config: Config) -> AvailableEndpoints:
     """Catalogue of an installation with these settings and real weights."""
     listed = catalog.load(config.models.models, demo=False, demo_dir=Path("/"))
-    schemas = ((each, each.schema.json_schema()) for each in listed)
+    schemas = ((entry, entry.schema.json_schema()) for entry in listed)
     offered = [
         AvailableEndpoint(
-            each.endpoint.id,
-            each.endpoint.category,
-            each.missing,
+            entry.endpoint.id,
+            entry.endpoint.category,
+            entry.missing,
             schema,
             _definitions(schema),
         )
-        for each, schema in schemas
+        for entry, schema in schemas
     ]
     return AvailableEndpoints(
         str(config.models.models or "the catalogue that comes with Darkroom"), offered
@@ -99,7 +101,7 @@ def _all(reached: Server) -> list[AvailableEndpoint]:
     with Client(reached) as client:
         while more:
             page = client.get("/v1/models", limit=PAGE, cursor=cursor, expand="openapi-3.0")
-            offered += [_endpoint_of(each) for each in page["models"]]
+            offered += [_endpoint_of(model) for model in page["models"]]
             more, cursor = page["has_more"], page["next_cursor"]
     return offered
 

@@ -61,16 +61,16 @@ def _named(node: Node, names: ScopeNames, steps: int) -> Value:
     bound = owner.bound[name]
     if len(bound) != 1:
         return COMPUTED
-    found = value_of(bound[0], names, steps)
-    if isinstance(found, ObjectLiteral):
+    literal = value_of(bound[0], names, steps)
+    if isinstance(literal, ObjectLiteral):
         for key, value in owner.stored.get(name, ()):
             if key is None:
-                found.complete = False
+                literal.complete = False
             else:
-                found.put(key, value_of(value, names, steps), line_of(value))
+                literal.put(key, value_of(value, names, steps), line_of(value))
         if name in owner.changed:
-            found.complete = False
-    return found
+            literal.complete = False
+    return literal
 
 
 def _wrapped(node: Node, names: ScopeNames, steps: int) -> Value:
@@ -85,14 +85,14 @@ def _negative(node: Node, names: ScopeNames, steps: int) -> Value:
 
 
 def _array(node: Node, names: ScopeNames, steps: int) -> Value:
-    return [value_of(each, names, steps) for each in parts_of(node)]
+    return [value_of(element, names, steps) for element in parts_of(node)]
 
 
 def _sum(node: Node, names: ScopeNames, steps: int) -> Value:
     if text_of(node.child_by_field_name("operator")) != "+":
         return COMPUTED
     sides = (node.child_by_field_name(side) for side in ("left", "right"))
-    return _joined([value_of(each, names, steps) for each in sides])
+    return _joined([value_of(operand, names, steps) for operand in sides])
 
 
 def _member(node: Node, names: ScopeNames, steps: int) -> Value:
@@ -107,23 +107,23 @@ def _member(node: Node, names: ScopeNames, steps: int) -> Value:
 
 
 def _object(node: Node, names: ScopeNames, steps: int) -> ObjectLiteral:
-    made = ObjectLiteral()
-    for each in parts_of(node):
-        if each.type == "pair":
-            key = _key(each.child_by_field_name("key"), names, steps)
+    literal = ObjectLiteral()
+    for member in parts_of(node):
+        if member.type == "pair":
+            key = _key(member.child_by_field_name("key"), names, steps)
             if isinstance(key, str):
-                value = value_of(each.child_by_field_name("value"), names, steps)
-                made.put(key, value, line_of(each))
+                value = value_of(member.child_by_field_name("value"), names, steps)
+                literal.put(key, value, line_of(member))
             else:
-                made.complete = False
-        elif each.type == "shorthand_property_identifier":
-            made.put(text_of(each), _named(each, names, steps), line_of(each))
-        elif each.type == "spread_element":
-            for part in _alternatives(parts_of(each)[0]):
-                made.merge(value_of(part, names, steps))
+                literal.complete = False
+        elif member.type == "shorthand_property_identifier":
+            literal.put(text_of(member), _named(member, names, steps), line_of(member))
+        elif member.type == "spread_element":
+            for part in _alternatives(parts_of(member)[0]):
+                literal.merge(value_of(part, names, steps))
         else:
-            made.complete = False
-    return made
+            literal.complete = False
+    return literal
 
 
 def _alternatives(node: Node) -> Iterator[Node]:
@@ -138,7 +138,7 @@ def _alternatives(node: Node) -> Iterator[Node]:
     elif node.type == "binary_expression" and operator == "&&":
         yield from _alternatives(inside[1])
     elif node.type == "ternary_expression":
-        yield from (found for each in inside[1:] for found in _alternatives(each))
+        yield from (alternative for branch in inside[1:] for alternative in _alternatives(branch))
     else:
         yield node
 
@@ -157,11 +157,11 @@ def _string(node: Node, _names: ScopeNames, _steps: int) -> Value:
 
 def _template(node: Node, names: ScopeNames, steps: int) -> Value:
     pieces: list[Value] = []
-    for each in node.named_children:
-        if each.type == "string_fragment":
-            pieces.append(text_of(each))
-        elif each.type == "template_substitution":
-            pieces.append(value_of(each, names, steps))
+    for child in node.named_children:
+        if child.type == "string_fragment":
+            pieces.append(text_of(child))
+        elif child.type == "template_substitution":
+            pieces.append(value_of(child, names, steps))
         else:
             return COMPUTED
     return _joined(pieces)
@@ -176,7 +176,7 @@ def _number(node: Node, _names: ScopeNames, _steps: int) -> Value:
 
 
 def _joined(parts: list[Value]) -> Value:
-    words = [each for each in parts if isinstance(each, str)]
+    words = [part for part in parts if isinstance(part, str)]
     return "".join(words) if len(words) == len(parts) else COMPUTED
 
 
@@ -216,17 +216,17 @@ def calls_in(text: str, file: str, suffix: str) -> list[ClientCall]:
     nodes = list(walk(root))
     names = names_of(nodes)
     clients = _clients(nodes)
-    found = [
+    calls = [
         _call(node, method, names, file)
         for node in nodes
         if node.type == "call_expression" and (method := _method(node, clients))
     ]
     if root.has_error:
         broken = next((each for each in nodes if each.is_error or each.is_missing), root)
-        found.append(
+        calls.append(
             ClientCall(SourceLocation(file, line_of(broken)), None, None, unread=(PARSE_ERROR,))
         )
-    return found
+    return calls
 
 
 def _clients(nodes: list[Node]) -> set[str]:
@@ -249,15 +249,15 @@ def _module(source: Node | None) -> bool:
 def _imported(statement: Node) -> set[str]:
     """Names that an import binds: ``fal`` for ``import { fal }``, ``f`` for
     ``import { fal as f }`` and ``import * as f``."""
-    found: set[str] = set()
+    names: set[str] = set()
     for node in walk(statement):
         if node.type == "import_specifier":
             if text_of(node.child_by_field_name("name")) == DEFAULT_CLIENT_NAME:
                 alias = node.child_by_field_name("alias") or node.child_by_field_name("name")
-                found.add(text_of(alias))
+                names.add(text_of(alias))
         elif node.parent is not None and node.parent.type in {"namespace_import", "import_clause"}:
-            found.add(text_of(node))
-    return found
+            names.add(text_of(node))
+    return names
 
 
 def _made(node: Node) -> set[str]:
@@ -267,14 +267,16 @@ def _made(node: Node) -> set[str]:
     value = node.child_by_field_name("value") or node.child_by_field_name("right")
     if target is None or value is None:
         return set()
-    made = text_of(value)
-    required = any(f"require({mark}{each}{mark})" in made for each in MODULES for mark in "'\"")
-    if not required and not made.startswith(f"{CLIENT_FACTORY}("):
+    expression = text_of(value)
+    required = any(
+        f"require({mark}{module}{mark})" in expression for module in MODULES for mark in "'\""
+    )
+    if not required and not expression.startswith(f"{CLIENT_FACTORY}("):
         return set()
     if target.type != "object_pattern":
         return {text_of(target)}
-    pairs = [each for each in walk(target) if each.type == "pair_pattern"]
-    return {text_of(each.child_by_field_name("value")) for each in pairs}
+    pairs = [inner for inner in walk(target) if inner.type == "pair_pattern"]
+    return {text_of(pair.child_by_field_name("value")) for pair in pairs}
 
 
 def _method(node: Node, clients: set[str]) -> str | None:
@@ -293,8 +295,8 @@ def _method(node: Node, clients: set[str]) -> str | None:
 
 
 def _call(node: Node, method: str, names: ScopeNames, file: str) -> ClientCall:
-    given = node.child_by_field_name("arguments")
-    parts = parts_of(given) if given else []
+    argument_list = node.child_by_field_name("arguments")
+    parts = parts_of(argument_list) if argument_list else []
     endpoint = value_of(parts[0], names) if parts else COMPUTED
     options = value_of(parts[1], names) if len(parts) > 1 else ObjectLiteral()
     arguments: Value = COMPUTED

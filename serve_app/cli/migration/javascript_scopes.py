@@ -71,13 +71,13 @@ def line_of(node: Node) -> int:
 
 def parts_of(node: Node) -> list[Node]:
     """Children of ``node`` without comments."""
-    return [each for each in node.named_children if each.type != "comment"]
+    return [child for child in node.named_children if child.type != "comment"]
 
 
 def string_of(node: Node) -> Value:
     # Python parses the escapes that both languages share. Any other escape makes the string
     # unreadable, never wrong.
-    if not any(each.type == "escape_sequence" for each in node.children):
+    if not any(child.type == "escape_sequence" for child in node.children):
         return text_of(node)[1:-1]
     try:
         return str(ast.literal_eval(text_of(node)))
@@ -89,9 +89,9 @@ def walk(node: Node) -> Iterator[Node]:
     """``node`` and all nodes below it, in the order of the text."""
     waiting = [node]
     while waiting:
-        each = waiting.pop()
-        yield each
-        waiting += reversed(each.children)
+        current = waiting.pop()
+        yield current
+        waiting += reversed(current.children)
 
 
 def names_of(nodes: list[Node]) -> ScopeNames:
@@ -132,9 +132,9 @@ def _declare(
         bound = names.at(target).bound.setdefault(text_of(target), [])
         bound += [] if alone else [value]
         return
-    for each in walk(target):
-        if each.type in {"identifier", "shorthand_property_identifier_pattern"}:
-            names.at(target).bound.setdefault(text_of(each), []).append(None)
+    for inner in walk(target):
+        if inner.type in {"identifier", "shorthand_property_identifier_pattern"}:
+            names.at(target).bound.setdefault(text_of(inner), []).append(None)
 
 
 def _assign(node: Node, names: ScopeNames) -> None:
@@ -145,11 +145,11 @@ def _assign(node: Node, names: ScopeNames) -> None:
         _store(left, right, names)
         return
     value = right if left.type == "identifier" and node.type == "assignment_expression" else None
-    for each in walk(left):
-        if each.type in {"identifier", "shorthand_property_identifier_pattern"}:
-            owner = names.owner(each)
+    for inner in walk(left):
+        if inner.type in {"identifier", "shorthand_property_identifier_pattern"}:
+            owner = names.owner(inner)
             if owner is not None:
-                owner.bound[text_of(each)].append(value)
+                owner.bound[text_of(inner)].append(value)
 
 
 def _store(left: Node, right: Node, names: ScopeNames) -> None:

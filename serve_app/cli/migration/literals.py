@@ -63,38 +63,38 @@ def walk(scope: Scope, names: BoundNames) -> Iterator[tuple[ast.AST, BoundNames]
 
 def value_of(node: ast.expr | None, names: BoundNames, steps: int = MAX_DEPTH) -> Value:
     """Value of an expression; ``COMPUTED`` if the code does not state it."""
-    found: Value = COMPUTED
+    literal: Value = COMPUTED
     if node is None or steps == 0:
-        return found
+        return literal
     match node:
         case ast.Constant(value=value) if value is None or isinstance(value, str | int | float):
-            found = value
+            literal = value
         case ast.Name(id=name):
-            found = _named(name, names, steps - 1)
+            literal = _named(name, names, steps - 1)
         case ast.List(elts=items) | ast.Tuple(elts=items):
-            found = [value_of(each, names, steps - 1) for each in items]
+            literal = [value_of(item, names, steps - 1) for item in items]
         case ast.Dict():
-            found = _dictionary(node, names, steps - 1)
+            literal = _dictionary(node, names, steps - 1)
         case ast.Call(func=ast.Name(id="dict"), args=[]):
-            found = keywords(node, names, steps - 1)
+            literal = keywords(node, names, steps - 1)
         case ast.Attribute(value=ast.Name(id=owner), attr=name) if owner in SELF:
-            found = _attribute(name, names, steps - 1)
+            literal = _attribute(name, names, steps - 1)
         case ast.Subscript():
-            found = _part(node, names, steps - 1)
+            literal = _part(node, names, steps - 1)
         case ast.UnaryOp(op=ast.USub()):
             inner = value_of(node.operand, names, steps - 1)
-            found = -inner if isinstance(inner, int | float) else COMPUTED
+            literal = -inner if isinstance(inner, int | float) else COMPUTED
         case _:
-            found = _text(node, names, steps - 1)
-    return found
+            literal = _text(node, names, steps - 1)
+    return literal
 
 
 def _text(node: ast.expr, names: BoundNames, steps: int) -> Value:
     match node:
         case ast.BinOp(op=ast.Add()):
-            return _joined([value_of(each, names, steps) for each in (node.left, node.right)])
+            return _joined([value_of(side, names, steps) for side in (node.left, node.right)])
         case ast.JoinedStr(values=pieces):
-            return _joined([value_of(each, names, steps) for each in pieces])
+            return _joined([value_of(piece, names, steps) for piece in pieces])
         case ast.FormattedValue(format_spec=None, conversion=-1):
             return value_of(node.value, names, steps)
         case _:
@@ -110,22 +110,28 @@ def _part(node: ast.Subscript, names: BoundNames, steps: int) -> Value:
 
 def keywords(node: ast.Call, names: BoundNames, steps: int = MAX_DEPTH) -> ObjectLiteral:
     """Keyword arguments of a call."""
-    made = ObjectLiteral()
-    for each in node.keywords:
-        value = value_of(each.value, names, steps)
-        if each.arg is None:
-            made.merge(value)
+    literal = ObjectLiteral()
+    for keyword in node.keywords:
+        value = value_of(keyword.value, names, steps)
+        if keyword.arg is None:
+            literal.merge(value)
         else:
-            made.put(each.arg, value, each.value.lineno)
-    return made
+            literal.put(keyword.arg, value, keyword.value.lineno)
+    return literal
 
 
 def _arguments(scope: Scope) -> list[str]:
     if isinstance(scope, ast.Module | ast.ClassDef):
         return []
-    given = scope.args
-    every = [*given.posonlyargs, *given.args, *given.kwonlyargs, given.vararg, given.kwarg]
-    return [each.arg for each in every if each is not None]
+    arguments = scope.args
+    every = [
+        *arguments.posonlyargs,
+        *arguments.args,
+        *arguments.kwonlyargs,
+        arguments.vararg,
+        arguments.kwarg,
+    ]
+    return [argument.arg for argument in every if argument is not None]
 
 
 def _bind(node: ast.AST, names: BoundNames) -> None:
@@ -142,8 +148,10 @@ def _bind(node: ast.AST, names: BoundNames) -> None:
             if method in CHANGES:
                 names.changed.add(name)
         case ast.Delete(targets=targets):
-            gone = [each.value for each in targets if isinstance(each, ast.Subscript)]
-            names.changed.update(each.id for each in gone if isinstance(each, ast.Name))
+            gone = [
+                subscript.value for subscript in targets if isinstance(subscript, ast.Subscript)
+            ]
+            names.changed.update(base.id for base in gone if isinstance(base, ast.Name))
         case _:
             pass
 
@@ -167,14 +175,14 @@ def _named(name: str, names: BoundNames, steps: int) -> Value:
     if owner is None:
         return COMPUTED
     # One assignment makes two entries: its value, and None for the name as a node of its own.
-    values = [each for each in owner.bound[name] if each is not None]
+    values = [value for value in owner.bound[name] if value is not None]
     if len(values) != 1 or len(owner.bound[name]) != 2:
         return COMPUTED
-    found = value_of(values[0], owner, steps)
-    if isinstance(found, ObjectLiteral):
+    literal = value_of(values[0], owner, steps)
+    if isinstance(literal, ObjectLiteral):
         for scope in {id(owner): owner, id(names): names}.values():
-            _apply(scope, name, found, steps)
-    return found
+            _apply(scope, name, literal, steps)
+    return literal
 
 
 def _attribute(name: str, names: BoundNames, steps: int) -> Value:
@@ -182,7 +190,7 @@ def _attribute(name: str, names: BoundNames, steps: int) -> Value:
     around = names.enclosing_class()
     if around is None:
         return COMPUTED
-    bound = [(each, around) for each in around.bound.get(name, ()) if each is not None]
+    bound = [(value, around) for value in around.bound.get(name, ()) if value is not None]
     bound += around.attributes.get(name, [])
     return value_of(bound[0][0], bound[0][1], steps) if len(bound) == 1 else COMPUTED
 
@@ -200,20 +208,20 @@ def _apply(scope: BoundNames, name: str, made: ObjectLiteral, steps: int) -> Non
 
 
 def _dictionary(node: ast.Dict, names: BoundNames, steps: int) -> ObjectLiteral:
-    made = ObjectLiteral()
+    literal = ObjectLiteral()
     for key, value in zip(node.keys, node.values, strict=True):
         read = value_of(value, names, steps)
         if key is None:
-            made.merge(read)
+            literal.merge(read)
             continue
         name = value_of(key, names, steps)
         if isinstance(name, str):
-            made.put(name, read, key.lineno)
+            literal.put(name, read, key.lineno)
         else:
-            made.complete = False
-    return made
+            literal.complete = False
+    return literal
 
 
 def _joined(parts: list[Value]) -> Value:
-    words = [each for each in parts if isinstance(each, str)]
+    words = [part for part in parts if isinstance(part, str)]
     return "".join(words) if len(words) == len(parts) else COMPUTED

@@ -53,16 +53,16 @@ def _imported(nodes: list[ast.AST]) -> tuple[set[str], dict[str, str]]:
     imported: dict[str, str] = {}
     for node in nodes:
         if isinstance(node, ast.Import):
-            clients |= {each.asname or each.name for each in node.names if each.name == MODULE}
+            clients |= {alias.asname or alias.name for alias in node.names if alias.name == MODULE}
         elif isinstance(node, ast.ImportFrom) and node.module == MODULE:
-            imported |= {each.asname or each.name: each.name for each in node.names}
+            imported |= {alias.asname or alias.name: alias.name for alias in node.names}
     makers = {name for name, original in imported.items() if original in CLIENTS}
-    makers |= {f"{module}.{each}" for module in clients for each in CLIENTS}
+    makers |= {f"{module}.{class_name}" for module in clients for class_name in CLIENTS}
     for node in nodes:
         if isinstance(node, ast.Assign | ast.AnnAssign) and isinstance(node.value, ast.Call):
             targets = node.targets if isinstance(node, ast.Assign) else [node.target]
             if ast.unparse(node.value.func) in makers:
-                clients |= {ast.unparse(each) for each in targets}
+                clients |= {ast.unparse(target) for target in targets}
     return clients, imported
 
 
@@ -78,15 +78,15 @@ def _method(function: ast.expr, clients: set[str], functions: dict[str, str]) ->
 
 
 def _call(node: ast.Call, method: str, names: BoundNames, file: str) -> ClientCall:
-    given = keywords(node, names)
+    kwargs = keywords(node, names)
     for name, argument in zip(("application", "arguments"), node.args, strict=False):
         if isinstance(argument, ast.Starred):
-            given.complete = False
+            kwargs.complete = False
             break
-        given.put(name, value_of(argument, names), argument.lineno)
-    endpoint = _with_path(given, method)
-    absent: Value = ObjectLiteral() if given.complete else COMPUTED
-    arguments = given.fields.get("arguments", absent)
+        kwargs.put(name, value_of(argument, names), argument.lineno)
+    endpoint = _with_path(kwargs, method)
+    absent: Value = ObjectLiteral() if kwargs.complete else COMPUTED
+    arguments = kwargs.fields.get("arguments", absent)
     place = SourceLocation(file, node.lineno)
     return call(place, endpoint, arguments, realtime=method == REALTIME)
 

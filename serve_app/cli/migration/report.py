@@ -78,9 +78,9 @@ def _found(call: ClientCall, endpoint: str, offer: AvailableEndpoints) -> Availa
 
     fal's clients append ``/realtime`` themselves, and some endpoint ids end with it.
     """
-    asked = endpoint.strip("/")
-    found = offer.find(asked)
-    return found or (offer.find(f"{asked}/realtime") if call.realtime else None)
+    endpoint_id = endpoint.strip("/")
+    available = offer.find(endpoint_id)
+    return available or (offer.find(f"{endpoint_id}/realtime") if call.realtime else None)
 
 
 def _fields(
@@ -124,7 +124,7 @@ def _items(
     for number, item in enumerate(value):
         if isinstance(item, ObjectLiteral):
             inside = _fields(at, offered, items, item, f"{field}.{number}.")
-            yield from (each for each in inside if each.fate is not CallVerdict.SERVED)
+            yield from (finding for finding in inside if finding.fate is not CallVerdict.SERVED)
 
 
 def _field(
@@ -169,7 +169,12 @@ def _decisive(error: ValidationError) -> ValidationError | None:
     if error.validator in UNREPAIRABLE_KEYWORDS:
         return error
     return next(
-        (each for each in error.context or () if each.validator in UNREPAIRABLE_KEYWORDS), None
+        (
+            violation
+            for violation in error.context or ()
+            if violation.validator in UNREPAIRABLE_KEYWORDS
+        ),
+        None,
     )
 
 
@@ -185,26 +190,26 @@ def json_report(found: Sequence[ReportItem], where: str) -> dict[str, object]:
         "counts": count_verdicts(found),
         "findings": [
             {
-                "file": each.place.file,
-                "line": each.place.line or None,
-                "endpoint": each.endpoint,
-                "field": each.field,
-                "verdict": each.fate.value,
-                "reason": each.reason or None,
+                "file": finding.place.file,
+                "line": finding.place.line or None,
+                "endpoint": finding.endpoint,
+                "field": finding.field,
+                "verdict": finding.fate.value,
+                "reason": finding.reason or None,
             }
-            for each in found
+            for finding in found
         ],
     }
 
 
 def text_report(found: Sequence[ReportItem], where: str) -> Iterator[str]:
     """Report as text. Served fields get no line of their own."""
-    for each in found:
-        if each.field is not None and each.fate is CallVerdict.SERVED:
+    for finding in found:
+        if finding.field is not None and finding.fate is CallVerdict.SERVED:
             continue
-        about = f"{each.endpoint or 'a call'}{f', {each.field}' if each.field else ''}"
-        why = f": {each.reason}" if each.reason else ""
-        yield f"{each.place}: {each.fate.value:<7}  {about}{why}"
+        about = f"{finding.endpoint or 'a call'}{f', {finding.field}' if finding.field else ''}"
+        why = f": {finding.reason}" if finding.reason else ""
+        yield f"{finding.place}: {finding.fate.value:<7}  {about}{why}"
     if not found:
         yield "No calls to fal's clients found."
     counts = ", ".join(f"{count} {fate}" for fate, count in count_verdicts(found).items() if count)
@@ -213,5 +218,5 @@ def text_report(found: Sequence[ReportItem], where: str) -> Iterator[str]:
 
 
 def count_verdicts(found: Sequence[ReportItem]) -> dict[str, int]:
-    counts = Counter(each.fate for each in found)
+    counts = Counter(finding.fate for finding in found)
     return {fate.value: counts[fate] for fate in CallVerdict}

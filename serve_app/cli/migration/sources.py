@@ -32,16 +32,18 @@ def calls_of(named: Sequence[str]) -> Iterator[ClientCall]:
 
     Raises ``InvalidInput`` for a name that is neither an existing path nor an endpoint id.
     """
-    for each in named:
-        path = Path(each)
+    for source in named:
+        path = Path(source)
         if path.is_dir():
-            yield from (found for file in _code_below(path) for found in _in_file(file))
+            yield from (client_call for file in _code_below(path) for client_call in _in_file(file))
         elif path.is_file():
             yield from _in_list(path) if path.suffix in LISTS else _in_named(path)
-        elif _is_id(each):
-            yield ClientCall(SourceLocation(each), each, None)
+        elif _is_id(source):
+            yield ClientCall(SourceLocation(source), source, None)
         else:
-            raise InvalidInput(f"There is no file or folder {each}, and it is not an endpoint id.")
+            raise InvalidInput(
+                f"There is no file or folder {source}, and it is not an endpoint id."
+            )
 
 
 def _is_id(text: str) -> bool:
@@ -110,16 +112,16 @@ def _in_list(path: Path) -> Iterator[ClientCall]:
         if "input" not in entry:
             yield ClientCall(place, entry["endpoint"], None)
             continue
-        given = entry["input"]
-        if not isinstance(given, dict):
+        arguments = entry["input"]
+        if not isinstance(arguments, dict):
             raise InvalidInput(f"{place}: `input` should be an object.")
-        yield call(place, entry["endpoint"], _value(given, place.line), realtime=False)
+        yield call(place, entry["endpoint"], _value(arguments, place.line), realtime=False)
 
 
 def _value(given: Any, line: int) -> Value:
     if isinstance(given, dict):
-        made = ObjectLiteral()
+        literal = ObjectLiteral()
         for name, value in given.items():
-            made.put(str(name), _value(value, line), line)
-        return made
-    return [_value(each, line) for each in given] if isinstance(given, list) else given
+            literal.put(str(name), _value(value, line), line)
+        return literal
+    return [_value(item, line) for item in given] if isinstance(given, list) else given

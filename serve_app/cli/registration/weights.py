@@ -64,15 +64,15 @@ def add_command(
     the hub: owner/name or owner/name/file.safetensors, with @revision. They are checked against the
     base before they are accepted.
     """
-    asked = {"name": name} | {key: value for key, value in given.items() if value is not None}
+    fields = {"name": name} | {key: value for key, value in given.items() if value is not None}
     files = _files_of(source)
     size = sum(path.stat().st_size for path in files.values())
     doing = f"Uploading {size_text(size)}" if files else f"Registering {name}"
     with ProgressLine(doing, quiet=as_json) as waiting, Client(server) as client:
         if files:
-            _check(client, asked, size)
+            _check(client, fields, size)
         uploads: list[str] = []
-        answer = _registered(client, asked, source, files, uploads)
+        answer = _registered(client, fields, source, files, uploads)
         if not no_wait:
             answer = _waited(client, name, answer, waiting)
         if answer["state"] in FINAL:  # they are stored, or of no use
@@ -109,10 +109,10 @@ def _files_of(source: str) -> Mapping[str, Path]:
         return {"": path}
     if not path.is_dir():
         return {}
-    found = sorted(path.rglob("*.safetensors"))
-    if not found:
+    paths = sorted(path.rglob("*.safetensors"))
+    if not paths:
         raise Misconfigured(f"{path} has no safetensors. Pickle files are never loaded.")
-    return {each.relative_to(path).as_posix(): each for each in found}
+    return {file.relative_to(path).as_posix(): file for file in paths}
 
 
 def _check(client: Client, asked: Mapping[str, Any], size: int) -> None:
@@ -128,18 +128,18 @@ def _check(client: Client, asked: Mapping[str, Any], size: int) -> None:
             "--base."
         )
     page = client.get(WEIGHTS.path)
-    for each in page["weights"]:
-        if each["path"] != f"weights:{each['name']}":  # of another tenant
+    for entry in page["weights"]:
+        if entry["path"] != f"weights:{entry['name']}":  # of another tenant
             continue
-        if each["name"] == name and each["state"] != "refused":
+        if entry["name"] == name and entry["state"] != "refused":
             raise InvalidInput(
                 f"You have weights `{name}` already. Choose another name, or delete them with "
                 f"`darkroom weights delete {name}`."
             )
-        endpoint = each["endpoint"] or ""
-        if each["name"] != name and endpoint.partition("/")[2] == asked.get("endpoint"):
+        endpoint = entry["endpoint"] or ""
+        if entry["name"] != name and endpoint.partition("/")[2] == asked.get("endpoint"):
             raise InvalidInput(
-                f"Your weights `{each['name']}` have the endpoint {endpoint}. Choose another "
+                f"Your weights `{entry['name']}` have the endpoint {endpoint}. Choose another "
                 "--endpoint."
             )
     left = max(0, page["max_bytes"] - page["used_bytes"])
@@ -165,10 +165,10 @@ def _registered(
             urls[place] = client.upload(path)
             uploads.append(urls[place])
         if not urls:
-            given: dict[str, Any] = {"source": source}
+            source_fields: dict[str, Any] = {"source": source}
         else:
-            given = {"source": urls[""]} if "" in urls else {"files": urls}
-        return dict(_posted(client, {**asked, **given}))
+            source_fields = {"source": urls[""]} if "" in urls else {"files": urls}
+        return dict(_posted(client, {**asked, **source_fields}))
     except _Unknown:
         raise
     except (DarkroomError, KeyboardInterrupt):

@@ -38,10 +38,10 @@ class Deployer:
         Raises ``Misconfigured``, or ``RuntimeError`` with Serve's reason.
         """
         self._read = self._content()
-        wanted = self._applications()
+        applications = self._applications()
         self._publish_bounds()
-        _run(wanted.values(), wait=True)
-        self._deployed = wanted
+        _run(applications.values(), wait=True)
+        self._deployed = applications
 
     def follow(self, echo: Callable[[str], None]) -> None:
         """Start a thread that deploys the pools that the file changes, and deletes those that it no
@@ -68,21 +68,21 @@ class Deployer:
     def _redeploy(self, echo: Callable[[str], None]) -> None:
         from ray import serve  # noqa: PLC0415 Ray reads its flags when it is imported
 
-        before, wanted = self._deployed, self._applications()
+        before, applications = self._deployed, self._applications()
         changed = [
-            each
-            for name, each in wanted.items()
-            if name != APPLICATION and (name not in before or before[name].args != each.args)
+            app
+            for name, app in applications.items()
+            if name != APPLICATION and (name not in before or before[name].args != app.args)
         ]
-        if before[APPLICATION].args != wanted[APPLICATION].args:
+        if before[APPLICATION].args != applications[APPLICATION].args:
             echo("Settings changed that take effect only when `darkroom serve` starts again.")
-        for each in changed:
-            echo(f"Deploying {each.name}, whose settings changed …")
+        for application in changed:
+            echo(f"Deploying {application.name}, whose settings changed …")
         _run(changed, wait=False)
-        for name in before.keys() - wanted.keys():
+        for name in before.keys() - applications.keys():
             echo(f"Removing {name} …")
             serve.delete(name, _blocking=False)
-        self._deployed = {**wanted, APPLICATION: before[APPLICATION]}
+        self._deployed = {**applications, APPLICATION: before[APPLICATION]}
 
     def _content(self) -> bytes | None:
         try:
@@ -110,16 +110,18 @@ class Deployer:
 
     def _settings(self) -> Mapping[str, Any]:
         """Settings of the file, and those in place of them. Raises ``Misconfigured``."""
-        given = {} if self._file is None else config_file.read(self._file).arguments
-        return {**given, **self._overrides}
+        arguments = {} if self._file is None else config_file.read(self._file).arguments
+        return {**arguments, **self._overrides}
 
 
 def _run(wanted: Any, *, wait: bool) -> None:
     from ray import serve  # noqa: PLC0415
 
     targets = [
-        serve.RunTarget(target=each.target, name=each.name, route_prefix=each.route_prefix)
-        for each in wanted
+        serve.RunTarget(
+            target=application.target, name=application.name, route_prefix=application.route_prefix
+        )
+        for application in wanted
     ]
     if targets:
         serve.run_many(targets, wait_for_applications_running=wait)

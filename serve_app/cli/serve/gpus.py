@@ -36,7 +36,7 @@ def machines() -> frozenset[tuple[str, ...]]:
     and the versions of torch and diffusers. Empty if that cannot be known without torch."""
     try:
         driver = re.search(r"\b\d{3,}\.\d+(\.\d+)?\b", (DRIVER / "version").read_text())
-        packages = [version(each) for each in PACKAGES]
+        packages = [version(package) for package in PACKAGES]
     except (OSError, PackageNotFoundError):
         return frozenset()
     facts = (driver[0] if driver else "", *packages)
@@ -45,16 +45,16 @@ def machines() -> frozenset[tuple[str, ...]]:
 
 def _names() -> Iterator[str]:
     for file in sorted(DRIVER.glob("gpus/*/information")):
-        if found := re.search(r"^Model:\s*(.+?)\s*$", file.read_text(), re.MULTILINE):
-            yield found[1]
+        if model_line := re.search(r"^Model:\s*(.+?)\s*$", file.read_text(), re.MULTILINE):
+            yield model_line[1]
 
 
 def tuned_machines(file: Path) -> frozenset[tuple[str, ...]]:
     """Machines that the file of `darkroom tune` has measurements of, as ``machines`` has them."""
     try:
         content: Any = json.loads(file.read_bytes())
-        found = [each["machine"] for each in content["tunings"]]
+        machine_facts = [tuning["machine"] for tuning in content["tunings"]]
         names = ("device", "driver", *PACKAGES)
-        return frozenset(tuple(str(each[name]) for name in names) for each in found)
+        return frozenset(tuple(str(machine[name]) for name in names) for machine in machine_facts)
     except (OSError, ValueError, KeyError, TypeError):  # replicas say what is wrong with it
         return frozenset()

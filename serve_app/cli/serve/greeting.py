@@ -69,12 +69,12 @@ def print_welcome(
 
 def sample_model(models: Iterable[Mapping[str, Any]]) -> str | None:
     """``MODEL`` if it is served here; otherwise the first served text-to-image endpoint or None."""
-    found = [
-        str(each["endpoint_id"])
-        for each in models
-        if each["darkroom"]["served"] and each["metadata"]["category"] == "text-to-image"
+    ids = [
+        str(model["endpoint_id"])
+        for model in models
+        if model["darkroom"]["served"] and model["metadata"]["category"] == "text-to-image"
     ]
-    return MODEL if MODEL in found else next(iter(found), None)
+    return MODEL if MODEL in ids else next(iter(ids), None)
 
 
 def example_commands(installation: Installation, url: str, model: str = MODEL) -> Sequence[str]:

@@ -39,22 +39,22 @@ def print_missing_weights(config: Config, out: Callable[[str], None]) -> None:
     if config.models.serves_demo:
         return
     store = impatient_store(config)
-    found = downloads(config, store, chosen_entries(config, ()), TIMEOUT_S)
-    for line in lines(store, found, pull_command(config.server.data_dir)):
+    repositories = downloads(config, store, chosen_entries(config, ()), TIMEOUT_S)
+    for line in lines(store, repositories, pull_command(config.server.data_dir)):
         out(line)
 
 
 def lines(store: Store, found: Sequence[RepositoryDownload], pull: str) -> Iterator[str]:
     """Lines about weights that are not here."""
-    waiting = [each for each in found if each.missing_bytes != 0]
+    waiting = [repository for repository in found if repository.missing_bytes != 0]
     if not waiting:
         return
     yield (
         "\nThese weights are not downloaded yet. The first request that needs them waits for the "
         "download:"
     )
-    for each in waiting:
-        for line in each.lines():
+    for download in waiting:
+        for line in download.lines():
             yield f"    {line}"
     yield (
         f"In total {total_text(waiting)} to {store.directory}, where "
@@ -76,10 +76,10 @@ def print_real_model(config: Config, out: Callable[[str], None]) -> None:
     before = marker.read_text() if marker.exists() else None
     if before == "":
         return
-    found = downloads(config, impatient_store(config), [entry], OFFER_TIMEOUT_S)
-    if not found or all(each.missing_bytes == 0 for each in found):
+    repositories = downloads(config, impatient_store(config), [entry], OFFER_TIMEOUT_S)
+    if not repositories or all(repository.missing_bytes == 0 for repository in repositories):
         return
-    answer = found[0].answers[0]
+    answer = repositories[0].answers[0]
     problem = (
         answer.said().get("access", "") if answer.download.source is not HubState.GIVES else ""
     )
@@ -101,7 +101,7 @@ def _real_without_gpu(config: Config) -> CatalogEntry | None:
 
     models, families = config.models.models, hosted_families(config)
     listed = catalog.load(models, demo=True, demo_dir=Path("/"), families=families)
-    served = (each for each in listed if each.source.cpu is not None and not each.missing)
+    served = (entry for entry in listed if entry.source.cpu is not None and not entry.missing)
     return next(served, None)
 
 
@@ -116,7 +116,7 @@ def print_not_tuned(config: Config, out: Callable[[str], None]) -> None:
     here, tuned = machines(), tuned_machines(config.tuning_file)
     if here & tuned or (not here and config.tuning_file.exists()):
         return
-    seen = "\n".join(sorted(" ".join(each) for each in here))  # empty where it is not known
+    seen = "\n".join(sorted(" ".join(machine) for machine in here))  # empty where it is not known
     if marker.exists() and marker.read_text() == seen:
         return
     marker.write_text(seen)

@@ -61,10 +61,10 @@ def _close_to_others(data_dir: Path) -> None:
     """Take the rights of other users from a data directory of Darkroom, which earlier versions made
     readable. Those of its group stay, for example for a backup's user. A directory of which
     nothing is Darkroom's yet may be one that others share."""
-    found = data_dir.stat()
+    status = data_dir.stat()
     own = any((data_dir / name).exists() for name in OWN_FOLDERS)
-    if own and found.st_uid == os.getuid() and found.st_mode & stat.S_IRWXO:
-        data_dir.chmod(stat.S_IMODE(found.st_mode) & ~stat.S_IRWXO)
+    if own and status.st_uid == os.getuid() and status.st_mode & stat.S_IRWXO:
+        data_dir.chmod(stat.S_IMODE(status.st_mode) & ~stat.S_IRWXO)
 
 
 def check_port(host: str, port: int, option: str = "--port") -> None:
@@ -195,8 +195,8 @@ def _names(config: Config, host: str) -> tuple[str, ...]:
     """
     public = urlsplit(config.server.public_url or "").hostname
     named = (public, config.models.comfyui_host)
-    given = (*config.server.trusted_hosts, *(each for each in named if each is not None))
-    return tuple(sorted(given if is_loopback(host) else trusted_names(host, given)))
+    hosts = (*config.server.trusted_hosts, *(name for name in named if name is not None))
+    return tuple(sorted(hosts if is_loopback(host) else trusted_names(host, hosts)))
 
 
 def is_loopback(host: str) -> bool:

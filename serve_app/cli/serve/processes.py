@@ -29,13 +29,13 @@ class ProcessIdentity:
 
 def descendants() -> list[ProcessIdentity]:
     """All direct and indirect children of this process."""
-    found: list[ProcessIdentity] = []
+    children: list[ProcessIdentity] = []
     for child in psutil.Process().children(recursive=True):
         try:
-            found.append(ProcessIdentity(child.pid, child.create_time()))
+            children.append(ProcessIdentity(child.pid, child.create_time()))
         except psutil.NoSuchProcess:
             continue
-    return found
+    return children
 
 
 def orphan_processes(run_dir: Path) -> list[ProcessIdentity]:
@@ -44,13 +44,13 @@ def orphan_processes(run_dir: Path) -> list[ProcessIdentity]:
     This finds orphans: if a process of Ray is stopped while it starts another, the new process has
     no parent and is in no record.
     """
-    found: list[ProcessIdentity] = []
+    orphans: list[ProcessIdentity] = []
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.NoSuchProcess, psutil.AccessDenied, psutil.ZombieProcess):
             texts = [*process.cmdline(), *process.environ().values()]
-            if process.pid != os.getpid() and any(str(run_dir) in one for one in texts):
-                found.append(ProcessIdentity(process.pid, process.create_time()))
-    return found
+            if process.pid != os.getpid() and any(str(run_dir) in text for text in texts):
+                orphans.append(ProcessIdentity(process.pid, process.create_time()))
+    return orphans
 
 
 class RunRecord:
@@ -73,8 +73,12 @@ class RunRecord:
         ``more`` are further addresses by their keys in the file.
         """
         addresses = {"url": url, **more}
-        alive = {one.pid: one for one in descendants()}
-        kept = {pid: one for pid, one in self._started.items() if _process(one) is not None}
+        alive = {descendant.pid: descendant for descendant in descendants()}
+        kept = {
+            pid: identity
+            for pid, identity in self._started.items()
+            if _process(identity) is not None
+        }
         merged = kept | alive
         if merged == self._started and addresses == self._addresses:
             return
@@ -83,7 +87,7 @@ class RunRecord:
         content = {
             **addresses,
             "serve": asdict(me),
-            "started": [asdict(one) for one in merged.values()],
+            "started": [asdict(identity) for identity in merged.values()],
         }
         fresh = self._path.with_suffix(".tmp")
         fresh.write_text(json.dumps(content, indent=1))
@@ -93,7 +97,9 @@ class RunRecord:
         """Stop the processes that an earlier run left behind, and return their number."""
         try:
             content: dict[str, Any] = json.loads(self._path.read_text())
-            recorded = [ProcessIdentity(**one) for one in [*content["started"], content["serve"]]]
+            recorded = [
+                ProcessIdentity(**fields) for fields in [*content["started"], content["serve"]]
+            ]
         except (OSError, ValueError, KeyError, TypeError):
             recorded = []
         return stop_processes(recorded) + self._end_strays()
@@ -107,10 +113,10 @@ class RunRecord:
     def _end_strays(self) -> int:
         ended = 0
         for _ in range(STRAY_ROUNDS):  # an orphan may be starting another process
-            found = orphan_processes(self._run_dir)
-            if not found:
+            orphans = orphan_processes(self._run_dir)
+            if not orphans:
                 break
-            ended += stop_processes(found, kill=True)  # orphans have no work to finish
+            ended += stop_processes(orphans, kill=True)  # orphans have no work to finish
         return ended
 
 
@@ -131,15 +137,17 @@ def stop_processes(recorded: list[ProcessIdentity], *, kill: bool = False) -> in
     A process whose start time differs from the record is left alone. Returns how many processes
     were found.
     """
-    unique = {one.pid: one for one in recorded if one.pid != os.getpid()}
-    found = [process for one in unique.values() if (process := _process(one)) is not None]
-    for process in found:
+    unique = {identity.pid: identity for identity in recorded if identity.pid != os.getpid()}
+    processes = [
+        process for identity in unique.values() if (process := _process(identity)) is not None
+    ]
+    for process in processes:
         _signal(process, kill=kill)
-    _, stubborn = psutil.wait_procs(found, timeout=END_WAIT_S)
+    _, stubborn = psutil.wait_procs(processes, timeout=END_WAIT_S)
     for process in stubborn:
         _signal(process, kill=True)
     psutil.wait_procs(stubborn, timeout=END_WAIT_S)
-    return len(found)
+    return len(processes)
 
 
 def _signal(process: psutil.Process, *, kill: bool) -> None:

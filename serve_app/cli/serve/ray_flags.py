@@ -124,9 +124,9 @@ def hide_secrets(directory: Path, proxy_secret: str) -> None:
     reads the files. ``proxy_secret``: see ``haproxy.write_script``. It replaces one that the user
     has set, because only the HAProxy processes of this start are in front of the ingress.
     """
-    found = {**Secrets().by_name(), "DARKROOM_PROXY_SECRET": proxy_secret}
+    secrets = {**Secrets().by_name(), "DARKROOM_PROXY_SECRET": proxy_secret}
     directory.mkdir(mode=0o700, parents=True)
-    for name, value in found.items():
+    for name, value in secrets.items():
         private_file.write(directory / name, value.encode(), secret=True)
     for name in SECRET_NAMES:
         os.environ.pop(name, None)  # noqa: TID251 of the processes that are started

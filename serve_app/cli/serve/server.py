@@ -336,14 +336,14 @@ def _end_database(data_dir: Path) -> list[psutil.Process]:
     Without the signal, the supervisor would wait some seconds for another Darkroom to take the
     database over. It is detached, so it is not a child of this process.
     """
-    asked: list[psutil.Process] = []
+    processes: list[psutil.Process] = []
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.NoSuchProcess, psutil.AccessDenied):
             command = process.cmdline()
             if SUPERVISOR in command and str(data_dir) in command:
                 process.terminate()
-                asked.append(process)
-    return asked
+                processes.append(process)
+    return processes
 
 
 def _deploy_failure(error: RuntimeError) -> str:

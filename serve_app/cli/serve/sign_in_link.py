@@ -60,9 +60,9 @@ def _own_address() -> str | None:
         try:
             with socket.socket(family, socket.SOCK_DGRAM) as unsent:
                 unsent.connect(probe)
-                found = str(unsent.getsockname()[0])
+                address = str(unsent.getsockname()[0])
         except OSError:
             continue
-        if not is_loopback(found):
-            return found
+        if not is_loopback(address):
+            return address
     return None

@@ -63,21 +63,23 @@ def verify_command(
     differs.
     """
     _require_readable(file)
-    found = verify(file, trusted_certificates(trust, chosen["server_data_dir"]))
+    verification = verify(file, trusted_certificates(trust, chosen["server_data_dir"]))
     drawn = None
     if draws_again:
-        if found.verdict in (SignatureState.UNSIGNED, SignatureState.INVALID):
-            raise InvalidInput(f"{file} is {WORDS[found.verdict]}: there is nothing to compare.")
+        if verification.verdict in (SignatureState.UNSIGNED, SignatureState.INVALID):
+            raise InvalidInput(
+                f"{file} is {WORDS[verification.verdict]}: there is nothing to compare."
+            )
         with ProgressLine("Drawing the image again", quiet=as_json):
-            drawn = replay(drawn_by(options.named_server(chosen)), file, found.generation)
+            drawn = replay(drawn_by(options.named_server(chosen)), file, verification.generation)
     marked = has_mark(file)
     if as_json:
         again = None if drawn is None else asdict(drawn)
-        echo(json.dumps({**asdict(found), "marked": marked, "replay": again}))
+        echo(json.dumps({**asdict(verification), "marked": marked, "replay": again}))
     else:
-        for line in lines(found, drawn, marked=marked):
+        for line in lines(verification, drawn, marked=marked):
             echo(line)
-    status = EXIT[found.verdict]
+    status = EXIT[verification.verdict]
     sys.exit(DIFFERS if status in (0, 3) and drawn is not None and not drawn.equal else status)
 
 
@@ -119,7 +121,7 @@ def lines(found: Verified, drawn: Replay | None, *, marked: bool) -> Iterator[st
         yield f"problem    {one_line(problem)}"
     yield from _generation(found.generation)
     if drawn is not None:
-        yield from (f"differs    {one_line(each)}" for each in drawn.differing_facts)
+        yield from (f"differs    {one_line(fact)}" for fact in drawn.differing_facts)
         yield f"replay     {drawn.words}"
 
 

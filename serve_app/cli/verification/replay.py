@@ -66,7 +66,7 @@ def replay(draw: Draw, file: Path, facts: Mapping[str, Any]) -> Replay:
     except (images.ImageError, OSError):
         raise InvalidInput(f"{file} is no image that can be compared.") from None
     contents = draw(str(facts["endpoint"]), body)
-    measured = [(_difference(before, each), each) for each in contents]
+    measured = [(_difference(before, content), content) for content in contents]
     if not measured:
         raise ApiFailure(f"{facts['endpoint']} returned no image.")
     (most, changed), nearest = min(measured, key=lambda each: each[0])
@@ -77,17 +77,21 @@ def replay(draw: Draw, file: Path, facts: Mapping[str, Any]) -> Replay:
 
 def _body(file: Path, facts: Mapping[str, Any]) -> dict[str, Any]:
     """Input of the request that made the file. ``InvalidInput``: the manifest does not have it."""
-    given = facts.get("description")
-    if not isinstance(given, dict) or not facts.get("endpoint") or "prompt" not in given:
+    description = facts.get("description")
+    if (
+        not isinstance(description, dict)
+        or not facts.get("endpoint")
+        or "prompt" not in description
+    ):
         raise InvalidInput(
             f"The manifest of {file} has no prompt, so the image cannot be drawn again. Prompts "
             "are in manifests of described files only (DARKROOM_DESCRIBE_FILES)."
         )
-    described = cast("Mapping[str, Any]", given)
+    described = cast("Mapping[str, Any]", description)
     settings: Mapping[str, Any] = described.get("settings") or {}
     missing = {*map(str, described.get("left_out") or ())}
     # Manifests of older versions do not say what was left out.
-    if facts.get("loras") and not all("path" in each for each in settings.get("loras") or [{}]):
+    if facts.get("loras") and not all("path" in lora for lora in settings.get("loras") or [{}]):
         missing.add("loras")
     if missing or "seed" not in facts:
         names = ", ".join(sorted(missing) or ["seed"])
@@ -110,8 +114,8 @@ def drawn_by(server: Server) -> Draw:
         with Client(server) as client:
             submitted = client.submit(endpoint, body, headers=ALONE)
             *_, last = client.follow(submitted)
-            for each in outputs(client.output(submitted, last)):
-                yield content_of(client, each)
+            for output in outputs(client.output(submitted, last)):
+                yield content_of(client, output)
 
     return draw
 
@@ -133,22 +137,22 @@ def _facts_of(content: bytes, suffix: str) -> Mapping[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / f"again{suffix}"
         path.write_bytes(content)
-        found = verify(path)
-    return {} if found.verdict is SignatureState.UNSIGNED else found.generation
+        verification = verify(path)
+    return {} if verification.verdict is SignatureState.UNSIGNED else verification.generation
 
 
 def _differing(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
     if not after:
         return []
-    found: list[str] = []
+    differences: list[str] = []
     for name in COMPARED:
         if name == "versions":
             old, new = before.get(name, {}), after.get(name, {})
-            found += [
-                f"{each} {old.get(each, 'unknown')} then, {new.get(each, 'unknown')} now"
-                for each in sorted({*old, *new})
-                if old.get(each) != new.get(each)
+            differences += [
+                f"{key} {old.get(key, 'unknown')} then, {new.get(key, 'unknown')} now"
+                for key in sorted({*old, *new})
+                if old.get(key) != new.get(key)
             ]
         elif before.get(name) != after.get(name):
-            found.append(f"{name} {before.get(name)} then, {after.get(name)} now")
-    return found
+            differences.append(f"{name} {before.get(name)} then, {after.get(name)} now")
+    return differences

@@ -97,25 +97,25 @@ def verify(lines: Iterable[str], anchors: Mapping[int, str] | None = None) -> Ch
 
     Reads one line at a time. Raises ``BrokenChain`` at the first wrong line.
     """
-    known, found = anchors or {}, ChainCheck()
+    known, check = anchors or {}, ChainCheck()
     begins_after: tuple[int, str] | None = None  # where a checkpoint must say that it begins
     for number, text in enumerate(lines, 1):
         entry = _parsed(number, text)
         if entry["hash"] != hash_of({name: entry[name] for name in FIELDS}):
             raise BrokenChain(number, "its hash does not fit its content: it was changed")
-        if found.entries == 0:
-            found.first, found.last = entry["sequence"], entry["sequence"] - 1
-            found.last_hash = entry["previous"]
+        if check.entries == 0:
+            check.first, check.last = entry["sequence"], entry["sequence"] - 1
+            check.last_hash = entry["previous"]
             begins_after = _beginning(number, entry)
-        if entry["sequence"] != found.last + 1:
+        if entry["sequence"] != check.last + 1:
             raise BrokenChain(
-                number, f"it is entry {entry['sequence']}, and entry {found.last + 1} is expected"
+                number, f"it is entry {entry['sequence']}, and entry {check.last + 1} is expected"
             )
-        if entry["previous"] != found.last_hash:
+        if entry["previous"] != check.last_hash:
             raise BrokenChain(number, "it does not continue the entry before")
-        found.entries, found.last = found.entries + 1, entry["sequence"]
-        found.last_hash = entry["hash"]
-        if known.get(found.last, found.last_hash) != found.last_hash:
+        check.entries, check.last = check.entries + 1, entry["sequence"]
+        check.last_hash = entry["hash"]
+        if known.get(check.last, check.last_hash) != check.last_hash:
             raise BrokenChain(number, "its hash is not the one that was kept: it was written anew")
         if entry["action"] == PRUNE:
             pruned = (entry["detail"].get("sequence"), entry["detail"].get("hash"))
@@ -126,11 +126,11 @@ def verify(lines: Iterable[str], anchors: Mapping[int, str] | None = None) -> Ch
             f"entries 1 to {begins_after[0]} are missing, and no {PRUNE} entry of the chain says "
             "that they were deleted by age",
         )
-    if known and max(known) > found.last:
+    if known and max(known) > check.last:
         raise BrokenChain(
-            found.entries + 1, f"entry {max(known)} was kept elsewhere, but is missing here"
+            check.entries + 1, f"entry {max(known)} was kept elsewhere, but is missing here"
         )
-    return found
+    return check
 
 
 def _beginning(number: int, entry: Mapping[str, Any]) -> tuple[int, str] | None:

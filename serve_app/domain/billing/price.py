@@ -105,7 +105,9 @@ ONE_FRAME = Quantities(images=1, megapixels=1)
 def made_by(outcome: Outcome) -> Quantities:
     """What an attempt that succeeded has made. Its units are seconds if it made other files than
     images."""
-    images = [each for each in outcome.artifacts if each.media_type.startswith("image/")]
+    images = [
+        artifact for artifact in outcome.artifacts if artifact.media_type.startswith("image/")
+    ]
     seconds = outcome.usage.units if len(images) < len(outcome.artifacts) else 0.0
     return _made(images, seconds, outcome.usage)
 
@@ -113,12 +115,14 @@ def made_by(outcome: Outcome) -> Quantities:
 def made_by_session(outcome: Outcome) -> Quantities:
     """What a realtime session has made beside its frames, which are requests of their own. One of
     an app has none, and is a request itself."""
-    made = made_by(outcome)
-    return replace(made, requests=0) if FRAMES in (outcome.output or {}) else made
+    quantities = made_by(outcome)
+    return replace(quantities, requests=0) if FRAMES in (outcome.output or {}) else quantities
 
 
 def _made(images: Sequence[Artifact], seconds: float, usage: Usage) -> Quantities:
-    megapixels = sum(rounded_megapixels((each.width or 0) * (each.height or 0)) for each in images)
+    megapixels = sum(
+        rounded_megapixels((image.width or 0) * (image.height or 0)) for image in images
+    )
     run_s, share = _decimal(usage.run_s), _decimal(usage.share).normalize()  # amounts get no zeros
     return Quantities(len(images), megapixels, _decimal(seconds), run_s, share=share)
 

@@ -37,14 +37,14 @@ class MadeUnits:
     def cost(self, price: Price) -> Decimal:
         """What they would have cost by ``price``."""
         plays = price.unit is PriceUnit.SECOND
-        made = Quantities(
+        quantities = Quantities(
             images=self.images,
             megapixels=self.megapixels,
             seconds=self.units if plays else Decimal(0),
             gpu_seconds=self.run_s,
             requests=self.requests,
         )
-        return made.cost(price)
+        return quantities.cost(price)
 
 
 class CostBook(Protocol):

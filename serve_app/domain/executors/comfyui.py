@@ -167,13 +167,13 @@ def known_nodes(packed: bytes) -> KnownNodes:
             text = file.read(MAX_DESCRIPTION_BYTES + 1)
         if len(text) > MAX_DESCRIPTION_BYTES:
             raise ValueError("it is too large")  # noqa: TRY301
-        given = json.loads(text)
-        classes = cast("Mapping[str, Mapping[str, Any]]", given["classes"])
+        document = json.loads(text)
+        classes = cast("Mapping[str, Mapping[str, Any]]", document["classes"])
         return KnownNodes(
             packed=gzip.compress(json.dumps(classes, separators=(",", ":")).encode(), mtime=0),
-            classes={name: _node_class(each) for name, each in classes.items()},
-            models={str(kind): [*map(str, names)] for kind, names in given["models"].items()},
-            version=str(given.get("version", "")),
+            classes={name: _node_class(node_class) for name, node_class in classes.items()},
+            models={str(kind): [*map(str, names)] for kind, names in document["models"].items()},
+            version=str(document.get("version", "")),
         )
     except (
         OSError,

@@ -40,7 +40,7 @@ class Choices:
 
     def refuse(self, kind: str, *allowed: str) -> None:
         """Refuse options that make no sense for a ``kind`` of thing. ``allowed``: those that do."""
-        given = {
+        options = {
             "--app": self.class_name,
             "--with": self.more,
             "--pool": self.pool,
@@ -50,7 +50,7 @@ class Choices:
             "--output": self.outputs,
             "--comfyui": self.comfyui,
         }
-        if wrong := [name for name, value in given.items() if value and name not in allowed]:
+        if wrong := [name for name, value in options.items() if value and name not in allowed]:
             raise WrongChoice(f"{', '.join(wrong)} cannot be used for {kind}.")
 
     def base_id(self, name: str) -> str:
@@ -60,8 +60,8 @@ class Choices:
     def entry(self, entry: Mapping[str, Any]) -> Mapping[str, Any]:
         """Entry of an endpoint, with its category and the pool that was named for it."""
         options = entry["options"]
-        given = category(options["input_schema"], options["output_schema"])
-        return {"category": given, **entry, **({"pool": self.pool} if self.pool else {})}
+        derived = category(options["input_schema"], options["output_schema"])
+        return {"category": derived, **entry, **({"pool": self.pool} if self.pool else {})}
 
 
 @dataclass(frozen=True, slots=True)

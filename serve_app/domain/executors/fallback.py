@@ -36,7 +36,7 @@ _USUAL = (
     Unavailable,
     WeightsUnavailable,
 )
-USUAL_ERRORS = tuple(each.code for each in _USUAL)
+USUAL_ERRORS = tuple(error.code for error in _USUAL)
 """Codes of failures that are not the request's fault, so that another endpoint may succeed."""
 
 NEVER = {
@@ -52,9 +52,9 @@ NEVER = {
 ERRORS = frozenset(
     # A replica's full disk is ``Unavailable``, and an entry that cannot be served as it is written
     # ``Misconfigured``, although these are no errors of a generation.
-    each.code
-    for each in (*GenerationError.__subclasses__(), Misconfigured, Unavailable)
-    if each.code not in NEVER
+    error.code
+    for error in (*GenerationError.__subclasses__(), Misconfigured, Unavailable)
+    if error.code not in NEVER
 )
 """Codes of failures that a fallback may follow."""
 
@@ -79,14 +79,14 @@ class FallbackBudget:
     @classmethod
     def parse(cls, text: str) -> FallbackBudget:
         """Read a text such as ``20 EUR/day``. ``ValueError``."""
-        found = _BUDGET.fullmatch(text)
-        amount = Decimal(found[1]) if found else Decimal(0)
-        if found is None or not 0 < amount < MOST or amount != round(amount, DECIMALS):
+        match = _BUDGET.fullmatch(text)
+        amount = Decimal(match[1]) if match else Decimal(0)
+        if match is None or not 0 < amount < MOST or amount != round(amount, DECIMALS):
             raise ValueError(
                 f"`{text}` should be an amount, a currency and a period, such as `20 EUR/day` or "
                 "`500 USD/month`"
             )
-        return cls(amount, found[2], found[3])
+        return cls(amount, match[2], match[3])
 
     def __str__(self) -> str:
         return f"{self.amount:f} {self.currency}/{self.period}"

@@ -32,22 +32,22 @@ def gpu_problem(
     has = pools.get(pool)
     if has is None:
         return ""
-    found = _NUMBER.fullmatch(wanted)
-    number, classes = (int(found[1]), found[2]) if found else (1, wanted)
-    asked = "a GPU" if wanted == ANY else f"a GPU ({wanted})"
+    match = _NUMBER.fullmatch(wanted)
+    number, classes = (int(match[1]), match[2]) if match else (1, wanted)
+    need = "a GPU" if wanted == ANY else f"a GPU ({wanted})"
     if not has.number:
-        return f"It needs {asked}, and the replicas of the pool `{pool}` have none. " + _advice(
+        return f"It needs {need}, and the replicas of the pool `{pool}` have none. " + _advice(
             family, pools, option
         )
-    named = [each for each in classes.split(" or ") if each != ANY]
-    if has.accelerator and named and not any(_is(each, has.accelerator) for each in named):
+    named = [name for name in classes.split(" or ") if name != ANY]
+    if has.accelerator and named and not any(_is(name, has.accelerator) for name in named):
         return (
-            f"It needs {asked}, and the replicas of the pool `{pool}` have another one "
+            f"It needs {need}, and the replicas of the pool `{pool}` have another one "
             f"({has.accelerator}). " + _advice(family, pools, option)
         )
     if number > 1 and has.number < number:
         return (
-            f"It needs {asked}, and each replica of the pool `{pool}` has {has.number:g}. Set "
+            f"It needs {need}, and each replica of the pool `{pool}` has {has.number:g}. Set "
             f"num_gpus: {number} of the pool."
         )
     return ""
@@ -57,7 +57,7 @@ def comfyui_problem(pool: str, pools: Mapping[str, PoolGpus], option: str = "--p
     """Why ComfyUI should not run in a pool that its entry does not name; empty if it may. Without
     any GPU in the installation, it computes on the CPU."""
     has = pools.get(pool)
-    if has is None or has.number or not any(each.number for each in pools.values()):
+    if has is None or has.number or not any(gpus.number for gpus in pools.values()):
         return ""
     return (
         f"The replicas of the pool `{pool}` have no GPU, so ComfyUI would compute on their CPUs. "
@@ -67,7 +67,7 @@ def comfyui_problem(pool: str, pools: Mapping[str, PoolGpus], option: str = "--p
 
 
 def _advice(family: str, pools: Mapping[str, PoolGpus], option: str) -> str:
-    able = [name for name, each in pools.items() if each.number and family in each.families]
+    able = [name for name, pool in pools.items() if pool.number and family in pool.families]
     if able:
         return f"Name a pool with GPUs by {option}: {', '.join(able)}."
     return (
@@ -78,5 +78,5 @@ def _advice(family: str, pools: Mapping[str, PoolGpus], option: str) -> str:
 
 def _is(wanted: str, accelerator: str) -> bool:
     """Compare names of classes: Ray's say more, such as A100-40G."""
-    ours, theirs = (re.sub(r"[^a-z0-9]", "", each.lower()) for each in (wanted, accelerator))
+    ours, theirs = (re.sub(r"[^a-z0-9]", "", name.lower()) for name in (wanted, accelerator))
     return theirs == ours or (ours == "a100" and theirs.startswith(ours))

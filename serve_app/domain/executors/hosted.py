@@ -30,9 +30,9 @@ def runs_in_executor(endpoint: Endpoint) -> bool:
 
 def wants_own_key(endpoint: Endpoint) -> bool:
     """Check that an endpoint of a provider is for tenants with a key of their own only."""
-    given = endpoint.options.get(OPTION)
-    is_hosted = endpoint.family in PROVIDERS and isinstance(given, Mapping)
-    return is_hosted and cast("Mapping[str, Any]", given).get("own_key") is True
+    option = endpoint.options.get(OPTION)
+    is_hosted = endpoint.family in PROVIDERS and isinstance(option, Mapping)
+    return is_hosted and cast("Mapping[str, Any]", option).get("own_key") is True
 
 
 def moves(endpoint: Endpoint) -> bool | None:
@@ -41,8 +41,8 @@ def moves(endpoint: Endpoint) -> bool | None:
     would be lost. None: the endpoint is not a provider's."""
     if endpoint.family not in PROVIDERS:
         return None
-    given = endpoint.options.get(OPTION)
-    makes = cast("Mapping[str, Any]", given).get("makes") if isinstance(given, Mapping) else None
+    option = endpoint.options.get(OPTION)
+    makes = cast("Mapping[str, Any]", option).get("makes") if isinstance(option, Mapping) else None
     return endpoint.family != "openai" or makes == "videos"
 
 

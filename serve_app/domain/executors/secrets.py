@@ -56,5 +56,5 @@ def value_problem(name: str, value: str) -> str | None:
 
 def named_by(options: Mapping[str, Any]) -> tuple[str, ...]:
     """Names of the secrets that an endpoint with these options uses."""
-    given = options.get(OPTION, ())
-    return tuple(map(str, given)) if isinstance(given, (list, tuple)) else ()
+    names = options.get(OPTION, ())
+    return tuple(map(str, names)) if isinstance(names, (list, tuple)) else ()

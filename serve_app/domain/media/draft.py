@@ -125,5 +125,5 @@ def with_expiry(outcome: Outcome, expires_at: datetime) -> Outcome:
     if outcome.output is None:
         return outcome
     at = expires_at.isoformat(timespec="seconds").replace("+00:00", "Z")
-    drafts = [{**each, "expires_at": at} for each in outcome.output[DRAFTS]]
+    drafts = [{**draft, "expires_at": at} for draft in outcome.output[DRAFTS]]
     return replace(outcome, output={**outcome.output, DRAFTS: drafts})

@@ -53,7 +53,7 @@ class FileAccess:
     def private(self) -> bool:
         """False if everyone may read, so that the files need no check."""
         decisions = (self.default, *self.users.values())
-        return any(each is not AccessDecision.ALLOW for each in decisions)
+        return any(decision is not AccessDecision.ALLOW for decision in decisions)
 
     @property
     def id(self) -> str:

@@ -110,21 +110,21 @@ class FileMetadata:
             "demo": self.demo,
             "left_out": [*left_out],
         }
-        given = {
+        fields = {
             name: value
             for name, value in content.items()
             if value not in ("", {}, []) and value is not False  # the seed 0 is equal to False
         }
-        return json.dumps(given, ensure_ascii=True, separators=(",", ":")).translate(_FOR_XML)
+        return json.dumps(fields, ensure_ascii=True, separators=(",", ":")).translate(_FOR_XML)
 
 
 def find(content: Searchable) -> FileMetadata | None:
     """Description in the bytes of a file; None if it has none."""
     place = -1
     while (place := content.find(MARK, place + 1)) >= 0:
-        found = _parsed(content[place : place + MAX_BYTES])
-        if found is not None:
-            return found
+        metadata = _parsed(content[place : place + MAX_BYTES])
+        if metadata is not None:
+            return metadata
     return None
 
 
@@ -161,8 +161,8 @@ def _without_urls(value: Any) -> Any:
         return None if value.lower().startswith(_URLS) else value
     if isinstance(value, Mapping):
         fields = cast("Mapping[str, Any]", value).items()
-        return {name: kept for name, each in fields if (kept := _without_urls(each)) is not None}
+        return {name: kept for name, inner in fields if (kept := _without_urls(inner)) is not None}
     if isinstance(value, Sequence):
         items = cast("Sequence[Any]", value)
-        return [kept for each in items if (kept := _without_urls(each)) is not None] or None
+        return [kept for item in items if (kept := _without_urls(item)) is not None] or None
     return value if isinstance(value, bool | int | float) else None

@@ -53,5 +53,5 @@ def in_shape_of_image(input: Mapping[str, Any], fields: Mapping[str, Any]) -> di
     if not has_image or input.get("image_size") or input.get(FROM_DRAFT):
         return {**input}
     size = fields.get("image_size", {})
-    offered = any(AUTO in each.get("enum", ()) for each in (size, *size.get("anyOf", ())))
+    offered = any(AUTO in schema.get("enum", ()) for schema in (size, *size.get("anyOf", ())))
     return {**input, "image_size": AUTO} if offered else {**input}

@@ -32,7 +32,7 @@ def words_of(text: str) -> list[str]:
     if text.isascii():  # long ones, such as base64, without a loop over their characters
         return _WORDS.findall(text.lower())
     plain = unicodedata.normalize("NFKD", unicodedata.normalize("NFKC", text).casefold())
-    kept = "".join(each for each in plain if unicodedata.category(each) not in ("Mn", "Cf"))
+    kept = "".join(char for char in plain if unicodedata.category(char) not in ("Mn", "Cf"))
     return _WORDS.findall(kept)
 
 
@@ -87,7 +87,7 @@ class SafetyRule:
     def is_for(self, tenant: str, endpoint: str) -> bool:
         """Return whether a request of the tenant to the endpoint is under this rule."""
         return (not self.tenants or tenant in self.tenants) and (
-            not self.endpoints or any(fnmatchcase(endpoint, each) for each in self.endpoints)
+            not self.endpoints or any(fnmatchcase(endpoint, pattern) for pattern in self.endpoints)
         )
 
 
@@ -126,7 +126,7 @@ class SafetyPolicy:
         The replica decides the same, but only after it has computed them.
         """
         types = {*media_types}
-        if not types or any(not each.startswith("audio/") for each in types):
+        if not types or any(not media_type.startswith("audio/") for media_type in types):
             return
         for rule in self.outputs(tenant, endpoint):
             if withholds_audio(rule):
@@ -165,8 +165,8 @@ def _check_words(rule: SafetyRule, input: Mapping[str, Any]) -> None:
         if len(text) > MAX_TEXT and not text.isascii():
             message = f"a text of more than {MAX_TEXT} characters is not searched: send less"
             raise InvalidInput.of_field(name, message, VIOLATION)
-        if (found := rule.words.find(text)) is not None:
-            message = f"the operator of this installation does not allow “{found}” in prompts"
+        if (word := rule.words.find(text)) is not None:
+            message = f"the operator of this installation does not allow “{word}” in prompts"
             raise InvalidInput.of_field(name, message, VIOLATION)
 
 
@@ -189,7 +189,7 @@ def _texts(value: Any, field: str, *, negative: bool = False) -> Iterator[tuple[
         items = cast("list[Any]", value)
         if not negative:
             # A phrase may go on in the next text.
-            texts = [each for each in items if isinstance(each, str) and _is_text(each, field)]
+            texts = [item for item in items if isinstance(item, str) and _is_text(item, field)]
             yield field, " ".join(texts)
         for number, inner in enumerate(items):
             if not isinstance(inner, str):
@@ -202,9 +202,9 @@ def _is_text(value: str, field: str) -> bool:
 
 
 def _check_likeness(likeness: Likeness, input: Mapping[str, Any]) -> None:
-    given = input.get(LORAS)
-    for number, each in enumerate(cast("list[Any]", given) if isinstance(given, list) else ()):
-        path = str(each.get("path", "")) if isinstance(each, Mapping) else str(each)
+    loras = input.get(LORAS)
+    for number, lora in enumerate(cast("list[Any]", loras) if isinstance(loras, list) else ()):
+        path = str(lora.get("path", "")) if isinstance(lora, Mapping) else str(lora)
         # Registered ones were looked at when their names were resolved.
         if not path.startswith("weights:") and _repository(path) not in likeness.repositories:
             message = "requests may use no other LoRAs than those that the operator has listed"
@@ -225,18 +225,18 @@ def _file_in(value: Any, field: str) -> str | None:
         inner = cast("Mapping[str, Any]", value).items()
     elif isinstance(value, (list, tuple)):
         inner = enumerate(cast("list[Any]", value))
-    found = (_file_in(each, f"{field}.{name}") for name, each in inner)
-    return next((each for each in found if each is not None), None)
+    places = (_file_in(item, f"{field}.{name}") for name, item in inner)
+    return next((place for place in places if place is not None), None)
 
 
 def _check_loras(rule: SafetyRule, input: Mapping[str, Any]) -> None:
-    given = input.get(LORAS)
-    if not rule.loras or not isinstance(given, list):
+    loras = input.get(LORAS)
+    if not rule.loras or not isinstance(loras, list):
         return
-    for each in cast("list[Any]", given):
-        path = str(each.get("path", "")) if isinstance(each, Mapping) else str(each)
-        if (found := _repository(path)) in rule.loras:
-            message = f"the operator of this installation does not allow the LoRA {found}"
+    for lora in cast("list[Any]", loras):
+        path = str(lora.get("path", "")) if isinstance(lora, Mapping) else str(lora)
+        if (repository := _repository(path)) in rule.loras:
+            message = f"the operator of this installation does not allow the LoRA {repository}"
             raise InvalidInput.of_field(LORAS, message, VIOLATION)
 
 
@@ -248,5 +248,5 @@ def _repository(path: str) -> str:
         return ""
     if isinstance(parsed, HubFile):
         return parsed.repository.lower()
-    found = re.match(r"https?://(?:www\.)?(?:huggingface\.co|hf\.co)/([^/]+/[^/]+)", path, re.I)
-    return found.group(1).lower() if found else ""
+    match = re.match(r"https?://(?:www\.)?(?:huggingface\.co|hf\.co)/([^/]+/[^/]+)", path, re.I)
+    return match.group(1).lower() if match else ""

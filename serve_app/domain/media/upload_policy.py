@@ -59,12 +59,12 @@ class Conditions:
 
 def _sorted_out(conditions: Any) -> tuple[dict[str, str], dict[str, str], int | None]:
     exact, prefixes, most = dict[str, str](), dict[str, str](), None
-    for each in cast("Sequence[Any]", conditions):
-        if isinstance(each, Mapping):
-            named = cast("Mapping[str, Any]", each)
+    for condition in cast("Sequence[Any]", conditions):
+        if isinstance(condition, Mapping):
+            named = cast("Mapping[str, Any]", condition)
             exact |= {name.lower(): str(value) for name, value in named.items()}
             continue
-        kind, first, second = each
+        kind, first, second = condition
         if kind == "content-length-range":
             most = int(second)
         elif kind == "starts-with":
@@ -98,11 +98,11 @@ class UploadPolicy:
         """Fields of the form that stores the file ``name``. Raises ``UploadPolicyFailed`` if the
         policy is for files of other types."""
         fields = {**self.fields, "key": self.key_template.replace(FILE_NAME, name)}
-        given = next((each for each in fields if each.lower() == CONTENT_TYPE), None)
-        if given is None and self.conditions.names(CONTENT_TYPE):
-            given = "Content-Type"
-            fields[given] = media_type
-        if given is not None and not self._takes(fields[given], media_type):
+        type_field = next((key for key in fields if key.lower() == CONTENT_TYPE), None)
+        if type_field is None and self.conditions.names(CONTENT_TYPE):
+            type_field = "Content-Type"
+            fields[type_field] = media_type
+        if type_field is not None and not self._takes(fields[type_field], media_type):
             raise UploadPolicyFailed(
                 f"The policy in {UPLOAD_POLICY_HEADER} does not allow a file of {media_type}. "
                 'Sign it with the condition ["starts-with", "$Content-Type", ""] and without a '

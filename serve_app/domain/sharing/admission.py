@@ -152,7 +152,7 @@ class AdmissionControl:
 
     def _others_are_few(self) -> bool:
         """Return whether an active tenant has no more calls than its share."""
-        return any(not each.waiting for each in self._tenants.values())
+        return any(not state.waiting for state in self._tenants.values())
 
     def _rested(self, state: _Tenant) -> None:
         state.resting -= 1
@@ -306,15 +306,15 @@ class OpenCalls:
 
     def begin(self, tenant: str) -> None:
         """Count a call in. ``Overloaded``: the tenant has too many."""
-        held = self._open[tenant]
-        if held >= self._most - self._number:
+        count = self._open[tenant]
+        if count >= self._most - self._number:
             raise Overloaded(
-                f"You have {held} open calls and streams, the most that one tenant can have here "
+                f"You have {count} open calls and streams, the most that one tenant can have here "
                 "beside those of others. Close some, or poll the status.",
                 OPEN_RETRY_S,
                 "open_calls_limit",
             )
-        self._open[tenant] = held + 1
+        self._open[tenant] = count + 1
         self._number += 1
 
     def end(self, tenant: str) -> None:
@@ -376,17 +376,17 @@ class BodyMemory:
     def release(self, tenant: str, size: int) -> None:
         """Give memory back."""
         self._used -= size
-        held = self._held.pop(tenant) - size
-        if held:
-            self._held[tenant] = held
-        while (found := self._next()) is not None:
-            found.set_result(None)
+        remaining = self._held.pop(tenant) - size
+        if remaining:
+            self._held[tenant] = remaining
+        while (turn := self._next()) is not None:
+            turn.set_result(None)
 
     def _take(self, tenant: str, size: int) -> bool:
-        free, held = self._size - self._used, self._held.get(tenant, 0)
-        if held >= free or size > free:
+        free, own_bytes = self._size - self._used, self._held.get(tenant, 0)
+        if own_bytes >= free or size > free:
             return False
-        self._held[tenant] = held + size
+        self._held[tenant] = own_bytes + size
         self._used += size
         return True
 

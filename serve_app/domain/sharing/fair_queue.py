@@ -69,10 +69,10 @@ class FairQueue(Generic[T]):
 
     def start(self, tenant: str) -> bool:
         """Take a thread for a new job of ``tenant``. False: it has to wait."""
-        held = self._held.get(tenant, 0)
-        if tenant in self._waiting or not may_start(held, self._running, self._threads):
+        running = self._held.get(tenant, 0)
+        if tenant in self._waiting or not may_start(running, self._running, self._threads):
             return False
-        self._held[tenant] = held + 1
+        self._held[tenant] = running + 1
         self._running += 1
         return True
 
@@ -93,21 +93,21 @@ class FairQueue(Generic[T]):
     def end(self, tenant: str) -> None:
         """Give back the thread of a job that has ended."""
         self._running -= 1
-        held = self._held.pop(tenant) - 1
-        if held:
-            self._held[tenant] = held
+        running = self._held.pop(tenant) - 1
+        if running:
+            self._held[tenant] = running
 
     def next(self) -> T | None:
         """Take a thread for the job whose turn it is. None: no job may start now."""
         for tenant, jobs in self._waiting.items():
-            held = self._held.get(tenant, 0)
-            if not may_start(held, self._running, self._threads):
+            running = self._held.get(tenant, 0)
+            if not may_start(running, self._running, self._threads):
                 continue  # at most as many as threads
             job = next(iter(jobs))
             self.leave(tenant, job)
             if tenant in self._waiting:
                 self._waiting.move_to_end(tenant)
-            self._held[tenant] = held + 1
+            self._held[tenant] = running + 1
             self._running += 1
             return job
         return None

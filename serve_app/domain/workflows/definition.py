@@ -54,7 +54,7 @@ class Node:
 
     def needs(self) -> frozenset[str]:
         """Steps that end before this one."""
-        named = {each.source for _, each in self.references()}
+        named = {reference.source for _, reference in self.references()}
         return frozenset((*named, *self.depends)) - {INPUT, "item", "index"}
 
 
@@ -71,13 +71,13 @@ class Workflow:
         nodes = {
             name: Node(
                 name,
-                given["app"],
-                given.get("input") or {},
-                tuple(given.get("depends") or ()),
-                given.get("for_each"),
-                given.get("if"),
+                node["app"],
+                node.get("input") or {},
+                tuple(node.get("depends") or ()),
+                node.get("for_each"),
+                node.get("if"),
             )
-            for name, given in stored["nodes"].items()
+            for name, node in stored["nodes"].items()
         }
         return cls(nodes, stored["output"], stored.get("compares", False))
 
@@ -110,9 +110,9 @@ class Workflow:
         if name in path:
             return [*path[path.index(name) :], name]
         path.append(name)
-        for each in sorted(self.nodes[name].needs()):
-            if found := self._visit(each, path, done):
-                return found
+        for need in sorted(self.nodes[name].needs()):
+            if cycle := self._visit(need, path, done):
+                return cycle
         path.pop()
         done.add(name)
         return ()
@@ -159,15 +159,15 @@ def holds(condition: Any, lookup: Lookup) -> bool:
         return bool(_value(condition, lookup))
     fields = cast("Mapping[str, Any]", condition)
     if ALL in fields:
-        return all(holds(each, lookup) for each in fields[ALL])
+        return all(holds(operand, lookup) for operand in fields[ALL])
     if ANY in fields:
-        return any(holds(each, lookup) for each in fields[ANY])
+        return any(holds(operand, lookup) for operand in fields[ANY])
     if NOT in fields:
         return not holds(fields[NOT], lookup)
     (name,) = fields.keys() - {VALUE}
     value = _value(fields[VALUE], lookup)
     if name == "in":
-        return value in [_value(each, lookup) for each in fields[name]]
+        return value in [_value(candidate, lookup) for candidate in fields[name]]
     return _compare(value, name, _value(fields[name], lookup))
 
 

@@ -88,20 +88,22 @@ def plan(workflow: Workflow, input: Mapping[str, Any], steps: StepOutputs) -> Pl
 def _compare(workflow: Workflow, input: Mapping[str, Any], steps: StepOutputs) -> Plan:
     """All steps at once. It fails if all of them do."""
     looked = _Look(workflow, input, steps)
-    found: dict[str, Any | StepFailure] = {}
+    outcomes: dict[str, Any | StepFailure] = {}
     for name in workflow.nodes:
         try:
-            found[name] = looked.value_of(name)
+            outcomes[name] = looked.value_of(name)
         except _Failed as failed:
-            found[name] = failed.failure
-    if any(each is _Mark.WAITING for each in found.values()):
+            outcomes[name] = failed.failure
+    if any(outcome is _Mark.WAITING for outcome in outcomes.values()):
         return Plan(looked.calls)
-    failures = [each for each in found.values() if isinstance(each, StepFailure)]
-    if len(failures) == len(found):
+    failures = [outcome for outcome in outcomes.values() if isinstance(outcome, StepFailure)]
+    if len(failures) == len(outcomes):
         first = failures[0]
         message = f"No endpoint of the comparison succeeded. {first.message}"
         return Plan(failure=StepFailure(first.node, message, first.code))
-    results = {name: _result(workflow.nodes[name].app, each) for name, each in found.items()}
+    results = {
+        name: _result(workflow.nodes[name].app, outcome) for name, outcome in outcomes.items()
+    }
     return Plan(output={"results": results})
 
 
@@ -134,7 +136,7 @@ class _Look:
 
     def output(self) -> Mapping[str, Any]:
         """Output of the workflow. What only a skipped step would have made is null."""
-        return {name: self._or_null(given) for name, given in self._workflow.output.items()}
+        return {name: self._or_null(value) for name, value in self._workflow.output.items()}
 
     def _or_null(self, given: Any) -> Any:
         try:
@@ -162,16 +164,16 @@ class _Look:
 
     def _refers_to_skipped(self, node: Node) -> bool:
         return any(
-            self.values.get(each.source) is _Mark.SKIPPED
-            for _, each in node.references()
-            if not each.optional
+            self.values.get(reference.source) is _Mark.SKIPPED
+            for _, reference in node.references()
+            if not reference.optional
         )
 
     def _elements(self, node: Node) -> Sequence[Any]:
-        found = self._resolved(node, node.for_each, self._source, "for_each")
-        if not isinstance(found, list):
+        value = self._resolved(node, node.for_each, self._source, "for_each")
+        if not isinstance(value, list):
             raise self._failed(node, "`for_each` does not stand for a list")
-        elements = cast("list[Any]", found)
+        elements = cast("list[Any]", value)
         if len(elements) > MAX_ITEMS:
             raise self._failed(
                 node, f"`for_each` has {len(elements)} elements, and at most {MAX_ITEMS} may be"
@@ -187,7 +189,7 @@ class _Look:
                 return own[name] if name in own else self._source(name)
 
             outputs.append(self._run(node, StepId(node.id, number), lookup))
-        return _Mark.WAITING if any(each is _Mark.WAITING for each in outputs) else outputs
+        return _Mark.WAITING if any(output is _Mark.WAITING for output in outputs) else outputs
 
     def _run(self, node: Node, step: StepId, lookup: Lookup) -> Any:
         if step in self._steps:
@@ -198,8 +200,8 @@ class _Look:
             raise self._failed(node, "`input` does not stand for an object")
         resolved = cast("Mapping[str, Any]", resolved)
         # A null, as of `$first` with skipped steps only, leaves the field to its default.
-        given = {name: value for name, value in resolved.items() if value is not None}
-        self.calls.append(StepCall(step, node.app, given))
+        arguments = {name: value for name, value in resolved.items() if value is not None}
+        self.calls.append(StepCall(step, node.app, arguments))
         return _Mark.WAITING
 
     def _resolved(self, node: Node, value: Any, lookup: Lookup, field: str) -> Any:

@@ -61,9 +61,9 @@ def references_in(
     value: Any, place: Place = (), *, optional: bool = False
 ) -> Iterator[tuple[Place, Reference]]:
     """References inside a value, each with its place."""
-    found = parse(value)
-    if found is not None:
-        yield place, Reference(found.source, found.path, optional)
+    reference = parse(value)
+    if reference is not None:
+        yield place, Reference(reference.source, reference.path, optional)
     elif isinstance(value, Mapping):
         first = is_first(value)
         for name, inner in cast("Mapping[str, Any]", value).items():
@@ -76,9 +76,9 @@ def references_in(
 def resolve(value: Any, lookup: Lookup) -> Any:
     """Value with what its references stand for. ``lookup``: value of a source; ``NotThere``, also
     if a path leads nowhere."""
-    found = parse(value)
-    if found is not None:
-        return follow(lookup(found.source), found)
+    reference = parse(value)
+    if reference is not None:
+        return follow(lookup(reference.source), reference)
     if is_first(value):
         return _first(value[FIRST], lookup)
     if isinstance(value, str):
@@ -94,13 +94,13 @@ def resolve(value: Any, lookup: Lookup) -> Any:
 def _first(choices: Any, lookup: Lookup) -> Any:
     if not isinstance(choices, (list, tuple)):
         raise NotThere(f"`{FIRST}` should have a list of values")
-    for each in cast("Sequence[Any]", choices):
+    for choice in cast("Sequence[Any]", choices):
         try:
-            found = resolve(each, lookup)
+            value = resolve(choice, lookup)
         except NotThere:
             continue
-        if found is not None:
-            return found
+        if value is not None:
+            return value
     return None
 
 
@@ -115,7 +115,7 @@ def _follow(value: Any, reference: Reference, path: Sequence[str]) -> Any:
             if not isinstance(value, list):
                 raise NotThere(f"`{reference}`: there is no list for `*`")
             elements = cast("list[Any]", value)
-            return [_follow(each, reference, path[number + 1 :]) for each in elements]
+            return [_follow(element, reference, path[number + 1 :]) for element in elements]
         value = _part(value, part, reference)
     return value
 

@@ -68,9 +68,9 @@ async def stream(
 def _event(changes: Changes, caller: Caller) -> bytes:
     """Event of what the caller may see; empty if that is nothing."""
     requests: list[dict[str, Any]] = [
-        {"request_id": each.id, "endpoint_id": each.endpoint, "state": each.state}
-        for each in changes.requests
-        if caller.allows(each.endpoint)
+        {"request_id": request.id, "endpoint_id": request.endpoint, "state": request.state}
+        for request in changes.requests
+        if caller.allows(request.endpoint)
     ]
     if not requests and changes.complete:
         return b""

@@ -32,7 +32,7 @@ async def list_drafts(call: Call) -> ResourceList[RequestDraft]:
         "bytes": await drafts.used(call.owner),
         "max_bytes": max_bytes(call.services, call.owner),
     }
-    return ResourceList([_shown(each) for each in newest], about)
+    return ResourceList([_shown(draft) for draft in newest], about)
 
 
 @calls.show("Show a draft")

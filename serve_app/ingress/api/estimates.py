@@ -82,8 +82,8 @@ async def estimate(request: HttpRequest) -> Response:
         request_id=context_of(request).request_id,
         only_estimated=True,
     )
-    found = await services.queue.estimate(new)
-    waiting = found.waiting
+    forecast = await services.queue.estimate(new)
+    waiting = forecast.waiting
     starts_in_s, ends_in_s = _times(waiting, services.clock.now())
     entry = services.catalog_of(caller).get(planned.endpoint_id)
     body: PlannedTimes = {
@@ -92,24 +92,24 @@ async def estimate(request: HttpRequest) -> Response:
         "queue_position": waiting.position,
         "waiting": None if starts_in_s == 0 else waiting_body(waiting),
         "starts_in_s": starts_in_s,
-        "runs_s": round_significant(found.runs_s),
+        "runs_s": round_significant(forecast.runs_s),
         "ends_in_s": ends_in_s,
     }
     if new.price is not None:
-        body["price"] = _price(services, new, found.runs_s)
+        body["price"] = _price(services, new, forecast.runs_s)
     return json_reply(body)
 
 
 def _price(services: Services, new: NewRequest, runs_s: float | None) -> PlannedPrice:
     price = cast("Price", new.price)
-    made = new.expected
+    quantities = new.expected
     if price.unit is PriceUnit.GPU_SECOND:
-        made = replace(made, gpu_seconds=Decimal(str(round_significant(runs_s) or 0)))
+        quantities = replace(quantities, gpu_seconds=Decimal(str(round_significant(runs_s) or 0)))
     return {
         "unit": unit_of(services.catalog, new.endpoint, price),
-        "quantity": float(made.of(price.unit)),
+        "quantity": float(quantities.of(price.unit)),
         "unit_price": float(price.amount),
-        "cost": float(made.cost(price)),
+        "cost": float(quantities.cost(price)),
         "currency": price.currency,
     }
 

@@ -47,14 +47,14 @@ async def events(request: HttpRequest) -> Response:
     services = services_of(request)
     queue = services.queue
     after = _after(request)
-    found = await queue.get(caller.tenant, request.path_params["request_id"])
-    if found.state.final and 0 < found.events <= after:
+    record = await queue.get(caller.tenant, request.path_params["request_id"])
+    if record.state.final and 0 < record.events <= after:
         return Response(status_code=204)
-    entry = services.catalog.find(found.endpoint)
+    entry = services.catalog.find(record.endpoint)
     partials = None
     if entry is not None and entry.endpoint.streams:
-        partials = PartialReader(queue, services.partials, found)
-    return sse.stream_reply(stream(queue, found, after, partials=partials))
+        partials = PartialReader(queue, services.partials, record)
+    return sse.stream_reply(stream(queue, record, after, partials=partials))
 
 
 async def stream(
@@ -77,8 +77,10 @@ async def stream(
     try:
         while True:
             lines = await queue.lines(request.tenant, request.id, after)
-            async for each in _new(partials):  # after the lines: one of them may be the end
-                yield _partial(each)
+            async for partial_result in _new(
+                partials
+            ):  # after the lines: one of them may be the end
+                yield _partial(partial_result)
             for line in lines:
                 after = line.sequence
                 yield _line(line)
@@ -105,13 +107,13 @@ async def stream(
 
 
 def _at_end(lines: Sequence[LogLine]) -> bool:
-    return any(each.state is not None and each.state.final for each in lines)
+    return any(line.state is not None and line.state.final for line in lines)
 
 
 async def _new(partials: PartialReader | None) -> AsyncGenerator[PartialResult]:
     if partials is not None:
-        async for each in partials.new():
-            yield each
+        async for partial_result in partials.new():
+            yield partial_result
 
 
 async def _changed(
@@ -188,9 +190,9 @@ def _significant(waiting: Waiting) -> Hashable:
 
 
 def _after(request: HttpRequest) -> int:
-    given = request.headers.get("last-event-id", "").strip() or "0"
-    if given.isascii() and given.isdecimal() and len(given) <= 9:
-        return int(given)
+    header = request.headers.get("last-event-id", "").strip() or "0"
+    if header.isascii() and header.isdecimal() and len(header) <= 9:
+        return int(header)
     what = "should be the `id` of an event of this request"
-    problem = FieldProblem(("header", "Last-Event-ID"), what, "value_error", None, given[:100])
+    problem = FieldProblem(("header", "Last-Event-ID"), what, "value_error", None, header[:100])
     raise InvalidInput(f"The header Last-Event-ID {what}.", (problem,))

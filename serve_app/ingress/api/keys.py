@@ -107,8 +107,8 @@ CREATED = Special(reply=CreatedKey, status=201, errors=(400,))
 async def list_keys(call: Call) -> Sequence[ApiKey]:
     """A key that is limited to some endpoints sees those of no others."""
     now, caller = call.services.clock.now(), call.caller
-    found = await call.services.identity.keys.list(call.owner)
-    return [each.at(now) for each in found if caller.within(each.endpoints)]
+    api_keys = await call.services.identity.keys.list(call.owner)
+    return [api_key.at(now) for api_key in api_keys if caller.within(api_key.endpoints)]
 
 
 @calls.create("Create an API key. Its secret is in this answer and is not stored", NewKey, CREATED)
@@ -140,16 +140,16 @@ async def create_key(call: Call, new: NewKey) -> CreatedKey:
     method="POST",
 )
 async def rotate_key(call: Call, key_id: str, wanted: Rotation) -> CreatedKey | None:
-    found = await _managed(call, key_id)
-    if found is None:
+    api_key = await _managed(call, key_id)
+    if api_key is None:
         return None
-    if found.person:
+    if api_key.person:
         raise Forbidden(
             f"The key {key_id} is of a sign-in, which a rotation would prolong without the "
             "provider. Sign in again instead."
         )
     now = call.services.clock.now()
-    lasts = found.expires_at and now + (found.expires_at - found.created_at)
+    lasts = api_key.expires_at and now + (api_key.expires_at - api_key.created_at)
     await _require_end(call, lasts or None)
     credential = await call.services.identity.keys.rotate(key_id, wanted.overlap_s, call.actor)
     if credential is None:
@@ -173,11 +173,11 @@ async def revoke_key(call: Call, key_id: str) -> bool:
 
 async def _managed(call: Call, key_id: str) -> ApiKey | None:
     """Key that the caller may manage. None: there is no such key, or it is of another tenant."""
-    found = await call.services.identity.keys.find(key_id)
-    if found is None or (found.tenant != call.owner and not call.caller.may(OPERATOR)):
+    api_key = await call.services.identity.keys.find(key_id)
+    if api_key is None or (api_key.tenant != call.owner and not call.caller.may(OPERATOR)):
         return None
-    call.caller.require_authority(found.scopes, found.endpoints)
-    return found
+    call.caller.require_authority(api_key.scopes, api_key.endpoints)
+    return api_key
 
 
 async def _require_end(call: Call, expires_at: datetime | None) -> None:

@@ -81,15 +81,17 @@ async def list_loras(call: Call) -> UploadedLoras:
     limit = query.page_size(request, default=50, most=MAX_PAGE)
     words = (query.text(request, "q") or "").casefold().split()
     files, origin = call.services.files, origin_of(request)
-    found = [each async for each in _uploads(files, caller, limit, words)]
+    uploads = [upload async for upload in _uploads(files, caller, limit, words)]
     slots = asyncio.Semaphore(MAX_READS)
-    described = await asyncio.gather(*(_described(files.storage, each, slots) for each in found))
-    loras = [_lora(*each, origin) for each in zip(found, described, strict=True)]
+    described = await asyncio.gather(
+        *(_described(files.storage, upload, slots) for upload in uploads)
+    )
+    loras = [_lora(*pair, origin) for pair in zip(uploads, described, strict=True)]
     page = await call.services.weights.page(caller.tenant, MAX_REGISTERED)
     registered = [
-        _registered(each, caller.tenant)
-        for each in page
-        if _is_lora(each) and _has_words(each.name, words)
+        _registered(weights, caller.tenant)
+        for weights in page
+        if _is_lora(weights) and _has_words(weights.name, words)
     ]
     loras = [*registered, *loras][:limit]
     return {"loras": loras}
@@ -100,14 +102,14 @@ async def _uploads(
 ) -> AsyncIterator[KeptFile]:
     """The latest ``limit`` uploads of the tenant that are safetensors files with these words in
     their names."""
-    before, found = None, 0
+    before, count = None, 0
     for _ in range(MAX_UPLOADS // UPLOADS_PAGE):
         page = await files.uploads.page(caller, before, UPLOADS_PAGE)
-        for each in page:
-            if each.media_type == SAFETENSORS and _has_words(_name(each), words):
-                yield each
-                found += 1
-            if found == limit:
+        for upload in page:
+            if upload.media_type == SAFETENSORS and _has_words(_name(upload), words):
+                yield upload
+                count += 1
+            if count == limit:
                 return
         if len(page) < UPLOADS_PAGE:
             return
@@ -150,7 +152,7 @@ def lora_metadata(header: bytes) -> LoraMetadata:
 
 def _has_words(name: str, words: Sequence[str]) -> bool:
     folded = name.casefold()
-    return all(each in folded for each in words)
+    return all(word in folded for word in words)
 
 
 def _name(file: KeptFile) -> str:

@@ -121,15 +121,15 @@ async def list_entries(call: Call) -> ResourceList[StoredModel]:
     catalog = call.services.catalog
     rows = [
         StoredModel(
-            each.endpoint,
-            each.entry,
-            each.changed_at,
-            each.changed_by,
-            catalog.invalid.get(each.endpoint),
+            record.endpoint,
+            record.entry,
+            record.changed_at,
+            record.changed_by,
+            catalog.invalid.get(record.endpoint),
         )
-        for each in await call.services.entries.stored()
+        for record in await call.services.entries.stored()
     ]
-    conflicts = [each.endpoint.id for each in catalog if "file" in each.replaces]
+    conflicts = [entry.endpoint.id for entry in catalog if "file" in entry.replaces]
     return ResourceList(rows, {"conflicts": conflicts})
 
 
@@ -218,7 +218,7 @@ def _written(services: Services, entry: CatalogEntry) -> WrittenEntry:
     return {
         "endpoint_id": entry.endpoint.id,
         "origin": entry.origin.value,
-        "replaces": [each.value for each in entry.replaces],
+        "replaces": [replaced.value for replaced in entry.replaces],
         "served": not entry.missing,
         "reason": entry.missing or None,
         "pool": _pool(services, entry),

@@ -248,19 +248,19 @@ async def models(request: HttpRequest) -> Response:
     caller = await authenticate(request)
     services = services_of(request)
     limit = query.page_size(request, default=50, most=MAX_PAGE)
-    allowed = [each for each in services.catalog_of(caller) if caller.allows(each.endpoint.id)]
-    found = [each for each in _after(request, allowed) if _wanted(request, each)]
-    page = found[:limit]
+    allowed = [entry for entry in services.catalog_of(caller) if caller.allows(entry.endpoint.id)]
+    entries = [entry for entry in _after(request, allowed) if _wanted(request, entry)]
+    page = entries[:limit]
     origin = origin_of(request)
-    held = await held_weights(services)
-    listed = [_model(each, origin, held) for each in page]
+    weights = await held_weights(services)
+    listed = [_model(entry, origin, weights) for entry in page]
     expanded = _expanded(request)
     if PREFLIGHT in expanded:
         for model, answer in zip(listed, await _preflights(services, caller, page), strict=True):
             model["darkroom"]["preflight"] = answer
     if OPENAPI in expanded:
         await in_cpu_thread(_describe, listed, page, document_of(request), origin)
-    more = len(found) > limit
+    more = len(entries) > limit
     body: ModelPage = {
         "models": listed,
         "next_cursor": page[-1].endpoint.id if more else None,
@@ -297,17 +297,17 @@ LIST = Operation(
 
 
 def _wanted(request: HttpRequest, entry: CatalogEntry) -> bool:
-    asked, endpoint = request.query_params, entry.endpoint
+    params, endpoint = request.query_params, entry.endpoint
     ids = query.several(request, "endpoint_id")
-    status = asked.get("status")
+    status = params.get("status")
     if status is not None and status not in STATUSES:
         raise query.invalid("status", f"should be one of {', '.join(STATUSES)}", status)
     text = " ".join((endpoint.id, endpoint.display_name, endpoint.description, endpoint.category))
     return (
         (not ids or endpoint.id in ids)
-        and asked.get("category", endpoint.category) == endpoint.category
+        and params.get("category", endpoint.category) == endpoint.category
         and status in (None, _status(entry))
-        and all(word in text.lower() for word in asked.get("q", "").lower().split())
+        and all(word in text.lower() for word in params.get("q", "").lower().split())
     )
 
 
@@ -327,11 +327,11 @@ def _after(request: HttpRequest, entries: list[CatalogEntry]) -> list[CatalogEnt
 
 
 def _expanded(request: HttpRequest) -> Collection[str]:
-    given = request.query_params.getlist("expand")
-    for each in given:
-        if each not in (OPENAPI, PREFLIGHT):
-            raise query.invalid("expand", f"should be {OPENAPI} or {PREFLIGHT}", each)
-    return given
+    fields = request.query_params.getlist("expand")
+    for field in fields:
+        if field not in (OPENAPI, PREFLIGHT):
+            raise query.invalid("expand", f"should be {OPENAPI} or {PREFLIGHT}", field)
+    return fields
 
 
 def _status(entry: CatalogEntry) -> Literal["active", "inactive"]:
@@ -356,23 +356,23 @@ async def _preflights(
     except DatabaseUnavailable:
         replicas = ()
     smallest: dict[str, int] = {}  # memory of the smallest GPU, by pool
-    for each in replicas:
-        if each["device"] and each["memory_total"]:
-            known = smallest.get(each["pool"], each["memory_total"])
-            smallest[each["pool"]] = min(known, each["memory_total"])
-    pools = {each.endpoint.id: services.pool_if_any(each) for each in page}
+    for replica in replicas:
+        if replica["device"] and replica["memory_total"]:
+            known = smallest.get(replica["pool"], replica["memory_total"])
+            smallest[replica["pool"]] = min(known, replica["memory_total"])
+    pools = {entry.endpoint.id: services.pool_if_any(entry) for entry in page}
     devices = {
         endpoint: size
         for endpoint, pool in pools.items()
         if (size := smallest.get(pool) or services.pools.device_bytes(pool))
     }
-    found = await services.preflights.of(
+    preflights = await services.preflights.of(
         page,
         devices,
         lambda each: services.queue.usual_s(each.endpoint.id, pools[each.endpoint.id]),
         looks=caller.may(OPERATOR),
     )
-    return [cast("PreflightAnswer", each.as_json()) for each in found]
+    return [cast("PreflightAnswer", preflight.as_json()) for preflight in preflights]
 
 
 Held = Mapping[WeightsState, Collection[str]]
@@ -386,10 +386,10 @@ async def held_weights(services: Services) -> Held | None:
         replicas = await services.health.replicas()
     except DatabaseUnavailable:
         return None
-    seen = [each for each in replicas if each["stage"] == ReplicaStage.READY]
+    seen = [replica for replica in replicas if replica["stage"] == ReplicaStage.READY]
     return {
-        "hot": {one for each in seen for one in each["hot"]},
-        "warm": {one for each in seen for one in each["warm"]},
+        "hot": {endpoint for replica in seen for endpoint in replica["hot"]},
+        "warm": {endpoint for replica in seen for endpoint in replica["warm"]},
     }
 
 
@@ -430,15 +430,17 @@ def _model(entry: CatalogEntry, origin: str, held: Held | None) -> Model:
             "reason": entry.missing or None,
             "family": endpoint.family,
             "origin": entry.origin.value,
-            "replaces": [each.value for each in entry.replaces],
+            "replaces": [replaced.value for replaced in entry.replaces],
             "weights": {
                 "source": endpoint.weights.source or None,
                 "revision": endpoint.weights.revision,
                 "checkpoint": endpoint.weights.checkpoint or None,
                 "parts": _parts(endpoint.weights.parts),
             },
-            "recipes": [_recipe(each) for each in endpoint.recipes],
-            "examples": [{"input": each.input, "output": each.output} for each in entry.examples],
+            "recipes": [_recipe(recipe) for recipe in endpoint.recipes],
+            "examples": [
+                {"input": example.input, "output": example.output} for example in entry.examples
+            ],
             "cpu": _cpu(entry),
             "about_demo": entry.about_demo or None,
             "demo_words": {group: [*words] for group, words in entry.demo_words.items()},
@@ -448,14 +450,14 @@ def _model(entry: CatalogEntry, origin: str, held: Held | None) -> Model:
 
 def _parts(parts: Sequence[WeightsPart]) -> dict[str, str | list[str]]:
     places: dict[str, list[str]] = {}
-    for each in parts:
-        places.setdefault(each.component, []).append(each.place)
-    return {name: each if len(each) > 1 else each[0] for name, each in places.items()}
+    for part in parts:
+        places.setdefault(part.component, []).append(part.place)
+    return {name: values if len(values) > 1 else values[0] for name, values in places.items()}
 
 
 def _cpu(entry: CatalogEntry) -> CpuFacts | None:
-    given = entry.source.cpu
-    return given and {"seconds": given.seconds, "download_gb": given.download_gb}
+    facts = entry.source.cpu
+    return facts and {"seconds": facts.seconds, "download_gb": facts.download_gb}
 
 
 def _recipe(recipe: Recipe) -> ModelRecipe:

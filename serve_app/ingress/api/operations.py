@@ -101,7 +101,7 @@ calls, endpoints, requests = JsonCalls(), Calls(ENDPOINTS), Calls(REQUESTS)
 async def queue(call: Call) -> QueueOverview:
     """Also the oldest transaction of the database."""
     seen = await call.services.queue.operations.overview()
-    halts = [_pause(each) for each in seen.halts]
+    halts = [_pause(halt) for halt in seen.halts]
     return QueueOverview(seen.lanes, seen.leases, halts, seen.oldest_transaction)
 
 
@@ -125,16 +125,16 @@ async def queue(call: Call) -> QueueOverview:
 async def waiting(call: Call) -> QueuePage:
     request = call.request
     limit = query.page_size(request, default=50, most=MAX_PAGE)
-    found = await call.services.queue.operations.waiting(
+    entries = await call.services.queue.operations.waiting(
         tenant=query.text(request, "tenant") or None,
         endpoints=query.several(request, "endpoint_id"),
         after=query.whole(request, "after", default=0, most=MAX_PLACE),
         limit=limit + 1,
     )
-    page = found[:limit]
+    page = entries[:limit]
     return {
-        "requests": [_waiting(each) for each in page],
-        "next_after": page[-1].place if len(found) > limit else None,
+        "requests": [_waiting(entry) for entry in page],
+        "next_after": page[-1].place if len(entries) > limit else None,
     }
 
 
@@ -192,11 +192,11 @@ async def fail(call: Call, request_id: str, _: None) -> RequestState:
     part="priority",
 )
 async def prioritise(call: Call, request_id: str, _: None) -> RequestState:
-    given = query.text(call.request, "priority") or ""
-    if given not in PRIORITIES:
-        raise query.invalid("priority", f"should be one of {', '.join(PRIORITIES)}", given)
+    priority = query.text(call.request, "priority") or ""
+    if priority not in PRIORITIES:
+        raise query.invalid("priority", f"should be one of {', '.join(PRIORITIES)}", priority)
     operations = call.services.queue.operations
-    state = await operations.prioritise(request_id, PRIORITIES[given], call.actor)
+    state = await operations.prioritise(request_id, PRIORITIES[priority], call.actor)
     return RequestState(request_id, state)
 
 

@@ -92,15 +92,15 @@ async def list_by_endpoint(call: Call) -> EndedRequestPage:
     payloads = _wants_payloads(request)
     search = _search(request, caller.tenant, services.clock.now())
     caller.require_endpoint(search.endpoint)
-    found = await services.queue.ledger.ended(search, limit + 1)
-    page = found[:limit]
-    items = [_item(each) for each in page]
+    jobs = await services.queue.ledger.ended(search, limit + 1)
+    page = jobs[:limit]
+    items = [_item(entry) for entry in page]
     if payloads:
         origin = origin_of(request)
-        for item, each in zip(items, page, strict=True):
-            item["json_input"] = None if each.forgetting else dict(each.input)
-            item["json_output"] = await _output(request, each, origin)
-    more = len(found) > limit
+        for item, record in zip(items, page, strict=True):
+            item["json_input"] = None if record.forgetting else dict(record.input)
+            item["json_output"] = await _output(request, record, origin)
+    more = len(jobs) > limit
     return {
         "items": items,
         "next_cursor": _cursor(page[-1]) if more else None,
@@ -110,22 +110,22 @@ async def list_by_endpoint(call: Call) -> EndedRequestPage:
 
 def _wants_payloads(request: HttpRequest) -> bool:
     expand = query.several(request, "expand")
-    for given in expand:
-        if given != PAYLOADS:
-            raise query.invalid("expand", f"should be {PAYLOADS}", given)
+    for field in expand:
+        if field != PAYLOADS:
+            raise query.invalid("expand", f"should be {PAYLOADS}", field)
     return bool(expand)
 
 
 def _search(request: HttpRequest, tenant: str, now: datetime) -> EndedRequestFilter:
-    asked = request.query_params
+    params = request.query_params
     endpoint = query.text(request, "endpoint_id")
     if not endpoint:
         raise query.invalid("endpoint_id", "should be an endpoint's id", "")
-    status = asked.get("status")
+    status = params.get("status")
     if status is not None and status not in ENDS:
         raise query.invalid("status", f"should be one of {', '.join(ENDS)}", status)
     request_id = query.request_id(request, "request_id")
-    order = asked.get("sort_by", ENDED_AT)
+    order = params.get("sort_by", ENDED_AT)
     if order != ENDED_AT:
         raise query.invalid("sort_by", f"should be {ENDED_AT}, the only supported order", order)
     span = time_range(request, now)
@@ -133,7 +133,7 @@ def _search(request: HttpRequest, tenant: str, now: datetime) -> EndedRequestFil
         tenant=tenant,
         endpoint=endpoint,
         since=span.start,
-        until=span.end if "end" in asked else now + CLOCK_SKEW,
+        until=span.end if "end" in params else now + CLOCK_SKEW,
         end=ENDS[status] if status else None,
         client_codes=CLIENT_CODES,
         request_id=request_id,
@@ -147,15 +147,15 @@ def _cursor(last: Request) -> str:
 
 
 def _before(request: HttpRequest) -> tuple[datetime, str] | None:
-    given = request.query_params.get("cursor")
-    if given is None:
+    cursor = request.query_params.get("cursor")
+    if cursor is None:
         return None
     try:
-        at, _, id_ = given.partition("-")
+        at, _, id_ = cursor.partition("-")
         return EPOCH + int(at) * MICROSECOND, str(UUID(id_))
     except (ValueError, OverflowError):
         what = "should be the next_cursor of the previous page"
-        raise query.invalid("cursor", what, given) from None
+        raise query.invalid("cursor", what, cursor) from None
 
 
 def _item(request: Request) -> EndedRequestItem:

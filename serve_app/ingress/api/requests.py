@@ -163,14 +163,14 @@ async def listed(request: HttpRequest) -> Response:
     context_of(request).route = "v1.requests"
     caller, tenant = await authenticate_for_tenant(request, "Requests")
     limit = query.page_size(request, default=50, most=MAX_PAGE)
-    states = tuple(_state(each) for each in request.query_params.getlist("state"))
+    states = tuple(_state(state) for state in request.query_params.getlist("state"))
     before = query.request_id(request, "before")
     words = _words(request)
     favourites = query.yes_no(request, "favourite", default=False)
-    for name, given in (("q", words), ("favourite", favourites)):
-        if given and tenant == ALL_TENANTS:
+    for name, value in (("q", words), ("favourite", favourites)):
+        if value and tenant == ALL_TENANTS:
             raise query.invalid(name, "needs the name of one tenant", ALL_TENANTS)
-    wanted = RequestFilter(
+    criteria = RequestFilter(
         None if tenant == ALL_TENANTS else tenant,
         words,
         favourites,
@@ -181,11 +181,11 @@ async def listed(request: HttpRequest) -> Response:
         before,
     )
     gallery = services_of(request).queue.gallery
-    page = await gallery.search(wanted, limit)
-    ids = [each.id for each in page.requests]
-    marked = await gallery.favourites_among(tenant, ids) if ids and wanted.tenant else frozenset()
+    page = await gallery.search(criteria, limit)
+    ids = [record.id for record in page.requests]
+    marked = await gallery.favourites_among(tenant, ids) if ids and criteria.tenant else frozenset()
     body: RequestPage = {
-        "requests": [_summary(request, each, marked) for each in page.requests],
+        "requests": [_summary(request, record, marked) for record in page.requests],
         "next_before": page.next_before,
     }
     return json_reply(body)
@@ -210,29 +210,29 @@ async def shown(request: HttpRequest) -> Response:
     _, tenant = await authenticate_for_tenant(request, "Requests")
     queue = services_of(request).queue
     wait_s = query.whole(request, "wait", default=0, most=MAX_WAIT_S)
-    found = await queue.get(tenant, request.path_params["request_id"])
-    if wait_s and request.query_params.get("since") in (None, _version(found)):
+    record = await queue.get(tenant, request.path_params["request_id"])
+    if wait_s and request.query_params.get("since") in (None, _version(record)):
         end_admission()
-        found = await queue.changed(found.tenant, found.id, wait_s, since=found)
-    lines = await queue.lines(found.tenant, found.id)
-    favourites = await queue.gallery.favourites_among(found.tenant, [found.id])
+        record = await queue.changed(record.tenant, record.id, wait_s, since=record)
+    lines = await queue.lines(record.tenant, record.id)
+    favourites = await queue.gallery.favourites_among(record.tenant, [record.id])
     body: RequestDetails = {
-        **_summary(request, found, favourites),
-        "version": _version(found),
-        "input": dict(found.input),
+        **_summary(request, record, favourites),
+        "version": _version(record),
+        "input": dict(record.input),
         "waiting": None,
-        "progress": _progress(found) if found.state is not State.QUEUED else None,
+        "progress": _progress(record) if record.state is not State.QUEUED else None,
         "ends_at": None,
         "log": [
             {"at": line.at.isoformat(), "level": line.level, "message": line.message}
             for line in lines
         ],
     }
-    if found.state is State.QUEUED:
-        waiting = await queue.waiting(found)
+    if record.state is State.QUEUED:
+        waiting = await queue.waiting(record)
         body["waiting"] = {"position": waiting.position, **waiting_body(waiting)}
-    if found.state is State.RUNNING:
-        body["ends_at"] = iso(await queue.ends_at(found))
+    if record.state is State.RUNNING:
+        body["ends_at"] = iso(await queue.ends_at(record))
     return json_reply(body)
 
 
@@ -341,7 +341,7 @@ def _summary(http: HttpRequest, request: Request, favourites: Collection[str]) -
         "forgotten": FORGOTTEN[request.forgetting],
         "run_s": request.outcome.usage.run_s if request.outcome else None,
         "error": {"code": failure.code, "message": failure.message} if failure else None,
-        "files": [output_file(each, url) for each in request.outcome.artifacts]
+        "files": [output_file(artifact, url) for artifact in request.outcome.artifacts]
         if request.outcome
         else [],
         "favourite": request.id in favourites,

@@ -183,7 +183,7 @@ calls = JsonCalls()
 async def status(call: Call) -> InstallationStatus:
     services = call.services
     demand, configured = await services.queue.demand(), services.pools.configured
-    wanted = await services.health.targets(configured.keys())
+    targets = await services.health.targets(configured.keys())
     replicas = cast("list[ReplicaStatus]", list(await services.health.replicas()))
     kept_warm = services.warm.replicas()
     return {
@@ -191,15 +191,15 @@ async def status(call: Call) -> InstallationStatus:
             name: _pool(
                 demand.get(name, Demand()),
                 configured.get(name),
-                wanted.get(name),
+                targets.get(name),
                 kept_warm.get(name, 0),
             )
             for name in sorted(demand.keys() | configured.keys())
         },
         "replicas": replicas,
-        "warm": plain([warm.target_status(each) for each in services.warm.states]),
+        "warm": plain([warm.target_status(state) for state in services.warm.states]),
         "unplaceable": dict(
-            await services.health.placement_problems({one["pool"] for one in replicas})
+            await services.health.placement_problems({replica["pool"] for replica in replicas})
         ),
         "endpoints": len(list(services.catalog)),
         "demo": any(entry.demo for entry in services.catalog),

@@ -156,10 +156,10 @@ async def finished(request: HttpRequest) -> Response:
     context_of(request).route = "v1.sign-in.finish"
     limit_anonymous(request)
     sign_in = _sign_in(request)
-    given = await read_model(request, ProviderAnswer, MAX_BODY_BYTES)
+    callback = await read_model(request, ProviderAnswer, MAX_BODY_BYTES)
     with counted_failure(request, always=True):
-        values = sign_in.states.check(given.state, given.secret)
-        person = await sign_in.provider.finish(_redirect_uri(request), given.code, values)
+        values = sign_in.states.check(callback.state, callback.secret)
+        person = await sign_in.provider.finish(_redirect_uri(request), callback.code, values)
     return json_reply(await _signed_in(request, sign_in, person), 201)
 
 
@@ -184,13 +184,13 @@ async def finished_device(request: HttpRequest) -> Response:
     context_of(request).route = "v1.sign-in.device.finish"
     limit_anonymous(request)
     sign_in = _sign_in(request)
-    given = await read_model(request, DeviceAnswer, MAX_BODY_BYTES)
+    device_answer = await read_model(request, DeviceAnswer, MAX_BODY_BYTES)
     with counted_failure(request, always=True):
-        found = await sign_in.provider.finish_device(given.device_code)
-    if isinstance(found, Pending):
-        pending: PendingDevice = {"pending": True, "slower": found.slower}
+        outcome = await sign_in.provider.finish_device(device_answer.device_code)
+    if isinstance(outcome, Pending):
+        pending: PendingDevice = {"pending": True, "slower": outcome.slower}
         return json_reply(pending, 202)
-    return json_reply(await _signed_in(request, sign_in, found), 201)
+    return json_reply(await _signed_in(request, sign_in, outcome), 201)
 
 
 async def _signed_in(request: HttpRequest, sign_in: SignIn, person: Person) -> SignedIn:
@@ -216,12 +216,12 @@ async def linked(request: HttpRequest) -> Response:
     the calling key."""
     context_of(request).route = "v1.sign-in.links"
     caller = await authenticate(request)
-    given = await read_model(request, NewLink, MAX_BODY_BYTES)
+    new_link = await read_model(request, NewLink, MAX_BODY_BYTES)
     services = services_of(request)
-    found = await services.identity.keys.find(caller.key_id)
-    if found is None or found.person:
+    api_key = await services.identity.keys.find(caller.key_id)
+    if api_key is None or api_key.person:
         raise Forbidden("A sign-in of a person offers no links. Use an API key.")
-    until = services.clock.now() + timedelta(seconds=given.valid_s)
+    until = services.clock.now() + timedelta(seconds=new_link.valid_s)
     token = await services.identity.keys.offer_link(actor_of(request), until)
     body: OneTimeLink = {
         "token": token,
@@ -235,10 +235,10 @@ async def followed(request: HttpRequest) -> Response:
     """Exchange the token of a one-time link for a key. The link ends with it."""
     context_of(request).route = "v1.sign-in.links.take"
     limit_anonymous(request)
-    given = await read_model(request, FollowedLink, MAX_BODY_BYTES)
+    link = await read_model(request, FollowedLink, MAX_BODY_BYTES)
     with counted_failure(request, always=True):
         credential = await services_of(request).identity.keys.take_link(
-            given.token, client_address(request)
+            link.token, client_address(request)
         )
     return json_reply(created(credential), 201)
 
@@ -249,8 +249,8 @@ async def signed_out(request: HttpRequest) -> Response:
     caller = await authenticate(request)
     services = services_of(request)
     keys, sign_in = services.identity.keys, services.identity.sign_in
-    found = await keys.find(caller.key_id)
-    if found is None or not found.person:
+    api_key = await keys.find(caller.key_id)
+    if api_key is None or not api_key.person:
         raise Forbidden("This key is not of a sign-in. Only a sign-in ends itself.")
     context_of(request).access = None  # it ends its own, and is answered: the provider may be slow
     await keys.revoke(caller.key_id, actor_of(request))
@@ -339,10 +339,10 @@ ROUTES = [
 
 
 def _sign_in(request: HttpRequest) -> SignIn:
-    found = services_of(request).identity.sign_in
-    if found is None:
+    sign_in = services_of(request).identity.sign_in
+    if sign_in is None:
         raise NotFound("People cannot sign in here: DARKROOM_OIDC_ISSUER is not set.")
-    return found
+    return sign_in
 
 
 def _redirect_uri(request: HttpRequest) -> str:

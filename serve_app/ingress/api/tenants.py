@@ -148,24 +148,24 @@ async def _status(call: Call, info: TenantInfo) -> TenantStatus:
 
 
 async def _statuses(services: Services, infos: Sequence[TenantInfo]) -> Sequence[TenantStatus]:
-    sizes = await services.files.uploads.sizes([each.id for each in infos])
-    return [_of(services, each, sizes[each.id]) for each in infos]
+    sizes = await services.files.uploads.sizes([tenant.id for tenant in infos])
+    return [_of(services, tenant, sizes[tenant.id]) for tenant in infos]
 
 
 async def _given(services: Services, tenant: str, limits: BaseModel | None) -> dict[str, Any]:
     """The limits of a call. ``InvalidInput``: a budget's webhook cannot be called."""
     if limits is None:
         return {}
-    given = limits.model_dump(exclude_unset=True)
-    if budget := given.get(BUDGET):
-        budget = given[BUDGET] = {key: each for key, each in budget.items() if each is not None}
+    fields = limits.model_dump(exclude_unset=True)
+    if budget := fields.get(BUDGET):
+        budget = fields[BUDGET] = {key: value for key, value in budget.items() if value is not None}
         budget["amount"] = str(budget["amount"])
         if (webhook := budget.get("webhook")) is not None:
             try:
                 budget["webhook"] = await services.webhooks.targets.check(webhook, tenant)
             except BadTarget as wrong:
                 raise InvalidInput.of_field("limits.budget.webhook", f"It {wrong}") from None
-    return given
+    return fields
 
 
 def _of(services: Services, info: TenantInfo, uploads_bytes: int) -> TenantStatus:

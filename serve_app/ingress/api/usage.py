@@ -94,25 +94,25 @@ async def usage(request: HttpRequest) -> Response:
     services = services_of(request)
     expand = _expand(request)
     allowed = allowed_endpoints(services.catalog_of(caller), caller)
-    asked = await asked_of(request, services.clock.now(), caller, allowed)
+    bucket_query = await asked_of(request, services.clock.now(), caller, allowed)
     ledger, page = services.queue.ledger, LAST
     body: UsagePage = {**LAST.links}
     if TIME_SERIES in expand:
-        page = page_of(request, asked)
-        found = await ledger.consumed(tenant, page.edges, asked.endpoints)
+        page = page_of(request, bucket_query)
+        totals = await ledger.consumed(tenant, page.edges, bucket_query.endpoints)
         body["time_series"] = [
             {
-                "bucket": start.astimezone(asked.zone).isoformat(),
+                "bucket": start.astimezone(bucket_query.zone).isoformat(),
                 "results": _results(
-                    services.catalog, (one for one in found if one.bucket == number)
+                    services.catalog, (total for total in totals if total.bucket == number)
                 ),
             }
             for number, start in enumerate(page.starts)
         ]
     if SUMMARY in expand:
-        whole = [asked.span.start, asked.span.end]
-        found = await ledger.consumed(tenant, whole, asked.endpoints)
-        body["summary"] = _results(services.catalog, found)
+        whole = [bucket_query.span.start, bucket_query.span.end]
+        totals = await ledger.consumed(tenant, whole, bucket_query.endpoints)
+        body["summary"] = _results(services.catalog, totals)
     return json_reply({**body, **page.links})
 
 
@@ -132,29 +132,29 @@ SHOW = Operation(
 
 def _expand(request: HttpRequest) -> Sequence[str]:
     expand = query.several(request, "expand") or [TIME_SERIES]
-    for given in expand:
-        if given not in (TIME_SERIES, SUMMARY):
+    for field in expand:
+        if field not in (TIME_SERIES, SUMMARY):
             what = f"should be {TIME_SERIES} or {SUMMARY}(usage by key is not recorded)"
-            raise query.invalid("expand", what, given)
+            raise query.invalid("expand", what, field)
     return expand
 
 
 def _results(catalog: Catalog, found: Iterable[UsageTotals]) -> list[UsageResult]:
     return [
         {
-            "endpoint_id": each.endpoint,
-            "unit": unit_of(catalog, each.endpoint, each.price),
-            "quantity": float(each.billed) if each.price else each.usage.units,
-            "unit_price": float(each.price.amount) if each.price else 0.0,
-            "cost": float(each.amount),
-            "currency": each.price.currency if each.price else CURRENCY,
+            "endpoint_id": total.endpoint,
+            "unit": unit_of(catalog, total.endpoint, total.price),
+            "quantity": float(total.billed) if total.price else total.usage.units,
+            "unit_price": float(total.price.amount) if total.price else 0.0,
+            "cost": float(total.amount),
+            "currency": total.price.currency if total.price else CURRENCY,
             "darkroom": {
-                "requests": each.requests,
-                "run_s": each.usage.run_s,
-                "steps": each.usage.steps,
+                "requests": total.requests,
+                "run_s": total.usage.run_s,
+                "steps": total.usage.steps,
             },
         }
-        for each in found
+        for total in found
     ]
 
 
@@ -212,30 +212,30 @@ async def analytics(request: HttpRequest) -> Response:
     services = services_of(request)
     views, metrics = _expand_metrics(request)
     allowed = allowed_endpoints(services.catalog_of(caller), caller)
-    asked = await asked_of(request, services.clock.now(), caller, allowed)
-    if not asked.endpoints:
+    bucket_query = await asked_of(request, services.clock.now(), caller, allowed)
+    if not bucket_query.endpoints:
         raise query.invalid("endpoint_id", "should name 1 to 50 endpoints", "")
     page = LAST
     body: AnalyticsPage = {**LAST.links}
 
     async def measured(edges: Sequence[Any]) -> Sequence[RequestTotals]:
         return await services.queue.ledger.measured(
-            caller.tenant, edges, asked.endpoints, shares=SHARES, client_codes=CLIENT_CODES
+            caller.tenant, edges, bucket_query.endpoints, shares=SHARES, client_codes=CLIENT_CODES
         )
 
     if TIME_SERIES in views:
-        page = page_of(request, asked)
-        found = await measured(page.edges)
+        page = page_of(request, bucket_query)
+        totals = await measured(page.edges)
         body["time_series"] = [
             {
-                "bucket": start.astimezone(asked.zone).isoformat(),
-                "results": [_result(each, metrics) for each in found if each.bucket == number],
+                "bucket": start.astimezone(bucket_query.zone).isoformat(),
+                "results": [_result(total, metrics) for total in totals if total.bucket == number],
             }
             for number, start in enumerate(page.starts)
         ]
     if SUMMARY in views:
-        found = await measured([asked.span.start, asked.span.end])
-        body["summary"] = [_result(each, metrics) for each in found]
+        totals = await measured([bucket_query.span.start, bucket_query.span.end])
+        body["summary"] = [_result(total, metrics) for total in totals]
     return json_reply({**body, **page.links})
 
 
@@ -264,16 +264,16 @@ ROUTES = [
 def _expand_metrics(request: HttpRequest) -> tuple[Collection[str], Collection[str]]:
     expand = query.several(request, "expand")
     known = (TIME_SERIES, SUMMARY, *REQUEST_METRICS)
-    for given in expand:
-        if given not in known:
+    for field in expand:
+        if field not in known:
             names = ", ".join(REQUEST_METRICS)
             what = f"should be {TIME_SERIES}, {SUMMARY}, or one of the metrics {names}"
-            raise query.invalid("expand", what, given)
-    views = [each for each in expand if each not in REQUEST_METRICS]
-    metrics = [each for each in REQUEST_METRICS if each in expand]
+            raise query.invalid("expand", what, field)
+    views = [view for view in expand if view not in REQUEST_METRICS]
+    metrics = [metric for metric in REQUEST_METRICS if metric in expand]
     return views or [TIME_SERIES], metrics or [*REQUEST_METRICS]
 
 
 def _result(each: RequestTotals, metrics: Collection[str]) -> Analytics:
-    found = {name: REQUEST_METRICS[name](each) for name in metrics}
-    return cast("Analytics", {"endpoint_id": each.endpoint, **found})
+    values = {name: REQUEST_METRICS[name](each) for name in metrics}
+    return cast("Analytics", {"endpoint_id": each.endpoint, **values})

@@ -42,7 +42,7 @@ ROUTES = calls.routes
 @calls.list("List the warm targets in force, of operators and of the configuration")
 async def list_targets(call: Call) -> Sequence[WarmTargetStatus]:
     await call.services.warm.look()
-    return [target_status(each) for each in call.services.warm.states]
+    return [target_status(state) for state in call.services.warm.states]
 
 
 @calls.create(

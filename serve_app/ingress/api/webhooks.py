@@ -138,9 +138,11 @@ async def list_webhooks(call: Call) -> WebhookPage:
     outbox = call.services.webhooks.outbox
     page = await outbox.page(tenant, state=_state(request), before=before, limit=limit + 1)
     shown = page[:limit]
-    allowed = await readable(request, call.caller, tenant, {each.request_id for each in shown})
+    allowed = await readable(
+        request, call.caller, tenant, {delivery.request_id for delivery in shown}
+    )
     return {
-        "webhooks": [_status(each) for each in shown if each.request_id in allowed],
+        "webhooks": [_status(delivery) for delivery in shown if delivery.request_id in allowed],
         "next_before": shown[-1].request_id if len(page) > limit else None,
     }
 
@@ -159,7 +161,7 @@ async def show_webhook(call: Call) -> WebhookDetails:
     outbox, request_id = call.services.webhooks.outbox, call.request.path_params["request_id"]
     delivery = await outbox.get(call.owner, request_id)
     tries = await outbox.tries(call.owner, request_id)
-    return {**_status(delivery), "log": [_try(each) for each in tries]}
+    return {**_status(delivery), "log": [_try(attempt) for attempt in tries]}
 
 
 @calls.call(
@@ -211,8 +213,8 @@ async def send_test(call: Call, wish: TestDelivery) -> TestResult:
 )
 async def show_secrets(call: Call) -> Response:
     """Each delivery is signed with all of them."""
-    found = await call.services.webhooks.signer.secrets_of(call.caller.tenant)
-    body: WebhookSecrets = {"secrets": list(found)}
+    secrets = await call.services.webhooks.signer.secrets_of(call.caller.tenant)
+    body: WebhookSecrets = {"secrets": list(secrets)}
     return json_reply(body, headers={"cache-control": "no-store"})
 
 
@@ -239,13 +241,13 @@ async def rotate_key(call: Call) -> SigningKeys:
 
 
 def _state(request: HttpRequest) -> DeliveryState | None:
-    given = request.query_params.get("state")
-    found = [state for state in DeliveryState if state != DeliveryState.AWAITED]
-    if given is None:
+    name = request.query_params.get("state")
+    states = [state for state in DeliveryState if state != DeliveryState.AWAITED]
+    if name is None:
         return None
-    if given not in found:
-        raise query.invalid("state", f"should be one of {', '.join(found)}", given)
-    return DeliveryState(given)
+    if name not in states:
+        raise query.invalid("state", f"should be one of {', '.join(states)}", name)
+    return DeliveryState(name)
 
 
 def _status(delivery: WebhookDelivery) -> WebhookStatus:

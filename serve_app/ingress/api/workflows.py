@@ -118,9 +118,9 @@ async def _checked(call: Call, written: WrittenWorkflow, *, public: bool) -> Map
 async def list_workflows(call: Call) -> Sequence[ShownWorkflow]:
     page = await call.services.queue.workflows.definitions.page(call.owner)
     return [
-        _shown(call, each)
-        for each in page
-        if call.caller.allows(endpoint_id(each.tenant, each.name))
+        _shown(call, workflow)
+        for workflow in page
+        if call.caller.allows(endpoint_id(workflow.tenant, workflow.name))
     ]
 
 
@@ -149,11 +149,11 @@ async def delete(call: Call, name: str) -> bool:
     parameters=(in_path("request_id", "Id of a request of the key's tenant."),),
 )
 async def steps(call: Call) -> StepsOfRequest:
-    found = await call.services.queue.get(
+    request = await call.services.queue.get(
         call.caller.tenant, call.request.path_params["request_id"]
     )
-    call.caller.require_endpoint(found.endpoint)
-    return {"request_id": found.id, "workflow": await workflow_status(call.services, found)}
+    call.caller.require_endpoint(request.endpoint)
+    return {"request_id": request.id, "workflow": await workflow_status(call.services, request)}
 
 
 def _shown(call: Call, workflow: NewWorkflow | RegisteredWorkflow) -> ShownWorkflow:
@@ -169,7 +169,7 @@ def _shown(call: Call, workflow: NewWorkflow | RegisteredWorkflow) -> ShownWorkf
         public=workflow.public,
         served=entry is not None and not entry.missing,
         reason=entry.missing or None if entry is not None else None,
-        steps={node: given["app"] for node, given in definition["nodes"].items()},
+        steps={node: step["app"] for node, step in definition["nodes"].items()},
         input_schema=definition["input_schema"],
         source=workflow.source if workflow.tenant == call.owner else None,
         created_at=stored and stored.created_at,

@@ -55,13 +55,13 @@ def _require_same_origin(connection: HTTPConnection) -> None:
 
 
 def _header(connection: HTTPConnection) -> str | None:
-    given = connection.headers.get("authorization")
-    if given is None:
+    header = connection.headers.get("authorization")
+    if header is None:
         token = connection.query_params.get(TOKEN)
         return None if token is None else f"Key {token}"
-    scheme, _, rest = given.partition(" ")
+    scheme, _, rest = header.partition(" ")
     if scheme.lower() != "basic":
-        return given
+        return header
     try:
         return f"Key {base64.b64decode(rest.strip(), validate=True).decode()}"
     except (binascii.Error, UnicodeDecodeError):
@@ -97,15 +97,15 @@ def _entry(services: Services, caller: Caller) -> CatalogEntry:
                 f"the family {FAMILY}, or has a graph of its own ({HOW})."
             )
         return entry
-    found = [each for each in catalog if _takes_any(each)]
-    if not found:
+    entries = [candidate for candidate in catalog if _takes_any(candidate)]
+    if not entries:
         raise EndpointNotFound(
             "No endpoint here takes any ComfyUI workflow. The operator adds one of the family "
             f"{FAMILY} whose graph is null to the catalogue ({HOW})."
         )
-    usable = [each for each in found if caller.allows(each.endpoint.id)] or found
+    usable = [candidate for candidate in entries if caller.allows(candidate.endpoint.id)] or entries
     if len(usable) > 1:
-        names = ", ".join(each.endpoint.id for each in usable)
+        names = ", ".join(candidate.endpoint.id for candidate in usable)
         raise EndpointNotFound(
             f"Several endpoints take any ComfyUI workflow: {names}. The operator chooses one by "
             f"the model alias `{ALIAS}` ({HOW})."

@@ -84,14 +84,14 @@ def _problem(type_: str, message: str, details: str, **extra: Any) -> ComfyUiPro
 
 def _of_nodes(problems: tuple[FieldProblem, ...]) -> dict[str, ComfyUiNodeProblems]:
     """Problems by the node that each is of. The location of one is ``body.prompt.NODE.…``."""
-    found: dict[str, ComfyUiNodeProblems] = {}
-    for each in problems:
-        where = [str(part) for part in each.loc]
+    nodes: dict[str, ComfyUiNodeProblems] = {}
+    for problem in problems:
+        where = [str(part) for part in problem.loc]
         if where[:2] != ["body", "prompt"] or len(where) < 3:
             continue
-        node = found.setdefault(where[2], {"errors": [], "dependent_outputs": [], "class_type": ""})
-        node["class_type"] = str((each.context or {}).get("class_type", ""))
+        node = nodes.setdefault(where[2], {"errors": [], "dependent_outputs": [], "class_type": ""})
+        node["class_type"] = str((problem.context or {}).get("class_type", ""))
         name = where[4] if where[3:4] == ["inputs"] and len(where) > 4 else ""
         extra = {"input_name": name} if name else {}
-        node["errors"].append(_problem(each.type, each.message, ".".join(where[3:]), **extra))
-    return found
+        node["errors"].append(_problem(problem.type, problem.message, ".".join(where[3:]), **extra))
+    return nodes

@@ -86,8 +86,8 @@ class ClientEvents:
         """Send events until the task is cancelled. ``DatabaseUnavailable``."""
         # Before the first message: what the client sends when it has that is new for sure.
         earlier = await self._page(AT_START)
-        self._seen.update(each.id for each in earlier)
-        open_ = [each for each in reversed(earlier) if not each.state.final]
+        self._seen.update(request.id for request in earlier)
+        open_ = [request for request in reversed(earlier) if not request.state.final]
         try:
             await self._follow_all(open_)
         except BaseExceptionGroup as several:
@@ -98,10 +98,10 @@ class ClientEvents:
             coming = self._arrivals.next(self._tenant)
             await self._status(sid=self._client_id)
             while True:
-                for each in found:
-                    if self._is_own(each):
+                for request in found:
+                    if self._is_own(request):
                         self._open += 1
-                        following.create_task(self._follow(each))
+                        following.create_task(self._follow(request))
                 pause_s = DISCOVER_S if self._open else IDLE_DISCOVER_S
                 with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(coming.wait(), pause_s)
@@ -110,16 +110,16 @@ class ClientEvents:
 
     async def _new(self) -> Sequence[Request]:
         """Prompts that were not seen before, the oldest first."""
-        found: list[Request] = []
+        requests: list[Request] = []
         before: str | None = None
         while page := await self._page(PAGE, before):
-            fresh = [each for each in page if each.id not in self._seen]
-            found += fresh
-            self._seen.update(each.id for each in fresh)
+            fresh = [request for request in page if request.id not in self._seen]
+            requests += fresh
+            self._seen.update(request.id for request in fresh)
             if len(fresh) < PAGE:
                 break
             before = page[-1].id
-        return found[::-1]
+        return requests[::-1]
 
     async def _page(self, limit: int, before: str | None = None) -> Sequence[Request]:
         return await self._queue.page(
@@ -217,11 +217,11 @@ class PromptEvents:
     async def _say_nodes(self, request: Request) -> None:
         for line in await self._queue.lines(request.tenant, request.id, self._lines):
             self._lines = line.sequence
-            found = _NODE.fullmatch(line.message)
-            if found is None:
+            match = _NODE.fullmatch(line.message)
+            if match is None:
                 continue
-            if self._class(found["node"]) == found["kind"]:
-                self._node = found["node"]
+            if self._class(match["node"]) == match["kind"]:
+                self._node = match["node"]
                 self._begun[self._node] = (0, 1)
                 await self._say_states()
                 await self._say("executing", node=self._node, display_node=self._node)
@@ -253,7 +253,7 @@ class PromptEvents:
             if file.node == node and not is_elsewhere(file.key):
                 try:
                     size = await self._storage.size(file.key)
-                    chunks = [each async for each in self._storage.read(file.key, 0, size)]
+                    chunks = [chunk async for chunk in self._storage.read(file.key, 0, size)]
                 except (ArtifactNotFound, StorageUnavailable) as error:
                     # The socket is for all prompts of the client, and `/view` may have it later.
                     log.warning("the image %s is not shown: %s", file.key, error.message)

@@ -74,12 +74,12 @@ async def uploaded(request: HttpRequest) -> Response:
         raise InvalidInput("The call is not a form. Send the file as multipart/form-data.")
     await services.files.check_disk_for_upload()
     form = await read_form(request, services.config.limits.max_body_bytes, most_files=1)
-    found = form.files.get(FIELD)
-    if not found:
+    files = form.files.get(FIELD)
+    if not files:
         raise InvalidInput.of_field(FIELD, "Field required", "missing")
     if form.texts.get("type", "input") != "input":
         raise InvalidInput.of_field("type", "Only files for inputs can be uploaded: send `input`")
-    file = found[0]
+    file = files[0]
     new = NewUpload(caller.tenant, file.media_type, file.name)
     upload = await services.files.uploads.take(new, _at_once(file.content))
     body: UploadedImage = {"name": upload.key, "subfolder": "", "type": "input"}
@@ -114,11 +114,11 @@ async def mask_uploaded(request: HttpRequest) -> Response:
     size = await services.files.storage.size(key)
     if size > limit:
         raise InvalidInput.of_field("original_ref", "The image is too large for a mask")
-    content = b"".join([each async for each in services.files.storage.read(key, 0, size)])
+    content = b"".join([chunk async for chunk in services.files.storage.read(key, 0, size)])
     async with services.mask_decoding:
-        made = await in_cpu_thread(with_alpha_of, content, mask[0].content)
+        masked = await in_cpu_thread(with_alpha_of, content, mask[0].content)
     new = NewUpload(caller.tenant, "image/png", mask[0].name)
-    upload = await services.files.uploads.take(new, _at_once(made))
+    upload = await services.files.uploads.take(new, _at_once(masked))
     body: UploadedImage = {"name": upload.key, "subfolder": "", "type": "input"}
     return json_reply(body)
 
@@ -140,10 +140,10 @@ def with_alpha_of(image: bytes, mask: bytes) -> bytes:
     original, drawn = read_header(image, "original_ref"), read_header(mask, FIELD)
     if (original.width, original.height) != (drawn.width, drawn.height):
         raise InvalidInput.of_field(FIELD, "The mask and the image must have the same size")
-    made, alpha = read_colours(image, "original_ref"), read_alpha(mask, FIELD)
-    made.putalpha(255 if alpha is None else alpha)
+    colours, alpha = read_colours(image, "original_ref"), read_alpha(mask, FIELD)
+    colours.putalpha(255 if alpha is None else alpha)
     written = io.BytesIO()
-    made.save(written, "PNG", compress_level=4)
+    colours.save(written, "PNG", compress_level=4)
     return written.getvalue()
 
 
@@ -182,13 +182,13 @@ async def named_files(
 
     A name that is no upload stays: nodes know files of ComfyUI's own.
     """
-    found: dict[str, str] = {}
+    urls: dict[str, str] = {}
     recent: dict[str, str] = {}
     for name in dict.fromkeys(_file_names(graph)):
         key = await _upload(services, caller, name.removesuffix(MARK), recent)
         if key is not None:
-            found[name] = services.files.access.url(origin, key, caller.tenant)
-    return found
+            urls[name] = services.files.access.url(origin, key, caller.tenant)
+    return urls
 
 
 def _file_names(graph: Mapping[str, Any]) -> Iterator[str]:
@@ -212,8 +212,8 @@ async def _upload(
         except ArtifactNotFound:
             return None
     if not recent:
-        for each in reversed(await uploads.page(caller, None, RECENT)):
-            recent[each.key.rpartition("/")[2]] = each.key
+        for upload in reversed(await uploads.page(caller, None, RECENT)):
+            recent[upload.key.rpartition("/")[2]] = upload.key
     # Names of uploads are written with plain characters only.
     return recent.get(keys.upload_name(keys.upload_type("", name), name))
 
@@ -224,12 +224,12 @@ async def _made(
     if not request_ids.valid(request_id):
         return None
     try:
-        found = await services.queue.get(tenant, request_id)
+        request = await services.queue.get(tenant, request_id)
     except RequestNotFound:
         return None
-    if found.endpoint != endpoint:
+    if request.endpoint != endpoint:
         return None
-    return next((each.key for each in prompt.files(found) if each.name == name), None)
+    return next((file.key for file in prompt.files(request) if file.name == name), None)
 
 
 async def _at_once(content: bytes) -> AsyncIterator[bytes]:

@@ -87,19 +87,19 @@ async def listed(request: HttpRequest) -> Response:
     """``GET /jobs``: prompts of the tenant, the newest first."""
     caller = await caller_of(request)
     entry = endpoint_of(request, caller)
-    wanted = query.several(request, "status") or [*STATES]
-    if unknown := [each for each in wanted if each not in STATES]:
+    statuses = query.several(request, "status") or [*STATES]
+    if unknown := [each for each in statuses if each not in STATES]:
         message = f"Input should be some of {', '.join(STATES)}, not {unknown[0][:50]}"
         raise InvalidInput.of_field("status", message)
     limit = max(1, query.whole(request, "limit", default=MAX_LISTED, most=MAX_LISTED))
     offset = query.whole(request, "offset", default=0, most=MAX_OFFSET)
-    found = await services_of(request).queue.page(
+    executions = await services_of(request).queue.page(
         caller.tenant,
-        states=[state for each in wanted for state in STATES[each]],
+        states=[state for each in statuses for state in STATES[each]],
         endpoints=(entry.endpoint.id,),
         limit=offset + limit + 1,
     )
-    page = [job(each) for each in found[offset : offset + limit]]
+    page = [job(execution) for execution in executions[offset : offset + limit]]
     if query.text(request, "sort_order") == "asc":
         page.reverse()
     body: ComfyUiJobPage = {
@@ -107,8 +107,8 @@ async def listed(request: HttpRequest) -> Response:
         "pagination": {
             "offset": offset,
             "limit": limit,
-            "total": len(found),
-            "has_more": len(found) > offset + limit,
+            "total": len(executions),
+            "has_more": len(executions) > offset + limit,
         },
     }
     return json_reply(body)
@@ -129,10 +129,10 @@ async def cancelled(request: HttpRequest) -> Response:
 async def several_cancelled(request: HttpRequest) -> Response:
     """``POST /jobs/cancel``: cancel prompts that wait or run."""
     caller = await caller_of(request)
-    wanted = (await json_object(request)).get("job_ids")
-    if not isinstance(wanted, list):
+    job_ids = (await json_object(request)).get("job_ids")
+    if not isinstance(job_ids, list):
         raise InvalidInput.of_field("job_ids", "Input should be a list of ids", "list_type")
-    ids = [str(each) for each in cast("list[Any]", wanted)[:MAX_LISTED]]
+    ids = [str(job_id) for job_id in cast("list[Any]", job_ids)[:MAX_LISTED]]
     return json_reply({"cancelled": await _cancel(request, caller, ids)})
 
 
@@ -140,34 +140,34 @@ async def _cancel(request: HttpRequest, caller: Caller, ids: Sequence[str]) -> l
     """Cancel prompts. Returns the ids of those that had not ended."""
     entry, queue = endpoint_of(request, caller), services_of(request).queue
     ended: list[str] = []
-    for each in ids:
-        one = await prompt.find(queue, caller.tenant, entry, each)
-        if one is not None and not one.state.final:
-            await queue.cancel(caller.tenant, one.id, actor_of(request))
-            ended.append(each)
+    for job_id in ids:
+        execution = await prompt.find(queue, caller.tenant, entry, job_id)
+        if execution is not None and not execution.state.final:
+            await queue.cancel(caller.tenant, execution.id, actor_of(request))
+            ended.append(job_id)
     return ended
 
 
 async def _found(request: HttpRequest) -> Request:
     caller = await caller_of(request)
-    entry, wanted = endpoint_of(request, caller), request.path_params["job_id"]
-    found = await prompt.find(services_of(request).queue, caller.tenant, entry, wanted)
-    if found is None:
+    entry, job_id = endpoint_of(request, caller), request.path_params["job_id"]
+    execution = await prompt.find(services_of(request).queue, caller.tenant, entry, job_id)
+    if execution is None:
         raise RequestNotFound("There is no such job.")
-    return found
+    return execution
 
 
 def job(request: Request) -> ComfyUiJob:
     """A request as a job."""
-    made = prompt.outputs(request)
+    outputs = prompt.outputs(request)
     files = [
         {**file, "nodeId": node, "mediaType": kind}
-        for node, output in made.items()
+        for node, output in outputs.items()
         for kind, listed in output.items()
         for file in listed
         if isinstance(file, dict)
     ]
-    found: ComfyUiJob = {
+    entry: ComfyUiJob = {
         "id": prompt.prompt_id(request),
         "status": cast("ComfyUiJobStatus", STATUS_OF[request.state]),
         "priority": prompt.number(request),
@@ -176,21 +176,21 @@ def job(request: Request) -> ComfyUiJob:
         "previewable_outputs_count": len(files),
     }
     if request.started_at is not None:
-        found["execution_start_time"] = int(request.started_at.timestamp() * 1000)
+        entry["execution_start_time"] = int(request.started_at.timestamp() * 1000)
     if request.finished_at is not None:
-        found["execution_end_time"] = int(request.finished_at.timestamp() * 1000)
+        entry["execution_end_time"] = int(request.finished_at.timestamp() * 1000)
     if request.state.final:
         kind, data = prompt.ending(request)
         if kind == "execution_error":
-            found["execution_error"] = data
+            entry["execution_error"] = data
     if files:
-        found["preview_output"] = files[0]
+        entry["preview_output"] = files[0]
     extra = cast("Mapping[str, Any]", request.input.get("extra_data") or {})
     info = cast("Any", extra.get("extra_pnginfo"))
     flow = cast("Mapping[str, Any]", info).get("workflow") if isinstance(info, dict) else None
     if isinstance(flow, dict) and isinstance(id_ := cast("Any", flow).get("id"), str):
-        found["workflow_id"] = id_
-    return found
+        entry["workflow_id"] = id_
+    return entry
 
 
 def whole_job(request: Request) -> WholeComfyUiJob:

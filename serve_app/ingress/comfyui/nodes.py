@@ -70,22 +70,22 @@ async def models(request: HttpRequest) -> Response:
 
 async def kinds_of_page(request: HttpRequest) -> Response:
     """``GET /experiment/models``: kinds of models, as ComfyUI's page reads them."""
-    found: list[ModelFolder] = [
-        {"name": each, "folders": []} for each in (await _known(request)).models
+    folders: list[ModelFolder] = [
+        {"name": kind, "folders": []} for kind in (await _known(request)).models
     ]
-    return json_reply(found)
+    return json_reply(folders)
 
 
 async def models_of_page(request: HttpRequest) -> Response:
     """``GET /experiment/models/{folder}``: models of a kind, as ComfyUI's page reads them."""
-    found: list[ModelName] = [{"name": each, "pathIndex": 0} for each in await _models(request)]
-    return json_reply(found)
+    names: list[ModelName] = [{"name": name, "pathIndex": 0} for name in await _models(request)]
+    return json_reply(names)
 
 
 async def embeddings(request: HttpRequest) -> Response:
     """``GET /embeddings``: names of the embeddings, without their suffixes."""
     names = (await _known(request)).models.get("embeddings", ())
-    return json_reply([_stem(each) for each in names])
+    return json_reply([_stem(name) for name in names])
 
 
 async def _known(request: HttpRequest) -> KnownNodes:
@@ -127,10 +127,12 @@ def check_graph(graph: Mapping[str, Any], known: KnownNodes) -> None:
     # A prompt runs if one of its outputs can be computed; the others are left out.
     missing: dict[tuple[str | int, ...], FieldProblem] = {}
     for output in saving:
-        found = [each for node in before(graph, output) for each in _missing(graph, node, known)]
-        if not found:
+        problems = [
+            problem for node in before(graph, output) for problem in _missing(graph, node, known)
+        ]
+        if not problems:
             return
-        missing |= {each.loc: each for each in found}
+        missing |= {problem.loc: problem for problem in problems}
     raise _refusal([*missing.values()])
 
 
@@ -180,7 +182,7 @@ def _called(graph: Mapping[str, Any], node: str) -> str:
 
 
 def _refusal(problems: Sequence[FieldProblem]) -> InvalidInput:
-    named = "; ".join(each.message for each in problems[:MAX_NAMED])
+    named = "; ".join(problem.message for problem in problems[:MAX_NAMED])
     more = f"; and {len(problems) - MAX_NAMED} more" if len(problems) > MAX_NAMED else ""
     return InvalidInput(f"Nothing was queued. {named}{more}.", tuple(problems))
 

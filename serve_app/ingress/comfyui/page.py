@@ -124,10 +124,10 @@ async def _file(request: HttpRequest, name: str) -> Response:
     folder = services_of(request).config.models.comfyui_page
     if folder is None:
         raise NotFound(NO_PAGE if name == INDEX else unsupported(request))
-    found = await asyncio.to_thread(_inside, folder, name)
-    if found is None:
+    location = await asyncio.to_thread(_inside, folder, name)
+    if location is None:
         raise NotFound(unsupported(request))
-    path, kind = found
+    path, kind = location
     headers = {
         # Names of files in `assets` contain a digest of their content.
         "cache-control": "private, max-age=86400" if name.startswith("assets/") else "no-cache",
@@ -169,8 +169,8 @@ async def extensions(request: HttpRequest) -> Response:
 
 def _scripts(folder: Path) -> list[str]:
     def found() -> Iterator[str]:
-        for each in sorted((folder / "extensions").rglob("*.js"))[:MAX_EXTENSIONS]:
-            yield f"/{each.relative_to(folder).as_posix()}"
+        for script in sorted((folder / "extensions").rglob("*.js"))[:MAX_EXTENSIONS]:
+            yield f"/{script.relative_to(folder).as_posix()}"
 
     return [*found()]
 

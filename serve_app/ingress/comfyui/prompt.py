@@ -70,42 +70,42 @@ def number(request: Request) -> int:
 
 def queued(request: Request) -> list[Any]:
     """Entry in the queue: number, id, graph, extra data, and nodes whose outputs are wanted."""
-    given = request.input
-    extra = dict(cast("Mapping[str, Any]", given.get("extra_data") or {}))
-    if given.get("client_id"):
-        extra["client_id"] = given["client_id"]
-    return [number(request), prompt_id(request), given.get("prompt") or {}, extra, []]
+    fields = request.input
+    extra = dict(cast("Mapping[str, Any]", fields.get("extra_data") or {}))
+    if fields.get("client_id"):
+        extra["client_id"] = fields["client_id"]
+    return [number(request), prompt_id(request), fields.get("prompt") or {}, extra, []]
 
 
 def history(request: Request) -> HistoryEntry:
     """Entry in the history, of a request that has ended."""
-    made = outputs(request)
-    ended = [*queued(request)[:4], list(made)]
+    by_node = outputs(request)
+    ended = [*queued(request)[:4], list(by_node)]
     succeeded = request.state is State.SUCCEEDED
     messages = [["execution_start", _said(request, request.started_at)], *endings(request)]
     return {
         "prompt": ended,
-        "outputs": made,
+        "outputs": by_node,
         "status": {
             "status_str": "success" if succeeded else "error",
             "completed": succeeded,
             "messages": messages,
         },
-        "meta": {node: _names(node) for node in made},
+        "meta": {node: _names(node) for node in by_node},
     }
 
 
 def outputs(request: Request) -> dict[str, Any]:
     """Output of each node that has one. Empty if it was deleted."""
-    found: dict[str, Any] = {}
+    by_node: dict[str, Any] = {}
     for file in files(request):
         entry: ComfyUiFile = {"filename": file.name, "subfolder": request.id, "type": "output"}
-        found.setdefault(file.node, {}).setdefault(file.listed_as, []).append(entry)
+        by_node.setdefault(file.node, {}).setdefault(file.listed_as, []).append(entry)
     output = _output(request)
     texts = cast("Sequence[str]", output.get("texts") or ())
     for node, text in zip(output.get("text_nodes") or (), texts, strict=False):
-        found.setdefault(str(node), {}).setdefault("text", []).append(text)
-    return found
+        by_node.setdefault(str(node), {}).setdefault("text", []).append(text)
+    return by_node
 
 
 def files(request: Request) -> Iterator[PromptFile]:
@@ -114,8 +114,8 @@ def files(request: Request) -> Iterator[PromptFile]:
     output = _output(request)
     for kind in KINDS:
         listed = output.get(kind)
-        for each in cast("list[Any]", listed) if isinstance(listed, list) else ():
-            fields = cast("Mapping[str, Any]", each) if isinstance(each, Mapping) else {}
+        for entry in cast("list[Any]", listed) if isinstance(listed, list) else ():
+            fields = cast("Mapping[str, Any]", entry) if isinstance(entry, Mapping) else {}
             key = fields.get("artifact")
             if not isinstance(key, str):
                 continue
@@ -144,16 +144,16 @@ def endings(request: Request) -> list[list[Any]]:
 
 def ending(request: Request, node: str = "") -> Event:
     """Event of the end. ``node``: the one that ran."""
-    said = _said(request, request.finished_at)
+    message = _said(request, request.finished_at)
     if request.state is State.SUCCEEDED:
-        return "execution_success", said
+        return "execution_success", message
     graph = cast("Mapping[str, Any]", request.input.get("prompt") or {})
     fields = cast("Mapping[str, Any]", graph.get(node) or {})
-    said |= {"node_id": node, "node_type": str(fields.get("class_type", "")), "executed": []}
+    message |= {"node_id": node, "node_type": str(fields.get("class_type", "")), "executed": []}
     if request.state is State.CANCELLED:
-        return "execution_interrupted", said
+        return "execution_interrupted", message
     failure = request.outcome.failure if request.outcome else None
-    return "execution_error", said | _exception(failure)
+    return "execution_error", message | _exception(failure)
 
 
 def _exception(failure: Failure | None) -> dict[str, Any]:
@@ -202,9 +202,9 @@ async def find(queue: Queue, tenant: str, entry: CatalogEntry, wanted: str) -> R
         body_digest=digest,
     )
     try:
-        found = await queue.find_earlier(new)
-        if found is None and request_ids.valid(wanted):
-            found = await queue.get(tenant, wanted)
+        request = await queue.find_earlier(new)
+        if request is None and request_ids.valid(wanted):
+            request = await queue.get(tenant, wanted)
     except (RequestNotFound, RequestDeleted):
         return None
-    return found if found is not None and found.endpoint == endpoint else None
+    return request if request is not None and request.endpoint == endpoint else None

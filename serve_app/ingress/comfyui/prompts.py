@@ -36,7 +36,7 @@ from serve_app.tenants.scopes import Caller
 MAX_LISTED = 200
 """Most prompts that run, that wait, and that the history shows; and most ids in one call."""
 
-FINALS = tuple(each for each in State if each.final)
+FINALS = tuple(state for state in State if state.final)
 
 SECRETS = frozenset({"api_key_comfy_org", "auth_token_comfy_org"})
 """Extra data that is never stored: credentials for services that nodes here do not call."""
@@ -86,16 +86,16 @@ async def created(request: HttpRequest) -> Response:
     caller = await caller_of(request)
     services = services_of(request)
     entry = endpoint_of(request, caller)
-    given = _input(await read_json(request, services.config.limits.max_body_bytes))
+    arguments = _input(await read_json(request, services.config.limits.max_body_bytes))
     origin = origin_of(request)
     if (known := await services.comfyui.current()) is not None:
-        nodes.check_graph(given["prompt"], known)
-    given["files"] = await named_files(services, caller, origin, given["prompt"])
+        nodes.check_graph(arguments["prompt"], known)
+    arguments["files"] = await named_files(services, caller, origin, arguments["prompt"])
     options = parse_options(request, caller)
-    if chosen := given.get("prompt_id"):
+    if chosen := arguments.get("prompt_id"):
         key, digest = prompt.idempotency(chosen)
         options = replace(options, idempotency_key=key, repeat_digest=digest)
-    new = await validate_call(request, caller, entry.endpoint.id, given, options)
+    new = await validate_call(request, caller, entry.endpoint.id, arguments, options)
     stored = await asyncio.shield(submission.submit(services, new))
     services.comfyui.arrivals.announce(caller.tenant)
     body: QueuedPrompt = {
@@ -121,8 +121,8 @@ async def listed(request: HttpRequest) -> Response:
     running = await unfinished(request, caller, entry, State.RUNNING)
     pending = await unfinished(request, caller, entry, State.QUEUED)
     body: PromptQueue = {
-        "queue_running": [prompt.queued(each) for each in running],
-        "queue_pending": [prompt.queued(each) for each in pending],
+        "queue_running": [prompt.queued(record) for record in running],
+        "queue_pending": [prompt.queued(record) for record in pending],
     }
     return json_reply(body)
 
@@ -132,17 +132,17 @@ async def changed(request: HttpRequest) -> Response:
     caller = await caller_of(request)
     entry = endpoint_of(request, caller)
     body = await json_object(request)
-    wanted = body.get("delete", [])
-    if not isinstance(wanted, list):
+    prompt_ids = body.get("delete", [])
+    if not isinstance(prompt_ids, list):
         raise InvalidInput.of_field("delete", "Input should be a list of ids", "list_type")
     queue = services_of(request).queue
     if body.get("clear"):
-        async for each in _all(queue, caller, entry, State.QUEUED):
-            await _cancel(request, caller, each)
-    for each in cast("list[Any]", wanted)[:MAX_LISTED]:
-        one = await prompt.find(queue, caller.tenant, entry, str(each))
-        if one is not None and one.state is State.QUEUED:
-            await _cancel(request, caller, one)
+        async for item in _all(queue, caller, entry, State.QUEUED):
+            await _cancel(request, caller, item)
+    for item in cast("list[Any]", prompt_ids)[:MAX_LISTED]:
+        record = await prompt.find(queue, caller.tenant, entry, str(item))
+        if record is not None and record.state is State.QUEUED:
+            await _cancel(request, caller, record)
     return Response()
 
 
@@ -154,14 +154,14 @@ async def interrupted(request: HttpRequest) -> Response:
     caller = await caller_of(request)
     entry = endpoint_of(request, caller)
     queue = services_of(request).queue
-    wanted = (await json_object(request)).get("prompt_id")
-    if wanted is None:
-        async for each in _all(queue, caller, entry, State.RUNNING):
-            await _cancel(request, caller, each)
+    prompt_id = (await json_object(request)).get("prompt_id")
+    if prompt_id is None:
+        async for running in _all(queue, caller, entry, State.RUNNING):
+            await _cancel(request, caller, running)
     else:
-        one = await prompt.find(queue, caller.tenant, entry, str(wanted))
-        if one is not None and one.state is State.RUNNING:
-            await _cancel(request, caller, one)
+        record = await prompt.find(queue, caller.tenant, entry, str(prompt_id))
+        if record is not None and record.state is State.RUNNING:
+            await _cancel(request, caller, record)
     return Response()
 
 
@@ -173,7 +173,9 @@ async def ended(request: HttpRequest) -> Response:
     page = await services_of(request).queue.page(
         caller.tenant, states=FINALS, endpoints=(entry.endpoint.id,), limit=max(1, most)
     )
-    return json_reply({prompt.prompt_id(each): prompt.history(each) for each in reversed(page)})
+    return json_reply(
+        {prompt.prompt_id(record): prompt.history(record) for record in reversed(page)}
+    )
 
 
 async def forgotten(request: HttpRequest) -> Response:
@@ -181,16 +183,16 @@ async def forgotten(request: HttpRequest) -> Response:
     caller = await caller_of(request)
     entry, services = endpoint_of(request, caller), services_of(request)
     body = await json_object(request)
-    wanted = body.get("delete", [])
-    if not isinstance(wanted, list):
+    prompt_ids = body.get("delete", [])
+    if not isinstance(prompt_ids, list):
         raise InvalidInput.of_field("delete", "Input should be a list of ids", "list_type")
     if body.get("clear"):
-        async for each in _all(services.queue, caller, entry, *FINALS):
-            await _delete(request, caller, each)
-    for each in cast("list[Any]", wanted)[:MAX_LISTED]:
-        one = await prompt.find(services.queue, caller.tenant, entry, str(each))
-        if one is not None and one.state.final:
-            await _delete(request, caller, one)
+        async for item in _all(services.queue, caller, entry, *FINALS):
+            await _delete(request, caller, item)
+    for item in cast("list[Any]", prompt_ids)[:MAX_LISTED]:
+        record = await prompt.find(services.queue, caller.tenant, entry, str(item))
+        if record is not None and record.state.final:
+            await _delete(request, caller, record)
     return Response()
 
 
@@ -198,11 +200,11 @@ async def shown(request: HttpRequest) -> Response:
     """``GET /history/{prompt_id}``: one prompt, or nothing if it has not ended or is not known."""
     caller = await caller_of(request)
     entry = endpoint_of(request, caller)
-    wanted: str = request.path_params["prompt_id"]
-    found = await prompt.find(services_of(request).queue, caller.tenant, entry, wanted)
-    if found is None or not found.state.final:
+    prompt_id: str = request.path_params["prompt_id"]
+    record = await prompt.find(services_of(request).queue, caller.tenant, entry, prompt_id)
+    if record is None or not record.state.final:
         return json_reply({})
-    return json_reply({wanted: prompt.history(found)})
+    return json_reply({prompt_id: prompt.history(record)})
 
 
 COUNT = Operation(
@@ -299,8 +301,8 @@ async def _all(
         before=before,
         limit=MAX_LISTED,
     ):
-        for each in page:
-            yield each
+        for request in page:
+            yield request
         before = page[-1].id
 
 
@@ -326,29 +328,29 @@ async def json_object(request: HttpRequest) -> Mapping[str, Any]:
 
 def _input(body: Any) -> dict[str, Any]:
     """Input of the request for a body. ``InvalidInput`` names the node."""
-    given = cast("Mapping[str, Any]", body) if isinstance(body, dict) else {}
-    graph = given.get("prompt")
+    payload = cast("Mapping[str, Any]", body) if isinstance(body, dict) else {}
+    graph = payload.get("prompt")
     if not isinstance(graph, dict) or not graph:
         raise InvalidInput.of_field("prompt", "No prompt provided", "no_prompt")
-    for node, each in cast("dict[str, Any]", graph).items():
-        fields = cast("Mapping[str, Any]", each) if isinstance(each, dict) else {}
+    for node, node_body in cast("dict[str, Any]", graph).items():
+        fields = cast("Mapping[str, Any]", node_body) if isinstance(node_body, dict) else {}
         if not isinstance(fields.get("class_type"), str):
             message = "Cannot execute because a node is missing the class_type property"
             raise InvalidInput.of_field(f"prompt.{node}.class_type", message, "invalid_prompt")
         if not isinstance(fields.get("inputs"), dict):
             message = "Cannot execute because a node is missing the inputs property"
             raise InvalidInput.of_field(f"prompt.{node}.inputs", message, "invalid_prompt")
-    found: dict[str, Any] = {"prompt": graph}
+    arguments: dict[str, Any] = {"prompt": graph}
     for name in ("client_id", "prompt_id"):
-        value = given.get(name)
+        value = payload.get(name)
         if value is None or value == "":
             continue
         if not isinstance(value, str) or len(value) > prompt.MAX_ID:
             message = f"Input should be a text of at most {prompt.MAX_ID} characters"
             raise InvalidInput.of_field(name, message, "string_type")
-        found[name] = value
-    extra = given.get("extra_data")
+        arguments[name] = value
+    extra = payload.get("extra_data")
     if isinstance(extra, dict) and extra:
         kept = cast("Mapping[str, Any]", extra).items()
-        found["extra_data"] = {name: each for name, each in kept if name not in SECRETS}
-    return found
+        arguments["extra_data"] = {name: item for name, item in kept if name not in SECRETS}
+    return arguments

@@ -57,17 +57,17 @@ async def settings(request: HttpRequest) -> Response:
 
 async def setting(request: HttpRequest) -> Response:
     """``GET /settings/{id}``: one setting; null if it is not set."""
-    found = await _settings(request, await caller_of(request))
-    return json_reply(found.get(request.path_params["setting"]))
+    values = await _settings(request, await caller_of(request))
+    return json_reply(values.get(request.path_params["setting"]))
 
 
 async def set_settings(request: HttpRequest) -> Response:
     """``POST /settings``: set some settings."""
     caller = await caller_of(request)
-    given = await read_json(request, MAX_FILE_BYTES)
-    if not isinstance(given, dict):
+    body = await read_json(request, MAX_FILE_BYTES)
+    if not isinstance(body, dict):
         raise InvalidInput("The settings must be a JSON object.")
-    values = cast("Mapping[str, Any]", given)
+    values = cast("Mapping[str, Any]", body)
     await services_of(request).comfyui.book.merge(caller.tenant, SETTINGS, values)
     return Response()
 
@@ -91,45 +91,45 @@ async def listed(request: HttpRequest) -> Response:
     query = request.query_params
     folder = _checked(query.get("dir", "").strip("/")) + "/"
     below = [
-        replace(each, path=each.path.removeprefix(folder))
-        for each in await services_of(request).comfyui.book.files(caller.tenant)
-        if each.path.startswith(folder)
+        replace(file, path=file.path.removeprefix(folder))
+        for file in await services_of(request).comfyui.book.files(caller.tenant)
+        if file.path.startswith(folder)
     ]
     if query.get("recurse", "").lower() != "true":
-        below = [each for each in below if "/" not in each.path]
+        below = [file for file in below if "/" not in file.path]
     if query.get("full_info", "").lower() == "true":
-        return json_reply([_info(each) for each in below])
+        return json_reply([_info(file) for file in below])
     if query.get("split", "").lower() == "true":
-        return json_reply([[each.path, *each.path.split("/")] for each in below])
-    return json_reply([each.path for each in below])
+        return json_reply([[file.path, *file.path.split("/")] for file in below])
+    return json_reply([file.path for file in below])
 
 
 async def listed_with_folders(request: HttpRequest) -> Response:
     """``GET /v2/userdata?path=``: files and folders below a folder, the folders first."""
     caller = await caller_of(request)
-    given = request.query_params.get("path", "").strip("/")
-    start = _checked(given) + "/" if given else ""
+    folder = request.query_params.get("path", "").strip("/")
+    start = _checked(folder) + "/" if folder else ""
     files = await services_of(request).comfyui.book.files(caller.tenant)
     folders: dict[str, UserEntry] = {}
-    found: list[UserEntry] = []
-    for each in files:
-        if not each.path.startswith(start):
+    entries: list[UserEntry] = []
+    for file in files:
+        if not file.path.startswith(start):
             continue
-        parts = each.path.split("/")
+        parts = file.path.split("/")
         for depth in range(start.count("/") + 1, len(parts)):
             path = "/".join(parts[:depth])
             folders[path] = {"name": parts[depth - 1], "path": path, "type": "directory"}
-        info = _info(each)
-        found.append(
+        info = _info(file)
+        entries.append(
             {
                 "name": parts[-1],
-                "path": each.path,
+                "path": file.path,
                 "type": "file",
                 "size": info["size"],
                 "modified": info["modified"],
             }
         )
-    return json_reply([*folders.values(), *found])
+    return json_reply([*folders.values(), *entries])
 
 
 async def read(request: HttpRequest) -> Response:
@@ -166,7 +166,7 @@ async def written(request: HttpRequest) -> Response:
 async def moved(request: HttpRequest) -> Response:
     """``POST /userdata/{file}/move/{dest}``: rename a file."""
     caller = await caller_of(request)
-    source, path = (_checked(request.path_params[each]) for each in ("file", "dest"))
+    source, path = (_checked(request.path_params[parameter]) for parameter in ("file", "dest"))
     if SETTINGS in (source, path):
         raise InvalidInput("The settings cannot be moved.")
     book = services_of(request).comfyui.book
@@ -188,7 +188,7 @@ async def _stored(request: HttpRequest, caller: Caller, path: str) -> Response:
     if request.query_params.get("full_info", "").lower() != "true":
         return json_reply(path)
     files: Sequence[ComfyUiFileInfo] = await services_of(request).comfyui.book.files(caller.tenant)
-    return json_reply(next((_info(each) for each in files if each.path == path), None))
+    return json_reply(next((_info(file) for file in files if file.path == path), None))
 
 
 def _overwrites(request: HttpRequest) -> bool:

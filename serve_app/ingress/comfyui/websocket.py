@@ -72,16 +72,18 @@ async def _deny(socket: WebSocket, answer: Response) -> None:
 async def _until_gone(
     socket: WebSocket, events: ClientEvents, access_ended: Coroutine[Any, Any, None]
 ) -> None:
-    tasks = [asyncio.create_task(each) for each in (events.run(), access_ended, _read(socket))]
+    tasks = [
+        asyncio.create_task(coroutine) for coroutine in (events.run(), access_ended, _read(socket))
+    ]
     try:
         done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-        for each in done:
-            each.result()
+        for task in done:
+            task.result()
     except WebSocketDisconnect:
         log.debug("the client disconnected")
     finally:
-        for each in tasks:
-            each.cancel()
+        for task in tasks:
+            task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
 

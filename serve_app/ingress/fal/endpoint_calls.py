@@ -144,7 +144,7 @@ def _shared(entry: CatalogEntry) -> dict[str, Any]:
 
 def calls_about_requests(app: str, prefix: str, outputs: list[str]) -> Operations:
     """Calls about a submitted request of ``app``. ``outputs``: components of possible outputs."""
-    shapes = [reference(each) for each in outputs]
+    shapes = [reference(component) for component in outputs]
     output = shapes[0] if len(shapes) == 1 else {"anyOf": shapes}
     base, name = f"{prefix}/{app}/requests/{{request_id}}", pascal(f"{prefix}/{app}")
     return {

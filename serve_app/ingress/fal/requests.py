@@ -67,24 +67,24 @@ class RequestCall:
 async def status(request: HttpRequest, path: RequestPath, prefix: str) -> Response:
     """Answer 202 until the end, then 200. A poll is held back until there is something new."""
     call = await _find(request, path, prefix)
-    services, found = call.services, call.request
-    lines = await _lines(call, found)
-    poll = (found.id, call.with_logs)
-    seen = version(found, len(lines or ()))
-    if not found.state.final and services.replies.last.is_unchanged(
+    services, record = call.services, call.request
+    lines = await _lines(call, record)
+    poll = (record.id, call.with_logs)
+    seen = version(record, len(lines or ()))
+    if not record.state.final and services.replies.last.is_unchanged(
         poll, seen, services.clock.monotonic()
     ):
         end_admission()
-        found = await services.queue.changed(found.tenant, found.id, HOLD_S, since=found)
-        lines = await _lines(call, found)
-    if found.state.final:
+        record = await services.queue.changed(record.tenant, record.id, HOLD_S, since=record)
+        lines = await _lines(call, record)
+    if record.state.final:
         services.replies.last.forget(poll)
     else:
         services.replies.last.record(
-            poll, version(found, len(lines or ())), services.clock.monotonic()
+            poll, version(record, len(lines or ())), services.clock.monotonic()
         )
-    body = await _body(call, found, lines)
-    return json_reply(body, 200 if found.state.final else 202)
+    body = await _body(call, record, lines)
+    return json_reply(body, 200 if record.state.final else 202)
 
 
 async def status_stream(request: HttpRequest, path: RequestPath, prefix: str) -> Response:
@@ -97,8 +97,8 @@ async def result(request: HttpRequest, path: RequestPath, prefix: str) -> Respon
     """Answer with the output or the failure, as ``run`` would have."""
     call = await _find(request, path, prefix)
     waiting = "The request has not ended yet."
-    found = await require_ended(call.services.queue, call.request, waiting)
-    return await outcome_reply(found, call.services.files, origin_of(request))
+    record = await require_ended(call.services.queue, call.request, waiting)
+    return await outcome_reply(record, call.services.files, origin_of(request))
 
 
 async def cancel(request: HttpRequest, path: RequestPath, prefix: str) -> Response:
@@ -131,17 +131,17 @@ async def _find(request: HttpRequest, path: RequestPath, prefix: str) -> Request
     scope = CANCEL if path.part is RequestResource.CANCEL else READ
     caller = await authenticate(request, scope)
     what = f"request {path.request_id[:64]} under {path.app}"
-    found = await find_request(services.queue, caller.tenant, path.request_id, what)
-    if not path.fits(found.endpoint):
+    record = await find_request(services.queue, caller.tenant, path.request_id, what)
+    if not path.fits(record.endpoint):
         raise RequestNotFound(f"There is no {what}.")
-    caller.require_endpoint(found.endpoint)
-    name_request(request, found)
+    caller.require_endpoint(record.endpoint)
+    name_request(request, record)
     origin = origin_of(request)
     return RequestCall(
         services=services,
-        request=found,
+        request=record,
         origin=origin,
-        urls=request_urls(request_base(request, prefix), found.endpoint, found.id),
+        urls=request_urls(request_base(request, prefix), record.endpoint, record.id),
         with_logs=request.query_params.get("logs", "").lower() in ("1", "true", "yes", "on"),
     )
 

@@ -64,9 +64,9 @@ class PathRewriting:
                 host = value
             elif name == TARGET and _proxied(scope["path"]):
                 target = value
-        if target and (wanted := _fal_url(target.decode("latin-1"))) is not None:
-            led = self._below(service_of(wanted.hostname or ""), wanted.path or "/")
-            return _moved(scope, led or wanted.path or "/", wanted.query)
+        if target and (url := _fal_url(target.decode("latin-1"))) is not None:
+            led = self._below(service_of(url.hostname or ""), url.path or "/")
+            return _moved(scope, led or url.path or "/", url.query)
         service = service_of(host.decode("latin-1").partition(":")[0])
         if service is Service.RUN:  # it needs no prefix
             return scope
@@ -103,8 +103,8 @@ def request_base(request: HttpRequest, prefix: str) -> str:
 async def proxy_without_target(request: HttpRequest) -> Response:
     """Answer a call to ``/fal/proxy`` itself, which did not name one of fal's calls: 400."""
     context_of(request).route = "fal.proxy"
-    given = request.headers.get("x-fal-target-url")
-    problem = "is missing" if given is None else f"is not a URL of fal's: {given[:200]}"
+    target = request.headers.get("x-fal-target-url")
+    problem = "is missing" if target is None else f"is not a URL of fal's: {target[:200]}"
     message = f"Invalid request: the header x-fal-target-url {problem}."
     return json_reply({"detail": "Invalid request", "message": message}, 400)
 
@@ -137,7 +137,7 @@ def _varying(send: Send) -> Send:
 def _replaced(path: str) -> str:
     """Replace these characters by U+FFFD, as is done for bytes that are not UTF-8. Each route then
     answers "not found" in the format of its own protocol."""
-    return "".join("\ufffd" if each in _UNNAMED else each for each in path)
+    return "".join("\ufffd" if char in _UNNAMED else char for char in path)
 
 
 def _fal_url(url: str) -> SplitResult | None:

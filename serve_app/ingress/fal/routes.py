@@ -62,14 +62,14 @@ async def token_issued(request: HttpRequest) -> Response:
     """Issue a token; answer with it as a JSON string."""
     context_of(request).route = "fal.token"
     caller = await authenticate(request)
-    wanted = await read_model(request, NewToken, MAX_TOKEN_BODY_BYTES)
-    apps = [*wanted.allowed_apps, *([wanted.app] if wanted.app else [])]
+    body = await read_model(request, NewToken, MAX_TOKEN_BODY_BYTES)
+    apps = [*body.allowed_apps, *([body.app] if body.app else [])]
     if not apps:
         message = "allowed_apps should name at least one app"
         raise InvalidInput(
             f"{message}.", (FieldProblem(("body", "allowed_apps"), message, "missing"),)
         )
-    valid_s = wanted.duration or wanted.token_expiration
+    valid_s = body.duration or body.token_expiration
     return json_reply(services_of(request).identity.tokens.issue(caller, apps, valid_s))
 
 

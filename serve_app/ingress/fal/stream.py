@@ -152,8 +152,8 @@ class _EventSource:
         events = WorkflowEvents(self._services, self._origin)
         while True:
             request = self._request
-            for each in await events.news(request):
-                yield sse.json_event(each)
+            for event in await events.news(request):
+                yield sse.json_event(event)
             if request.state.final:
                 break
             self._request = await self._changed(request)
@@ -188,9 +188,9 @@ class _EventSource:
         sent, quiet_s = "", 0.0
         while True:
             final = self._request.state.final
-            async for each in partials.new():
-                sent, quiet_s = each.value, 0.0
-                yield sse.event(sent, id=f"{each.attempt}-{each.number}")
+            async for partial in partials.new():
+                sent, quiet_s = partial.value, 0.0
+                yield sse.event(sent, id=f"{partial.attempt}-{partial.number}")
             if final:
                 break
             started = self._services.clock.monotonic()
@@ -237,11 +237,11 @@ class _EventSource:
             return {}
         if progress is None or progress.stage is not Stage.DENOISING:
             return {}
-        found = await self._services.queue.preview(request.tenant, request.id)
-        if found is None or (request.attempt, found.step) == self._shown:
+        preview = await self._services.queue.preview(request.tenant, request.id)
+        if preview is None or (request.attempt, preview.step) == self._shown:
             return {}
-        self._shown = (request.attempt, found.step)
-        encoded = base64.b64encode(found.image).decode("ascii")
+        self._shown = (request.attempt, preview.step)
+        encoded = base64.b64encode(preview.image).decode("ascii")
         image = {"url": f"data:image/jpeg;base64,{encoded}", "content_type": "image/jpeg"}
         return {"images": [image]}
 

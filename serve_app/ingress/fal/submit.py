@@ -120,10 +120,10 @@ async def read_call(
 
 def _longest_queue(request: HttpRequest) -> int | None:
     """``fal_max_queue_length=N``: refuse the request if N or more are waiting."""
-    given = request.query_params.get("fal_max_queue_length")
-    if given is None:
+    text = request.query_params.get("fal_max_queue_length")
+    if text is None:
         return None
-    if not (given.isascii() and given.isdecimal() and len(given) <= MAX_DIGITS):
+    if not (text.isascii() and text.isdecimal() and len(text) <= MAX_DIGITS):
         what = f"should be a whole number of at most {MAX_DIGITS} digits"
-        raise query.invalid("fal_max_queue_length", what, given)
-    return int(given)
+        raise query.invalid("fal_max_queue_length", what, text)
+    return int(text)

@@ -113,12 +113,12 @@ async def token(request: HttpRequest) -> Response:
     context_of(request).route = "fal.upload.token"
     origin = origin_of(request)
     caller = await authenticate(request)
-    made = services_of(request).identity.upload_tokens.make(caller)
+    credential = services_of(request).identity.upload_tokens.make(caller)
     body: UploadCredential = {
-        "token": made.text,
+        "token": credential.text,
         "token_type": "Bearer",
         "base_url": f"{origin}/cdn",
-        "expires_at": made.expires_at.isoformat(),
+        "expires_at": credential.expires_at.isoformat(),
     }
     return json_reply(body)
 
@@ -210,7 +210,7 @@ async def join(request: HttpRequest) -> Response:
     files = services_of(request).files
     upload = await _found(request, in_parts=True)
     joining = await read_model(request, CompletedUpload, MAX_CALL_BYTES)
-    etags = {each.number: each.etag.strip('"') for each in joining.parts}
+    etags = {piece.number: piece.etag.strip('"') for piece in joining.parts}
     joined = await files.uploads.join(upload, etags)
     url = _readable(request, origin_of(request), joined)
     body: JoinedFile = {"access_url": url, "file_url": url, "file_size": joined.size}
@@ -387,15 +387,15 @@ async def _found(request: HttpRequest, *, in_parts: bool) -> Upload:
     or a key, its tenant must be the same.
     """
     params = request.path_params
-    found = await services_of(request).files.uploads.find(
+    upload = await services_of(request).files.uploads.find(
         params["key"], params["upload_id"], in_parts=in_parts
     )
     if "authorization" not in request.headers:
-        await _follow_owner(request, found)
-    elif await _tenant(request) != found.tenant:
+        await _follow_owner(request, upload)
+    elif await _tenant(request) != upload.tenant:
         raise upload_not_found()
-    work_from_now_on_for(found.tenant)
-    return found
+    work_from_now_on_for(upload.tenant)
+    return upload
 
 
 async def _follow_owner(request: HttpRequest, upload: Upload) -> None:

@@ -45,11 +45,11 @@ async def parse_webhook(
 ) -> Webhook | None:
     """Webhook from the query parameter ``fal_webhook``; None without it. ``InvalidInput``."""
     # Most calls have no query. Starlette would build an object for it.
-    given = request.query_params.get(PARAMETER) if request.scope["query_string"] else None
-    if given is None:
+    url = request.query_params.get(PARAMETER) if request.scope["query_string"] else None
+    if url is None:
         return None
     try:
-        return Webhook(await webhooks.targets.check(given, tenant), origin)
+        return Webhook(await webhooks.targets.check(url, tenant), origin)
     except BadTarget as wrong:
         message = f"{PARAMETER} {wrong}"
         # Without the value: a URL may contain a password, and errors are logged.
@@ -83,7 +83,7 @@ class Composer:
 
     async def _succeeded(self, request: Request, outcome: Outcome, origin: str) -> bytes:
         # Base64 needs four characters for three bytes.
-        small = sum(each.size for each in outcome.artifacts) * 4 / 3 < MAX_BODY_BYTES
+        small = sum(artifact.size for artifact in outcome.artifacts) * 4 / 3 < MAX_BODY_BYTES
         inline = request.input.get("sync_mode") is True and small
         rest: dict[str, Any] = {"status": "OK", "payload": None} | _about_fallback(request)
         try:
@@ -126,13 +126,13 @@ MIN_INTERVAL_S = 1.0
 
 def wants_progress(request: HttpRequest) -> bool:
     """Return whether the query parameter ``fal_webhook_progress`` is on. ``InvalidInput``."""
-    given = request.query_params.get(PROGRESS_PARAMETER)
-    if given is None or given in NO:
+    text = request.query_params.get(PROGRESS_PARAMETER)
+    if text is None or text in NO:
         return False
-    if given not in YES:
-        raise query.invalid(PROGRESS_PARAMETER, f"should be one of {', '.join((*YES, *NO))}", given)
+    if text not in YES:
+        raise query.invalid(PROGRESS_PARAMETER, f"should be one of {', '.join((*YES, *NO))}", text)
     if request.query_params.get(PARAMETER) is None:
-        raise query.invalid(PROGRESS_PARAMETER, f"needs {PARAMETER}, the URL to call", given)
+        raise query.invalid(PROGRESS_PARAMETER, f"needs {PARAMETER}, the URL to call", text)
     return True
 
 

@@ -144,10 +144,10 @@ async def require_requests(request: HTTPConnection, caller: Caller, ids: Sequenc
     Ids of no request are left to others."""
     if not caller.endpoints:
         return
-    known = [id_ for each in ids if (id_ := request_ids.canonical(each)) is not None]
+    known = [id_ for raw_id in ids if (id_ := request_ids.canonical(raw_id)) is not None]
     gallery = services_of(request).queue.gallery
-    for found in await gallery.several(caller.tenant, known) if known else ():
-        caller.require_endpoint(found.endpoint)
+    for record in await gallery.several(caller.tenant, known) if known else ():
+        caller.require_endpoint(record.endpoint)
 
 
 async def require_file(request: HTTPConnection, caller: Caller, key: str) -> None:
@@ -168,8 +168,8 @@ async def readable(
     """Select the requests whose endpoints the caller may use."""
     if not caller.endpoints or not ids:
         return ids
-    found = await services_of(request).queue.gallery.several(tenant, [*ids])
-    return {each.id for each in found if caller.allows(each.endpoint)}
+    jobs = await services_of(request).queue.gallery.several(tenant, [*ids])
+    return {record.id for record in jobs if caller.allows(record.endpoint)}
 
 
 async def authenticate_for_tenant(request: HTTPConnection, what: str) -> tuple[Caller, str]:

@@ -177,8 +177,8 @@ def is_deep(value: Any) -> bool:
     for _ in range(MAX_DEPTH):
         level = [
             inner
-            for each in level
-            for inner in (each.values() if isinstance(each, dict) else each)
+            for container in level
+            for inner in (container.values() if isinstance(container, dict) else container)
             if isinstance(inner, dict | list)
         ]
     return bool(level)
@@ -211,8 +211,8 @@ def reject_unstorable(value: Any, where: tuple[str | int, ...]) -> None:
     JSON allows the first two as escapes, a form can contain NUL, and JSON parsers of libraries
     accept ``Infinity``. PostgreSQL, UTF-8 and JSON cannot store them.
     """
-    if (found := _unstorable(value)) is not None:
-        inner, message, type_ = found
+    if (unstorable := _unstorable(value)) is not None:
+        inner, message, type_ = unstorable
         problem = FieldProblem((*where, *inner), message, type_)
         raise InvalidInput(f"{'.'.join(map(str, problem.loc[1:]))}: {message}", (problem,))
 
@@ -231,14 +231,14 @@ def _unstorable(value: Any) -> _Unstorable | None:
         return (), "Input should be a finite number", "finite_number"
     if isinstance(value, dict):
         for key, inner in cast("dict[str, Any]", value).items():
-            if (found := _unstorable(key)) is not None:
-                return found
-            if (found := _unstorable(inner)) is not None:
-                return (key, *found[0]), *found[1:]
+            if (problem := _unstorable(key)) is not None:
+                return problem
+            if (problem := _unstorable(inner)) is not None:
+                return (key, *problem[0]), *problem[1:]
     elif isinstance(value, list):
         for index, inner in enumerate(cast("list[Any]", value)):
-            if (found := _unstorable(inner)) is not None:
-                return (index, *found[0]), *found[1:]
+            if (problem := _unstorable(inner)) is not None:
+                return (index, *problem[0]), *problem[1:]
     return None
 
 
@@ -370,7 +370,7 @@ def _is_text(headers: Iterable[tuple[bytes, bytes]]) -> bool:
 async def read_form(request: HttpRequest, max_bytes: int, most_files: int) -> Form:
     """Parse a form. ``TooLarge``: it exceeds ``max_bytes``. ``InvalidInput``: it is not a form."""
     raw = await read_body(request, max_bytes)
-    found = Form()
+    form = Form()
     parser = _FormParser(
         Headers(scope=request.scope),
         _at_once(raw),
@@ -386,15 +386,15 @@ async def read_form(request: HttpRequest, max_bytes: int, most_files: int) -> Fo
             if isinstance(value, UploadFile):
                 media_type = value.content_type or "application/octet-stream"
                 file = FormFile(value.filename or plain, media_type, await value.read())
-                found.files.setdefault(plain, []).append(file)
+                form.files.setdefault(plain, []).append(file)
             else:
-                found.texts[plain] = value
-                found.sent.append((name, value))
+                form.texts[plain] = value
+                form.sent.append((name, value))
     finally:
         await parsed.close()
-    for name, value in found.sent:
+    for name, value in form.sent:
         _require_text(name, value)
-    return found
+    return form
 
 
 def _require_text(name: str, value: str) -> None:

@@ -53,11 +53,11 @@ def parsed(text: str) -> IPv4Address | IPv6Address | None:
 
 
 def within(address: IPv4Address | IPv6Address, networks: Sequence[Network]) -> bool:
-    return any(address in each for each in networks)
+    return any(address in network for network in networks)
 
 
 def _peer(request: HTTPConnection, secret: str) -> str:
-    given = request.headers.get(SECRET, "").encode("latin-1")
-    if secret and hmac.compare_digest(given, secret.encode()):
+    header = request.headers.get(SECRET, "").encode("latin-1")
+    if secret and hmac.compare_digest(header, secret.encode()):
         return request.headers.get(CLIENT, "")
     return "" if request.client is None else request.client.host

@@ -13,5 +13,5 @@ def content_disposition(kind: Literal["inline", "attachment"], name: str) -> str
         return f"{kind}; filename*=UTF-8''{quote(name)}"
     letters = unicodedata.normalize("NFKD", name).encode("ascii", "ignore").decode("ascii")
     stem, dot, extension = letters.rpartition(".")
-    twin = "".join(each if each.isalnum() or each in "_-" else "_" for each in stem).strip("_")
+    twin = "".join(char if char.isalnum() or char in "_-" else "_" for char in stem).strip("_")
     return f"{kind}; filename=\"{twin or 'file'}{dot}{extension}\"; filename*=UTF-8''{quote(name)}"

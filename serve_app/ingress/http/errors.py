@@ -150,7 +150,7 @@ def body_for(error: DarkroomError) -> Error | ValidationError:
         return {"detail": STILL_IN_PROGRESS}
     if isinstance(error, errors.InvalidInput):
         problems = error.problems or (FieldProblem(("body",), error.message, "value_error"),)
-        return {"detail": [problem_item(each) for each in problems], "message": error.message}
+        return {"detail": [problem_item(problem) for problem in problems], "message": error.message}
     answer = http_answer(error)
     body: Error = {
         "detail": error.message,

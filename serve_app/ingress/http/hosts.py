@@ -70,8 +70,8 @@ _NAME = re.compile(r"(\[[^\]]*\]|[^:]*)(:\d{1,5})?")
 @lru_cache(256)
 def name_and_port(host: str) -> tuple[str, str]:
     """Name in lower case, and port with its colon or nothing, of a Host header."""
-    found = _NAME.match(host)
-    return ("", "") if found is None else (found[1].lower(), found[2] or "")
+    match = _NAME.match(host)
+    return ("", "") if match is None else (match[1].lower(), match[2] or "")
 
 
 def comfyui_host(host: str, given: str | None) -> str | None:

@@ -50,13 +50,14 @@ def schema_of(type_: Any, mode: Mode) -> tuple[Json, Mapping[str, Json]]:
     It takes milliseconds for each type, once for a process. ``mode``: "validation" for what clients
     send, "serialization" for responses.
     """
-    found, definitions = TypeAdapter.json_schemas(
+    schemas, definitions = TypeAdapter.json_schemas(
         [(0, mode, TypeAdapter(type_))], schema_generator=_Untitled
     )
     components = {
-        name: _converted(_untitled(each), "") for name, each in definitions.get("$defs", {}).items()
+        name: _converted(_untitled(definition), "")
+        for name, definition in definitions.get("$defs", {}).items()
     }
-    return _converted(found[0, mode], ""), components
+    return _converted(schemas[0, mode], ""), components
 
 
 def _untitled(schema: Mapping[str, Any]) -> Json:
@@ -68,10 +69,10 @@ def components(name: str, schema: Mapping[str, Any]) -> dict[str, Json]:
     several schemas go into one document."""
     definitions: Mapping[str, Any] = schema.get("$defs", {})
     plain = {key: value for key, value in schema.items() if key != "$defs"}
-    found = {name: _converted(plain, name)}
-    for each, definition in definitions.items():
-        found[name + each] = _converted(definition, name)
-    return found
+    schemas = {name: _converted(plain, name)}
+    for own_name, definition in definitions.items():
+        schemas[name + own_name] = _converted(definition, name)
+    return schemas
 
 
 _OF_NAMES = frozenset({"properties"})
@@ -106,9 +107,9 @@ def _converted(value: Any, prefix: str) -> Any:
     if isinstance(schema.get("type"), list):
         converted = _of_types(converted)
     for bound, limit in (("exclusiveMinimum", "minimum"), ("exclusiveMaximum", "maximum")):
-        given = schema.get(bound)
-        if isinstance(given, (int, float)) and not isinstance(given, bool):
-            converted |= {limit: given, bound: True}
+        number = schema.get(bound)
+        if isinstance(number, (int, float)) and not isinstance(number, bool):
+            converted |= {limit: number, bound: True}
     if "const" in converted:
         converted["enum"] = [converted.pop("const")]
     if converted.get("type") == "null":
@@ -119,10 +120,10 @@ def _converted(value: Any, prefix: str) -> Any:
 def _inner(key: str, inner: Any, prefix: str) -> Any:
     if key in _OF_NAMES and isinstance(inner, dict):
         fields = cast("Json", inner)
-        return {name: _converted(each, prefix) for name, each in fields.items()}
+        return {name: _converted(field, prefix) for name, field in fields.items()}
     if key in _OF_SCHEMAS and isinstance(inner, list):
         each_ = cast("list[Any]", inner)
-        return [each if each == NULL else _converted(each, prefix) for each in each_]
+        return [item if item == NULL else _converted(item, prefix) for item in each_]
     if key in _OF_A_SCHEMA and not isinstance(inner, bool):
         return _converted(inner, prefix)
     return inner
@@ -130,12 +131,12 @@ def _inner(key: str, inner: Any, prefix: str) -> Any:
 
 def _of_types(schema: Json) -> Json:
     """Schema with several types: OpenAPI 3.0 has one, or none."""
-    types = [each for each in schema["type"] if each != "null"]
+    types = [type_name for type_name in schema["type"] if type_name != "null"]
     rest = {key: value for key, value in schema.items() if key != "type"}
     nullable = {"nullable": True} if len(types) < len(schema["type"]) else {}
     if len(types) == 1:
         return {**rest, "type": types[0], **nullable}
-    return {**rest, "anyOf": [{"type": each} for each in types], **nullable}
+    return {**rest, "anyOf": [{"type": type_name} for type_name in types], **nullable}
 
 
 def _reference(schema: Json, prefix: str) -> Json:
@@ -146,7 +147,7 @@ def _reference(schema: Json, prefix: str) -> Json:
 
 
 def _nullable(schema: Json) -> Json:
-    others = [each for each in schema.pop("anyOf") if each != NULL]
+    others = [branch for branch in schema.pop("anyOf") if branch != NULL]
     if schema.get("default", 0) is None:
         del schema["default"]  # leaving the field out says the same
     if len(others) == 1 and "$ref" not in others[0]:

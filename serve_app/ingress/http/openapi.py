@@ -158,7 +158,7 @@ class Renderer:
 
     def paths(self, operations: Operations) -> Json:
         return {
-            path: {method.lower(): self._operation(each) for method, each in calls.items()}
+            path: {method.lower(): self._operation(call) for method, call in calls.items()}
             for path, calls in operations.items()
         }
 
@@ -169,13 +169,13 @@ class Renderer:
             "operationId": call.name,
             "summary": call.summary,
             "tags": [call.tag],
-            "responses": {str(status): self._answer(each) for status, each in answers.items()},
+            "responses": {str(status): self._answer(reply) for status, reply in answers.items()},
             "security": [{"Key": []}] if call.key else [],
             **({} if call.description is None else {"description": call.description}),
             **call.extensions,
         }
         if call.parameters:
-            written["parameters"] = [self._parameter(each) for each in call.parameters]
+            written["parameters"] = [self._parameter(parameter) for parameter in call.parameters]
         taken = {**({} if call.body is None else {JSON: call.body}), **call.content}
         if taken:
             content = self._content(taken, "validation")
@@ -187,7 +187,9 @@ class Renderer:
         return {"description": each.description, **({"content": content} if content else {})}
 
     def _content(self, content: Mapping[str, Any], mode: Mode) -> Json:
-        return {kind: {"schema": self._schema(each, mode)} for kind, each in content.items()}
+        return {
+            kind: {"schema": self._schema(body_type, mode)} for kind, body_type in content.items()
+        }
 
     def _parameter(self, each: Parameter) -> Json:
         return {

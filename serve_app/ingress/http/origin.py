@@ -89,8 +89,8 @@ def host_of(request: HttpRequest) -> str:
 
 @lru_cache(256)  # few hosts, and every call has one
 def _is_known(host: str, names: frozenset[str]) -> bool:
-    found = _HOST.fullmatch(host)
-    name = found[1].lower() if found is not None else ""
+    match = _HOST.fullmatch(host)
+    name = match[1].lower() if match is not None else ""
     return name in names or is_fal(name) or parent_of(name) in names
 
 
@@ -122,13 +122,13 @@ def internal_origin() -> str:
     options = client.http_config
     host = options.host or ""
     if host in WILDCARD_ADDRESSES:
-        asked: Any = client._controller.get_proxy_location.remote()  # noqa: SLF001
-        location: Any = ray.get(asked)
+        reference: Any = client._controller.get_proxy_location.remote()  # noqa: SLF001
+        location: Any = ray.get(reference)
         on_each = location == ProxyLocation.EveryNode
         host = ray.util.get_node_ip_address() if on_each else _head_address()
     return f"http://[{host}]:{options.port}" if ":" in host else f"http://{host}:{options.port}"
 
 
 def _head_address() -> str:
-    (head,) = [each for each in ray.nodes() if each["Alive"] and HEAD_NODE in each["Resources"]]
+    (head,) = [node for node in ray.nodes() if node["Alive"] and HEAD_NODE in node["Resources"]]
     return str(head["NodeManagerAddress"])

@@ -12,31 +12,31 @@ from serve_app.ingress.services import request_ids
 
 def page_size(request: HTTPConnection, *, default: int, most: int) -> int:
     """Read ``limit``. ``InvalidInput``: it is not from 1 to ``most``."""
-    given = request.query_params.get("limit", str(default))
-    if (size := _counted(given, most)) is None or size < 1:
-        raise invalid("limit", f"should be from 1 to {most}", given)
+    value = request.query_params.get("limit", str(default))
+    if (size := _counted(value, most)) is None or size < 1:
+        raise invalid("limit", f"should be from 1 to {most}", value)
     return size
 
 
 def time(request: HTTPConnection, name: str) -> datetime | None:
     """Read a time with its zone, such as ``2026-01-31T12:00:00Z``. ``InvalidInput``."""
-    given = request.query_params.get(name)
-    if given is None:
+    value = request.query_params.get(name)
+    if value is None:
         return None
     try:
-        at = datetime.fromisoformat(given)
+        at = datetime.fromisoformat(value)
         if at.tzinfo is not None:
             return at
     except ValueError:
         pass
-    raise invalid(name, "should be a time with its zone, such as 2026-01-31T12:00:00Z", given)
+    raise invalid(name, "should be a time with its zone, such as 2026-01-31T12:00:00Z", value)
 
 
 def whole(request: HTTPConnection, name: str, *, default: int, most: int) -> int:
     """Read a whole number. ``InvalidInput``: it is not from 0 to ``most``."""
-    given = request.query_params.get(name, str(default))
-    if (number := _counted(given, most)) is None:
-        raise invalid(name, f"should be a whole number from 0 to {most}", given)
+    value = request.query_params.get(name, str(default))
+    if (number := _counted(value, most)) is None:
+        raise invalid(name, f"should be a whole number from 0 to {most}", value)
     return number
 
 
@@ -49,23 +49,23 @@ def request_id(
     request: HTTPConnection, name: str, what: str = "should be the id of a request"
 ) -> str | None:
     """Read the id of a request. ``InvalidInput``: it is none."""
-    given = request.query_params.get(name)
-    if given is not None and not request_ids.valid(given):
-        raise invalid(name, what, given)
-    return given
+    value = request.query_params.get(name)
+    if value is not None and not request_ids.valid(value):
+        raise invalid(name, what, value)
+    return value
 
 
 def yes_no(request: HTTPConnection, name: str, *, default: bool) -> bool:
     """Read ``true`` or ``false``. ``InvalidInput`` for any other value."""
-    given = request.query_params.get(name, str(default).lower())
-    if given not in ("true", "false"):
-        raise invalid(name, "should be true or false", given)
-    return given == "true"
+    value = request.query_params.get(name, str(default).lower())
+    if value not in ("true", "false"):
+        raise invalid(name, "should be true or false", value)
+    return value == "true"
 
 
 def several(request: HTTPConnection, name: str) -> list[str]:
     """Read a parameter that may be repeated, or have several values separated by commas."""
-    return [one for each in _texts(request, name) for one in each.split(",") if one]
+    return [part for value in _texts(request, name) for part in value.split(",") if part]
 
 
 def _counted(given: str, most: int) -> int | None:
@@ -78,11 +78,11 @@ def _counted(given: str, most: int) -> int | None:
 
 
 def _texts(request: HTTPConnection, name: str) -> list[str]:
-    given = request.query_params.getlist(name)
-    for each in given:
-        if "\0" in each:
-            raise invalid(name, "should not contain a null character", each)
-    return given
+    values = request.query_params.getlist(name)
+    for value in values:
+        if "\0" in value:
+            raise invalid(name, "should not contain a null character", value)
+    return values
 
 
 def invalid(name: str, what: str, value: str) -> InvalidInput:

@@ -131,11 +131,15 @@ def prefix_locations(name: str, error: InvalidInput) -> InvalidInput:
     """``error`` with its locations below the field ``name`` of a larger body."""
     problems = tuple(
         FieldProblem(
-            ("body", name, *each.loc[1:]), each.message, each.type, each.context, each.value
+            ("body", name, *problem.loc[1:]),
+            problem.message,
+            problem.type,
+            problem.context,
+            problem.value,
         )
-        if each.loc[:1] == ("body",)
-        else each
-        for each in error.problems
+        if problem.loc[:1] == ("body",)
+        else problem
+        for problem in error.problems
     )
     return InvalidInput(error.message, problems)
 
@@ -148,8 +152,14 @@ def renamed(error: InvalidInput, names: Mapping[str, str]) -> InvalidInput:
     if not error.problems:
         return error
     problems = tuple(
-        FieldProblem(_renamed(each.loc, names), each.message, each.type, each.context, each.value)
-        for each in error.problems
+        FieldProblem(
+            _renamed(problem.loc, names),
+            problem.message,
+            problem.type,
+            problem.context,
+            problem.value,
+        )
+        for problem in error.problems
     )
     return InvalidInput.of_problems(problems)
 

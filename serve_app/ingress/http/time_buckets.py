@@ -81,8 +81,8 @@ def endpoints_of(
     if len(endpoints) > MAX_ENDPOINTS:
         what = f"should name at most {MAX_ENDPOINTS} endpoints"
         raise query.invalid("endpoint_id", what, str(len(endpoints)))
-    for each in endpoints:
-        caller.require_endpoint(each)
+    for endpoint in endpoints:
+        caller.require_endpoint(endpoint)
     return endpoints or allowed
 
 
@@ -111,27 +111,27 @@ def page_of(request: HttpRequest, asked: BucketQuery) -> BucketPage:
 
 
 def _timeframe(request: HttpRequest, span: TimeRange) -> Timeframe:
-    given = request.query_params.get("timeframe")
-    if given is None:
+    text = request.query_params.get("timeframe")
+    if text is None:
         return Timeframe.fitting(span.end - span.start)
     try:
-        return Timeframe(given)
+        return Timeframe(text)
     except ValueError:
         what = f"should be one of {', '.join(Timeframe)}"
-        raise query.invalid("timeframe", what, given) from None
+        raise query.invalid("timeframe", what, text) from None
 
 
 def _cursor(request: HttpRequest, asked: BucketQuery) -> datetime | None:
-    given = request.query_params.get("cursor")
-    if given is None:
+    cursor = request.query_params.get("cursor")
+    if cursor is None:
         return None
     try:
-        at = datetime.fromisoformat(given).astimezone(UTC)
+        at = datetime.fromisoformat(cursor).astimezone(UTC)
         if asked.span.start < at < asked.span.end and asked.timeframe.start(at, asked.zone) == at:
             return at
     except (ValueError, OverflowError):
         pass
-    raise query.invalid("cursor", "should be the next_cursor of the previous page", given)
+    raise query.invalid("cursor", "should be the next_cursor of the previous page", cursor)
 
 
 def _buckets(

@@ -33,31 +33,31 @@ def time_range(
     end = _moment(request, "end", zone) or now
     start = _moment(request, "start", zone) or end - length
     if start >= end:
-        given = request.query_params.get("start", start.isoformat())
-        raise invalid("start", f"should be before the end, {end.isoformat()}", given)
+        text = request.query_params.get("start", start.isoformat())
+        raise invalid("start", f"should be before the end, {end.isoformat()}", text)
     return TimeRange(start, end)
 
 
 def zone_of(request: HTTPConnection) -> tzinfo:
     """Read the time zone. ``InvalidInput``: this machine does not know it. Reading a zone's file
     blocks."""
-    given = request.query_params.get("timezone", "UTC")
-    if given == "UTC":
+    name = request.query_params.get("timezone", "UTC")
+    if name == "UTC":
         return UTC
     try:
-        return ZoneInfo(given)
+        return ZoneInfo(name)
     except (ValueError, KeyError, OSError):  # OSError: a folder of zones
-        raise invalid("timezone", "should be a name such as Europe/Berlin or UTC", given) from None
+        raise invalid("timezone", "should be a name such as Europe/Berlin or UTC", name) from None
 
 
 def _moment(request: HTTPConnection, name: str, zone: tzinfo) -> datetime | None:
-    given = request.query_params.get(name)
-    if given is None:
+    text = request.query_params.get(name)
+    if text is None:
         return None
     try:
-        at = datetime.fromisoformat(given)
+        at = datetime.fromisoformat(text)
         if at.year in YEARS:
             return (at if at.tzinfo else at.replace(tzinfo=zone)).astimezone(UTC)
     except (ValueError, OverflowError):
         pass
-    raise invalid(name, "should be a date or time, such as 2026-01-31T12:00:00Z", given)
+    raise invalid(name, "should be a date or time, such as 2026-01-31T12:00:00Z", text)

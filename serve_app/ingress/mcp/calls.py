@@ -70,18 +70,18 @@ async def call_of(
 
 async def list_models(call: ToolCall, given: ListModels) -> CallToolResult:
     words = given.query.lower().split()
-    found = [
-        _summary(each)
-        for each in call.services.catalog_of(call.caller)
-        if not each.missing
-        and each.endpoint.takes_requests
-        and call.caller.allows(each.endpoint.id)
-        and all(word in _text(each) for word in words)
+    models = [
+        _summary(entry)
+        for entry in call.services.catalog_of(call.caller)
+        if not entry.missing
+        and entry.endpoint.takes_requests
+        and call.caller.allows(entry.endpoint.id)
+        and all(word in _text(entry) for word in words)
     ]
     sentence = "\n".join(
-        f"{one['model']}: {one['description']} ({one['category']})" for one in found
+        f"{model['model']}: {model['description']} ({model['category']})" for model in models
     )
-    return content.text_result(sentence or "No model matches the query.", {"models": found})
+    return content.text_result(sentence or "No model matches the query.", {"models": models})
 
 
 async def describe_model(call: ToolCall, given: DescribeModel) -> CallToolResult:
@@ -120,14 +120,14 @@ async def generate(call: ToolCall, given: Generate) -> ToolResult:
 
 
 async def wait(call: ToolCall, given: Wait) -> ToolResult:
-    found = await _find(call, given.request_id)
-    found = await content.until_ended(call.services, found, given.wait_s, call.report_progress)
-    return await _result_or_task(call, found, origin_of(call.http))
+    request = await _find(call, given.request_id)
+    request = await content.until_ended(call.services, request, given.wait_s, call.report_progress)
+    return await _result_or_task(call, request, origin_of(call.http))
 
 
 async def get_result(call: ToolCall, given: RequestArguments) -> CallToolResult:
-    found = await _find(call, given.request_id)
-    return await _result(call.services, found, origin_of(call.http))
+    request = await _find(call, given.request_id)
+    return await _result(call.services, request, origin_of(call.http))
 
 
 CANCELS: Mapping[CancelVerdict, str] = {
@@ -138,9 +138,11 @@ CANCELS: Mapping[CancelVerdict, str] = {
 
 
 async def cancel(call: ToolCall, given: RequestArguments) -> CallToolResult:
-    found = await _find(call, given.request_id)
-    verdict = await call.services.queue.cancel(found.tenant, found.id, actor_of(call.http))
-    return content.text_result(CANCELS[verdict], {"request_id": found.id, "verdict": verdict.value})
+    request = await _find(call, given.request_id)
+    verdict = await call.services.queue.cancel(request.tenant, request.id, actor_of(call.http))
+    return content.text_result(
+        CANCELS[verdict], {"request_id": request.id, "verdict": verdict.value}
+    )
 
 
 CALLS: Mapping[str, Callable[[ToolCall, Any], Awaitable[ToolResult]]] = {
@@ -170,8 +172,8 @@ async def call_tool(call: ToolCall, name: str, given: Arguments) -> ToolResult:
 
 async def get_task(call: ToolCall, task_id: str) -> dict[str, Any]:
     call.caller.require(scopes.READ)
-    found = await _find(call, task_id, "task")
-    return await tasks.detailed_task(call.services, found, origin_of(call.http))
+    request = await _find(call, task_id, "task")
+    return await tasks.detailed_task(call.services, request, origin_of(call.http))
 
 
 async def update_task(call: ToolCall, task_id: str) -> dict[str, Any]:
@@ -183,8 +185,8 @@ async def update_task(call: ToolCall, task_id: str) -> dict[str, Any]:
 
 async def cancel_task(call: ToolCall, task_id: str) -> dict[str, Any]:
     call.caller.require(scopes.CANCEL)
-    found = await _find(call, task_id, "task")
-    await call.services.queue.cancel(found.tenant, found.id, actor_of(call.http))
+    request = await _find(call, task_id, "task")
+    await call.services.queue.cancel(request.tenant, request.id, actor_of(call.http))
     return {}
 
 
@@ -198,9 +200,9 @@ TASK_CALLS: Mapping[str, Callable[[ToolCall, str], Awaitable[dict[str, Any]]]] =
 
 async def _find(call: ToolCall, request_id: str, kind: str = "request") -> Request:
     what = f"{kind} {request_id[:64]}"
-    found = await find_request(call.services.queue, call.caller.tenant, request_id, what)
-    call.caller.require_endpoint(found.endpoint)
-    return found
+    request = await find_request(call.services.queue, call.caller.tenant, request_id, what)
+    call.caller.require_endpoint(request.endpoint)
+    return request
 
 
 async def _result_or_task(call: ToolCall, request: Request, origin: str) -> ToolResult:
@@ -238,5 +240,7 @@ def _described(entry: CatalogEntry) -> dict[str, Any]:
 
 
 def _text(entry: CatalogEntry) -> str:
-    each = entry.endpoint
-    return " ".join((each.id, each.display_name, each.description, each.category)).lower()
+    endpoint = entry.endpoint
+    return " ".join(
+        (endpoint.id, endpoint.display_name, endpoint.description, endpoint.category)
+    ).lower()

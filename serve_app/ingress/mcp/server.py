@@ -95,10 +95,10 @@ async def _call_tool(
     http = context.request
     assert isinstance(http, HttpRequest)  # noqa: S101 true for the only transport in use
     try:
-        given = arguments.model_validate(checked_count(params.name, params.arguments or {}))
+        validated = arguments.model_validate(checked_count(params.name, params.arguments or {}))
         progress = context.session.report_progress
         call = await call_of(http, progress, takes_tasks=takes_tasks(context))
-        return await call_tool(call, params.name, given)
+        return await call_tool(call, params.name, validated)
     except ValidationError as error:
         return _mistake(argument_error(params.name, error))
     except DarkroomError as error:

@@ -111,22 +111,25 @@ def argument_error(tool: str, error: ValidationError) -> InvalidInput:
     fields = ARGUMENTS[tool].model_fields
     wrong: list[str] = []
     mistakes = error.errors()[:MAX_MISTAKES]
-    for each in mistakes:
-        name = ".".join(str(part) for part in each["loc"])[:MAX_NAME]
-        if each["type"] == "missing":
+    for mistake in mistakes:
+        name = ".".join(str(part) for part in mistake["loc"])[:MAX_NAME]
+        if mistake["type"] == "missing":
             wrong.append(f"`{name}` is missing")
-        elif each["type"] == "extra_forbidden":
+        elif mistake["type"] == "extra_forbidden":
             near = difflib.get_close_matches(name, fields, n=1)
             hint = f" (did you mean `{near[0]}`?)" if near else ""
             wrong.append(f"there is no `{name}`{hint}")
         else:
-            wrong.append(f"`{name}`: {each['msg']}")
+            wrong.append(f"`{name}`: {mistake['msg']}")
     takes = ", ".join(
         f"`{name}`{' (required)' if field.is_required() else ''}" for name, field in fields.items()
     )
     return InvalidInput(
         f"Wrong arguments of {tool}: {'; '.join(wrong)}. It takes {takes}.",
-        tuple(FieldProblem(("body", *each["loc"]), each["msg"], each["type"]) for each in mistakes),
+        tuple(
+            FieldProblem(("body", *detail["loc"]), detail["msg"], detail["type"])
+            for detail in mistakes
+        ),
     )
 
 

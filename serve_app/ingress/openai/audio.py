@@ -75,22 +75,22 @@ async def _transcribed(
     unknown = sorted(form.files.keys() - {FILE})
     if unknown:
         raise InvalidInput.of_field(unknown[0], "Not supported here", "feature_not_supported")
-    given = parameters.read(unfolded(form.sent))
-    entry = find_endpoint(services, caller, given.model or DEFAULT_TRANSCRIPTION_MODEL)
+    options = parameters.read(unfolded(form.sent))
+    entry = find_endpoint(services, caller, options.model or DEFAULT_TRANSCRIPTION_MODEL)
     fields = EndpointFields(entry)
     if not fields.accepts(AUDIO):
         raise Unsupported(f"{entry.endpoint.id} takes no audio: its input has no `{AUDIO}`.")
-    wanted = transcription_input(typed(given, fields), task, fields)
+    arguments = transcription_input(typed(options, fields), task, fields)
     if files := form.files.get(FILE):
-        wanted[AUDIO] = await in_cpu_thread(_audio_uri, files[0])
-    elif AUDIO not in wanted:
+        arguments[AUDIO] = await in_cpu_thread(_audio_uri, files[0])
+    elif AUDIO not in arguments:
         raise InvalidInput.of_field(FILE, "Field required", "missing")
     origin_of(request)  # may be refused, so check it before anything is stored
-    new = await validated(request, caller, entry.endpoint.id, wanted, NAMES, model=given.model)
+    new = await validated(request, caller, entry.endpoint.id, arguments, NAMES, model=options.model)
 
     async def reply(ended: Request) -> Response:
         output = final_outcome(ended).output or {}
-        return _written(Transcript.of_output(output, ended.endpoint), given, task, ended)
+        return _written(Transcript.of_output(output, ended.endpoint), options, task, ended)
 
     return await run(request, new, NAMES, reply)
 
@@ -138,16 +138,18 @@ async def speech(request: HttpRequest) -> Response:
     caller = await authenticate(request)
     services = services_of(request)
     body = await read_json(request, services.config.limits.max_body_bytes)
-    given = SpeechParameters.read(body)
-    entry = find_endpoint(services, caller, given.model or DEFAULT_SPEECH_MODEL)
+    parameters = SpeechParameters.read(body)
+    entry = find_endpoint(services, caller, parameters.model or DEFAULT_SPEECH_MODEL)
     if entry.endpoint.kind != "audio":
         raise Unsupported(
             f"{entry.endpoint.id} makes no audio: its category is {entry.endpoint.category}."
         )
-    wanted = speech_input(given, EndpointFields(entry))
+    arguments = speech_input(parameters, EndpointFields(entry))
     origin_of(request)  # may be refused, so check it before anything is stored
     endpoint_id = entry.endpoint.id
-    new = await validated(request, caller, endpoint_id, wanted, SPOKEN_NAMES, model=given.model)
+    new = await validated(
+        request, caller, endpoint_id, arguments, SPOKEN_NAMES, model=parameters.model
+    )
 
     async def reply(ended: Request) -> Response:
         file = _audio_of(ended)
@@ -163,8 +165,10 @@ NO_SNIFFING: Mapping[str, str] = {"x-content-type-options": "nosniff"}
 
 
 def _audio_of(request: Request) -> Artifact:
-    found = final_outcome(request).artifacts
-    file = next((each for each in found if each.media_type.startswith("audio/")), None)
+    artifacts = final_outcome(request).artifacts
+    file = next(
+        (artifact for artifact in artifacts if artifact.media_type.startswith("audio/")), None
+    )
     if file is None:
         raise PipelineFailed(f"{request.endpoint} ended without audio.")
     return file

@@ -61,17 +61,17 @@ class SpeechParameters(Parameters):
 def level_of(given: TranslationParameters) -> Literal["none", "segment", "word"]:
     """Parts of the transcript that get times. ``InvalidInput``: both words and segments."""
     timed = given.response_format in ("srt", "vtt", "verbose_json")
-    wanted = (
+    levels = (
         set(given.timestamp_granularities or ())
         if isinstance(given, TranscriptionParameters)
         else set[str]()
     )
     name = "timestamp_granularities"
-    if wanted and given.response_format != "verbose_json":
+    if levels and given.response_format != "verbose_json":
         raise InvalidInput.of_field(name, "Set `response_format` to `verbose_json` with it")
-    if len(wanted) > 1:
+    if len(levels) > 1:
         raise not_here(name, "a request times words or segments, not both")
-    if "word" in wanted:
+    if "word" in levels:
         return "word"
     return "segment" if timed else "none"
 
@@ -81,21 +81,21 @@ def transcription_input(
 ) -> dict[str, Any]:
     """Build the endpoint's input, without the audio. ``InvalidInput`` names each parameter that it
     cannot apply."""
-    wanted = given.own_fields(fields)
+    arguments = given.own_fields(fields)
     level = level_of(given)
     if fields.accepts("task"):
-        wanted["task"] = task
+        arguments["task"] = task
     elif task == "translate":
         raise Unsupported(f"{fields.endpoint.id} cannot translate: its input has no field `task`.")
     if fields.accepts("chunk_level"):
-        wanted["chunk_level"] = level
+        arguments["chunk_level"] = level
     language = given.language if isinstance(given, TranscriptionParameters) else None
     for name, value in (("language", language), ("prompt", given.prompt)):
         if value:
-            wanted[_field(fields, name)] = value
+            arguments[_field(fields, name)] = value
     if given.temperature:  # 0 is what endpoints without the field do
-        wanted[_field(fields, "temperature")] = given.temperature
-    return wanted
+        arguments[_field(fields, "temperature")] = given.temperature
+    return arguments
 
 
 def speech_input(given: SpeechParameters, fields: EndpointFields) -> dict[str, Any]:
@@ -105,15 +105,15 @@ def speech_input(given: SpeechParameters, fields: EndpointFields) -> dict[str, A
         raise Unsupported(f"{fields.endpoint.id} does not speak: its input has no text.")
     if given.stream_format == "sse":
         raise not_here("stream_format", "the audio comes as one file, at its end")
-    wanted = given.own_fields(fields)
+    arguments = given.own_fields(fields)
     voice = given.voice.get("id") if isinstance(given.voice, dict) else given.voice
     if voice and fields.accepts("voice"):  # clients cannot leave it out
-        wanted["voice"] = voice
+        arguments["voice"] = voice
     if given.instructions:
-        wanted[_field(fields, "instructions")] = given.instructions
+        arguments[_field(fields, "instructions")] = given.instructions
     if given.speed is not None and (given.speed != 1 or "speed" in fields):
-        wanted[_field(fields, "speed")] = given.speed
-    return {text: given.input} | wanted | _speech_format(given.response_format, fields)
+        arguments[_field(fields, "speed")] = given.speed
+    return {text: given.input} | arguments | _speech_format(given.response_format, fields)
 
 
 USUAL_FORMAT = "mp3"
@@ -126,18 +126,18 @@ SPELLED = {"opus": "ogg"}
 
 def _speech_format(asked: str | None, fields: EndpointFields) -> dict[str, Any]:
     """Field for the format of the audio. An endpoint without one is taken to make WAV."""
-    name = next((each for each in FORMAT_FIELDS if each in fields), None)
+    name = next((field_name for field_name in FORMAT_FIELDS if field_name in fields), None)
     if name is None:
         if asked not in (None, "wav"):
             raise not_here("response_format", "this endpoint makes wav: ask for it, or for none")
         return {}
-    choices, wanted = fields.choices(name), asked or USUAL_FORMAT
+    choices, format_name = fields.choices(name), asked or USUAL_FORMAT
     if asked is not None and not choices:
         return {name: asked}
-    found = fields.first_choice(name, wanted, SPELLED.get(wanted))
-    if asked is not None and found is None:
+    choice = fields.first_choice(name, format_name, SPELLED.get(format_name))
+    if asked is not None and choice is None:
         raise not_here("response_format", f"this endpoint makes {', '.join(map(str, choices))}")
-    return {} if found is None else {name: found}
+    return {} if choice is None else {name: choice}
 
 
 def _field(fields: EndpointFields, name: str) -> str:

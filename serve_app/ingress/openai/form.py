@@ -59,14 +59,14 @@ def unfolded(texts: Iterable[tuple[str, str]]) -> dict[str, Any]:
 
 def _parts(name: str) -> list[str]:
     """Parts of a name: ``loras``, nothing and ``path`` of ``loras[][path]``."""
-    found = _NAME.fullmatch(name)
-    if found is None:
+    match = _NAME.fullmatch(name)
+    if match is None:
         what = "The name is not well formed. Write `a[b]` for a field of an object and `a[]` for"
         raise InvalidInput.of_field(name[:MAX_SHOWN], f"{what} an item of a list")
-    if found[2].count("[") > MAX_DEPTH:
+    if match[2].count("[") > MAX_DEPTH:
         message = f"The name has more than {MAX_DEPTH} pairs of brackets: nest less deeply"
         raise InvalidInput.of_field(name[:MAX_SHOWN], message)
-    parts = [found[1], *_PART.findall(found[2])]
+    parts = [match[1], *_PART.findall(match[2])]
     if parts.count(ITEM) > 1:
         message = "A form cannot say which items of a list in a list belong together: send one list"
         raise InvalidInput.of_field(name[:MAX_SHOWN], message)
@@ -129,42 +129,43 @@ def _typed(value: Any, schemas: Iterable[Any], root: _Schema) -> Any:
     branches = _branches(schemas, root)
     if isinstance(value, dict):
         fields = cast("Mapping[str, Any]", value)
-        return {name: _typed(each, _inner(branches, name), root) for name, each in fields.items()}
+        return {name: _typed(field, _inner(branches, name), root) for name, field in fields.items()}
     if isinstance(value, list):
         items = [schema.get("items") for schema in branches]
-        return [_typed(each, items, root) for each in cast("list[Any]", value)]
+        return [_typed(item, items, root) for item in cast("list[Any]", value)]
     return _of_text(value, branches)
 
 
 def _inner(branches: Iterable[_Schema], name: str) -> list[Any]:
     """Schemas of a field of an object."""
     return [
-        each.get("properties", {}).get(name, each.get("additionalProperties")) for each in branches
+        branch.get("properties", {}).get(name, branch.get("additionalProperties"))
+        for branch in branches
     ]
 
 
 def _branches(schemas: Iterable[Any], root: _Schema) -> Sequence[_Schema]:
     """``schemas`` and those that they are made of."""
-    pending, found = [*schemas], list[_Schema]()
-    while pending and len(found) < MAX_BRANCHES:
+    pending, branches = [*schemas], list[_Schema]()
+    while pending and len(branches) < MAX_BRANCHES:
         schema = pending.pop()
         if not isinstance(schema, Mapping):  # true and false are schemas too
             continue
         branch = cast("_Schema", schema)
-        found.append(branch)
+        branches.append(branch)
         for keyword in ("anyOf", "oneOf", "allOf"):
             pending += branch.get(keyword, ())
         pending.append(_referred(branch.get("$ref"), root))
-    return found
+    return branches
 
 
 def _referred(reference: Any, root: _Schema) -> Any:
     if not isinstance(reference, str) or not reference.startswith("#/"):
         return None
-    found: Any = root
+    schema: Any = root
     for part in reference[2:].split("/"):
-        found = found.get(part) if isinstance(found, Mapping) else None
-    return cast("Any", found)
+        schema = schema.get(part) if isinstance(schema, Mapping) else None
+    return cast("Any", schema)
 
 
 def _of_text(text: str, branches: Sequence[_Schema]) -> Any:
@@ -184,7 +185,7 @@ def _types(schema: _Schema, text: str) -> Iterable[str]:
     choices = schema.get("enum", [schema["const"]] if "const" in schema else None)
     declared = schema.get("type", [])
     if not declared and choices is not None:
-        declared = [_KINDS.get(type(each), "") for each in choices]
+        declared = [_KINDS.get(type(choice), "") for choice in choices]
     for kind in [declared] if isinstance(declared, str) else declared:
         if kind != "string" or choices is None or text in choices:
             yield kind

@@ -109,7 +109,7 @@ def parse_parameters(
 
     ``files``: fields of the input for the images to edit.
     """
-    wanted = _passed_on(given) if fields.are_openais else _translated(given, fields, files)
+    arguments = _passed_on(given) if fields.are_openais else _translated(given, fields, files)
     echoed = {
         "background": given.background or "auto",
         "quality": given.quality or "auto",
@@ -117,7 +117,7 @@ def parse_parameters(
         "safety_identifier": given.safety_identifier or given.user,
     }
     return ImageRequest(
-        input=in_shape_of_image({**files, **wanted}, fields.named),
+        input=in_shape_of_image({**files, **arguments}, fields.named),
         echoed={name: value for name, value in echoed.items() if value is not None},
         response_formats=frozenset(
             (given.response_format,) if given.response_format else ("url", "b64_json")
@@ -141,17 +141,19 @@ def _translated(
 ) -> dict[str, Any]:
     """Input of an endpoint with names of its own."""
     _check_fidelity(given, fields, files)
-    wanted = given.own_fields(fields) | _background(given, fields)
+    arguments = given.own_fields(fields) | _background(given, fields)
     # OpenAI's clients cannot leave it out, also where an upscaler takes none.
     if given.prompt or fields.accepts("prompt"):
-        wanted = {"prompt": given.prompt} | wanted
+        arguments = {"prompt": given.prompt} | arguments
     if given.n is not None and (given.n > 1 or "num_images" in fields):
-        wanted[_field(fields, "n", "num_images")] = given.n
+        arguments[_field(fields, "n", "num_images")] = given.n
     size = _size(given.size)
     if size is not None:
-        wanted[_field(fields, "size", "image_size")] = {"width": size[0], "height": size[1]}
+        arguments[_field(fields, "size", "image_size")] = {"width": size[0], "height": size[1]}
     file_format = _format(given, fields)
-    return wanted | file_format | _compression(given, fields, file_format) | _steps(given, fields)
+    return (
+        arguments | file_format | _compression(given, fields, file_format) | _steps(given, fields)
+    )
 
 
 def names_of(given: ImageParameters) -> Mapping[str, str]:
@@ -193,7 +195,7 @@ def _compression(
     given: ImageParameters, fields: EndpointFields, file_format: Mapping[str, Any]
 ) -> dict[str, Any]:
     """Field for the quality of a JPEG or WebP, where the endpoint has one."""
-    name = next((each for each in COMPRESSIONS if each in fields), None)
+    name = next((field_name for field_name in COMPRESSIONS if field_name in fields), None)
     if given.output_compression is None or (name is None and given.output_compression == 100):
         return {}
     if name is None:
@@ -207,26 +209,32 @@ def _size(size: str | None) -> tuple[int, int] | None:
     """Size in pixels; None means the endpoint's default."""
     if size is None or size == "auto":
         return None
-    found = _SIZE.fullmatch(size)
-    if found is None:
+    match = _SIZE.fullmatch(size)
+    if match is None:
         raise InvalidInput.of_field("size", "Input should be `auto`, or pixels as in `1024x1024`")
-    return int(found[1]), int(found[2])
+    return int(match[1]), int(match[2])
 
 
 def _format(given: ImageParameters, fields: EndpointFields) -> dict[str, Any]:
     """Field for the output format. The default is PNG, as at OpenAI, because programs name their
     files by it."""
-    name = next((each for each in ("output_format", "format") if each in fields), None)
+    name = next(
+        (field_name for field_name in ("output_format", "format") if field_name in fields), None
+    )
     if name is None:
         # The schema `open` names no fields, so the field is set only on request.
-        asked = given.output_format
-        return {_field(fields, "output_format", "output_format"): asked} if asked else {}
-    asked = given.output_format
-    wanted = asked or "png"
-    found = fields.first_choice(name, wanted, SPELLED.get(wanted))
-    if asked is not None and found is None:
+        output_format = given.output_format
+        return (
+            {_field(fields, "output_format", "output_format"): output_format}
+            if output_format
+            else {}
+        )
+    output_format = given.output_format
+    format_name = output_format or "png"
+    choice = fields.first_choice(name, format_name, SPELLED.get(format_name))
+    if output_format is not None and choice is None:
         raise not_here("output_format", f"this endpoint writes {', '.join(fields.choices(name))}")
-    return {} if found is None else {name: found}
+    return {} if choice is None else {name: choice}
 
 
 def _steps(given: ImageParameters, fields: EndpointFields) -> dict[str, Any]:
@@ -289,10 +297,10 @@ class OpenAiImages(EchoedParameters, KeptFields):
 
 def images_of(request: Request) -> Sequence[Artifact]:
     """Images of a request. ``PipelineFailed``: it made none, so its endpoint is not for images."""
-    found = [each for each in final_outcome(request).artifacts if is_image(each)]
-    if not found:
+    images = [artifact for artifact in final_outcome(request).artifacts if is_image(artifact)]
+    if not images:
         raise PipelineFailed(f"{request.endpoint} ended without an image.")
-    return found
+    return images
 
 
 def is_image(artifact: Artifact) -> bool:
@@ -310,7 +318,7 @@ async def image_answer(
 
     return {
         "created": created,
-        "data": [await _image(each, image_request, files.storage, url) for each in images],
+        "data": [await _image(image, image_request, files.storage, url) for image in images],
         **_echoed(image_request, images[0]),
         **kept_of(request),
     }
@@ -338,12 +346,12 @@ async def _image(
     storage: Storage,
     url: Callable[[str], str],
 ) -> OpenAiImage:
-    found: OpenAiImage = {}
+    image: OpenAiImage = {}
     if "b64_json" in image_request.response_formats:
-        found["b64_json"] = await base64_of(storage, artifact.key, artifact.size)
+        image["b64_json"] = await base64_of(storage, artifact.key, artifact.size)
     if "url" in image_request.response_formats:
-        found["url"] = url(artifact.key)
-    return found
+        image["url"] = url(artifact.key)
+    return image
 
 
 def _echoed(image_request: ImageRequest, image: Artifact) -> EchoedParameters:

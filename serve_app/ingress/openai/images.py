@@ -101,16 +101,16 @@ class ImageCall:
 
 def json_call(services: Services, caller: Caller, body: Any, *, edits: bool = False) -> ImageCall:
     """Call whose parameters are JSON, with URLs of the images to edit. ``InvalidInput``."""
-    given = ImageParameters.read(body)
-    entry = named_endpoint(services, caller, given)
+    parameters = ImageParameters.read(body)
+    entry = named_endpoint(services, caller, parameters)
     files: dict[str, Any] = {}
     if edits:
-        urls, given = _edited(given)
-        entry = editing(services.catalog_of(caller), entry, len(urls), masked=_has_mask(given))
-        one = len(urls) == 1 and EndpointFields(entry).accepts("image_url")
-        files = {"image_url": urls[0]} if one else {"image_urls": urls}
-    image_request = parse_parameters(given, EndpointFields(drawing(entry)), files)
-    return ImageCall(entry, given, image_request)
+        urls, parameters = _edited(parameters)
+        entry = editing(services.catalog_of(caller), entry, len(urls), masked=_has_mask(parameters))
+        is_single = len(urls) == 1 and EndpointFields(entry).accepts("image_url")
+        files = {"image_url": urls[0]} if is_single else {"image_urls": urls}
+    image_request = parse_parameters(parameters, EndpointFields(drawing(entry)), files)
+    return ImageCall(entry, parameters, image_request)
 
 
 def _edited(given: ImageParameters) -> tuple[list[str], ImageParameters]:
@@ -120,9 +120,9 @@ def _edited(given: ImageParameters) -> tuple[list[str], ImageParameters]:
     if "mask" in more:
         message = "Not supported in JSON: send `mask_url`, in which white parts are redrawn"
         raise InvalidInput.of_field("mask", message, "feature_not_supported")
-    found = next((more[name] for name in IMAGE_FIELDS if name in more), None)
-    each = cast("list[Any]", found) if isinstance(found, list) else [found]
-    urls = [cast("Any", x).get("image_url") if isinstance(x, dict) else x for x in each]
+    value = next((more[name] for name in IMAGE_FIELDS if name in more), None)
+    entries = cast("list[Any]", value) if isinstance(value, list) else [value]
+    urls = [cast("Any", x).get("image_url") if isinstance(x, dict) else x for x in entries]
     if not urls or not all(isinstance(url, str) and url for url in urls):
         message = "Send a URL or a data URI, an object with `image_url`, or a list of these"
         raise InvalidInput.of_field("image", message, "missing")
@@ -142,24 +142,24 @@ async def _form_call(
     unknown = sorted(form.files.keys() - {"image", "mask"})
     if unknown:
         raise InvalidInput.of_field(unknown[0], "Not supported here", "feature_not_supported")
-    given = ImageParameters.read({**defaults, **unfolded(form.sent)})
-    images = [each.content for each in form.files.get("image", ())]
-    masks = [each.content for each in form.files.get("mask", ())]
+    parameters = ImageParameters.read({**defaults, **unfolded(form.sent)})
+    images = [file.content for file in form.files.get("image", ())]
+    masks = [file.content for file in form.files.get("mask", ())]
     if not images:
         raise InvalidInput.of_field("image", "Field required", "missing")
     entry = drawing(
         editing(
             services.catalog_of(caller),
-            named_endpoint(services, caller, given),
+            named_endpoint(services, caller, parameters),
             len(images),
-            masked=bool(masks) or _has_mask(given),
+            masked=bool(masks) or _has_mask(parameters),
         )
     )
     fields = EndpointFields(entry)
     mask = masks[0] if masks else None
     async with services.mask_decoding if mask is not None else nullcontext():
         files = await in_cpu_thread(input_images.fields_of, images, mask, fields)
-    return ImageCall(entry, given, parse_parameters(typed(given, fields), fields, files))
+    return ImageCall(entry, parameters, parse_parameters(typed(parameters, fields), fields, files))
 
 
 class ImageReference(TypedDict):

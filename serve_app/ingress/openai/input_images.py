@@ -36,23 +36,23 @@ def fields_of(
 
     OpenAI's mask is transparent where the image is to be redrawn. Endpoints need white there.
     """
-    headers = [read_header(each, "image") for each in images]
+    headers = [read_header(image, "image") for image in images]
     uris = [
         data_uri(content, header.media_type)
         for content, header in zip(images, headers, strict=True)
     ]
-    found: dict[str, Any] = {}
-    one, several = "image_url", "image_urls"
-    if len(images) > 1 or not fields.accepts(one):
+    inputs: dict[str, Any] = {}
+    single, several = "image_url", "image_urls"
+    if len(images) > 1 or not fields.accepts(single):
         if not fields.accepts(several):
             message = f"This endpoint takes one image, not {len(images)}"
             raise InvalidInput.of_field("image", message, "feature_not_supported")
-        found[several] = uris
+        inputs[several] = uris
     else:
-        found[one] = uris[0]
+        inputs[single] = uris[0]
     if mask is not None:
-        found["mask_url"] = data_uri(_white_where_transparent(mask, headers[0]), "image/png")
-    return found
+        inputs["mask_url"] = data_uri(_white_where_transparent(mask, headers[0]), "image/png")
+    return inputs
 
 
 def _white_where_transparent(mask: bytes, image: ImageHeader) -> bytes:

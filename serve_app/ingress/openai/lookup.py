@@ -27,13 +27,13 @@ async def find_maker(
 
     ``RequestNotFound`` has the same message for all others: there is no ``what``.
     """
-    found = await find_request(services.queue, caller.tenant, request_id, what)
-    if found.state is State.SUCCEEDED and found.forgetting is not Redacted.DONE:
-        is_maker = any(map(fits, final_outcome(found).artifacts))
+    record = await find_request(services.queue, caller.tenant, request_id, what)
+    if record.state is State.SUCCEEDED and record.forgetting is not Redacted.DONE:
+        is_maker = any(map(fits, final_outcome(record).artifacts))
     else:
-        entry = services.catalog.find_any(found.endpoint)
+        entry = services.catalog.find_any(record.endpoint)
         is_maker = entry is None or makes(entry)
     if not is_maker:
         raise RequestNotFound(f"There is no {what}.")
-    caller.require_endpoint(found.endpoint)
-    return found
+    caller.require_endpoint(record.endpoint)
+    return record

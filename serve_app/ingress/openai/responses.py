@@ -123,11 +123,11 @@ async def created(request: HttpRequest) -> Response:
     services = services_of(request)
     origin = origin_of(request)  # may be refused, so read it before anything is stored
     body = await read_json(request, services.config.limits.max_body_bytes)
-    given = ResponseParameters.read(body)
-    tool, turn = given.tool(), turn_of(given.input)
-    urls = await _images_of(request, caller, given, turn, origin)
-    model = _model(services, caller, tool.pop("model", None), given.model)
-    own: dict[str, Any] = {"prompt": turn.prompt, "model": model, "stream": given.stream}
+    parameters = ResponseParameters.read(body)
+    tool, turn = parameters.tool(), turn_of(parameters.input)
+    urls = await _images_of(request, caller, parameters, turn, origin)
+    model = _model(services, caller, tool.pop("model", None), parameters.model)
+    own: dict[str, Any] = {"prompt": turn.prompt, "model": model, "stream": parameters.stream}
     shown = {"image": urls} if urls else {}
     call = images.json_call(services, caller, {**tool, **own, **shown}, edits=bool(urls))
     names = {**names_of(call.given), "prompt": "input"}
@@ -135,11 +135,11 @@ async def created(request: HttpRequest) -> Response:
     new = await validated(
         request, caller, entry.endpoint.id, call.image_request.input, names, model=model
     )
-    previous = given.previous_response_id
-    if given.stream:
+    previous = parameters.previous_response_id
+    if parameters.stream:
         events = _Events(services, previous)
         return await stream(request, new, events, call.image_request.partial_images)
-    if given.background:
+    if parameters.background:
         stored = await asyncio.shield(submission.submit(services, new))
         reply = json_reply(_response(stored, [], previous))
         return with_endpoint(request, reply, new, stored)
@@ -163,9 +163,9 @@ async def cancelled(request: HttpRequest) -> Response:
 
 async def deleted(request: HttpRequest) -> Response:
     """Delete a response with its images. ``RequestActive``: it has not ended."""
-    found = await _of_path(request)
-    await submission.delete(services_of(request), found.tenant, found.id, actor_of(request))
-    body: DeletedResponse = {"id": f"{RESPONSE}{found.id}", "object": "response", "deleted": True}
+    record = await _of_path(request)
+    await submission.delete(services_of(request), record.tenant, record.id, actor_of(request))
+    body: DeletedResponse = {"id": f"{RESPONSE}{record.id}", "object": "response", "deleted": True}
     return json_reply(body)
 
 
@@ -214,13 +214,13 @@ async def _earlier_image(
     image that is not the first. ``InvalidInput`` names ``place`` if there is no such image."""
     services = services_of(request)
     request_id, _, number = image_id.partition("_")
-    found = await _find(services, caller, request_id)
-    found = await require_ended(services.queue, found, "The response has not ended yet.")
-    before = images_of(found) if final_outcome(found).failure is None else ()
+    record = await _find(services, caller, request_id)
+    record = await require_ended(services.queue, record, "The response has not ended yet.")
+    before = images_of(record) if final_outcome(record).failure is None else ()
     index = int(number[:9]) if number.isdecimal() else 0
     if index >= len(before):
         raise InvalidInput.of_field(place, "This response has no such image")
-    return services.files.access.url(origin, before[index].key, found.tenant)
+    return services.files.access.url(origin, before[index].key, record.tenant)
 
 
 async def _find(services: Services, caller: Caller, request_id: str) -> Request:
@@ -231,9 +231,9 @@ async def _find(services: Services, caller: Caller, request_id: str) -> Request:
 async def _of_path(request: HttpRequest) -> Request:
     """Request of the response that the path names."""
     caller = await authenticate(request)
-    found = await _find(services_of(request), caller, request.path_params["request_id"])
-    name_request(request, found)
-    return found
+    record = await _find(services_of(request), caller, request.path_params["request_id"])
+    name_request(request, record)
+    return record
 
 
 def _response(

@@ -93,12 +93,12 @@ def _parts(chunks: Sequence[Any]) -> list[TimedText]:
     the beginning of the next part, or the part's own."""
     times = [(*chunk["timestamp"], None, None)[:2] for chunk in chunks]
     starts = [*(start for start, _ in times[1:]), None]
-    found: list[TimedText] = []
+    parts: list[TimedText] = []
     for chunk, (start, end), following in zip(chunks, times, starts, strict=True):
         begin = float(start or 0.0)
-        last = next((each for each in (end, following) if each is not None), begin)
-        found.append(TimedText(str(chunk["text"]), begin, max(begin, float(last))))
-    return found
+        last = next((moment for moment in (end, following) if moment is not None), begin)
+        parts.append(TimedText(str(chunk["text"]), begin, max(begin, float(last))))
+    return parts
 
 
 def as_srt(transcript: Transcript) -> str:

@@ -73,9 +73,9 @@ def input_of(given: VideoParameters, fields: EndpointFields) -> dict[str, Any]:
 
 def _passed_on(given: VideoParameters) -> dict[str, Any]:
     """Input of an endpoint at OpenAI, whose ``seconds`` are a text."""
-    wanted = {"prompt": given.prompt, "size": given.size}
-    wanted["seconds"] = None if given.seconds is None else f"{given.seconds:g}"
-    return {name: value for name, value in wanted.items() if value is not None}
+    arguments = {"prompt": given.prompt, "size": given.size}
+    arguments["seconds"] = None if given.seconds is None else f"{given.seconds:g}"
+    return {name: value for name, value in arguments.items() if value is not None}
 
 
 def length_text(input: Mapping[str, Any]) -> str:
@@ -119,9 +119,9 @@ def _length(given: VideoParameters, fields: EndpointFields) -> dict[str, Any]:
         if fields.accepts("seconds"):  # the schema `open` takes every field unchanged
             return {"seconds": given.seconds}
         raise not_here("seconds", "this endpoint makes videos of one length only")
-    wanted = (given.model_extra or {}).get(rate)
-    per_second = _positive(fields.default(rate) if wanted is None else wanted)
-    if wanted is None and per_second is None:
+    frame_rate = (given.model_extra or {}).get(rate)
+    per_second = _positive(fields.default(rate) if frame_rate is None else frame_rate)
+    if frame_rate is None and per_second is None:
         raise not_here("seconds", f"this endpoint needs {rate} with it")
     if per_second is None or per_second > MAX_RATE:
         message = f"Input should be a number above 0, at most {MAX_RATE:g}"
@@ -155,10 +155,10 @@ def _choice(parameter: str, seconds: float, choices: tuple[Any, ...]) -> Any:
     """
     if not choices:
         return int(seconds) if seconds.is_integer() else seconds
-    for each in choices:
-        length = _positive(str(each).removesuffix("s"))
+    for choice in choices:
+        length = _positive(str(choice).removesuffix("s"))
         if length is not None and math.isclose(length, seconds):
-            return each
+            return choice
     raise not_here(parameter, f"this endpoint makes videos of {', '.join(map(str, choices))}")
 
 
@@ -176,8 +176,8 @@ def _positive(value: object) -> float | None:
 def _size(size: str | None, fields: EndpointFields) -> dict[str, Any]:
     if size is None or size == "auto":
         return {}
-    found = _SIZE.fullmatch(size)
-    width, height = (int(found[1]), int(found[2])) if found else (0, 0)
+    match = _SIZE.fullmatch(size)
+    width, height = (int(match[1]), int(match[2])) if match else (0, 0)
     if not (width and height):
         raise InvalidInput.of_field("size", "Input should be pixels, as in `1280x720`")
     for name in SIZES:
@@ -192,17 +192,17 @@ def _size(size: str | None, fields: EndpointFields) -> dict[str, Any]:
 
 def _resolution(width: int, height: int, fields: EndpointFields) -> dict[str, Any]:
     """Input fields for a size: the resolution of its shorter side, and the aspect ratio."""
-    wanted: dict[str, Any] = {"resolution": f"{min(width, height)}p"}
+    arguments: dict[str, Any] = {"resolution": f"{min(width, height)}p"}
     resolutions, ratios = fields.choices("resolution"), fields.choices("aspect_ratio")
     offered = f"{', '.join(map(str, resolutions))}, of {', '.join(map(str, ratios)) or 'one ratio'}"
-    if wanted["resolution"] not in resolutions:
+    if arguments["resolution"] not in resolutions:
         raise not_here("size", f"this endpoint makes {offered}")
     if "aspect_ratio" in fields:
-        exact = [each for each in ratios if _is_ratio(str(each), width, height)]
+        exact = [ratio for ratio in ratios if _is_ratio(str(ratio), width, height)]
         if not exact:
             raise not_here("size", f"this endpoint makes {offered}")
-        wanted["aspect_ratio"] = exact[0]
-    return wanted
+        arguments["aspect_ratio"] = exact[0]
+    return arguments
 
 
 def _is_ratio(ratio: str, width: int, height: int) -> bool:

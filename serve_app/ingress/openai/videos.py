@@ -124,8 +124,8 @@ def video_endpoints(catalog: Catalog) -> list[str]:
 
 
 def video(request: Request, names: Mapping[str, str]) -> OpenAiVideo:
-    found = next((each for each in artifacts(request) if is_video(each)), None)
-    size = f"{found.width}x{found.height}" if found and found.width else size_text(request.input)
+    file = next((artifact for artifact in artifacts(request) if is_video(artifact)), None)
+    size = f"{file.width}x{file.height}" if file and file.width else size_text(request.input)
     body: OpenAiVideo = {
         "id": request.id,
         "object": "video",
@@ -183,21 +183,21 @@ async def created(request: HttpRequest) -> Response:
     caller = await authenticate(request)
     services = services_of(request)
     body, reference = await _body(request, services.config.limits.max_body_bytes)
-    given = VideoParameters.read(body)
-    entry = video_endpoint(services, caller, given, referred=reference is not None)
+    parameters = VideoParameters.read(body)
+    entry = video_endpoint(services, caller, parameters, referred=reference is not None)
     fields = EndpointFields(entry)
-    wanted = input_of(typed(given, fields) if is_form(request) else given, fields)
+    inputs = input_of(typed(parameters, fields) if is_form(request) else parameters, fields)
     if reference is not None:
-        wanted["image_url"] = reference
+        inputs["image_url"] = reference
     origin_of(request)  # may be refused, so check it before anything is stored
-    new = await validated(request, caller, entry.endpoint.id, wanted, NAMES, model=given.model)
+    new = await validated(request, caller, entry.endpoint.id, inputs, NAMES, model=parameters.model)
     stored = await asyncio.shield(submission.submit(services, new))
     return add_replay_headers(request, _reply(stored), new, stored)
 
 
 async def shown(request: HttpRequest) -> Response:
-    _, found = await _find(request)
-    return _reply(found)
+    _, job = await _find(request)
+    return _reply(job)
 
 
 def _reply(found: Request) -> Response:
@@ -215,72 +215,74 @@ async def listed(request: HttpRequest) -> Response:
         order = request.query_params["order"]
         raise query.invalid("order", "should be `desc`, the only supported order", order)
     endpoints = [*filter(caller.allows, video_endpoints(services.catalog_of(caller)))]
-    found: Sequence[Request] = ()
+    jobs: Sequence[Request] = ()
     if endpoints:
-        found = await services.queue.page(
+        jobs = await services.queue.page(
             caller.tenant, endpoints=endpoints, before=after, limit=limit + 1
         )
-    page = [video(each, NAMES) for each in found[:limit]]
+    page = [video(job, NAMES) for job in jobs[:limit]]
     body: OpenAiVideoPage = {
         "object": "list",
         "data": page,
         "first_id": page[0]["id"] if page else None,
         "last_id": page[-1]["id"] if page else None,
-        "has_more": len(found) > limit,
+        "has_more": len(jobs) > limit,
     }
     return json_reply(body)
 
 
 async def deleted(request: HttpRequest) -> Response:
     """Delete a request with its files. A request that has not ended is refused."""
-    services, found = await _find(request)
-    await submission.delete(services, found.tenant, found.id, actor_of(request))
-    body: DeletedVideo = {"id": found.id, "object": "video.deleted", "deleted": True}
+    services, job = await _find(request)
+    await submission.delete(services, job.tenant, job.id, actor_of(request))
+    body: DeletedVideo = {"id": job.id, "object": "video.deleted", "deleted": True}
     return json_reply(body)
 
 
 async def content(request: HttpRequest) -> Response:
     """Redirect to the file. ``NotFinished``: the request has not ended."""
-    services, found = await _find(request)
+    services, job = await _find(request)
     waiting = "The video is not ready yet. Poll its status until it is completed."
-    found = await require_ended(services.queue, found, waiting)
+    job = await require_ended(services.queue, job, waiting)
     variant = request.query_params.get("variant", "video")
     if variant not in ("video", "thumbnail"):
         raise query.invalid("variant", "should be `video` or `thumbnail`", variant)
-    wanted = is_video if variant == "video" else is_image
-    outcome = final_outcome(found)
+    is_match = is_video if variant == "video" else is_image
+    outcome = final_outcome(job)
     if outcome.failure is not None:
         raise ArtifactNotFound(f"The request made no video: {outcome.failure.message}")
-    file = next((each for each in outcome.artifacts if wanted(each)), None)
+    file = next((artifact for artifact in outcome.artifacts if is_match(artifact)), None)
     if file is None and variant == "thumbnail":  # an app's video has no poster of its own
-        file = next((each.thumbnail for each in outcome.artifacts if each.thumbnail), None)
+        file = next(
+            (artifact.thumbnail for artifact in outcome.artifacts if artifact.thumbnail), None
+        )
     if file is None:
         raise ArtifactNotFound(f"This video has no {variant}.")
-    url = services.files.access.url(origin_of(request), file.key, found.tenant)
+    url = services.files.access.url(origin_of(request), file.key, job.tenant)
     return RedirectResponse(url, 302)
 
 
 async def remixed(request: HttpRequest) -> Response:
     """Store a request for a video from a finished one, by an endpoint that changes videos."""
     caller = await authenticate(request)
-    services, found = await _find(request)
-    found = await require_ended(services.queue, found, "The video is not ready yet.")
+    services, record = await _find(request)
+    record = await require_ended(services.queue, record, "The video is not ready yet.")
     body = await read_json(request, services.config.limits.max_body_bytes)
-    given = VideoParameters.read(body)
-    file = next((each for each in artifacts(found) if is_video(each)), None)
+    parameters = VideoParameters.read(body)
+    file = next((artifact for artifact in artifacts(record) if is_video(artifact)), None)
     if file is None:
         raise ArtifactNotFound("The request made no video, so it cannot be remixed.")
-    named = find_endpoint(services, caller, given.model or found.endpoint)
+    named = find_endpoint(services, caller, parameters.model or record.endpoint)
     catalog = services.catalog_of(caller)
     entry = find_capable(catalog, named, (SOURCE,), ("video-to-video",), "change a video")
-    wanted = input_of(given, EndpointFields(entry))
-    wanted[SOURCE] = services.files.access.url(origin_of(request), file.key, found.tenant)
+    arguments = input_of(parameters, EndpointFields(entry))
+    arguments[SOURCE] = services.files.access.url(origin_of(request), file.key, record.tenant)
     new = await submission.validate(
         services,
         caller,
         entry.endpoint.id,
-        wanted,
-        parse_options(request, caller).naming(given.model),
+        arguments,
+        parse_options(request, caller).naming(parameters.model),
         request_id=services.new_id(),
     )
     stored = await asyncio.shield(submission.submit(services, new))
@@ -439,6 +441,6 @@ async def _find(request: HttpRequest) -> tuple[Services, Request]:
     services = services_of(request)
     request_id: str = request.path_params["request_id"]
     what = f"video {request_id[:64]}"
-    found = await find_maker(services, caller, request_id, what, is_video, makes_videos)
-    name_request(request, found)
-    return services, found
+    record = await find_maker(services, caller, request_id, what, is_video, makes_videos)
+    name_request(request, record)
+    return services, record

@@ -110,12 +110,12 @@ class ApiDocument:
 
     def _own_calls(self) -> Operations:
         """Calls of all routes that are documented."""
-        found: dict[str, dict[str, Operation]] = {}
+        operations: dict[str, dict[str, Operation]] = {}
         for route in self._routes:
             if isinstance(route, DocumentedRoute):
                 path = re.sub(r":\w+}", "}", route.path)
-                found.setdefault(path, {}).update(route.operations)
-        return found
+                operations.setdefault(path, {}).update(route.operations)
+        return operations
 
 
 def document_of(request: HTTPConnection) -> ApiDocument:
@@ -151,11 +151,11 @@ def _sessions(entry: CatalogEntry, paths: Mapping[str, Any]) -> Json:
 
 def _outputs_by_app(entries: list[CatalogEntry]) -> dict[str, list[str]]:
     """Components of outputs by ``owner/alias``, whose endpoints share the paths of requests."""
-    found: dict[str, list[str]] = {}
+    outputs: dict[str, list[str]] = {}
     for entry in entries:
         endpoint_id = entry.endpoint.id
-        found.setdefault(app_of(endpoint_id), []).append(f"{pascal(endpoint_id)}Output")
-    return found
+        outputs.setdefault(app_of(endpoint_id), []).append(f"{pascal(endpoint_id)}Output")
+    return outputs
 
 
 def _document(

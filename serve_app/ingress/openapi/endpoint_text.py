@@ -98,33 +98,33 @@ def _fields(schema: Schema) -> Iterator[str]:
         notes = [" ".join(str(field.get("description", "")).split()), *_limits(field, schema)]
         if name not in required and field.get("default") is not None:
             notes.append(f"Default: `{json.dumps(field['default'], ensure_ascii=False)}`")
-        yield from (f"  - {each}" for each in notes if each)
+        yield from (f"  - {note}" for note in notes if note)
     yield ""
 
 
 def _limits(field: Schema, schema: Schema) -> Iterator[str]:
-    for one in _ways(field, schema):
-        if "enum" in one:
-            yield "One of: " + ", ".join(f"`{json.dumps(each)}`" for each in one["enum"])
-        limits = [f"{words} {one[name]}" for name, words in BOUNDS if name in one]
+    for variant in _ways(field, schema):
+        if "enum" in variant:
+            yield "One of: " + ", ".join(f"`{json.dumps(value)}`" for value in variant["enum"])
+        limits = [f"{words} {variant[name]}" for name, words in BOUNDS if name in variant]
         if limits:
             yield ", ".join(limits).capitalize()
 
 
 def _ways(field: Schema, schema: Schema) -> list[Schema]:
     """Alternatives of the field's type, without null, with references resolved."""
-    found: list[Schema] = []
-    for each in field.get("anyOf") or field.get("allOf") or [field]:
-        one = each
-        if "$ref" in one:
-            one = schema["$defs"][one["$ref"].rpartition("/")[2]]
-        if one.get("type") != "null":
-            found.append(one)
-    return found
+    variants: list[Schema] = []
+    for alternative in field.get("anyOf") or field.get("allOf") or [field]:
+        variant = alternative
+        if "$ref" in variant:
+            variant = schema["$defs"][variant["$ref"].rpartition("/")[2]]
+        if variant.get("type") != "null":
+            variants.append(variant)
+    return variants
 
 
 def _kind(field: Schema, schema: Schema) -> str:
-    kinds = [_kind_of(each, schema) for each in _ways(field, schema)]
+    kinds = [_kind_of(variant, schema) for variant in _ways(field, schema)]
     return " | ".join(dict.fromkeys(kinds)) or "any"
 
 
@@ -139,17 +139,21 @@ def _kind_of(one: Schema, schema: Schema) -> str:
 def _example(name: str, field: Schema, schema: Schema) -> Any:
     if field.get("examples"):
         return field["examples"][0]
-    (one, *_) = _ways(field, schema) or [field]
-    kind = one.get("type")
-    if "enum" in one:
-        return one["enum"][0]
+    (variant, *_) = _ways(field, schema) or [field]
+    kind = variant.get("type")
+    if "enum" in variant:
+        return variant["enum"][0]
     if kind == "array":
-        return [_example(name.removesuffix("s"), one.get("items", {}), schema)]
+        return [_example(name.removesuffix("s"), variant.get("items", {}), schema)]
     if kind == "object":
-        return example({**one, "$defs": schema.get("$defs", {})})
+        return example({**variant, "$defs": schema.get("$defs", {})})
     if kind == "string" and name.endswith("_url"):
         return FILES.get(name.removesuffix("_url").rpartition("_")[2], FILES["image"])
-    plain = {"integer": one.get("minimum", 1), "number": one.get("minimum", 1), "boolean": True}
+    plain = {
+        "integer": variant.get("minimum", 1),
+        "number": variant.get("minimum", 1),
+        "boolean": True,
+    }
     return plain.get(str(kind), "a red circle")
 
 
@@ -257,6 +261,6 @@ def _python(shown: str) -> str:
     """Literal for Python: JSON writes true, false and null differently."""
     return (
         repr(json.loads(shown))
-        if any(each in shown for each in ("true", "false", "null"))
+        if any(literal in shown for literal in ("true", "false", "null"))
         else shown
     )

@@ -86,11 +86,11 @@ async def llms_index(request: HttpRequest) -> Response:
     """
     context_of(request).route = "llms"
     caller = await _caller(request)
-    served = (each for each in services_of(request).catalog if not each.missing)
+    served = (entry for entry in services_of(request).catalog if not entry.missing)
     shown = [
-        each
-        for each in served
-        if (caller.allows(each.endpoint.id) if caller is not None else _public(each))
+        entry
+        for entry in served
+        if (caller.allows(entry.endpoint.id) if caller is not None else _public(entry))
     ]
     return _text(_whole(shown, origin_of(request)))
 
@@ -166,11 +166,11 @@ def _text(text: str) -> Response:
 
 
 def _whole(entries: Iterable[CatalogEntry], origin: str) -> str:
-    served = (each.endpoint for each in entries)
+    served = (entry.endpoint for entry in entries)
     endpoints = "\n".join(
-        f"- [{each.id}]({origin}/models/{each.id}/llms.txt): {each.category}. "
-        + (" ".join(each.description.split()) or each.display_name)
-        for each in served
+        f"- [{endpoint.id}]({origin}/models/{endpoint.id}/llms.txt): {endpoint.category}. "
+        + (" ".join(endpoint.description.split()) or endpoint.display_name)
+        for endpoint in served
     )
     return f"""# Darkroom
 

@@ -60,7 +60,7 @@ def bundles_of(files: Mapping[str, str], main: str, name: str) -> Mapping[str, s
         text, later = _bundle(files, path, known, place := late_bundle(path))
         if later:
             raise ValueError(f"{path}: only modules of the first bundle may import by a call")
-        shared = [numbers[each] for each in sorted(_needed(files, path)) if each in numbers]
+        shared = [numbers[module] for module in sorted(_needed(files, path)) if module in numbers]
         first = posixpath.relpath(name, posixpath.dirname(place))
         names = _exports(files[path])
         bundles[place] = (
@@ -84,7 +84,7 @@ def _bundle(
     for path in _in_order(files, main, ()):
         if path not in numbers:
             numbers[path] = len(numbers)
-            late.update(_target(path, each["path"]) for each in _LATE.finditer(files[path]))
+            late.update(_target(path, match["path"]) for match in _LATE.finditer(files[path]))
             parts.append(_function(path, files[path], numbers, place))
     return "\n".join(parts), late
 
@@ -93,8 +93,8 @@ def _in_order(files: Mapping[str, str], path: str, above: tuple[str, ...]) -> It
     """Modules that ``path`` imports, each after those that it imports itself, and then ``path``."""
     if path in above:
         raise ValueError(f"{path} imports itself by way of {above[-1]}")
-    for found in _IMPORT.finditer(files[path]):
-        yield from _in_order(files, _target(path, found["path"]), (*above, path))
+    for match in _IMPORT.finditer(files[path]):
+        yield from _in_order(files, _target(path, match["path"]), (*above, path))
     yield path
 
 
@@ -139,19 +139,19 @@ def _stripped(source: str) -> str:
 
 
 def _exports(source: str) -> list[str]:
-    return [found["name"] for found in _EXPORT.finditer(source)]
+    return [match["name"] for match in _EXPORT.finditer(source)]
 
 
 def _listed(source: str) -> Iterator[tuple[str, str]]:
     """Names of the exports at the end of a library, each inside of it and outside."""
-    if (found := _EXPORT_LIST.search(source)) is not None:
-        for each in found["names"].split(","):
-            own, _, name = each.strip().partition(" as ")
+    if (match := _EXPORT_LIST.search(source)) is not None:
+        for specifier in match["names"].split(","):
+            own, _, name = specifier.strip().partition(" as ")
             yield own, name or own
 
 
 def _names(numbers: Iterable[int]) -> str:
-    return ", ".join(f"module{each}" for each in numbers)
+    return ", ".join(f"module{number}" for number in numbers)
 
 
 def _target(path: str, relative: str) -> str:
@@ -208,4 +208,4 @@ def inlined(html: str, files: Mapping[str, str]) -> Inlined:
 
     html = _SHEET.sub(lambda found: element(found, "style", "style-src"), html)
     html = _SCRIPT.sub(lambda found: element(found, "script", "script-src"), html)
-    return Inlined(html, {name: " ".join(each) for name, each in hashes.items() if each})
+    return Inlined(html, {name: " ".join(digests) for name, digests in hashes.items() if digests})

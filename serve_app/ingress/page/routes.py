@@ -107,32 +107,32 @@ ROUTES = [
 
 async def _answer(request: HttpRequest, name: str) -> Response:
     context_of(request).route = "page"
-    host, given = request.headers.get("host", ""), services_of(request).config.models.comfyui_host
-    if name_and_port(host)[0] == comfyui_host(host, given):
+    host, setting = request.headers.get("host", ""), services_of(request).config.models.comfyui_host
+    if name_and_port(host)[0] == comfyui_host(host, setting):
         raise NotFound("This host has ComfyUI's page and no other: see /comfyui/.")
-    found = (await in_cpu_thread(_files)).get(name)
-    if found is None:
+    file = (await in_cpu_thread(_files)).get(name)
+    if file is None:
         if name.startswith(VERSIONS):
             raise NotFound("This file is of another version of Darkroom. Reload the page.")
         raise NotFound(f"The page has no {name[:100]}.")
     headers = {
-        "content-type": found.media_type,
-        "etag": found.etag,
+        "content-type": file.media_type,
+        "etag": file.etag,
         # Revalidated each time, and answered with 304. Bundles have their version in their address:
         # a page that stays open, or meets another version of Darkroom, never runs with its files.
         "cache-control": "no-cache",
-        "content-security-policy": policy(services_of(request).config, found.sources),
+        "content-security-policy": policy(services_of(request).config, file.sources),
         "x-content-type-options": "nosniff",
         "referrer-policy": "no-referrer",
         "cross-origin-opener-policy": "same-origin",
         "vary": "accept, accept-encoding",
     }
-    if request.headers.get("if-none-match") == found.etag:
+    if request.headers.get("if-none-match") == file.etag:
         return Response(status_code=304, headers=headers)
     if "gzip" in request.headers.get("accept-encoding", ""):
         headers["content-encoding"] = "gzip"
-        return Response(found.compressed, headers=headers)
-    return Response(found.content, headers=headers)
+        return Response(file.compressed, headers=headers)
+    return Response(file.content, headers=headers)
 
 
 def policy(config: Config, sources: Mapping[str, str]) -> str:
@@ -196,13 +196,13 @@ def _files() -> Mapping[str, PageFile]:
         **bundles_of(scripts, MAIN, SCRIPT),
         **bundles_of(scripts, SHARED_MAIN, late_bundle(SHARED_MAIN)),
     }
-    made = {name: text.encode() for name, text in bundles.items()}
-    version = version_of(read | made)
-    own = made | {name: each for name, each in read.items() if name.endswith(".css")}
-    read[STYLES] = stripped_styles("\n".join(read[each].decode() for each in SHEETS)).encode()
+    bundled = {name: text.encode() for name, text in bundles.items()}
+    version = version_of(read | bundled)
+    own = bundled | {name: each for name, each in read.items() if name.endswith(".css")}
+    read[STYLES] = stripped_styles("\n".join(read[sheet].decode() for sheet in SHEETS)).encode()
     versioned = {in_version(name, version): content for name, content in own.items()}
     files = {name: _file(name, content) for name, content in (read | versioned).items()}
-    parts = {name: each.content.decode() for name, each in files.items() if _is_text(name)}
+    parts = {name: file.content.decode() for name, file in files.items() if _is_text(name)}
     for name in (INDEX, SHARED):
         page = inlined(of_version(parts[name], version), parts)
         files[name] = replace(_file(name, page.html.encode()), sources=page.sources)
@@ -211,10 +211,10 @@ def _files() -> Mapping[str, PageFile]:
 
 def _module(name: str) -> bytes:
     """Source of a module that programs elsewhere copy."""
-    found = find_spec(name.removesuffix(".py"))
-    if found is None or found.origin is None:
+    spec = find_spec(name.removesuffix(".py"))
+    if spec is None or spec.origin is None:
         raise Misconfigured(f"{name} is not installed. Install Darkroom again.")
-    return Path(found.origin).read_bytes()
+    return Path(spec.origin).read_bytes()
 
 
 def _is_text(name: str) -> bool:

@@ -62,10 +62,10 @@ class AppFrame:
     def echo(self) -> Control:
         """The client's own id of the message, if it has one."""
         try:
-            given = _fields(self.content, max_bytes=self.size)
+            fields = _fields(self.content, max_bytes=self.size)
         except DarkroomError:
             return {}
-        own = given.get("request_id")
+        own = fields.get("request_id")
         return {"request_id": own} if isinstance(own, (str, int)) else {}
 
 
@@ -111,9 +111,9 @@ class AppSocketSession(RealtimeSession):
             frame = AppFrame(message)
             if not self._rules.drops:
                 await self._frames.room(frame.size)
-            for each in self._frames.put(frame):
+            for dropped in self._frames.put(frame):
                 self._count("dropped")
-                await self._socket.send_message(messages.dropped(each.echo))
+                await self._socket.send_message(messages.dropped(dropped.echo))
 
     async def _check(self, message: bytes | str) -> None:
         """Raise for a message that the app must not get."""
@@ -124,11 +124,11 @@ class AppSocketSession(RealtimeSession):
         services = self._services
         if services.safety.rules:
             try:
-                given = await in_cpu_thread(_fields, message, self._largest)
+                fields = await in_cpu_thread(_fields, message, self._largest)
             except DarkroomError:
                 raise Unsupported(UNREAD) from None
-            asked = Submission(services, self._new.tenant, self._entry, given, input=given)
-            await admit(asked, APP_MESSAGE)
+            submission = Submission(services, self._new.tenant, self._entry, fields, input=fields)
+            await admit(submission, APP_MESSAGE)
 
     async def _draw(self) -> Close:
         """Pass messages on in both directions, until one side ends the session."""
@@ -176,9 +176,9 @@ def _fields(message: bytes | str, max_bytes: int) -> dict[str, Any]:
     if isinstance(message, bytes) and not message.startswith(b"{"):
         return unpack(message, max_bytes)
     try:
-        given = json.loads(message)
+        fields = json.loads(message)
     except (ValueError, RecursionError):
-        given = None
-    if not isinstance(given, Mapping):
+        fields = None
+    if not isinstance(fields, Mapping):
         raise InvalidInput("The message is neither a map in msgpack nor an object in JSON.")
-    return dict(cast("Mapping[str, Any]", given))
+    return dict(cast("Mapping[str, Any]", fields))

@@ -100,7 +100,7 @@ def rendered(outcome: Outcome, files: Mapping[str, bytes], *, inline: bool) -> d
         return {"url": data_uri(body, media_type)} if inline else {"content": body}
 
     types: dict[str, dict[str, Any]] = {
-        each.key: {"content_type": each.media_type} for each in outcome.artifacts
+        artifact.key: {"content_type": artifact.media_type} for artifact in outcome.artifacts
     }
     return render(outcome.output or {})
 

@@ -51,7 +51,7 @@ def refused(error: DarkroomError, **more: Any) -> Control:
     if isinstance(error, Unauthenticated):
         return failed("Unauthorized", error.message, status="error", **more)
     if isinstance(error, InvalidInput) and error.problems:
-        more["detail"] = [problem_item(each) for each in error.problems]
+        more["detail"] = [problem_item(problem) for problem in error.problems]
     return failed(http_answer(error).type.upper(), error.message, **more)
 
 

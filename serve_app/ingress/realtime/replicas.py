@@ -88,6 +88,8 @@ class SessionRouter(RequestRouter):
             return []
         # Without a backoff, Serve would retry at once and forever, on the event loop of all calls.
         pending_request.routing_context.should_backoff = True
-        wanted = pending_request.args[0]
-        named = [each for each in candidate_replicas if each.replica_id.unique_id == wanted]
+        target = pending_request.args[0]
+        named = [
+            replica for replica in candidate_replicas if replica.replica_id.unique_id == target
+        ]
         return [named]

@@ -152,17 +152,17 @@ class RealtimeSession:
             try:
                 body = await self._unpacked(message)
                 echo = _echo(body.get("request_id"))
-                asked = await self._admitted(body)
+                admitted = await self._admitted(body)
             except DarkroomError as error:
                 self._count("refused")
                 await self._socket.send_message(messages.refused(error, **echo))
                 continue
-            for warning in asked.warnings:
+            for warning in admitted.warnings:
                 await self._warn(warning)
-            frame = ReceivedFrame(self._services.new_id(), asked.input, echo, len(message))
-            for each in self._inbox.put(frame):
+            frame = ReceivedFrame(self._services.new_id(), admitted.input, echo, len(message))
+            for dropped in self._inbox.put(frame):
                 self._count("dropped")
-                await self._socket.send_message(messages.dropped(each.echo))
+                await self._socket.send_message(messages.dropped(dropped.echo))
 
     async def _admitted(self, body: dict[str, Any]) -> Submission:
         """The admitted frame. Raises its refusal."""
@@ -237,8 +237,8 @@ class RealtimeSession:
         request = await queue.get(new.tenant, new.id)
         while not request.state.final:
             if request.state is State.RUNNING and not self._seated.done():
-                held = lease_of(request)
-                self._seated.set_result(ReplicaSlot(request.pool, request.replica_id or "", held))
+                lease = lease_of(request)
+                self._seated.set_result(ReplicaSlot(request.pool, request.replica_id or "", lease))
             elif self._seated.done() and not _holds(request, self._seated.result()):
                 return _orphaned(request)
             request = await queue.changed(new.tenant, new.id, CHANGE_WAIT_S, since=request)
@@ -287,7 +287,7 @@ class RealtimeSession:
 
 async def first(*work: Coroutine[Any, Any, R]) -> R:
     """Return the result of the first that ends. Cancel the others."""
-    tasks = [asyncio.ensure_future(each) for each in work]
+    tasks = [asyncio.ensure_future(coroutine) for coroutine in work]
     try:
         done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
         return next(task for task in tasks if task in done).result()

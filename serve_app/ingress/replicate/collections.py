@@ -36,7 +36,7 @@ class ReplicateCollectionPage(ReplicatePage):
 async def listed(request: HttpRequest) -> Response:
     """List the categories that have a served endpoint, in the catalog's order."""
     served = served_models(request, await authenticate(request))
-    slugs = dict.fromkeys(each.endpoint.category for each in served)
+    slugs = dict.fromkeys(entry.endpoint.category for entry in served)
     results = [_collection(slug) for slug in slugs if slug]
     body: ReplicateCollectionPage = {"previous": None, "next": None, "results": results}
     return json_reply(body)
@@ -45,15 +45,15 @@ async def listed(request: HttpRequest) -> Response:
 async def shown(request: HttpRequest) -> Response:
     served = [*served_models(request, await authenticate(request))]
     slug: str = request.path_params["slug"]
-    found = [each for each in served if each.endpoint.category == slug]
-    if not found:
-        known = sorted({each.endpoint.category for each in served if each.endpoint.category})
+    entries = [entry for entry in served if entry.endpoint.category == slug]
+    if not entries:
+        known = sorted({entry.endpoint.category for entry in served if entry.endpoint.category})
         raise NotFound(
             f"There is no collection {slug[:64]}. Collections are the categories of models: "
             f"{', '.join(known)}."
         )
     body, base = _collection(slug), base_of(request)
-    body["models"] = await in_cpu_thread(lambda: [rendered_model(each, base) for each in found])
+    body["models"] = await in_cpu_thread(lambda: [rendered_model(entry, base) for entry in entries])
     return json_reply(body)
 
 

@@ -65,7 +65,7 @@ async def listed(request: HttpRequest) -> Response:
     """List the served endpoints in the catalog's order, page by page."""
     caller, services = await authenticate(request), services_of(request)
     page, following = page_of_served(request, caller, "deployments")
-    results = [_deployment(services, each) for each in page]
+    results = [_deployment(services, entry) for entry in page]
     body: ReplicateDeploymentPage = {"previous": None, "next": following, "results": results}
     return json_reply(body)
 
@@ -79,9 +79,9 @@ async def hardware(request: HttpRequest) -> Response:
     """List the pools that run the served endpoints."""
     services = services_of(request)
     served = served_models(request, await authenticate(request))
-    pools = dict.fromkeys(pool for each in served if (pool := services.pool_if_any(each)))
+    pools = dict.fromkeys(pool for entry in served if (pool := services.pool_if_any(entry)))
     body: list[ReplicateHardware] = [
-        {"sku": each, "name": _name_of_pool(services, each)} for each in pools
+        {"sku": name, "name": _name_of_pool(services, name)} for name in pools
     ]
     return json_reply(body)
 
@@ -122,8 +122,10 @@ def _deployment(services: Services, entry: CatalogEntry) -> ReplicateDeployment:
     endpoint, pool = entry.endpoint, services.pool_if_any(entry)
     model = model_id(endpoint.id)
     owner, _, name = model.partition("/")
-    targets = [one for one in services.warm.states if one.endpoint == endpoint.id and one.pool]
-    least = max((one.replicas for one in targets), default=0)
+    targets = [
+        state for state in services.warm.states if state.endpoint == endpoint.id and state.pool
+    ]
+    least = max((target.replicas for target in targets), default=0)
     config = services.pools.configured.get(pool)
     return {
         "owner": owner,

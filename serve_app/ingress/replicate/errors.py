@@ -70,11 +70,13 @@ def refused(error: DarkroomError) -> Response:
     }
     if isinstance(error, InvalidInput) and error.problems:
         fields: list[InvalidField] = [
-            {"type": each.type, "field": field_of(each.loc), "description": each.message}
-            for each in error.problems
+            {"type": problem.type, "field": field_of(problem.loc), "description": problem.message}
+            for problem in error.problems
         ]
         body["invalid_fields"] = fields
-        body["detail"] = "\n".join(f"- {one['field']}: {one['description']}" for one in fields)
+        body["detail"] = "\n".join(
+            f"- {field['field']}: {field['description']}" for field in fields
+        )
     headers = {
         name: value for name, value in headers_for(error).items() if not name.startswith("x-fal-")
     }

@@ -106,7 +106,7 @@ async def listed(request: HttpRequest) -> Response:
         last = page[PAGE - 1]
         at = last.created_at.strftime("%Y-%m-%dT%H:%M:%S.%fZ")
         more = f"{origin}/replicate/v1/files?cursor={at},{last.key}"
-    results = [_file(request, caller.tenant, each) for each in page[:PAGE]]
+    results = [_file(request, caller.tenant, file) for file in page[:PAGE]]
     body: ReplicateFilePage = {"previous": None, "next": more, "results": results}
     return json_reply(body)
 
@@ -177,17 +177,17 @@ def _file(request: HttpRequest, tenant: str, kept: KeptFile) -> ReplicateFile:
 
 
 def _before(request: HttpRequest) -> tuple[datetime, str] | None:
-    given = query.text(request, "cursor")
-    if given is None:
+    cursor = query.text(request, "cursor")
+    if cursor is None:
         return None
-    time, _, key = given.partition(",")
+    time, _, key = cursor.partition(",")
     try:
         at = datetime.fromisoformat(time)
         if at.tzinfo is not None:
             return at, key
     except ValueError:
         pass
-    raise query.invalid("cursor", "should be the one of the previous page", given)
+    raise query.invalid("cursor", "should be the one of the previous page", cursor)
 
 
 async def _at_once(content: bytes) -> AsyncIterator[bytes]:

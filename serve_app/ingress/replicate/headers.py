@@ -22,10 +22,10 @@ _DURATION = re.compile(
 def wait_s(headers: Mapping[str, str]) -> int:
     """Seconds from the header ``Prefer``; 0 if it does not ask to wait. ``InvalidInput``."""
     for preference in headers.get("prefer", "").split(","):
-        found = _WAIT.fullmatch(preference.strip().lower())
-        if found is None:
+        match = _WAIT.fullmatch(preference.strip().lower())
+        if match is None:
             continue  # RFC 7240: unknown preferences are ignored
-        seconds = int(found[1] or MAX_WAIT_S)
+        seconds = int(match[1] or MAX_WAIT_S)
         if not 1 <= seconds <= MAX_WAIT_S:
             raise _invalid("Prefer", f"`wait` should be from 1 to {MAX_WAIT_S}", seconds)
         return seconds
@@ -35,15 +35,15 @@ def wait_s(headers: Mapping[str, str]) -> int:
 def cancel_after_s(headers: Mapping[str, str]) -> float | None:
     """Seconds from the header ``Cancel-After``, such as ``90``, ``30s`` or ``1h30m``; None without
     it. ``InvalidInput``."""
-    given = headers.get("cancel-after")
-    if given is None:
+    header = headers.get("cancel-after")
+    if header is None:
         return None
-    found = _DURATION.fullmatch(given.strip().lower())
-    parts = found.groupdict(default="0") if found else {"h": "0", "m": "0", "s": "0"}
+    match = _DURATION.fullmatch(header.strip().lower())
+    parts = match.groupdict(default="0") if match else {"h": "0", "m": "0", "s": "0"}
     seconds = 3600 * int(parts["h"]) + 60 * int(parts["m"]) + int(parts["s"])
     if not MIN_CANCEL_AFTER_S <= seconds <= MAX_TIMEOUT_S:
         what = f"should be like 30s, 5m or 1h30m, from {MIN_CANCEL_AFTER_S} seconds to 30 days"
-        raise _invalid("Cancel-After", what, given[:100])
+        raise _invalid("Cancel-After", what, header[:100])
     return float(seconds)
 
 

@@ -59,32 +59,32 @@ def translate(
     """
     entry = _capable(catalog, entry, given)
     fields = EndpointFields(entry)
-    made: dict[str, Any] = {}
+    inputs: dict[str, Any] = {}
     for name, value in given.items():
         if fields.accepts(name) or value is None:
-            made[name] = _format(value) if name in FORMAT_FIELDS else value
+            inputs[name] = _format(value) if name in FORMAT_FIELDS else value
         elif name in WITH_AN_IMAGE and not given.get("image") and RENAMED[name] not in fields:
-            made[name] = value  # is ignored, as by Replicate's own models
+            inputs[name] = value  # is ignored, as by Replicate's own models
         elif name in RENAMED:
-            made[_field(entry, fields, name, RENAMED[name])] = value
+            inputs[_field(entry, fields, name, RENAMED[name])] = value
         elif RENAMED_IF_THERE.get(name) in fields.named:
-            made[RENAMED_IF_THERE[name]] = value
+            inputs[RENAMED_IF_THERE[name]] = value
         elif name == "output_format":
-            made[_field(entry, fields, name, "format")] = _format(value)
+            inputs[_field(entry, fields, name, "format")] = _format(value)
         elif name == "disable_safety_checker" and "enable_safety_checker" in fields:
-            made["enable_safety_checker"] = not value
+            inputs["enable_safety_checker"] = not value
         elif name not in ("aspect_ratio", "megapixels", "width", "height"):
-            made[name] = value
+            inputs[name] = value
     if (size := _size(entry, fields, given)) is not None:
-        made.setdefault("image_size", size)
-    return entry, in_shape_of_image(made, fields.named)
+        inputs.setdefault("image_size", size)
+    return entry, in_shape_of_image(inputs, fields.named)
 
 
 def cog_context(entry: CatalogEntry, body: Mapping[str, Any]) -> Mapping[str, Any]:
     """Field of the input for what a prediction's body has in ``context``, beside its input. Empty
     without one. ``InvalidInput`` if the endpoint is no model that reads it."""
-    given = body.get("context")
-    if not given:
+    context = body.get("context")
+    if not context:
         return {}
     if not EndpointFields(entry).has_mark("context", CONTEXT_MARK):
         raise _invalid(
@@ -92,7 +92,7 @@ def cog_context(entry: CatalogEntry, body: Mapping[str, Any]) -> Mapping[str, An
             f"is read by no model of {entry.endpoint.id}: leave it out. It is for Cog models whose "
             "code reads `current_scope().context`",
         )
-    return {"context": given}
+    return {"context": context}
 
 
 def _capable(catalog: Catalog, entry: CatalogEntry, given: Mapping[str, Any]) -> CatalogEntry:
@@ -144,8 +144,8 @@ def _is_small(given: Mapping[str, Any]) -> bool:
 
 
 def _of_ratio(ratio: str, area: float) -> dict[str, int]:
-    found = _RATIO.fullmatch(ratio)
-    across, down = (int(found[1]), int(found[2])) if found else (0, 0)
+    match = _RATIO.fullmatch(ratio)
+    across, down = (int(match[1]), int(match[2])) if match else (0, 0)
     if not across or not down:
         raise _invalid("aspect_ratio", f"should be like 16:9, and is {ratio[:40]!r}")
     shape = across / down

@@ -140,8 +140,8 @@ async def searched(request: HttpRequest) -> Response:
     caller = await authenticate(request)
     words = _query(await read_body(request, MAX_QUERY_BYTES)).lower().split()
     served = served_models(request, caller)
-    found = [each for each in served if all(word in _text(each) for word in words)]
-    return await _page(found, base_of(request), None)
+    entries = [entry for entry in served if all(word in _text(entry) for word in words)]
+    return await _page(entries, base_of(request), None)
 
 
 async def shown(request: HttpRequest) -> Response:
@@ -179,7 +179,7 @@ async def version(request: HttpRequest) -> Response:
 
 
 async def _page(entries: Sequence[CatalogEntry], base: str, following: str | None) -> Response:
-    results = await in_cpu_thread(lambda: [rendered_model(each, base) for each in entries])
+    results = await in_cpu_thread(lambda: [rendered_model(entry, base) for entry in entries])
     body: ReplicateModelPage = {"previous": None, "next": following, "results": results}
     return json_reply(body)
 
@@ -238,9 +238,9 @@ SHOW_VERSION = replace(
 
 def served_models(request: HttpRequest, caller: Caller) -> Iterator[CatalogEntry]:
     """Endpoints that are served, and that the caller may use."""
-    for each in services_of(request).catalog_of(caller):
-        if not each.missing and each.endpoint.takes_requests and caller.allows(each.endpoint.id):
-            yield each
+    for entry in services_of(request).catalog_of(caller):
+        if not entry.missing and entry.endpoint.takes_requests and caller.allows(entry.endpoint.id):
+            yield entry
 
 
 def page_of_served(
@@ -252,7 +252,7 @@ def page_of_served(
     cursor = request.query_params.get("cursor")
     start = 0
     if cursor is not None:
-        known = [each.endpoint.id for each in served]
+        known = [entry.endpoint.id for entry in served]
         if cursor not in known:
             raise query.invalid("cursor", "should be the one of the previous page", cursor)
         start = known.index(cursor) + 1
@@ -276,14 +276,16 @@ def _query(body: bytes) -> str:
     ``text/plain`` as its Python client does."""
     text = body.decode("utf-8", "replace")
     with contextlib.suppress(ValueError, RecursionError):
-        found: object = json.loads(text)
-        return found if isinstance(found, str) else text
+        value: object = json.loads(text)
+        return value if isinstance(value, str) else text
     return text
 
 
 def _text(entry: CatalogEntry) -> str:
-    each = entry.endpoint
-    return " ".join((each.id, each.display_name, each.description, each.category)).lower()
+    endpoint = entry.endpoint
+    return " ".join(
+        (endpoint.id, endpoint.display_name, endpoint.description, endpoint.category)
+    ).lower()
 
 
 def rendered_model(entry: CatalogEntry, base: str) -> ReplicateModel:
@@ -316,8 +318,8 @@ def _examples(entry: CatalogEntry, base: str) -> list[ReplicateExample]:
             "id": f"{entry.endpoint.digest}-example-{number}",
             "model": model,
             "version": entry.endpoint.digest,
-            "input": each.input,
-            "output": each.output and _absolute(prediction.plain(each.output), origin),
+            "input": example.input,
+            "output": example.output and _absolute(prediction.plain(example.output), origin),
             "logs": "",
             "error": None,
             "status": "succeeded",
@@ -325,17 +327,19 @@ def _examples(entry: CatalogEntry, base: str) -> list[ReplicateExample]:
             "started_at": LONG_AGO,
             "completed_at": LONG_AGO,
             "metrics": {},
-            "data_removed": each.output is None,
+            "data_removed": example.output is None,
             "urls": {"get": f"{base}/v1/models/{model}/examples"},
         }
-        for number, each in enumerate(sorted(entry.examples, key=lambda one: one.output is None), 1)
+        for number, example in enumerate(
+            sorted(entry.examples, key=lambda one: one.output is None), 1
+        )
     ]
 
 
 def _absolute(output: Any, origin: str) -> Any:
     """``output`` with whole URLs: those of files that come with Darkroom have no origin."""
     if isinstance(output, list):
-        return [_absolute(each, origin) for each in cast("list[Any]", output)]
+        return [_absolute(item, origin) for item in cast("list[Any]", output)]
     return f"{origin}{output}" if isinstance(output, str) and output.startswith("/") else output
 
 

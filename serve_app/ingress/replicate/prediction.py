@@ -46,9 +46,9 @@ def plain(output: Mapping[str, Any]) -> Any:
     """Convert a rendered output: the URL or URLs of its product, or all of it if it has none. What
     a Cog model returns is as on Replicate, with a URL for each file."""
     for name in PRODUCTS:
-        found = _urls(output.get(name))
-        if found is not None:
-            return found
+        urls = _urls(output.get(name))
+        if urls is not None:
+            return urls
     return _with_urls(output[OUTPUT]) if set(output) == {OUTPUT} else dict(output)
 
 
@@ -57,9 +57,9 @@ def _with_urls(value: Any) -> Any:
     if _is_file(value):
         return value["url"]
     if isinstance(value, Mapping):
-        return {name: _with_urls(each) for name, each in cast("Json", value).items()}
+        return {name: _with_urls(item) for name, item in cast("Json", value).items()}
     if isinstance(value, list):
-        return [_with_urls(each) for each in cast("list[Any]", value)]
+        return [_with_urls(item) for item in cast("list[Any]", value)]
     return value
 
 
@@ -69,40 +69,40 @@ def pieces_of(output: Any) -> Sequence[str]:
     if output is None:
         return ()
     pieces = cast("list[Any]", output) if isinstance(output, list) else [output]
-    return [each if isinstance(each, str) else json.dumps(each) for each in pieces]
+    return [piece if isinstance(piece, str) else json.dumps(piece) for piece in pieces]
 
 
 def schemas(entry: CatalogEntry) -> Json:
     """``Input`` and ``Output``, as the components of an OpenAPI document."""
-    found = components("Input", entry.schema.json_schema())
+    input_schemas = components("Input", entry.schema.json_schema())
     schema = entry.schema.output_schema()
     properties: Mapping[str, Json] = schema.get("properties", {})
     for name in PRODUCTS:
         if name in properties and "anyOf" not in properties[name]:  # it is always there
             several = properties[name].get("type") == "array"
             product: Json = {"type": "array", "items": URL} if several else URL
-            return {**found, "Output": {**product, "title": "Output"}}
+            return {**input_schemas, "Output": {**product, "title": "Output"}}
     if set(properties) == {OUTPUT} and "$defs" not in schema:
-        return {**found, "Output": _schema_with_urls(properties[OUTPUT])}
-    return {**found, **components("Output", schema)}
+        return {**input_schemas, "Output": _schema_with_urls(properties[OUTPUT])}
+    return {**input_schemas, **components("Output", schema)}
 
 
 def _schema_with_urls(schema: Any) -> Any:
     """``schema`` with URLs in place of files, which it marks."""
     if isinstance(schema, list):
-        return [_schema_with_urls(each) for each in cast("list[Any]", schema)]
+        return [_schema_with_urls(item) for item in cast("list[Any]", schema)]
     if not isinstance(schema, Mapping):
         return schema
     if "x-darkroom-file" in schema:
         return dict(URL)
-    return {name: _schema_with_urls(each) for name, each in cast("Json", schema).items()}
+    return {name: _schema_with_urls(value) for name, value in cast("Json", schema).items()}
 
 
 def _urls(value: Any) -> str | list[str] | None:
     if _is_file(value):
         return value["url"]
     if isinstance(value, list) and value and all(map(_is_file, cast("list[Any]", value))):
-        return [each["url"] for each in cast("list[Json]", value)]
+        return [file["url"] for file in cast("list[Json]", value)]
     return None
 
 
@@ -135,27 +135,27 @@ def listed_models(services: Services, caller: Caller, model: str) -> CatalogEntr
     entry = catalog.find(meant)
     if entry is not None:
         return entry
-    found = [each for each in catalog if model_id(each.endpoint.id) == model]
-    if len(found) > 1:
-        ids = ", ".join(each.endpoint.id for each in found)
+    candidates = [candidate for candidate in catalog if model_id(candidate.endpoint.id) == model]
+    if len(candidates) > 1:
+        ids = ", ".join(candidate.endpoint.id for candidate in candidates)
         raise InvalidInput.of_field("model", f"{model} could be {ids}. Send its version")
-    return found[0] if found else catalog.listed(meant)
+    return candidates[0] if candidates else catalog.listed(meant)
 
 
 def endpoint_of_version(services: Services, caller: Caller, reference: str) -> CatalogEntry:
     """Endpoint of a version, or of ``owner/name`` with or without a version."""
-    found = _REFERENCE.fullmatch(reference)
-    if found is None:
+    match = _REFERENCE.fullmatch(reference)
+    if match is None:
         return _by_digest(services.catalog_of(caller), reference)
-    entry = listed_models(services, caller, found["model"])
-    return check_version(entry, found["version"]) if found["version"] else entry
+    entry = listed_models(services, caller, match["model"])
+    return check_version(entry, match["version"]) if match["version"] else entry
 
 
 def requested_model(reference: str, entry: CatalogEntry) -> str:
     """``owner/name:version`` of a call that named ``entry`` by ``reference``. What could be no
     model's name at Replicate, though an alias fits it, is the name of the endpoint."""
-    found = _REFERENCE.fullmatch(reference)
-    model = model_id(found["model"]) if found else ""
+    match = _REFERENCE.fullmatch(reference)
+    model = model_id(match["model"]) if match else ""
     name = model if _MODEL.fullmatch(model) else model_id(entry.endpoint.id)
     return f"{name}:{entry.endpoint.digest}"
 
@@ -305,7 +305,7 @@ class PredictionRenderer:
         try:
             origin = base.removesuffix(PREFIX)
             outcome = final_outcome(request)
-            if inside and sum(each.size for each in outcome.artifacts) <= MAX_INSIDE_BYTES:
+            if inside and sum(artifact.size for artifact in outcome.artifacts) <= MAX_INSIDE_BYTES:
                 rendered = await output_of(outcome, self.files, origin, request.tenant, inline=True)
             else:
                 rendered = await rendered_output(request, self.files, origin, inline=inline)
@@ -329,12 +329,12 @@ def _status(request: Request) -> PredictionStatus:
 
 
 def _metrics(request: Request) -> PredictionMetrics:
-    found: PredictionMetrics = {}
+    metrics: PredictionMetrics = {}
     if request.outcome is not None:
-        found["predict_time"] = request.outcome.usage.run_s
+        metrics["predict_time"] = request.outcome.usage.run_s
     if request.finished_at is not None:
-        found["total_time"] = (request.finished_at - request.created_at).total_seconds()
-    return found
+        metrics["total_time"] = (request.finished_at - request.created_at).total_seconds()
+    return metrics
 
 
 def _logs(lines: Sequence[LogLine], progress: Progress | None) -> str:

@@ -124,8 +124,8 @@ async def created_of_model(request: HttpRequest) -> Response:
 
 
 async def shown(request: HttpRequest) -> Response:
-    services, found = await _find(request)
-    return await _prediction_reply(request, services, found)
+    services, prediction = await _find(request)
+    return await _prediction_reply(request, services, prediction)
 
 
 async def listed(request: HttpRequest) -> Response:
@@ -138,21 +138,21 @@ async def listed(request: HttpRequest) -> Response:
         caller.tenant, endpoints=endpoints, before=cursor, limit=PAGE + 1
     )
     base = base_of(request)
-    results = [await renderer_of(services).render(each, base, inline=False) for each in page[:PAGE]]
+    results = [await renderer_of(services).render(item, base, inline=False) for item in page[:PAGE]]
     more = f"{base}/v1/predictions?cursor={page[PAGE - 1].id}" if len(page) > PAGE else None
     body: PredictionPage = {"previous": None, "next": more, "results": results}
     return json_reply(body)
 
 
 async def cancelled(request: HttpRequest) -> Response:
-    services, found = await _find(request)
-    return await _prediction_reply(request, services, await cancel(request, found))
+    services, prediction = await _find(request)
+    return await _prediction_reply(request, services, await cancel(request, prediction))
 
 
 async def streamed(request: HttpRequest) -> Response:
     """Send events: lines of the log as they arrive, the output piece by piece, and the end."""
-    services, found = await _find(request, await authenticate_for_stream(request))
-    events = _events(services, found, base_of(request))
+    services, prediction = await _find(request, await authenticate_for_stream(request))
+    events = _events(services, prediction, base_of(request))
     return sse.stream_reply(events, cache_control="no-store")
 
 
@@ -231,18 +231,20 @@ async def _created(
     caller = await authenticate(request)
     longest_wait_s = wait_s(request.headers)
     base_of(request)  # may be refused, so read it before anything is stored
-    asked = await parse_webhook(body, services.webhooks, origin_of(request), caller.tenant)
-    webhook = asked.webhook(services.webhooks.notifier) if asked else None
+    hook_request = await parse_webhook(body, services.webhooks, origin_of(request), caller.tenant)
+    webhook = hook_request.webhook(services.webhooks.notifier) if hook_request else None
     context = cog_context(entry, body)
     try:
-        entry, given = translate(services.catalog_of(caller), entry, body.get("input", {}))
+        entry, inputs = translate(services.catalog_of(caller), entry, body.get("input", {}))
         options = _options(request, caller, webhook).naming(model)
-        new = await validate_call(request, caller, entry.endpoint.id, {**given, **context}, options)
+        new = await validate_call(
+            request, caller, entry.endpoint.id, {**inputs, **context}, options
+        )
     except InvalidInput as error:
         raise prefix_locations("input", error) from None
     storing = submission.submit(services, new)
-    if asked:  # also if the client leaves meanwhile: its prediction goes on
-        storing.add_done_callback(partial(when_new, new, partial(asked.follow, services)))
+    if hook_request:  # also if the client leaves meanwhile: its prediction goes on
+        storing.add_done_callback(partial(when_new, new, partial(hook_request.follow, services)))
     stored = await asyncio.shield(storing)
     return await _answered(request, new, stored, began + longest_wait_s if longest_wait_s else None)
 
@@ -285,10 +287,10 @@ async def _body(request: HttpRequest, max_bytes: int) -> Mapping[str, Any]:
     body = await read_json(request, max_bytes)
     if not isinstance(body, dict):
         raise InvalidInput("The body must be a JSON object with `input`.")
-    given = cast("Mapping[str, Any]", body)
-    if not isinstance(given.get("input", {}), dict):
+    fields = cast("Mapping[str, Any]", body)
+    if not isinstance(fields.get("input", {}), dict):
         raise InvalidInput.of_field("input", "Input should be an object", "dict_type")
-    return given
+    return fields
 
 
 async def _find(request: HttpRequest, caller: Caller | None = None) -> tuple[Services, Request]:
@@ -296,9 +298,9 @@ async def _find(request: HttpRequest, caller: Caller | None = None) -> tuple[Ser
     caller, services = caller or await authenticate(request), services_of(request)
     request_id: str = request.path_params["request_id"]
     what = f"prediction {request_id[:64]}"
-    found = await find_request(services.queue, caller.tenant, request_id, what)
-    name_request(request, found)
-    return services, found
+    prediction = await find_request(services.queue, caller.tenant, request_id, what)
+    name_request(request, prediction)
+    return services, prediction
 
 
 async def _prediction_reply(request: HttpRequest, services: Services, found: Request) -> Response:
@@ -329,7 +331,7 @@ def _wants_files_inside(request: HttpRequest, base: str) -> bool:
     fetches no file from a private address.
     """
     agent = request.headers.get("user-agent", "")
-    return base.startswith("http:") and any(each in agent for each in CLIENTS)
+    return base.startswith("http:") and any(client in agent for client in CLIENTS)
 
 
 async def _events(services: Services, request: Request, base: str) -> AsyncGenerator[bytes]:

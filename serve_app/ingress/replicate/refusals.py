@@ -46,7 +46,7 @@ class RefusedCall:
             f"Refused. {self.sentence}",
             {},
             errors=(400,),
-            parameters=tuple(in_path(each, "Not read.") for each in names),
+            parameters=tuple(in_path(name, "Not read.") for name in names),
             tag=TAG,
             error_format=ERRORS,
         )

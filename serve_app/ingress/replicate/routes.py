@@ -119,8 +119,8 @@ ROUTES = [
         SUBMIT,
     ),
     *(
-        _route(each.method, each.path, each.answer, "refused", each.operation, ANY_KEY)
-        for each in refusals.REFUSED
+        _route(refusal.method, refusal.path, refusal.answer, "refused", refusal.operation, ANY_KEY)
+        for refusal in refusals.REFUSED
     ),
     translated(
         "/replicate/{rest:path}",

@@ -38,12 +38,12 @@ MIN_INTERVAL_S = 0.5
 def events_of(body: Mapping[str, Any]) -> frozenset[str]:
     """Read ``webhook_events_filter``; all events by default. ``InvalidInput``."""
     name = "webhook_events_filter"
-    given = body.get(name)
-    if given is None:
+    events = body.get(name)
+    if events is None:
         return frozenset(EVENTS)
-    if not isinstance(given, list) or not given or not all(each in EVENTS for each in given):
+    if not isinstance(events, list) or not events or not all(event in EVENTS for event in events):
         raise InvalidInput.of_field(name, f"Input should be a list of {', '.join(EVENTS)}")
-    return frozenset(given)
+    return frozenset(events)
 
 
 class EventBuilder:
@@ -134,7 +134,7 @@ async def parse_webhook(
 
     The latter is older and is called at the end only. ``InvalidInput``.
     """
-    name = next((each for each in ("webhook", "webhook_completed") if body.get(each)), None)
+    name = next((key for key in ("webhook", "webhook_completed") if body.get(key)), None)
     if name is None:
         return None
     events = events_of(body) if name == "webhook" else frozenset({COMPLETED})
@@ -164,7 +164,7 @@ class PredictionComposer:
         base = claimed.origin.removesuffix(MARK) + PREFIX
         files = request.outcome.artifacts if request.outcome else ()
         # Base64 needs four characters for three bytes.
-        inline = sum(each.size for each in files) * 4 / 3 < MAX_BODY_BYTES
+        inline = sum(file.size for file in files) * 4 / 3 < MAX_BODY_BYTES
         prediction = await self.renderer.render(request, base, lines, inline=inline)
         return await in_cpu_thread(encoded, prediction)
 

@@ -154,7 +154,9 @@ class JsonCalls:
                 body=body,
                 tag=tag,
             )
-            label = ".".join(each for each in path.split("/") if each and "{" not in each)
+            label = ".".join(
+                segment for segment in path.split("/") if segment and "{" not in segment
+            )
             self.routes.append(_route(method, path, label, operation, scope, begin, handle))
             return handle
 
@@ -228,8 +230,8 @@ class Calls(Generic[Row]):
         def add(read: List[Row]) -> List[Row]:
             async def handle(call: Call) -> Any:
                 limit = query.page_size(call.request, default=MAX_LISTED, most=MAX_LISTED)
-                found = await read(call)
-                listed = found if isinstance(found, ResourceList) else ResourceList(found)
+                listing = await read(call)
+                listed = listing if isinstance(listing, ResourceList) else ResourceList(listing)
                 cursors = self._cursors(listed.rows)
                 first = _after(cursors, query.text(call.request, "cursor"))
                 end = first + limit
@@ -353,12 +355,12 @@ class Calls(Generic[Row]):
         async def of_key(call: Call) -> Any:
             # PostgreSQL stores no NUL.
             key = str(call.request.path_params[resource.parameter]).replace("\0", "")
-            if (found := await handle(call, key)) is None:
+            if (result := await handle(call, key)) is None:
                 raise NotFound(
                     f"There is no {resource.name} {key[:64]}. GET {resource.path} lists those that "
                     "there are."
                 )
-            return found
+            return result
 
         parameters = (in_path(resource.parameter, resource.key_description), *special.parameters)
         of_one = replace(special, parameters=parameters)
@@ -444,12 +446,12 @@ class Calls(Generic[Row]):
         """The cursor of each. Where several are alike, as warm targets of the same model from
         several places, the further ones have a number."""
         seen = Counter[str]()
-        found = list[str]()
+        cursors = list[str]()
         for row in rows:
             value = str(getattr(row, self.resource.cursor))
-            found.append(f"{value}~{seen[value]}" if seen[value] else value)
+            cursors.append(f"{value}~{seen[value]}" if seen[value] else value)
             seen[value] += 1
-        return found
+        return cursors
 
 
 def _after(cursors: Sequence[str], cursor: str | None) -> int:

@@ -42,9 +42,12 @@ class ResourceKinds:
 
 def kind_routes(resources: Sequence[Resource[Any]]) -> Sequence[DocumentedRoute]:
     calls = JsonCalls()
-    names = [each.name for each in fields(ResourceKind)]
+    names = [field.name for field in fields(ResourceKind)]
     kinds = ResourceKinds(
-        [ResourceKind(**{name: getattr(each, name) for name in names}) for each in resources]
+        [
+            ResourceKind(**{name: getattr(resource, name) for name in names})
+            for resource in resources
+        ]
     )
 
     @calls.call("/v1/resources", "listResources", "List the kinds of resources and their columns")

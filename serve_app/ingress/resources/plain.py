@@ -19,7 +19,9 @@ Row = TypeVar("Row")
 
 def plain_routes(resources: Sequence[Resource[Any]]) -> Sequence[DocumentedRoute]:
     """All routes of the resources that have no special ones."""
-    return [route for each in resources if each.body for route in _all_calls(each).routes]
+    return [
+        route for resource in resources if resource.body for route in _all_calls(resource).routes
+    ]
 
 
 def list_rows(calls: Calls[Row], summary: str) -> None:

@@ -120,7 +120,10 @@ class AuditTrail:
     async def output_decided(self, request_id: str, decisions: Sequence[Mapping[str, Any]]) -> None:
         """Record what the safety policy decided about files of a request."""
         await self._operations.record(
-            [NewAct(Actor(""), "safety.output", request_id, dict(each)) for each in decisions]
+            [
+                NewAct(Actor(""), "safety.output", request_id, dict(decision))
+                for decision in decisions
+            ]
         )
 
     async def write(self) -> None:
@@ -131,16 +134,16 @@ class AuditTrail:
                 Actor("", address),
                 "login.fail",
                 "",
-                {"number": each.number, "key_ids": each.key_ids}
+                {"number": failures.number, "key_ids": failures.key_ids}
                 | ({} if address else {"addresses": "others"}),
             )
-            for address, each in counted.items()
+            for address, failures in counted.items()
         ]
         try:
             await self._operations.record(acts)
         except DarkroomError:
-            for address, each in counted.items():
-                self._count(address, each)
+            for address, logins in counted.items():
+                self._count(address, logins)
             raise
 
     async def write_anchor(self) -> None:

@@ -70,7 +70,7 @@ class FileDefaults(LiveValues):
     def of(cls, config: Config) -> FileDefaults:
         access, tenants = config.access, config.queue.tenant_limits
         private = access.files == "private"
-        any_private = private or any(each.files == "private" for each in tenants.values())
+        any_private = private or any(limits.files == "private" for limits in tenants.values())
         return cls(private, any_private, access.file_url_valid_s, tenants)
 
     def private_by_default(self, tenant: str) -> bool:
@@ -113,13 +113,13 @@ class FileAccessControl:
         """Put new revocations in force."""
         async with self._looking:
             now = self._clock.monotonic()
-            while found := await self._book.revocations(self._last):
-                for each in found:
-                    if each.signature:
-                        self._revoked[each.key, each.signature] = each.expires_at
+            while revocations := await self._book.revocations(self._last):
+                for revocation in revocations:
+                    if revocation.signature:
+                        self._revoked[revocation.key, revocation.signature] = revocation.expires_at
                     else:
-                        self._generations[each.key] = each.generation
-                self._last = found[-1].number
+                        self._generations[revocation.key] = revocation.generation
+                self._last = revocations[-1].number
                 self._drop_expired()
             self._seen_at = now
 
@@ -158,14 +158,14 @@ class FileAccessControl:
     async def rules_of(self, key: str) -> FileAccess | None:
         """Rules of a private file; None: nothing is known of it, so there is no such file."""
         id_, now = access_id(key), self._clock.monotonic()
-        found = self._rules.get(id_, now)
-        if found is None and not self._unknown.get(id_, now):
-            found = await self._book.find(id_)
-            if found is None:
+        rules = self._rules.get(id_, now)
+        if rules is None and not self._unknown.get(id_, now):
+            rules = await self._book.find(id_)
+            if rules is None:
                 self._unknown.put(id_, True, now)  # noqa: FBT003
             else:
-                self._rules.put(id_, found, now)
-        return found
+                self._rules.put(id_, rules, now)
+        return rules
 
     def check(self, key: str, params: Mapping[str, str]) -> SignedUrl:
         """The signature in ``params``, with which anyone reads the file.
@@ -201,9 +201,9 @@ class FileAccessControl:
     async def signed_again(self, body: bytes, tenant: str) -> bytes:
         """A stored body in JSON as its ``tenant`` reads it now: URLs of the tenant's private files
         are signed again. A text that only contains such a URL stays."""
-        found = {each[2].decode() for each in PRIVATE_URL.finditer(body)}
+        keys = {match[2].decode() for match in PRIVATE_URL.finditer(body)}
         own: set[str] = set()
-        for key in filter(valid, found):
+        for key in filter(valid, keys):
             rules = await self.rules_of(key)
             if rules is not None and rules.tenant == tenant:
                 own.add(key)
@@ -225,10 +225,10 @@ class FileAccessControl:
         self, origin: str, key: str, expires_at: int | None, *, unique: bool = False
     ) -> str:
         generation = self._generations.get(key, 0)
-        made = self.signer.sign(key, expires_at, generation, unique=unique)
-        if (key, made.signature) in self._revoked:
-            made = self.signer.sign(key, expires_at, generation, unique=True)
-        return f"{origin}/files/{quote(key)}?{made.query}"
+        signed_url = self.signer.sign(key, expires_at, generation, unique=unique)
+        if (key, signed_url.signature) in self._revoked:
+            signed_url = self.signer.sign(key, expires_at, generation, unique=True)
+        return f"{origin}/files/{quote(key)}?{signed_url.query}"
 
     async def revoke(
         self, tenant: str, key: str, params: Mapping[str, str] | None, actor: Actor

@@ -85,9 +85,11 @@ class FileCollector:
     async def delete_garbage_uploads(self) -> None:
         """Delete uploads that were abandoned, aborted, or marked as kept long enough."""
         while uploads := await self._uploads.take_unwanted(BATCH_SIZE):
-            parts = {each.key: each.parts_id for each in uploads if each.parts_id is not None}
+            parts = {
+                upload.key: upload.parts_id for upload in uploads if upload.parts_id is not None
+            }
             failed: DarkroomError | None = None
-            for group in by_location(each.key for each in uploads):
+            for group in by_location(upload.key for upload in uploads):
                 try:
                     for key in group:
                         if key in parts:

@@ -222,17 +222,17 @@ class Uploads:
 
     async def sizes(self, tenants: Sequence[str]) -> Mapping[str, int]:
         """Bytes of each tenant's complete files, 0 for one without any."""
-        found = await self._book.totals(tenants)
-        return {tenant: found.get(tenant, 0) for tenant in tenants}
+        totals = await self._book.totals(tenants)
+        return {tenant: totals.get(tenant, 0) for tenant in tenants}
 
     # A caller that is limited to some endpoints has no results of other keys' batches.
 
     async def kept(self, caller: Caller, key: str) -> KeptFile:
         """File of the caller's tenant. ``ArtifactNotFound``."""
-        found = await self._book.kept(caller.tenant, key, caller.batches_of)
-        if found is None:
+        file = await self._book.kept(caller.tenant, key, caller.batches_of)
+        if file is None:
             raise no_upload()
-        return found
+        return file
 
     async def page(
         self, caller: Caller, before: tuple[datetime, str] | None, limit: int

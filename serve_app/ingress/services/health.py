@@ -233,12 +233,14 @@ def _lack(needs: Resources, nodes: Sequence[Resources]) -> str:
             f"a replica needs {_listed(needs)} on one node, but none of {count} has all of it. "
             f"{_ADD}"
         )
-    wanted = _listed({name: needs[name] for name in short})
-    found = ", ".join(
+    needed = _listed({name: needs[name] for name in short})
+    largest = ", ".join(
         f"{most[name]:g} {name}" for name in short if not name.startswith(_CLASS_OF_GPU)
     )
-    has = f"the most that one of {count} has is {found}" if found else f"none of {count} has one"
-    return f"a replica needs {wanted}, but {has}. {_ADD}"
+    has = (
+        f"the most that one of {count} has is {largest}" if largest else f"none of {count} has one"
+    )
+    return f"a replica needs {needed}, but {has}. {_ADD}"
 
 
 def _taken(needs: Resources, free: Resources) -> str:
@@ -246,11 +248,11 @@ def _taken(needs: Resources, free: Resources) -> str:
     short = [name for name, amount in needs.items() if free.get(name, 0.0) < amount]
     if not short:
         return ""
-    wanted = _listed({name: needs[name] for name in short})
-    found = ", ".join(f"{free.get(name, 0.0):g} {_named(name)}" for name in short)
+    needed = _listed({name: needs[name] for name in short})
+    available = ", ".join(f"{free.get(name, 0.0):g} {_named(name)}" for name in short)
     return (
-        f"a replica needs {wanted}, but only {found} is free in the whole cluster: others use the "
-        "rest. Stop them, add a node, or reduce another pool's replicas."
+        f"a replica needs {needed}, but only {available} is free in the whole cluster: others use "
+        "the rest. Stop them, add a node, or reduce another pool's replicas."
     )
 
 

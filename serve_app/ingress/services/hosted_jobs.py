@@ -65,8 +65,8 @@ class HostedJobEnding(JobHandler):
         except ValueError:
             return True
         method, url = _cancel_call(spec, job)
-        held = await self._secrets.read(job.owner, [spec.secret])
-        key = next((each.value for each in held if each.owner == job.owner), None)
+        secrets = await self._secrets.read(job.owner, [spec.secret])
+        key = next((secret.value for secret in secrets if secret.owner == job.owner), None)
         if key is None or not url or _origin(url) != _origin(spec.url):
             return True
         scheme = "Key" if spec.provider in ("fal", "darkroom") else "Bearer"

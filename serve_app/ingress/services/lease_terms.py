@@ -103,7 +103,7 @@ class CatalogLeaseTerms:
             return own
         # A private endpoint is also under the rules of the one that it is like.
         of_base = self._files.safety.of_lease(tenant, entry.base)
-        return (*own, *(each for each in of_base if each not in own))
+        return (*own, *(rule for rule in of_base if rule not in own))
 
     def endpoint(self, endpoint_id: str) -> Endpoint | None:
         entry = self._catalog.find_any(endpoint_id)
@@ -139,10 +139,10 @@ class CatalogLeaseTerms:
         planned = self._plan(held, endpoint, input, file_access)
         if upload_policy is not None:
             return tuple(
-                self._post_ticket(held, number, each.media_type, upload_policy)
-                for number, each in enumerate(planned)
+                self._post_ticket(held, number, file.media_type, upload_policy)
+                for number, file in enumerate(planned)
             )
-        return tuple(self._ticket(each, place) for each in planned)
+        return tuple(self._ticket(file, place) for file in planned)
 
     def files_token(self, tenant: str) -> str:
         signer = self._files.signer
@@ -168,10 +168,10 @@ class CatalogLeaseTerms:
         self, held: LeaseKey, endpoint: Endpoint, input: Mapping[str, Any], file_access: str = ""
     ) -> Sequence[str]:
         return [
-            each.key(place)
+            file.key(place)
             for planned in self._plan(held, endpoint, input, file_access)
-            for each in (planned, planned.thumbnail)
-            if each is not None
+            for file in (planned, planned.thumbnail)
+            if file is not None
             for place in ("", *self._places.locations)
         ]
 
@@ -247,10 +247,10 @@ class _PlannedFile:
     thumbnail: _PlannedFile | None = None
 
     def key(self, place: str) -> str:
-        held = self.held
+        lease = self.held
         return artifact_key(
-            held.request_id,
-            held.attempt,
+            lease.request_id,
+            lease.attempt,
             self.media_type,
             self.token,
             location=place,

@@ -97,7 +97,7 @@ class LiveCatalog:
 
     def why_not_private(self, endpoint_id: str) -> str:
         """Why a private endpoint cannot have this id; empty if it can."""
-        public = [each.endpoint.id for each in self._catalog]
+        public = [entry.endpoint.id for entry in self._catalog]
         return why_not_private(endpoint_id, public, self._config.models.model_aliases)
 
     # Calls of operators.
@@ -120,7 +120,7 @@ class LiveCatalog:
         """Store an entry of a new id. ``InvalidInput`` names every mistake. ``EntryExists``: the
         catalogue has this id, from any place; of the database, also one of this moment."""
         checked = await self.check(endpoint, entry)
-        listed = any(each.endpoint.id == endpoint for each in self._catalog.every())
+        listed = any(model.endpoint.id == endpoint for model in self._catalog.every())
         if listed or not await self._entries.add(endpoint, entry, actor):
             raise EntryExists(
                 f"There is a model {endpoint} already, so nothing was stored. Choose another id, "
@@ -138,7 +138,7 @@ class LiveCatalog:
         if done.removed:
             await self.refresh()
             return done.unfinished
-        if all(each.endpoint != endpoint for each in await self._entries.all()):
+        if all(entry.endpoint != endpoint for entry in await self._entries.all()):
             raise NotFound(self._not_stored(endpoint))
         number = f"{MAX_COUNTED} or more" if done.unfinished == MAX_COUNTED else done.unfinished
         raise RequestActive(
@@ -170,10 +170,10 @@ class LiveCatalog:
 
         self._catalog.become(await asyncio.to_thread(load))
         self._version = version
-        found = frozenset(conflicts(self._catalog))
-        for line in sorted(found - self._conflicts):
+        lines = frozenset(conflicts(self._catalog))
+        for line in sorted(lines - self._conflicts):
             log.warning("%s", line)
-        self._conflicts = found
+        self._conflicts = lines
         self.on_change()
 
     async def _load_private(self, version: tuple[str, str]) -> None:
@@ -197,8 +197,10 @@ def with_private(
     use those."""
     private = [*private_entries(public, weights)]
     catalog = public.with_private(private)
-    made = [each for one in workflows if (each := _workflow_entry(catalog, one)) is not None]
-    return public.with_private([*private, *made])
+    entries = [
+        entry for workflow in workflows if (entry := _workflow_entry(catalog, workflow)) is not None
+    ]
+    return public.with_private([*private, *entries])
 
 
 def _workflow_entry(catalog: Catalog, workflow: RegisteredWorkflow) -> CatalogEntry | None:
@@ -218,19 +220,19 @@ def _workflow_entry(catalog: Catalog, workflow: RegisteredWorkflow) -> CatalogEn
 
 def private_entries(public: Catalog, weights: Sequence[TenantWeights]) -> Iterator[CatalogEntry]:
     """Entries of registered weights that have an endpoint, and whose base is in the catalogue."""
-    for each in weights:
-        base = public.find(each.base)
-        if base is None or each.endpoint is None:
+    for record in weights:
+        base = public.find(record.base)
+        if base is None or record.endpoint is None:
             continue
-        files = [RegisteredFileFacts(one.path, one.digest) for one in each.files]
-        given = PrivateEndpoint(
-            each.endpoint,
-            each.tenant,
-            each.base,
-            each.base_weights,
-            each.kind,
+        files = [RegisteredFileFacts(file.path, file.digest) for file in record.files]
+        endpoint = PrivateEndpoint(
+            record.endpoint,
+            record.tenant,
+            record.base,
+            record.base_weights,
+            record.kind,
             files,
-            str(each.source.get("hub", "")),
-            each.scale,
+            str(record.source.get("hub", "")),
+            record.scale,
         )
-        yield private_entry(base, given)
+        yield private_entry(base, endpoint)

@@ -67,9 +67,9 @@ class LiveSettings:
         if self._file is None:
             return self._base
         self._signature = self._look()  # before the file is read, or a change would be missed
-        found = config_file.read(self._file).arguments
-        self._arguments = {name: value for name, value in found.items() if name in LIVE}
-        self._in_force = self._base.with_live(found)
+        arguments = config_file.read(self._file).arguments
+        self._arguments = {name: value for name, value in arguments.items() if name in LIVE}
+        self._in_force = self._base.with_live(arguments)
         self._signature = self._signature[0], self._look()[1]
         return self._in_force
 
@@ -134,15 +134,15 @@ class LiveSettings:
 
     def _look(self) -> Signature:
         files = (self._file, self._in_force.models.models)
-        return tuple(None if each is None else _signature(each) for each in files)
+        return tuple(None if file is None else _signature(file) for file in files)
 
 
 def _signature(file: Path) -> tuple[int, int, int] | None:
     try:
-        found = file.stat()
+        status = file.stat()
     except OSError:
         return None
-    return found.st_mtime_ns, found.st_size, found.st_ino
+    return status.st_mtime_ns, status.st_size, status.st_ino
 
 
 def bounds_of(config: Config) -> Mapping[str, Bounds]:

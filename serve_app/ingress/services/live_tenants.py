@@ -62,9 +62,11 @@ class LiveTenants:
             version = await self.stored.version()  # first, or a change would be missed
             if version == self._version:
                 return
-            found = await self.stored.special()
-            self._limits = {each.id: each.limits for each in found if each.limits}
-            self.disabled = frozenset(each.id for each in found if each.disabled_at is not None)
+            tenants = await self.stored.special()
+            self._limits = {tenant.id: tenant.limits for tenant in tenants if tenant.limits}
+            self.disabled = frozenset(
+                tenant.id for tenant in tenants if tenant.disabled_at is not None
+            )
             self._version = version
             self._changed()
 
@@ -97,8 +99,8 @@ class LiveTenants:
         """Create a tenant. ``InvalidInput``: it exists, or a limit is not valid."""
         check_limits(limits)
         check_known(limits.get(STORAGE), self.locations)
-        given = {field: value for field, value in limits.items() if value is not None}
-        if not await self.stored.create(tenant, name, given, actor):
+        own_limits = {field: value for field, value in limits.items() if value is not None}
+        if not await self.stored.create(tenant, name, own_limits, actor):
             await self.require_not_deleted(tenant)
             raise InvalidInput.of_field("tenant", f"The tenant {tenant} exists already")
         await self.refresh()
@@ -111,11 +113,11 @@ class LiveTenants:
         check_known(change.limits.get(STORAGE), self.locations)
         if change.disabled is False:
             await self.require_not_deleted(tenant)
-        found = await self.stored.change(tenant, change, actor)
-        if found is None:
+        record = await self.stored.change(tenant, change, actor)
+        if record is None:
             raise _unknown(tenant)
         await self.refresh()
-        return found
+        return record
 
     async def delete(self, tenant: str, usage: UsageKept, actor: Actor) -> TenantDeletion:
         """Begin the deletion of a tenant, which is disabled from now on. ``NotFound``."""
@@ -140,10 +142,10 @@ class LiveTenants:
             raise disabled(tenant)
 
     async def find(self, tenant: str) -> TenantInfo:
-        found = await self.stored.find(tenant)
-        if found is None:
+        record = await self.stored.find(tenant)
+        if record is None:
             raise _unknown(tenant)
-        return found
+        return record
 
 
 async def cancel_queued(queue: Queue, tenant: str, actor: Actor) -> None:
@@ -151,9 +153,9 @@ async def cancel_queued(queue: Queue, tenant: str, actor: Actor) -> None:
     accepts its keys any more."""
     for wait_s in (0.0, CACHE_S + LOOK_EVERY_S):
         await asyncio.sleep(wait_s)
-        while found := await queue.page(tenant, states=[State.QUEUED], limit=PAGE):
-            for each in found:
-                await queue.cancel(tenant, each.id, actor)
+        while requests := await queue.page(tenant, states=[State.QUEUED], limit=PAGE):
+            for request in requests:
+                await queue.cancel(tenant, request.id, actor)
 
 
 def limits_in_force(info: TenantInfo, file: Config, merged: Config) -> Mapping[str, TenantLimit]:
@@ -189,11 +191,11 @@ def check_limits(limits: Limits) -> None:
     """``InvalidInput`` with every limit that is unknown or whose value is not valid."""
     try:
         TenantLimits.model_validate({k: v for k, v in limits.items() if v is not None})
-        unknown = [each for each in limits if each not in TenantLimits.model_fields]
+        unknown = [limit for limit in limits if limit not in TenantLimits.model_fields]
     except ValidationError as error:
         problems = tuple(
-            FieldProblem(("body", "limits", *one["loc"]), one["msg"], one["type"])
-            for one in error.errors()
+            FieldProblem(("body", "limits", *problem["loc"]), problem["msg"], problem["type"])
+            for problem in error.errors()
         )
         raise InvalidInput.of_problems(problems) from None
     if unknown:

@@ -88,11 +88,11 @@ class OpenAccess:
     async def check(self) -> None:
         """End the calls whose access has ended. Those that were not open a round ago had it then:
         most calls end sooner, and some end their own access."""
-        calls = [each for id_, each in self._open.items() if id_ in self._older]
+        calls = [opened for id_, opened in self._open.items() if id_ in self._older]
         self._older = set(self._open)
-        found = {each.access.holder: each.access for each in calls if each.access}
-        ends = await asyncio.gather(*(_end_of(each) for each in found.values()))
-        reasons = dict(zip(found, ends, strict=True))
+        accesses = {opened.access.holder: opened.access for opened in calls if opened.access}
+        ends = await asyncio.gather(*(_end_of(access) for access in accesses.values()))
+        reasons = dict(zip(accesses, ends, strict=True))
         for call in calls:
             reason = reasons.get(call.access.holder) if call.access else None
             if reason is not None and call.ended is None and id(call) in self._open:

@@ -44,11 +44,11 @@ class PoolChanges:
             if cluster != self._cluster or pool not in configured
         }
         fallbacks, now = self._services.queue.fallbacks, self._services.clock.monotonic()
-        found = await fallbacks.queued_outside(with_queue | elsewhere | {WORKFLOW_POOL})
-        self._seen = {each.pool: self._seen.get(each.pool, now) for each in found}
-        for each in found:
-            if now - self._seen[each.pool] >= self._gone_s:
-                await self._move(each)
+        groups = await fallbacks.queued_outside(with_queue | elsewhere | {WORKFLOW_POOL})
+        self._seen = {queued.pool: self._seen.get(queued.pool, now) for queued in groups}
+        for group in groups:
+            if now - self._seen[group.pool] >= self._gone_s:
+                await self._move(group)
 
     async def _move(self, group: QueuedGroup) -> None:
         stays = group.pool, group.endpoint

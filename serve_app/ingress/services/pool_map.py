@@ -52,7 +52,7 @@ class PoolMap:
             )
         pool = own or self._by_family.get(endpoint.family)
         if pool is None:
-            only = any(endpoint.family in each.families for each in self.configured.values())
+            only = any(endpoint.family in config.families for config in self.configured.values())
             raise Unavailable(
                 f"No pool of this installation hosts the family `{endpoint.family}` of "
                 f"{endpoint.id}{', except for other `endpoints`' if only else ''}. Add it to a "

@@ -62,7 +62,7 @@ class Preflights:
         if looks:
             async with self._lock:  # those who ask at once share the calls to the hub
                 machine = await self._recent_machine()
-                downloads = await self._downloads([real_endpoint(each) for each in entries])
+                downloads = await self._downloads([real_endpoint(item) for item in entries])
         answers: list[Preflight] = []
         for entry in entries:
             id_ = entry.endpoint.id
@@ -80,8 +80,10 @@ class Preflights:
     async def _recent_machine(self) -> MachineFacts:
         now = self._clock.monotonic()
         if self._seen_machine is None or now - self._seen_machine[0] >= WANTED_FRESH_S:
-            found = await asyncio.to_thread(self._machine_of_replicas)  # takes a second with a GPU
-            self._seen_machine = now, found
+            machine = await asyncio.to_thread(
+                self._machine_of_replicas
+            )  # takes a second with a GPU
+            self._seen_machine = now, machine
         return self._seen_machine[1]
 
     def _machine_of_replicas(self) -> MachineFacts:
@@ -89,11 +91,13 @@ class Preflights:
 
     async def _downloads(self, endpoints: Sequence[Endpoint]) -> Mapping[str, Download]:
         now = self._clock.monotonic()
-        stale = [each for each in endpoints if not self._is_fresh(each, now)]
+        stale = [endpoint for endpoint in endpoints if not self._is_fresh(endpoint, now)]
         if stale:
-            found = await asyncio.to_thread(self._look, stale)
-            self._seen |= {each.id: (each, now, found[each.id]) for each in stale}
-        answers = {each.id: self._seen[each.id][2] for each in endpoints}
+            downloads = await asyncio.to_thread(self._look, stale)
+            self._seen |= {
+                endpoint.id: (endpoint, now, downloads[endpoint.id]) for endpoint in stale
+            }
+        answers = {endpoint.id: self._seen[endpoint.id][2] for endpoint in endpoints}
         for id_ in [*self._seen][: max(0, len(self._seen) - MOST_SEEN)]:
             del self._seen[id_]
         return answers

@@ -35,17 +35,17 @@ def entry_builder(config: Config) -> EntryBuilder:
     places = PoolMap(pools)
 
     def problem(endpoint: Endpoint, named: str) -> str:
-        wanted = endpoint.options.get(OPTION)
+        gpu = endpoint.options.get(OPTION)
         is_comfyui = endpoint.family == "comfyui" and not remote_comfyui and not named
-        if wanted is None and not is_comfyui:
+        if gpu is None and not is_comfyui:
             return ""
         try:
             pool = places.pool_of(endpoint, named)
         except DarkroomError:
             return ""  # another reason says more
-        if wanted is None:
+        if gpu is None:
             return comfyui_problem(pool, gpus)
-        return gpu_problem(str(wanted), endpoint.family, pool, gpus)
+        return gpu_problem(str(gpu), endpoint.family, pool, gpus)
 
     families = frozenset().union(*hosted.values())
     return EntryBuilder(models.serves_demo, _demo_dir(), families, hosted, problem)
@@ -53,13 +53,13 @@ def entry_builder(config: Config) -> EntryBuilder:
 
 def _demo_dir() -> Path:
     """Directory of the demo models. It is in the data plane's package, which is not imported."""
-    found = find_spec("deployments")
-    if found is None or not found.submodule_search_locations:
+    spec = find_spec("deployments")
+    if spec is None or not spec.submodule_search_locations:
         raise Misconfigured(
             "The package `deployments` is not installed, so the demo models are missing. "
             "Install it beside `serve_app`."
         )
-    return Path(next(iter(found.submodule_search_locations))) / "demo"
+    return Path(next(iter(spec.submodule_search_locations))) / "demo"
 
 
 def startup_lines(catalog: Catalog) -> Iterator[str]:

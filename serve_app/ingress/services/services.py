@@ -164,8 +164,8 @@ class Services:
 
     async def output_decided(self, request_id: str, decisions: Sequence[Mapping[str, Any]]) -> None:
         """Count and record decisions of the safety policy about files of a request."""
-        for each in decisions:
-            self.metrics.safety_decided("output", str(each["action"]))
+        for decision in decisions:
+            self.metrics.safety_decided("output", str(decision["action"]))
         await self.audit.output_decided(request_id, decisions)
 
     def price_of(self, entry: CatalogEntry) -> Price | None:

@@ -32,7 +32,7 @@ def max_sessions(config: Config, pool: str) -> int | None:
         return config.limits.max_sessions_per_tenant
     pools = config.models.pools or {}
     chain = overflow_pools(pools).chain(pool)
-    slots = sum(pools[each].max_slots * pools[each].max_replicas for each in chain if each in pools)
+    slots = sum(pools[name].max_slots * pools[name].max_replicas for name in chain if name in pools)
     return max(1, slots // 2) if pool in pools else None
 
 

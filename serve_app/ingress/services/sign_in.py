@@ -25,8 +25,8 @@ class SignIn:
     def groups(self, config: Config) -> Mapping[str, Rights]:
         """Tenant and rights by group, as the settings say now."""
         return {
-            name: Rights(each.tenant, frozenset(each.scopes), each.endpoints)
-            for name, each in config.sign_in.oidc_groups.items()
+            name: Rights(group.tenant, frozenset(group.scopes), group.endpoints)
+            for name, group in config.sign_in.oidc_groups.items()
         }
 
 
@@ -50,11 +50,11 @@ def provider_of(config: Config, secrets: Secrets, clock: Clock) -> OpenIdProvide
             "DARKROOM_OIDC_ISSUER is set, and DARKROOM_OIDC_CLIENT_ID is not. Set it to the id "
             "that Darkroom has at the provider."
         )
-    given = secrets.oidc_client_secret
+    secret = secrets.oidc_client_secret
     provider = ProviderConfig(
         issuer=settings.oidc_issuer,
         client_id=settings.oidc_client_id,
-        client_secret="" if given is None else given.get_secret_value(),
+        client_secret="" if secret is None else secret.get_secret_value(),
         audiences=settings.oidc_audiences,
         scopes=settings.oidc_scopes,
         groups_claim=settings.oidc_groups_claim,

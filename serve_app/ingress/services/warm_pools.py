@@ -109,13 +109,13 @@ class WarmPools:
 
     def of_operator(self, endpoint: str) -> TargetState | None:
         """The operator's target of an endpoint, as of the last look."""
-        named = (each for each in self._states if each.endpoint == endpoint)
-        return next((each for each in named if each.source == "operator"), None)
+        named = (state for state in self._states if state.endpoint == endpoint)
+        return next((state for state in named if state.source == "operator"), None)
 
     def replicas(self) -> Mapping[str, int]:
         """Replicas that the targets need, by pool."""
         return {
-            pool: replicas_for(each.target for each in states)
+            pool: replicas_for(state.target for state in states)
             for pool, states in self._by_pool(self._states).items()
         }
 
@@ -124,12 +124,12 @@ class WarmPools:
         leads."""
         async with self._lock:
             targets = await self._in_force()
-            by_pool = self._by_pool(each for each in targets if each.endpoint)
-            held = await self._held.refresh(by_pool)
+            by_pool = self._by_pool(target for target in targets if target.endpoint)
+            replicas = await self._held.refresh(by_pool)
             of_pool: defaultdict[str, list[HeldWeights]] = defaultdict(list)
-            for each in held:
-                of_pool[each.pool].append(each)
-            self._states = [_seen(each, of_pool[each.pool]) for each in targets]
+            for replica in replicas:
+                of_pool[replica.pool].append(replica)
+            self._states = [_seen(target, of_pool[target.pool]) for target in targets]
             self._record()
             changed = _changed(by_pool, of_pool)
             if changed and await self._leader.leads("warm"):
@@ -138,19 +138,19 @@ class WarmPools:
 
     async def _in_force(self) -> Sequence[TargetState]:
         now, pools = self._clock.now(), self._pools()
-        found = [
-            TargetState(each.endpoint, name, each.replicas, each.level, "configuration")
+        states = [
+            TargetState(warm.endpoint, name, warm.replicas, warm.level, "configuration")
             for name, pool in pools.configured.items()
-            for each in pool.warm
-            if each.is_in_force(now)
+            for warm in pool.warm
+            if warm.is_in_force(now)
         ]
-        found = [each if not each.endpoint else self._checked(each, pools) for each in found]
+        states = [item if not item.endpoint else self._checked(item, pools) for item in states]
         for target in await self._operations.warm_targets():
             state = TargetState(
                 target.endpoint, "", target.replicas, target.level, "operator", target.until
             )
-            found.append(self._checked(state, pools))
-        return found
+            states.append(self._checked(state, pools))
+        return states
 
     def _checked(self, target: TargetState, pools: Pools) -> TargetState:
         """The target in its pool, or with the reason why it has no effect."""
@@ -178,17 +178,17 @@ class WarmPools:
 
     @staticmethod
     def _by_pool(states: Iterable[TargetState]) -> Mapping[str, Sequence[TargetState]]:
-        found: defaultdict[str, list[TargetState]] = defaultdict(list)
-        for each in states:
-            if each.pool:
-                found[each.pool].append(each)
-        return found
+        by_pool: defaultdict[str, list[TargetState]] = defaultdict(list)
+        for state in states:
+            if state.pool:
+                by_pool[state.pool].append(state)
+        return by_pool
 
     def _record(self) -> None:
         if self._metrics is not None:
-            named = [each for each in self._states if each.endpoint and each.pool]
+            named = [state for state in self._states if state.endpoint and state.pool]
             self._metrics.warm_targets(
-                {(each.pool, each.endpoint): (each.replicas, each.ready) for each in named}
+                {(state.pool, state.endpoint): (state.replicas, state.ready) for state in named}
             )
 
 
@@ -200,14 +200,14 @@ def _seen(target: TargetState, held: Sequence[HeldWeights]) -> TargetState:
     """The target with the replicas that fulfil it, and what keeps others from it."""
     if not target.pool:
         return target
-    ready = [each for each in held if each.stage == READY]
+    ready = [replica for replica in held if replica.stage == READY]
     name = target.endpoint
     problems = [
-        f"{each.replica_id}: {each.not_kept[name]}"
-        for each in held
-        if name in each.not_kept and any(name == kept for kept, _ in each.keep or ())
+        f"{replica.replica_id}: {replica.not_kept[name]}"
+        for replica in held
+        if name in replica.not_kept and any(name == kept for kept, _ in replica.keep or ())
     ]
-    count = sum(not name or _holder(each).holds(name, target.level) for each in ready)
+    count = sum(not name or _holder(replica).holds(name, target.level) for replica in ready)
     return replace(target, ready=count, problems=(*target.problems, *problems))
 
 
@@ -218,11 +218,13 @@ def _changed(
     changed: dict[str, Keep] = {}
     for pool, replicas in held.items():
         states = by_pool.get(pool, ())
-        keep = assigned([each.target for each in states], [_holder(each) for each in replicas])
-        for each in replicas:
-            before = each.keep if states else each.keep or ()
-            if before != keep[each.replica_id]:
-                changed[each.replica_id] = keep[each.replica_id]
+        keep = assigned(
+            [state.target for state in states], [_holder(holder) for holder in replicas]
+        )
+        for replica in replicas:
+            before = replica.keep if states else replica.keep or ()
+            if before != keep[replica.replica_id]:
+                changed[replica.replica_id] = keep[replica.replica_id]
     return changed
 
 

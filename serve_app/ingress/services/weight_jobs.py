@@ -190,16 +190,16 @@ class WeightJobs(JobHandler):
         checked = CheckedWeights(
             str(result["kind"]),
             [
-                StoredWeightFile(each["path"], each["digest"], each["size"])
-                for each in result["files"]
+                StoredWeightFile(weight_file["path"], weight_file["digest"], weight_file["size"])
+                for weight_file in result["files"]
             ],
             identity_of(entry.endpoint.weights),
             result["facts"],
         )
         if not await self._book.reserve(job, checked.size, most):
             raise Refused(QUOTA.format(most=most, size=checked.size))
-        for each in result["files"]:
-            await self._store(folder / each["file"], each["digest"], each["size"])
+        for file in result["files"]:
+            await self._store(folder / file["file"], file["digest"], file["size"])
         await self._book.accept(job, checked)
 
     def _message(
@@ -279,12 +279,12 @@ class WeightJobs(JobHandler):
                 raise Refused(TOO_LONG.format(limit=CHECK_S)) from None
             if not line:
                 raise _Lost(f"status {await process.wait()}")
-            given = json.loads(line)
-            if "refused" in given:
-                raise Refused(given["refused"])
-            if "result" in given:
-                return given["result"]
-            state, progress.done = WeightState(given["state"]), given["done"]
+            answer = json.loads(line)
+            if "refused" in answer:
+                raise Refused(answer["refused"])
+            if "result" in answer:
+                return answer["result"]
+            state, progress.done = WeightState(answer["state"]), answer["done"]
             if state is WeightState.CHECKING and progress.state is not state:
                 await turn.enter_async_context(self._turn)
                 process.stdin.write(b"\n")  # it waits for this line

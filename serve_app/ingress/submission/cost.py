@@ -45,12 +45,12 @@ async def known_cost(submission: Submission) -> KnownCost:
 
 def _needed(submission: Submission) -> Mapping[str, Decimal]:
     """What the steps of a workflow will reserve, by currency, as far as it is known."""
-    found = defaultdict[str, Decimal](Decimal)
+    amounts = defaultdict[str, Decimal](Decimal)
     parts = _catalog_and_prices(submission)
     for _, cost in costs_of_steps(*parts, submission.entry, submission.input):
         if not cost.unknown:
-            found[cost.currency] += cost.amount
-    return found
+            amounts[cost.currency] += cost.amount
+    return amounts
 
 
 def _catalog_and_prices(submission: Submission) -> tuple[Catalog, Mapping[str, Price | None]]:
@@ -58,8 +58,8 @@ def _catalog_and_prices(submission: Submission) -> tuple[Catalog, Mapping[str, P
     services = submission.services
     catalog = services.catalog.of_tenant(submission.tenant)
     prices = {
-        app: services.price_of(found)
+        app: services.price_of(entry)
         for app in apps_of(submission.entry)
-        if (found := catalog.find(app)) is not None
+        if (entry := catalog.find(app)) is not None
     }
     return catalog, prices

@@ -42,21 +42,21 @@ async def continue_draft(submission: Submission) -> None:
     draft_id = fields.get(FROM_DRAFT)
     if not isinstance(draft_id, str) or not entry.schema.makes_drafts:
         return  # or the input's schema refuses it
-    found = None
+    origin = None
     if draft_id.isascii() and 0 < len(draft_id) <= MAX_ID_CHARACTERS:
         drafts = submission.services.queue.drafts
         look = drafts.look if submission.only_estimated else drafts.open
-        found = await look(submission.tenant, draft_id)
-    if found is None:
+        origin = await look(submission.tenant, draft_id)
+    if origin is None:
         raise InvalidInput.of_field(FROM_DRAFT, UNKNOWN, ERROR_TYPE)
-    draft, endpoint = found.draft, entry.endpoint
+    draft, endpoint = origin.draft, entry.endpoint
     if draft.endpoint != endpoint.id:
         what = f"The draft was made by {draft.endpoint}: send the request there"
         raise InvalidInput.of_field(FROM_DRAFT, what, ERROR_TYPE)
-    if found.endpoint_digest != endpoint.digest:
+    if origin.endpoint_digest != endpoint.digest:
         what = "The endpoint was changed after the draft was made. Make a new one"
         raise InvalidInput.of_field(FROM_DRAFT, what, ERROR_TYPE)
-    submission.beneath = beneath(found.input, draft)
+    submission.beneath = beneath(origin.input, draft)
     submission.draft_key = draft.key
     submission.left = 1 - share_made(draft.step, draft.steps)
 
@@ -83,24 +83,24 @@ async def space_for(services: Services, new: NewRequest) -> AsyncGenerator[NewRe
     if drafting_of(new.input) is None:
         yield new
         return
-    asked, tenant, storing = number_of_drafts(new.input), new.tenant, services.drafts_storing
+    count, tenant, storing = number_of_drafts(new.input), new.tenant, services.drafts_storing
     # Read first: one that is stored meanwhile is counted twice, but none is missed.
     before = storing[tenant]
-    storing[tenant] += asked
+    storing[tenant] += count
     try:
         space = await services.queue.drafts.space(tenant, new.endpoint)
-        each = max(LEAST_BYTES, space.largest) if space.largest else UNKNOWN_BYTES
+        draft_size = max(LEAST_BYTES, space.largest) if space.largest else UNKNOWN_BYTES
         most = max_bytes(services, tenant)
-        if space.used + space.coming + before * each >= most:
+        if space.used + space.coming + before * draft_size >= most:
             raise StorageFull(
                 f"Your drafts take all of the {most} bytes that they may "
                 "(DARKROOM_MAX_DRAFTS_BYTES_PER_TENANT, or max_drafts_bytes of the tenant), with "
                 "those that your unfinished requests may make. Delete some: DELETE "
                 "/v1/drafts/{draft_id}, or wait until these requests have ended. Drafts expire."
             )
-        yield replace(new, draft_bytes=asked * each)
+        yield replace(new, draft_bytes=count * draft_size)
     finally:
-        storing[tenant] -= asked
+        storing[tenant] -= count
         if not storing[tenant]:
             del storing[tenant]
 

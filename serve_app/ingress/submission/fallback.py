@@ -108,16 +108,16 @@ def input_there(
     """Input of a request of ``tenant`` for another endpoint. ``CannotRunThere``."""
     if DRAFT in input or FROM_DRAFT in input:
         raise CannotRunThere("drafts belong to one endpoint")
-    if any(is_registered(each) for each in input.get("loras") or ()):
+    if any(is_registered(lora) for lora in input.get("loras") or ()):
         raise CannotRunThere("it names registered weights, which are this installation's")
     if unfit := unfit_field(entry, other, fields, input):
         raise CannotRunThere(f"that endpoint has no field `{unfit}`")
     try:
-        given = input_at(other, fields, input)
-        services.safety.check(tenant, other.endpoint.id, given)
+        other_input = input_at(other, fields, input)
+        services.safety.check(tenant, other.endpoint.id, other_input)
     except InvalidInput as error:
         raise CannotRunThere(error.message.rstrip(".")) from None
-    return given
+    return other_input
 
 
 def _check_bucket(other: CatalogEntry, given: Mapping[str, Any], policy: UploadPolicy) -> None:

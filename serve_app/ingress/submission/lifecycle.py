@@ -62,11 +62,11 @@ class Lifecycle(BaseModel):
 
 def read_lifecycle(headers: Mapping[str, str]) -> Lifecycle:
     """Lifecycle of a file to upload. ``InvalidInput`` names the header."""
-    found = Lifecycle()
+    lifecycle = Lifecycle()
     for name in LIFECYCLE_HEADERS:
         if (value := headers.get(name)) is not None:
-            found = parse_lifecycle(name, value)
-    return found
+            lifecycle = parse_lifecycle(name, value)
+    return lifecycle
 
 
 def parse_lifecycle(name: str, value: str) -> Lifecycle:

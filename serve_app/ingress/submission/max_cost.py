@@ -28,10 +28,10 @@ class MaxCost:
 
 def parse_max_cost(value: bytes) -> MaxCost:
     """Read the header. ``InvalidInput`` names it."""
-    found = _AMOUNT.fullmatch(value)
-    if found is None:
+    match = _AMOUNT.fullmatch(value)
+    if match is None:
         raise header_refused("should be an amount, such as `0.05` or `0.05 EUR`")
-    amount, currency = found.groups()
+    amount, currency = match.groups()
     return MaxCost(Decimal(amount.decode("ascii")), (currency or b"").decode("ascii"))
 
 

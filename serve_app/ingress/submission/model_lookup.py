@@ -49,7 +49,7 @@ class EndpointFields:
     def first_choice(self, name: str, *values: str | None) -> str | None:
         """First of these values that the field lists; None if it lists none of them."""
         choices = self.choices(name)
-        return next((each for each in values if each in choices), None)
+        return next((value for value in values if value in choices), None)
 
     def bounds(self, name: str) -> tuple[float, float]:
         """Minimum and maximum of the field; either may be infinite."""
@@ -114,13 +114,13 @@ def find_capable(
     endpoint_id = entry.endpoint.id
     for task in tasks:
         for sibling in (f"{endpoint_id}/{task}", f"{endpoint_id.rpartition('/')[0]}/{task}"):
-            found = catalog.find(sibling)
-            if found is not None and EndpointFields(found).first_accepted(*needs):
+            sibling_entry = catalog.find(sibling)
+            if sibling_entry is not None and EndpointFields(sibling_entry).first_accepted(*needs):
                 return catalog.get(sibling)
     able = [
-        each.endpoint.id
-        for each in catalog
-        if not each.missing and any(name in EndpointFields(each) for name in needs)
+        candidate.endpoint.id
+        for candidate in catalog
+        if not candidate.missing and any(name in EndpointFields(candidate) for name in needs)
     ]
     which = f"These can: {', '.join(able)}." if able else "No endpoint that is served here can."
     raise Unsupported(f"{endpoint_id} cannot {what}. {which}")
@@ -132,5 +132,5 @@ NO_ENDPOINT = "*"  # no endpoint has this id
 def allowed_endpoints(catalog: Catalog, caller: Caller) -> Sequence[str]:
     """The only endpoints whose requests the caller may read; none: all. If no endpoint fits, it is
     the name of none."""
-    allowed = caller.endpoints_among(each.endpoint.id for each in catalog)
+    allowed = caller.endpoints_among(entry.endpoint.id for entry in catalog)
     return () if allowed is None else allowed or [NO_ENDPOINT]

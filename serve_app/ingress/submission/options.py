@@ -163,12 +163,12 @@ def parse_options(
 
     ``Forbidden`` and ``InvalidInput`` name the header.
     """
-    found = [
+    pairs = [
         (name, value)
         for name, value in request.scope["headers"]
         if name.startswith((b"x-fal-", b"x-app-fal-")) or name in DARKROOM_HEADERS
     ]
-    options = _header_options(found, caller) if found else {}
+    options = _header_options(pairs, caller) if pairs else {}
     if "upload_policy" in options and not own_bucket:
         raise refused("works with fal's protocol only: in responses of this one, files are here")
     if "idempotency_key" in options:
@@ -184,14 +184,14 @@ def parse_options(
 
 def kept_headers(request: HttpRequest) -> Mapping[str, str]:
     """Headers to store with what makes requests later. ``options_of`` reads them."""
-    found: Iterable[tuple[bytes, bytes]] = request.scope["headers"]
-    return {name.decode(): value.decode("latin-1") for name, value in found if name in KEPT}
+    pairs: Iterable[tuple[bytes, bytes]] = request.scope["headers"]
+    return {name.decode(): value.decode("latin-1") for name, value in pairs if name in KEPT}
 
 
 def options_of(headers: Mapping[str, str], caller: Caller) -> SubmitOptions:
     """Options of stored headers."""
-    found = [(name.encode(), value.encode("latin-1")) for name, value in headers.items()]
-    return SubmitOptions(**_header_options(found, caller), key_id=caller.key_id)
+    pairs = [(name.encode(), value.encode("latin-1")) for name, value in headers.items()]
+    return SubmitOptions(**_header_options(pairs, caller), key_id=caller.key_id)
 
 
 def _header_options(headers: Iterable[tuple[bytes, bytes]], caller: Caller) -> dict[str, Any]:

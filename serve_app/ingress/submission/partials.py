@@ -46,9 +46,9 @@ class PartialReader:
         """Partial results that have arrived since the last call. Read the request's state
         before it: then none of an ended request is missed."""
         while page := await self._partials.after(self._tenant, self._id, self._seen):
-            for each in page:
-                self._seen = each.position
-                yield each
+            for result in page:
+                self._seen = result.position
+                yield result
 
     async def changed(self, request: Request, timeout_s: float) -> Request:
         """The request as soon as it has changed since ``request``, as soon as there may be partial
@@ -61,6 +61,6 @@ class PartialReader:
             await asyncio.wait((arrived, changed), return_when=asyncio.FIRST_COMPLETED)
             return changed.result() if changed.done() else request
         finally:
-            for each in (arrived, changed):
-                each.cancel()
+            for future in (arrived, changed):
+                future.cancel()
             await asyncio.gather(arrived, changed, return_exceptions=True)

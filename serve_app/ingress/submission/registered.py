@@ -41,8 +41,8 @@ async def pin_weights(submission: Submission) -> None:
 def _refuse_hub(loras: list[Any]) -> None:
     """Raise ``InvalidInput`` for a repository of the hub: replicas would read it with the
     operator's token."""
-    for number, each in enumerate(loras):
-        path = str(each.get("path", "")) if isinstance(each, Mapping) else ""
+    for number, lora in enumerate(loras):
+        path = str(lora.get("path", "")) if isinstance(lora, Mapping) else ""
         try:
             source = parse_lora_path(path)
         except ValueError:
@@ -56,8 +56,8 @@ def _refuse_hub(loras: list[Any]) -> None:
 
 
 def _loras(input: Mapping[str, Any]) -> list[Any]:
-    given = input.get(FIELD)
-    return cast("list[Any]", given) if isinstance(given, list) else []
+    loras = input.get(FIELD)
+    return cast("list[Any]", loras) if isinstance(loras, list) else []
 
 
 def is_registered(lora: object) -> bool:

@@ -52,8 +52,8 @@ def outcome_headers(request: Request) -> dict[str, str]:
     safety = {"x-darkroom-safety": checked.encode("ascii", "replace").decode("ascii")}
     if request.price is None:
         return safety
-    made = made_by_session if request.priority is Priority.REALTIME else made_by
-    units = (NOTHING if request.reuses is not None else made(outcome)).of(request.price.unit)
+    measure = made_by_session if request.priority is Priority.REALTIME else made_by
+    units = (NOTHING if request.reuses is not None else measure(outcome)).of(request.price.unit)
     return safety | {"x-fal-billable-units": f"{units.normalize():f}"}
 
 
@@ -89,8 +89,8 @@ async def output_of(
     """
     uris: dict[str, str] = {}
     if inline:
-        here = [each for each in outcome.artifacts if not is_elsewhere(each.key)]
-        uris = {each.key: await _data_uri(files.storage, each) for each in here}
+        here = [artifact for artifact in outcome.artifacts if not is_elsewhere(artifact.key)]
+        uris = {artifact.key: await _data_uri(files.storage, artifact) for artifact in here}
 
     def url(key: str) -> str:
         return uris.get(key) or files.access.url(origin, key, tenant)

@@ -73,17 +73,17 @@ class ShadowWorker:
         """Store the copies for which there is room."""
         with work_of(SHADOW_TENANT):
             for _ in range(PER_ROUND // AT_ONCE):
-                found = await self._book.candidates(AT_ONCE)
-                if not found or not await self._copy(found):
+                candidates = await self._book.candidates(AT_ONCE)
+                if not candidates or not await self._copy(candidates):
                     return
 
     async def _copy(self, candidates: Sequence[ShadowCandidate]) -> bool:
         """Copy requests. False: none of them could be."""
         running, done = await self._book.running(), 0
-        for target, each in groupby(candidates, lambda one: one.target):
+        for target, group in groupby(candidates, lambda one: one.target):
             room = MOST_RUNNING - running.get(target, 0)
             try:
-                for candidate in [*each][: max(0, room)]:
+                for candidate in [*group][: max(0, room)]:
                     await self._copy_one(candidate)
                     done += 1
             except (Overloaded, Unavailable) as error:
@@ -127,12 +127,12 @@ class ShadowWorker:
         entry, other, source = self._entries(candidate)
         if candidate.tenant in source.except_tenants:
             raise CannotRunThere("the requests of its tenant are not copied any more")
-        given = input_there(
+        other_input = input_there(
             services, candidate.tenant, entry, other, candidate.input, source.fields
         )
         budget = None if source.budget is None else FallbackBudget.parse(source.budget)
         price = services.price_of(other)
-        cost = Decimal(0) if budget is None else cost_there(other, price, given, budget)
+        cost = Decimal(0) if budget is None else cost_there(other, price, other_input, budget)
         options = SubmitOptions(
             priority=Priority.LOW,
             idempotency_key=candidate.original,
@@ -146,7 +146,12 @@ class ShadowWorker:
         caller = Caller("", SHADOW_TENANT, frozenset({SUBMIT}))
         try:
             new = await submission.validate(
-                services, caller, candidate.target, given, options, request_id=services.new_id()
+                services,
+                caller,
+                candidate.target,
+                other_input,
+                options,
+                request_id=services.new_id(),
             )
         except (Overloaded, DatabaseUnavailable):
             raise

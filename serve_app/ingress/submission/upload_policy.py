@@ -34,8 +34,8 @@ def parse_upload_policy(value: bytes) -> UploadPolicy:
         read = None
     if not isinstance(read, dict):
         raise refused('should be JSON like {"url": "https://…", "fields": {"key": "…", …}}')
-    given = cast("dict[str, Any]", read)
-    url, fields = given.get("url"), given.get("fields")
+    policy = cast("dict[str, Any]", read)
+    url, fields = policy.get("url"), policy.get("fields")
     if not isinstance(url, str) or not isinstance(fields, dict):
         raise refused("should have a text `url` and an object `fields`")
     named = _texts(cast("dict[str, Any]", fields))
@@ -70,7 +70,7 @@ def _texts(fields: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _encodable(text: str) -> bool:
-    return text.isprintable() and not any("\ud800" <= each <= "\udfff" for each in text)
+    return text.isprintable() and not any("\ud800" <= char <= "\udfff" for char in text)
 
 
 def _check_key(fields: Mapping[str, str]) -> None:

@@ -61,16 +61,16 @@ async def workflow_status(services: Services, request: Request) -> WorkflowStatu
     """Steps of a request to a workflow. None: it is to another endpoint, or has not started."""
     if request.pool != POOL:
         return None
-    found = await services.queue.workflows.status(request.tenant, request.id)
-    if found is None:
+    status = await services.queue.workflows.status(request.tenant, request.id)
+    if status is None:
         return None
     costs: defaultdict[str, Decimal] = defaultdict(Decimal)
-    for each in found.steps:
-        if each.cost is not None:
-            costs[each.currency] += each.cost
+    for step in status.steps:
+        if step.cost is not None:
+            costs[step.currency] += step.cost
     return {
-        "steps": await _steps(services, request, found),
-        "run_s": sum(each.run_s or 0.0 for each in found.steps),
+        "steps": await _steps(services, request, status),
+        "run_s": sum(step_status.run_s or 0.0 for step_status in status.steps),
         "cost": [
             {"amount": f"{costs[currency]:f}", "currency": currency} for currency in sorted(costs)
         ],
@@ -80,9 +80,9 @@ async def workflow_status(services: Services, request: Request) -> WorkflowStatu
 async def _steps(services: Services, request: Request, found: RunStatus) -> list[WorkflowStep]:
     steps: list[WorkflowStep] = []
     for name, node in found.nodes.items():
-        started = [each for each in found.steps if each.id.node == name]
+        started = [step for step in found.steps if step.id.node == name]
         listed = node.get("for_each") is not None
-        steps += [await _step(services, request, each, listed=listed) for each in started]
+        steps += [await _step(services, request, step, listed=listed) for step in started]
         if not started:
             steps.append(_waiting(name, str(node["app"]), ended=request.state.final))
     return steps
@@ -147,19 +147,19 @@ class WorkflowEvents:
 
     async def news(self, request: Request) -> list[dict[str, Any]]:
         """Events of steps: each ``submit``, and each ``completion`` with its output."""
-        found = await self._services.queue.workflows.status(request.tenant, request.id)
+        status = await self._services.queue.workflows.status(request.tenant, request.id)
         events: list[dict[str, Any]] = []
-        for each in found.steps if found is not None else ():
-            listed = found is not None and found.nodes[each.id.node].get("for_each") is not None
-            node = {"node_id": each.id.node} | ({"item": each.id.item} if listed else {})
-            if each.state is not None and each.request_id not in self._submitted:
-                self._submitted.add(each.request_id)
+        for step in status.steps if status is not None else ():
+            listed = status is not None and status.nodes[step.id.node].get("for_each") is not None
+            node = {"node_id": step.id.node} | ({"item": step.id.item} if listed else {})
+            if step.state is not None and step.request_id not in self._submitted:
+                self._submitted.add(step.request_id)
                 events.append(
-                    {"type": "submit", **node, "app_id": each.app, "request_id": each.request_id}
+                    {"type": "submit", **node, "app_id": step.app, "request_id": step.request_id}
                 )
-            if each.state is State.SUCCEEDED and each.request_id not in self._completed:
-                self._completed.add(each.request_id)
-                events.append({"type": "completion", **node, **await self._output(request, each)})
+            if step.state is State.SUCCEEDED and step.request_id not in self._completed:
+                self._completed.add(step.request_id)
+                events.append({"type": "completion", **node, **await self._output(request, step)})
         return events
 
     async def _output(self, request: Request, step: StepStatus) -> Mapping[str, Any]:
@@ -174,8 +174,8 @@ class WorkflowEvents:
     async def failure(self, request: Request) -> dict[str, Any]:
         """Event of the end of a request that did not succeed."""
         failure = final_outcome(request).failure or NO_OUTCOME
-        found = await self._services.queue.workflows.status(request.tenant, request.id)
-        failed = [each for each in found.steps if each.error] if found is not None else []
+        status = await self._services.queue.workflows.status(request.tenant, request.id)
+        failed = [step for step in status.steps if step.error] if status is not None else []
         node = failed[0].id.node if failed else None
         error = {"status": answer_for(failure).status, "body": failure_body(failure)}
         return {"type": "error", "node_id": node, "message": failure.message, "error": error}

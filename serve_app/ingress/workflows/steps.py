@@ -78,10 +78,10 @@ async def request_of(
 def artifacts_of(steps: Iterable[Step]) -> Mapping[str, Artifact]:
     """Files that steps have made, by their keys."""
     return {
-        each.key: each
+        artifact.key: artifact
         for step in steps
         if step.outcome is not None
-        for each in step.outcome.artifacts
+        for artifact in step.outcome.artifacts
     }
 
 
@@ -163,10 +163,10 @@ def succeeded(output: Mapping[str, Any], steps: Sequence[Step]) -> Outcome:
 
 def compared(output: Mapping[str, Any], status: RunStatus | None) -> Mapping[str, Any]:
     """Output of a comparison, with the request, the seconds and the cost of each result."""
-    found = {each.id.node: each for each in (() if status is None else status.steps)}
+    steps = {each.id.node: each for each in (() if status is None else status.steps)}
 
     def facts(name: str) -> Mapping[str, Any]:
-        step = found.get(name)
+        step = steps.get(name)
         if step is None:  # it could not start
             return {"request_id": None, "run_s": None, "cost": None, "currency": None}
         cost = None if step.cost is None else f"{step.cost:f}"
@@ -178,7 +178,7 @@ def compared(output: Mapping[str, Any], status: RunStatus | None) -> Mapping[str
         }
 
     results: Mapping[str, Mapping[str, Any]] = output["results"]
-    return {"results": {name: {**each, **facts(name)} for name, each in results.items()}}
+    return {"results": {name: {**result, **facts(name)} for name, result in results.items()}}
 
 
 def failed(failure: StepFailure, steps: Sequence[Step]) -> Outcome:
@@ -190,7 +190,7 @@ def failed(failure: StepFailure, steps: Sequence[Step]) -> Outcome:
 def usage_of(steps: Iterable[Step]) -> Usage:
     """Sums of what the steps used."""
     used = [step.outcome.usage for step in steps if step.outcome is not None]
-    return Usage(run_s=sum(each.run_s for each in used), steps=sum(each.steps for each in used))
+    return Usage(run_s=sum(usage.run_s for usage in used), steps=sum(usage.steps for usage in used))
 
 
 def unended(steps: Iterable[Step]) -> Sequence[Step]:

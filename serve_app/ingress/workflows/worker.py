@@ -149,9 +149,9 @@ class WorkflowWorker:
             )
             for call in next_.calls
         ]
-        rows = [(each.id, each.app, each.request_id, each.input) for each in calls]
+        rows = [(step.id, step.app, step.request_id, step.input) for step in calls]
         taken = frozenset(await self._book.runs.take(run, rows))
-        await self._send_all(run, workflow, [each for each in calls if each.id in taken])
+        await self._send_all(run, workflow, [step for step in calls if step.id in taken])
 
     async def _send_all(self, run: WorkflowRun, workflow: Workflow, steps: Sequence[Step]) -> None:
         """Submit the requests of steps, as long as the queue has room for more."""

@@ -24,5 +24,5 @@ def batch_of(row: tuple[Any, ...]) -> StoredBatch:
     stop = values["stop"]
     values["status"] = BatchStatus(values["status"])
     values["stop"] = None if stop is None else BatchStop(stop)
-    values["errors"] = tuple(BatchError(**each) for each in values["errors"])
+    values["errors"] = tuple(BatchError(**error) for error in values["errors"])
     return StoredBatch(**values)

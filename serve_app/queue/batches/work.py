@@ -202,7 +202,7 @@ class PostgresBatchWork:
         return bool(await self._database.rows(BEGIN, {"batch": batch, "total": total}))
 
     async def refuse(self, batch: str, errors: Sequence[BatchError]) -> None:
-        shown = messages.compact([asdict(each) for each in errors[:MAX_ERRORS]])
+        shown = messages.compact([asdict(error) for error in errors[:MAX_ERRORS]])
         await self._database.rows(REFUSE, {"batch": batch, "errors": shown})
 
     async def in_flight(self, batch: str) -> int:
@@ -230,8 +230,8 @@ class PostgresBatchWork:
 
     async def settle(self, batch: str, results: Sequence[LineResult]) -> None:
         rows = [
-            {"line": each.line, "succeeded": each.succeeded, "result": _stored(each)}
-            for each in results
+            {"line": result.line, "succeeded": result.succeeded, "result": _stored(result)}
+            for result in results
         ]
         params = {"batch": batch, "results": messages.compact(rows)}
         await self._database.rows(SETTLE, params)

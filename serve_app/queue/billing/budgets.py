@@ -100,8 +100,8 @@ class PostgresBudgets:
                 "warn_at": budget.warn_at,
                 "url": budget.webhook,
             }
-            for tenant, each in self._limits.tenants.items()
-            if (budget := each.budget) is not None
+            for tenant, limits in self._limits.tenants.items()
+            if (budget := limits.budget) is not None
         ]
         if budgets:
             await self._database.rows(WARN, {"budgets": messages.compact(budgets)})

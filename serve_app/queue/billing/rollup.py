@@ -71,8 +71,8 @@ class UsageRollup:
         days = self._retention.usage_detail_days
         if days is None:
             return
-        given = {"detail_s": days * 86400.0, "most": AT_ONCE}
+        params = {"detail_s": days * 86400.0, "most": AT_ONCE}
         for _ in range(MAX_ROUNDS):
-            rolled = await self._database.value(ROLL_UP, given)
+            rolled = await self._database.value(ROLL_UP, params)
             if rolled < AT_ONCE:
                 return

@@ -24,9 +24,9 @@ _GROUPS = {
 def sums_statement(by: frozenset[UsageGroup], *, all_tenants: bool) -> str:
     """Statement for one kind of sums: a condition that a parameter turns off would hide an
     index."""
-    columns = [sql if each in by else "NULL" for each, sql in _GROUPS.items()]
+    columns = [sql if group in by else "NULL" for group, sql in _GROUPS.items()]
     priced = "price" if UsageGroup.ENDPOINT in by else "NULL::jsonb"
-    grouped = ", ".join(str(n) for n, each in enumerate(_GROUPS, start=1) if each in by)
+    grouped = ", ".join(str(n) for n, group in enumerate(_GROUPS, start=1) if group in by)
     by_price = "price" if UsageGroup.ENDPOINT in by else "price ->> 'currency'"
     return f"""
 -- name: sum_usage

@@ -172,7 +172,7 @@ class CostModel:
         if not overflow.before or (endpoint, pool) in self._fits:
             return pool
         chain = overflow.chain(overflow.queue_of(pool))
-        return next((each for each in chain if (endpoint, each) in self._fits), pool)
+        return next((name for name in chain if (endpoint, name) in self._fits), pool)
 
     def observe(self, endpoint: str, pool: str, work: float, seconds: float) -> None:
         """Learn that a request succeeded after ``seconds``."""

@@ -172,8 +172,8 @@ class Lanes:
         """Give these lanes the weights that their tenants have now, and create them again if they
         are gone: with a tenant that was deleted, before there was another one of its name.
         """
-        given = [*lanes]
-        outdated = given and await self._database.rows(OUTDATED, {"lanes": self._named(given)})
+        batch = [*lanes]
+        outdated = batch and await self._database.rows(OUTDATED, {"lanes": self._named(batch)})
         if outdated:
             await self._open({(pool, tenant) for pool, tenant in outdated})
 

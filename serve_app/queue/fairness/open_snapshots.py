@@ -167,13 +167,13 @@ class OpenSnapshots:
 
     def queued(self, requests: Iterable[Request]) -> None:
         """Move fronts back to new requests that are before them."""
-        for each in requests:
-            look = self._looks.get(each.pool)
-            rank = each.created_at.timestamp() + head_start_s(each.priority) - ROUNDING_S
-            if look is not None and rank < look.ranks.get(each.tenant, inf):
-                self._moved(each.pool, each.tenant)
-                if each.tenant in look.ranks:
-                    look.ranks[each.tenant] = rank
+        for request in requests:
+            look = self._looks.get(request.pool)
+            rank = request.created_at.timestamp() + head_start_s(request.priority) - ROUNDING_S
+            if look is not None and rank < look.ranks.get(request.tenant, inf):
+                self._moved(request.pool, request.tenant)
+                if request.tenant in look.ranks:
+                    look.ranks[request.tenant] = rank
 
     def queued_again(self, pool: str, tenant: str) -> None:
         """Forget the front of a tenant: a request returned to a place before it."""

@@ -107,7 +107,7 @@ class Pauses:
     def paused(self) -> frozenset[str]:
         """Paused endpoints, from memory."""
         return frozenset(
-            each.endpoint for each in self._known.values() if each.kind is PauseKind.PAUSED
+            pause.endpoint for pause in self._known.values() if pause.kind is PauseKind.PAUSED
         )
 
     def admit(self, endpoint: str) -> None:

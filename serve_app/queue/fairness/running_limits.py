@@ -75,15 +75,15 @@ class RunningLimits:
 
     def found(self, full: LeftOut, began: int) -> None:
         """Note what a leasing found at its limit. ``began``: the number that it got."""
-        self._add([(TENANT, each) for each in full.tenants], began)
-        self._add([(ENDPOINT, each) for each in full.endpoints], began)
+        self._add([(TENANT, tenant) for tenant in full.tenants], began)
+        self._add([(ENDPOINT, endpoint) for endpoint in full.endpoints], began)
 
     def freed(self, names: Iterable[Limited]) -> None:
         """Note that requests of these names ended."""
         self._times_freed += 1
-        for each in names:
-            self._freed[each] = self._times_freed
-            if self._full.pop(each, None) is not None:
+        for name in names:
+            self._freed[name] = self._times_freed
+            if self._full.pop(name, None) is not None:
                 self._left_out = None
 
     def forget(self) -> None:
@@ -112,11 +112,11 @@ class RunningLimits:
         self._freed = {each: time for each, time in self._freed.items() if time > began}
 
     def _names(self, kind: str) -> frozenset[str]:
-        return frozenset(name for each, name in self._full if each == kind)
+        return frozenset(name for name_kind, name in self._full if name_kind == kind)
 
     def _add(self, names: Iterable[Limited], began: int) -> None:
         """Add names found by a statement that does not see what was freed since it began."""
-        for each in names:
-            if self._freed.get(each, 0) <= began:
-                self._full[each] = self._looks
+        for name in names:
+            if self._freed.get(name, 0) <= began:
+                self._full[name] = self._looks
                 self._left_out = None

@@ -128,18 +128,18 @@ class PostgresFallbacks:
         return [change.request_id for change, _ in moved]
 
     async def spent(self, endpoint: str, currency: str) -> Decimal:
-        given = {"endpoint": endpoint, "currency": currency}
-        value = await self._database.value(SPENT, given)
+        params = {"endpoint": endpoint, "currency": currency}
+        value = await self._database.value(SPENT, params)
         return Decimal(0) if value is None else Decimal(value)
 
     async def queued_outside(self, pools: Collection[str]) -> Sequence[QueuedGroup]:
-        given = {"pools": sorted(pools), "realtime": Priority.REALTIME}
-        rows = await self._database.rows(OUTSIDE, given)
+        params = {"pools": sorted(pools), "realtime": Priority.REALTIME}
+        rows = await self._database.rows(OUTSIDE, params)
         return [QueuedGroup(str(pool), str(tenant), str(id_)) for pool, tenant, id_ in rows]
 
     async def change_pool(self, group: QueuedGroup, pool: str) -> int:
         await self._state.lanes.open([(pool, group.tenant)])
-        given = {
+        params = {
             "pool": group.pool,
             "tenant": group.tenant,
             "endpoint": group.endpoint,
@@ -148,7 +148,7 @@ class PostgresFallbacks:
             "message": messages.other_pool(group.pool, pool),
         }
         moved = 0
-        while rows := await self._database.rows(CHANGE_POOL, given):
+        while rows := await self._database.rows(CHANGE_POOL, params):
             self._after.changed_pools([PoolChange(*row) for row in rows])
             moved += len(rows)
         return moved

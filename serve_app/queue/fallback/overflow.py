@@ -48,11 +48,11 @@ def choose(
     replica. Then it falls back when it has waited for as long as it may.
     """
     moves: list[FallbackMove] = []
-    for each in sorted(waiting, key=lambda one: one.place.position):
-        ahead = each.place.after(len(moves))
-        starts_s = starts_in_s(each.request, ahead)
-        if (reason := _too_late(each, starts_s)) is not None:
-            moves.append(FallbackMove(each.request.id, reason))
+    for candidate in sorted(waiting, key=lambda one: one.place.position):
+        ahead = candidate.place.after(len(moves))
+        starts_s = starts_in_s(candidate.request, ahead)
+        if (reason := _too_late(candidate, starts_s)) is not None:
+            moves.append(FallbackMove(candidate.request.id, reason))
     return moves
 
 
@@ -109,12 +109,12 @@ class Overflow:
                 await self._look()
 
     async def _look(self) -> None:
-        found = [(_queued(row), row[-4:]) for row in await self._database.rows(READ)]
-        if found:
+        queued = [(_queued(row), row[-4:]) for row in await self._database.rows(READ)]
+        if queued:
             # A move costs money, so it is decided by what runs and waits at this moment.
-            await self._state.stats.refresh_starts(request for request, _ in found)
+            await self._state.stats.refresh_starts(request for request, _ in queued)
         by_pool: dict[str, list[WaitingRequest]] = defaultdict(list)
-        for request, times in found:
+        for request, times in queued:
             if not self._is_held_back(request):
                 by_pool[request.pool].append(await self._waiting(request, times))
         for waiting in by_pool.values():

@@ -55,7 +55,7 @@ class PostgresGallery:
     async def search(self, wanted: RequestFilter, limit: int) -> FoundRequests:
         if wanted.tenant is not None and (wanted.words is not None or wanted.favourites):
             return await self._search.search(wanted.tenant, wanted, limit)
-        found = await self._history.page(
+        requests = await self._history.page(
             wanted.tenant,
             states=wanted.states,
             endpoints=wanted.endpoints,
@@ -64,16 +64,16 @@ class PostgresGallery:
             before=wanted.before,
             limit=limit + 1,
         )
-        shown = found[:limit]
-        return FoundRequests(shown, shown[-1].id if len(found) > limit else None)
+        shown = requests[:limit]
+        return FoundRequests(shown, shown[-1].id if len(requests) > limit else None)
 
     async def several(self, tenant: str, request_ids: Sequence[str]) -> Sequence[Request]:
-        params = {"tenant": tenant, "ids": [known_id(each) for each in request_ids]}
+        params = {"tenant": tenant, "ids": [known_id(request_id) for request_id in request_ids]}
         rows = await self._reads.rows(tenant, SEVERAL, params)
         return [stored(row).request for row in rows]
 
     async def favourites_among(self, tenant: str, request_ids: Sequence[str]) -> frozenset[str]:
-        params = {"tenant": tenant, "ids": [known_id(each) for each in request_ids]}
+        params = {"tenant": tenant, "ids": [known_id(request_id) for request_id in request_ids]}
         return frozenset(id_ for (id_,) in await self._database.rows(AMONG, params))
 
     async def set_favourites(

@@ -109,8 +109,8 @@ class Search:
         """Page of the first ``limit`` ids. ``rest``: where the search goes on after all of them."""
         shown = ids[:limit]
         following = shown[-1] if len(ids) > limit else rest
-        found: list[Request] = []
+        requests: list[Request] = []
         if shown:
             rows = await self._reads.rows(tenant, READ, {"ids": list(shown)})
-            found = [stored(row).request for row in rows]
-        return FoundRequests(found, following)
+            requests = [stored(row).request for row in rows]
+        return FoundRequests(requests, following)

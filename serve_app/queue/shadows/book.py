@@ -189,8 +189,8 @@ class PostgresShadows:
     async def candidates(self, most: int) -> Sequence[ShadowCandidate]:
         rows = await self._database.rows(CANDIDATES, {"most": most})
         return [
-            ShadowCandidate(original, tenant, endpoint, target, ShadowState(state), given, age_s)
-            for original, tenant, endpoint, target, state, given, age_s in rows
+            ShadowCandidate(original, tenant, endpoint, target, ShadowState(state), inputs, age_s)
+            for original, tenant, endpoint, target, state, inputs, age_s in rows
         ]
 
     async def running(self) -> Mapping[str, int]:
@@ -222,8 +222,10 @@ class PostgresShadows:
         statement = PAGE if endpoint is None else PAGE_OF_ENDPOINT
         rows = await self._reads.rows(None, statement, params)
         ids = [id_ for row in rows for id_ in (row[0], row[5]) if id_ is not None]
-        found = await self._reads.rows(None, REQUESTS, {"ids": ids}) if ids else []
-        requests = {each.id: each for each in (stored(row).request for row in found)}
+        request_rows = await self._reads.rows(None, REQUESTS, {"ids": ids}) if ids else []
+        requests = {
+            request.id: request for request in (stored(row).request for row in request_rows)
+        }
         return [_pair(row, requests) for row in rows]
 
     async def sums(self) -> Sequence[ShadowSums]:

@@ -138,7 +138,7 @@ class Canaries:
             for pool, runs in overflow.canaries.items()
         ]
         await self._database.rows(SEEN, {"canaries": messages.compact(configured)})
-        if noted := [each for attempts in self._noted.values() for each in attempts]:
+        if noted := [attempt for attempts in self._noted.values() for attempt in attempts]:
             self._noted.clear()
             await self._database.rows(NOTE, {"attempts": messages.compact(noted)})
         rows = await self._database.rows(READ)
@@ -147,7 +147,7 @@ class Canaries:
             for pool, runs, comparison, returned in rows
             if overflow.canaries.get(pool) == runs
         }
-        self._metrics.canaries({pool: each.returned for pool, each in self._known.items()})
+        self._metrics.canaries({pool: canary.returned for pool, canary in self._known.items()})
 
     async def judge(self) -> None:
         """Compare each canary with the pool beside it, and let those return that are worse."""
@@ -155,11 +155,15 @@ class Canaries:
         for pool, runs, beside, *attempt in await self._database.rows(ATTEMPTS):
             sides[pool, runs, beside].append(CanaryAttempt(*attempt))
         for (pool, runs, beside), attempts in sides.items():
-            found = compare(attempts, beside)
-            said = f"returned because {found.worse}: {found.said}" if found.worse else found.said
-            params = {"pool": pool, "runs": runs, "said": said, "worse": bool(found.worse)}
-            if await self._database.rows(WRITE, params) and found.worse:
-                log.warning("The canary %s of the pool %s has %s.", pool, beside, said)
+            comparison = compare(attempts, beside)
+            verdict = (
+                f"returned because {comparison.worse}: {comparison.said}"
+                if comparison.worse
+                else comparison.said
+            )
+            params = {"pool": pool, "runs": runs, "said": verdict, "worse": bool(comparison.worse)}
+            if await self._database.rows(WRITE, params) and comparison.worse:
+                log.warning("The canary %s of the pool %s has %s.", pool, beside, verdict)
         await self._database.rows(FORGET)
 
     def known(self, pool: str) -> Canary | None:

@@ -53,9 +53,11 @@ class Tally:
 
     @classmethod
     def of(cls, attempts: Iterable[CanaryAttempt]) -> Tally:
-        ended = [each for each in attempts if each.ended in FAILED or each.ended == SUCCEEDED]
-        cut_off = {each.replica_id for each in attempts if each.ended == INTERRUPTED}
-        failures = sum(each.ended in FAILED for each in ended)
+        ended = [
+            attempt for attempt in attempts if attempt.ended in FAILED or attempt.ended == SUCCEEDED
+        ]
+        cut_off = {attempt.replica_id for attempt in attempts if attempt.ended == INTERRUPTED}
+        failures = sum(attempt.ended in FAILED for attempt in ended)
         return cls(len(ended) + len(cut_off), failures + len(cut_off))
 
     def __str__(self) -> str:
@@ -80,18 +82,18 @@ class Comparison:
 
 def compare(attempts: Sequence[CanaryAttempt], beside: str) -> Comparison:
     """Compare a canary with the pool ``beside`` it."""
-    tried = [each for each in attempts if each.tried]
-    others = [each for each in attempts if not each.tried]
+    tried = [attempt for attempt in attempts if attempt.tried]
+    others = [attempt for attempt in attempts if not attempt.tried]
     own, usual = Tally.of(tried), Tally.of(others)
     slower = _slower(_times(tried), _times(others))
-    said = f"{own} ({beside}: {usual.failures} of {usual.attempts})"
+    summary = f"{own} ({beside}: {usual.failures} of {usual.attempts})"
     if slower.runs:
-        said += f", and {slower.late} of {slower.runs} took over {SLOWER:g} times the usual time"
+        summary += f", and {slower.late} of {slower.runs} took over {SLOWER:g} times the usual time"
     if own.share > usual.share + MORE_FAILURES and chance_of_failures(own, usual) < CHANCE:
-        return Comparison(said, "it fails more often")
+        return Comparison(summary, "it fails more often")
     if slower.runs and chance_of_late(slower) < CHANCE:
-        return Comparison(said, "it takes longer")
-    return Comparison(said)
+        return Comparison(summary, "it takes longer")
+    return Comparison(summary)
 
 
 def chance_of_failures(own: Tally, usual: Tally) -> float:
@@ -99,8 +101,8 @@ def chance_of_failures(own: Tally, usual: Tally) -> float:
     exact test, one-sided."""
     failures, both = own.failures + usual.failures, own.attempts + usual.attempts
     ways = sum(
-        comb(own.attempts, each) * comb(usual.attempts, failures - each)
-        for each in range(own.failures, min(own.attempts, failures) + 1)
+        comb(own.attempts, count) * comb(usual.attempts, failures - count)
+        for count in range(own.failures, min(own.attempts, failures) + 1)
     )
     return ways / comb(both, failures)
 
@@ -108,15 +110,15 @@ def chance_of_failures(own: Tally, usual: Tally) -> float:
 def chance_of_late(seen: Late) -> float:
     """Probability of as many late runs or more, if the canary's median is ``SLOWER`` times the
     usual one at most: the sign test, one-sided."""
-    return sum(comb(seen.runs, each) for each in range(seen.late, seen.runs + 1)) / 2**seen.runs
+    return sum(comb(seen.runs, count) for count in range(seen.late, seen.runs + 1)) / 2**seen.runs
 
 
 def _times(attempts: Iterable[CanaryAttempt]) -> dict[str, list[float]]:
-    found: defaultdict[str, list[float]] = defaultdict(list)
-    for each in attempts:
-        if each.ended == SUCCEEDED and each.seconds is not None:
-            found[each.endpoint].append(each.seconds)
-    return found
+    times: defaultdict[str, list[float]] = defaultdict(list)
+    for attempt in attempts:
+        if attempt.ended == SUCCEEDED and attempt.seconds is not None:
+            times[attempt.endpoint].append(attempt.seconds)
+    return times
 
 
 def _slower(own: dict[str, list[float]], usual: dict[str, list[float]]) -> Late:
@@ -126,5 +128,5 @@ def _slower(own: dict[str, list[float]], usual: dict[str, list[float]]) -> Late:
         if len(known) >= LEAST_KNOWN:
             limit_s = SLOWER * median(known)
             runs += len(times)
-            late += sum(each > limit_s for each in times)
+            late += sum(seconds > limit_s for seconds in times)
     return Late(runs, late)

@@ -145,15 +145,15 @@ class ColdStarts:
     def seen(self, present: Sequence[Presence]) -> None:
         """Note what all replicas are loading."""
         before, self._loads = self._loads, {}
-        there = {each.replica_id for each in present}
+        there = {replica.replica_id for replica in present}
         kept: set[int] = set()
-        for each in present:
-            for one in from_plain(each.loading):
-                known = before.get((each.replica_id, one.endpoints[0]))
-                load = self._followed(known, each.pool, one)
+        for presence in present:
+            for loading in from_plain(presence.loading):
+                known = before.get((presence.replica_id, loading.endpoints[0]))
+                load = self._followed(known, presence.pool, loading)
                 if load is not None:
                     kept.add(id(load))
-                    self._loads |= {(each.replica_id, name): load for name in one.endpoints}
+                    self._loads |= {(presence.replica_id, name): load for name in loading.endpoints}
         ended = {id(load): load for (id_, _), load in before.items() if id_ in there}
         for number, load in ended.items():
             if number not in kept:

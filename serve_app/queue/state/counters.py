@@ -157,8 +157,8 @@ class Throughput:
 
     def _takes_s(self, leaving: float, name: str) -> float:
         rate = self._rates.get(name)
-        wanted = UNKNOWN_RETRY_S if rate is None else leaving / rate
-        return min(MAX_RETRY_S, max(MIN_RETRY_S, wanted))
+        wait_s = UNKNOWN_RETRY_S if rate is None else leaving / rate
+        return min(MAX_RETRY_S, max(MIN_RETRY_S, wait_s))
 
 
 def _pool(pool: str) -> str:

@@ -93,12 +93,12 @@ class DemandReader:
             READ,
             {
                 "pools": sorted(queued),
-                "priorities": [int(each) for each in Priority],
+                "priorities": [int(priority) for priority in Priority],
                 "overflow": sorted(overflow.before),
             },
         )
         self._note_busy(queued, {pool: running for pool, running, *_ in rows})
-        found = {
+        demands = {
             pool: Demand(
                 queued=queued[pool],
                 running=running,
@@ -112,19 +112,19 @@ class DemandReader:
         }
         for pool in overflow.before:
             queue = overflow.queue_of(pool)
-            for each in (pool, queue):  # one without replicas and queued requests has no row
-                found.setdefault(each, Demand(idle_s=self._idle_s(each, None)))
+            for name in (pool, queue):  # one without replicas and queued requests has no row
+                demands.setdefault(name, Demand(idle_s=self._idle_s(name, None)))
             fit = self._fit(pool, counts.endpoints(queue, paused))
-            found[pool] = replace(
-                found[pool],
+            demands[pool] = replace(
+                demands[pool],
                 overflow_queued=sum(fit.values()),
                 overflow_queued_s=self._eta.work_s(pool, fit),
             )
             if canary := self._canaries.known(pool):
-                found[pool] = replace(
-                    found[pool], canary=canary.comparison, returned=canary.returned
+                demands[pool] = replace(
+                    demands[pool], canary=canary.comparison, returned=canary.returned
                 )
-        return found
+        return demands
 
     def _fit(self, pool: str, queued: Mapping[str, int]) -> Mapping[str, int]:
         """Queued requests that an overflow pool may run, by endpoint."""

@@ -196,16 +196,16 @@ class EtaModel:
             for pool, tenant, endpoint, work, elapsed_s, replica_id, *progress in rows
         ]
         by_pool = defaultdict[str, list[Running]](list)
-        for each in running:
-            by_pool[each.pool].append(each)
+        for request in running:
+            by_pool[request.pool].append(request)
         self._running = dict(by_pool)
-        self._of_tenant = Counter(each.tenant for each in running if each.pool != WORKFLOWS)
-        self._of_endpoint = Counter(each.endpoint for each in running)
+        self._of_tenant = Counter(run.tenant for run in running if run.pool != WORKFLOWS)
+        self._of_endpoint = Counter(run.endpoint for run in running)
         self._free.clear()
         self._looked_at = self._clock.monotonic()
         there = {presence.replica_id for presence, _ in present}
-        self._slots = {id_: each for id_, each in self._slots.items() if id_ in there}
-        self._starting = {id_: each for id_, each in self._starting.items() if id_ in there}
+        self._slots = {id_: slot for id_, slot in self._slots.items() if id_ in there}
+        self._starting = {id_: start for id_, start in self._starting.items() if id_ in there}
         for presence, slots in present:
             self.replica_seen(presence, slots)
         self._cold.seen([presence for presence, _ in present])
@@ -327,14 +327,14 @@ class EtaModel:
         if known is None:
             known = self._free[pool] = {}
             self._free_since[pool] = self._clock.monotonic()
-        found = known.get(limited)
-        if found is None:
+        times = known.get(limited)
+        if times is None:
             running = self._running.get(pool, [])
             if limited is not None:
-                running = [each for each in running if each.tenant == limited[0]]
+                running = [run for run in running if run.tenant == limited[0]]
             most = None if limited is None else limited[1]
-            found = known[limited] = FreeTimes(self._free_in_s(pool, running, most))
-        return found
+            times = known[limited] = FreeTimes(self._free_in_s(pool, running, most))
+        return times
 
     def _replicas_changed(self, pool: str) -> None:
         """Drop the pool's free times, unless they are so new that the next refresh is enough."""
@@ -342,7 +342,7 @@ class EtaModel:
         if known is None:
             return
         age_s = self._clock.monotonic() - self._free_since[pool]
-        if age_s >= REBUILD_S or not all(len(each) for each in known.values()):
+        if age_s >= REBUILD_S or not all(len(times) for times in known.values()):
             del self._free[pool]
 
     def _free_in_s(self, pool: str, running: Sequence[Running], most: int | None) -> list[float]:
@@ -350,11 +350,11 @@ class EtaModel:
         expected_s = cache(self._costs.expected_s)  # thousands may run, of few endpoints and sizes
         busy = [
             remaining_s(
-                expected_s(each.endpoint, self._pool_of(each.replica_id, pool), each.work),
-                each.elapsed_s,
-                each.progress,
+                expected_s(run.endpoint, self._pool_of(run.replica_id, pool), run.work),
+                run.elapsed_s,
+                run.progress,
             )
-            for each in running
+            for run in running
         ]
         slots = sum(count for where, count in self._slots.values() if self._serves(where, pool))
         if most is not None:

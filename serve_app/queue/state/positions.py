@@ -139,7 +139,7 @@ class Positions:
     async def refresh(self) -> None:
         now = self._clock.monotonic()
         self._looked_at = {
-            id_: each for id_, each in self._looked_at.items() if now - each[1] < LOOKED_AT_S
+            id_: look for id_, look in self._looked_at.items() if now - look[1] < LOOKED_AT_S
         }
         async with self._reading:
             if self._duty.due():
@@ -148,7 +148,7 @@ class Positions:
     async def read_at_once(self, requests: Iterable[Request]) -> None:
         """Read the positions of these requests too, however long the last read took."""
         now = self._clock.monotonic()
-        self._looked_at |= {each.id: (each.pool, now) for each in requests}
+        self._looked_at |= {request.id: (request.pool, now) for request in requests}
         async with self._reading:
             await self._read()
 
@@ -160,7 +160,7 @@ class Positions:
     async def _read(self) -> None:
         before = Counter(self._left)
         pools = {id_: pool for id_, (pool, _) in self._looked_at.items()}
-        found: dict[str, QueuePosition] = {}
+        positions: dict[str, QueuePosition] = {}
         if pools:
             params = {
                 "pools": sorted(set(pools.values())),
@@ -169,12 +169,12 @@ class Positions:
             }
             with self._duty.run():
                 rows = await self._database.rows(READ, params)
-            found = {id_: QueuePosition(*numbers) for id_, *numbers in rows}
+            positions = {id_: QueuePosition(*numbers) for id_, *numbers in rows}
         # Requests that were queued in between, and requests deeper than the read goes.
         others = {
             id_: self._places[id_].after(before[pool])
             for id_, (pool, _) in self._looked_at.items()
-            if id_ in self._places and id_ not in found
+            if id_ in self._places and id_ not in positions
         }
-        self._places = others | found
+        self._places = others | positions
         self._left.subtract(before)

@@ -64,7 +64,7 @@ def upcoming(
     requests = Counter(front[: ROUNDS * slots])
     assigned: defaultdict[str, list[str]] = defaultdict(list)
     for endpoint, number in requests.items():  # in the order of the queue
-        wanted = ceil(number * len(replicas) / slots) - sum(each.has(endpoint) for each in replicas)
+        needed = ceil(number * len(replicas) / slots) - sum(each.has(endpoint) for each in replicas)
 
         def order(replica: ReplicaWeights, endpoint: str = endpoint) -> tuple[object, ...]:
             loads = len(assigned[replica.replica_id])
@@ -77,8 +77,8 @@ def upcoming(
             and endpoint not in each.not_kept
             and len(assigned[each.replica_id]) < MAX_LOADS
         ]
-        for each in sorted(able, key=order)[: max(0, wanted)]:
-            assigned[each.replica_id].append(endpoint)
+        for chosen in sorted(able, key=order)[: max(0, needed)]:
+            assigned[chosen.replica_id].append(endpoint)
     return {
         each.replica_id: tuple(
             endpoint
@@ -193,7 +193,7 @@ class PrefetchHints:
 
 def _replica(id_: str, slots: int, weights: Sequence[Any], unfit: frozenset[str]) -> ReplicaWeights:
     hot, warm, loading, not_kept = weights
-    coming = (id_ for each in from_plain(loading) for id_ in each.endpoints)
+    coming = (id_ for load in from_plain(loading) for id_ in load.endpoints)
     return ReplicaWeights(
         id_,
         slots,

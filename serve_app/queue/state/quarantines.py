@@ -51,23 +51,23 @@ def times_lost(losses: Iterable[Loss], party: Callable[[Loss], str]) -> Mapping[
     the same one several times accuses it once.
     """
     by_request: defaultdict[str, set[str]] = defaultdict(set)
-    for each in losses:
-        by_request[each.request_id].add(party(each))
-    found: defaultdict[str, list[Loss]] = defaultdict(list)
-    for each in sorted(losses, key=lambda one: one.at):
-        if len(by_request[each.request_id]) == 1:
-            found[party(each)].append(each)
+    for loss in losses:
+        by_request[loss.request_id].add(party(loss))
+    by_party: defaultdict[str, list[Loss]] = defaultdict(list)
+    for loss in sorted(losses, key=lambda one: one.at):
+        if len(by_request[loss.request_id]) == 1:
+            by_party[party(loss)].append(loss)
     return {
-        name: min(_occasions(own), len({each.request_id for each in own}))
-        for name, own in found.items()
+        name: min(_occasions(own), len({lost.request_id for lost in own}))
+        for name, own in by_party.items()
     }
 
 
 def _occasions(losses: Sequence[Loss]) -> int:
     occasions, began = 0, float("-inf")
-    for each in losses:
-        if each.at > began + AT_ONCE_S:
-            occasions, began = occasions + 1, each.at
+    for loss in losses:
+        if loss.at > began + AT_ONCE_S:
+            occasions, began = occasions + 1, loss.at
     return occasions
 
 
@@ -146,11 +146,11 @@ class Quarantines:
         losses = [Loss(*row) for row in await self._database.rows(LOSSES)]
         nodes = _too_many(losses, lambda each: each.node)
         if nodes or self._known:
-            last = {node: max(each.at for each in losses if each.node == node) for node in nodes}
-            found = [
+            last = {node: max(loss.at for loss in losses if loss.node == node) for node in nodes}
+            records = [
                 {"node": node, "losses": times, "at": last[node]} for node, times in nodes.items()
             ]
-            rows = await self._database.rows(WRITE, {"found": messages.compact(found)})
+            rows = await self._database.rows(WRITE, {"found": messages.compact(records)})
             for node, times, new in rows:
                 log.warning(
                     "Node %s is %s: it lost attempts %s times. Requests run elsewhere; one at a "
@@ -170,19 +170,24 @@ class Quarantines:
             node: Quarantine(node, losses, now + rest_s, frozenset(replicas), frozenset(pools))
             for node, losses, rest_s, replicas, pools in rows
         }
-        self._metrics.quarantined({node: each.losses for node, each in self._known.items()})
+        self._metrics.quarantined(
+            {node: quarantine.losses for node, quarantine in self._known.items()}
+        )
 
     def admitted(self, ask: Ask) -> Ask:
         """The poll with the slots that may be used: on a quarantined node, one after its rest."""
-        held = self._known.get(ask.node)
-        if held is None or ask.pool not in held.spared:
+        quarantine = self._known.get(ask.node)
+        if quarantine is None or ask.pool not in quarantine.spared:
             return ask
-        tries = not ask.held and self._clock.monotonic() >= held.rests_until
+        tries = not ask.held and self._clock.monotonic() >= quarantine.rests_until
         return replace(ask, slots=min(ask.slots, 1 if tries else 0))
 
     def node_of(self, replica_id: str | None) -> str:
         """Quarantined node of a replica; empty: its node is in none."""
-        return next((node for node, each in self._known.items() if replica_id in each.replicas), "")
+        return next(
+            (node for node, quarantine in self._known.items() if replica_id in quarantine.replicas),
+            "",
+        )
 
     async def release(self, node: str, held_s: float) -> None:
         """End the quarantine of a node if a request that was leased during it, ``held_s`` ago, has

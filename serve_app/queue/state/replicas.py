@@ -125,7 +125,7 @@ class ReplicaRegistry:
     def gpu_memory(self) -> Mapping[str, GpuMemory]:
         """GPU memory of the replicas that poll here, by replica."""
         since = self._clock.monotonic() - POLLS_WITHIN_S
-        self._memory = {id_: each for id_, each in self._memory.items() if each[0] >= since}
+        self._memory = {id_: sample for id_, sample in self._memory.items() if sample[0] >= since}
         return {id_: memory for id_, (_, memory) in self._memory.items()}
 
     def weights(self) -> Counter[tuple[str, str, str]]:
@@ -145,7 +145,7 @@ class ReplicaRegistry:
     def _recent(self) -> Sequence[Ask]:
         """The last poll of each replica that polls here."""
         since = self._clock.monotonic() - POLLS_WITHIN_S
-        self._weights = {id_: each for id_, each in self._weights.items() if each[0] >= since}
+        self._weights = {id_: poll for id_, poll in self._weights.items() if poll[0] >= since}
         return [ask for _, ask in self._weights.values()]
 
     def reported(self, report: Report) -> None:

@@ -89,13 +89,13 @@ def _size_of(value: object) -> int:
     """Bytes of a JSON value. Values that occur in several places count once for each."""
     total, left = 0, [value]
     while left:
-        each = left.pop()
-        total += sys.getsizeof(each)
-        if isinstance(each, Mapping):
-            left.extend(each)
-            left.extend(each.values())
-        elif isinstance(each, list | tuple):
-            left.extend(each)
+        item = left.pop()
+        total += sys.getsizeof(item)
+        if isinstance(item, Mapping):
+            left.extend(item)
+            left.extend(item.values())
+        elif isinstance(item, list | tuple):
+            left.extend(item)
     return total
 
 
@@ -329,15 +329,15 @@ class RequestCache:
 
     async def _read(self, ids: Sequence[str]) -> Sequence[StoredRequest | None]:
         rows = await self._database.rows(READ, {"ids": list(dict.fromkeys(ids))})
-        found = {each.request.id: each for each in map(stored, rows)}
-        for each in found.values():
-            self.update(each)
+        records = {item.request.id: item for item in map(stored, rows)}
+        for record in records.values():
+            self.update(record)
         for id_ in ids:
-            if id_ not in found:
+            if id_ not in records:
                 self._tell_gone(id_)
                 self._forget(id_)
                 self._wake(id_)  # who waits for it learns that it is gone
-        return [self._newest(id_, found.get(id_)) for id_ in ids]
+        return [self._newest(id_, records.get(id_)) for id_ in ids]
 
     def _tell_gone(self, id_: str) -> None:
         entry = self._entries.get(id_)
@@ -376,7 +376,7 @@ class RequestCache:
     async def _refresh(self, ids: Sequence[str]) -> None:
         read = await asyncio.gather(*map(self._reads.call, ids), return_exceptions=True)
         self._announced.difference_update(ids)
-        if any(isinstance(each, BaseException) for each in read):
+        if any(isinstance(result, BaseException) for result in read):
             self.tenants.missed()
 
 

@@ -228,7 +228,7 @@ class QueueStats:
         most = self._limits.waiting_of_endpoint(endpoint)
         if most is None:
             return None
-        same = sum(each.of_endpoint(endpoint) for each in (queued, admitted, following))
+        same = sum(counter.of_endpoint(endpoint) for counter in (queued, admitted, following))
         if same >= most:
             retry_s = throughput.retry_s(same, endpoint=endpoint)
             message = f"{same} requests are waiting for {endpoint} already."
@@ -341,9 +341,9 @@ class QueueStats:
         if why is None:
             overflow = self._limits.overflow
             here = [
-                each
-                for each in self._present.values()
-                if overflow.queue_of(each.pool) == request.pool
+                presence
+                for presence in self._present.values()
+                if overflow.queue_of(presence.pool) == request.pool
             ]
             why = self._explained[key] = why_it_waits(request.endpoint, here)
         if why.reason is WaitReason.NO_REPLICA:
@@ -385,18 +385,20 @@ class QueueStats:
 
     def stages(self) -> Mapping[tuple[str, str], int]:
         """Number of known replicas by pool and stage."""
-        return Counter((each.pool, each.stage.value) for each in self._present.values())
+        return Counter((presence.pool, presence.stage.value) for presence in self._present.values())
 
     def remove_dead(self, dead_actors: frozenset[str]) -> None:
         """Forget the replicas of dead actors."""
         self._present = {
-            id_: each for id_, each in self._present.items() if each.actor_id not in dead_actors
+            id_: presence
+            for id_, presence in self._present.items()
+            if presence.actor_id not in dead_actors
         }
         self._explained.clear()
 
     def actors(self) -> frozenset[str]:
         """Actor ids of the known replicas."""
-        return frozenset(each.actor_id for each in self._present.values())
+        return frozenset(presence.actor_id for presence in self._present.values())
 
     # Once a second
 

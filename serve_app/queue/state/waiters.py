@@ -133,11 +133,11 @@ class Waiters:
         if self._closed:
             waiter.open = False
             return waiter
-        for held in ask.held:
-            self._holders[held] = waiter
-            known = self._signals.get(held)
+        for lease in ask.held:
+            self._holders[lease] = waiter
+            known = self._signals.get(lease)
             if known is not None:
-                self._signal(waiter, Signal(known[0], held))
+                self._signal(waiter, Signal(known[0], lease))
         if ask.slots > 0:
             self._pools.setdefault(waiter.queue, deque()).append(waiter)
         return waiter
@@ -145,9 +145,9 @@ class Waiters:
     def remove(self, waiter: Waiter) -> None:
         """Remove a poll that is answered or gone."""
         waiter.open = False
-        for held in waiter.ask.held:
-            if self._holders.get(held) is waiter:
-                del self._holders[held]
+        for lease in waiter.ask.held:
+            if self._holders.get(lease) is waiter:
+                del self._holders[lease]
         pool = self._pools.get(waiter.queue)
         if pool is not None and waiter in pool:
             pool.remove(waiter)
@@ -173,7 +173,7 @@ class Waiters:
     def end_terms(self, actors: frozenset[str]) -> None:
         """Remove the polls of actors whose term has ended, and answer those that can be answered:
         the connections that carried the others may stay open."""
-        polls = {*self._holders.values(), *(each for pool in self._pools.values() for each in pool)}
+        polls = {*self._holders.values(), *(poll for pool in self._pools.values() for poll in pool)}
         for waiter in polls:
             if waiter.ask.actor_id in actors:
                 waiter.gone = True
@@ -202,24 +202,28 @@ class Waiters:
     def pools(self) -> frozenset[str]:
         """Pools with a waiting poll that has a free slot."""
         return frozenset(
-            name for name, waiters in self._pools.items() if any(each.accepts for each in waiters)
+            name
+            for name, waiters in self._pools.items()
+            if any(waiter.accepts for waiter in waiters)
         )
 
     def wanted(self, pool: str) -> bool:
         """True if a poll with a free slot waits for the pool."""
-        return any(each.accepts for each in self._pools.get(pool, ()))
+        return any(waiter.accepts for waiter in self._pools.get(pool, ()))
 
     def left_out(self) -> Mapping[str, LeftOut]:
         """Requests that some recent pollers do not want, by pool."""
-        found: dict[str, LeftOut] = {}
-        for each, _ in self._last.values():
-            if each.left_out:
-                found[each.queue] = found.get(each.queue, LeftOut()) | each.left_out
-        return found
+        by_queue: dict[str, LeftOut] = {}
+        for waiter, _ in self._last.values():
+            if waiter.left_out:
+                by_queue[waiter.queue] = by_queue.get(waiter.queue, LeftOut()) | waiter.left_out
+        return by_queue
 
     def slots(self, pool: str) -> int:
         """Number of free slots in the pool, including slots with a lease under way."""
-        return sum(each.free + each.reserved for each in self._pools.get(pool, ()) if each.open)
+        return sum(
+            waiter.free + waiter.reserved for waiter in self._pools.get(pool, ()) if waiter.open
+        )
 
     def slots_soon(self, pool: str, *, leasing: bool) -> int:
         """Number of slots in the pool that are expected to be free in a moment: of replicas that
@@ -228,24 +232,26 @@ class Waiters:
         """
         now = self._clock.monotonic()
         slots = sum(
-            each.slots
-            for each in self._returns.values()
-            if each.pool == pool and each.until > now and each.in_a_row >= PROMPT_RETURNS
+            expected.slots
+            for expected in self._returns.values()
+            if expected.pool == pool
+            and expected.until > now
+            and expected.in_a_row >= PROMPT_RETURNS
         )
-        for each in self._pools.get(pool, ()):
-            if each.open and (leasing or each.leases):
-                slots += each.free + (each.reserved if leasing else 0)
+        for waiter in self._pools.get(pool, ()):
+            if waiter.open and (leasing or waiter.leases):
+                slots += waiter.free + (waiter.reserved if leasing else 0)
         return slots
 
     def idle(self) -> Mapping[str, tuple[int, int]]:
         """Number of polls that wait, and of their free slots, by the pool of their replica."""
-        found: dict[str, tuple[int, int]] = dict.fromkeys(self._pools, (0, 0))
+        counts: dict[str, tuple[int, int]] = dict.fromkeys(self._pools, (0, 0))
         for waiters in self._pools.values():
-            for each in waiters:
-                if each.accepts:
-                    polls, free = found.get(each.ask.pool, (0, 0))
-                    found[each.ask.pool] = polls + 1, free + each.free
-        return found
+            for waiter in waiters:
+                if waiter.accepts:
+                    polls, free = counts.get(waiter.ask.pool, (0, 0))
+                    counts[waiter.ask.pool] = polls + 1, free + waiter.free
+        return counts
 
     def reserve(self, pool: str, most: int) -> list[Waiter]:
         """Reserve up to ``most`` free slots, one each in turn from the polls that wait longest, and
@@ -255,9 +261,9 @@ class Waiters:
         reserving again with every statement could delay it indefinitely.
         """
         slots: list[Waiter] = []
-        accepting = [each for each in self._pools.get(pool, ()) if each.accepts]
-        for rank in sorted({each.rank for each in accepting}):
-            _take_turns([each for each in accepting if each.rank == rank], slots, most)
+        accepting = [waiter for waiter in self._pools.get(pool, ()) if waiter.accepts]
+        for rank in sorted({waiter.rank for waiter in accepting}):
+            _take_turns([waiter for waiter in accepting if waiter.rank == rank], slots, most)
         return slots
 
     def reserve_one(self, pool: str, endpoint: str, tenant: str) -> Waiter | None:
@@ -269,11 +275,11 @@ class Waiters:
         """
         waiters = self._pools.get(pool, ())
         accepting = [
-            each
-            for each in waiters
-            if each.accepts
-            and endpoint not in each.left_out.endpoints
-            and tenant not in each.left_out.tenants
+            poll
+            for poll in waiters
+            if poll.accepts
+            and endpoint not in poll.left_out.endpoints
+            and tenant not in poll.left_out.tenants
         ]
         if not accepting:
             return None
@@ -321,20 +327,24 @@ class Waiters:
     def named_by(self, actors: frozenset[str]) -> frozenset[LeaseKey]:
         """Attempts that the last polls of these actors named: they had arrived there."""
         return frozenset(
-            held
-            for each, _ in self._last.values()
-            if each.ask.actor_id in actors
-            for held in each.ask.held
+            lease
+            for waiter, _ in self._last.values()
+            if waiter.ask.actor_id in actors
+            for lease in waiter.ask.held
         )
 
     def expire(self) -> None:
         """Forget old signals, and replicas that have not polled for long."""
         now = self._clock.monotonic()
         self._returns = {
-            id_: each for id_, each in self._returns.items() if each.until + REMEMBER_S > now
+            id_: expected
+            for id_, expected in self._returns.items()
+            if expected.until + REMEMBER_S > now
         }
-        self._last = {id_: each for id_, each in self._last.items() if each[1] + REMEMBER_S > now}
-        self._signals = {held: each for held, each in self._signals.items() if each[1] > now}
+        self._last = {id_: poll for id_, poll in self._last.items() if poll[1] + REMEMBER_S > now}
+        self._signals = {
+            lease: signal for lease, signal in self._signals.items() if signal[1] > now
+        }
         self._signalled_at = {
             key: at for key, at in self._signalled_at.items() if at + SIGNAL_AGAIN_S > now
         }
@@ -357,7 +367,7 @@ def _take_turns(waiters: Sequence[Waiter], slots: list[Waiter], most: int) -> No
             waiter.free -= 1
             waiter.reserved += 1
             slots.append(waiter)
-        waiters = [each for each in waiters if each.free > 0]
+        waiters = [waiting for waiting in waiters if waiting.free > 0]
 
 
 # Turns of waiting replicas, of which one leasing statement gives requests to those that are alike.
@@ -365,19 +375,19 @@ def _take_turns(waiters: Sequence[Waiter], slots: list[Waiter], most: int) -> No
 
 def nearer_elsewhere(wants: LeasePreference, others: Iterable[LeasePreference]) -> frozenset[str]:
     """Endpoints whose weights are nearer to the device of another replica that waits."""
-    found: set[str] = set()
+    endpoints: set[str] = set()
     for other in others:
         nearer = (other.hot - wants.hot) | (other.host - wants.hot - wants.host)
-        found |= nearer - other.left_out.endpoints
-    return frozenset(found)
+        endpoints |= nearer - other.left_out.endpoints
+    return frozenset(endpoints)
 
 
 def ranked_turns(
     waiters: Sequence[Waiter],
 ) -> Iterator[tuple[int, LeasePreference, LeasePreference]]:
     """Turns of waiting replicas, with their rank: those of overflow pools come last."""
-    for rank in sorted({each.rank for each in waiters}):
-        for wants, offered in turns([each for each in waiters if each.rank == rank]):
+    for rank in sorted({waiter.rank for waiter in waiters}):
+        for wants, offered in turns([waiter for waiter in waiters if waiter.rank == rank]):
             yield rank, wants, offered
 
 
@@ -387,12 +397,12 @@ def turns(waiters: Sequence[Waiter]) -> Sequence[tuple[LeasePreference, LeasePre
     If weights differ, all have two turns. In the first, requests whose weights are nearer to the
     device of another replica are left to that one; in the second, each is offered what is left.
     """
-    wants = [*dict.fromkeys(each.wants for each in waiters)]
+    wants = [*dict.fromkeys(waiter.wants for waiter in waiters)]
     if len(wants) == 1:
         return [(wants[0], wants[0])]
-    last = [(each, each) for each in wants]
+    last = [(want, want) for want in wants]
     first = [
-        (each, each._replace(left_out=each.left_out | LeftOut(nearer_elsewhere(each, wants))))
-        for each in wants
+        (want, want._replace(left_out=want.left_out | LeftOut(nearer_elsewhere(want, wants))))
+        for want in wants
     ]
     return last if first == last else [*first, *last]

@@ -27,18 +27,22 @@ def why_it_waits(endpoint: str, here: Sequence[Presence]) -> WaitExplanation:
 
     If a ready replica is loading the endpoint's weights, that is the reason.
     """
-    ready = [each for each in here if each.stage is ReplicaStage.READY]
-    starting = [each for each in here if each.stage is ReplicaStage.STARTING]
-    coming = [(each, one) for each in ready or starting for one in from_plain(each.loading)]
-    own = [(each, one) for each, one in coming if endpoint in one.endpoints]
-    for each, one in own or (() if ready else coming):
-        return WaitExplanation(WaitReason.COLD_START, each.detail, one.stage.value, one.share)
+    ready = [presence for presence in here if presence.stage is ReplicaStage.READY]
+    starting = [presence for presence in here if presence.stage is ReplicaStage.STARTING]
+    coming = [
+        (presence, loading)
+        for presence in ready or starting
+        for loading in from_plain(presence.loading)
+    ]
+    own = [(presence, loading) for presence, loading in coming if endpoint in loading.endpoints]
+    for replica, load in own or (() if ready else coming):
+        return WaitExplanation(WaitReason.COLD_START, replica.detail, load.stage.value, load.share)
     if ready:
         return WaitExplanation(
-            WaitReason.BUSY, next((each.detail for each in ready if each.detail), "")
+            WaitReason.BUSY, next((presence.detail for presence in ready if presence.detail), "")
         )
-    for each in starting:
-        return WaitExplanation(WaitReason.COLD_START, each.detail, ReplicaStage.STARTING.value)
+    for replica in starting:
+        return WaitExplanation(WaitReason.COLD_START, replica.detail, ReplicaStage.STARTING.value)
     return WaitExplanation(WaitReason.NO_REPLICA)
 
 

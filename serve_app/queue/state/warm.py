@@ -147,17 +147,17 @@ class KeptWeightsRegistry:
         whose replicas wait at their start for what they should hold."""
         self._pools = frozenset(pools)
         rows = await self._database.rows(READ_HELD)
-        found = [_held(row) for row in rows]
+        replicas = [_held(row) for row in rows]
         self._keep = {
-            each.replica_id: self._with_version(each.keep)
-            for each in found
-            if each.keep is not None
+            replica.replica_id: self._with_version(replica.keep)
+            for replica in replicas
+            if replica.keep is not None
         }
-        return found
+        return replicas
 
     async def write(self, keep: Mapping[str, Keep]) -> None:
         """Write what these replicas should hold, by id."""
-        rows = [{"replica": id_, "keep": each} for id_, each in sorted(keep.items())]
+        rows = [{"replica": id_, "keep": weights} for id_, weights in sorted(keep.items())]
         if rows:
             await self._database.rows(WRITE_KEEP, {"keep": messages.compact(rows)})
 
@@ -179,12 +179,16 @@ class KeptWeightsRegistry:
     def decide_upcoming(self, names: Mapping[str, Sequence[str]]) -> None:
         """Replace what the replicas will probably run next: endpoints by the id of the replica.
         Those that the catalogue no longer has are left out."""
-        found: dict[str, tuple[Upcoming, str]] = {}
+        upcoming: dict[str, tuple[Upcoming, str]] = {}
         for replica_id, endpoints in names.items():
-            known = tuple(each for each in map(self._terms.endpoint, endpoints) if each is not None)
+            known = tuple(
+                endpoint
+                for endpoint in map(self._terms.endpoint, endpoints)
+                if endpoint is not None
+            )
             if known:
-                found[replica_id] = known, _version(known)
-        self._upcoming = found
+                upcoming[replica_id] = known, _version(known)
+        self._upcoming = upcoming
 
     def answer_to_announcement(self, presence: Presence) -> Work | None:
         """The reply to a replica that starts. None: no warm target stands in its pool."""
@@ -195,8 +199,10 @@ class KeptWeightsRegistry:
 
     def _with_version(self, keep: Keep) -> tuple[KeptWeights, str]:
         """Endpoints by the catalogue of this moment. Those that it no longer has are left out."""
-        found = [(self._terms.endpoint(name), level) for name, level in keep]
-        weights = tuple((each, level.value) for each, level in found if each is not None)
+        pairs = [(self._terms.endpoint(name), level) for name, level in keep]
+        weights = tuple(
+            (endpoint, level.value) for endpoint, level in pairs if endpoint is not None
+        )
         return (weights, _version(weights)) if weights else _NOTHING
 
 

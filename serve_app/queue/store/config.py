@@ -111,14 +111,14 @@ class QueueLimits(LiveValues):
     def running_parameters(self) -> Mapping[str, object]:
         """Limits on running requests, as parameters of a statement."""
         tenants = {
-            tenant: each.max_running
-            for tenant, each in self.tenants.items()
-            if each.max_running is not None
+            tenant: limits.max_running
+            for tenant, limits in self.tenants.items()
+            if limits.max_running is not None
         } | dict.fromkeys(self.disabled, 0)
         endpoints = [
-            {"endpoint": endpoint, "most": each.max_running}
-            for endpoint, each in self.endpoints.items()
-            if each.max_running is not None
+            {"endpoint": endpoint, "most": limits.max_running}
+            for endpoint, limits in self.endpoints.items()
+            if limits.max_running is not None
         ]
         return {
             "most_of_tenant": self.max_running_per_tenant,
@@ -129,11 +129,11 @@ class QueueLimits(LiveValues):
     @property
     def limits_running(self) -> bool:
         """True if there is any limit on running requests."""
-        each = (*self.tenants.values(), *self.endpoints.values())
+        limits = (*self.tenants.values(), *self.endpoints.values())
         return (
             self.max_running_per_tenant is not None
             or bool(self.disabled)
-            or any(one.max_running is not None for one in each)
+            or any(limit.max_running is not None for limit in limits)
         )
 
     def limited(self, tenant: str, endpoint: str) -> Sequence[Limited]:
@@ -210,8 +210,8 @@ class Retention(LiveValues):
 
     def own_days(self, setting: str) -> Mapping[str, float]:
         """Ages of tenants that have their own, by the setting of this name."""
-        found = {tenant: getattr(each, setting) for tenant, each in self.tenants.items()}
-        return {tenant: days for tenant, days in found.items() if days is not None}
+        by_tenant = {tenant: getattr(limits, setting) for tenant, limits in self.tenants.items()}
+        return {tenant: days for tenant, days in by_tenant.items() if days is not None}
 
     def upload_age_s(self, tenant: str) -> float | None:
         """Seconds after their arrival at which the tenant's uploads are deleted; None: never."""
@@ -227,7 +227,7 @@ class Retention(LiveValues):
     @property
     def any(self) -> bool:
         """True if any tenant's requests are deleted by age."""
-        own = (each.retention_days for each in self.tenants.values())
+        own = (limits.retention_days for limits in self.tenants.values())
         return self.days is not None or any(days is not None for days in own)
 
     def age_s(self, tenant: str) -> float | None:
@@ -239,5 +239,5 @@ class Retention(LiveValues):
 def ages(own: Mapping[str, float], usual: float | None) -> Mapping[str, object]:
     """Values for a statement of ``OWNERS``. ``own``: days of tenants with their own; ``usual``: of
     all others."""
-    each = [{"tenant": tenant, "age_s": days * DAY_S} for tenant, days in own.items()]
-    return {"ages": messages.compact(each), "age_s": None if usual is None else usual * DAY_S}
+    rows = [{"tenant": tenant, "age_s": days * DAY_S} for tenant, days in own.items()]
+    return {"ages": messages.compact(rows), "age_s": None if usual is None else usual * DAY_S}

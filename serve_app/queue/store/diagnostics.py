@@ -42,12 +42,12 @@ async def examine(conninfo: str) -> str:
     """
     clock = SystemClock()
     # Nothing is prepared: a pooler may run each statement on another connection.
-    given: dict[str, Any] = {**settings(conninfo), "prepare_threshold": None}
+    options: dict[str, Any] = {**settings(conninfo), "prepare_threshold": None}
     try:
         async with (
-            await psycopg.AsyncConnection.connect(conninfo, **given) as listener,
+            await psycopg.AsyncConnection.connect(conninfo, **options) as listener,
             AnswerLimit(listener, SILENT_S + NOTIFICATION_TIMEOUT_S),
-            await psycopg.AsyncConnection.connect(conninfo, **given) as speaker,
+            await psycopg.AsyncConnection.connect(conninfo, **options) as speaker,
             AnswerLimit(speaker, SILENT_S + NOTIFICATION_TIMEOUT_S),
         ):
             version = listener.info.server_version

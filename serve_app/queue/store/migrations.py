@@ -84,8 +84,8 @@ class Migration:
     @property
     def compatible_since(self) -> int | None:
         """Last migration of the oldest version that still works; None if no older one does."""
-        found = _COMPATIBLE_SINCE.match(self.sql)
-        return None if found is None else int(found[1])
+        match = _COMPATIBLE_SINCE.match(self.sql)
+        return None if match is None else int(match[1])
 
     @property
     def outside_transaction(self) -> bool:
@@ -100,12 +100,12 @@ def shipped() -> tuple[Migration, ...]:
 
 def read(folder: Traversable) -> tuple[Migration, ...]:
     """Migrations in a folder, in order."""
-    found = [
+    migrations = [
         Migration(int(name[1]), file.name, file.read_text(encoding="utf-8"))
         for file in folder.iterdir()
         if (name := _FILE.fullmatch(file.name))
     ]
-    return tuple(sorted(found, key=lambda each: each.number))
+    return tuple(sorted(migrations, key=lambda each: each.number))
 
 
 async def migrate(conninfo: str, migrations: Sequence[Migration] | None = None) -> None:
@@ -114,7 +114,7 @@ async def migrate(conninfo: str, migrations: Sequence[Migration] | None = None) 
     Raises ``Misconfigured`` if the database is too old or too new for this version, and
     ``DatabaseUnavailable`` if it does not answer.
     """
-    wanted = shipped() if migrations is None else migrations
+    needed = shipped() if migrations is None else migrations
     try:
         async with await psycopg.AsyncConnection.connect(
             conninfo, **settings(conninfo)
@@ -132,7 +132,7 @@ async def migrate(conninfo: str, migrations: Sequence[Migration] | None = None) 
                     "Create one: createdb --encoding UTF8 --template template0 darkroom"
                 )
             await _lock(connection)
-            await _apply(connection, wanted)
+            await _apply(connection, needed)
     except psycopg.OperationalError as error:
         raise DatabaseUnavailable(f"PostgreSQL does not answer: {error}") from error
 
@@ -147,13 +147,13 @@ async def check_applied(database: Database, migrations: Sequence[Migration] | No
         rows = await database.rows(APPLIED)
     except UndefinedTable:
         rows = []
-    applied, wanted = dict(rows), shipped() if migrations is None else migrations
-    _refuse_newer(applied, wanted)
-    if any(each.number not in applied for each in wanted):
+    applied, needed = dict(rows), shipped() if migrations is None else migrations
+    _refuse_newer(applied, needed)
+    if any(migration.number not in applied for migration in needed):
         at = max(applied, default=0)
         raise Misconfigured(
             f"This database belongs to an older Darkroom: its tables are at {at}, and this version "
-            f"needs them at {wanted[-1].number}. Restart Darkroom to migrate them."
+            f"needs them at {needed[-1].number}. Restart Darkroom to migrate them."
         )
 
 

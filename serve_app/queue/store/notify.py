@@ -71,8 +71,8 @@ class Notification:
         for start in range(0, max(len(changed), len(signals), 1), PER_MESSAGE):
             part = slice(start, start + PER_MESSAGE)
             signalled = [
-                [each.held.request_id, each.held.attempt, each.held.nonce, each.kind]
-                for each in signals[part]
+                [signal.held.request_id, signal.held.attempt, signal.held.nonce, signal.kind]
+                for signal in signals[part]
             ]
             yield payload(changed=[] if signalled else changed[part], signals=signalled, **first)
             if signalled and changed[part]:

@@ -105,12 +105,12 @@ class Quota:
                 float(verdict["wait_s"]),
                 allowance,
             )
-        free, asked = Decimal(verdict["free"]), Decimal(verdict["needed"])
+        free, needed = Decimal(verdict["free"]), Decimal(verdict["needed"])
         currency, amount = self.budget.currency, self.budget.amount
         return BudgetExhausted(
             f"User is locked. Reason: Exhausted balance. Of the budget of {amount:f} {currency} a "
             f"{self.budget.period}, {max(free, Decimal(0)):f} {currency} are left, and this "
-            f"request may cost {asked.normalize():f} {currency}. It begins anew with the next "
+            f"request may cost {needed.normalize():f} {currency}. It begins anew with the next "
             f"{self.budget.period} (UTC), or an operator can raise it.",
             allowance,
         )

@@ -59,8 +59,8 @@ def _artifact_to_json(artifact: Artifact) -> dict[str, Any]:
 
 
 def _artifact(stored: Mapping[str, Any]) -> Artifact:
-    made, small = _of(Artifact, stored), stored.get("thumbnail")
-    return made if small is None else replace(made, thumbnail=_of(Artifact, small))
+    artifact, small = _of(Artifact, stored), stored.get("thumbnail")
+    return artifact if small is None else replace(artifact, thumbnail=_of(Artifact, small))
 
 
 def _of(kind: type[T], stored: Mapping[str, Any]) -> T:
@@ -132,7 +132,7 @@ def _column(name: str, annotation: Any) -> str:
 
 
 COLUMNS = ", ".join(
-    _column(*each) for each in get_type_hints(RequestRow, include_extras=True).items()
+    _column(*hint) for hint in get_type_hints(RequestRow, include_extras=True).items()
 )
 
 

@@ -30,14 +30,14 @@ _WORD = re.compile(rf"[{_ALONE}]|(?:(?![{_ALONE}])[^\W_])+")
 def words_of(text: str) -> list[str]:
     """Different words of a text, in order, without regard to case and width."""
     plain = unicodedata.normalize("NFKC", text[:MAX_CHARACTERS]).casefold()
-    found = (each[:MAX_WORD_CHARACTERS] for each in _WORD.findall(plain))
-    return list(dict.fromkeys(found))[:MAX_WORDS]
+    words = (word[:MAX_WORD_CHARACTERS] for word in _WORD.findall(plain))
+    return list(dict.fromkeys(words))[:MAX_WORDS]
 
 
 def words_column(tenant: str, input: Mapping[str, Any]) -> str | None:
     """Value of the column ``words``, as text; None if the input has no words."""
     texts = (input.get(name) for name in FIELDS)
-    words = words_of(" ".join(each for each in texts if isinstance(each, str)))
+    words = words_of(" ".join(text for text in texts if isinstance(text, str)))
     return " ".join(map(_quoted, (_owner(tenant), *words))) if words else None
 
 
@@ -46,8 +46,8 @@ def words_query(tenant: str, text: str) -> str | None:
     words = words_of(text)[:MAX_SEARCHED]
     if not words:
         return None
-    wanted = (_quoted(word) + (":*" if len(word) >= MIN_PREFIX else "") for word in words)
-    return " & ".join((_quoted(_owner(tenant)), *wanted))
+    terms = (_quoted(word) + (":*" if len(word) >= MIN_PREFIX else "") for word in words)
+    return " & ".join((_quoted(_owner(tenant)), *terms))
 
 
 def _owner(tenant: str) -> str:

@@ -120,16 +120,16 @@ class PostgresCatalogEntries:
         return [KeptEntry(*row) for row in await self._database.rows(READ)]
 
     async def put(self, endpoint: str, entry: Mapping[str, Any], actor: Actor) -> None:
-        given = {"endpoint": endpoint, "entry": compact(entry), **audit_columns(actor)}
-        await self._database.rows(PUT, given)
+        params = {"endpoint": endpoint, "entry": compact(entry), **audit_columns(actor)}
+        await self._database.rows(PUT, params)
 
     async def add(self, endpoint: str, entry: Mapping[str, Any], actor: Actor) -> bool:
-        given = {"endpoint": endpoint, "entry": compact(entry), **audit_columns(actor)}
-        return bool(await self._database.rows(ADD, given))
+        params = {"endpoint": endpoint, "entry": compact(entry), **audit_columns(actor)}
+        return bool(await self._database.rows(ADD, params))
 
     async def remove(self, endpoint: str, actor: Actor, *, force: bool) -> EntryRemoval:
-        given = {"endpoint": endpoint, "force": force, **audit_columns(actor)}
-        ((unfinished, removed),) = await self._database.rows(REMOVE, given)
+        params = {"endpoint": endpoint, "force": force, **audit_columns(actor)}
+        ((unfinished, removed),) = await self._database.rows(REMOVE, params)
         return EntryRemoval(removed, unfinished)
 
 
@@ -186,9 +186,9 @@ class PostgresAppBundles:
 
     async def store(self, content: bytes, actor: Actor) -> str:
         digest = hashlib.sha256(content).hexdigest()
-        given = {"digest": digest, "content": content, "bytes": len(content)}
+        params = {"digest": digest, "content": content, "bytes": len(content)}
         kept = {"days": KEPT_UNUSED_DAYS}
-        await self._database.rows(STORE_BUNDLE, {**given, **kept, **audit_columns(actor)})
+        await self._database.rows(STORE_BUNDLE, {**params, **kept, **audit_columns(actor)})
         return digest
 
     async def read(self, digest: str) -> bytes:

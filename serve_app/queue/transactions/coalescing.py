@@ -133,14 +133,14 @@ class CoalescedRequests:
         """Settle these groups, or all, where they have no leader: all members get the outcome, or
         one of them becomes the leader.
         """
-        wanted = None if groups is None else list(groups)
+        group_ids = None if groups is None else list(groups)
         settled: list[CoalescedRequest] = []
         while True:
-            due = await self._database.rows(DUE, {"groups": wanted, "most": MAX_GROUPS})
+            due = await self._database.rows(DUE, {"groups": group_ids, "most": MAX_GROUPS})
             done = [
-                each
+                request
                 for group, tenant, digest, leader, outcome, kept in due
-                for each in await self._settle(
+                for request in await self._settle(
                     group, outcome_lock_number(tenant, bytes(digest)), leader, outcome, kept
                 )
             ]
@@ -171,11 +171,11 @@ class CoalescedRequests:
             "message": messages.reused(leader),
             "most": AT_ONCE,
         }
-        given: list[CoalescedRequest] = []
+        requests: list[CoalescedRequest] = []
         while True:
             rows = await self._database.rows(
                 SHARE_OUTCOME, params, lock=Lock((OUTCOME_LOCK,), shared=True)
             )
-            given += [CoalescedRequest(*row, succeeded=True) for row in rows]
+            requests += [CoalescedRequest(*row, succeeded=True) for row in rows]
             if len(rows) < AT_ONCE:
-                return given
+                return requests

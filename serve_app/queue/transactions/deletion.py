@@ -168,11 +168,11 @@ class Deletion:
         Raises ``RequestNotFound``, and ``RequestActive`` while the request has not ended.
         """
         id_ = known_id(request_id)
-        one = {"tenant": tenant, "id": id_}
+        params = {"tenant": tenant, "id": id_}
         row = await self._database.row(
             DELETE_ONE,
             {
-                **one,
+                **params,
                 "key_kept_s": IDEMPOTENCY_KEY_TTL_S,
                 "detail": messages.compact({"tenant": tenant}),
                 **audit_columns(actor),
@@ -182,7 +182,7 @@ class Deletion:
         if row is not None:
             _, keys = row
             return list(keys)
-        row = await self._database.row(STATE, one)
+        row = await self._database.row(STATE, params)
         if row is None:
             raise RequestNotFound(f"There is no request {request_id}.")
         state, ended, workflow = row

@@ -189,7 +189,7 @@ class EndAttempts:
     async def confirm(self, held: frozenset[LeaseKey]) -> None:
         """Confirm the leases of attempts of which it is known, without a report, that they ran."""
         if held:
-            named = messages.compact([lease_columns(each) for each in held])
+            named = messages.compact([lease_columns(lease) for lease in held])
             await self._database.rows(CONFIRM, {"held": named})
 
     async def end_expired(self) -> Sequence[EndedAttempt]:
@@ -247,8 +247,8 @@ class EndAttempts:
         Runs as a new statement, after one that ended nothing: the statement that lost a race has a
         snapshot from before the winner's commit.
         """
-        named = [lease_columns(each) for each in held]
-        params = {"held": messages.compact(named), "how": [str(each) for each in how]}
+        named = [lease_columns(lease) for lease in held]
+        params = {"held": messages.compact(named), "how": [str(reason) for reason in how]}
         rows = await self._database.rows(ENDED_BY, params)
         return frozenset(LeaseKey(*row) for row in rows)
 
@@ -262,7 +262,7 @@ class EndAttempts:
 
 def _row(end: AttemptEnd) -> Mapping[str, Any]:
     outcome = end.outcome
-    made = made_by(own := outcome if end.counts else Outcome())
+    quantities = made_by(own := outcome if end.counts else Outcome())
     return {
         **lease_columns(end.held),
         "how": end.how,
@@ -273,16 +273,16 @@ def _row(end: AttemptEnd) -> Mapping[str, Any]:
         "artifacts": [*_files(own)],
         "drafts": [*_drafts(end.held, outcome)],
         **flatten_outcome(own.usage),
-        "images": made.images,
-        "megapixels": made.megapixels,
-        "seconds": str(made.seconds),
-        "share": str(made.share),
+        "images": quantities.images,
+        "megapixels": quantities.megapixels,
+        "seconds": str(quantities.seconds),
+        "share": str(quantities.share),
     }
 
 
 def _files(outcome: Outcome) -> Iterator[Mapping[str, Any]]:
     """Rows of the table ``artifacts``: every file in storage, so that all are deleted alike."""
-    for artifact in (each for each in outcome.artifacts if not is_elsewhere(each.key)):
+    for artifact in (file for file in outcome.artifacts if not is_elsewhere(file.key)):
         yield flatten_outcome(replace(artifact, thumbnail=None))
         if artifact.thumbnail is not None:
             yield flatten_outcome(artifact.thumbnail) | {"thumbnail_of": artifact.key}

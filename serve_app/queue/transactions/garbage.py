@@ -73,8 +73,8 @@ class GarbageFiles:
         while rows := await self._database.rows(DUE):
             keys = [
                 {"key": key, "after_s": DEAD_S if ended in WITHOUT_REPLICA else ALIVE_S}
-                for *held, ended, endpoint, input_, access, fallback in rows
-                for key in self._keys(LeaseKey(*held), endpoint, input_, access or "", fallback)
+                for *lease, ended, endpoint, input_, access, fallback in rows
+                for key in self._keys(LeaseKey(*lease), endpoint, input_, access or "", fallback)
             ]
             attempts = [{"id": request_id, "attempt": attempt} for request_id, attempt, *_ in rows]
             params = {"attempts": messages.compact(attempts), "keys": messages.compact(keys)}

@@ -149,7 +149,7 @@ class History:
         self, tenant: str, edges: Sequence[datetime], endpoints: Sequence[str]
     ) -> Sequence[int]:
         """Numbers of ended requests between each edge and the next."""
-        ids = [first_id(each) for each in edges]
+        ids = [first_id(edge) for edge in edges]
         params = {
             "tenant": tenant,
             "first": ids[:-1],
@@ -163,7 +163,7 @@ class History:
 def bounds_of(wanted: RequestFilter) -> dict[str, object]:
     """Parameters of a statement about pages, without the tenant and the limit."""
     last = None if wanted.until is None else first_id(_moved(wanted.until, CLOCK_SKEW))
-    ends = [each for each in (last, wanted.before and known_id(wanted.before)) if each]
+    ends = [end for end in (last, wanted.before and known_id(wanted.before)) if end]
     following = not wanted.states or State.QUEUED in wanted.states
     return {
         "states": [*(wanted.states or State), *((FOLLOWING,) if following else ())],

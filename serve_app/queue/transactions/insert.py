@@ -287,19 +287,19 @@ async def insert_requests(
     statement can find the other request: the snapshot of this one may be older than that request's
     commit.
     """
-    rows = [_row(n, each) for n, each in enumerate(new)]
+    rows = [_row(n, new_row) for n, new_row in enumerate(new)]
     # Each large input is a parameter of its own: within JSON it would be encoded and parsed twice.
-    large = [row for row, each in zip(rows, new, strict=True) if each.input.large]
+    large = [row for row, new_row in zip(rows, new, strict=True) if new_row.input.large]
     texts = LongTexts(row.pop("input") for row in large)
     for place, row in enumerate(large, start=1):
         row["large"] = place
     locks = [
-        outcome_lock_number(each.request.tenant, each.request.reuse_digest)
-        for each in new
-        if each.request.reuse_digest
+        outcome_lock_number(new_row.request.tenant, new_row.request.reuse_digest)
+        for new_row in new
+        if new_row.request.reuse_digest
     ]
     inserted = await database.rows(
-        INSERTS[bool(locks), bool(quotas), any(each.request.shadow for each in new)],
+        INSERTS[bool(locks), bool(quotas), any(new_row.request.shadow for new_row in new)],
         {
             "new": messages.compact(rows),
             "large": texts,
@@ -308,16 +308,16 @@ async def insert_requests(
             "will_do": messages.FOLLOWS[1],
             "durable": durable,
             "beside_snapshot": beside_snapshot,
-            "quotas": messages.compact([each.columns for each in quotas]),
+            "quotas": messages.compact([quota.columns for quota in quotas]),
         },
         # Of requests that arrive together, exactly one becomes the leader.
         lock=Lock(locks) if locks else None,
     )
     stored = {id_: columns for id_, *columns, _ in inserted}
-    found = [stored.get(each.request.id.lower()) for each in new]
+    column_lists = [stored.get(new_row.request.id.lower()) for new_row in new]
     return [
-        None if columns is None else _found(each, columns)
-        for each, columns in zip(new, found, strict=True)
+        None if columns is None else _found(new_row, columns)
+        for new_row, columns in zip(new, column_lists, strict=True)
     ]
 
 
@@ -358,12 +358,12 @@ def columns_of(new: NewRequest, input: EncodedInput) -> dict[str, Any]:
 
 
 def _call(new: NewRequest) -> dict[str, str]:
-    said = {
+    fields = {
         "trace": new.trace,
         "origin": new.webhook.origin if new.webhook else "",
         "model": new.requested_model,
     }
-    return {name: value for name, value in said.items() if value}
+    return {name: value for name, value in fields.items() if value}
 
 
 def _row(n: int, each: NewRow) -> dict[str, Any]:

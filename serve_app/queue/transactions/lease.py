@@ -69,8 +69,8 @@ WHERE id = %(id)s::uuid AND state = 'running' AND attempt = %(attempt)s AND leas
 
 async def is_held(database: Database, held: LeaseKey) -> bool:
     """Return whether a lease is the current one of a running request."""
-    found = {"id": held.request_id, "attempt": held.attempt, "nonce": held.nonce}
-    return bool(await database.rows(IS_HELD, found))
+    params = {"id": held.request_id, "attempt": held.attempt, "nonce": held.nonce}
+    return bool(await database.rows(IS_HELD, params))
 
 
 EXPECTED_S = 7 * 3600.0
@@ -97,8 +97,8 @@ class ExecutorLeases:
     async def expect_files(self, keys: Sequence[str]) -> None:
         """Mark files of an attempt for deletion before they are uploaded. They are kept while the
         attempt holds the lease, and when it succeeds with them."""
-        found = {"keys": messages.compact(keys), "after_s": EXPECTED_S}
-        await self._database.rows(EXPECT, found)
+        params = {"keys": messages.compact(keys), "after_s": EXPECTED_S}
+        await self._database.rows(EXPECT, params)
 
 
 # Contention with other ingress processes. Pure.
@@ -211,22 +211,22 @@ def _result(rows: Sequence[tuple[Any, ...]], of_lane: int, slots: int) -> LeaseR
     """``of_lane``: most requests that it leased of one lane."""
     _, seen, takeable, _, _, unwritten, served, rooms, *_ = rows[0]
     rows = [(n, *columns) for n, *columns in rows if n is not None]
-    found = [_found(row) for row in rows]
+    leased = [_found(row) for row in rows]
     drained = frozenset(
         each.request.tenant
-        for (_, _, _, is_drained, *_), (_, each, _) in zip(rows, found, strict=True)
+        for (_, _, _, is_drained, *_), (_, each, _) in zip(rows, leased, strict=True)
         if is_drained
     )
-    more = bool(found) and (seen > len(found) or len(found) >= of_lane)
-    missed = max(0, min(slots, takeable) - len(found))
-    full = _full(rooms, [each.request for _, each, _ in found]) if rooms else LeftOut()
-    return LeaseResult(found, drained, more, missed, unwritten or {}, served, full)
+    more = bool(leased) and (seen > len(leased) or len(leased) >= of_lane)
+    missed = max(0, min(slots, takeable) - len(leased))
+    full = _full(rooms, [record.request for _, record, _ in leased]) if rooms else LeftOut()
+    return LeaseResult(leased, drained, more, missed, unwritten or {}, served, full)
 
 
 def _full(rooms: Mapping[str, Mapping[str, int] | None], leased: Sequence[Request]) -> LeftOut:
     """Names whose room, by the statement's counts, is used up by what it leased."""
-    tenants = Counter(each.tenant for each in leased)
-    endpoints = Counter(each.endpoint for each in leased)
+    tenants = Counter(request.tenant for request in leased)
+    endpoints = Counter(request.endpoint for request in leased)
     return LeftOut(
         frozenset(name for name, n in (rooms["endpoints"] or {}).items() if n <= endpoints[name]),
         frozenset(name for name, n in (rooms["tenants"] or {}).items() if n <= tenants[name]),
@@ -235,5 +235,5 @@ def _full(rooms: Mapping[str, Mapping[str, int] | None], leased: Sequence[Reques
 
 def _found(row: tuple[Any, ...]) -> tuple[int, StoredRequest, Mapping[str, Any]]:
     n, _, _, _, whole, _, _, _, _, *columns = row
-    found = stored(columns)
-    return n - 1, found, found.request.input if whole is None else whole
+    record = stored(columns)
+    return n - 1, record, record.request.input if whole is None else whole

@@ -91,19 +91,19 @@ class OutcomeCache:
         """
         if not new.reuse_digest:
             return None
-        wanted = {"tenant": new.tenant, "digest": new.reuse_digest}
-        row = await self._database.row(FIND, wanted)
+        lookup = {"tenant": new.tenant, "digest": new.reuse_digest}
+        row = await self._database.row(FIND, lookup)
         if not row:
             return None
         earlier, outcome, kept = row
-        given = replace(rows.outcome_from_json(outcome), usage=Usage())
-        if kept != len(given.artifacts):
+        reused = replace(rows.outcome_from_json(outcome), usage=Usage())
+        if kept != len(reused.artifacts):
             return None  # some were deleted
         columns = columns_of(new, EncodedInput(new.input))
         params = columns | {
             "body": new.body_digest or None,
             "reuses": earlier,
-            "outcome": messages.compact(rows.outcome_to_json(given)),
+            "outcome": messages.compact(rows.outcome_to_json(reused)),
             "message": messages.reused(earlier),
             "kept": kept,
             "price": columns["price"] and messages.compact(columns["price"]),

@@ -66,11 +66,11 @@ class PostgresSigningSeeds:
         self._database = database
 
     async def all(self) -> Sequence[SigningSeed]:
-        found = await self._read()
-        if not any(seed.signs for seed in found):
+        seeds = await self._read()
+        if not any(seed.signs for seed in seeds):
             await self._database.rows(MAKE_FIRST, _fresh(), lock=Lock((LOCK,)))
-            found = await self._read()
-        return found
+            seeds = await self._read()
+        return seeds
 
     async def rotate(self, actor: Actor, *, at_once: bool) -> None:
         noted = {**audit_columns(actor), "detail": messages.compact({"at_once": at_once})}

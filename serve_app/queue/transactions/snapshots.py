@@ -63,11 +63,12 @@ async def store(database: Database, kept: Mapping[LeaseKey, StoredSnapshot]) -> 
     """Store the latest snapshot of each attempt that holds its lease. Earlier ones are marked for
     deletion.
     """
-    own = {held: each for held, each in kept.items() if belongs_to(held, each.key)}
+    own = {lease: snapshot for lease, snapshot in kept.items() if belongs_to(lease, snapshot.key)}
     if not own:
         return
     named = [
-        {**lease_columns(held), "key": each.key, "step": each.step} for held, each in own.items()
+        {**lease_columns(lease), "key": snapshot.key, "step": snapshot.step}
+        for lease, snapshot in own.items()
     ]
     await database.rows(KEEP, {"kept": messages.compact(named)})
 

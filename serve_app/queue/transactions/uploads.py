@@ -176,8 +176,8 @@ class PostgresUploads:
 
     async def find(self, key: str, upload_id: str) -> Upload | None:
         params = {"key": key, "id": upload_id, "abandoned_s": ABANDONED_S}
-        found = _uploads(await self._database.rows(FIND, params))
-        return found[0] if found else None
+        uploads = _uploads(await self._database.rows(FIND, params))
+        return uploads[0] if uploads else None
 
     async def add_part(self, key: str, part: UploadPart) -> int | None:
         added = {"key": key, "number": part.number, "etag": part.etag, "size": part.size}

@@ -207,7 +207,7 @@ class RealtimeSessions:
         self, session: LeaseKey, request_id: str, state: State, usage: Usage
     ) -> None:
         """Count a frame once, however often this is called."""
-        made = made_by_frame(usage)
+        quantities = made_by_frame(usage)
         rows = await self._database.rows(
             COUNT,
             {
@@ -218,8 +218,8 @@ class RealtimeSessions:
                 "run_s": usage.run_s,
                 "steps": usage.steps,
                 "units": usage.units,
-                "images": made.images,
-                "megapixels": made.megapixels,
+                "images": quantities.images,
+                "megapixels": quantities.megapixels,
             },
         )
         for tenant, pool in rows:

@@ -185,10 +185,10 @@ class PostgresWorkflowRuns:
         params = {"limit": limit, "disabled": sorted(self._limits.disabled)}
         rows = await self._database.rows(START, params)
         for row in rows:
-            found = stored(row)
-            request = found.request
+            record = stored(row)
+            request = record.request
             self._state.stats.removed(request.pool, request.tenant, request.endpoint)
-            self._state.requests.update(found)
+            self._state.requests.update(record)
         if rows:
             self._after.notify([str(row[0]) for row in rows])
         return len(rows)
@@ -203,7 +203,7 @@ class PostgresWorkflowRuns:
     async def take(
         self, run: WorkflowRun, steps: Sequence[tuple[StepId, str, str, Mapping[str, Any]]]
     ) -> Sequence[StepId]:
-        given = [
+        records = [
             {
                 "node": step.node,
                 "item": step.item,
@@ -213,7 +213,7 @@ class PostgresWorkflowRuns:
             }
             for step, app, request_id, given_input in steps
         ]
-        params = {**lease_columns(run.held), "steps": messages.compact(given)}
+        params = {**lease_columns(run.held), "steps": messages.compact(records)}
         return [StepId(*row) for row in await self._database.rows(TAKE, params)]
 
     async def sent(self, run: WorkflowRun, step: StepId, request_id: str) -> bool:
@@ -238,8 +238,10 @@ def _named(run: WorkflowRun, step: StepId) -> dict[str, Any]:
 
 def _run(row: tuple[Any, ...]) -> WorkflowRun:
     id_, attempt, nonce, tenant, endpoint, key_id, whole, definition, priority, *rest = row
-    held = LeaseKey(id_, attempt, nonce)
-    return WorkflowRun(held, tenant, endpoint, key_id, whole, definition, Priority(priority), *rest)
+    lease = LeaseKey(id_, attempt, nonce)
+    return WorkflowRun(
+        lease, tenant, endpoint, key_id, whole, definition, Priority(priority), *rest
+    )
 
 
 def _step(row: tuple[Any, ...]) -> Step:

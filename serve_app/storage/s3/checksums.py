@@ -45,8 +45,8 @@ class Checksum:
 
     def parameter(self, answer: Mapping[str, Any]) -> dict[str, str]:
         """Parameter for boto3 with the value in a response; none if the store does not give it."""
-        said = self.said(answer)
-        return {self._parameter: said} if said else {}
+        checksum = self.said(answer)
+        return {self._parameter: checksum} if checksum else {}
 
     def algorithm(self) -> dict[str, str]:
         """Parameter for boto3 at the begin of an upload in parts."""
@@ -105,9 +105,9 @@ class Digests:
 
         Raises ``DamagedFile`` if it differs. False if the answer says nothing to compare.
         """
-        said = self._checksum.said(answer)
-        if said:
-            self._compare(said, encoded(self._sums[0]), _composite(self._checksum, self._sums))
+        checksum = self._checksum.said(answer)
+        if checksum:
+            self._compare(checksum, encoded(self._sums[0]), _composite(self._checksum, self._sums))
             return True
         etag = str(answer.get("ETag", "")).strip('"')
         if not self._location.etag_is_md5 or not _ETAG.fullmatch(etag):

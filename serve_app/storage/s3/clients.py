@@ -243,12 +243,12 @@ def in_role(session: boto3.Session, role: AssumedRole) -> boto3.Session:
             DurationSeconds=role.session_s,
             **external,
         )
-        found = answer["Credentials"]
-        expires: datetime = found["Expiration"]
+        credentials = answer["Credentials"]
+        expires: datetime = credentials["Expiration"]
         return {
-            "access_key": found["AccessKeyId"],
-            "secret_key": found["SecretAccessKey"],
-            "token": found["SessionToken"],
+            "access_key": credentials["AccessKeyId"],
+            "secret_key": credentials["SecretAccessKey"],
+            "token": credentials["SessionToken"],
             "expiry_time": expires.astimezone(UTC).isoformat(),
         }
 

@@ -64,7 +64,7 @@ def _rule(location: S3Location, folder: str, action: Mapping[str, Any]) -> Rule:
 def missing_rules(wanted: Sequence[Rule], present: Sequence[Rule]) -> list[str]:
     """Ids of wanted rules that no enabled rule of the bucket covers."""
     enabled = [each for each in present if each.get("Status") == "Enabled"]
-    return [rule["ID"] for rule in wanted if not any(_covers(each, rule) for each in enabled)]
+    return [rule["ID"] for rule in wanted if not any(_covers(active, rule) for active in enabled)]
 
 
 def _covers(present: Rule, wanted: Rule) -> bool:

@@ -172,15 +172,15 @@ def encryption_of(
 
 def _refuse_orphans(config: Config) -> None:
     """Refuse S3 settings without a bucket, because they would silently have no effect."""
-    given = [
+    variables = [
         f"DARKROOM_{name.upper()}"
         for name, field in type(config.storage).model_fields.items()
         if name.startswith("s3_") and getattr(config.storage, name) not in (field.default, "")
     ]
-    if given:
+    if variables:
         raise Misconfigured(
-            f"{', '.join(given)} is set, but no bucket: set DARKROOM_S3_BUCKET, or unset all S3 "
-            "settings to keep the artifacts in the data directory."
+            f"{', '.join(variables)} is set, but no bucket: set DARKROOM_S3_BUCKET, or unset all "
+            "S3 settings to keep the artifacts in the data directory."
         )
 
 

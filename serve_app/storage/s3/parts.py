@@ -98,7 +98,7 @@ class S3Parts:
     async def _checksums(self, name: str, parts_id: str) -> Mapping[int, dict[str, str]]:
         """Checksums of the parts, which S3 wants again at the end. Empty if it keeps none."""
         page: dict[str, Any] = {"Key": name, "UploadId": parts_id}
-        found: dict[int, dict[str, str]] = {}
+        checksums: dict[int, dict[str, str]] = {}
         while True:
             try:
                 answer = await self._known("list_parts", **page)
@@ -106,9 +106,9 @@ class S3Parts:
                 return {}
             for part in answer.get("Parts", ()):
                 if self._checksum.said(part):
-                    found[part["PartNumber"]] = self._checksum.parameter(part)
+                    checksums[part["PartNumber"]] = self._checksum.parameter(part)
             if not answer.get("IsTruncated"):
-                return found
+                return checksums
             page["PartNumberMarker"] = answer["NextPartNumberMarker"]
 
     async def drop(self, name: str, parts_id: str) -> None:

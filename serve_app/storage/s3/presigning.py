@@ -67,7 +67,7 @@ class Presigner:
         }
         if self._credentials.token is not None:
             auth["X-Amz-Security-Token"] = self._credentials.token
-        pairs = [f"{each}={quote(value, '')}" for each, value in {**(params or {}), **auth}.items()]
+        pairs = [f"{key}={quote(value, '')}" for key, value in {**(params or {}), **auth}.items()]
         path = self._folder + quote(name, "/~")
         lines = "".join(f"{header}:{' '.join(value.split())}\n" for header, value in signed)
         call = f"{method}\n{path}\n{'&'.join(sorted(pairs))}\n{lines}\n{names}\nUNSIGNED-PAYLOAD"
@@ -78,8 +78,8 @@ class Presigner:
     def _key(self, day: str) -> bytes:
         if self._key_of[0] != day:
             key = f"AWS4{self._credentials.secret_key}".encode()
-            for each in (day, self._region, self._service, self._end):
-                key = _hmac(key, each)
+            for part in (day, self._region, self._service, self._end):
+                key = _hmac(key, part)
             self._key_of = day, key
         return self._key_of[1]
 

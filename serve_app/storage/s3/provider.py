@@ -100,8 +100,8 @@ def provider_of(name: str | None, endpoint_url: str | None) -> Provider:
     if endpoint_url is None:
         return PROVIDERS["aws"]
     host = urlsplit(endpoint_url).hostname or ""
-    found = (each for end, each in _HOSTS.items() if host.endswith(end))
-    return PROVIDERS[next(found, "other")]
+    matches = (provider for end, provider in _HOSTS.items() if host.endswith(end))
+    return PROVIDERS[next(matches, "other")]
 
 
 def region_in(provider: Provider, endpoint_url: str | None) -> str | None:

@@ -189,8 +189,8 @@ class S3Storage:
             page: dict[str, str] = {"Prefix": self.location.name(folder)}
             while True:
                 answer = await self._clients.call("s3:ListBucket", "list_objects_v2", **page)
-                for each in answer.get("Contents", ()):
-                    yield StoredObject(each["Key"][start:], each["Size"], each["LastModified"])
+                for entry in answer.get("Contents", ()):
+                    yield StoredObject(entry["Key"][start:], entry["Size"], entry["LastModified"])
                 if not answer.get("IsTruncated"):
                     break
                 page["ContinuationToken"] = answer["NextContinuationToken"]
@@ -209,7 +209,9 @@ class S3Storage:
         """Delete at most ``MAX_DELETES`` objects. S3 answers 200 also if some remain."""
         objects = {"Objects": [{"Key": name} for name in names], "Quiet": True}
         answer = await self._clients.call("s3:DeleteObject", "delete_objects", Delete=objects)
-        remaining = [each for each in answer.get("Errors", ()) if each["Code"] != "NoSuchKey"]
+        remaining = [
+            failure for failure in answer.get("Errors", ()) if failure["Code"] != "NoSuchKey"
+        ]
         if remaining:
             first = ClientError({"Error": remaining[0]}, "DeleteObjects")
             raise errors.explain(first, self.location, "s3:DeleteObject") from first

@@ -157,8 +157,8 @@ def encryption_parameters(location: S3Location) -> Mapping[str, str]:
 
 def check_encryption(location: S3Location, answer: Mapping[str, Any]) -> None:
     """Raise ``StorageUnavailable`` unless the answer to an upload says that it is encrypted."""
-    wanted = location.encryption
-    if wanted is not None and answer.get("ServerSideEncryption") != wanted.method:
+    encryption = location.encryption
+    if encryption is not None and answer.get("ServerSideEncryption") != encryption.method:
         raise not_encrypted(location)
 
 

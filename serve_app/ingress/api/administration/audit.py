@@ -98,7 +98,7 @@ async def list_acts(call: Call) -> AuditPage:
         await record_read(request, caller, ALL_TENANTS)
     shown = page[:limit]
     return {
-        "acts": [entry_of(each) for each in shown],
+        "acts": [entry_of(act) for act in shown],
         "next_before": shown[-1].id if len(page) > limit else None,
     }
 
@@ -141,7 +141,7 @@ async def _lines(operations: Operations, after: int) -> AsyncIterator[str]:
         last = page[-1].sequence if page else after
         page = [*page, *await operations.audit_chain(last, EXPORT_PAGE)]
     while page:
-        yield "".join(each.line for each in page)
+        yield "".join(entry.line for entry in page)
         after = page[-1].sequence
         page = await operations.audit_chain(after, EXPORT_PAGE)
         if page and page[0].sequence != after + 1:

@@ -52,14 +52,14 @@ async def history(call: Call) -> PoolHistoryAnswer:
     hours = max(1, query.whole(call.request, "hours", default=1, most=MOST_HOURS))
     step = FINE if hours <= FINE_HOURS else COARSE
     pools: dict[str, list[PoolPoint]] = {}
-    for each in await call.services.queue.pool_history.read(timedelta(hours=hours), step):
-        pools.setdefault(each.pool, []).append(
+    for sample in await call.services.queue.pool_history.read(timedelta(hours=hours), step):
+        pools.setdefault(sample.pool, []).append(
             {
-                "at": each.at.isoformat(),
-                "queued": each.queued,
-                "running": each.running,
-                "replicas": each.replicas,
-                "wait_s": each.wait_s,
+                "at": sample.at.isoformat(),
+                "queued": sample.queued,
+                "running": sample.running,
+                "replicas": sample.replicas,
+                "wait_s": sample.wait_s,
             }
         )
     return {"step_s": int(step.total_seconds()), "pools": pools}

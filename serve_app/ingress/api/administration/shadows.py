@@ -117,12 +117,12 @@ async def list_shadows(call: Call) -> ShadowPage:
     limit = query.page_size(request, default=PAGE, most=MAX_PAGE)
     before = query.request_id(request, "before")
     book = call.services.queue.shadows
-    found = await book.page(query.text(request, "endpoint_id"), before, limit + 1)
-    page = found[:limit]
+    pairs = await book.page(query.text(request, "endpoint_id"), before, limit + 1)
+    page = pairs[:limit]
     return {
-        "comparisons": [_comparison(each) for each in await book.sums()],
-        "pairs": [await _pair(request, each) for each in page],
-        "next_before": page[-1].original if len(found) > limit else None,
+        "comparisons": [_comparison(totals) for totals in await book.sums()],
+        "pairs": [await _pair(request, pair) for pair in page],
+        "next_before": page[-1].original if len(pairs) > limit else None,
     }
 
 
@@ -155,7 +155,7 @@ async def _side(http: HttpRequest, side: ShadowSide) -> ShadowRequest:
         "cost": None if side.amount is None else float(side.amount),
         "currency": side.currency or None,
         "error": {"code": failure.code, "message": failure.message} if failure else None,
-        "files": [output_file(each, url) for each in outcome.artifacts] if outcome else [],
+        "files": [output_file(artifact, url) for artifact in outcome.artifacts] if outcome else [],
         "output": await _output(http, side) if request.state is State.SUCCEEDED else None,
     }
 

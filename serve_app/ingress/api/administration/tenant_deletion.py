@@ -36,7 +36,7 @@ async def delete_tenant(call: Call, tenant: str) -> TenantDeletion:
     "Show the progress of a tenant's latest deletion", Special(reply=TenantDeletion), "deletion"
 )
 async def show_deletion(call: Call, tenant: str) -> TenantDeletion:
-    found = await call.services.identity.tenants.deletions.find(tenant)
-    if found is None:
+    deletion = await call.services.identity.tenants.deletions.find(tenant)
+    if deletion is None:
         raise NotFound(f"There was no deletion of a tenant {tenant[:64]}.")
-    return found
+    return deletion

@@ -87,7 +87,11 @@ class TenantArchive:
             "batches": self._batches(),
             "batch_files": self._batch_files(),
             "access_rules": self._access_rules(),
-            **{each.items: self._rows(each) for each in self._services.resources if each.table},
+            **{
+                resource.items: self._rows(resource)
+                for resource in self._services.resources
+                if resource.table
+            },
             "comfyui_files": self._comfyui_files(),
             "tenant": self._about(),
             "audit": self._audit(),
@@ -104,20 +108,20 @@ class TenantArchive:
         about = {"format": FORMAT, "tenant": self._tenant, "at": self._at, "files": self._files}
         texts = {"export.json": _text(about)}  # last: an archive without it is not whole
         if self._missing:
-            texts = {MISSING: "".join(f"{each}\n" for each in self._missing)} | texts
+            texts = {MISSING: "".join(f"{file_name}\n" for file_name in self._missing)} | texts
         yield self._zip.end(texts)
 
     async def _contents(self) -> AsyncGenerator[bytes]:
         async for request in self._stored_requests():
-            for each in _files_of(request):
-                if is_elsewhere(each.key):
+            for file in _files_of(request):
+                if is_elsewhere(file.key):
                     continue
-                stored = self._content(each.key, each.size, request.created_at)
+                stored = self._content(file.key, file.size, request.created_at)
                 async with aclosing(stored) as chunks:
                     async for chunk in chunks:
                         yield chunk
-        async for each in self._stored_once():
-            stored = self._content(each.key, each.size, each.created_at)
+        async for file in self._stored_once():
+            stored = self._content(file.key, file.size, file.created_at)
             async with aclosing(stored) as chunks:
                 async for chunk in chunks:
                     yield chunk
@@ -147,8 +151,8 @@ class TenantArchive:
 
     async def _stored_requests(self) -> AsyncIterator[Request]:
         async for page in self._pages():
-            for each in page:
-                yield each
+            for request in page:
+                yield request
 
     async def _stored_once(self) -> AsyncIterator[KeptFile | StoredDraft]:
         """Files that are no outputs."""
@@ -161,112 +165,113 @@ class TenantArchive:
         before: tuple[datetime, str] | None = None
         drafts = self._services.queue.drafts
         while page := await drafts.newest(self._tenant, PAGE, before):
-            for each in page:
-                yield each
+            for draft in page:
+                yield draft
             before = page[-1].created_at, page[-1].id
 
     async def _stored_uploads(self) -> AsyncIterator[KeptFile]:
         before: tuple[datetime, str] | None = None
         while page := await self._services.files.uploads.all_of(self._tenant, before, PAGE):
-            for each in page:
-                yield each
+            for upload in page:
+                yield upload
             before = page[-1].created_at, page[-1].key
 
     async def _requests(self) -> AsyncIterator[Mapping[str, Any]]:
         gallery = self._services.queue.gallery
         async for page in self._pages():
-            marked = await gallery.favourites_among(self._tenant, [each.id for each in page])
-            for each in page:
-                yield _request(each, favourite=each.id in marked)
+            marked = await gallery.favourites_among(self._tenant, [item.id for item in page])
+            for request in page:
+                yield _request(request, favourite=request.id in marked)
 
     async def _uploads(self) -> AsyncIterator[Mapping[str, Any]]:
-        async for each in self._stored_uploads():
-            yield asdict(each) | {"file": _name(each.key)}
+        async for upload in self._stored_uploads():
+            yield asdict(upload) | {"file": _name(upload.key)}
 
     async def _drafts(self) -> AsyncIterator[Mapping[str, Any]]:
-        async for each in self._stored_drafts():
-            yield asdict(each) | {"file": _name(each.key)}
+        async for draft in self._stored_drafts():
+            yield asdict(draft) | {"file": _name(draft.key)}
 
     async def _shares(self) -> AsyncIterator[Mapping[str, Any]]:
-        for each in await self._services.queue.gallery.shares(self._tenant):
-            yield asdict(each)
+        for share in await self._services.queue.gallery.shares(self._tenant):
+            yield asdict(share)
 
     async def _usage(self) -> AsyncIterator[Mapping[str, Any]]:
         end = self._at + timedelta(days=1)
-        asked = SumsQuery(self._tenant, FIRST_DAY, end, BY)
-        for each in await self._services.queue.ledger.sums(asked):
-            yield asdict(each)
+        sums_query = SumsQuery(self._tenant, FIRST_DAY, end, BY)
+        for totals in await self._services.queue.ledger.sums(sums_query):
+            yield asdict(totals)
 
     async def _keys(self) -> AsyncIterator[Mapping[str, Any]]:
-        for each in await self._services.identity.keys.list(self._tenant):
-            yield plain(each.at(self._at))
+        for key in await self._services.identity.keys.list(self._tenant):
+            yield plain(key.at(self._at))
 
     async def _webhooks(self) -> AsyncIterator[Mapping[str, Any]]:
         before: str | None = None
         outbox = self._services.webhooks.outbox
         while page := await outbox.page(self._tenant, before=before, limit=PAGE):
-            for each in page:
-                yield asdict(each)
+            for delivery in page:
+                yield asdict(delivery)
             before = page[-1].request_id
 
     async def _own_weights(self) -> Sequence[TenantWeights]:
-        found = await self._services.weights.page(self._tenant, MOST_WEIGHTS)
-        return [each for each in found if each.tenant == self._tenant]
+        page = await self._services.weights.page(self._tenant, MOST_WEIGHTS)
+        return [weights for weights in page if weights.tenant == self._tenant]
 
     async def _weight_files(self) -> Mapping[str, int]:
         """Sizes of stored weights by their keys. Those of a base model are not stored again."""
-        files = [file for each in await self._own_weights() for file in each.files]
+        files = [file for weights in await self._own_weights() for file in weights.files]
         keys = {each: await self._services.weights.key_of(each.digest) for each in files}
         return {key: each.size for each, key in keys.items() if key is not None}
 
     async def _weights(self) -> AsyncIterator[Mapping[str, Any]]:
-        for each in await self._own_weights():
-            keys = [await self._services.weights.key_of(file.digest) for file in each.files]
+        for weights in await self._own_weights():
+            keys = [await self._services.weights.key_of(file.digest) for file in weights.files]
             names = [_name(key) if key is not None else None for key in keys]
             files = [
-                asdict(file) | {"file": name} for file, name in zip(each.files, names, strict=True)
+                asdict(file) | {"file": name}
+                for file, name in zip(weights.files, names, strict=True)
             ]
-            yield asdict(each) | {"files": files}
+            yield asdict(weights) | {"files": files}
 
     async def _workflows(self) -> AsyncIterator[Mapping[str, Any]]:
-        for each in await self._services.queue.workflows.definitions.page(self._tenant):
-            if each.tenant == self._tenant:
-                yield asdict(each)
+        for workflow in await self._services.queue.workflows.definitions.page(self._tenant):
+            if workflow.tenant == self._tenant:
+                yield asdict(workflow)
 
     async def _batches(self) -> AsyncIterator[Mapping[str, Any]]:
         after: str | None = None
         batches = self._services.queue.batches
         while page := await batches.page(self._tenant, after, PAGE):
-            for each in page:
-                yield asdict(each)
+            for batch in page:
+                yield asdict(batch)
             after = page[-1].id
 
     async def _batch_files(self) -> AsyncIterator[Mapping[str, Any]]:
         after: str | None = None
         files = self._services.queue.batches.files
         while page := await files.page(self._tenant, after=after, limit=PAGE):
-            for each in page:
-                yield asdict(each) | {"file": _name(each.key)}
+            for file in page:
+                yield asdict(file) | {"file": _name(file.key)}
             after = page[-1].id
 
     async def _access_rules(self) -> AsyncIterator[Mapping[str, Any]]:
         after = ""
         while page := await self._services.files.access.page(self._tenant, after, PAGE):
-            for each in page:
-                yield {"id": each.id, "default": each.default, "users": dict(each.users)}
+            for rule in page:
+                yield {"id": rule.id, "default": rule.default, "users": dict(rule.users)}
             after = page[-1].id
 
     async def _rows(self, resource: Resource[Any]) -> AsyncIterator[Mapping[str, Any]]:
         """What lists show. Of secrets, names only."""
-        for each in await self._services.tables.of(resource).list(self._tenant):
-            yield asdict(each)
+        for row in await self._services.tables.of(resource).list(self._tenant):
+            yield asdict(row)
 
     async def _comfyui_files(self) -> AsyncIterator[Mapping[str, Any]]:
         """Settings and workflows of ComfyUI's page, which are texts."""
         book = self._services.comfyui.book
-        for each in await book.files(self._tenant):
-            content = await book.read(self._tenant, each.path) or b""
-            yield asdict(each) | {"content": content.decode(errors="replace")}
+        for file in await book.files(self._tenant):
+            content = await book.read(self._tenant, file.path) or b""
+            yield asdict(file) | {"content": content.decode(errors="replace")}
 
     async def _about(self) -> AsyncIterator[Mapping[str, Any]]:
         """The tenant itself, with its limits and its budget."""
@@ -278,7 +283,7 @@ class TenantArchive:
         in_force = limits_in_force(info, services.file_config, services.config)
         yield asdict(info) | {
             "limits": own.model_dump(mode="json", exclude_none=True),
-            "limits_in_force": {name: asdict(each) for name, each in in_force.items()},
+            "limits_in_force": {name: asdict(limit) for name, limit in in_force.items()},
         }
 
     async def _audit(self) -> AsyncIterator[Mapping[str, Any]]:
@@ -286,15 +291,15 @@ class TenantArchive:
         await operations.seal_audit()
         before: int | None = None
         while page := await operations.audit(before, PAGE, self._tenant):
-            for each in page:
-                yield asdict(each)
+            for act in page:
+                yield asdict(act)
             before = page[-1].id
 
 
 async def _lines(records: AsyncIterator[Mapping[str, Any]]) -> AsyncGenerator[str]:
     lines: list[str] = []
-    async for each in records:
-        lines.append(_text(each) + "\n")
+    async for record in records:
+        lines.append(_text(record) + "\n")
         if len(lines) >= PAGE:
             yield "".join(lines)
             lines = []
@@ -328,12 +333,12 @@ def _request(request: Request, *, favourite: bool) -> dict[str, Any]:
         "favourite": favourite,
         "files": [
             {
-                "file": each.key if is_elsewhere(each.key) else _name(each.key),
-                "media_type": each.media_type,
-                "size": each.size,
-                "sha256": each.sha256,
+                "file": file.key if is_elsewhere(file.key) else _name(file.key),
+                "media_type": file.media_type,
+                "size": file.size,
+                "sha256": file.sha256,
             }
-            for each in _files_of(request)
+            for file in _files_of(request)
         ],
     }
 

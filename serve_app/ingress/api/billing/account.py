@@ -47,9 +47,9 @@ calls = JsonCalls()
 async def billing(call: Call) -> AccountBilling:
     body: AccountBilling = {"username": call.caller.tenant}
     expand = query.several(call.request, "expand")
-    for each in expand:
-        if each != CREDITS:
-            raise query.invalid("expand", f"should be `{CREDITS}`", each)
+    for field in expand:
+        if field != CREDITS:
+            raise query.invalid("expand", f"should be `{CREDITS}`", field)
     if expand and (left := await call.services.queue.budget_left(call.caller.tenant)):
         body["credits"] = {"current_balance": float(left.remaining), "currency": left.currency}
     return body

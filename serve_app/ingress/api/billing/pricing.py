@@ -80,9 +80,9 @@ async def pricing(request: HttpRequest) -> Response:
     caller = await authenticate(request)
     services = services_of(request)
     catalog = services.catalog_of(caller)
-    asked = list(dict.fromkeys(query.several(request, "endpoint_id")))
-    _check_number("endpoint_id", asked)
-    prices = [_listed_price(services, catalog.listed(each)) for each in asked]
+    ids = list(dict.fromkeys(query.several(request, "endpoint_id")))
+    _check_number("endpoint_id", ids)
+    prices = [_listed_price(services, catalog.listed(endpoint_id)) for endpoint_id in ids]
     body: PricePage = {"prices": prices, "next_cursor": None, "has_more": False}
     return json_reply(body)
 
@@ -105,11 +105,11 @@ async def estimate(request: HttpRequest) -> Response:
     body = await read_json(request, services.config.limits.max_body_bytes)
     if not isinstance(body, dict):
         raise InvalidInput("The body must be a JSON object.")
-    given = cast("Mapping[str, Any]", body)
-    kind = given.get("estimate_type")
+    fields = cast("Mapping[str, Any]", body)
+    kind = fields.get("estimate_type")
     if not isinstance(kind, str) or kind not in QUANTITIES:
         raise InvalidInput.of_field("estimate_type", f"Input should be {' or '.join(QUANTITIES)}")
-    endpoints = given.get("endpoints")
+    endpoints = fields.get("endpoints")
     if not isinstance(endpoints, dict) or not endpoints:
         raise InvalidInput.of_field("endpoints", "Input should be an object with quantities by id")
     total, currencies = Decimal(0), set[str]()
@@ -142,10 +142,10 @@ async def _units_of_call(
 ) -> Decimal:
     """Units that the tenant's calls were billed for on average; 1 if there were none lately."""
     now = services.clock.now()
-    found = await services.queue.ledger.consumed(tenant, [now - LATELY, now], [endpoint_id])
-    same = [each for each in found if each.price and each.price.unit is price.unit]
-    calls = sum(each.requests for each in same)
-    return sum((each.billed for each in same), Decimal(0)) / calls if calls else Decimal(1)
+    totals = await services.queue.ledger.consumed(tenant, [now - LATELY, now], [endpoint_id])
+    same = [total for total in totals if total.price and total.price.unit is price.unit]
+    calls = sum(total.requests for total in same)
+    return sum((total.billed for total in same), Decimal(0)) / calls if calls else Decimal(1)
 
 
 LIST_PRICES = Operation(

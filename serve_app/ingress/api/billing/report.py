@@ -76,20 +76,20 @@ async def report(call: Call) -> CostReport:
     services = call.services
     span = time_range(call.request, services.clock.now(), length=LENGTH)
     hours = await services.queue.costs.replica_hours(span.start, span.end)
-    made = await services.queue.costs.made(span.start, span.end)
+    quantities = await services.queue.costs.made(span.start, span.end)
     billing = services.config.billing
-    pools = [_hours(services, each) for each in hours]
+    pools = [_hours(services, replica_hours) for replica_hours in hours]
     endpoints: list[FalCost] = []
     fal_cost = Decimal(0)
-    for each in made:
-        price = billing.fal_prices.get(each.endpoint)
-        cost = None if price is None else each.cost(price)
+    for quantity in quantities:
+        price = billing.fal_prices.get(quantity.endpoint)
+        cost = None if price is None else quantity.cost(price)
         if price is not None and cost is not None and price.currency == billing.cost_currency:
             fal_cost += cost
         endpoints.append(
             {
-                "endpoint_id": each.endpoint,
-                "requests": each.requests,
+                "endpoint_id": quantity.endpoint,
+                "requests": quantity.requests,
                 "cost": None if cost is None else float(cost),
                 "currency": price.currency if price else None,
             }
@@ -99,10 +99,10 @@ async def report(call: Call) -> CostReport:
         "end": span.end.isoformat(),
         "currency": billing.cost_currency,
         "pools": pools,
-        "paid_hours": sum(each["paid_hours"] for each in pools),
-        "busy_hours": sum(each["busy_hours"] for each in pools),
-        "idle_hours": sum(each["idle_hours"] for each in pools),
-        "cost": sum(each["cost"] or 0.0 for each in pools),
+        "paid_hours": sum(pool["paid_hours"] for pool in pools),
+        "busy_hours": sum(pool["busy_hours"] for pool in pools),
+        "idle_hours": sum(pool["idle_hours"] for pool in pools),
+        "cost": sum(pool["cost"] or 0.0 for pool in pools),
         "endpoints": endpoints,
         "fal_cost": float(fal_cost),
     }

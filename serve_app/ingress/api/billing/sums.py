@@ -93,27 +93,27 @@ async def usage_sums(request: HttpRequest) -> Response:
     """Show usage and costs. ``?by=``: groups, separated by commas. ``text/csv`` in ``Accept``, or
     the path with ``.csv``, gives a file."""
     context_of(request).route = "v1.usage"
-    asked = await _asked(request)
+    parameters = await _asked(request)
     ledger = services_of(request).queue.ledger
-    by = asked.query.by
-    if asked.as_csv:
-        parts = _csv(ledger, asked)
+    by = parameters.query.by
+    if parameters.as_csv:
+        parts = _csv(ledger, parameters)
         first = await anext(parts)  # what cannot be answered is refused, not broken off
         return StreamingResponse(
             _joined(first, parts),
             media_type=CSV,
             headers={"content-disposition": 'attachment; filename="darkroom-usage.csv"'},
         )
-    found = await ledger.sums(asked.query)
+    sums = await ledger.sums(parameters.query)
     costs: dict[str, Decimal] = {}
-    for each in found:
-        if each.currency is not None:
-            costs[each.currency] = costs.get(each.currency, Decimal(0)) + each.amount
+    for usage_sum in sums:
+        if usage_sum.currency is not None:
+            costs[usage_sum.currency] = costs.get(usage_sum.currency, Decimal(0)) + usage_sum.amount
     body: UsageSums = {
-        "start": asked.query.since.isoformat(),
-        "end": asked.query.until.isoformat(),
+        "start": parameters.query.since.isoformat(),
+        "end": parameters.query.until.isoformat(),
         "by": list(by),
-        "results": [cast("Sum", _shown(each, by)) for each in found],
+        "results": [cast("Sum", _shown(group, by)) for group in sums],
         "costs": [{"currency": name, "cost": float(cost)} for name, cost in sorted(costs.items())],
     }
     return json_reply(body)
@@ -122,33 +122,33 @@ async def usage_sums(request: HttpRequest) -> Response:
 async def _asked(request: HttpRequest) -> _Asked:
     services = services_of(request)
     caller, tenant = await authenticate_for_tenant(request, "Usage")
-    wanted: str | None = tenant
+    owner: str | None = tenant
     if query.text(request, "tenants") is not None:
-        given = query.text(request, "tenants")
-        if given != ALL_TENANTS:
-            raise query.invalid("tenants", "should be `*`, for all tenants", str(given))
+        tenants = query.text(request, "tenants")
+        if tenants != ALL_TENANTS:
+            raise query.invalid("tenants", "should be `*`, for all tenants", str(tenants))
         if not caller.may(OPERATOR):
             raise Forbidden("Usage of all tenants requires a key with the scope `operator`.")
         await record_read(request, caller, ALL_TENANTS)
-        wanted = None
+        owner = None
     zone = await in_cpu_thread(zone_of, request)
     span = time_range(request, services.clock.now(), zone)  # as it was asked for: it is billed
     name = request.query_params.get("timezone", "UTC")
     by, allowed = _groups(request), allowed_endpoints(services.catalog_of(caller), caller)
     endpoints = endpoints_of(request, caller, allowed)
-    sums = SumsQuery(wanted, span.start, span.end, by, name, endpoints)
+    sums = SumsQuery(owner, span.start, span.end, by, name, endpoints)
     as_csv = request.url.path.endswith(".csv") or CSV in request.headers.get("accept", "")
     return _Asked(sums, zone, as_csv)
 
 
 def _groups(request: HttpRequest) -> Sequence[UsageGroup]:
-    given = query.several(request, "by") or USUAL
+    names = query.several(request, "by") or USUAL
     try:
-        chosen = {UsageGroup(each) for each in given}
+        chosen = {UsageGroup(name) for name in names}
     except ValueError:
         what = f"should be some of {', '.join(UsageGroup)}"
-        raise query.invalid("by", what, ",".join(given)) from None
-    return [each for each in UsageGroup if each in chosen]
+        raise query.invalid("by", what, ",".join(names)) from None
+    return [group for group in UsageGroup if group in chosen]
 
 
 async def _csv(ledger: Ledger, asked: _Asked) -> AsyncIterator[str]:
@@ -158,9 +158,9 @@ async def _csv(ledger: Ledger, asked: _Asked) -> AsyncIterator[str]:
     since, names = asked.query.since, _columns(by)
     rows: list[Sequence[Any]] = [names]
     for until in _ends(asked):
-        found = await ledger.sums(replace(asked.query, since=since, until=until))
-        shown = [_shown(each, by, exact=True) for each in found]
-        yield _rows([*rows, *([each.get(name) for name in names] for each in shown)])
+        sums = await ledger.sums(replace(asked.query, since=since, until=until))
+        shown = [_shown(usage_sum, by, exact=True) for usage_sum in sums]
+        yield _rows([*rows, *([row.get(name) for name in names] for row in shown)])
         since, rows = until, []
 
 
@@ -178,8 +178,8 @@ def _ends(asked: _Asked) -> Iterator[datetime]:
 
 async def _joined(first: str, rest: AsyncIterator[str]) -> AsyncIterator[str]:
     yield first
-    async for each in rest:
-        yield each
+    async for part in rest:
+        yield part
 
 
 def _columns(by: Sequence[UsageGroup]) -> Sequence[str]:
@@ -191,7 +191,7 @@ def _columns(by: Sequence[UsageGroup]) -> Sequence[str]:
     }
     priced = ("unit", "unit_price", "quantity") if UsageGroup.ENDPOINT in by else ()
     figures = ("requests", "successes", "images", "run_s", "steps")
-    return [*(names[each] for each in by), *figures, *priced, "cost", "currency"]
+    return [*(names[group] for group in by), *figures, *priced, "cost", "currency"]
 
 
 def _rows(rows: Iterable[Sequence[Any]]) -> str:

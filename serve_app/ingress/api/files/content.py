@@ -245,8 +245,8 @@ def _link_valid_s(services: Services, until: int | None) -> float:
 def _matches(header: str | None, etag: str) -> bool:
     if header is None:
         return False
-    given = [each.strip().removeprefix("W/") for each in header.split(",")]
-    return "*" in given or etag in given
+    etags = [tag.strip().removeprefix("W/") for tag in header.split(",")]
+    return "*" in etags or etag in etags
 
 
 def _range(request: HttpRequest, etag: str, size: int) -> tuple[int, int, int] | None:

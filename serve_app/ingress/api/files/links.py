@@ -103,13 +103,13 @@ async def sign(call: Call, wanted: FileToSign) -> SignedFileUrl:
 )
 async def revoke(call: Call, wanted: UrlsToRevoke) -> RevokedUrls:
     """The file stays."""
-    given = wanted.url if wanted.url is not None else wanted.path
-    if given is None or (wanted.url is not None and wanted.path is not None):
+    target = wanted.url if wanted.url is not None else wanted.path
+    if target is None or (wanted.url is not None and wanted.path is not None):
         raise InvalidInput.of_field(
             "url", "Give `url` to revoke one signed URL, or `path` to revoke all of a file"
         )
     field = "path" if wanted.url is None else "url"
-    key, params = _key(field, given), None
+    key, params = _key(field, target), None
     if wanted.url is not None:
         params = dict(parse_qsl(urlsplit(wanted.url).query))
         if SIGNATURE not in params:

@@ -107,36 +107,38 @@ async def storage(call: Call) -> StorageReport:
 
 
 def _kinds(sums: Iterable[StoredSum]) -> list[StoredOfKind]:
-    found: dict[StoredKind, StoredOfKind] = {}
-    for each in sums:
-        of_kind = found.setdefault(each.kind, {"kind": each.kind, "files": 0, "bytes": 0})
-        of_kind["files"] += each.files
-        of_kind["bytes"] += each.size
-    return sorted(found.values(), key=lambda each: -each["bytes"])
+    kinds: dict[StoredKind, StoredOfKind] = {}
+    for stored_sum in sums:
+        of_kind = kinds.setdefault(
+            stored_sum.kind, {"kind": stored_sum.kind, "files": 0, "bytes": 0}
+        )
+        of_kind["files"] += stored_sum.files
+        of_kind["bytes"] += stored_sum.size
+    return sorted(kinds.values(), key=lambda each: -each["bytes"])
 
 
 def _tenants(sums: Iterable[StoredSum]) -> list[StoredOfTenant]:
     by_tenant: dict[str, list[StoredSum]] = {}
-    for each in sums:
-        by_tenant.setdefault(each.tenant, []).append(each)
-    found: list[StoredOfTenant] = [
+    for stored_sum in sums:
+        by_tenant.setdefault(stored_sum.tenant, []).append(stored_sum)
+    tenants: list[StoredOfTenant] = [
         {
             "tenant": tenant,
-            "files": sum(each.files for each in own),
-            "bytes": sum(each.size for each in own),
+            "files": sum(kind_sum.files for kind_sum in own),
+            "bytes": sum(kind_sum.size for kind_sum in own),
             "kinds": _kinds(own),
         }
         for tenant, own in by_tenant.items()
     ]
-    return sorted(found, key=lambda each: (-each["bytes"], each["tenant"]))
+    return sorted(tenants, key=lambda each: (-each["bytes"], each["tenant"]))
 
 
 def _disk(directory: Path) -> DiskSpace | None:
     try:
-        found = shutil.disk_usage(directory)
+        usage = shutil.disk_usage(directory)
     except OSError:
         return None  # the check of the storage reports it
-    return {"free_bytes": found.free, "bytes": found.total}
+    return {"free_bytes": usage.free, "bytes": usage.total}
 
 
 def _locations(services: Services) -> list[StorageLocation]:
@@ -154,7 +156,7 @@ def _locations(services: Services) -> list[StorageLocation]:
             "id": id_,
             "type": "s3",
             "place": None,
-            "tenants": sorted(name for name, each in limits.items() if each.storage == id_),
+            "tenants": sorted(name for name, limit in limits.items() if limit.storage == id_),
         }
         for id_ in sorted(services.identity.tenants.locations)
     ]

@@ -80,10 +80,10 @@ async def verified(request: HttpRequest) -> Response:
             await _received(request, file)
             certificates = services.config.server.data_dir / CERTIFICATES_FILE
             async with services.file_checks:  # after the bytes: a slow sender delays no other
-                found = await check_apart(file, certificates)
+                verification = await check_apart(file, certificates)
         finally:
             await in_cpu_thread(folder.cleanup)
-    return json_reply(_verdict(found))
+    return json_reply(_verdict(verification))
 
 
 @contextmanager

@@ -86,17 +86,21 @@ def chosen_endpoints(request: HttpRequest, caller: Caller) -> Sequence[str]:
     ``Forbidden``: the call names an endpoint that the caller may not use.
     """
     ids = query.several(request, "endpoint_id")
-    for each in ids:
-        caller.require_endpoint(each)
+    for endpoint_id in ids:
+        caller.require_endpoint(endpoint_id)
     ids = ids or allowed_endpoints(services_of(request).catalog_of(caller), caller)
     kind = request.query_params.get("kind")
     if kind is None:
         return ids
     if kind not in KINDS:
         raise query.invalid("kind", f"should be one of {', '.join(KINDS)}", kind)
-    endpoints = (each.endpoint for each in services_of(request).catalog_of(caller))
-    made = [each.id for each in endpoints if each.kind == kind and (not ids or each.id in ids)]
-    return made or [NO_ENDPOINT]
+    endpoints = (entry.endpoint for entry in services_of(request).catalog_of(caller))
+    chosen_ids = [
+        endpoint.id
+        for endpoint in endpoints
+        if endpoint.kind == kind and (not ids or endpoint.id in ids)
+    ]
+    return chosen_ids or [NO_ENDPOINT]
 
 
 KIND = in_query(
@@ -145,7 +149,8 @@ async def set_favourites(call: Call, change: FavouriteChange) -> FavouriteResult
     )
     return {
         "results": [
-            {"request_id": each, "status": "done" if each in done else "not_found"} for each in ids
+            {"request_id": request_id, "status": "done" if request_id in done else "not_found"}
+            for request_id in ids
         ]
     }
 
@@ -194,7 +199,7 @@ async def delete_many(call: Call, wanted: RequestsToDelete) -> DeletedRequests:
     """One after the other."""
     ids = different(wanted.request_ids)
     await require_requests(call.request, call.caller, ids)
-    return {"results": [await _deleted(call, each) for each in ids]}
+    return {"results": [await _deleted(call, request_id) for request_id in ids]}
 
 
 async def _deleted(call: Call, request_id: str) -> DeletedRequest:
@@ -256,11 +261,13 @@ async def days(call: Call) -> DayCounts:
     counts = await services.queue.gallery.days(
         caller.tenant, [span.start, *starts[1:], span.end], chosen_endpoints(request, caller)
     )
-    found = [
+    day_counts = [
         (start.astimezone(zone).date(), count)
         for start, count in zip(starts, counts, strict=True)
         if count
     ]
     return {
-        "days": [{"date": day.isoformat(), "requests": count} for day, count in reversed(found)]
+        "days": [
+            {"date": day.isoformat(), "requests": count} for day, count in reversed(day_counts)
+        ]
     }

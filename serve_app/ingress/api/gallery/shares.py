@@ -112,16 +112,18 @@ calls = Calls(SHARES)
 @calls.list("List the tenant's share links, newest first")
 async def list_shares(call: Call) -> Sequence[RequestShare]:
     links = await call.services.queue.gallery.shares(call.owner)
-    ids = {each.request_id for each in links}
+    ids = {link.request_id for link in links}
     allowed = await readable(call.request, call.caller, call.owner, ids)
-    return [_share(each) for each in links if each.request_id in allowed]
+    return [_share(link) for link in links if link.request_id in allowed]
 
 
 @calls.delete()
 async def delete_share(call: Call, share_id: str) -> bool:
     gallery = call.services.queue.gallery
     if call.caller.endpoints:
-        ids = [each.request_id for each in await gallery.shares(call.owner) if each.id == share_id]
+        ids = [
+            share.request_id for share in await gallery.shares(call.owner) if share.id == share_id
+        ]
         await require_requests(call.request, call.caller, ids)
     return await gallery.revoke_share(call.owner, share_id, call.actor)
 
@@ -132,19 +134,19 @@ async def shown(request: HttpRequest) -> Response:
     limit_anonymous(request)
     token: str = request.path_params["token"]
     services = services_of(request)
-    found = await services.queue.gallery.shared(digest_of(token))
-    if found is None or found.tenant in services.identity.tenants.disabled:
+    record = await services.queue.gallery.shared(digest_of(token))
+    if record is None or record.tenant in services.identity.tenants.disabled:
         raise NotFound("This link does not exist. It may have expired, or its owner revoked it.")
     access = services.files.access
-    url = partial(access.url, origin_of(request), tenant=found.tenant)
+    url = partial(access.url, origin_of(request), tenant=record.tenant)
     body: SharedRequest = {
-        "endpoint_id": found.endpoint,
-        "state": found.state,
-        "input": cast("dict[str, Any]", without_secrets(found.input)),
-        "created_at": found.created_at.isoformat(),
-        "finished_at": iso(found.finished_at),
-        "files": [output_file(each, url) for each in found.outcome.artifacts]
-        if found.outcome
+        "endpoint_id": record.endpoint,
+        "state": record.state,
+        "input": cast("dict[str, Any]", without_secrets(record.input)),
+        "created_at": record.created_at.isoformat(),
+        "finished_at": iso(record.finished_at),
+        "files": [output_file(artifact, url) for artifact in record.outcome.artifacts]
+        if record.outcome
         else [],
     }
     return json_reply(body, headers=HEADERS)
@@ -157,9 +159,9 @@ def without_secrets(value: object) -> object:
         return _URL.sub(r"\1\2", value)
     if isinstance(value, Mapping):
         fields = cast("Mapping[str, object]", value).items()
-        return {_URL.sub(r"\1\2", name): without_secrets(each) for name, each in fields}
+        return {_URL.sub(r"\1\2", name): without_secrets(inner) for name, inner in fields}
     if isinstance(value, list):
-        return [without_secrets(each) for each in cast("list[object]", value)]
+        return [without_secrets(inner) for inner in cast("list[object]", value)]
     return value
 
 

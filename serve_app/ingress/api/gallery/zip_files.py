@@ -59,22 +59,22 @@ async def download(request: HttpRequest) -> Response:
     context_of(request).route = "v1.requests.zip"
     caller = await authenticate(request)
     services = services_of(request)
-    wanted = await read_model(request, RequestsToZip, MAX_BODY_BYTES)
-    ids = different(wanted.request_ids)
-    found = await services.queue.gallery.several(caller.tenant, ids)
-    for one in found:
-        caller.require_endpoint(one.endpoint)
-    every = sorted((each for one in found for each in _entries(one)), key=_name)
-    entries = [each for each in every if not is_elsewhere(each.artifact.key)]
+    body = await read_model(request, RequestsToZip, MAX_BODY_BYTES)
+    ids = different(body.request_ids)
+    jobs = await services.queue.gallery.several(caller.tenant, ids)
+    for record in jobs:
+        caller.require_endpoint(record.endpoint)
+    every = sorted((entry for source in jobs for entry in _entries(source)), key=_name)
+    entries = [entry for entry in every if not is_elsewhere(entry.artifact.key)]
     if not entries:
         raise NotFound("None of these requests has files that are stored here.")
-    size = sum(each.artifact.size for each in entries)
+    size = sum(entry.artifact.size for entry in entries)
     if size > MAX_ZIP_BYTES:
         message = f"their files have {size} bytes; at most {MAX_ZIP_BYTES} go into one archive"
         raise InvalidInput.of_field("request_ids", message)
-    unknown = sorted(set(ids) - {each.id for each in found})
-    elsewhere = [each.artifact.key for each in every if is_elsewhere(each.artifact.key)]
-    missing = [*(f"request {each}" for each in unknown), *elsewhere]
+    unknown = sorted(set(ids) - {source.id for source in jobs})
+    elsewhere = [entry.artifact.key for entry in every if is_elsewhere(entry.artifact.key)]
+    missing = [*(f"request {request_id}" for request_id in unknown), *elsewhere]
     name = f"darkroom-{services.clock.now():%Y-%m-%d}.zip"
     headers = {
         "content-disposition": f'attachment; filename="{name}"',
@@ -117,7 +117,7 @@ async def zipped(
                     yield chunk
         except ArtifactNotFound:
             gone.append(entry.name)
-    yield archive.end({MISSING: "".join(f"{each}\n" for each in gone)} if gone else {})
+    yield archive.end({MISSING: "".join(f"{name}\n" for name in gone)} if gone else {})
 
 
 def _entries(request: Request) -> Iterator[ZipEntry]:

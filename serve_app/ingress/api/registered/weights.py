@@ -113,7 +113,7 @@ async def list_weights(call: Call) -> ResourceList[RegisteredWeights]:
         "max_bytes": max_weights_bytes(call.services.config, call.owner),
     }
     rows = await weights.page(call.owner, MAX_LISTED)
-    return ResourceList([_shown(each, call.owner) for each in rows], about)
+    return ResourceList([_shown(row, call.owner) for row in rows], about)
 
 
 @calls.show("Show registered weights")
@@ -176,8 +176,8 @@ async def _source(call: Call, body: NewWeightsBody) -> dict[str, Any]:
         raise InvalidInput.of_field("source", str(error)) from None
     match parsed:
         case HubFile(repository, file, revision):
-            given = {"hub": repository, "file": file, "revision": revision}
-            return {name: value for name, value in given.items() if value is not None}
+            fields = {"hub": repository, "file": file, "revision": revision}
+            return {name: value for name, value in fields.items() if value is not None}
         case FileUrl(url) if url[:5].lower() != "data:":
             return {"url": url}
         case RegisteredFile():
@@ -190,13 +190,13 @@ async def _upload(call: Call, url: str, field: str) -> str:
     """Key of an uploaded file, by its URL; empty for a URL of another server, or one with which the
     owner of a private file lets others read it."""
     parts = urlsplit(url)
-    found = _UPLOAD.fullmatch(unquote(parts.path))
-    if found is None or not valid_key(found[1]):
+    match = _UPLOAD.fullmatch(unquote(parts.path))
+    if match is None or not valid_key(match[1]):
         return ""
     try:
-        return (await call.services.files.uploads.kept(call.caller, found[1])).key
+        return (await call.services.files.uploads.kept(call.caller, match[1])).key
     except ArtifactNotFound:
-        if is_private(found[1]) and SIGNATURE in dict(parse_qsl(parts.query)):
+        if is_private(match[1]) and SIGNATURE in dict(parse_qsl(parts.query)):
             return ""
         message = "You have no such uploaded file. It may have expired: upload it again"
         raise InvalidInput.of_field(field, message) from None
@@ -258,7 +258,7 @@ def _shown(weights: TenantWeights, tenant: str) -> RegisteredWeights:
         problem=weights.problem or None,
         size=weights.size,
         fetched_bytes=weights.done,
-        files=[RegisteredWeightFile(each.path, each.digest, each.size) for each in weights.files],
+        files=[RegisteredWeightFile(file.path, file.digest, file.size) for file in weights.files],
         source=_source_text(weights.source) if own else None,
         endpoint=weights.endpoint if own else None,
         scale=weights.scale,

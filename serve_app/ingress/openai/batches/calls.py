@@ -78,17 +78,17 @@ async def created(request: HttpRequest) -> Response:
     caller = await authenticate(request)
     services = services_of(request)
     origin = origin_of(request)  # may be refused, so read it before anything is stored
-    given = await read_model(request, BatchCreation, services.config.limits.max_body_bytes)
-    _check_metadata(given.metadata)
-    check_url(services, caller, given.endpoint)
+    creation = await read_model(request, BatchCreation, services.config.limits.max_body_bytes)
+    _check_metadata(creation.metadata)
+    check_url(services, caller, creation.endpoint)
     await _require_key(services, caller)
     max_cost, headers = _max_cost(request), _headers(request, caller)
     batches = services.queue.batches
     if is_repeated(request) and (
-        earlier := await _made_before(services, caller, given, max_cost, headers)
+        earlier := await _made_before(services, caller, creation, max_cost, headers)
     ):
         return json_reply(batch_object(earlier))
-    file = await batches.files.get(caller.tenant, given.input_file_id)
+    file = await batches.files.get(caller.tenant, creation.input_file_id)
     if file is None or file.purpose != INPUT:
         message = "There is no such file: upload one with the purpose `batch` first"
         raise InvalidInput.of_field("input_file_id", message, "invalid_input_file")
@@ -97,13 +97,13 @@ async def created(request: HttpRequest) -> Response:
         tenant=caller.tenant,
         key_id=caller.key_id,
         origin=origin,
-        endpoint=given.endpoint,
+        endpoint=creation.endpoint,
         input_file=file.id,
         input_key=file.key,
         window_s=WINDOW_S,
-        metadata=given.metadata,
-        keep_outputs_s=given.output_expires_after and given.output_expires_after.seconds,
-        webhook=await _webhook(services, caller, given.webhook_url),
+        metadata=creation.metadata,
+        keep_outputs_s=creation.output_expires_after and creation.output_expires_after.seconds,
+        webhook=await _webhook(services, caller, creation.webhook_url),
         max_cost=max_cost,
         headers=headers,
     )
@@ -124,37 +124,37 @@ async def _made_before(
     headers: Mapping[str, str] | None,
 ) -> StoredBatch | None:
     """The batch that an earlier try of the same call made, whose answer was lost."""
-    for each in await services.queue.batches.page(caller.tenant, None, MAX_BATCHES):
+    for batch in await services.queue.batches.page(caller.tenant, None, MAX_BATCHES):
         same = (
-            each.key_id == caller.key_id
-            and each.input_file == given.input_file_id
-            and each.endpoint == given.endpoint
-            and each.metadata == given.metadata
-            and each.max_cost == max_cost
-            and each.headers == headers
+            batch.key_id == caller.key_id
+            and batch.input_file == given.input_file_id
+            and batch.endpoint == given.endpoint
+            and batch.metadata == given.metadata
+            and batch.max_cost == max_cost
+            and batch.headers == headers
         )
-        if same and each.age_s <= REPEATED_WITHIN_S:
-            return each
+        if same and batch.age_s <= REPEATED_WITHIN_S:
+            return batch
     return None
 
 
 async def listed(request: HttpRequest) -> Response:
     caller = await authenticate(request)
     limit = query.page_size(request, default=20, most=MAX_BATCHES)
-    found = await _seen(services_of(request), caller, query.text(request, "after"), limit + 1)
-    return json_reply(batch_page(found, limit))
+    batches = await _seen(services_of(request), caller, query.text(request, "after"), limit + 1)
+    return json_reply(batch_page(batches, limit))
 
 
 async def _seen(
     services: Services, caller: Caller, after: str | None, most: int
 ) -> Sequence[StoredBatch]:
     """Batches that the caller may see, newest first, however many of others are between them."""
-    found: list[StoredBatch] = []
+    batches: list[StoredBatch] = []
     while True:
         page = await services.queue.batches.page(caller.tenant, after, most)
-        found += [each for each in page if _may_see(caller, each)]
-        if len(found) >= most or len(page) < most:
-            return found[:most]
+        batches += [batch for batch in page if _may_see(caller, batch)]
+        if len(batches) >= most or len(page) < most:
+            return batches[:most]
         after = page[-1].id
 
 
@@ -166,19 +166,19 @@ async def shown(request: HttpRequest) -> Response:
 async def cancelled(request: HttpRequest) -> Response:
     """Stop a batch. One that is stopped or has ended stays as it is."""
     caller = await authenticate(request)
-    found = await _find(request, caller)
+    batch = await _find(request, caller)
     stopped = await services_of(request).queue.batches.cancel(
-        caller.tenant, found.id, actor_of(request)
+        caller.tenant, batch.id, actor_of(request)
     )
-    return json_reply(batch_object(stopped or found))
+    return json_reply(batch_object(stopped or batch))
 
 
 async def _find(request: HttpRequest, caller: Caller) -> StoredBatch:
     batch_id: str = request.path_params["batch_id"]
-    found = await services_of(request).queue.batches.get(caller.tenant, batch_id)
-    if found is None or not _may_see(caller, found):
+    batch = await services_of(request).queue.batches.get(caller.tenant, batch_id)
+    if batch is None or not _may_see(caller, batch):
         raise NotFound(f"There is no batch {batch_id[:64]}.")
-    return found
+    return batch
 
 
 def _may_see(caller: Caller, batch: StoredBatch) -> bool:
@@ -188,8 +188,8 @@ def _may_see(caller: Caller, batch: StoredBatch) -> bool:
 
 def _max_cost(request: HttpRequest) -> str | None:
     """Header with the most that all lines together may cost. ``InvalidInput`` names it."""
-    given = request.headers.get(HEADER)
-    return None if given is None else str(parse_max_cost(given.encode("latin-1")))
+    header = request.headers.get(HEADER)
+    return None if header is None else str(parse_max_cost(header.encode("latin-1")))
 
 
 def _headers(request: HttpRequest, caller: Caller) -> Mapping[str, str] | None:
@@ -199,10 +199,10 @@ def _headers(request: HttpRequest, caller: Caller) -> Mapping[str, str] | None:
 
 
 def _check_metadata(metadata: dict[str, str] | None) -> None:
-    given = metadata or {}
-    if len(given) > MAX_PAIRS:
+    pairs = metadata or {}
+    if len(pairs) > MAX_PAIRS:
         raise InvalidInput.of_field("metadata", f"At most {MAX_PAIRS} pairs are allowed")
-    for key, value in given.items():
+    for key, value in pairs.items():
         if len(key) > MAX_METADATA_KEY or len(value) > MAX_METADATA_VALUE:
             message = (
                 f"Keys may have {MAX_METADATA_KEY} characters, and values {MAX_METADATA_VALUE}"

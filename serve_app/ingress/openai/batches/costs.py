@@ -42,7 +42,7 @@ class BatchCost:
 
     async def add(self, piece: Sequence[RawLine]) -> BatchError | None:
         """Count valid lines. The error of one whose cost cannot be counted."""
-        bodies = await in_cpu_thread(lambda: [parse(each.content)["body"] for each in piece])
+        bodies = await in_cpu_thread(lambda: [parse(line.content)["body"] for line in piece])
         for raw, body in zip(piece, bodies, strict=True):
             cost = await cost_of_line(self.services, self.caller, self.batch, body)
             currency = self.most.currency or self._currency

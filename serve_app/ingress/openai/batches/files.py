@@ -84,7 +84,7 @@ async def listed(request: HttpRequest) -> Response:
     order = request.query_params.get("order", "desc")
     if order not in ("asc", "desc"):
         raise query.invalid("order", "should be `asc` or `desc`", order)
-    found = await services_of(request).queue.batches.files.page(
+    files = await services_of(request).queue.batches.files.page(
         caller.tenant,
         purpose=query.text(request, "purpose"),
         after=query.text(request, "after"),
@@ -92,7 +92,7 @@ async def listed(request: HttpRequest) -> Response:
         ascending=order == "asc",
         batches_of=caller.batches_of,
     )
-    return json_reply(file_page(found, limit))
+    return json_reply(file_page(files, limit))
 
 
 async def shown(request: HttpRequest) -> Response:
@@ -119,13 +119,13 @@ async def signed_again(
     access: FileAccessControl, tenant: str, chunks: AsyncIterator[bytes]
 ) -> AsyncIterator[bytes]:
     """Lines of JSON in pieces, with URLs of the tenant's private files that are valid from now."""
-    held = b""
+    buffer = b""
     async for chunk in chunks:
-        held += chunk
-        cut = _cut(held)
-        yield await access.signed_again(held[:cut], tenant)
-        held = held[cut:]
-    yield await access.signed_again(held, tenant)
+        buffer += chunk
+        cut = _cut(buffer)
+        yield await access.signed_again(buffer[:cut], tenant)
+        buffer = buffer[cut:]
+    yield await access.signed_again(buffer, tenant)
 
 
 def _cut(held: bytes) -> int:
@@ -153,19 +153,19 @@ async def find_file(request: HttpRequest, caller: Caller) -> BatchFile:
     another key made the batch that wrote the file."""
     file_id: str = request.path_params["file_id"]
     files = services_of(request).queue.batches.files
-    found = await files.get(caller.tenant, file_id, caller.batches_of)
-    if found is None:
+    file = await files.get(caller.tenant, file_id, caller.batches_of)
+    if file is None:
         raise NotFound(f"There is no file {file_id[:64]}.")
-    return found
+    return file
 
 
 def _keep_s(texts: dict[str, str]) -> float | None:
-    given = texts.get("expires_after[seconds]")
-    if given is None:
+    text = texts.get("expires_after[seconds]")
+    if text is None:
         return None
     if texts.get("expires_after[anchor]", "created_at") != "created_at":
         raise InvalidInput.of_field("expires_after.anchor", "Input should be `created_at`")
-    seconds = int(given) if given.isascii() and given.isdecimal() and len(given) < 9 else 0
+    seconds = int(text) if text.isascii() and text.isdecimal() and len(text) < 9 else 0
     if not LEAST_KEEP_S <= seconds <= MOST_KEEP_S:
         message = f"Input should be from {LEAST_KEEP_S} to {MOST_KEEP_S}"
         raise InvalidInput.of_field("expires_after.seconds", message)

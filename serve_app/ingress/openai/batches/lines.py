@@ -34,20 +34,20 @@ async def split(chunks: AsyncIterator[bytes], max_line: int) -> AsyncIterator[Se
     cut after that many bytes and one."""
     rest, start, number = b"", 0, 0
     piece: list[RawLine] = []
-    held = 0
+    size = 0
     async for chunk in chunks:
         *whole, rest = (rest + chunk).split(b"\n")
         for content in whole:
             number += 1
             if content.strip():
                 piece.append(RawLine(number, start, content[: max_line + 1]))
-                held += len(content)
+                size += len(content)
             start += len(content) + 1
         if len(rest) > max_line:
             break
-        if held >= PIECE_BYTES:
+        if size >= PIECE_BYTES:
             yield piece
-            piece, held = [], 0
+            piece, size = [], 0
     if rest.strip():
         piece.append(RawLine(number + 1, start, rest[: max_line + 1]))
     if piece:
@@ -82,7 +82,7 @@ class FileCheck:
             self.errors.append(BatchError("too_many_lines", message))
 
     def _check_all(self, piece: Sequence[RawLine]) -> Sequence[BatchLine]:
-        found: list[BatchLine] = []
+        lines: list[BatchLine] = []
         for raw in piece:
             if self.done:
                 break
@@ -92,8 +92,8 @@ class FileCheck:
             except _LineRefused as refused:
                 self.errors.append(refused.error)
                 continue
-            found.append(BatchLine(raw.line, custom_id, raw.start, len(raw.content)))
-        return found
+            lines.append(BatchLine(raw.line, custom_id, raw.start, len(raw.content)))
+        return lines
 
     def _check_line(self, raw: RawLine) -> str:
         if len(raw.content) > self.max_line:
@@ -110,18 +110,18 @@ class FileCheck:
             raise _refused("invalid_json_line", message, raw) from None
         if not isinstance(value, dict):
             raise _refused("invalid_json_line", "This line is not a JSON object.", raw)
-        given = cast("dict[str, Any]", value)
-        custom_id = self._custom_id(given, raw)
-        if given.get("method") != "POST":
+        fields = cast("dict[str, Any]", value)
+        custom_id = self._custom_id(fields, raw)
+        if fields.get("method") != "POST":
             raise _refused("invalid_method", "`method` should be POST.", raw, "method")
-        if given.get("url") != self.endpoint:
-            shown = json.dumps(given.get("url"))[:200]
+        if fields.get("url") != self.endpoint:
+            shown = json.dumps(fields.get("url"))[:200]
             message = f"`url` is {shown}, and the batch is for {self.endpoint}: they must be equal."
             raise _refused("mismatched_url", message, raw, "url")
-        if not isinstance(given.get("body"), dict):
+        if not isinstance(fields.get("body"), dict):
             raise _refused("missing_required_parameter", "`body` should be an object.", raw, "body")
         try:
-            reject_unstorable(given["body"], ("body",))
+            reject_unstorable(fields["body"], ("body",))
         except InvalidInput as error:
             raise _refused("invalid_body", error.message, raw, "body") from None
         self._lines[custom_id] = raw.line

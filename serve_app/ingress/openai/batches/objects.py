@@ -122,7 +122,7 @@ def file_object(file: BatchFile) -> OpenAiFile:
 
 def file_page(files: Sequence[BatchFile], limit: int) -> OpenAiFilePage:
     """Page of at most ``limit`` files; ``files`` may have one more, which says that more exist."""
-    data = [file_object(each) for each in files[:limit]]
+    data = [file_object(file) for file in files[:limit]]
     return {
         "object": "list",
         "data": data,
@@ -166,7 +166,7 @@ def batch_object(batch: StoredBatch) -> OpenAiBatch:
 
 def batch_page(batches: Sequence[StoredBatch], limit: int) -> OpenAiBatchPage:
     """Page of at most ``limit`` batches, as ``file_page``."""
-    data = [batch_object(each) for each in batches[:limit]]
+    data = [batch_object(batch) for batch in batches[:limit]]
     return {
         "object": "list",
         "data": data,
@@ -180,8 +180,8 @@ def _errors(batch: StoredBatch) -> BatchErrorList | None:
     if not batch.errors:
         return None
     data: list[BatchErrorItem] = [
-        {"code": each.code, "line": each.line, "message": each.message, "param": each.param}
-        for each in batch.errors
+        {"code": error.code, "line": error.line, "message": error.message, "param": error.param}
+        for error in batch.errors
     ]
     return {"object": "list", "data": data}
 

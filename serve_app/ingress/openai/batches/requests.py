@@ -80,10 +80,10 @@ def call_of(services: Services, caller: Caller, batch: StoredBatch, body: Any) -
         return LineCall(entry, body, {})
     if batch.endpoint == VIDEOS:
         parameters, reference = videos.split_reference(body)
-        given = VideoParameters.read(parameters)
-        entry = videos.video_endpoint(services, caller, given, referred=reference is not None)
-        wanted = input_of(given, EndpointFields(entry))
-        return LineCall(entry, wanted | ({"image_url": reference} if reference else {}), NAMES)
+        video = VideoParameters.read(parameters)
+        entry = videos.video_endpoint(services, caller, video, referred=reference is not None)
+        arguments = input_of(video, EndpointFields(entry))
+        return LineCall(entry, arguments | ({"image_url": reference} if reference else {}), NAMES)
     return _image_call(services, caller, body, edits=batch.endpoint == EDITS)
 
 
@@ -112,12 +112,12 @@ async def request_of(
 ) -> NewRequest:
     """Validated request of a line, at the lowest priority. Its id and its idempotency key are the
     same each time."""
-    given = options_of(batch)
+    batch_options = options_of(batch)
     left_s = max(1.0, batch.left_s)
-    wanted = replace(
-        given,
+    line_options = replace(
+        batch_options,
         priority=Priority.LOW,
-        end_within_s=min(left_s, given.end_within_s or left_s),
+        end_within_s=min(left_s, batch_options.end_within_s or left_s),
         idempotency_key=f"{batch.id}/{line.custom_id}",
         previews=False,
         no_shadow=True,
@@ -129,7 +129,7 @@ async def request_of(
             caller,
             call.endpoint.endpoint.id,
             call.input,
-            wanted,
+            line_options,
             request_id=line.request_id or services.new_id(),
         )
     except InvalidInput as error:
@@ -173,14 +173,14 @@ async def _body(
         return await rendered_output(request, files, batch.origin, inline=False), ()
     if batch.endpoint == VIDEOS:
         return cast("Mapping[str, Any]", videos.video(request, NAMES)), ()
-    wanted = call.image_request if call else None
-    if wanted is None:
-        wanted = NO_PARAMETERS
-    by_url = replace(wanted, response_formats=wanted.response_formats & {"url"})
+    image_request = call.image_request if call else None
+    if image_request is None:
+        image_request = NO_PARAMETERS
+    by_url = replace(image_request, response_formats=image_request.response_formats & {"url"})
     created = int((request.finished_at or request.created_at).timestamp())
     body = await image_parameters.image_answer(request, by_url, files, batch.origin, created)
-    inlined = "b64_json" in wanted.response_formats
-    keys = (each.key for each in image_parameters.images_of(request)) if inlined else ()
+    inlined = "b64_json" in image_request.response_formats
+    keys = (image.key for image in image_parameters.images_of(request)) if inlined else ()
     return cast("Mapping[str, Any]", body), tuple(keys)
 
 

@@ -78,14 +78,14 @@ async def _lines(
 ) -> AsyncIterator[bytes]:
     after, page = 0, RESULTS_PAGE
     while page == RESULTS_PAGE:
-        found = await services.queue.batches.work.results(
+        results = await services.queue.batches.work.results(
             batch.id, succeeded=succeeded, after=after, most=RESULTS_PAGE
         )
-        page = len(found)
-        for each in found:
-            after = each.result.line
-            response = await _whole(services, batch, each, inline=inline)
-            yield await in_cpu_thread(_encoded, batch.id, each, response)
+        page = len(results)
+        for result in results:
+            after = result.result.line
+            response = await _whole(services, batch, result, inline=inline)
+            yield await in_cpu_thread(_encoded, batch.id, result, response)
 
 
 async def _whole(services: Services, batch: StoredBatch, ended: EndedLine, *, inline: bool) -> Any:
@@ -94,7 +94,7 @@ async def _whole(services: Services, batch: StoredBatch, ended: EndedLine, *, in
     response = ended.result.response
     if response is None or not ended.result.inlined:
         return response
-    images = [{**each} for each in response["body"]["data"]]
+    images = [{**item} for item in response["body"]["data"]]
     for image, key in zip(images, ended.result.inlined, strict=False):
         if not inline:
             image["url"] = services.files.access.url(batch.origin, key, batch.tenant)

@@ -159,11 +159,11 @@ class BatchWorker:
         """Record the results of lines whose requests have ended."""
         for _ in range(1 + IN_FLIGHT // SETTLED_AT_ONCE):
             ended = await self._book.work.ended(batch.id, SETTLED_AT_ONCE)
-            results = await asyncio.gather(*(self._result(batch, each) for each in ended))
-            found = [each for each in results if each is not None]
-            if not found:
+            results = await asyncio.gather(*(self._result(batch, line) for line in ended))
+            settled = [result for result in results if result is not None]
+            if not settled:
                 return
-            await self._book.work.settle(batch.id, found)
+            await self._book.work.settle(batch.id, settled)
 
     async def _result(self, batch: StoredBatch, line: BatchLine) -> LineResult | None:
         """Result of a line; None if its end cannot be read yet."""
@@ -217,7 +217,7 @@ class BatchWorker:
             except DatabaseUnavailable:
                 raise  # it may be stored: the line keeps its id, and is submitted again
             except (Overloaded, Unavailable):
-                await work.put_back(batch.id, [each.line for each in lines[place:]])
+                await work.put_back(batch.id, [entry.line for entry in lines[place:]])
                 return False
             if refused is None:
                 await work.sent(batch.id, [line.line])
