@@ -61,12 +61,12 @@ class App:
         if not path.is_file():
             return {}
         try:
-            found: Any = json.loads(path.read_bytes())
+            content: Any = json.loads(path.read_bytes())
         except ValueError as error:
             raise AppError(f"settings.json is no JSON: {error}") from error
-        if not isinstance(found, dict):
+        if not isinstance(content, dict):
             raise AppError("settings.json must have one JSON object.")
-        return cast("dict[str, Any]", found)
+        return cast("dict[str, Any]", content)
 
     def teardown(self) -> None:
         """Called before the process ends, unless it is killed. May be ``async``."""

@@ -73,7 +73,7 @@ def look(
     with suppress(Empty):  # those that nobody has begun with are not asked about any more
         while True:
             waiting.get_nowait()
-    return {each: answers.get(each) or _silent(each) for each in repositories}
+    return {source: answers.get(source) or _silent(source) for source in repositories}
 
 
 def _look_at(store: Store, weights: Weights) -> Availability:

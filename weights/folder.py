@@ -211,7 +211,7 @@ class RepositoryFolder:
                 folder = name.rpartition("/")[0]
                 named = _json(path).get("weight_map", {}).values()
                 shards = {f"{folder}/{shard}" for shard in named}
-                listed += [ListedFile(each, 0, "") for each in shards - files.keys()]
+                listed += [ListedFile(shard_path, 0, "") for shard_path in shards - files.keys()]
         return Listing(self.repository, revision, tuple(listed), index)
 
     def is_there(self, revision: str, file: ListedFile) -> bool:
@@ -330,7 +330,9 @@ class RepositoryFolder:
         for path in (*(blobs / digest for digest in gone), *blobs.glob("*.part")):
             if path.stem not in digests:
                 path.unlink(missing_ok=True)
-        record["fetched"] = [each for each in record["fetched"] if each in digests]
+        record["fetched"] = [
+            fetched_digest for fetched_digest in record["fetched"] if fetched_digest in digests
+        ]
         if (self.path / OWN).is_dir():
             _write(self.path / OWN / "record.json", json.dumps(record, indent=1))
 

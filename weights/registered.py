@@ -102,7 +102,7 @@ class RegisteredFiles:
         are links, so equal files are on the disk once."""
         text = json.dumps([str(base.resolve()), replaced], sort_keys=True)
         folder = folder_named(self._folders, text)
-        digests = {each for files in replaced.values() for each in files.values()}
+        digests = {file_digest for files in replaced.values() for file_digest in files.values()}
         fetched = {digest: self.fetch(digest) for digest in digests}
         if is_whole(folder):
             return folder

@@ -117,7 +117,7 @@ def _of_component(
     with_weights: bool,
 ) -> frozenset[str]:
     folder = f"{component.folder}/"
-    inside = {each.removeprefix(folder): each for each in names if each.startswith(folder)}
+    inside = {path.removeprefix(folder): path for path in names if path.startswith(folder)}
     if not inside:
         # Some repositories have a component's files at the root.
         inside = {name: name for name in names if "/" not in name}

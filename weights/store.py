@@ -54,17 +54,17 @@ def is_of_hub(weights: Weights) -> bool:
 def repositories_of(endpoint: Endpoint) -> tuple[Weights, ...]:
     """Repositories that an endpoint needs, each once: its weights, their checkpoint and parts, and
     LoRAs of its options."""
-    found = [endpoint.weights] if is_of_hub(endpoint.weights) else []
+    sources = [endpoint.weights] if is_of_hub(endpoint.weights) else []
     if (checkpoint := checkpoint_of(endpoint.weights)) is not None:
-        found.append(checkpoint)
-    found += [
+        sources.append(checkpoint)
+    sources += [
         repository
         for repository in map(repository_of, endpoint.weights.parts)
         if is_of_hub(repository)
     ]
     if (merged := lora_of(endpoint)) is not None:
-        found.append(merged)
-    return tuple(dict.fromkeys([*found, *adapters_of(endpoint)]))
+        sources.append(merged)
+    return tuple(dict.fromkeys([*sources, *adapters_of(endpoint)]))
 
 
 def checkpoint_of(weights: Weights) -> Weights | None:

@@ -109,10 +109,10 @@ class BaseFiles:
 
     def tensors(self, component: str) -> Mapping[str, TensorFacts]:
         """Tensors of the component by name, from the headers of its files."""
-        found: dict[str, TensorFacts] = {}
+        facts: dict[str, TensorFacts] = {}
         for path in self.weights_of(component):
-            found.update(self._header(path))
-        return found
+            facts.update(self._header(path))
+        return facts
 
     def _header(self, path: str) -> Mapping[str, TensorFacts]:
         if self._folder is not None and (self._folder / path).exists():

@@ -205,7 +205,7 @@ def _imports_own(root: Path, path: Path) -> bool:
 
     def there(names: Collection[str]) -> list[bool]:
         below = [name.split(".")[1:] for name in names if name.startswith(f"{root.name}.")]
-        return [any(each.is_file() for each in _files_of(root.joinpath(*rest))) for rest in below]
+        return [any(file.is_file() for file in _files_of(root.joinpath(*rest))) for rest in below]
 
     return all(there(_imported_modules(tree))) and any(there(_imported_names(tree)))
 

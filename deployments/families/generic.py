@@ -151,7 +151,9 @@ def _images(
     else:
         file_fields = {"image": "image_url", "mask_image": "mask_url"}
         files = [
-            (name, each, False) for each, name in file_fields.items() if each in TASKS[mapping.task]
+            (name, field_name, False)
+            for field_name, name in file_fields.items()
+            if field_name in TASKS[mapping.task]
         ]
     if mapping.result is not None and mapping.result.type is ResultType.LAYERS:
         # The autoencoder of layers has a channel for alpha.

@@ -100,7 +100,7 @@ def deliver_images(
     resize = stretch if call.output_facts.get("stretched") else fit
     resized = [resize(image, size.width, size.height) for image in images]
     if unmasked := call.output_facts.get("unmasked"):
-        resized = keep_outside(resized, *(stretch_to(each, size) for each in unmasked))
+        resized = keep_outside(resized, *(stretch_to(original, size) for original in unmasked))
     files = [
         MediaFile(
             ticket=ticket,

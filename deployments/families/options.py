@@ -239,7 +239,7 @@ def apply_options(pipeline: Any, endpoint: Endpoint) -> Any:
 def options_name(options: Mapping[str, Any]) -> str:
     """Text that distinguishes the pipeline options of two endpoints. Empty if there are none."""
     every = (*PIPELINE_OPTIONS, REPLACED)
-    names = [each for each in every if each != "solver" or not options.get(ADAPTERS)]
+    names = [option for option in every if option != "solver" or not options.get(ADAPTERS)]
     values = [options[name] for name in names if options.get(name) is not None]
     texts = [
         value

@@ -119,7 +119,9 @@ class Reporter:
             if not self._attempts:
                 self._leased.clear()
                 await self._leased.wait()
-            first_s = min((self._unreported_s(each) for each in self._attempts.values()), default=0)
+            first_s = min(
+                (self._unreported_s(running) for running in self._attempts.values()), default=0
+            )
             await asyncio.sleep(min(calls.report_interval_s, first_s / 3))
             now = self._link.clock.monotonic()
             due = [
@@ -132,7 +134,7 @@ class Reporter:
             if now - reported_at >= (calls.report_interval_s if urgent else self._interval_s()):
                 reported_at = now
                 await self._report(due, wants)
-            elif unconfirmed := [each for each in due if each not in self._next_in_s]:
+            elif unconfirmed := [key for key in due if key not in self._next_in_s]:
                 await self._report(unconfirmed, ())
 
     def _interval_s(self) -> float:

@@ -53,10 +53,10 @@ class Checkers:
         """Checker for a configuration (``CheckerConfig`` of the settings). May download weights."""
         name = json.dumps(config, sort_keys=True)
         with self._lock:
-            found = self._made.get(name)
-            if found is None:
-                found = self._made[name] = self._make(config)
-            return found
+            loaded = self._made.get(name)
+            if loaded is None:
+                loaded = self._made[name] = self._make(config)
+            return loaded
 
     def _make(self, config: Mapping[str, Any]) -> ImageChecker:
         if config.get("url"):

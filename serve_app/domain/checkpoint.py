@@ -101,14 +101,14 @@ def check_checkpoint(
             "out: the text encoder comes from the pipeline itself."
         )
     classes, tensors = _classes(index), held_components(dtypes, index)
-    if unknown := [each for each in components if each not in classes]:
+    if unknown := [part for part in components if part not in classes]:
         raise WeightsUnavailable(
             f"{file} is to replace {', '.join(unknown)}, which {index.get('_class_name')} does "
             f"not have. Its components are {', '.join(classes)}."
         )
     if len(components) == 1 and not any(name.startswith((*_PREFIXES,)) for name in dtypes):
         tensors = {next(iter(components)): [*dtypes]}
-    if missing := [each for each in components if each not in tensors]:
+    if missing := [part for part in components if part not in tensors]:
         raise WeightsUnavailable(
             f"{file} has no tensors of {', '.join(missing)}: it holds "
             f"{', '.join(tensors) or 'nothing that the pipeline has'}. Name only these as "
@@ -123,7 +123,7 @@ def check_checkpoint(
         )
     for component in components:
         _check_types(file, component, {name: dtypes[name] for name in tensors[component]})
-    return {each: tensors[each] for each in components}
+    return {part: tensors[part] for part in components}
 
 
 def _check_types(file: str, component: str, dtypes: Mapping[str, str]) -> None:

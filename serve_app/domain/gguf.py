@@ -56,7 +56,7 @@ TYPES: Mapping[int, GgufType] = {
 }  # fmt: skip
 """Types that are read, by their numbers in a file."""
 
-QUANTIZED = tuple(each.name for each in TYPES.values() if each.is_quantized)
+QUANTIZED = tuple(tensor_type.name for tensor_type in TYPES.values() if tensor_type.is_quantized)
 
 _TEXT, _LIST = 8, 9
 _NUMBERS = {

@@ -186,15 +186,15 @@ class Handshake(asyncio.Protocol):
         if self._transport is None:
             return
         self._incoming += data
-        theirs, given = bytes(self._incoming[:NONCE_BYTES]), bytes(self._incoming[NONCE_BYTES:])
+        theirs, proof = bytes(self._incoming[:NONCE_BYTES]), bytes(self._incoming[NONCE_BYTES:])
         if len(theirs) == NONCE_BYTES and not self._proved:
             self._proved = True
             self._transport.write(self._proof(self._roles[0], self._nonce, theirs))
-        if len(given) < PROOF_BYTES:
+        if len(proof) < PROOF_BYTES:
             return
         expected = self._proof(self._roles[1], theirs, self._nonce)
-        if hmac.compare_digest(given[:PROOF_BYTES], expected):
-            self._hand_over(self._transport, given[PROOF_BYTES:])
+        if hmac.compare_digest(proof[:PROOF_BYTES], expected):
+            self._hand_over(self._transport, proof[PROOF_BYTES:])
         else:
             self._end()
 

@@ -64,7 +64,7 @@ class EndedRequestFilter:
 
 
 PERCENTILES = (25, 50, 75, 90, 95, 99)
-SHARES = tuple(each / 100 for each in PERCENTILES)
+SHARES = tuple(percent / 100 for percent in PERCENTILES)
 
 REQUEST_METRICS: Mapping[str, Callable[[RequestTotals], float | None]] = {
     "request_count": lambda each: each.requests,

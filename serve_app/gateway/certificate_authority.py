@@ -189,7 +189,7 @@ class CertificateAuthority:
     def _alternative_names(self) -> list[x509.GeneralName]:
         vouched = [ipaddress.ip_network(network) for network in PRIVATE]
         addresses = [
-            address for address in self._addresses if any(address in each for each in vouched)
+            address for address in self._addresses if any(address in voucher for voucher in vouched)
         ]
         return [
             *(x509.DNSName(name) for name in sorted(self._names)),

@@ -262,7 +262,7 @@ class PostgresQueue:
         """Demand by pool, for autoscaling. While there is any, this process does not rest."""
         stats = self.parts.state.stats
         demands = await stats.demand()
-        waits = stats.any_waits or any(each.running for each in demands.values())
+        waits = stats.any_waits or any(state.running for state in demands.values())
         if waits:
             self._rest.busy()
         return demands

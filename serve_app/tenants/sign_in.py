@@ -158,10 +158,10 @@ def rights_of(person: Person, groups: Mapping[str, Rights]) -> Rights:
             f"{person.name} may not use this Darkroom: none of the groups ({named}) has a tenant "
             "here. Ask the operator of this installation to add one to `oidc_groups`."
         )
-    same = [each for each in own if each.tenant == own[0].tenant]
-    scopes = frozenset[str]().union(*(each.scopes for each in same))
-    if all(each.endpoints for each in same):
-        endpoints = dict.fromkeys(name for each in same for name in each.endpoints)
+    same = [rule for rule in own if rule.tenant == own[0].tenant]
+    scopes = frozenset[str]().union(*(rule.scopes for rule in same))
+    if all(rule.endpoints for rule in same):
+        endpoints = dict.fromkeys(name for rule in same for name in rule.endpoints)
         return Rights(own[0].tenant, scopes, tuple(endpoints))
     return Rights(own[0].tenant, scopes)
 

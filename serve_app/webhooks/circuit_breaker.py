@@ -155,7 +155,9 @@ class _Share:
         self._most, self._most_unproven = breakers.tenant_limits(tenant, now)
         in_flight = breakers.in_flight_of(tenant)
         self.in_flight = sum(in_flight.values())
-        self._unproven = sum(n for each, n in in_flight.items() if not breakers.proven(each))
+        self._unproven = sum(
+            n for receiver, n in in_flight.items() if not breakers.proven(receiver)
+        )
         self._room = {channel: breakers.room(channel, now) for channel in channels}
         self._turns = deque(sorted(channels, key=breakers.failures))
 

@@ -144,9 +144,9 @@ class _Overlap:
             chunk = self._vae.blend_t(self._end, chunk, self._lap)
         # A copy, so that the rest of the chunk can be freed.
         self._end = chunk[:, :, max(0, chunk.shape[2] - self._lap) :].clone()
-        made = chunk[:, :, : min(fresh, self._left)]
-        self._left -= made.shape[2]
-        return made
+        fresh_part = chunk[:, :, : min(fresh, self._left)]
+        self._left -= fresh_part.shape[2]
+        return fresh_part
 
 
 # Amount of work of an autoencoder that decodes in overlapping tiles. Pure.

@@ -121,7 +121,7 @@ def _able(pipeline: Any, settings: StepCacheSettings) -> dict[str, Any]:
         raise Misconfigured(
             f"the denoiser of {type(pipeline).__name__} has no step caches. Remove the option."
         )
-    if any(getattr(each, "_parallel_config", None) for each in able.values()):
+    if any(getattr(part, "_parallel_config", None) for part in able.values()):
         raise Misconfigured("several devices compute this denoiser together, without step caches.")
     return able
 

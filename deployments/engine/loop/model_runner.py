@@ -413,7 +413,7 @@ class ModelRunner:
         results = dict[int, CallResult]()
         for way in (True, False):
             those = [number for number, its in enumerate(computes) if its is way]
-            part = self.run([batch[each] for each in those], in_company=True, computes=way)
+            part = self.run([batch[index] for index in those], in_company=True, computes=way)
             results |= zip(those, part, strict=True)
         return [results[number] for number in range(len(batch))]
 

@@ -27,7 +27,7 @@ _LOKR = ("lokr_w1", "lokr_w1_a", "lokr_w1_b", "lokr_w2", "lokr_w2_a", "lokr_w2_b
 _LOHA = ("hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b", "hada_t1", "hada_t2")
 _DORA = ("dora_scale", "magnitude")
 _PARTS = {
-    **{each: each for each in (*_LOKR, *_LOHA, *_DORA, "alpha", "diff", "diff_b")},
+    **{suffix: suffix for suffix in (*_LOKR, *_LOHA, *_DORA, "alpha", "diff", "diff_b")},
     **{
         f"{down}.weight": "lora_down"
         for down in ("lora_down", "lora_A", "lora.down", "lora_linear_layer.down", "down")

@@ -46,7 +46,9 @@ class LoraLayers:
 
         ``component``: the one of all calls. It is not kept, so that it can be freed.
         """
-        self._mirror("attach", {path: halves_of(each, name) for path, each in layers.items()}, name)
+        self._mirror(
+            "attach", {path: halves_of(change, name) for path, change in layers.items()}, name
+        )
         self._restore(component)
         for path, layer in layers.items():
             if (there := self._layers.get(path)) is not None:

@@ -155,12 +155,12 @@ def _without_repeats(
     overlapping: list[str] = []
     pairs: list[tuple[Adapter, Target]] = []
     for adapter, targets in found:
-        if taken.issuperset(each.layer for each in targets):
+        if taken.issuperset(place.layer for place in targets):
             ignored[_REPEATED] += adapter.tensors
             continue
-        if not taken.isdisjoint(each.layer for each in targets):
+        if not taken.isdisjoint(place.layer for place in targets):
             overlapping.append(adapter.name)
-        taken.update(each.layer for each in targets)
+        taken.update(place.layer for place in targets)
         pairs += [(adapter, target) for target in targets]
     return pairs, overlapping
 
@@ -301,7 +301,7 @@ def _check_settings(settings: Any, file: Path) -> None:
         alphas = (value or {}) if name.endswith(".alpha_pattern") else {"": value}
         if not isinstance(alphas, Mapping) or not all(map(_is_number, alphas.values())):
             raise Misconfigured(f"The settings of the LoRA {file} have a {name} without numbers.")
-        if odd := [each for each in alphas if not _LAYER_NAME.fullmatch(each)]:
+        if odd := [key for key in alphas if not _LAYER_NAME.fullmatch(key)]:
             raise Misconfigured(
                 f"The settings of the LoRA {file} name layers by a regular expression ({odd[0]}), "
                 "which is not evaluated. Save them with the names of the layers."

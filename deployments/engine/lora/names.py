@@ -43,7 +43,9 @@ class LayerNames:
             for name, module in vars(pipeline).items()
             if isinstance(module, torch.nn.Module)
         }
-        self._denoiser = next((each for each in DENOISERS if each in self._components), "")
+        self._denoiser = next(
+            (denoiser for denoiser in DENOISERS if denoiser in self._components), ""
+        )
         self._indexes: dict[str, Mapping[str, Sequence[Target]]] = {}
 
     def find(self, name: str) -> Sequence[Target]:

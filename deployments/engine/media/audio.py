@@ -201,10 +201,10 @@ class InputAudio:
         ``rate``: samples a second. ``channels``: 1 or 2. Raises ``InvalidInput`` naming the field.
         """
         with self._media.opened() as container:
-            found = _mixed(self._decoded(container), channels, rate, round(most_s * rate))
-        if found is None:  # a damaged file may have fewer samples than the resampler needs
+            mixed = _mixed(self._decoded(container), channels, rate, round(most_s * rate))
+        if mixed is None:  # a damaged file may have fewer samples than the resampler needs
             raise self._media.unread("it has no samples")
-        return found
+        return mixed
 
 
 def read_audio(body: bytes, field: str) -> InputAudio:

@@ -62,20 +62,20 @@ class InputVideo:
         Each is cropped around its centre and scaled to ``width`` × ``height``. Raises
         ``InvalidInput`` naming the field.
         """
-        made: list[Image.Image] = []
+        images: list[Image.Image] = []
         size = (width, height)
         shown: tuple[Fraction, ShownFrame] | None = None  # (start in seconds, frame)
         with self._media.opened() as container:
             for since, frame in self._decoded(container):
                 if shown is not None:
-                    self._add(made, shown[1], size, min(_nearest(since * fps), most))
+                    self._add(images, shown[1], size, min(_nearest(since * fps), most))
                 shown = since, frame
-                if len(made) >= most:
-                    return made
+                if len(images) >= most:
+                    return images
             if shown is not None:  # the last frame is shown as long as the others
                 end = shown[0] + 1 / (self.fps or fps)
-                self._add(made, shown[1], size, min(max(1, _nearest(end * fps)), most))
-        return made
+                self._add(images, shown[1], size, min(max(1, _nearest(end * fps)), most))
+        return images
 
     def _add(
         self, made: list[Image.Image], frame: ShownFrame, size: tuple[int, int], until: int

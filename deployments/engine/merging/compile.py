@@ -405,7 +405,7 @@ def _rehearse(pipeline: Any, arguments: Mapping[str, Any], declarations: ModelTr
     def keep(module: torch.nn.Module, given: tuple[Any, ...], named: dict[str, Any]) -> None:
         first.setdefault(module, ComponentCall(module, given, named))
 
-    hooks = [each.register_forward_pre_hook(keep, with_kwargs=True) for each in denoisers]
+    hooks = [net.register_forward_pre_hook(keep, with_kwargs=True) for net in denoisers]
     with torch.no_grad(), many_codes():
         try:
             # Schedulers keep state from their steps; the copy has its own.

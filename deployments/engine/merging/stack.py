@@ -50,7 +50,7 @@ def stack_values(roles: Roles, values: Sequence[Any], rows: int, device: torch.d
         }
         return stacked if roles.kind is dict else roles.kind(stacked.values())
     if roles.role in _LISTS:
-        return type(values[0])(each[row] for row in range(rows) for each in values)
+        return type(values[0])(whole[row] for row in range(rows) for whole in values)
     if roles.role in _EQUAL:
         return values[0]
     return _interleave(_tensors(roles, values, rows, device), rows)

@@ -172,8 +172,8 @@ class WeightReader:
         on_device = home is Home.DEVICE and discrete
         if home is Home.HOST and not discrete:
             yield from found.map_files()
-        rest = {key: each for key, each in found.weights.items() if key not in found.places}
-        sizes = {key: each.numel() * each.dtype.itemsize for key, each in rest.items()}
+        rest = {key: tensor for key, tensor in found.weights.items() if key not in found.places}
+        sizes = {key: tensor.numel() * tensor.dtype.itemsize for key, tensor in rest.items()}
         slab = None
         if not found.apart or home is not Home.HOST:
             size = sum(padded(length) for length in sizes.values())

@@ -234,7 +234,7 @@ def most_outputs(model: type[BaseModel]) -> int:
     """Maximum number of outputs that an input of ``model`` may ask for."""
     count = model.model_fields.get(COUNT)
     bounds = [bound.le for bound in count.metadata if isinstance(bound, Le)] if count else []
-    return min([int(str(each)) for each in bounds], default=MAX_OUTPUTS)
+    return min([int(str(limit)) for limit in bounds], default=MAX_OUTPUTS)
 
 
 def apply_seeds(body: Mapping[str, Any], checked: dict[str, Any], most: int) -> dict[str, Any]:

@@ -208,8 +208,8 @@ class PydanticSchema:
         return {**schema, "x-fal-order-properties": list(schema["properties"])}
 
     def _types_of_drafts(self, input: Mapping[str, Any]) -> tuple[str, ...]:
-        each = self._shape.produced({**input, SEEDS: None})
-        return (*each, DRAFT_TYPE) * input[drafts.DRAFT]["count"]
+        one_draft = self._shape.produced({**input, SEEDS: None})
+        return (*one_draft, DRAFT_TYPE) * input[drafts.DRAFT]["count"]
 
     def _check_defaults(self) -> None:
         try:

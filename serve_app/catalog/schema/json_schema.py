@@ -151,18 +151,18 @@ def _given(endpoint: Endpoint, option: str) -> dict[str, Any]:
         raise ValueError(f"the schema `json` needs `options.{option}`, a JSON Schema")  # noqa: TRY004
     try:
         check_size(schema)
-        found = deepcopy(dict(cast("Mapping[str, Any]", schema)))
-        Draft202012Validator.check_schema(found)
-        check_keywords(found)
+        document = deepcopy(dict(cast("Mapping[str, Any]", schema)))
+        Draft202012Validator.check_schema(document)
+        check_keywords(document)
     except SchemaError as error:
         where = ".".join(str(part) for part in error.absolute_path)
         message = error.message[:MOST_SHOWN]
         raise ValueError(f"`options.{option}` is no JSON Schema: {where}: {message}") from None
     except ValueError as error:
         raise ValueError(f"`options.{option}` {error}") from None
-    if found.get("type") != "object":
+    if document.get("type") != "object":
         raise ValueError(f"`options.{option}` must describe an object (`type: object`)")
-    return found
+    return document
 
 
 def _narrowed(schema: dict[str, Any], endpoint: Endpoint) -> dict[str, Any]:

@@ -146,7 +146,7 @@ def store(server: Server, made: Deployable, *, dry_run: bool, as_json: bool) -> 
             if content is not None:
                 client.post_zip("/v1/apps/code", content)
             stored = [client.put(path, entry) for path, entry in paths]
-        served = {each["endpoint_id"] for each in stored}
+        served = {row["endpoint_id"] for row in stored}
         of_app = endpoints_of(client, made.app) if made.app else []
         old = [endpoint_id for endpoint_id in of_app if endpoint_id not in served]
         deleted = (

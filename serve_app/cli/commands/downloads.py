@@ -114,7 +114,7 @@ def chosen_entries(config: Config, ids: Sequence[str]) -> list[CatalogEntry]:
     )
     if ids:
         return [listed.listed(endpoint_id) for endpoint_id in dict.fromkeys(ids)]
-    return [each for each in listed if not each.missing]
+    return [files for files in listed if not files.missing]
 
 
 def _stored_entries(config: Config) -> dict[str, dict[str, Any]]:

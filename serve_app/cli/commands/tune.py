@@ -171,7 +171,7 @@ def _fits(entry: CatalogEntry) -> bool:
 def _inputs(entry: CatalogEntry, steps: int | None) -> list[dict[str, Any]]:
     """Validated inputs with the fixed prompts and seeds. Raises ``EndpointNotServed``."""
     properties = entry.schema.json_schema().get("properties", {})
-    names = [each for each in ("num_inference_steps", "steps") if each in properties]
+    names = [field for field in ("num_inference_steps", "steps") if field in properties]
     files = {
         name: PLACEHOLDER
         for name in entry.schema.json_schema().get("required", ())

@@ -180,8 +180,8 @@ def details(columns: Sequence[Column], row: Mapping[str, Any]) -> Iterator[str]:
 
 def table(columns: Sequence[Column], rows: Sequence[Mapping[str, Any]]) -> Sequence[str]:
     """Lines of a table with a heading."""
-    cells = [[each.heading.upper() for each in columns]]
-    cells += [[_text(each, row.get(each.field)) for each in columns] for row in rows]
+    cells = [[field.heading.upper() for field in columns]]
+    cells += [[_text(field, row.get(field.field)) for field in columns] for row in rows]
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     return [
         "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()

@@ -61,7 +61,9 @@ class EndpointInput:
     def check_format(self, output: Path) -> None:
         """Raise ``InvalidInput`` if the endpoint does not write the format of ``output``."""
         if self.formats and format_of(output) not in self.formats:
-            suffixes = " or ".join(SUFFIXES[each] for each in self.formats if each in SUFFIXES)
+            suffixes = " or ".join(
+                SUFFIXES[media_type] for media_type in self.formats if media_type in SUFFIXES
+            )
             raise InvalidInput(
                 f"{self.endpoint} does not write {output.suffix} files. Name a file with "
                 f"{suffixes}."

@@ -222,7 +222,7 @@ def calls_in(text: str, file: str, suffix: str) -> list[ClientCall]:
         if node.type == "call_expression" and (method := _method(node, clients))
     ]
     if root.has_error:
-        broken = next((each for each in nodes if each.is_error or each.is_missing), root)
+        broken = next((part for part in nodes if part.is_error or part.is_missing), root)
         calls.append(
             ClientCall(SourceLocation(file, line_of(broken)), None, None, unread=(PARSE_ERROR,))
         )

@@ -100,8 +100,8 @@ class Workflow:
         done: set[str] = set()
         for start in self.nodes:
             path: list[str] = []
-            if found := self._visit(start, path, done):
-                return found
+            if ring := self._visit(start, path, done):
+                return ring
         return ()
 
     def _visit(self, name: str, path: list[str], done: set[str]) -> Sequence[str]:

@@ -29,7 +29,7 @@ from serve_app.tenants.scopes import OPERATOR
 MAX_REASON = 1000  # characters
 MAX_PAGE = 500
 MAX_PLACE = 2**63 - 1  # of PostgreSQL's bigint
-PRIORITIES = {each.name.lower(): each for each in Priority if each is not Priority.REALTIME}
+PRIORITIES = {level.name.lower(): level for level in Priority if level is not Priority.REALTIME}
 
 
 @dataclass(frozen=True, slots=True)

@@ -44,7 +44,7 @@ class Budget(BaseModel):
 
 
 _FIELDS: Any = {
-    name: _changeable(each) for name, each in TenantLimits.model_fields.items() if name != BUDGET
+    name: _changeable(limit) for name, limit in TenantLimits.model_fields.items() if name != BUDGET
 }
 _BUDGET: Any = (Budget | None, Field(None, description="What it may spend."))
 LimitChanges = create_model(

@@ -88,14 +88,14 @@ async def listed(request: HttpRequest) -> Response:
     caller = await caller_of(request)
     entry = endpoint_of(request, caller)
     statuses = query.several(request, "status") or [*STATES]
-    if unknown := [each for each in statuses if each not in STATES]:
+    if unknown := [name for name in statuses if name not in STATES]:
         message = f"Input should be some of {', '.join(STATES)}, not {unknown[0][:50]}"
         raise InvalidInput.of_field("status", message)
     limit = max(1, query.whole(request, "limit", default=MAX_LISTED, most=MAX_LISTED))
     offset = query.whole(request, "offset", default=0, most=MAX_OFFSET)
     executions = await services_of(request).queue.page(
         caller.tenant,
-        states=[state for each in statuses for state in STATES[each]],
+        states=[state for name in statuses for state in STATES[name]],
         endpoints=(entry.endpoint.id,),
         limit=offset + limit + 1,
     )

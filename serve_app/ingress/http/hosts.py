@@ -95,7 +95,7 @@ def trusted_names(bound: str, given: Iterable[str | None]) -> frozenset[str]:
         for interface in psutil.net_if_addrs().values()
         for address in interface
     )
-    own = (_bracketed(each) for each in (*addresses, bound))
+    own = (_bracketed(host) for host in (*addresses, bound))
     here = (*LOCAL, COMFYUI, socket.gethostname())
     return frozenset(name.lower() for name in (*here, *own, *given) if name)
 

@@ -191,14 +191,14 @@ def _files() -> Mapping[str, PageFile]:
         if path.suffix in TYPES
     }
     read[FAL_PLAIN_HTTP] = _module(FAL_PLAIN_HTTP)
-    scripts = {name: each.decode() for name, each in read.items() if name.endswith(".js")}
+    scripts = {name: body.decode() for name, body in read.items() if name.endswith(".js")}
     bundles = {
         **bundles_of(scripts, MAIN, SCRIPT),
         **bundles_of(scripts, SHARED_MAIN, late_bundle(SHARED_MAIN)),
     }
     bundled = {name: text.encode() for name, text in bundles.items()}
     version = version_of(read | bundled)
-    own = bundled | {name: each for name, each in read.items() if name.endswith(".css")}
+    own = bundled | {name: body for name, body in read.items() if name.endswith(".css")}
     read[STYLES] = stripped_styles("\n".join(read[sheet].decode() for sheet in SHEETS)).encode()
     versioned = {in_version(name, version): content for name, content in own.items()}
     files = {name: _file(name, content) for name, content in (read | versioned).items()}

@@ -70,9 +70,13 @@ def startup_lines(catalog: Catalog) -> Iterator[str]:
         yield f"Serving {', '.join(real)}."
     if demo := [entry.endpoint.id for entry in served if entry.demo]:
         yield f"Serving {', '.join(demo)} by Darkroom's own demo model, not the real ones."
-    missing = [each for each in catalog if each.missing]
+    missing = [candidate for candidate in catalog if candidate.missing]
     # The others are passed through to a provider.
-    if missing := [each.endpoint.id for each in missing if catalog.find(each.endpoint.id) is each]:
+    if missing := [
+        candidate.endpoint.id
+        for candidate in missing
+        if catalog.find(candidate.endpoint.id) is candidate
+    ]:
         yield f"Not serving {', '.join(missing)}: run `darkroom models --all` to see why."
 
 

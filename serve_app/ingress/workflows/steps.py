@@ -92,7 +92,7 @@ def result_of(step: Step) -> Any | StepFailure | None:
         return None
     if outcome.failure is not None:
         return _failure(step, outcome.failure)
-    known = {each.key: each for each in outcome.artifacts}
+    known = {file.key: file for file in outcome.artifacts}
 
     def described(value: Mapping[str, Any], key: str) -> Any:
         artifact = known.get(key)
@@ -163,7 +163,7 @@ def succeeded(output: Mapping[str, Any], steps: Sequence[Step]) -> Outcome:
 
 def compared(output: Mapping[str, Any], status: RunStatus | None) -> Mapping[str, Any]:
     """Output of a comparison, with the request, the seconds and the cost of each result."""
-    steps = {each.id.node: each for each in (() if status is None else status.steps)}
+    steps = {row.id.node: row for row in (() if status is None else status.steps)}
 
     def facts(name: str) -> Mapping[str, Any]:
         step = steps.get(name)

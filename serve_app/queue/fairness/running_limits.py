@@ -106,10 +106,10 @@ class RunningLimits:
         except BaseException:
             self.forget()
             raise
-        self._full = {each: look for each, look in self._full.items() if look == self._looks}
+        self._full = {limited: look for limited, look in self._full.items() if look == self._looks}
         self._left_out = None
         self._add(((kind, name) for kind, name in rows), began)
-        self._freed = {each: time for each, time in self._freed.items() if time > began}
+        self._freed = {limited: time for limited, time in self._freed.items() if time > began}
 
     def _names(self, kind: str) -> frozenset[str]:
         return frozenset(name for name_kind, name in self._full if name_kind == kind)

@@ -118,7 +118,7 @@ class PostgresFallbacks:
             {"n": n, "id": known_id(each.request_id), "reason": each.reason}
             for n, each in enumerate(moves)
         ]
-        lanes = await self._database.rows(LANES, {"ids": [each["id"] for each in named]})
+        lanes = await self._database.rows(LANES, {"ids": [row["id"] for row in named]})
         await self._state.lanes.open((str(pool), str(tenant)) for pool, tenant in lanes)
         rows = await self._database.rows(MOVE, {"moves": messages.compact(named)})
         moved = [(PoolChange(*columns), reason) for *columns, reason in rows]

@@ -60,33 +60,35 @@ def upcoming(
     those with the weights in host memory, then those with the least to load. A replica that has
     nothing to load beforehand gets nothing.
     """
-    slots = sum(each.slots for each in replicas)
+    slots = sum(worker.slots for worker in replicas)
     requests = Counter(front[: ROUNDS * slots])
     assigned: defaultdict[str, list[str]] = defaultdict(list)
     for endpoint, number in requests.items():  # in the order of the queue
-        needed = ceil(number * len(replicas) / slots) - sum(each.has(endpoint) for each in replicas)
+        needed = ceil(number * len(replicas) / slots) - sum(
+            worker.has(endpoint) for worker in replicas
+        )
 
         def order(replica: ReplicaWeights, endpoint: str = endpoint) -> tuple[object, ...]:
             loads = len(assigned[replica.replica_id])
             return endpoint not in replica.host, loads, _spread(replica.replica_id, endpoint)
 
         able = [
-            each
-            for each in replicas
-            if not each.has(endpoint)
-            and endpoint not in each.not_kept
-            and len(assigned[each.replica_id]) < MAX_LOADS
+            worker
+            for worker in replicas
+            if not worker.has(endpoint)
+            and endpoint not in worker.not_kept
+            and len(assigned[worker.replica_id]) < MAX_LOADS
         ]
         for chosen in sorted(able, key=order)[: max(0, needed)]:
             assigned[chosen.replica_id].append(endpoint)
     return {
-        each.replica_id: tuple(
+        worker.replica_id: tuple(
             endpoint
             for endpoint in requests
-            if each.has(endpoint) or endpoint in assigned[each.replica_id]
+            if worker.has(endpoint) or endpoint in assigned[worker.replica_id]
         )
-        for each in replicas
-        if assigned[each.replica_id] or each.loading.intersection(requests)
+        for worker in replicas
+        if assigned[worker.replica_id] or worker.loading.intersection(requests)
     }
 
 

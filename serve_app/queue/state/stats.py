@@ -449,10 +449,14 @@ class QueueStats:
         ]
         # What was noted while the statement ran is newer than its rows, and what called shortly
         # before may have none yet.
-        newer = {id_: each for id_, each in self._present.items() if before.get(id_) is not each}
+        newer = {
+            id_: replica for id_, replica in self._present.items() if before.get(id_) is not replica
+        }
         since = self._clock.monotonic() - WRITTEN_WITHIN_S
         self._called_at = {id_: at for id_, at in self._called_at.items() if at > since}
-        unwritten = {id_: each for id_, each in self._present.items() if id_ in self._called_at}
+        unwritten = {
+            id_: replica for id_, replica in self._present.items() if id_ in self._called_at
+        }
         stored = {presence.replica_id: presence for presence, _ in present}
         self._present = unwritten | stored | newer
         self._explained.clear()

@@ -63,7 +63,7 @@ def _rule(location: S3Location, folder: str, action: Mapping[str, Any]) -> Rule:
 
 def missing_rules(wanted: Sequence[Rule], present: Sequence[Rule]) -> list[str]:
     """Ids of wanted rules that no enabled rule of the bucket covers."""
-    enabled = [each for each in present if each.get("Status") == "Enabled"]
+    enabled = [entry for entry in present if entry.get("Status") == "Enabled"]
     return [rule["ID"] for rule in wanted if not any(_covers(active, rule) for active in enabled)]
 
 
@@ -101,11 +101,11 @@ async def install_rules(storage: S3Storage, wanted: Sequence[Rule]) -> list[str]
     """Put the rules into the bucket, beside those of operators and of other prefixes. Returns the
     ids of new and changed ones. Two installs at once on one bucket: the later one decides."""
     present = await present_rules(storage)
-    by_id = {each["ID"]: each for each in present if "ID" in each}
+    by_id = {entry["ID"]: entry for entry in present if "ID" in entry}
     changed = [rule["ID"] for rule in wanted if by_id.get(rule["ID"]) != rule]
     if changed:
         ids = {rule["ID"] for rule in wanted}
-        kept = [each for each in present if each.get("ID") not in ids]
+        kept = [entry for entry in present if entry.get("ID") not in ids]
         await storage.call(
             "s3:PutLifecycleConfiguration",
             "put_bucket_lifecycle_configuration",

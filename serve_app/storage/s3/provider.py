@@ -32,8 +32,8 @@ class Provider:
 
 
 PROVIDERS: Mapping[str, Provider] = {
-    each.name: each
-    for each in (
+    known_provider.name: known_provider
+    for known_provider in (
         Provider("aws", checksum="sha256", etag_is_md5=True, deletes_many=True),
         Provider(
             "minio",

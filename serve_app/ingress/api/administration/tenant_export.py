@@ -220,8 +220,11 @@ class TenantArchive:
     async def _weight_files(self) -> Mapping[str, int]:
         """Sizes of stored weights by their keys. Those of a base model are not stored again."""
         files = [file for weights in await self._own_weights() for file in weights.files]
-        keys = {each: await self._services.weights.key_of(each.digest) for each in files}
-        return {key: each.size for each, key in keys.items() if key is not None}
+        keys = {
+            weights_file: await self._services.weights.key_of(weights_file.digest)
+            for weights_file in files
+        }
+        return {key: weights_file.size for weights_file, key in keys.items() if key is not None}
 
     async def _weights(self) -> AsyncIterator[Mapping[str, Any]]:
         for weights in await self._own_weights():

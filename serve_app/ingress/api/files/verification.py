@@ -38,7 +38,9 @@ PIECE_BYTES = 2**20
 RETRY_S = 2.0
 
 SUFFIXES = {"audio/mpeg": ".mp3"} | {
-    each: f".{each.partition('/')[2]}" for each in SIGNED_TYPES if each != "audio/mpeg"
+    signed_type: f".{signed_type.partition('/')[2]}"
+    for signed_type in SIGNED_TYPES
+    if signed_type != "audio/mpeg"
 }
 """Ending of a file's name by its media type: the reader goes by it."""
 
